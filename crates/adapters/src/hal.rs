@@ -1,0 +1,123 @@
+//! A paravirt platform over an existing `virtio_drivers::Hal`: for a kernel that runs that crate's drivers already.
+
+use core::marker::PhantomData;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+use paravirt_device::Clock;
+use paravirt_platform::{
+    AllocError, BusAddr, Direction, DmaBuffer, Instant, Interrupts, LendError, MapError, Mmio, Platform,
+    PortIo, Processors, RawDma, Segment,
+};
+use virtio_drivers::{BufferDirection, Hal};
+
+/// The platform of `H`, with the time of a clock `C`. It polls: a `Hal` knows no interrupts.
+pub struct HalPlatform<H, C: 'static> {
+    clock: &'static C,
+    _hal: PhantomData<fn() -> H>,
+}
+
+impl<H, C> HalPlatform<H, C> {
+    /// The platform whose time is `clock`'s.
+    pub const fn new(clock: &'static C) -> Self {
+        Self { clock, _hal: PhantomData }
+    }
+}
+
+impl<H, C> Clone for HalPlatform<H, C> {
+    fn clone(&self) -> Self {
+        Self { clock: self.clock, _hal: PhantomData }
+    }
+}
+
+// SAFETY: forwards to an unsafe `Hal`, whose memory is zeroed, page-aligned, contiguous and unaliased until freed.
+unsafe impl<H: Hal + 'static, C: Clock + 'static> Platform for HalPlatform<H, C> {
+    fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+        let (bus, cpu) = H::dma_alloc(pages.get(), BufferDirection::Both);
+        if bus == 0 {
+            return Err(AllocError);
+        }
+        Ok(RawDma { cpu, bus: BusAddr(bus), pages })
+    }
+
+    unsafe fn dma_free(&self, region: RawDma) {
+        // SAFETY: the caller hands back what `dma_alloc` returned. What a `Hal` fails to free is leaked.
+        unsafe { H::dma_dealloc(region.bus.0, region.cpu, region.pages.get()) };
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+}
+
+// SAFETY: a `Hal` maps what it is asked for until the end of time.
+unsafe impl<H: Hal + 'static, C: Clock + 'static> Mmio for HalPlatform<H, C> {
+    unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        if len == 0 || phys.checked_add(len as u64).is_none() {
+            return Err(MapError);
+        }
+        // SAFETY: passed on from the caller.
+        Ok(unsafe { H::mmio_phys_to_virt(phys, len) })
+    }
+}
+
+// SAFETY: the defaults bind nothing.
+unsafe impl<H: Hal + 'static, C: Clock + 'static> Interrupts for HalPlatform<H, C> {}
+// SAFETY: the defaults access nothing.
+unsafe impl<H: Hal + 'static, C: Clock + 'static> PortIo for HalPlatform<H, C> {}
+impl<H: Hal + 'static, C: Clock + 'static> Processors for HalPlatform<H, C> {}
+
+/// Memory of the kernel's own as a [`DmaBuffer`], shared with the device through `H` while it is lent.
+///
+/// The memory is `'static`, so that it outlives a request whatever becomes of this value; it is not reachable while lent.
+pub struct HalBuffer<H: Hal> {
+    bytes: NonNull<[u8]>,
+    lent: Option<(Segment, BufferDirection)>,
+    _hal: PhantomData<fn() -> H>,
+}
+
+// SAFETY: it owns its bytes.
+unsafe impl<H: Hal> Send for HalBuffer<H> {}
+
+impl<H: Hal> HalBuffer<H> {
+    /// Wraps `bytes`.
+    pub fn new(bytes: &'static mut [u8]) -> Self {
+        Self { bytes: NonNull::from(bytes), lent: None, _hal: PhantomData }
+    }
+
+    /// The bytes; `None` while lent.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: they were given to this value for good, and no device has them.
+        self.lent.is_none().then(|| unsafe { self.bytes.as_mut() })
+    }
+
+    /// Gives the memory back; `None`, and it is leaked, while lent.
+    pub fn into_bytes(mut self) -> Option<&'static mut [u8]> {
+        // SAFETY: as in `bytes_mut`; this value is gone.
+        self.lent.is_none().then(|| unsafe { self.bytes.as_mut() })
+    }
+}
+
+// SAFETY: the memory is `'static` and not reachable while lent.
+unsafe impl<H: Hal + 'static> DmaBuffer for HalBuffer<H> {
+    fn lend(&mut self, direction: Direction) -> Result<&[Segment], LendError> {
+        if self.lent.is_some() {
+            return Err(LendError::Lent);
+        }
+        let len = u32::try_from(self.bytes.len()).ok().filter(|len| *len > 0).ok_or(LendError::Length)?;
+        let direction = match direction {
+            Direction::ToDevice => BufferDirection::DriverToDevice,
+            Direction::FromDevice => BufferDirection::DeviceToDriver,
+        };
+        // SAFETY: the memory is valid, not empty, and this value's own.
+        let addr = unsafe { H::share(self.bytes, direction) };
+        let (segment, _) = self.lent.insert((Segment { addr: BusAddr(addr), len }, direction));
+        Ok(core::slice::from_ref(segment))
+    }
+
+    unsafe fn reclaim(&mut self) {
+        if let Some((segment, direction)) = self.lent.take() {
+            // SAFETY: the address, the memory and the direction of the `share` in `lend`.
+            unsafe { H::unshare(segment.addr.0, self.bytes, direction) }
+        }
+    }
+}

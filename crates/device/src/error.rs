@@ -1,0 +1,135 @@
+use core::fmt;
+use paravirt_platform::LendError;
+
+/// Why a device is out of service.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The host broke the protocol. The device stays out of service.
+    Protocol,
+    /// The host did not answer in time, not even to a reset. The device stays out of service, and what it may
+    /// still write to has been leaked.
+    Timeout,
+    /// The device is gone.
+    Removed,
+    /// The device is being reset and comes back once every queue of it has been drained.
+    Reset,
+    /// The device does not accept what it offered, or came back from a reset as another one.
+    Refused,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Protocol => "the host broke the protocol",
+            Self::Timeout => "the host does not answer",
+            Self::Removed => "the device is gone",
+            Self::Reset => "the device is being reset",
+            Self::Refused => "the device cannot be set up",
+        })
+    }
+}
+
+impl core::error::Error for Fault {}
+
+/// How a request that was accepted failed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum IoError {
+    /// The device reports an error.
+    Device,
+    /// The medium cannot be read or written there.
+    Medium,
+    /// The device does not know the operation.
+    Unsupported,
+    /// The medium is write-protected.
+    ReadOnly,
+    /// The device was reset or removed before it answered; it may or may not have done the work.
+    Aborted,
+}
+
+impl fmt::Display for IoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Device => "the device reports an error",
+            Self::Medium => "the medium cannot be read or written there",
+            Self::Unsupported => "the device does not support the operation",
+            Self::ReadOnly => "the medium is read-only",
+            Self::Aborted => "the request was aborted",
+        })
+    }
+}
+
+impl core::error::Error for IoError {}
+
+/// Why a request was not accepted. It is handed back with its buffer; nothing was sent.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// No free slot: complete something, then try again.
+    Full,
+    /// The range is not on the medium.
+    Range,
+    /// The length or shape is not what the device takes: see its info.
+    Invalid,
+    /// The medium is read-only.
+    ReadOnly,
+    /// The device does not offer the operation.
+    Unsupported,
+    /// The buffer could not be lent.
+    Lend(LendError),
+    /// The device is out of service.
+    Faulted(Fault),
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the queue is full"),
+            Self::Range => f.write_str("the range is not on the medium"),
+            Self::Invalid => f.write_str("the device does not take a request of this length or shape"),
+            Self::ReadOnly => f.write_str("the medium is read-only"),
+            Self::Unsupported => f.write_str("the device does not offer the operation"),
+            Self::Lend(error) => error.fmt(f),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for Rejected {}
+
+impl From<Fault> for Rejected {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+/// Why a setting of a device was not changed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The device cannot do that.
+    Unsupported,
+    /// The device refused it.
+    Refused,
+    /// The device is out of service.
+    Faulted(Fault),
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported => f.write_str("the device does not offer the setting"),
+            Self::Refused => f.write_str("the device refused the setting"),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ControlError {}
+
+impl From<Fault> for ControlError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}

@@ -1,0 +1,293 @@
+//! A bounded scan of AML, the code in DSDT and SSDTs, for declarations. ACPI 6.5 §20.2
+//!
+//! Nothing is executed. Declarations are recognised by their encoding wherever they stand; one that is built by a method is
+//! not seen.
+
+use crate::{field, u32_at, u64_at};
+use paravirt_platform::{InterruptLine, Polarity, Trigger};
+
+const DEVICE_OP: [u8; 2] = [0x5b, 0x82];
+const NAME_OP: u8 = 0x08;
+const BUFFER_OP: u8 = 0x11;
+const PACKAGE_OP: u8 = 0x12;
+const STRING_PREFIX: u8 = 0x0d;
+const ZERO_OP: u8 = 0x00;
+const ONE_OP: u8 = 0x01;
+const ONES_OP: u8 = 0xff;
+const BYTE_PREFIX: u8 = 0x0a;
+const WORD_PREFIX: u8 = 0x0b;
+const DWORD_PREFIX: u8 = 0x0c;
+
+/// The hardware id of a virtio device behind MMIO registers.
+const VIRTIO_MMIO_HID: &[u8] = b"LNRO0005\0";
+
+/// The body of a package: the bytes behind its length. ACPI 6.5 §20.2.4
+fn package(bytes: &[u8]) -> Option<&[u8]> {
+    let lead = *bytes.first()?;
+    let follow = usize::from(lead >> 6);
+    let mut len = if follow == 0 { usize::from(lead & 0x3f) } else { usize::from(lead & 0x0f) };
+    for (i, byte) in bytes.get(1..follow.checked_add(1)?)?.iter().enumerate() {
+        len |= usize::from(*byte) << (i.wrapping_mul(8).wrapping_add(4));
+    }
+    bytes.get(follow.checked_add(1)?..len)
+}
+
+/// An integer constant, and what follows it.
+fn integer(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let (&prefix, rest) = bytes.split_first()?;
+    match prefix {
+        ZERO_OP => Some((0, rest)),
+        ONE_OP => Some((1, rest)),
+        ONES_OP => Some((u64::MAX, rest)),
+        BYTE_PREFIX => rest.split_first().map(|(value, rest)| (u64::from(*value), rest)),
+        WORD_PREFIX => Some((u64::from(u16::from_le_bytes(field(rest, 0)?)), rest.get(2..)?)),
+        DWORD_PREFIX => Some((u64::from(u32_at(rest, 0)?), rest.get(4..)?)),
+        _ => None,
+    }
+}
+
+/// What follows each `Name(name, …)` in `bytes`.
+fn declarations<'a>(bytes: &'a [u8], name: &'static [u8; 4]) -> impl Iterator<Item = &'a [u8]> {
+    bytes.windows(4).enumerate().filter(move |(_, window)| *window == name).filter_map(move |(at, _)| {
+        // The name may be anchored at the root.
+        let before = bytes.get(..at)?;
+        let is_declared = matches!(before, [.., NAME_OP] | [.., NAME_OP, b'\\']);
+        is_declared.then(|| bytes.get(at.wrapping_add(4)..)).flatten()
+    })
+}
+
+/// The bytes of a buffer constant.
+fn buffer(bytes: &[u8]) -> Option<&[u8]> {
+    let (&BUFFER_OP, rest) = bytes.split_first()? else { return None };
+    let (len, data) = integer(package(rest)?)?;
+    data.get(..usize::try_from(len).ok()?)
+}
+
+/// The sleep types of state S5 for the PM1a and PM1b control registers, 0 to 7. ACPI 6.5 §7.4.2
+pub fn sleep_type_s5(aml: &[u8]) -> Option<(u8, u8)> {
+    declarations(aml, b"_S5_").find_map(|value| {
+        let (&PACKAGE_OP, rest) = value.split_first()? else { return None };
+        let (_count, elements) = package(rest)?.split_first()?;
+        let (a, rest) = integer(elements)?;
+        let b = integer(rest).map_or(a, |(b, _)| b);
+        Some(((a & 7) as u8, (b & 7) as u8))
+    })
+}
+
+/// A resource of a device. ACPI 6.5 §6.4
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Resource {
+    /// Memory that the device has.
+    Memory {
+        /// Its physical address.
+        base: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// A range of memory that a bridge forwards.
+    Window {
+        /// The first address.
+        start: u64,
+        /// The last address, not below the first.
+        last: u64,
+    },
+    /// Bus numbers that a bridge has.
+    Buses {
+        /// The first.
+        first: u8,
+        /// The last, not below the first.
+        last: u8,
+    },
+    /// An interrupt line.
+    Interrupt(InterruptLine),
+}
+
+/// The resources in a resource template; kinds that are not [`Resource`]s are left out. It ends at the end tag, or where it
+/// makes no sense.
+pub fn resources(template: &[u8]) -> impl Iterator<Item = Resource> + '_ {
+    let mut rest = template;
+    core::iter::from_fn(move || {
+        loop {
+            let tag = *rest.first()?;
+            let (head, len) = if tag & 0x80 == 0 {
+                (1usize, usize::from(tag & 7))
+            } else {
+                (3, usize::from(u16::from_le_bytes(field(rest, 1)?)))
+            };
+            let end = head.checked_add(len)?;
+            let body = rest.get(head..end)?;
+            rest = rest.get(end..)?;
+            if tag & 0xf8 == 0x78 {
+                return None;
+            }
+            if let Some(resource) = resource(tag, body) {
+                return Some(resource);
+            }
+        }
+    })
+}
+
+fn resource(tag: u8, body: &[u8]) -> Option<Resource> {
+    match tag {
+        // IRQ: a mask of 16 lines, with or without flags.
+        0x22 | 0x23 => {
+            let mask = u16::from_le_bytes(field(body, 0)?);
+            let flags = body.get(2).copied().unwrap_or(1);
+            (mask != 0).then(|| interrupt(mask.trailing_zeros(), flags & 1 != 0, flags & 8 != 0))
+        }
+        // 32-bit fixed memory.
+        0x86 => {
+            Some(Resource::Memory { base: u64::from(u32_at(body, 1)?), len: u64::from(u32_at(body, 5)?) })
+        }
+        // Address spaces of 32, 16 and 64 bits: type, flags, type flags, granularity, first, last, ...
+        0x87 => space(body, u64::from(u32_at(body, 7)?), u64::from(u32_at(body, 11)?)),
+        0x88 => {
+            let value = |at| field(body, at).map(u16::from_le_bytes).map(u64::from);
+            space(body, value(5)?, value(7)?)
+        }
+        0x8a => space(body, u64_at(body, 11)?, u64_at(body, 19)?),
+        // Extended interrupt: flags, count, the first line.
+        0x89 => {
+            let flags = *body.first()?;
+            Some(interrupt(u32_at(body, 2)?, flags & 2 != 0, flags & 4 != 0))
+        }
+        _ => None,
+    }
+}
+
+fn interrupt(number: u32, is_edge: bool, is_low: bool) -> Resource {
+    Resource::Interrupt(InterruptLine {
+        number,
+        trigger: if is_edge { Trigger::Edge } else { Trigger::Level },
+        polarity: if is_low { Polarity::Low } else { Polarity::High },
+    })
+}
+
+fn space(body: &[u8], start: u64, last: u64) -> Option<Resource> {
+    match *body.first()? {
+        0 if start <= last => Some(Resource::Window { start, last }),
+        2 => {
+            let (first, last) = (u8::try_from(start).ok()?, u8::try_from(last).ok()?);
+            (first <= last).then_some(Resource::Buses { first, last })
+        }
+        _ => None,
+    }
+}
+
+/// A virtio device behind MMIO registers, as its `_CRS` describes it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct VirtioMmio {
+    /// The physical address of its registers.
+    pub base: u64,
+    /// Their length in bytes.
+    pub len: u64,
+    /// Its interrupt line, where it has one.
+    pub line: Option<InterruptLine>,
+}
+
+/// The virtio devices behind MMIO registers that the code declares: devices with the hardware id `LNRO0005`.
+pub fn virtio_mmio_devices(aml: &[u8]) -> impl Iterator<Item = VirtioMmio> + '_ {
+    let starts = aml.windows(2).enumerate().filter(|(_, window)| *window == DEVICE_OP);
+    starts.filter_map(|(at, _)| {
+        let body = package(aml.get(at.checked_add(2)?..)?)?;
+        let (&STRING_PREFIX, id) = declarations(body, b"_HID").next()?.split_first()? else { return None };
+        if !id.starts_with(VIRTIO_MMIO_HID) {
+            return None;
+        }
+        let template = declarations(body, b"_CRS").find_map(buffer)?;
+        let memory = resources(template).find_map(|resource| match resource {
+            Resource::Memory { base, len } => Some((base, len)),
+            Resource::Window { start, last } => Some((start, last.wrapping_sub(start).checked_add(1)?)),
+            _ => None,
+        });
+        let line = resources(template).find_map(|resource| match resource {
+            Resource::Interrupt(line) => Some(line),
+            _ => None,
+        });
+        let (base, len) = memory.filter(|(_, len)| *len > 0)?;
+        Some(VirtioMmio { base, len, line })
+    })
+}
+
+/// The resource template of each PCI host bridge that the code declares: those that give out bus numbers. Pass them to
+/// [`resources`].
+pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = &[u8]> {
+    declarations(aml, b"_CRS")
+        .filter_map(buffer)
+        .filter(|template| resources(template).any(|resource| matches!(resource, Resource::Buses { .. })))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    fn device(body: &[u8]) -> Vec<u8> {
+        let mut aml = Vec::from(DEVICE_OP);
+        // Two bytes of length.
+        let len = body.len() + 2;
+        aml.extend([0x40 | (len & 0xf) as u8, (len >> 4) as u8]);
+        aml.extend(body);
+        aml
+    }
+
+    fn crs(template: &[u8]) -> Vec<u8> {
+        let mut aml = Vec::from(*b"\x08_CRS\x11");
+        aml.extend([(template.len() + 3) as u8, BYTE_PREFIX, template.len() as u8]);
+        aml.extend(template);
+        aml
+    }
+
+    /// What QEMU's microvm declares: memory, and an interrupt that is edge-triggered and high.
+    fn virtio_device() -> Vec<u8> {
+        let mut body = Vec::from(*b"VR06\x08_HID\x0dLNRO0005\0\x08_UID\x0a\x06");
+        let mut template = Vec::from([0x86, 9, 0, 1]);
+        template.extend(0xfeb0_0c00u32.to_le_bytes());
+        template.extend(512u32.to_le_bytes());
+        template.extend([0x89, 6, 0, 3, 1, 22, 0, 0, 0, 0x79, 0]);
+        body.extend(crs(&template));
+        device(&body)
+    }
+
+    #[test]
+    fn finds_virtio_devices_also_nested_ones() {
+        let line = InterruptLine { number: 22, trigger: Trigger::Edge, polarity: Polarity::High };
+        let expected = VirtioMmio { base: 0xfeb0_0c00, len: 512, line: Some(line) };
+        assert_eq!(virtio_mmio_devices(&virtio_device()).collect::<Vec<_>>(), [expected]);
+        let mut outer = Vec::from(*b"PCI0\x08_HID\x0c\x41\xd0\x0a\x08");
+        outer.extend(virtio_device());
+        assert_eq!(virtio_mmio_devices(&device(&outer)).collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn every_truncation_is_survived() {
+        let whole = virtio_device();
+        for end in 0..whole.len() {
+            assert_eq!(virtio_mmio_devices(&whole[..end]).count(), 0);
+        }
+    }
+
+    #[test]
+    fn finds_the_windows_of_a_host_bridge() {
+        let mut template = Vec::from([0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 1]);
+        template.extend([0x87, 23, 0, 0, 0xc, 3, 0, 0, 0, 0]);
+        template.extend(0xc000_0000u32.to_le_bytes());
+        template.extend(0xfebf_ffffu32.to_le_bytes());
+        template.extend([0; 8]);
+        template.extend([0x79, 0]);
+        let aml = crs(&template);
+        let bridge = host_bridges(&aml).next().unwrap();
+        let found: Vec<_> = resources(bridge).collect();
+        let window = Resource::Window { start: 0xc000_0000, last: 0xfebf_ffff };
+        assert_eq!(found, [Resource::Buses { first: 0, last: 255 }, window]);
+    }
+
+    #[test]
+    fn finds_the_sleep_type() {
+        assert_eq!(sleep_type_s5(b"xx\x08_S5_\x12\x06\x04\x05\x00\x00\x00"), None);
+        assert_eq!(sleep_type_s5(b"xx\x08_S5_\x12\x06\x04\x00\x00\x00\x00"), Some((0, 0)));
+        assert_eq!(sleep_type_s5(b"xx\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x07\x00"), Some((5, 7)));
+        assert_eq!(sleep_type_s5(b"_S5_\x12\x06\x04\x01"), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! Devices that the command line names.
+
+use core::fmt;
+
+/// A virtio device behind MMIO registers.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct MmioDevice {
+    /// The physical address of its registers.
+    pub base: u64,
+    /// Their length in bytes.
+    pub len: u64,
+    /// Its interrupt line.
+    pub irq: u32,
+}
+
+/// A `virtio_mmio.device=` parameter that cannot be read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Malformed<'a> {
+    /// Its value.
+    pub value: &'a str,
+}
+
+impl fmt::Display for Malformed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "virtio_mmio.device={} is not of the form SIZE@BASE:IRQ", self.value)
+    }
+}
+
+impl core::error::Error for Malformed<'_> {}
+
+/// The devices that `virtio_mmio.device=SIZE@BASE:IRQ[:ID]` parameters name, in the form that Linux takes and Firecracker
+/// gives: numbers decimal or with `0x`, sizes also with `K`, `M` or `G`.
+pub fn mmio_devices(command_line: &str) -> impl Iterator<Item = Result<MmioDevice, Malformed<'_>>> {
+    command_line
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("virtio_mmio.device="))
+        .map(|value| parse(value).ok_or(Malformed { value }))
+}
+
+fn parse(value: &str) -> Option<MmioDevice> {
+    let (len, rest) = value.split_once('@')?;
+    let mut parts = rest.split(':');
+    let base = number(parts.next()?)?;
+    let irq = u32::try_from(number(parts.next()?)?).ok()?;
+    let id = parts.next().map(number);
+    let len = number(len)?;
+    let fits = len > 0 && base.checked_add(len).is_some() && id != Some(None) && parts.next().is_none();
+    fits.then_some(MmioDevice { base, len, irq })
+}
+
+fn number(text: &str) -> Option<u64> {
+    let (text, shift) = match text.char_indices().next_back()? {
+        (at, 'k' | 'K') => (text.get(..at)?, 10),
+        (at, 'm' | 'M') => (text.get(..at)?, 20),
+        (at, 'g' | 'G') => (text.get(..at)?, 30),
+        _ => (text, 0),
+    };
+    let digits = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+        None => text.parse().ok()?,
+    };
+    digits.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn reads_what_firecracker_gives() {
+        let line =
+            "reboot=k panic=1 virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=0x1000@3489665024:6:1";
+        let found: Vec<_> = mmio_devices(line).map(Result::unwrap).collect();
+        assert_eq!(found[0], MmioDevice { base: 0xd000_0000, len: 4096, irq: 5 });
+        assert_eq!(found[1], MmioDevice { base: 0xd000_1000, len: 4096, irq: 6 });
+    }
+
+    #[test]
+    fn names_what_it_cannot_read() {
+        for bad in [
+            "",
+            "4K",
+            "4K@",
+            "4K@0x:5",
+            "4K@1:",
+            "0@1:5",
+            "4K@1:5:x",
+            "4K@1:5:1:2",
+            "1@0xffffffffffffffff:1",
+            "é@1:5",
+        ] {
+            let line = std::format!("virtio_mmio.device={bad} quiet");
+            assert_eq!(mmio_devices(&line).next(), Some(Err(Malformed { value: bad })), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What firmware and the command line say of the devices of the machine.
+//!
+//! Everything here is a pure function of bytes, total and fuzzed: ACPI's table directory ([`tables`]), MCFG ([`mcfg`]), a
+//! scan of AML that finds what a guest of a paravirtual machine needs without an interpreter ([`aml`]), and the
+//! `virtio_mmio.device=` parameters of the command line ([`command_line`]). Physical memory is read through
+//! [`PhysicalMemory`].
+//!
+//! The scan is no interpreter: it sees declarations (`Name`), not methods. That is where virtual machine monitors put the
+//! resources of MMIO devices, the windows of host bridges and the sleep type of S5.
+//!
+//! ```
+//! use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
+//!
+//! let found: Vec<_> = mmio_devices("console=ttyS0 virtio_mmio.device=4K@0xd0000000:5").collect();
+//! assert_eq!(found, [Ok(MmioDevice { base: 0xd000_0000, len: 4096, irq: 5 })]);
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod aml;
+pub mod command_line;
+pub mod mcfg;
+pub mod tables;
+
+/// Reads of physical memory.
+pub trait PhysicalMemory {
+    /// Copies what is at `address`; `None` where that is not memory.
+    fn read(&self, address: u64, into: &mut [u8]) -> Option<()>;
+}
+
+/// `N` bytes at `at` of `bytes`.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    field(bytes, at).map(u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    field(bytes, at).map(u64::from_le_bytes)
+}

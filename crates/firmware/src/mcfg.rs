@@ -1,0 +1,47 @@
+//! MCFG: where PCI configuration space lies in memory. PCI Firmware 3.3 §4.1.2
+
+use crate::{tables::HEADER_LEN, u64_at};
+
+/// One range of buses.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Ecam {
+    /// Where bus 0 of the segment is or would be.
+    pub base: u64,
+    /// The PCI segment group.
+    pub segment: u16,
+    /// The first bus.
+    pub first: u8,
+    /// The last bus, not below the first.
+    pub last: u8,
+}
+
+/// The ranges that the table `bytes`, header included, lists; without those that make no sense.
+pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Ecam> + '_ {
+    let (entries, _) = bytes.get(HEADER_LEN.wrapping_add(8)..).unwrap_or_default().as_chunks::<16>();
+    entries.iter().filter_map(|entry| {
+        let base = u64_at(entry, 0)?;
+        let [.., s0, s1, first, last, _, _, _, _] = *entry;
+        let fits = base != 0 && first <= last && base.checked_add(256 << 20).is_some();
+        fits.then_some(Ecam { base, segment: u16::from_le_bytes([s0, s1]), first, last })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn reads_entries_and_leaves_out_nonsense() {
+        let mut table = Vec::from([0; 44]);
+        table.extend(0xb000_0000u64.to_le_bytes());
+        table.extend([1, 0, 0, 255, 0, 0, 0, 0]);
+        table.extend(0xc000_0000u64.to_le_bytes());
+        table.extend([0, 0, 9, 3, 0, 0, 0, 0]);
+        table.extend([1, 2, 3]);
+        let found: Vec<_> = entries(&table).collect();
+        assert_eq!(found, [Ecam { base: 0xb000_0000, segment: 1, first: 0, last: 255 }]);
+        assert_eq!(entries(&[]).count(), 0);
+    }
+}

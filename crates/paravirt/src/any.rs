@@ -1,0 +1,220 @@
+//! Devices of every bus, as enumerations that implement the common traits: no allocation, no `dyn`.
+
+use core::task::Waker;
+use paravirt_device::{
+    Arm, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Completion, Console, ConsoleSize, ControlError,
+    Entropy, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads,
+    ReceiveMode, Refused, Request,
+};
+use paravirt_platform::{DmaBuffer, Instant, Interrupts, Mmio};
+use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
+use paravirt_virtio::console::VirtioConsole;
+use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
+use paravirt_virtio::rng::VirtioRng;
+use paravirt_virtio::transport::AnyTransport;
+
+/// What a platform is that can hold devices of every bus.
+pub trait Host: Mmio + Interrupts {}
+impl<P: Mmio + Interrupts> Host for P {}
+
+macro_rules! each {
+    ($self:expr, $d:ident => $call:expr) => {
+        match $self {
+            Self::Virtio($d) => $call,
+        }
+    };
+}
+
+macro_rules! notify {
+    () => {
+        fn arm(&mut self) -> Arm {
+            each!(self, d => d.arm())
+        }
+        fn disarm(&mut self) {
+            each!(self, d => d.disarm());
+        }
+        fn register(&mut self, waker: &Waker) {
+            each!(self, d => d.register(waker));
+        }
+        fn next_deadline(&self) -> Instant {
+            each!(self, d => d.next_deadline())
+        }
+        fn expire(&mut self, now: Instant) -> Result<(), Fault> {
+            each!(self, d => d.expire(now))
+        }
+    };
+}
+
+/// A block device.
+#[non_exhaustive]
+pub enum Block<P: Host, B: DmaBuffer> {
+    /// Of a virtio bus.
+    Virtio(VirtioBlk<P, AnyTransport<P>, B>),
+}
+
+/// A queue of a block device.
+#[non_exhaustive]
+pub enum BlockQ<P: Host, B: DmaBuffer> {
+    /// Of a virtio bus.
+    Virtio(BlkQueue<P, AnyTransport<P>, B>),
+}
+
+impl<P: Host, B: DmaBuffer> Notify for BlockQ<P, B> {
+    notify!();
+}
+
+impl<P: Host, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
+    type Buffer = B;
+    #[inline]
+    fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
+        each!(self, q => q.submit(request))
+    }
+    #[inline]
+    fn kick(&mut self) {
+        each!(self, q => q.kick());
+    }
+    #[inline]
+    fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
+        each!(self, q => q.complete())
+    }
+    fn reset(&mut self) -> Result<(), Fault> {
+        each!(self, q => q.reset())
+    }
+}
+
+impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
+    type Queue = BlockQ<P, B>;
+    fn info(&self) -> BlockInfo {
+        each!(self, d => d.info())
+    }
+    fn take_queue(&mut self, index: u16) -> Option<BlockQ<P, B>> {
+        match self {
+            Self::Virtio(d) => d.take_queue(index).map(BlockQ::Virtio),
+        }
+    }
+    fn poll_event(&mut self) -> Option<BlockEvent> {
+        each!(self, d => d.poll_event())
+    }
+    fn register(&mut self, waker: &Waker) {
+        each!(self, d => d.register(waker));
+    }
+}
+
+/// A network device.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
+pub enum Net<P: Host, B: DmaBuffer> {
+    /// Of a virtio bus.
+    Virtio(VirtioNet<P, AnyTransport<P>, B>),
+}
+
+/// A queue pair of a network device.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one queue is one value; nothing is moved on the data path")]
+pub enum NetQ<P: Host, B: DmaBuffer> {
+    /// Of a virtio bus.
+    Virtio(VirtioNetQueue<P, AnyTransport<P>, B>),
+}
+
+impl<P: Host, B: DmaBuffer> Notify for NetQ<P, B> {
+    notify!();
+}
+
+impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
+    type Rx = dyn NetRx;
+    type Tx = dyn NetTx<Buffer = B>;
+    #[inline]
+    fn poll(&mut self) -> Result<(), Fault> {
+        each!(self, q => q.poll())
+    }
+    fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
+        match self {
+            Self::Virtio(q) => {
+                let (rx, tx) = q.split();
+                (rx, tx)
+            }
+        }
+    }
+}
+
+impl<P: Host, B: DmaBuffer> NetDevice for Net<P, B> {
+    type Queue = NetQ<P, B>;
+    fn info(&self) -> NetInfo {
+        each!(self, d => d.info())
+    }
+    fn link(&self) -> Link {
+        each!(self, d => d.link())
+    }
+    fn take_queue(&mut self, index: u16) -> Option<NetQ<P, B>> {
+        match self {
+            Self::Virtio(d) => d.take_queue(index).map(NetQ::Virtio),
+        }
+    }
+    fn poll_event(&mut self) -> Option<NetEvent> {
+        each!(self, d => d.poll_event())
+    }
+    fn register(&mut self, waker: &Waker) {
+        each!(self, d => d.register(waker));
+    }
+    fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {
+        each!(self, d => d.set_active_queues(queues))
+    }
+    fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
+        each!(self, d => d.set_receive_mode(mode))
+    }
+    fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
+        each!(self, d => d.set_multicast(addresses))
+    }
+    fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
+        each!(self, d => d.set_mac(mac))
+    }
+    fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError> {
+        each!(self, d => d.set_offloads(offloads))
+    }
+    fn announced(&mut self) -> Result<(), ControlError> {
+        each!(self, d => d.announced())
+    }
+}
+
+/// A console.
+#[non_exhaustive]
+pub enum AnyConsole<P: Host> {
+    /// Of a virtio bus.
+    Virtio(VirtioConsole<P, AnyTransport<P>>),
+}
+
+impl<P: Host> Notify for AnyConsole<P> {
+    notify!();
+}
+
+impl<P: Host> Console for AnyConsole<P> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        each!(self, d => d.write(bytes))
+    }
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
+        each!(self, d => d.read(bytes))
+    }
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        each!(self, d => d.is_flushed())
+    }
+    fn size(&self) -> Option<ConsoleSize> {
+        each!(self, d => d.size())
+    }
+}
+
+/// A source of random bytes.
+#[non_exhaustive]
+pub enum AnyEntropy<P: Host> {
+    /// Of a virtio bus.
+    Virtio(VirtioRng<P, AnyTransport<P>>),
+}
+
+impl<P: Host> Notify for AnyEntropy<P> {
+    notify!();
+}
+
+impl<P: Host> Entropy for AnyEntropy<P> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
+        each!(self, d => d.fill(bytes))
+    }
+}

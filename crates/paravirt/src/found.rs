@@ -1,0 +1,143 @@
+use crate::{AnyConsole, AnyEntropy, Block, Host, Net};
+use core::fmt;
+use paravirt_platform::DmaBuffer;
+use paravirt_virtio::pci::PciAddress;
+use paravirt_virtio::transport::{AnyTransport, MmioError, OpenError, PciError};
+use virtio_drivers::transport::DeviceType;
+
+/// Where in the machine a device is. The order is that in which devices are numbered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
+#[non_exhaustive]
+pub enum Address {
+    /// A PCI function.
+    Pci(PciAddress),
+    /// The physical address of a register block.
+    Mmio(u64),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pci(address) => write!(f, "pci:{address}"),
+            Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
+        }
+    }
+}
+
+/// A device of the machine.
+pub struct Found<P: Host, B: DmaBuffer> {
+    /// Where it is.
+    pub address: Address,
+    /// What it is.
+    pub device: Device<P, B>,
+}
+
+/// A device in service, or why it is not.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "handed over once")]
+pub enum Device<P: Host, B: DmaBuffer> {
+    /// A disk.
+    Block(Block<P, B>),
+    /// A network card.
+    Net(Net<P, B>),
+    /// A console.
+    Console(AnyConsole<P>),
+    /// A source of random bytes.
+    Entropy(AnyEntropy<P>),
+    /// A device for a driver of the `virtio-drivers` crate, **outside the trust rule**.
+    Passed(Passed<P>),
+    /// A device that is there and not driven.
+    Undriven(Undriven),
+}
+
+/// A device that is passed through to a driver of the `virtio-drivers` crate. That driver and its queue trust the device:
+/// it can make them panic or spin.
+pub struct Passed<P: Host> {
+    pub(crate) device_type: DeviceType,
+    pub(crate) transport: AnyTransport<P>,
+}
+
+impl<P: Host> Passed<P> {
+    /// What it is.
+    pub fn device_type(&self) -> DeviceType {
+        self.device_type
+    }
+
+    /// Its transport, for the constructor of a driver.
+    pub fn into_transport(self) -> AnyTransport<P> {
+        self.transport
+    }
+}
+
+/// What a device is that is not driven.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum What {
+    /// A virtio device.
+    Virtio(DeviceType),
+    /// A virtio device of a type that has no name here: its device id (VIRTIO 1.3 §5), or 0 where it has none.
+    VirtioId(u32),
+    /// A PCI function: vendor, device, class and subclass.
+    Pci {
+        /// The vendor.
+        vendor: u16,
+        /// The device.
+        device: u16,
+        /// The class.
+        class: u8,
+        /// The subclass.
+        subclass: u8,
+    },
+}
+
+/// Why a device is not driven.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// There is no driver for it.
+    NoDriver,
+    /// Its PCI transport cannot be used.
+    Pci(PciError),
+    /// Its register block cannot be used.
+    Mmio(MmioError),
+    /// It was not taken into service.
+    Open(OpenError),
+}
+
+/// A device that is there and not driven.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Undriven {
+    /// What it is.
+    pub what: What,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Virtio(device) => write!(f, "virtio {device:?}"),
+            Self::VirtioId(id) => write!(f, "virtio device {id}"),
+            Self::Pci { vendor, device, class, subclass } => {
+                write!(f, "pci {vendor:04x}:{device:04x} class {class:02x}.{subclass:02x}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDriver => f.write_str("there is no driver for it"),
+            Self::Pci(error) => error.fmt(f),
+            Self::Mmio(error) => error.fmt(f),
+            Self::Open(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Undriven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.reason)
+    }
+}

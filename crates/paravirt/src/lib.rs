@@ -1,0 +1,62 @@
+//! The front door of paravirt: one call finds every device of the machine, on every bus, and hands it over as the common
+//! traits of [`paravirt_device`].
+//!
+//! [`probe`] walks PCI (through ECAM that ACPI's MCFG names, else through ports 0xCF8 and 0xCFC) and the virtio devices
+//! behind MMIO registers (declared in the DSDT or named on the command line), takes what it can drive into service, and
+//! names the rest. [`hypervisor::detect`] says on which host this runs; nothing depends on that.
+//!
+//! # A port
+//!
+//! A kernel implements the traits of [`paravirt_platform`] for a handle to its own services, and then:
+//!
+//! ```
+//! use paravirt::{Device, Firmware, Host, Options, probe};
+//! use paravirt_device::{BlockDevice, BlockQueue, NetDevice};
+//! use paravirt_platform::{DmaSlice, PortIo, Processors};
+//!
+//! fn start<P: Host + PortIo + Processors>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
+//!     let firmware = Firmware { rsdp, command_line };
+//!     // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
+//!     unsafe {
+//!         probe::<P, DmaSlice<P>>(kernel, &firmware, &Options::default(), &mut |found| match found.device {
+//!             Device::Block(mut disk) => {
+//!                 let queue = disk.take_queue(0);
+//!                 // hand disk and queue to the file system
+//!             }
+//!             Device::Net(mut card) => {
+//!                 let queue = card.take_queue(0);
+//!                 // hand card and queue to the network stack
+//!             }
+//!             Device::Undriven(what) => log::info!("{}: {what}", found.address),
+//!             _ => {}
+//!         });
+//!     }
+//! }
+//! ```
+#![no_std]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod any;
+mod found;
+pub mod hypervisor;
+#[cfg(feature = "passthrough")]
+mod passed;
+mod physical;
+mod probe;
+
+pub use any::{AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
+pub use found::{Address, Device, Found, Passed, Reason, Undriven, What};
+pub use paravirt_virtio::transport::AnyTransport;
+#[cfg(feature = "passthrough")]
+pub use passed::PassedDevice;
+pub use physical::{Physical, acpi_tables, with_table};
+pub use probe::{Firmware, Options, probe};

@@ -1,0 +1,68 @@
+//! Firmware tables through the platform's mappings: the one place of this crate that reads memory.
+
+use core::ops::ControlFlow;
+use paravirt_firmware::PhysicalMemory;
+use paravirt_firmware::tables::{self, TableAt};
+use paravirt_platform::{MapError, Mmio};
+
+/// Physical memory, read through mappings of the platform.
+pub struct Physical<'a, P: Mmio>(&'a P);
+
+impl<'a, P: Mmio> Physical<'a, P> {
+    /// # Safety
+    ///
+    /// Reading physical memory, wherever the platform maps it, has no side effects: no firmware table leads to a device
+    /// whose registers change by being read.
+    pub unsafe fn new(platform: &'a P) -> Self {
+        Self(platform)
+    }
+}
+
+impl<P: Mmio> PhysicalMemory for Physical<'_, P> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
+        // SAFETY: by the contract of `new`; the mapping is valid for the length until it is ended.
+        unsafe {
+            let base = self.0.map(address, into.len()).ok()?;
+            for (i, byte) in into.iter_mut().enumerate() {
+                *byte = base.add(i).read_volatile();
+            }
+            self.0.unmap(base, into.len());
+        }
+        Some(())
+    }
+}
+
+/// Hands every ACPI table that `rsdp` (or the BIOS area, where that is `None`) leads to to `visit`, until it breaks.
+pub fn acpi_tables<P: Mmio>(
+    memory: &Physical<'_, P>,
+    rsdp: Option<u64>,
+    mut visit: impl FnMut(TableAt) -> ControlFlow<()>,
+) {
+    let Some(rsdp) = rsdp.or_else(|| tables::find_rsdp(memory)) else { return };
+    let mut is_done = false;
+    let walked = tables::walk(memory, rsdp, |table| is_done = is_done || visit(table).is_break());
+    if walked.is_none() {
+        log::warn!("acpi: there is no valid RSDP at {rsdp:#x}");
+    }
+}
+
+/// Calls `work` with the bytes of `table`.
+///
+/// # Errors
+///
+/// [`MapError`] where the platform does not map it.
+pub fn with_table<P: Mmio, R>(
+    memory: &Physical<'_, P>,
+    table: &TableAt,
+    work: impl FnOnce(&[u8]) -> R,
+) -> Result<R, MapError> {
+    let len = table.len as usize;
+    // SAFETY: by the contract of `Physical::new`. Tables are written before the guest starts; the slice ends with the
+    // mapping.
+    unsafe {
+        let base = memory.0.map(table.address, len)?;
+        let result = work(core::slice::from_raw_parts(base.as_ptr(), len));
+        memory.0.unmap(base, len);
+        Ok(result)
+    }
+}

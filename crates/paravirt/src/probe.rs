@@ -1,0 +1,286 @@
+use crate::{
+    Address, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Reason, Undriven,
+    What, acpi_tables, with_table,
+};
+use core::ops::ControlFlow;
+use paravirt_firmware::aml::{self, Resource, VirtioMmio};
+use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
+use paravirt_firmware::mcfg::{self, Ecam};
+use paravirt_platform::{DmaBuffer, InterruptLine, Polarity, PortIo, Processors, Trigger};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::blk::VirtioBlk;
+use paravirt_virtio::console::VirtioConsole;
+use paravirt_virtio::net::VirtioNet;
+use paravirt_virtio::pci::{ConfigAccess, PciSlot, Window, Windows, enumerate};
+use paravirt_virtio::rng::VirtioRng;
+use paravirt_virtio::transport::{AnyTransport, MmioError, MmioTransport, OpenError, PciTransport};
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::transport::pci::{VIRTIO_VENDOR_ID, virtio_device_type};
+
+/// What the boot loader passed on.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Firmware<'a> {
+    /// The physical address of ACPI's RSDP. Without, the BIOS area is searched.
+    pub rsdp: Option<u64>,
+    /// The command line, for `virtio_mmio.device=`.
+    pub command_line: &'a str,
+}
+
+/// How devices are taken into service.
+#[derive(Copy, Clone, Debug)]
+pub struct Options {
+    /// Queues of a device at most; `None` for as many as there are processors.
+    pub queues: Option<u16>,
+    /// Entries of a queue at most.
+    pub queue_size: u16,
+    /// Segments of a buffer at most.
+    pub segments: u16,
+    /// Virtio disks are passed through to the `virtio-drivers` crate's driver, outside the trust rule: to compare with.
+    pub pass_disks: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let OpenOptions { queue_size, segments, .. } = OpenOptions::default();
+        Self { queues: None, queue_size, segments, pass_disks: false }
+    }
+}
+
+/// The most ECAM ranges, host bridges and MMIO devices that are taken note of.
+const MOST: usize = 32;
+
+/// What firmware says of buses, collected before anything is touched.
+struct Buses {
+    ecam: List<Ecam, MOST>,
+    bridges: List<Bridge, MOST>,
+    mmio: List<VirtioMmio, MOST>,
+}
+
+/// A host bridge: the first of its buses, and what it forwards.
+#[derive(Clone)]
+struct Bridge {
+    first: u8,
+    windows: Windows,
+}
+
+/// A list of fixed capacity. What does not fit is counted, and named in the log.
+struct List<T, const N: usize> {
+    entries: [Option<T>; N],
+    dropped: usize,
+}
+
+impl<T, const N: usize> List<T, N> {
+    const fn new() -> Self {
+        Self { entries: [const { None }; N], dropped: 0 }
+    }
+
+    fn push(&mut self, value: T) {
+        match self.entries.iter_mut().find(|entry| entry.is_none()) {
+            Some(free) => *free = Some(value),
+            None => self.dropped = self.dropped.saturating_add(1),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().flatten()
+    }
+}
+
+/// Finds every device of the machine, takes into service what there is a driver for, and hands each to `found`: PCI by
+/// address, then MMIO by address.
+///
+/// # Safety
+///
+/// * Firmware and command line describe this machine: where they say that there are registers, there are.
+/// * Nobody else drives the devices, and firmware's drivers have stopped.
+/// * Reading the firmware's tables, wherever they lead, has no side effects.
+pub unsafe fn probe<P, B>(
+    platform: &P,
+    firmware: &Firmware<'_>,
+    options: &Options,
+    found: &mut dyn FnMut(Found<P, B>),
+) where
+    P: Host + PortIo + Processors,
+    B: DmaBuffer,
+{
+    // SAFETY: passed on from the caller.
+    let memory = unsafe { Physical::new(platform) };
+    let buses = Buses::collect(&memory, firmware);
+    let processors = platform.count().max(1);
+    let open = OpenOptions {
+        queues: options.queues.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX)),
+        queue_size: options.queue_size,
+        processors,
+        segments: options.segments,
+    };
+    let mut visit = |slot: PciSlot<P>| {
+        let address = Address::Pci(slot.address());
+        found(Found { address, device: pci_device(platform, &slot, &open, options) });
+    };
+    let mut is_reached = false;
+    for range in buses.ecam.iter() {
+        // SAFETY: passed on from the caller: the MCFG says so.
+        match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
+            Ok(access) => {
+                is_reached = true;
+                buses.enumerate(&access, &mut visit);
+            }
+            Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
+        }
+    }
+    if !is_reached {
+        // SAFETY: passed on from the caller; there is no ECAM in use.
+        buses.enumerate(&unsafe { ConfigAccess::ports(platform) }, &mut visit);
+    }
+
+    let mut floor = None;
+    while let Some(next) = buses.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
+        floor = Some(next.base);
+        let len = usize::try_from(next.len).unwrap_or(usize::MAX);
+        // SAFETY: passed on from the caller: the DSDT or the command line says so.
+        let device = match unsafe { MmioTransport::new(platform, next.base, len, next.line) } {
+            Err(MmioError::Empty) => continue,
+            Err(error) => {
+                let what = match error {
+                    MmioError::Version { device_id, .. } | MmioError::UnknownType(device_id) => {
+                        DeviceType::try_from(device_id).map_or(What::VirtioId(device_id), What::Virtio)
+                    }
+                    _ => What::VirtioId(0),
+                };
+                Device::Undriven(Undriven { what, reason: Reason::Mmio(error) })
+            }
+            Ok(transport) => virtio_device(platform, AnyTransport::Mmio(transport), &open, options),
+        };
+        found(Found { address: Address::Mmio(next.base), device });
+    }
+}
+
+impl Buses {
+    fn collect<P: Host>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
+        let mut buses = Self { ecam: List::new(), bridges: List::new(), mmio: List::new() };
+        acpi_tables(memory, firmware.rsdp, |table| {
+            let read = match &table.signature {
+                b"MCFG" => {
+                    with_table(memory, &table, |bytes| mcfg::entries(bytes).for_each(|e| buses.ecam.push(e)))
+                }
+                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| buses.add_aml(bytes)),
+                _ => Ok(()),
+            };
+            if let Err(error) = read {
+                log::warn!("acpi: table at {:#x}: {error}", table.address);
+            }
+            ControlFlow::Continue(())
+        });
+        for device in mmio_devices(firmware.command_line) {
+            match device {
+                Ok(MmioDevice { base, len, irq }) => {
+                    // As Firecracker and Linux have it: edge-triggered.
+                    let line =
+                        InterruptLine { number: irq, trigger: Trigger::Edge, polarity: Polarity::High };
+                    buses.mmio.push(VirtioMmio { base, len, line: Some(line) });
+                }
+                Err(malformed) => log::warn!("{malformed}"),
+            }
+        }
+        let dropped = [buses.ecam.dropped, buses.bridges.dropped, buses.mmio.dropped];
+        if dropped != [0; 3] {
+            let [ecam, bridges, mmio] = dropped;
+            log::warn!(
+                "more than {MOST} of a kind: {ecam} ECAM ranges, {bridges} bridges, {mmio} MMIO devices left out"
+            );
+        }
+        buses
+    }
+
+    fn add_aml(&mut self, aml: &[u8]) {
+        aml::virtio_mmio_devices(aml).for_each(|device| self.mmio.push(device));
+        for template in aml::host_bridges(aml) {
+            let mut bridge = Bridge { first: 0, windows: Windows::new() };
+            for resource in aml::resources(template) {
+                match resource {
+                    Resource::Buses { first, .. } => bridge.first = first,
+                    // Below 1 MiB is what VGA had.
+                    Resource::Window { start, last } if start >= 1 << 20 => {
+                        bridge.windows.add(Window { start, end: last.saturating_add(1) });
+                    }
+                    _ => {}
+                }
+            }
+            self.bridges.push(bridge);
+        }
+    }
+
+    /// Walks the host bridges whose buses `access` reaches; from its first bus where firmware names no bridge.
+    fn enumerate<P: Host>(&self, access: &ConfigAccess<P>, visit: &mut dyn FnMut(PciSlot<P>)) {
+        let (first, last) = access.buses();
+        let mut is_walked = false;
+        for bridge in self.bridges.iter().filter(|bridge| (first..=last).contains(&bridge.first)) {
+            is_walked = true;
+            enumerate(access, bridge.first, &mut bridge.windows.clone(), &mut *visit);
+        }
+        if !is_walked {
+            enumerate(access, first, &mut Windows::new(), visit);
+        }
+    }
+}
+
+fn pci_device<P: Host, B: DmaBuffer>(
+    platform: &P,
+    slot: &PciSlot<P>,
+    open: &OpenOptions,
+    options: &Options,
+) -> Device<P, B> {
+    let info = slot.info();
+    let undriven = |what, reason| Device::Undriven(Undriven { what, reason });
+    match virtio_device_type(info) {
+        Some(device_type) => match PciTransport::new(platform, slot, device_type) {
+            Ok(transport) => virtio_device(platform, AnyTransport::Pci(transport), open, options),
+            Err(error) => undriven(What::Virtio(device_type), Reason::Pci(error)),
+        },
+        None if info.vendor_id == VIRTIO_VENDOR_ID => {
+            let id = info.device_id.checked_sub(0x1040).map_or(0, u32::from);
+            undriven(What::VirtioId(id), Reason::NoDriver)
+        }
+        None => {
+            let (vendor, device) = (info.vendor_id, info.device_id);
+            undriven(
+                What::Pci { vendor, device, class: info.class, subclass: info.subclass },
+                Reason::NoDriver,
+            )
+        }
+    }
+}
+
+fn virtio_device<P: Host, B: DmaBuffer>(
+    platform: &P,
+    transport: AnyTransport<P>,
+    open: &OpenOptions,
+    options: &Options,
+) -> Device<P, B> {
+    use virtio_drivers::transport::Transport;
+    let device_type = transport.device_type();
+    let opened: Result<Device<P, B>, OpenError> = match device_type {
+        DeviceType::Block if options.pass_disks => Ok(Device::Passed(Passed { device_type, transport })),
+        DeviceType::Block => {
+            VirtioBlk::open(platform, transport, open).map(|d| Device::Block(Block::Virtio(d)))
+        }
+        DeviceType::Network => {
+            VirtioNet::open(platform, transport, open).map(|d| Device::Net(Net::Virtio(d)))
+        }
+        DeviceType::Console => {
+            VirtioConsole::open(platform, transport, open).map(|d| Device::Console(AnyConsole::Virtio(d)))
+        }
+        DeviceType::EntropySource => {
+            VirtioRng::open(platform, transport, open).map(|d| Device::Entropy(AnyEntropy::Virtio(d)))
+        }
+        DeviceType::GPU | DeviceType::Input | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
+            Ok(Device::Passed(Passed { device_type, transport }))
+        }
+        _ => {
+            return Device::Undriven(Undriven { what: What::Virtio(device_type), reason: Reason::NoDriver });
+        }
+    };
+    opened.unwrap_or_else(|error| {
+        Device::Undriven(Undriven { what: What::Virtio(device_type), reason: Reason::Open(error) })
+    })
+}

@@ -1,0 +1,105 @@
+//! What a kernel gives its paravirtual drivers.
+//!
+//! This crate is the lower edge of paravirt: a kernel implements the traits here once, and every driver of
+//! the workspace runs on it. It has no dependency but `core`, needs no allocator and no floating point.
+//!
+//! # The traits
+//!
+//! | trait | what it gives | needed for |
+//! |---|---|---|
+//! | [`Platform`] | DMA memory and the clock | everything |
+//! | [`Mmio`] | mappings of device registers and firmware tables | virtio over PCI and MMIO |
+//! | [`PortIo`] | `in` and `out` | PCI configuration where there is no ECAM |
+//! | [`Interrupts`] | binding of a handler to a vector, MSI messages, legacy lines | everything but polling |
+//! | [`Processors`] | how many processors there are, running a closure on one of them | one queue per processor, SynIC |
+//! | [`HyperV`] | MSRs and the hypercall | VMBus |
+//!
+//! [`Interrupts`], [`PortIo`] and [`Processors`] have working defaults for a kernel that polls, has no ports
+//! or one processor: an empty `impl` is enough.
+//!
+//! # The building blocks
+//!
+//! * [`DmaRegion`] owns DMA memory; [`SharedMemory`] is the only view of it while a host may write there, and
+//!   it hands out atomics, never `&[u8]`.
+//! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
+//!   [`DmaSlice`] is the implementation that comes with this crate.
+//! * [`PageArc`] and [`PageTable`] hold driver state in pages of the platform, so that nothing needs `alloc`.
+//! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop.
+//!
+//! # Lifecycle
+//!
+//! A platform value is cloned into each driver and lives as long as the longest of them; it is usually a
+//! zero-sized handle to the kernel's own services.
+//!
+//! ```
+//! use paravirt_platform::{AllocError, BusAddr, DmaSlice, Instant, Platform, RawDma};
+//! use std::{alloc, num::NonZeroUsize, ptr::NonNull};
+//!
+//! /// A process that plays kernel: bus addresses are its own virtual addresses.
+//! #[derive(Clone)]
+//! struct Process;
+//!
+//! // SAFETY: the pages are zeroed, page-aligned, and nobody else's until they are freed.
+//! unsafe impl Platform for Process {
+//!     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+//!         let layout = alloc::Layout::from_size_align(pages.get() * 4096, 4096).map_err(|_| AllocError)?;
+//!         // SAFETY: the layout is not empty.
+//!         let cpu = NonNull::new(unsafe { alloc::alloc_zeroed(layout) }).ok_or(AllocError)?;
+//!         Ok(RawDma { cpu, bus: BusAddr(cpu.as_ptr() as u64), pages })
+//!     }
+//!     unsafe fn dma_free(&self, region: RawDma) {
+//!         let layout = alloc::Layout::from_size_align(region.len(), 4096).unwrap();
+//!         // SAFETY: `dma_alloc` made it with this layout.
+//!         unsafe { alloc::dealloc(region.cpu.as_ptr(), layout) }
+//!     }
+//!     fn now(&self) -> Instant {
+//!         Instant::ZERO
+//!     }
+//! }
+//!
+//! let mut buffer = DmaSlice::alloc(&Process, 512)?;
+//! buffer.bytes_mut()[0] = 7;
+//! assert_eq!(buffer.bytes().len(), 512);
+//! # Ok::<(), AllocError>(())
+//! ```
+#![no_std]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+mod buffer;
+mod dma;
+mod hyperv;
+mod interrupt;
+mod io;
+mod page;
+mod processor;
+mod shared;
+mod slice;
+mod time;
+mod waker;
+
+pub use buffer::{Direction, DmaBuffer, Either, LendError, Segment};
+pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
+pub use hyperv::HyperV;
+pub use interrupt::{
+    BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Trigger,
+    Vector,
+};
+pub use io::{MapError, Mmio, MmioRegion, PortIo};
+pub use page::{PageArc, PageTable};
+pub use processor::{ProcessorId, Processors, RunError};
+pub use shared::{RingArray, SharedAtom, SharedMemory};
+pub use slice::DmaSlice;
+pub use time::Instant;
+pub use waker::WakerCell;

@@ -1,0 +1,144 @@
+use crate::{AllocError, Platform, RawDma, dma::PAGE_SIZE};
+use core::{
+    mem::{align_of, size_of},
+    num::NonZeroUsize,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+struct ArcInner<T> {
+    count: AtomicUsize,
+    value: T,
+}
+
+/// A reference-counted value in pages of the platform: `Arc` for code that may not allocate from a heap.
+pub struct PageArc<P: Platform, T> {
+    inner: NonNull<ArcInner<T>>,
+    raw: RawDma,
+    platform: P,
+}
+
+// SAFETY: as `Arc`: shared access from several threads needs `T: Sync`, dropping on another one `T: Send`.
+unsafe impl<P: Platform, T: Send + Sync> Send for PageArc<P, T> {}
+// SAFETY: as above.
+unsafe impl<P: Platform, T: Send + Sync> Sync for PageArc<P, T> {}
+
+impl<P: Platform, T> PageArc<P, T> {
+    /// Moves `value` into pages of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has none; the value is dropped.
+    pub fn new(platform: &P, value: T) -> Result<Self, AllocError> {
+        let raw = alloc_for::<P, ArcInner<T>>(platform, 1)?;
+        let inner = raw.cpu.cast::<ArcInner<T>>();
+        // SAFETY: `alloc_for` checked size and alignment; the memory is ours alone.
+        unsafe { inner.write(ArcInner { count: AtomicUsize::new(1), value }) };
+        Ok(Self { inner, raw, platform: platform.clone() })
+    }
+
+    /// Where the value is; it does not move while a clone of this exists.
+    pub fn as_ptr(&self) -> NonNull<T> {
+        NonNull::from(&**self)
+    }
+
+    fn inner(&self) -> &ArcInner<T> {
+        // SAFETY: written by `new` and alive while the count is above zero, to which this value contributes.
+        unsafe { self.inner.as_ref() }
+    }
+}
+
+fn alloc_for<P: Platform, T>(platform: &P, count: usize) -> Result<RawDma, AllocError> {
+    if align_of::<T>() > PAGE_SIZE {
+        return Err(AllocError);
+    }
+    let len = size_of::<T>().checked_mul(count).ok_or(AllocError)?;
+    platform.dma_alloc(NonZeroUsize::new(len.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN))
+}
+
+impl<P: Platform, T> Deref for PageArc<P, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.inner().value
+    }
+}
+
+impl<P: Platform, T> Clone for PageArc<P, T> {
+    fn clone(&self) -> Self {
+        self.inner().count.fetch_add(1, Ordering::Relaxed);
+        Self { inner: self.inner, raw: self.raw, platform: self.platform.clone() }
+    }
+}
+
+impl<P: Platform, T> Drop for PageArc<P, T> {
+    fn drop(&mut self) {
+        if self.inner().count.fetch_sub(1, Ordering::Release) == 1 {
+            core::sync::atomic::fence(Ordering::Acquire);
+            // SAFETY: this was the last reference; the value was written by `new` and the pages came from it.
+            unsafe {
+                self.inner.drop_in_place();
+                self.platform.dma_free(self.raw);
+            }
+        }
+    }
+}
+
+/// A slice of fixed length in pages of the platform: the table of what is in flight.
+pub struct PageTable<P: Platform, T> {
+    base: NonNull<T>,
+    len: usize,
+    raw: RawDma,
+    platform: P,
+}
+
+// SAFETY: it owns its elements as a `Box<[T]>` does.
+unsafe impl<P: Platform, T: Send> Send for PageTable<P, T> {}
+// SAFETY: as above.
+unsafe impl<P: Platform, T: Sync> Sync for PageTable<P, T> {}
+
+impl<P: Platform, T> PageTable<P, T> {
+    /// A table of `len` elements, each made by `make` from its index.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has no room for it.
+    pub fn new(platform: &P, len: usize, mut make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
+        let raw = alloc_for::<P, T>(platform, len)?;
+        let mut table = Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() };
+        for i in 0..len {
+            // SAFETY: `alloc_for` made room for `len` elements, aligned; `len` counts those that are written, so a
+            // panic in `make` drops just these.
+            unsafe { table.base.add(i).write(make(i)) };
+            table.len = i.wrapping_add(1);
+        }
+        Ok(table)
+    }
+}
+
+impl<P: Platform, T> Deref for PageTable<P, T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` wrote `len` elements; they are this value's own.
+        unsafe { core::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<P: Platform, T> DerefMut for PageTable<P, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<P: Platform, T> Drop for PageTable<P, T> {
+    fn drop(&mut self) {
+        // SAFETY: the elements are dropped once, then their pages are freed once.
+        unsafe {
+            core::ptr::drop_in_place(&mut **self);
+            self.platform.dma_free(self.raw);
+        }
+    }
+}

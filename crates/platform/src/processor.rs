@@ -1,0 +1,44 @@
+use crate::Platform;
+use core::fmt;
+
+/// A processor, by the platform's own numbering: 0 up to [`Processors::count`].
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct ProcessorId(pub u32);
+
+/// A closure could not be run on another processor.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct RunError;
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the processor is not running")
+    }
+}
+
+impl core::error::Error for RunError {}
+
+/// The processors of the machine. The defaults are those of a machine with one.
+pub trait Processors: Platform {
+    /// How many processors run; a device with several queues gets as many as that.
+    fn count(&self) -> u32 {
+        1
+    }
+
+    /// The processor that this runs on.
+    fn current(&self) -> ProcessorId {
+        ProcessorId(0)
+    }
+
+    /// Runs `work` on `processor` and returns when it has run. Some registers (a SynIC's) can only be written there.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] where the processor does not run; `work` has then not been called.
+    fn run_on(&self, processor: ProcessorId, work: &mut (dyn FnMut() + Send)) -> Result<(), RunError> {
+        if processor != self.current() {
+            return Err(RunError);
+        }
+        work();
+        Ok(())
+    }
+}

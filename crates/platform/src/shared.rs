@@ -1,0 +1,184 @@
+use core::{
+    marker::PhantomData,
+    mem::{align_of, size_of},
+    ptr::NonNull,
+    sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
+};
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// The types through which host-writable memory is seen: atomics, and arrays of them.
+///
+/// Sealed: any other type could make a reference to memory that changes under it.
+pub trait SharedAtom: sealed::Sealed + Sync + 'static {}
+
+macro_rules! atoms {
+    ($($t:ty),*) => { $(impl sealed::Sealed for $t {} impl SharedAtom for $t {})* };
+}
+atoms!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
+impl<T: SharedAtom, const N: usize> sealed::Sealed for [T; N] {}
+impl<T: SharedAtom, const N: usize> SharedAtom for [T; N] {}
+
+/// Memory that a host may write at any time.
+///
+/// There is no way from here to a `&[u8]`: what is read is copied out once and then checked.
+#[derive(Debug)]
+pub struct SharedMemory {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: every access goes through atomics.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Views `len` bytes at `base`.
+    ///
+    /// # Safety
+    ///
+    /// The memory is valid for reads and writes while this value and what it lends exist, `base` is aligned to
+    /// 8, and the guest accesses it in no other way than through such views (or raw pointers after the host has
+    /// let go of it).
+    pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
+        Self { base, len }
+    }
+
+    /// The length in bytes.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing here.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The atom at byte `offset`; `None` where it is out of bounds or misaligned.
+    pub fn at<T: SharedAtom>(&self, offset: usize) -> Option<&T> {
+        let end = offset.checked_add(size_of::<T>())?;
+        let address = (self.base.as_ptr() as usize).checked_add(offset)?;
+        if end > self.len || !address.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: in bounds and aligned by the checks above; valid and only seen as atomics by `new`.
+        Some(unsafe { self.base.add(offset).cast::<T>().as_ref() })
+    }
+
+    /// An array of `count` atoms at byte `offset`, indexed modulo `count`; `None` where it does not fit, is
+    /// misaligned, or `count` is not a power of two.
+    ///
+    /// # Safety
+    ///
+    /// The caller drops the array before the memory ends.
+    pub unsafe fn ring_array<T: SharedAtom>(&self, offset: usize, count: usize) -> Option<RingArray<T>> {
+        let len = count.checked_mul(size_of::<T>())?;
+        let end = offset.checked_add(len)?;
+        let address = (self.base.as_ptr() as usize).checked_add(offset)?;
+        if end > self.len || !count.is_power_of_two() || !address.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: in bounds by the checks above.
+        let base = unsafe { self.base.add(offset).cast() };
+        Some(RingArray { base, mask: count.wrapping_sub(1), _atoms: PhantomData })
+    }
+
+    /// Copies `into.len()` bytes from byte `offset` out of the memory, each read once.
+    ///
+    /// Returns `None`, and copies nothing, where they are out of bounds.
+    pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Option<()> {
+        self.bounds(offset, into.len())?;
+        for (i, byte) in into.iter_mut().enumerate() {
+            *byte = self.at::<AtomicU8>(offset.wrapping_add(i))?.load(Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    /// Copies `from` into the memory at byte `offset`.
+    ///
+    /// Returns `None`, and copies nothing, where it does not fit.
+    pub fn copy_in(&self, offset: usize, from: &[u8]) -> Option<()> {
+        self.bounds(offset, from.len())?;
+        for (i, byte) in from.iter().enumerate() {
+            self.at::<AtomicU8>(offset.wrapping_add(i))?.store(*byte, Ordering::Relaxed);
+        }
+        Some(())
+    }
+
+    fn bounds(&self, offset: usize, len: usize) -> Option<()> {
+        (offset.checked_add(len)? <= self.len).then_some(())
+    }
+}
+
+/// An array of atoms in shared memory whose length is a power of two; every index is taken modulo it, so that an
+/// access is one mask and cannot be out of bounds.
+#[derive(Debug)]
+pub struct RingArray<T> {
+    base: NonNull<T>,
+    mask: usize,
+    _atoms: PhantomData<T>,
+}
+
+// SAFETY: every access goes through atomics.
+unsafe impl<T: SharedAtom> Send for RingArray<T> {}
+// SAFETY: as above.
+unsafe impl<T: SharedAtom> Sync for RingArray<T> {}
+
+impl<T: SharedAtom> RingArray<T> {
+    /// The atom at `index` modulo the length.
+    #[inline(always)]
+    pub fn at(&self, index: usize) -> &T {
+        // SAFETY: the mask keeps the index below the length that `ring_array` checked; its caller keeps the memory
+        // alive.
+        unsafe { self.base.add(index & self.mask).as_ref() }
+    }
+
+    /// How many atoms there are.
+    #[allow(clippy::len_without_is_empty, reason = "never empty: the length is a power of two")]
+    pub fn len(&self) -> usize {
+        self.mask.wrapping_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_bounded_and_aligned() {
+        let mut words = [0u64; 4];
+        // SAFETY: `words` outlives the view and is not touched meanwhile.
+        let view = unsafe { SharedMemory::new(NonNull::from(&mut words).cast(), 32) };
+        assert!(view.at::<AtomicU16>(30).is_some());
+        assert!(view.at::<AtomicU16>(31).is_none());
+        assert!(view.at::<AtomicU32>(2).is_none());
+        assert!(view.at::<AtomicU8>(usize::MAX).is_none());
+        view.copy_in(1, &[1, 2, 3]).unwrap();
+        assert!(view.copy_in(30, &[1, 2, 3]).is_none());
+        let mut out = [0; 5];
+        view.copy_out(0, &mut out).unwrap();
+        assert_eq!(out, [0, 1, 2, 3, 0]);
+        assert!(view.copy_out(28, &mut out).is_none());
+    }
+
+    #[test]
+    fn ring_arrays_wrap_and_refuse_what_does_not_fit() {
+        let mut words = [0u64; 4];
+        // SAFETY: `words` outlives the view and the array and is not touched meanwhile.
+        let view = unsafe { SharedMemory::new(NonNull::from(&mut words).cast(), 32) };
+        // SAFETY: as above.
+        let ring = unsafe { view.ring_array::<AtomicU32>(8, 4) }.unwrap();
+        ring.at(6).store(9, Ordering::Relaxed);
+        assert_eq!(view.at::<AtomicU32>(16).unwrap().load(Ordering::Relaxed), 9);
+        // SAFETY: none is made.
+        unsafe {
+            assert!(view.ring_array::<AtomicU32>(8, 3).is_none());
+            assert!(view.ring_array::<AtomicU32>(24, 4).is_none());
+            assert!(view.ring_array::<AtomicU32>(9, 1).is_none());
+            assert!(view.ring_array::<AtomicU64>(0, usize::MAX / 2 + 1).is_none());
+        }
+    }
+}

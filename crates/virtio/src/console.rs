@@ -1,0 +1,187 @@
+//! The console device, with one port. VIRTIO 1.3 §5.3
+
+use crate::device::{Core, OpenOptions};
+use crate::features::Features;
+use crate::fifo::Fifo;
+use crate::lane::{Draft, Lane, Outcome, Wish};
+use crate::transport::{OpenError, VirtioTransport, read_config};
+use core::task::Waker;
+use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
+use paravirt_platform::{Direction, DmaSlice, Interrupts, ProcessorId};
+
+/// The device says how large its screen is. VIRTIO 1.3 §5.3.3
+const F_SIZE: u64 = 1 << 0;
+/// Buffers in each direction, and bytes of one.
+const BUFFERS: u16 = 16;
+const BUFFER_LEN: usize = 256;
+
+/// What came in: a buffer, and which of its bytes have not been read.
+struct Input<P: Interrupts> {
+    buffer: DmaSlice<P>,
+    next: usize,
+    end: usize,
+}
+
+/// A virtio console.
+pub struct VirtioConsole<P: Interrupts, T: VirtioTransport> {
+    rx: Lane<P, T, DmaSlice<P>, ()>,
+    tx: Lane<P, T, DmaSlice<P>, ()>,
+    input: Fifo<P, Input<P>>,
+    rx_spare: Fifo<P, DmaSlice<P>>,
+    tx_spare: Fifo<P, DmaSlice<P>>,
+    size: Option<ConsoleSize>,
+}
+
+impl<P: Interrupts, T: VirtioTransport> VirtioConsole<P, T> {
+    /// Takes the device into service.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the device has then been reset.
+    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+        let core = Core::open(platform, transport, |_| F_SIZE | Features::SUPPORTED.bits())?;
+        let wish =
+            |index| Wish { index, size: options.queue_size.min(BUFFERS), indirect: 0, slot_areas: false };
+        let rx = Draft::new(&core, &wish(0))?;
+        let tx = Draft::new(&core, &wish(1))?;
+        Core::start(&core, |_| ProcessorId(0))?;
+        let mut console = Self {
+            rx: rx.into_lane()?,
+            tx: tx.into_lane()?,
+            input: Fifo::new(platform, usize::from(BUFFERS))?,
+            rx_spare: Fifo::new(platform, usize::from(BUFFERS))?,
+            tx_spare: Fifo::new(platform, usize::from(BUFFERS))?,
+            size: None,
+        };
+        if core.features() & F_SIZE != 0 {
+            let [c0, c1, r0, r1]: [u8; 4] = core.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
+            let size =
+                ConsoleSize { columns: u16::from_le_bytes([c0, c1]), rows: u16::from_le_bytes([r0, r1]) };
+            console.size = (size.columns > 0 && size.rows > 0).then_some(size);
+        }
+        let mut each = 0u16;
+        DmaSlice::alloc_many(platform, usize::from(BUFFERS) << 1, BUFFER_LEN, |slice| {
+            // Half for each direction; there is room for that.
+            let _ = if each & 1 == 0 { console.rx_spare.push(slice) } else { console.tx_spare.push(slice) };
+            each = each.wrapping_add(1);
+        })?;
+        console.take_in()?;
+        Ok(console)
+    }
+
+    fn take_in(&mut self) -> Result<(), Fault> {
+        while let Some(outcome) = self.rx.next()? {
+            match outcome {
+                Outcome::Used(used) => {
+                    if let Some(buffer) = used.buffer {
+                        let _ = self.input.push(Input { buffer, next: 0, end: used.len as usize });
+                    }
+                }
+                Outcome::Aborted(used) => {
+                    if let Some(buffer) = used.buffer {
+                        let _ = self.rx_spare.push(buffer);
+                    }
+                }
+            }
+        }
+        while self.rx.fault().is_none()
+            && self.rx.queue().has_room(1)
+            && let Some(buffer) = self.rx_spare.pop()
+        {
+            let _ = self.rx.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
+        }
+        self.rx.kick();
+        Ok(())
+    }
+
+    fn take_back(&mut self) -> Result<(), Fault> {
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.tx.next()? {
+            if let Some(buffer) = used.buffer {
+                let _ = self.tx_spare.push(buffer);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        if fault == Fault::Removed { Self::Absent } else { Self::Queue }
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
+    fn arm(&mut self) -> Arm {
+        match (self.rx.arm(), self.tx.arm()) {
+            (Arm::Armed, Arm::Armed) if self.input.len() == 0 => Arm::Armed,
+            _ => Arm::Pending,
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.rx.disarm();
+        self.tx.disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.rx.register(waker);
+        self.tx.register(waker);
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        self.take_back()?;
+        let mut written = 0usize;
+        for chunk in bytes.chunks(BUFFER_LEN) {
+            if !self.tx.queue().has_room(1) {
+                break;
+            }
+            let Some(mut buffer) = self.tx_spare.pop() else { break };
+            buffer.set_len(chunk.len());
+            buffer.bytes_mut().copy_from_slice(chunk);
+            if self.tx.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(())).is_err() {
+                break;
+            }
+            written = written.saturating_add(chunk.len());
+        }
+        self.tx.kick();
+        Ok(written)
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
+        let state = self.take_in();
+        let mut filled = 0usize;
+        while let Some(input) = self.input.get_mut(0) {
+            let from = input.buffer.bytes().get(input.next..input.end).unwrap_or_default();
+            let to = bytes.get_mut(filled..).unwrap_or_default();
+            let count = from.len().min(to.len());
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from;
+            }
+            filled = filled.saturating_add(count);
+            input.next = input.next.saturating_add(count);
+            if input.next < input.end {
+                break;
+            }
+            if let Some(done) = self.input.pop() {
+                let _ = self.rx_spare.push(done.buffer);
+            }
+        }
+        // What came in before a fault can still be read.
+        if filled == 0 {
+            state?;
+            self.take_in()?;
+        }
+        Ok(filled)
+    }
+
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        self.take_back()?;
+        Ok(self.tx.queue().in_flight() == 0)
+    }
+
+    fn size(&self) -> Option<ConsoleSize> {
+        self.size
+    }
+}

@@ -1,0 +1,557 @@
+//! What the queues of one device share: its registers, its interrupts, and its resets.
+//!
+//! # Reset
+//!
+//! A reset that cannot be limited to one queue moves the device to the next *generation*. Every queue notices at its next
+//! call, gives back what was in flight on it, makes its rings new and reports in; the last to report restarts the device.
+//! A device that broke the protocol, went away or did not confirm the reset stays out of service instead.
+
+use crate::queue::{QueueAddresses, Quiesced};
+use crate::transport::{self, Doorbell, InterruptReason, OpenError, VirtioTransport};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use core::time::Duration;
+use paravirt_device::Fault;
+use paravirt_platform::{Handled, InterruptCell, Interrupts, PageArc, ProcessorId, RawHandler, Vector};
+use spin::Mutex;
+use virtio_drivers::transport::{DeviceStatus, InterruptStatus};
+
+/// The most queues that a device of ours uses: 16 pairs of a network card and its control queue.
+pub(crate) const MAX_QUEUES: usize = 33;
+/// How long the reset of one queue may take.
+const QUEUE_RESET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a device is taken into service.
+#[derive(Copy, Clone, Debug)]
+pub struct OpenOptions {
+    /// Queues (or queue pairs) to use at most; usually the number of processors.
+    pub queues: u16,
+    /// Entries of a queue at most; a device that offers fewer gets fewer. Rounded down to a power of two.
+    pub queue_size: u16,
+    /// Processors to which interrupts are spread, queue by queue, from 0 on.
+    pub processors: u32,
+    /// Data segments of a request at most; indirect tables are that long.
+    pub segments: u16,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { queues: 1, queue_size: 1024, processors: 1, segments: 14 }
+    }
+}
+
+/// A queue as the device is told of it, at first and after each reset.
+#[derive(Copy, Clone)]
+struct Setup {
+    index: u16,
+    addresses: QueueAddresses,
+    message: Option<u16>,
+    drained: bool,
+}
+
+struct Inner<T> {
+    transport: T,
+    queues: [Option<Setup>; MAX_QUEUES],
+    config_message: Option<u16>,
+    vectors: [Option<Vector>; MAX_QUEUES + 1],
+    /// Whether the device let go of its queues at the last reset.
+    quiesced: bool,
+}
+
+/// The shared part of a device. Queues hold it by [`PageArc`]; the last one to go resets the device.
+pub(crate) struct Core<P: Interrupts, T: VirtioTransport> {
+    inner: Mutex<Inner<T>>,
+    features: u64,
+    generation: AtomicU32,
+    /// The [`Fault`] in force, as [`code`].
+    fault: AtomicU8,
+    undrained: AtomicU16,
+    cells: [InterruptCell; MAX_QUEUES],
+    config_cell: InterruptCell,
+    config_changed: AtomicBool,
+    /// Whether configuration changes raise an interrupt; where not, they have to be looked for.
+    config_interrupts: AtomicBool,
+    reason: T::Reason,
+    platform: P,
+}
+
+const fn code(fault: Fault) -> u8 {
+    match fault {
+        Fault::Protocol => 1,
+        Fault::Timeout => 2,
+        Fault::Removed => 3,
+        Fault::Reset => 4,
+        _ => 5,
+    }
+}
+
+const fn from_code(code: u8) -> Option<Fault> {
+    match code {
+        0 => None,
+        1 => Some(Fault::Protocol),
+        2 => Some(Fault::Timeout),
+        3 => Some(Fault::Removed),
+        4 => Some(Fault::Reset),
+        _ => Some(Fault::Refused),
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
+    /// Resets the device and agrees on features: those that `choose` wants of what is offered, always with VERSION_1.
+    pub fn open(
+        platform: &P,
+        mut transport: T,
+        choose: impl FnOnce(u64) -> u64,
+    ) -> Result<PageArc<P, Self>, OpenError> {
+        match transport::reset(platform, &mut transport) {
+            (_, Some(Fault::Removed)) => return Err(OpenError::Absent),
+            (_, Some(_)) => return Err(OpenError::Timeout),
+            (_, None) => {}
+        }
+        let features = transport::negotiate(&mut transport, choose)?;
+        let reason = transport.reason();
+        let inner = Inner {
+            transport,
+            queues: [None; MAX_QUEUES],
+            config_message: None,
+            vectors: [None; MAX_QUEUES + 1],
+            quiesced: true,
+        };
+        Ok(PageArc::new(
+            platform,
+            Self {
+                inner: Mutex::new(inner),
+                features,
+                generation: AtomicU32::new(0),
+                fault: AtomicU8::new(0),
+                undrained: AtomicU16::new(0),
+                cells: [const { InterruptCell::new() }; MAX_QUEUES],
+                config_cell: InterruptCell::new(),
+                config_changed: AtomicBool::new(false),
+                config_interrupts: AtomicBool::new(false),
+                reason,
+                platform: platform.clone(),
+            },
+        )?)
+    }
+
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    pub fn with_transport<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        work(&mut self.inner.lock().transport)
+    }
+
+    /// The size of queue `index`: what the device offers, at most `limit`, a power of two; `None` where it has no such
+    /// queue.
+    ///
+    /// Of a large queue that is used in order, half: QEMU 10.0 sometimes never completes the last of the requests in a queue
+    /// of that kind that has the full size (seen with 128 entries and more).
+    pub fn queue_size(&self, index: u16, limit: u16, in_order: bool) -> Option<u16> {
+        let offered = self.with_transport(|t| t.max_queue_size(index));
+        let offered = if in_order && offered > 64 { offered >> 1 } else { offered };
+        let size = u16::try_from(offered.min(u32::from(limit.min(crate::queue::MAX_QUEUE_SIZE)))).ok()?;
+        // The largest power of two that is not larger.
+        (size > 0).then(|| 1u16 << size.ilog2())
+    }
+
+    /// Registers a queue that [`start`](Self::start) will tell the device of; its place among the cells.
+    pub fn add_queue(&self, index: u16, addresses: QueueAddresses) -> Option<usize> {
+        let mut inner = self.inner.lock();
+        let (place, free) = inner.queues.iter_mut().enumerate().find(|(_, q)| q.is_none())?;
+        *free = Some(Setup { index, addresses, message: None, drained: false });
+        Some(place)
+    }
+
+    /// Binds interrupts, tells the device of its queues and starts it.
+    ///
+    /// `processor` says where the interrupt of each queue goes, by place.
+    pub fn start(this: &PageArc<P, Self>, processor: impl Fn(usize) -> ProcessorId) -> Result<(), OpenError> {
+        Self::bind(this, processor);
+        this.bring_up(&mut this.inner.lock())
+    }
+
+    /// The doorbell of queue `index`, after [`start`](Self::start).
+    pub fn doorbell(&self, index: u16) -> Option<T::Doorbell> {
+        self.with_transport(|t| t.doorbell(index))
+    }
+
+    /// One message for each queue and one for the configuration, as far as device and platform have them; else one for all
+    /// queues; else the line; else none, and the driver polls.
+    fn bind(this: &PageArc<P, Self>, processor: impl Fn(usize) -> ProcessorId) {
+        let inner = &mut *this.inner.lock();
+        let Inner { transport, queues, config_message, vectors, .. } = inner;
+        let platform = &this.platform;
+        let places = queues.iter().flatten().count();
+        let core = this.as_ptr();
+        let entries = transport.messages();
+        let mut vectors = vectors.iter_mut();
+        let mut message = |transport: &mut T, entry: u16, handler: RawHandler, processor: ProcessorId| {
+            let slot = vectors.next()?;
+            // SAFETY: the handler's data is part of the core, which unbinds before it goes.
+            let vector = unsafe { platform.bind(handler, processor) }.ok()?;
+            match platform.message(vector) {
+                Some(message) => {
+                    transport.set_message(entry, message);
+                    *slot = Some(vector);
+                    Some(entry)
+                }
+                None => {
+                    platform.unbind(vector);
+                    None
+                }
+            }
+        };
+        let mut bound = false;
+        if usize::from(entries) > places {
+            *config_message = message(transport, 0, RawHandler::new(core, Self::on_config), processor(0));
+            for (place, queue) in queues.iter_mut().flatten().enumerate() {
+                if let Some(cell) = this.cells.get(place) {
+                    let entry = (place as u16).wrapping_add(1);
+                    queue.message = message(
+                        transport,
+                        entry,
+                        InterruptCell::handler(NonNull::from(cell)),
+                        processor(place),
+                    );
+                    bound |= queue.message.is_some();
+                }
+            }
+        } else if entries > 0 {
+            let shared = message(transport, 0, RawHandler::new(core, Self::on_any), processor(0));
+            *config_message = shared;
+            queues.iter_mut().flatten().for_each(|queue| queue.message = shared);
+            bound = shared.is_some();
+        }
+        if bound {
+            transport.enable_messages(true);
+        } else if let Some(line) = transport.line()
+            && let Some(slot) = vectors.next()
+        {
+            transport.enable_messages(false);
+            // SAFETY: as above.
+            if let Ok(vector) = unsafe { platform.bind(RawHandler::new(core, Self::on_line), processor(0)) } {
+                match platform.route(line, vector) {
+                    Ok(()) => *slot = Some(vector),
+                    Err(_) => platform.unbind(vector),
+                }
+                this.config_interrupts.store(slot.is_some(), Ordering::Relaxed);
+            }
+        }
+        if config_message.is_some() {
+            this.config_interrupts.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `data` points to a core that is alive.
+    unsafe fn on_config(data: NonNull<()>) -> Handled {
+        // SAFETY: passed on from the caller.
+        let core = unsafe { data.cast::<Self>().as_ref() };
+        core.config_changed.store(true, Ordering::Release);
+        core.config_cell.wake();
+        Handled::Yes
+    }
+
+    /// # Safety
+    ///
+    /// `data` points to a core that is alive.
+    unsafe fn on_any(data: NonNull<()>) -> Handled {
+        // SAFETY: passed on from the caller.
+        let core = unsafe { data.cast::<Self>().as_ref() };
+        core.cells.iter().for_each(InterruptCell::wake);
+        core.config_changed.store(true, Ordering::Release);
+        core.config_cell.wake();
+        Handled::Yes
+    }
+
+    /// # Safety
+    ///
+    /// `data` points to a core that is alive.
+    unsafe fn on_line(data: NonNull<()>) -> Handled {
+        // SAFETY: passed on from the caller.
+        let core = unsafe { data.cast::<Self>().as_ref() };
+        let why = core.reason.take();
+        if why.contains(InterruptStatus::QUEUE_INTERRUPT) {
+            core.cells.iter().for_each(InterruptCell::wake);
+        }
+        if why.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT) {
+            core.config_changed.store(true, Ordering::Release);
+            core.config_cell.wake();
+        }
+        if why.is_empty() { Handled::No } else { Handled::Yes }
+    }
+
+    /// Tells a device that has agreed on features of its queues and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.
+    fn bring_up(&self, inner: &mut Inner<T>) -> Result<(), OpenError> {
+        let Inner { transport, queues, config_message, quiesced, .. } = inner;
+        if config_message.is_some() && !transport.set_config_message(*config_message) {
+            transport.set_config_message(None);
+            self.config_interrupts.store(false, Ordering::Relaxed);
+        }
+        for queue in queues.iter().flatten() {
+            if queue.message.is_some() && !transport.set_queue_message(queue.index, queue.message) {
+                log::warn!("virtio: the device has no message for queue {}: it is polled", queue.index);
+            }
+            if !transport.enable_queue(queue.index, &queue.addresses) {
+                transport.set_status(DeviceStatus::FAILED);
+                let (proof, _) = transport::reset(&self.platform, transport);
+                *quiesced = proof.is_some();
+                return Err(OpenError::Queue);
+            }
+        }
+        *quiesced = false;
+        let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
+        transport.set_status(status | DeviceStatus::DRIVER_OK);
+        Ok(())
+    }
+
+    /// The generation in force: it changes with every reset.
+    #[inline(always)]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The fault in force, if any.
+    pub fn fault(&self) -> Option<Fault> {
+        from_code(self.fault.load(Ordering::Acquire))
+    }
+
+    /// Resets the device because of `fault`, unless a reset of `generation` has begun already. With [`Fault::Reset`] the
+    /// device starts again when every queue has been drained; with any other it stays out of service.
+    pub fn reset(&self, generation: u32, fault: Fault) {
+        let mut inner = self.inner.lock();
+        if self.generation.load(Ordering::Relaxed) != generation {
+            return;
+        }
+        let (proof, failed) = transport::reset(&self.platform, &mut inner.transport);
+        inner.quiesced = proof.is_some();
+        let fault = failed.unwrap_or(fault);
+        if fault != Fault::Reset {
+            log::warn!("virtio: device out of service: {fault}");
+        }
+        let mut live = 0u16;
+        for queue in inner.queues.iter_mut().flatten() {
+            queue.drained = false;
+            live = live.saturating_add(1);
+        }
+        self.undrained.store(live, Ordering::Relaxed);
+        self.fault.store(code(fault), Ordering::Release);
+        self.generation.store(generation.wrapping_add(1), Ordering::Release);
+        drop(inner);
+        self.cells.iter().for_each(InterruptCell::wake);
+        self.config_changed.store(true, Ordering::Release);
+        self.config_cell.wake();
+    }
+
+    /// Proof that the device let go at the last reset; `None` where it did not.
+    pub fn quiesced(&self) -> Option<Quiesced> {
+        // SAFETY: set only where the reset was confirmed, and cleared when the device is told of queues again, which it is
+        // only after all queues have reported in.
+        self.inner.lock().quiesced.then(|| unsafe { Quiesced::new() })
+    }
+
+    /// Reports that the queue at `place` has given everything back and made its rings new. The last one restarts the
+    /// device.
+    pub fn drained(&self, place: usize) {
+        let inner = &mut *self.inner.lock();
+        let Some(Some(queue)) = inner.queues.get_mut(place) else { return };
+        if core::mem::replace(&mut queue.drained, true) {
+            return;
+        }
+        let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
+        self.undrained.store(left, Ordering::Relaxed);
+        self.restart_if_drained(inner, left);
+    }
+
+    fn restart_if_drained(&self, inner: &mut Inner<T>, left: u16) {
+        if left > 0 || self.fault() != Some(Fault::Reset) || inner.queues.iter().all(Option::is_none) {
+            return;
+        }
+        let restarted = match transport::negotiate(&mut inner.transport, |_| self.features) {
+            Ok(features) if features == self.features => self.bring_up(inner).is_ok(),
+            _ => false,
+        };
+        self.fault.store(if restarted { 0 } else { code(Fault::Refused) }, Ordering::Release);
+        self.cells.iter().for_each(InterruptCell::wake);
+    }
+
+    /// Resets one queue, where the device can do that (VIRTIO_F_RING_RESET). VIRTIO 1.3 §2.6.1
+    pub fn reset_queue(&self, place: usize) -> Option<Quiesced> {
+        if self.features & crate::features::Features::RING_RESET.bits() == 0 {
+            return None;
+        }
+        let inner = &mut *self.inner.lock();
+        let index = inner.queues.get(place)?.as_ref()?.index;
+        let deadline = self.platform.now().saturating_add(QUEUE_RESET_TIMEOUT);
+        inner.transport.start_queue_reset(index);
+        while !inner.transport.is_queue_reset(index) {
+            if self.platform.now() >= deadline {
+                return None;
+            }
+            self.platform.relax();
+        }
+        // SAFETY: the device reads the queue back as reset; the proof is for this queue alone.
+        Some(unsafe { Quiesced::new() })
+    }
+
+    /// Tells the device again of a queue that was reset alone.
+    pub fn restart_queue(&self, place: usize) -> bool {
+        let inner = &mut *self.inner.lock();
+        let Some(Some(queue)) = inner.queues.get(place) else { return false };
+        if queue.message.is_some() {
+            inner.transport.set_queue_message(queue.index, queue.message);
+        }
+        inner.transport.enable_queue(queue.index, &queue.addresses)
+    }
+
+    /// Takes a queue out of service that is about to go; whether the device has let go of it. Without VIRTIO_F_RING_RESET
+    /// that takes a reset of the device, from which the other queues recover.
+    pub fn retire(&self, place: usize) -> Option<Quiesced> {
+        let proof = match self.fault() {
+            None => self.reset_queue(place).or_else(|| {
+                self.reset(self.generation(), Fault::Reset);
+                self.quiesced()
+            }),
+            Some(_) => self.quiesced(),
+        };
+        self.forget(place);
+        proof
+    }
+
+    /// Takes a queue off the list of those that the device is told of.
+    pub fn forget(&self, place: usize) {
+        let inner = &mut *self.inner.lock();
+        if let Some(slot) = inner.queues.get_mut(place)
+            && let Some(queue) = slot.take()
+            && !queue.drained
+            && self.fault().is_some()
+        {
+            let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
+            self.undrained.store(left, Ordering::Relaxed);
+            self.restart_if_drained(inner, left);
+        }
+    }
+
+    /// The cell of the queue at `place`.
+    pub fn cell(&self, place: usize) -> Option<&InterruptCell> {
+        self.cells.get(place)
+    }
+
+    pub fn config_cell(&self) -> &InterruptCell {
+        &self.config_cell
+    }
+
+    /// Has [`take_config_change`](Self::take_config_change) answer yes once more.
+    pub fn look_again(&self) {
+        self.config_changed.store(true, Ordering::Release);
+    }
+
+    /// Whether the configuration may have changed since the last call. Also notices that the device wants to be reset, or is
+    /// gone.
+    pub fn take_config_change(&self) -> bool {
+        let changed = self.config_changed.swap(false, Ordering::AcqRel);
+        if !changed && self.config_interrupts.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.fault().is_none() {
+            let generation = self.generation();
+            let (status, present) = self.with_transport(|t| (t.get_status(), t.is_present()));
+            if !present {
+                self.reset(generation, Fault::Removed);
+            } else if status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+                self.reset(generation, Fault::Reset);
+            }
+        }
+        true
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Drop for Core<P, T> {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        let _ = transport::reset(&self.platform, &mut inner.transport);
+        inner.transport.enable_messages(false);
+        for vector in inner.vectors.iter().flatten() {
+            self.platform.unbind(*vector);
+        }
+    }
+}
+
+/// A queue's tie to its device: which one it is, which generation it belongs to, and how it is kicked.
+pub(crate) struct Port<P: Interrupts, T: VirtioTransport> {
+    core: PageArc<P, Core<P, T>>,
+    bell: T::Doorbell,
+    place: usize,
+    generation: u32,
+    /// Whether the queue has reported in after the last reset and waits for the restart.
+    drained: bool,
+}
+
+impl<P: Interrupts, T: VirtioTransport> Port<P, T> {
+    /// The tie of queue `index`, registered at `place`, after the device was started.
+    pub fn new(core: &PageArc<P, Core<P, T>>, index: u16, place: usize) -> Result<Self, OpenError> {
+        let bell = core.doorbell(index).ok_or(OpenError::Queue)?;
+        Ok(Self { core: core.clone(), bell, place, generation: core.generation(), drained: false })
+    }
+
+    pub fn core(&self) -> &PageArc<P, Core<P, T>> {
+        &self.core
+    }
+
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Whether the device is in the queue's generation: the data path.
+    #[inline(always)]
+    pub fn is_current(&self) -> bool {
+        self.core.generation() == self.generation
+    }
+
+    #[inline(always)]
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+
+    /// Resets the device because of `fault`, and returns it.
+    #[cold]
+    pub fn fail(&self, fault: Fault) -> Fault {
+        self.core.reset(self.generation, fault);
+        fault
+    }
+
+    /// Reports, once, that everything was given back, then says how the device is: in service again, or with a fault.
+    #[cold]
+    pub fn recover(&mut self) -> Result<(), Fault> {
+        if !self.drained {
+            self.drained = true;
+            self.core.drained(self.place);
+        }
+        match self.core.fault() {
+            None => {
+                self.generation = self.core.generation();
+                self.drained = false;
+                Ok(())
+            }
+            Some(fault) => Err(fault),
+        }
+    }
+
+    /// Whether the queue has given everything back after the last reset, and waits for the restart.
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    pub fn register(&self, waker: &core::task::Waker) {
+        if let Some(cell) = self.core.cell(self.place) {
+            cell.register(waker);
+        }
+    }
+}

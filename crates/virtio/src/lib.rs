@@ -1,0 +1,45 @@
+//! virtio guest drivers that do not trust the device.
+//!
+//! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console and entropy devices
+//! are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is read
+//! once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
+//! and everything lent to it comes back. PCI enumeration, device types and the `Transport` trait are those of the
+//! `virtio-drivers` crate.
+//!
+//! Kernels do not usually use this crate directly: `paravirt` finds the devices and hands them over as the traits of
+//! `paravirt-device`.
+//!
+//! # Devices of the `virtio-drivers` crate
+//!
+//! GPU, input, sound, socket and 9P devices are driven by that crate, over a [`hal`] of ours. They inherit its queue and
+//! stand **outside the trust rule**: a device may make them panic, spin or lose a wake-up.
+//!
+//! # References
+//!
+//! "VIRTIO 1.3 §n" is a section of *Virtual I/O Device (VIRTIO) Version 1.3*, OASIS.
+#![no_std]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod blk;
+pub mod console;
+mod device;
+pub mod features;
+mod fifo;
+pub mod hal;
+mod lane;
+pub mod net;
+pub mod pci;
+pub mod queue;
+pub mod rng;
+pub mod transport;
+
+pub use device::OpenOptions;

@@ -1,0 +1,151 @@
+//! The control queue. VIRTIO 1.3 §5.1.6.5
+
+use crate::lane::{Lane, Outcome};
+use crate::transport::VirtioTransport;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
+use paravirt_platform::{AllocError, Direction, DmaSlice, Interrupts, Segment};
+
+/// How long the device may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of the longest command: both address tables.
+const COMMAND_LEN: usize = 1024;
+/// Multicast addresses that can be set.
+pub(super) const MAX_MULTICAST: usize = 64;
+/// What the device writes when it has done as told. §5.1.6.5
+const ACK_OK: u64 = 0;
+const ACK_NONE: u64 = 0xff;
+
+/// Classes and commands.
+const RX_PROMISC: [u8; 2] = [0, 0];
+const RX_ALLMULTI: [u8; 2] = [0, 1];
+const MAC_TABLE_SET: [u8; 2] = [1, 0];
+const MAC_ADDR_SET: [u8; 2] = [1, 1];
+const ANNOUNCE_ACK: [u8; 2] = [3, 0];
+const MQ_PAIRS_SET: [u8; 2] = [4, 0];
+const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
+
+/// The control queue, one command at a time; each call waits for the device's answer.
+pub(super) struct Control<P: Interrupts, T: VirtioTransport> {
+    lane: Lane<P, T, DmaSlice<P>, ()>,
+    buffer: Option<DmaSlice<P>>,
+}
+
+impl<P: Interrupts, T: VirtioTransport> Control<P, T> {
+    pub fn new(lane: Lane<P, T, DmaSlice<P>, ()>) -> Result<Self, AllocError> {
+        let buffer = DmaSlice::alloc(lane.core().platform(), COMMAND_LEN)?;
+        Ok(Self { lane, buffer: Some(buffer) })
+    }
+
+    /// Takes back what a reset aborted, so that the device can restart.
+    pub fn recover(&mut self) -> Result<(), Fault> {
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? {
+            self.buffer = used.buffer;
+        }
+        Ok(())
+    }
+
+    fn command<'a>(
+        &mut self,
+        command: &'a [u8; 2],
+        parts: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<(), ControlError> {
+        self.recover()?;
+        // It is gone only where the device did not let go of it.
+        let mut buffer = self.buffer.take().ok_or(Fault::Timeout)?;
+        buffer.set_len(COMMAND_LEN);
+        let mut end = 0usize;
+        for part in [&command[..]].into_iter().chain(parts) {
+            let next = end.saturating_add(part.len());
+            match buffer.bytes_mut().get_mut(end..next) {
+                Some(to) => to.copy_from_slice(part),
+                None => {
+                    self.buffer = Some(buffer);
+                    return Err(ControlError::Refused);
+                }
+            }
+            end = next;
+        }
+        buffer.set_len(end);
+        let queue = self.lane.queue();
+        let (_, ack) = queue.area(queue.next_slot()).ok_or(ControlError::Unsupported)?;
+        let ack = [Segment { addr: ack, len: 1 }];
+        let sent = self.lane.submit(&[], Some(buffer), Direction::ToDevice, &ack, (), |_, area| {
+            if let Some([first, ..]) = area {
+                first.store(ACK_NONE, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        if let Err(refused) = sent {
+            self.buffer = refused.buffer;
+            return Err(ControlError::Refused);
+        }
+        self.lane.kick();
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<(), ControlError> {
+        let platform = self.lane.core().platform().clone();
+        let deadline = platform.now().saturating_add(TIMEOUT);
+        loop {
+            match self.lane.next()? {
+                Some(Outcome::Used(used)) => {
+                    self.buffer = used.buffer;
+                    let ack = self
+                        .lane
+                        .queue()
+                        .area(used.slot)
+                        .map(|(area, _)| area[0].load(Ordering::Relaxed) & 0xff);
+                    return if ack == Some(ACK_OK) { Ok(()) } else { Err(ControlError::Refused) };
+                }
+                Some(Outcome::Aborted(used)) => {
+                    self.buffer = used.buffer;
+                    return Err(ControlError::Faulted(Fault::Reset));
+                }
+                None if platform.now() >= deadline => {
+                    self.lane.reset_device()?;
+                    return Err(ControlError::Faulted(Fault::Timeout));
+                }
+                None => platform.relax(),
+            }
+        }
+    }
+
+    pub fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
+        let [promiscuous, all_multicast] = match mode {
+            ReceiveMode::Filtered => [0, 0],
+            ReceiveMode::AllMulticast => [0, 1],
+            ReceiveMode::Promiscuous => [1, 0],
+            _ => return Err(ControlError::Unsupported),
+        };
+        self.command(&RX_PROMISC, [&[promiscuous][..]])?;
+        self.command(&RX_ALLMULTI, [&[all_multicast][..]])
+    }
+
+    /// An empty table of unicast addresses, and `addresses` as that of multicast ones. §5.1.6.5.2
+    pub fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
+        if addresses.len() > MAX_MULTICAST {
+            return Err(ControlError::Refused);
+        }
+        let count = (addresses.len() as u32).to_le_bytes();
+        let lengths = [&[0; 4][..], &count[..]];
+        self.command(&MAC_TABLE_SET, lengths.into_iter().chain(addresses.iter().map(|mac| &mac.0[..])))
+    }
+
+    pub fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
+        self.command(&MAC_ADDR_SET, [&mac.0[..]])
+    }
+
+    pub fn announced(&mut self) -> Result<(), ControlError> {
+        self.command(&ANNOUNCE_ACK, [])
+    }
+
+    pub fn set_pairs(&mut self, pairs: u16) -> Result<(), ControlError> {
+        self.command(&MQ_PAIRS_SET, [&pairs.to_le_bytes()[..]])
+    }
+
+    pub fn set_guest_offloads(&mut self, features: u64) -> Result<(), ControlError> {
+        self.command(&GUEST_OFFLOADS_SET, [&features.to_le_bytes()[..]])
+    }
+}

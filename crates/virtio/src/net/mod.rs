@@ -1,0 +1,360 @@
+//! The network device. VIRTIO 1.3 §5.1
+
+pub mod config;
+mod control;
+pub mod header;
+mod rx;
+mod tx;
+
+pub use rx::VirtioRx;
+pub use tx::VirtioTx;
+
+use crate::device::{Core, OpenOptions};
+use crate::features::Features;
+use crate::fifo::Fifo;
+use crate::lane::{Draft, Wish};
+use crate::transport::{OpenError, VirtioTransport, read_config};
+use config::{CONFIG_FIELDS, NetConfig, NetFeatures};
+use control::{Control, MAX_MULTICAST};
+use core::task::Waker;
+use header::HEADER_LEN;
+use paravirt_device::{
+    Arm, ControlError, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, Notify, Offloads,
+    ReceiveMode,
+};
+use paravirt_platform::{DmaBuffer, DmaSlice, Either, Interrupts, PageArc, PageTable, ProcessorId};
+
+/// The most queue pairs that are used.
+pub const MAX_PAIRS: usize = 16;
+/// Bytes of an Ethernet header, and of a tag that may be in it.
+const ETHERNET_LEN: usize = 14;
+const VLAN_LEN: usize = 4;
+/// Bytes of a buffer where frames may come in several.
+const MERGEABLE_LEN: usize = 2048;
+/// The largest frame that is cut up: what the length of an IP packet can say, and its Ethernet header.
+const MAX_SEGMENTED: u32 = 65535 + 14;
+
+/// A pair of queues of a virtio network device.
+pub struct VirtioNetQueue<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+    rx: VirtioRx<P, T>,
+    tx: VirtioTx<P, T, B>,
+}
+
+impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<P, T, B> {
+    fn arm(&mut self) -> Arm {
+        match (self.rx.arm(), self.tx.arm()) {
+            (Arm::Armed, Arm::Armed) => Arm::Armed,
+            _ => Arm::Pending,
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.rx.lane().disarm();
+        self.tx.lane().disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.rx.lane().register(waker);
+        self.tx.lane().register(waker);
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueue<P, T, B> {
+    type Rx = VirtioRx<P, T>;
+    type Tx = VirtioTx<P, T, B>;
+
+    #[inline]
+    fn poll(&mut self) -> Result<(), Fault> {
+        let tx = self.tx.poll();
+        self.rx.poll().and(tx)
+    }
+
+    fn split(&mut self) -> (&mut VirtioRx<P, T>, &mut VirtioTx<P, T, B>) {
+        (&mut self.rx, &mut self.tx)
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioNetQueue<P, T, B> {
+    /// Resets both queues, alone where the device can do that: what was lent comes back through
+    /// [`sent`](paravirt_device::NetTx::sent), and what was received stays.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] where the device did not let go.
+    pub fn reset(&mut self) -> Result<(), Fault> {
+        self.tx.lane().reset_alone()?;
+        self.rx.lane().reset_alone()
+    }
+}
+
+/// What is set on the device, to be set again after a reset.
+struct Settings {
+    mode: Option<ReceiveMode>,
+    multicast: [MacAddr; MAX_MULTICAST],
+    multicast_len: usize,
+    mac: Option<MacAddr>,
+    pairs: u16,
+    offloads: Option<Offloads>,
+    generation: u32,
+}
+
+/// A virtio network device whose frames can be sent from buffers `B`.
+pub struct VirtioNet<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+    core: PageArc<P, Core<P, T>>,
+    control: Option<Control<P, T>>,
+    /// Not in line: a device is moved about, on stacks that may be small.
+    queues: PageTable<P, Option<VirtioNetQueue<P, T, B>>>,
+    features: NetFeatures,
+    info: NetInfo,
+    link: Link,
+    settings: Settings,
+    was_asked_to_announce: bool,
+    reported: Option<Fault>,
+}
+
+type RxDraft<P, T> = Draft<P, T, DmaSlice<P>, ()>;
+type TxDraft<P, T, B> = Draft<P, T, Either<DmaSlice<P>, B>, u64>;
+
+impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
+    /// Takes the device into service, with all its queues and with one pair in use; see
+    /// [`set_active_queues`](NetDevice::set_active_queues).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the device has then been reset.
+    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+        let choose = |offered| {
+            NetFeatures::choose(NetFeatures::from_bits_truncate(offered)).bits() | Features::SUPPORTED.bits()
+        };
+        let core = Core::open(platform, transport, choose)?;
+        let features = NetFeatures::from_bits_truncate(core.features());
+        let bytes = core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+        let config = config::parse(&bytes, features).ok_or(OpenError::Config)?;
+        let pairs = config.pairs.min(options.queues.clamp(1, MAX_PAIRS as u16));
+
+        let mut drafts = Fifo::new(platform, usize::from(pairs))?;
+        let indirect = options.segments.max(1).saturating_add(1);
+        let size = options.queue_size;
+        for index in 0..pairs {
+            let rx = Wish { index: index.wrapping_mul(2), size, indirect: 0, slot_areas: false };
+            let tx = Wish { index: rx.index.wrapping_add(1), size, indirect, slot_areas: true };
+            // There is room for all of them.
+            let _ = drafts.push((RxDraft::new(&core, &rx)?, TxDraft::<P, T, B>::new(&core, &tx)?));
+        }
+        // §5.1.2: behind all pairs that the device has, used or not.
+        let control = match features.contains(NetFeatures::CTRL_VQ) {
+            true => {
+                let index = config.pairs.wrapping_mul(2);
+                Some(RxDraft::new(&core, &Wish { index, size: 16, indirect: 2, slot_areas: true })?)
+            }
+            false => None,
+        };
+        let processors = options.processors.max(1);
+        Core::start(&core, |place| ProcessorId((place as u32 >> 1).checked_rem(processors).unwrap_or(0)))?;
+
+        let offloads = features.offloads();
+        let max_frame = usize::from(config.mtu).saturating_add(ETHERNET_LEN);
+        let is_merging = features.contains(NetFeatures::MRG_RXBUF);
+        let rx_len = if is_merging { MERGEABLE_LEN } else { max_frame.saturating_add(HEADER_LEN + VLAN_LEN) };
+        let mut queues = PageTable::new(platform, usize::from(pairs), |_| None)?;
+        let mut depth = u16::MAX;
+        for queue in queues.iter_mut() {
+            let Some((rx, tx)) = drafts.pop() else { break };
+            let (rx_size, tx_size) = (rx.depth(1), tx.depth(1));
+            depth = depth.min(rx_size).min(tx_size);
+            let mut rx = VirtioRx::new(rx.into_lane()?, rx_size, rx_len, is_merging)?;
+            let tx = VirtioTx::new(tx.into_lane()?, tx_size, max_frame, offloads)?;
+            let _ = rx.poll();
+            rx.publish();
+            *queue = Some(VirtioNetQueue { rx, tx });
+        }
+        let control =
+            control.map(|draft| Ok::<_, OpenError>(Control::new(draft.into_lane()?)?)).transpose()?;
+        let can_segment = offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6 | Offloads::TX_UDP);
+        let info = NetInfo {
+            // §5.1.4: without, the driver chooses one; locally administered.
+            mac: config.mac.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1])),
+            mtu: config.mtu,
+            queues: pairs,
+            depth,
+            offloads,
+            max_segmented: if can_segment { MAX_SEGMENTED } else { max_frame as u32 },
+            speed: config.speed,
+        };
+        let settings = Settings {
+            mode: None,
+            multicast: [MacAddr::default(); MAX_MULTICAST],
+            multicast_len: 0,
+            mac: None,
+            pairs: 1,
+            offloads: None,
+            generation: core.generation(),
+        };
+        let mut net = Self {
+            core,
+            control,
+            queues,
+            features,
+            info,
+            link: config.link,
+            settings,
+            was_asked_to_announce: false,
+            reported: None,
+        };
+        net.take_config(&config);
+        Ok(net)
+    }
+
+    fn control(&mut self, needs: NetFeatures) -> Result<&mut Control<P, T>, ControlError> {
+        match &mut self.control {
+            Some(control) if self.features.contains(needs) => Ok(control),
+            _ => Err(ControlError::Unsupported),
+        }
+    }
+
+    /// Takes over what changed; the event to report.
+    fn take_config(&mut self, config: &NetConfig) -> Option<NetEvent> {
+        if config.announce && !self.was_asked_to_announce {
+            self.was_asked_to_announce = true;
+            return Some(NetEvent::Announce);
+        }
+        if config.link != self.link {
+            self.link = config.link;
+            return Some(NetEvent::Link(config.link));
+        }
+        match config.mac {
+            Some(mac) if mac != self.info.mac && self.settings.mac.is_none() => {
+                self.info.mac = mac;
+                Some(NetEvent::Mac(mac))
+            }
+            _ => None,
+        }
+    }
+
+    /// Sets everything again that a reset of the device has undone. What the device refuses now it has taken before; the
+    /// next call that sets it says so.
+    fn restore(&mut self) {
+        let generation = self.core.generation();
+        if self.settings.generation == generation || self.core.fault().is_some() {
+            return;
+        }
+        self.settings.generation = generation;
+        let _ = self.control.as_mut().map(Control::recover);
+        if let Some(mode) = self.settings.mode {
+            let _ = self.set_receive_mode(mode);
+        }
+        let Settings { multicast, multicast_len, mac, pairs, offloads, .. } = self.settings;
+        if let Some(addresses) = multicast.get(..multicast_len).filter(|list| !list.is_empty()) {
+            let _ = self.set_multicast(addresses);
+        }
+        if let Some(mac) = mac {
+            let _ = self.set_mac(mac);
+        }
+        if pairs > 1 {
+            let _ = self.set_active_queues(pairs);
+        }
+        if let Some(offloads) = offloads {
+            let _ = self.set_offloads(offloads);
+        }
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T, B> {
+    type Queue = VirtioNetQueue<P, T, B>;
+
+    fn info(&self) -> NetInfo {
+        self.info
+    }
+
+    fn link(&self) -> Link {
+        self.link
+    }
+
+    fn take_queue(&mut self, index: u16) -> Option<VirtioNetQueue<P, T, B>> {
+        self.queues.get_mut(usize::from(index))?.take()
+    }
+
+    fn poll_event(&mut self) -> Option<NetEvent> {
+        if let Some(control) = &mut self.control {
+            // After a reset it has to report in like every queue.
+            let _ = control.recover();
+        }
+        let changed = self.core.take_config_change();
+        if self.core.fault() == Some(Fault::Reset) {
+            // Pairs that nobody has taken have to report in as well.
+            for queue in self.queues.iter_mut().flatten() {
+                let _ = queue.poll();
+            }
+        }
+        if let Some(fault) = self.core.fault() {
+            if fault != Fault::Reset && self.reported != Some(fault) {
+                self.reported = Some(fault);
+                return Some(NetEvent::Faulted(fault));
+            }
+            return None;
+        }
+        self.restore();
+        if !changed {
+            return None;
+        }
+        let bytes = self.core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+        let config = config::parse(&bytes, self.features)?;
+        let event = self.take_config(&config);
+        if event.is_some() {
+            // There may be more than one.
+            self.core.look_again();
+        }
+        event
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.core.config_cell().register(waker);
+    }
+
+    fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {
+        if queues == 0 || queues > self.info.queues {
+            return Err(ControlError::Unsupported);
+        }
+        if queues > 1 || self.settings.pairs > 1 {
+            self.control(NetFeatures::MQ)?.set_pairs(queues)?;
+        }
+        self.settings.pairs = queues;
+        Ok(())
+    }
+
+    fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
+        self.control(NetFeatures::CTRL_RX)?.set_receive_mode(mode)?;
+        self.settings.mode = Some(mode);
+        Ok(())
+    }
+
+    fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
+        self.control(NetFeatures::CTRL_RX)?.set_multicast(addresses)?;
+        self.settings.multicast_len = addresses.len();
+        self.settings.multicast.iter_mut().zip(addresses).for_each(|(to, from)| *to = *from);
+        Ok(())
+    }
+
+    fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
+        self.control(NetFeatures::CTRL_MAC_ADDR)?.set_mac(mac)?;
+        self.settings.mac = Some(mac);
+        self.info.mac = mac;
+        Ok(())
+    }
+
+    fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError> {
+        let rx = Offloads::RX_CHECKSUM | Offloads::RX_TCP4 | Offloads::RX_TCP6 | Offloads::RX_UDP;
+        let wanted = offloads & rx & self.features.offloads();
+        let features = NetFeatures::guest_offloads(wanted) & self.features;
+        self.control(NetFeatures::CTRL_GUEST_OFFLOADS)?.set_guest_offloads(features.bits())?;
+        self.settings.offloads = Some(offloads);
+        self.info.offloads = self.info.offloads.difference(rx) | wanted;
+        Ok(())
+    }
+
+    fn announced(&mut self) -> Result<(), ControlError> {
+        self.control(NetFeatures::GUEST_ANNOUNCE)?.announced()?;
+        self.was_asked_to_announce = false;
+        Ok(())
+    }
+}

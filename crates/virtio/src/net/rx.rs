@@ -1,0 +1,223 @@
+//! The receiving side: buffers that wait on the device, and frames that came in. VIRTIO 1.3 §5.1.6.3
+
+use super::header::{self, HEADER_LEN};
+use crate::fifo::Fifo;
+use crate::lane::{Lane, Outcome};
+use crate::transport::VirtioTransport;
+use paravirt_device::{Arm, Fault, NetRx, RxFrame, RxMeta};
+use paravirt_platform::{AllocError, Direction, DmaSlice, Interrupts};
+
+/// A buffer that came in.
+struct Part<P: Interrupts> {
+    buffer: DmaSlice<P>,
+    /// Where its bytes begin and end in the buffer.
+    start: usize,
+    end: usize,
+    /// Of the first buffer of a frame: what is known of the frame, complete once all its parts are here.
+    frame: RxFrame,
+}
+
+/// The receiving side of a queue pair.
+pub struct VirtioRx<P: Interrupts, T: VirtioTransport> {
+    lane: Lane<P, T, DmaSlice<P>, ()>,
+    ready: Fifo<P, Part<P>>,
+    /// Buffers that are not with the device.
+    spare: Fifo<P, DmaSlice<P>>,
+    /// Parts of frames that are complete, and how many parts the last frame still lacks.
+    complete: usize,
+    missing: u16,
+    /// Parts of that last frame that are here, and their bytes.
+    partial: u16,
+    partial_len: usize,
+    is_merging: bool,
+    /// Buffers given to the device since it was told last.
+    unpublished: usize,
+    batch: usize,
+}
+
+impl<P: Interrupts, T: VirtioTransport> VirtioRx<P, T> {
+    /// `count` buffers of `len` bytes each, handed to the device at the first [`poll`](Self::poll).
+    pub(super) fn new(
+        lane: Lane<P, T, DmaSlice<P>, ()>,
+        count: u16,
+        len: usize,
+        is_merging: bool,
+    ) -> Result<Self, AllocError> {
+        let platform = lane.core().platform().clone();
+        let count = usize::from(count);
+        let mut spare = Fifo::new(&platform, count)?;
+        let ready = Fifo::new(&platform, count)?;
+        DmaSlice::alloc_many(&platform, count, len, |slice| {
+            // There is room for `count`.
+            let _ = spare.push(slice);
+        })?;
+        let batch = (count >> 2).max(1);
+        let (complete, missing, partial, partial_len, unpublished) = (0, 0, 0, 0, 0);
+        Ok(Self {
+            lane,
+            ready,
+            spare,
+            complete,
+            missing,
+            partial,
+            partial_len,
+            is_merging,
+            unpublished,
+            batch,
+        })
+    }
+
+    pub(super) fn lane(&mut self) -> &mut Lane<P, T, DmaSlice<P>, ()> {
+        &mut self.lane
+    }
+
+    /// Takes in what the device has filled, and gives it what is spare.
+    #[inline]
+    pub(super) fn poll(&mut self) -> Result<(), Fault> {
+        let result = loop {
+            match self.lane.next() {
+                Ok(None) => break Ok(()),
+                Ok(Some(Outcome::Used(used))) => {
+                    let Some(buffer) = used.buffer else { continue };
+                    if self.take_in(buffer, used.len).is_err() {
+                        self.lane.fail(Fault::Protocol);
+                    }
+                }
+                Ok(Some(Outcome::Aborted(used))) => {
+                    self.drop_partial();
+                    if let Some(buffer) = used.buffer {
+                        let _ = self.spare.push(buffer);
+                    }
+                }
+                Err(fault) => {
+                    self.drop_partial();
+                    break Err(fault);
+                }
+            }
+        };
+        self.refill();
+        if self.unpublished >= self.batch {
+            self.publish();
+        }
+        result
+    }
+
+    /// Takes in a buffer of which the device has written `len` bytes.
+    fn take_in(&mut self, buffer: DmaSlice<P>, len: u32) -> Result<(), Fault> {
+        let end = len as usize;
+        let mut start = 0;
+        let mut frame = RxFrame { len: 0, segments: 1, meta: RxMeta::default() };
+        let mut fault = None;
+        if self.missing == 0 {
+            match buffer.bytes().first_chunk::<HEADER_LEN>() {
+                Some(bytes) if end >= HEADER_LEN => {
+                    let (meta, buffers) = header::parse(bytes);
+                    // VIRTIO 1.3 §5.1.6.1: without mergeable buffers it is always one.
+                    let buffers = if self.is_merging { buffers } else { 1 };
+                    frame = RxFrame { len: 0, segments: buffers, meta };
+                    start = HEADER_LEN;
+                    let most = self
+                        .spare
+                        .len()
+                        .saturating_add(usize::from(self.lane.queue().in_flight()))
+                        .saturating_add(1);
+                    if buffers == 0 || usize::from(buffers) > most {
+                        fault = Some(Fault::Protocol);
+                    }
+                    self.missing = buffers.max(1);
+                    self.partial_len = 0;
+                }
+                _ => fault = Some(Fault::Protocol),
+            }
+        }
+        if let Some(fault) = fault {
+            self.missing = 0;
+            let _ = self.spare.push(buffer);
+            return Err(fault);
+        }
+        self.partial_len = self.partial_len.saturating_add(end.saturating_sub(start));
+        // Every buffer is in one place only, so there is room.
+        let _ = self.ready.push(Part { buffer, start, end, frame });
+        self.partial = self.partial.wrapping_add(1);
+        self.missing = self.missing.wrapping_sub(1);
+        if self.missing == 0 {
+            let total = self.partial_len;
+            if let Some(first) = self.ready.get_mut(self.complete) {
+                first.frame.len = total;
+            }
+            self.complete = self.complete.saturating_add(usize::from(self.partial));
+            self.partial = 0;
+        }
+        Ok(())
+    }
+
+    /// Gives up the frame of which parts are missing: they will not come.
+    fn drop_partial(&mut self) {
+        while self.partial > 0 {
+            self.partial = self.partial.wrapping_sub(1);
+            if let Some(part) = self.ready.pop_back() {
+                let _ = self.spare.push(part.buffer);
+            }
+        }
+        self.missing = 0;
+    }
+
+    fn refill(&mut self) {
+        while self.lane.fault().is_none()
+            && self.lane.queue().has_room(1)
+            && let Some(buffer) = self.spare.pop()
+        {
+            if let Err(refused) =
+                self.lane.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()))
+            {
+                if let Some(buffer) = refused.buffer {
+                    let _ = self.spare.push(buffer);
+                }
+                return;
+            }
+            self.unpublished = self.unpublished.wrapping_add(1);
+        }
+    }
+
+    /// Tells the device of the buffers that it was given.
+    pub(super) fn publish(&mut self) {
+        if self.unpublished > 0 {
+            self.unpublished = 0;
+            self.lane.kick();
+        }
+    }
+
+    pub(super) fn arm(&mut self) -> Arm {
+        self.refill();
+        self.publish();
+        self.lane.arm()
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> NetRx for VirtioRx<P, T> {
+    #[inline]
+    fn front(&self) -> Option<RxFrame> {
+        if self.complete == 0 { None } else { self.ready.get(0).map(|part| part.frame) }
+    }
+
+    #[inline]
+    fn segment(&mut self, index: u16) -> Option<&mut [u8]> {
+        if index >= self.front()?.segments {
+            return None;
+        }
+        let part = self.ready.get_mut(usize::from(index))?;
+        part.buffer.bytes_mut().get_mut(part.start..part.end)
+    }
+
+    #[inline]
+    fn pop(&mut self) {
+        let Some(frame) = self.front() else { return };
+        for _ in 0..frame.segments {
+            if let Some(part) = self.ready.pop() {
+                self.complete = self.complete.saturating_sub(1);
+                let _ = self.spare.push(part.buffer);
+            }
+        }
+        self.refill();
+    }
+}

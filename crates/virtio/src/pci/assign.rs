@@ -1,0 +1,125 @@
+//! Addresses for BARs that firmware left without.
+
+/// A range of physical addresses that the host bridge forwards to PCI.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Window {
+    /// The first address.
+    pub start: u64,
+    /// The one behind the last; not below `start`.
+    pub end: u64,
+}
+
+/// The windows of one host bridge, and how far each has been given out.
+///
+/// Addresses are handed out upwards from the highest that is in use.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    windows: [Option<Window>; 8],
+}
+
+/// Below this, an address fits a 32-bit BAR and a bridge's memory window.
+const FOUR_GIB: u64 = 1 << 32;
+
+impl Windows {
+    /// No window: BARs without address stay so.
+    pub const fn new() -> Self {
+        Self { windows: [None; 8] }
+    }
+
+    /// Adds a window; `false` where it is empty or there are eight already. One that reaches over 4 GiB is cut there.
+    pub fn add(&mut self, window: Window) -> bool {
+        if window.start < FOUR_GIB && window.end > FOUR_GIB {
+            let low = self.add(Window { end: FOUR_GIB, ..window });
+            return self.add(Window { start: FOUR_GIB, ..window }) && low;
+        }
+        match self.windows.iter_mut().find(|w| w.is_none()) {
+            Some(free) if window.start < window.end => {
+                *free = Some(window);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Says that `start` to `start + size` is in use: nothing is given out up to there.
+    pub fn reserve(&mut self, start: u64, size: u64) {
+        let end = start.saturating_add(size);
+        for window in self.windows.iter_mut().flatten() {
+            if start < window.end && end > window.start {
+                window.start = end.min(window.end);
+            }
+        }
+    }
+
+    /// Gives out `size` bytes, a power of two, aligned to themselves: below 4 GiB if there is room, and only there unless
+    /// `wide`.
+    pub fn take(&mut self, size: u64, wide: Wide) -> Option<u64> {
+        let low = |w: &Window| w.end <= FOUR_GIB;
+        self.take_where(size, low).or_else(|| match wide {
+            Wide::Yes => self.take_where(size, |w| !low(w)),
+            Wide::No => None,
+        })
+    }
+
+    fn take_where(&mut self, size: u64, which: impl Fn(&Window) -> bool) -> Option<u64> {
+        self.windows.iter_mut().flatten().filter(|w| which(w)).find_map(|window| {
+            let start = window.start.checked_next_multiple_of(size)?;
+            let end = start.checked_add(size)?;
+            if end > window.end {
+                return None;
+            }
+            window.start = end;
+            Some(start)
+        })
+    }
+
+    /// Moves every window on to a multiple of `to`, so that what comes next shares no such unit with what came before.
+    pub fn align(&mut self, to: u64) {
+        for window in self.windows.iter_mut().flatten() {
+            window.start = window.start.checked_next_multiple_of(to).unwrap_or(window.end).min(window.end);
+        }
+    }
+
+    /// How far the windows below (`false`) and above 4 GiB have been given out: for each, the lowest cursor and window.
+    pub(super) fn cursors(&self) -> [Option<Window>; 8] {
+        self.windows
+    }
+}
+
+/// Whether an address above 4 GiB will do.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Wide {
+    /// It will.
+    Yes,
+    /// It will not.
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_aligned_disjoint_and_below_four_gib_first() {
+        let mut windows = Windows::new();
+        assert!(windows.add(Window { start: 0xfff0_1000, end: 0x2_0000_0000 }));
+        windows.reserve(0xfff0_2000, 0x1000);
+        assert_eq!(windows.take(0x4000, Wide::Yes), Some(0xfff0_4000));
+        assert_eq!(windows.take(0x1000, Wide::No), Some(0xfff0_8000));
+        assert_eq!(windows.take(0x10_0000, Wide::No), None);
+        assert_eq!(windows.take(0x10_0000, Wide::Yes), Some(0x1_0000_0000));
+        windows.align(0x10_0000);
+        assert_eq!(windows.take(0x1000, Wide::No), None);
+        assert_eq!(windows.take(0x1000, Wide::Yes), Some(0x1_0010_0000));
+    }
+
+    #[test]
+    fn the_end_of_the_address_space_is_no_wrap() {
+        let mut windows = Windows::new();
+        assert!(windows.add(Window { start: u64::MAX - 0x1000, end: u64::MAX }));
+        assert_eq!(windows.take(0x2000, Wide::Yes), None);
+        windows.align(0x10_0000);
+        assert_eq!(windows.take(1, Wide::Yes), None);
+        assert!(!windows.add(Window { start: 5, end: 5 }));
+    }
+}

@@ -1,0 +1,102 @@
+use super::VirtioTransport;
+use crate::{features::Features, queue::Quiesced};
+use core::{fmt, time::Duration};
+use paravirt_device::Fault;
+use paravirt_platform::{AllocError, Platform};
+use virtio_drivers::transport::DeviceStatus;
+
+/// How long a device may take to confirm a reset.
+const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a device was not taken into service. It has been reset and, where it answered at all, marked as failed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// It offers the legacy interface only.
+    Legacy,
+    /// It did not keep FEATURES_OK: it does not want the features that it offers.
+    FeaturesRefused,
+    /// It did not confirm a reset in time.
+    Timeout,
+    /// It does not answer: its registers read as all ones.
+    Absent,
+    /// A queue that the driver needs is missing, or was not accepted.
+    Queue,
+    /// Its configuration is not what the specification allows.
+    Config,
+    /// There is no memory for it.
+    Memory,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Legacy => "it has the legacy interface only",
+            Self::FeaturesRefused => "it refuses the features that it offers",
+            Self::Timeout => "it does not confirm a reset",
+            Self::Absent => "it does not answer",
+            Self::Queue => "it lacks a queue or refuses one",
+            Self::Config => "its configuration is invalid",
+            Self::Memory => "there is no memory for it",
+        })
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+/// Resets the device and waits until it says so. A device that is gone counts as reset.
+///
+/// VIRTIO 1.3 §2.4.1, §4.1.4.3.2
+pub(crate) fn reset<P: Platform, T: VirtioTransport>(
+    platform: &P,
+    transport: &mut T,
+) -> (Option<Quiesced>, Option<Fault>) {
+    let deadline = platform.now().saturating_add(RESET_TIMEOUT);
+    transport.set_status(DeviceStatus::empty());
+    loop {
+        if transport.get_status().is_empty() {
+            // SAFETY: the device reads back as reset, and a device that is reset accesses no queue.
+            return (Some(unsafe { Quiesced::new() }), None);
+        }
+        if !transport.is_present() {
+            // SAFETY: there is no device any more that could access a queue.
+            return (Some(unsafe { Quiesced::new() }), Some(Fault::Removed));
+        }
+        if platform.now() >= deadline {
+            return (None, Some(Fault::Timeout));
+        }
+        platform.relax();
+    }
+}
+
+/// Brings a device that was reset to the point where queues can be set up; returns the features in force: those that
+/// `choose` wants of what is offered, always with VERSION_1.
+///
+/// VIRTIO 1.3 §3.1.1
+pub(crate) fn negotiate<T: VirtioTransport>(
+    transport: &mut T,
+    choose: impl FnOnce(u64) -> u64,
+) -> Result<u64, OpenError> {
+    transport.set_status(DeviceStatus::ACKNOWLEDGE);
+    transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
+    let offered = transport.read_device_features();
+    if offered & Features::VERSION_1.bits() == 0 {
+        transport.set_status(DeviceStatus::FAILED);
+        return Err(OpenError::Legacy);
+    }
+    let features = offered & (choose(offered) | Features::VERSION_1.bits());
+    transport.write_driver_features(features);
+    let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
+    transport.set_status(status);
+    if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+        transport.set_status(status.difference(DeviceStatus::FEATURES_OK) | DeviceStatus::FAILED);
+        return Err(OpenError::FeaturesRefused);
+    }
+    Ok(features)
+}

@@ -1,0 +1,164 @@
+//! The PCI capabilities of a virtio device, parsed from its configuration space: pure, total, fuzzed.
+
+/// Where a structure of the device lies. VIRTIO 1.3 §4.1.4
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Structure {
+    /// The base address register, 0 to 5.
+    pub bar: u8,
+    /// Bytes from the start of the BAR; `offset + length` does not overflow 32 bits.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+/// The MSI-X capability. PCI 3.0 §6.8.2
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Msix {
+    /// Where the capability is in configuration space.
+    pub position: u8,
+    /// How many entries the table has, 1 to 2048.
+    pub entries: u16,
+    /// Where the table is.
+    pub table: Structure,
+}
+
+/// What the capabilities of a modern virtio device say.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct VirtioCaps {
+    /// The common configuration; at least [`COMMON_LEN`] bytes.
+    pub common: Structure,
+    /// The doorbells; at least 2 bytes.
+    pub notify: Structure,
+    /// Bytes between doorbells.
+    pub notify_multiplier: u32,
+    /// The interrupt status; at least 1 byte.
+    pub isr: Structure,
+    /// The device's own configuration, where it has one.
+    pub device: Option<Structure>,
+    /// MSI-X, where it has it.
+    pub msix: Option<Msix>,
+}
+
+/// Bytes of the common configuration up to and with `queue_device`. VIRTIO 1.3 §4.1.4.3
+pub const COMMON_LEN: u32 = 56;
+
+const CAP_VENDOR: u8 = 0x09;
+const CAP_MSIX: u8 = 0x11;
+const STATUS_CAPABILITIES: u32 = 1 << 20;
+
+/// Reads the capabilities through `read`, which gives the aligned 32-bit word of configuration space at an offset.
+///
+/// Of several structures of one kind the first that is usable counts (§4.1.4.1). `None` where one that every modern device
+/// has is missing or too short. The walk ends after as many steps as a list without a loop can have.
+pub fn parse(read: impl Fn(u8) -> u32) -> Option<VirtioCaps> {
+    if read(0x04) & STATUS_CAPABILITIES == 0 {
+        return None;
+    }
+    let (mut common, mut notify, mut isr, mut device, mut msix) = (None, None, None, None, None);
+    let mut at = (read(0x34) & 0xfc) as u8;
+    for _ in 0..48 {
+        if at < 0x40 {
+            break;
+        }
+        let word = |i: u8| at.checked_add(i).map_or(u32::MAX, &read);
+        let [id, next, len, kind] = word(0).to_le_bytes();
+        match id {
+            CAP_VENDOR if len >= 16 => {
+                let found = structure((word(4) & 0xff) as u8, word(8), word(12));
+                match (kind, found) {
+                    (1, Some(s)) if common.is_none() && s.length >= COMMON_LEN => common = Some(s),
+                    (2, Some(s)) if notify.is_none() && len >= 20 && s.length >= 2 => {
+                        notify = Some((s, word(16)))
+                    }
+                    (3, Some(s)) if isr.is_none() && s.length >= 1 => isr = Some(s),
+                    (4, Some(s)) if device.is_none() && s.length >= 1 => device = Some(s),
+                    _ => {}
+                }
+            }
+            CAP_MSIX if msix.is_none() => {
+                let entries = ((word(0) >> 16) & 0x7ff) as u16;
+                let entries = entries.wrapping_add(1);
+                let table = word(4);
+                let found = structure((table & 7) as u8, table & !7, u32::from(entries).wrapping_mul(16));
+                msix = found.map(|table| Msix { position: at, entries, table });
+            }
+            _ => {}
+        }
+        at = next & 0xfc;
+    }
+    let (notify, notify_multiplier) = notify?;
+    Some(VirtioCaps { common: common?, notify, notify_multiplier, isr: isr?, device, msix })
+}
+
+fn structure(bar: u8, offset: u32, length: u32) -> Option<Structure> {
+    offset.checked_add(length)?;
+    (bar < 6).then_some(Structure { bar, offset, length })
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+
+    /// A configuration space with `caps` one behind the other from 0x40 on.
+    fn space(caps: &[&[u8]]) -> [u8; 256] {
+        let mut space = [0; 256];
+        space[6] = 0x10;
+        let mut at = 0x40;
+        space[0x34] = at as u8;
+        for (i, cap) in caps.iter().enumerate() {
+            let next = (at + cap.len()).next_multiple_of(4);
+            space[at..at + cap.len()].copy_from_slice(cap);
+            space[at + 1] = if i + 1 < caps.len() { next as u8 } else { 0 };
+            at = next;
+        }
+        space
+    }
+
+    fn parse_space(space: &[u8; 256]) -> Option<VirtioCaps> {
+        parse(|at| u32::from_le_bytes(space[usize::from(at & 0xfc)..][..4].try_into().unwrap()))
+    }
+
+    fn cap(kind: u8, bar: u8, offset: u32, length: u32) -> [u8; 20] {
+        let mut cap = [9, 0, 20, kind, bar, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0];
+        cap[8..12].copy_from_slice(&offset.to_le_bytes());
+        cap[12..16].copy_from_slice(&length.to_le_bytes());
+        cap
+    }
+
+    #[test]
+    fn finds_each_structure_and_takes_the_first_usable() {
+        let msix = [0x11, 0, 3, 0x80, 1, 0x10, 0, 0, 1, 0x20, 0, 0];
+        let caps: [&[u8]; 6] = [
+            &cap(1, 7, 0, 64),
+            &cap(1, 4, 0, 56),
+            &cap(2, 4, 0x3000, 0x1000),
+            &cap(3, 4, 0x1000, 1),
+            &cap(4, 4, 0x2000, 0x100),
+            &msix,
+        ];
+        let caps = parse_space(&space(&caps)).unwrap();
+        assert_eq!(caps.common, Structure { bar: 4, offset: 0, length: 56 });
+        assert_eq!(caps.notify_multiplier, 4);
+        assert_eq!(caps.device.unwrap().offset, 0x2000);
+        let table = Structure { bar: 1, offset: 0x1000, length: 64 };
+        assert_eq!(caps.msix, Some(Msix { position: 0xa4, entries: 4, table }));
+    }
+
+    #[test]
+    fn refuses_what_overflows_is_short_or_loops() {
+        let good: [&[u8]; 3] = [&cap(1, 0, 0, 56), &cap(2, 0, 64, 4), &cap(3, 0, 128, 1)];
+        assert!(parse_space(&space(&good)).is_some());
+        for bad in [cap(1, 0, 0, 55), cap(1, 0, u32::MAX, 56), cap(1, 0, u32::MAX - 55, 57), cap(1, 6, 0, 56)]
+        {
+            assert_eq!(parse_space(&space(&[&bad, good[1], good[2]])), None);
+        }
+        let mut looping = space(&good);
+        looping[0x41] = 0x40;
+        assert_eq!(parse_space(&looping), None);
+        let mut without = space(&good);
+        without[6] = 0;
+        assert_eq!(parse_space(&without), None);
+        assert_eq!(parse_space(&[0xff; 256]), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! `cargo xtask bench`: numbers, no verdict.
+
+use crate::guest::Machine;
+use crate::{kernel, tools};
+use anyhow::{Context, Result};
+use std::fs::File;
+use std::process::Command;
+
+/// Instructions that callgrind counts below the function whose name contains `function`, in a run of `program`.
+fn instructions(program: &str, words: &[&str], function: &str) -> Result<u64> {
+    let out = tempfile::NamedTempFile::new()?;
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--quiet", &format!("--toggle-collect=*{function}*")]);
+    command.arg(format!("--callgrind-out-file={}", out.path().display())).arg(program).args(words);
+    tools::run(&mut command)?;
+    let text = std::fs::read_to_string(out.path())?;
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    total.and_then(|n| n.trim().parse().ok()).context("callgrind said no total")
+}
+
+pub fn bench() -> Result<()> {
+    tools::need("valgrind", "valgrind")?;
+    println!("in process, release build, instructions in the driver for one request (callgrind)");
+    tools::run(&mut tools::cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "-p",
+        "paravirt-testhost",
+        "--bin",
+        "ring-bench",
+    ]))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), Into::into);
+    let program = target.join("release/ring-bench").display().to_string();
+    println!("{:36} {:>8} {:>8} {:>8} {:>8}", "part", "batch", "instr.", "kicks", "allocs");
+    for part in ["queue-indirect", "queue-direct", "queue-packed", "block", "peer-queue", "peer-block"] {
+        for batch in [1u64, 16] {
+            let rounds = 2000u64;
+            let words = [part, &batch.to_string(), &rounds.to_string()];
+            let twice = [part, &batch.to_string(), &(2 * rounds).to_string()];
+            // The difference of two runs: what is not a request falls out.
+            let count = instructions(&program, &twice, "driver_side")?
+                - instructions(&program, &words, "driver_side")?;
+            let output = Command::new(&program).args(words).output()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let field = |key: &str| {
+                let word = text.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+                word.unwrap_or("?").to_string()
+            };
+            println!(
+                "{part:36} {batch:>8} {:>8} {:>8} {:>8}",
+                count / (rounds * batch),
+                field("kicks"),
+                field("allocations")
+            );
+        }
+    }
+    tools::run(Command::new(&program).arg("ratio"))?;
+
+    tools::need_qemu()?;
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("disk.img");
+    File::create(&disk)?.set_len(64 << 20)?;
+    println!("in the guest, under QEMU without hardware virtualisation");
+    for words in ["bench", "bench peer"] {
+        let mut machine = Machine::new(&kernel::build()?, "q35", 1, "512M");
+        machine.add(&format!(
+            "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
+            disk.display()
+        ));
+        machine.command_line = words.into();
+        machine.run(|line| {
+            if line.starts_with("bench=") && line.contains(" end ") || line.starts_with("bench=boot") {
+                println!("  {line}");
+            }
+        })?;
+    }
+    Ok(())
+}

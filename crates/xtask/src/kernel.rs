@@ -1,0 +1,20 @@
+//! The example kernel, built for running.
+
+use crate::tools;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+/// Builds the kernel; where its ELF is.
+pub fn build() -> Result<PathBuf> {
+    tools::run(&mut tools::cargo(&["build", "--quiet", "--release", "--package", "paravirt-kernel"]))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), PathBuf::from);
+    Ok(target.join("release/paravirt-kernel"))
+}
+
+/// Builds the kernel and leaves its ELF at `target/paravirt.elf`.
+pub fn image() -> Result<PathBuf> {
+    let path = tools::root().join("target/paravirt.elf");
+    std::fs::copy(build()?, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}

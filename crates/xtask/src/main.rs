@@ -1,0 +1,63 @@
+//! paravirt's developer commands. `cargo xtask --help` lists them.
+
+mod bench;
+mod fuzz;
+mod guest;
+mod image;
+mod kernel;
+mod matrix;
+mod qmp;
+mod run;
+mod serve;
+mod tap;
+mod test;
+mod tools;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "paravirt's developer commands", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Boot the example kernel, let it read a disk and fetch a page, and say how that went
+    Run(run::Options),
+    /// Build the example kernel and leave its ELF at a stated path
+    Image,
+    /// Format, lints, documentation, unit and property tests, fuzz targets, the kernel under QEMU
+    Test(test::Options),
+    /// Count instructions, kicks and allocations, and measure the kernel under QEMU; no verdict
+    Bench,
+    /// Fuzz the parsers of host-written bytes
+    Fuzz(fuzz::Options),
+    /// Build the documentation of all crates
+    Doc,
+    /// Serve the files of a directory over HTTP
+    #[command(hide = true)]
+    Serve(serve::Options),
+}
+
+fn main() -> ExitCode {
+    let result: Result<()> = match Cli::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Image => kernel::image().map(|path| println!("{}", path.display())),
+        Command::Test(options) => test::test(&options),
+        Command::Bench => bench::bench(),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Doc => test::doc(),
+        Command::Serve(options) => serve::serve_forever(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The kernel under QEMU, over a matrix of machines, queues and devices.
+
+use crate::guest::{Machine, Transcript};
+use crate::qmp::Qmp;
+use crate::{image, serve, tap, tools};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const MIB: u64 = 1 << 20;
+const DISK1: u64 = 16 * MIB;
+
+/// A machine with two disks, a card and an entropy device on which the kernel does its usual work.
+#[derive(Copy, Clone)]
+struct Usual {
+    name: &'static str,
+    machine: &'static str,
+    /// Properties of every virtio device.
+    props: &'static str,
+    queues: u16,
+    cpus: u16,
+    block: u16,
+    kernel: &'static str,
+    /// Properties that this QEMU must have.
+    needs: &'static str,
+}
+
+const fn usual(
+    name: &'static str,
+    machine: &'static str,
+    props: &'static str,
+    queues: u16,
+    cpus: u16,
+    block: u16,
+) -> Usual {
+    Usual { name, machine, props, queues, cpus, block, kernel: "", needs: "" }
+}
+
+const USUAL: &[Usual] = &[
+    usual("q35 split", "q35", "", 4, 2, 512),
+    usual("q35 packed", "q35", ",packed=on", 4, 2, 4096),
+    usual("q35 packed without MSI-X", "q35", ",packed=on,vectors=0", 1, 2, 512),
+    usual("pc packed, one queue", "pc", ",packed=on", 1, 1, 512),
+    usual("pc transitional, one queue", "pc", ",disable-legacy=off,disable-modern=off", 1, 1, 512),
+    usual("pc without MSI-X, four queues", "pc", ",vectors=0", 4, 2, 4096),
+    usual("q35 few messages", "q35", ",vectors=2", 4, 2, 512),
+    usual("q35 direct descriptors", "q35", ",indirect_desc=off", 1, 1, 512),
+    usual(
+        "q35 packed, direct, no event index",
+        "q35",
+        ",packed=on,indirect_desc=off,event_idx=off",
+        4,
+        2,
+        512,
+    ),
+    usual("pc no event index", "pc", ",event_idx=off", 1, 1, 512),
+    usual("microvm acpi=on", "microvm,acpi=on", "", 1, 2, 512),
+    usual("microvm acpi=off", "microvm,acpi=off", "", 1, 1, 4096),
+    Usual { needs: "in_order", ..usual("pc in order", "pc", ",in_order=on", 1, 1, 512) },
+    Usual { needs: "in_order", ..usual("q35 packed in order", "q35", ",packed=on,in_order=on", 4, 2, 512) },
+    Usual { kernel: "cpus=1", ..usual("q35 one of two processors", "q35", "", 4, 2, 512) },
+    Usual { kernel: "queue-size=8", ..usual("q35 small queues", "q35", "", 1, 1, 512) },
+];
+
+/// What all cases share.
+struct Bench {
+    kernel: PathBuf,
+    tree: PathBuf,
+    ext4: PathBuf,
+    folder: PathBuf,
+    port: u16,
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+}
+
+type Case<'a> = (String, Box<dyn Fn() -> Result<Outcome> + Send + Sync + 'a>);
+
+/// Runs the matrix; how many passed and what was skipped.
+pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("tree");
+    image::make_tree(&tree)?;
+    let ext4 = folder.path().join("disk0.img");
+    image::make_ext4(&tree, &ext4)?;
+    let server = serve::start(&tree)?;
+    let bench = Bench { kernel: kernel.into(), tree, ext4, folder: folder.path().into(), port: server.port };
+    let mut cases: Vec<Case<'_>> = vec![];
+    for (i, case) in USUAL.iter().enumerate() {
+        let bench = &bench;
+        cases.push((case.name.into(), Box::new(move || bench.usual(case, i))));
+    }
+    type Special = fn(&Bench) -> Result<Outcome>;
+    let special: &[(&str, Special)] = &[
+        ("no disk and no card", Bench::nothing),
+        ("a read-only disk", Bench::read_only),
+        ("two cards, and devices of virtio-drivers", Bench::two_cards),
+        ("behind root ports and a bridge", Bench::bridges),
+        ("a disk of 5 GiB", Bench::large),
+        ("a disk that grows, a link that goes and comes", Bench::events),
+        ("input and output errors", Bench::errors),
+        ("an echo server", Bench::echo),
+        ("legacy MMIO is named", Bench::legacy),
+        ("a command line that cannot be read", Bench::bad_words),
+        ("checksum and segmentation offload", Bench::offload),
+    ];
+    for (name, work) in special {
+        let bench = &bench;
+        cases.push((name.to_string(), Box::new(move || work(bench))));
+    }
+    cases.retain(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
+    work(&cases)
+}
+
+/// Two at a time.
+fn work(cases: &[Case<'_>]) -> Result<(usize, Vec<String>)> {
+    let next = AtomicUsize::new(0);
+    let (passed, skipped, failed) = (AtomicUsize::new(0), Mutex::new(vec![]), Mutex::new(vec![]));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some((name, case)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    match case() {
+                        Ok(Outcome::Passed) => {
+                            println!("qemu: {name} ... ok");
+                            passed.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Ok(Outcome::Skipped(why)) => {
+                            println!("qemu: {name} ... skipped: {why}");
+                            skipped.lock().unwrap_or_else(|e| e.into_inner()).push(format!("{name}: {why}"));
+                        }
+                        Err(error) => {
+                            println!("qemu: {name} ... FAILED\n{error:#}");
+                            failed.lock().unwrap_or_else(|e| e.into_inner()).push(name.clone());
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap_or_default();
+    if !failed.is_empty() {
+        bail!("{} of {} cases failed: {}", failed.len(), cases.len(), failed.join(", "));
+    }
+    Ok((passed.into_inner(), skipped.into_inner().unwrap_or_default()))
+}
+
+fn must_end(transcript: &Transcript, code: u8) -> Result<()> {
+    ensure!(
+        transcript.exit == Some(code),
+        "the kernel ended with {:?}:\n{}",
+        transcript.exit,
+        transcript.text()
+    );
+    Ok(())
+}
+
+fn must_say(transcript: &Transcript, text: &str) -> Result<()> {
+    ensure!(
+        transcript.lines.iter().any(|line| line.contains(text)),
+        "no `{text}` in:\n{}",
+        transcript.text()
+    );
+    Ok(())
+}
+
+impl Bench {
+    fn scratch(&self, name: &str, len: u64) -> Result<PathBuf> {
+        let path = self.folder.join(name);
+        File::create(&path)?.set_len(len)?;
+        Ok(path)
+    }
+
+    fn machine(&self, machine: &str, cpus: u16) -> Machine {
+        Machine::new(&self.kernel, machine, cpus, "512M")
+    }
+
+    fn usual(&self, case: &Usual, number: usize) -> Result<Outcome> {
+        if !case.needs.is_empty() && !tools::has_property("virtio-blk-pci", case.needs) {
+            let why = format!("this QEMU has no {}: install QEMU 9.2 or later", case.needs);
+            return Ok(Outcome::Skipped(why));
+        }
+        let disk1 = self.scratch(&format!("scratch{number}.img"), DISK1)?;
+        let Usual { props, queues, block, .. } = *case;
+        let is_mmio = case.machine.starts_with("microvm");
+        let bus = if is_mmio { "device" } else { "pci" };
+        let mut machine = self.machine(case.machine, case.cpus);
+        if is_mmio {
+            machine.add("-global virtio-mmio.force-legacy=false");
+        }
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add(&format!("-drive file={},if=none,id=d1,format=raw,discard=unmap", disk1.display()));
+        let size = format!("logical_block_size={block},physical_block_size=4096");
+        let mut disks: Vec<String> = (0..2)
+            .map(|d| {
+                format!("-device virtio-blk-{bus},drive=d{d},serial=sn{d},num-queues={queues},{size}{props}")
+            })
+            .collect();
+        if is_mmio {
+            // There the device named last has the lowest address.
+            disks.reverse();
+        }
+        disks.iter().for_each(|words| {
+            machine.add(words);
+        });
+        machine.add(&format!("-netdev user,id=n0 -device virtio-net-{bus},netdev=n0{props}"));
+        machine
+            .add(&format!("-device virtio-rng-{bus}{props} -device virtio-serial-{bus}{props},max_ports=1"));
+        machine.command_line = format!(
+            "{} list entropy=64 mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{}/large.bin idle=1",
+            case.kernel, self.port
+        );
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        let body = std::fs::read(self.tree.join("large.bin"))?;
+        let mut expected = image::expected_files(&self.tree)?;
+        expected.push(format!(
+            "same http=/large.bin status=200 size={} sha256={}",
+            body.len(),
+            image::sha256(&body)
+        ));
+        expected.push(format!("same test=pass blocks={}", DISK1 / u64::from(block)));
+        expected.push("same exit=0".into());
+        expected.sort();
+        let mut same = transcript.same();
+        same.sort_unstable();
+        ensure!(same == expected, "the transcript is not as expected:\n{}", transcript.text());
+        image::check_pattern(&disk1, DISK1)?;
+        std::fs::remove_file(&disk1)?;
+        self.counts(case, &transcript)?;
+        for device in ["disk0", "disk1"] {
+            let line = format!("device={device} at");
+            ensure!(
+                transcript.value(&line, "block_size") == Some(&block.to_string()),
+                "{}",
+                transcript.text()
+            );
+        }
+        must_say(&transcript, "serial=\"sn1\"")?;
+        Ok(Outcome::Passed)
+    }
+
+    /// What is asserted of counts: no allocation on the data path, no interrupt while idle, and as many interrupts as
+    /// batches of completions at most.
+    fn counts(&self, case: &Usual, transcript: &Transcript) -> Result<()> {
+        for pass in ["test=write", "test=read"] {
+            ensure!(
+                transcript.value(pass, "allocations") == Some("0"),
+                "{pass} allocates:\n{}",
+                transcript.text()
+            );
+        }
+        ensure!(
+            transcript.value("idle=end", "device_interrupts") == Some("0"),
+            "woken while idle:\n{}",
+            transcript.text()
+        );
+        ensure!(
+            transcript.value("idle=end", "woke") == Some("1"),
+            "woken while idle:\n{}",
+            transcript.text()
+        );
+        let processors =
+            if case.kernel == "cpus=1" || case.machine.ends_with("acpi=off") { 1 } else { case.cpus };
+        let found = transcript.value("kernel=paravirt", "processors");
+        ensure!(found == Some(&processors.to_string()), "{found:?} of {processors} processors started");
+        let queues = transcript.value("test=begin", "queues").and_then(|n| n.parse::<u16>().ok());
+        let wanted = case.queues.min(processors);
+        ensure!(
+            queues == Some(wanted),
+            "the test used {queues:?} of {wanted} queues:\n{}",
+            transcript.text()
+        );
+        Ok(())
+    }
+
+    fn nothing(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 1);
+        machine.command_line = "list idle=1".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        ensure!(!transcript.text().contains("device="), "a device out of nothing:\n{}", transcript.text());
+        machine.command_line = "mount=disk0".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 1)?;
+        must_say(&transcript, "error=\"there is no disk0: 0 in all\"")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn read_only(&self) -> Result<Outcome> {
+        for block in [512, 4096] {
+            let mut machine = self.machine("q35", 1);
+            machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+            let size = format!("logical_block_size={block},physical_block_size={block}");
+            machine.add(&format!("-device virtio-blk-pci,drive=d0,{size}"));
+            machine.command_line = "list mount=disk0 test=disk0".into();
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 1)?;
+            must_say(&transcript, "access=ro")?;
+            must_say(&transcript, "same file=/hello.txt")?;
+            must_say(&transcript, "error=\"the queues of disk0 are taken\"")
+                .or(must_say(&transcript, "disk0 is read-only"))?;
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn two_cards(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 2);
+        machine.add("-netdev user,id=n0,net=10.1.0.0/24 -device virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,host_mtu=1400");
+        machine.add("-netdev user,id=n1 -device virtio-net-pci,netdev=n1,mac=52:54:00:00:00:02");
+        machine.add("-device virtio-keyboard-pci -device virtio-balloon-pci -device virtio-gpu-pci");
+        machine.command_line =
+            format!("list dhcp nic=net1 ping http=http://10.0.2.2:{}/hello.txt", self.port);
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        for text in [
+            "mac=52:54:00:00:00:01 mtu=1400",
+            "dhcp=net0 ip=10.1.0.15/24",
+            "dhcp=net1 ip=10.0.2.15/24",
+            "same http=/hello.txt status=200",
+            "device=Input",
+            "device=GPU",
+            "trust=outside",
+            "undriven=\"virtio MemoryBalloon\"",
+        ] {
+            must_say(&transcript, text)?;
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn bridges(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 2);
+        machine.add(
+            "-device pcie-root-port,id=r1,chassis=1,slot=1 -device pcie-root-port,id=r2,chassis=2,slot=2",
+        );
+        machine.add("-device pcie-pci-bridge,id=b1,bus=r2");
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add("-device virtio-blk-pci,drive=d0,bus=r1 -netdev user,id=n0 -device virtio-net-pci,netdev=n0,bus=b1,addr=1");
+        machine.command_line = format!("list mount=disk0 dhcp http=http://10.0.2.2:{}/hello.txt", self.port);
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        let at = |device: &str| transcript.value(&format!("device={device}"), "at").map(String::from);
+        ensure!(at("disk0").is_some_and(|at| at != "pci:0000:00"), "{}", transcript.text());
+        must_say(&transcript, "at=pci:0000:01:00.0")?;
+        must_say(&transcript, "same http=/hello.txt status=200")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn large(&self) -> Result<Outcome> {
+        let len = 5 << 30;
+        let disk = self.scratch("large.img", len)?;
+        let mut machine = self.machine("q35", 1);
+        machine.add(&format!(
+            "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
+            disk.display()
+        ));
+        machine.command_line = "test=disk0 stride=64M".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, &format!("same test=pass blocks={}", len / 512))?;
+        std::fs::remove_file(&disk)?;
+        Ok(Outcome::Passed)
+    }
+
+    fn events(&self) -> Result<Outcome> {
+        let disk = self.scratch("grows.img", 8 * MIB)?;
+        let socket = self.folder.join("qmp");
+        let mut machine = self.machine("q35", 2);
+        machine.add(&format!(
+            "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
+            disk.display()
+        ));
+        machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
+        machine.add(&format!("-qmp unix:{},server=on,wait=off", socket.display()));
+        machine.command_line = "idle=8".into();
+        let mut running = machine.start()?;
+        running.wait_for("idle=begin")?;
+        let mut qmp = Qmp::connect(&socket)?;
+        qmp.execute("block_resize", json!({ "device": "d0", "size": 12 * MIB }))?;
+        running.wait_for(&format!("event=capacity device=disk0 blocks={}", 12 * MIB / 512))?;
+        qmp.execute("set_link", json!({ "name": "n0", "up": false }))?;
+        running.wait_for("event=link device=net0 link=down")?;
+        qmp.execute("set_link", json!({ "name": "n0", "up": true }))?;
+        running.wait_for("event=link device=net0 link=up")?;
+        must_end(&running.finish()?, 0)?;
+        Ok(Outcome::Passed)
+    }
+
+    fn errors(&self) -> Result<Outcome> {
+        let disk = self.scratch("errors.img", 8 * MIB)?;
+        for event in ["write_aio", "read_aio"] {
+            let rules = self.folder.join(format!("{event}.conf"));
+            std::fs::write(
+                &rules,
+                format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\nsector = \"4096\"\n"),
+            )?;
+            let mut machine = self.machine("q35", 2);
+            let file = format!("file=blkdebug:{}:{},format=raw", rules.display(), disk.display());
+            machine.add(&format!(
+                "-drive {file},if=none,id=d0,werror=report,rerror=report -device virtio-blk-pci,drive=d0"
+            ));
+            machine.command_line = "test=disk0 queues=1".into();
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 1)?;
+            must_say(&transcript, "the device reports an error")?;
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn echo(&self) -> Result<Outcome> {
+        // A port that is free now; nobody else takes it in the moment until QEMU does.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut machine = self.machine("q35", 2);
+        machine.add(&format!(
+            "-netdev user,id=n0,hostfwd=tcp:127.0.0.1:{port}-:7 -device virtio-net-pci,netdev=n0"
+        ));
+        machine.command_line = "dhcp echo=7".into();
+        let mut running = machine.start()?;
+        running.wait_for("echo=listening")?;
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60)))?;
+        let sent = image::bytes(7, 200_000);
+        let mut back = vec![];
+        let mut writer = stream.try_clone()?;
+        std::thread::scope(|scope| -> Result<()> {
+            let writing = scope
+                .spawn(|| writer.write_all(&sent).and_then(|()| writer.shutdown(std::net::Shutdown::Write)));
+            stream.read_to_end(&mut back).context("reading what comes back")?;
+            writing.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+            Ok(())
+        })?;
+        ensure!(back == sent, "{} bytes came back of {}", back.len(), sent.len());
+        must_end(&running.finish()?, 0)?;
+        Ok(Outcome::Passed)
+    }
+
+    fn legacy(&self) -> Result<Outcome> {
+        let mut machine = self.machine("microvm,acpi=on", 1);
+        machine.add("-global virtio-mmio.force-legacy=true -device virtio-rng-device");
+        machine.command_line = "list".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "undriven=\"virtio EntropySource\"")?;
+        must_say(&transcript, "virtio-mmio.force-legacy=false")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn bad_words(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 1);
+        machine.command_line = "mount=floppy0".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 2)?;
+        must_say(&transcript, "error=\"mount=floppy0 cannot be read\"")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn offload(&self) -> Result<Outcome> {
+        match tap::obstacle() {
+            Some(why) => Ok(Outcome::Skipped(why)),
+            None => tap::run(&self.kernel, &self.tree).map(|()| Outcome::Passed),
+        }
+    }
+}

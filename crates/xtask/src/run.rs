@@ -1,0 +1,147 @@
+//! `cargo xtask run`: the main job.
+
+use crate::guest::Machine;
+use crate::{image, kernel, serve, tools};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Copy, Clone, ValueEnum)]
+enum Host {
+    /// QEMU with virtio devices
+    Qemu,
+}
+
+#[derive(Args)]
+pub struct Options {
+    /// The host to boot on
+    #[arg(long, value_enum, default_value = "qemu")]
+    host: Host,
+    /// QEMU's machine type: q35, pc, microvm, or one of these with options
+    #[arg(long, default_value = "q35")]
+    machine: String,
+    /// Memory, as QEMU takes it
+    #[arg(long, default_value = "512M")]
+    memory: String,
+    /// Processors
+    #[arg(long, default_value_t = 2)]
+    cpus: u16,
+    /// Queues of each device
+    #[arg(long, default_value_t = 2)]
+    queues: u16,
+    /// Packed queues
+    #[arg(long)]
+    packed: bool,
+    /// A disk image (raw) to use as disk0 in place of the one that is made
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
+    /// Leave out the network card
+    #[arg(long)]
+    no_nic: bool,
+    /// What the kernel does, in place of reading disk0, testing disk1 and fetching a page
+    #[arg(long, value_name = "WORDS")]
+    args: Option<String>,
+    /// A kernel ELF of one's own
+    #[arg(long, value_name = "ELF")]
+    kernel: Option<PathBuf>,
+    /// More words for QEMU's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    qemu: Option<String>,
+    /// Seconds after which the guest is given up
+    #[arg(long, default_value_t = 180)]
+    timeout: u64,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let Host::Qemu = options.host;
+    for file in options.disk.iter().chain(&options.kernel) {
+        if !file.is_file() {
+            bail!("there is no file {}", file.display());
+        }
+    }
+    tools::need_qemu()?;
+    println!("building the kernel");
+    let elf = match &options.kernel {
+        Some(path) => path.clone(),
+        None => kernel::build()?,
+    };
+    let folder = tempfile::tempdir().context("no temporary directory")?;
+    let tree = folder.path().join("tree");
+    image::make_tree(&tree)?;
+    let (disk0, disk1) = (folder.path().join("disk0.img"), folder.path().join("disk1.img"));
+    image::make_ext4(&tree, &disk0)?;
+    std::fs::File::create(&disk1)?.set_len(16 << 20)?;
+    let server = serve::start(&tree)?;
+
+    let is_mmio = options.machine.starts_with("microvm");
+    let bus = if is_mmio { "device" } else { "pci" };
+    let mut props = if options.packed { ",packed=on" } else { "" }.to_string();
+    let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
+    if options.queues > 1 && options.queues > options.cpus * 8 {
+        bail!("{} queues for {} processors are more than QEMU takes", options.queues, options.cpus);
+    }
+    let mut machine = Machine::new(&elf, &options.machine, options.cpus, &options.memory);
+    machine.timeout = Duration::from_secs(options.timeout);
+    if is_mmio {
+        machine.add("-global virtio-mmio.force-legacy=false");
+        props = String::new();
+    }
+    let first = options.disk.as_ref().unwrap_or(&disk0);
+    let file = |path: &std::path::Path| path.display().to_string();
+    machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", file(first)));
+    machine.add(&format!("-drive file={},if=none,id=d1,format=raw,discard=unmap", file(&disk1)));
+    let mut disks = [
+        format!("-device virtio-blk-{bus},drive=d0,serial=paravirt0{queues}{props}"),
+        format!("-device virtio-blk-{bus},drive=d1,serial=paravirt1{queues}{props}"),
+    ];
+    if is_mmio {
+        // There the device named last has the lowest address.
+        disks.reverse();
+    }
+    disks.iter().for_each(|words| {
+        machine.add(words);
+    });
+    machine.add(&format!("-device virtio-rng-{bus}{props}"));
+    if !options.no_nic {
+        machine.add(&format!("-netdev user,id=n0 -device virtio-net-{bus},netdev=n0{props}"));
+    }
+    options.qemu.iter().for_each(|words| {
+        machine.add(words);
+    });
+    let page = format!("http://10.0.2.2:{}/large.bin", server.port);
+    let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
+    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}");
+    machine.command_line = options.args.clone().unwrap_or(usual);
+    println!("booting under QEMU: {}", machine.command_line);
+    let transcript = machine.run(|line| println!("  {line}"))?;
+
+    let code = transcript.exit.with_context(|| "the kernel did not get to its end")?;
+    if code != 0 {
+        bail!("the kernel ended with {code}");
+    }
+    if options.args.is_none() {
+        let mut expected = if options.disk.is_none() { image::expected_files(&tree)? } else { vec![] };
+        if !options.no_nic {
+            let body = std::fs::read(tree.join("large.bin"))?;
+            expected.push(format!(
+                "same http=/large.bin status=200 size={} sha256={}",
+                body.len(),
+                image::sha256(&body)
+            ));
+        }
+        for line in &expected {
+            if !transcript.lines.contains(line) {
+                bail!("the kernel did not say: {line}");
+            }
+        }
+        image::check_pattern(&disk1, 16 << 20)?;
+        println!(
+            "verdict: {} lines are as the host knows them, and disk1 holds what the guest wrote",
+            expected.len()
+        );
+    } else {
+        println!("verdict: the kernel ended with success");
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The HTTP server that the guest fetches from.
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use tiny_http::{Response, Server};
+
+#[derive(Args)]
+pub struct Options {
+    /// Address and port to listen on
+    #[arg(long)]
+    bind: String,
+    /// The directory
+    #[arg(long)]
+    folder: PathBuf,
+}
+
+/// A server in a thread of its own; it ends when it is dropped.
+pub struct Serving {
+    server: Arc<Server>,
+    thread: Option<JoinHandle<()>>,
+    pub port: u16,
+}
+
+fn listen(bind: &str) -> Result<Server> {
+    Server::http(bind).map_err(|error| anyhow!("cannot listen on {bind}: {error}"))
+}
+
+fn answer(server: &Server, folder: &Path) {
+    for request in server.incoming_requests() {
+        let name = request.url().trim_start_matches('/').to_string();
+        let is_inside = !name.split('/').any(|part| part == "..");
+        let file = if is_inside { File::open(folder.join(&name)).ok() } else { None };
+        let result = match file.filter(|file| file.metadata().is_ok_and(|m| m.is_file())) {
+            Some(file) => request.respond(Response::from_file(file)),
+            None => request.respond(Response::from_string("not found\n").with_status_code(404)),
+        };
+        // The guest went away: its own output says why.
+        drop(result);
+    }
+}
+
+/// Serves `folder` on a free port of the loopback interface.
+pub fn start(folder: &Path) -> Result<Serving> {
+    let server = Arc::new(listen("127.0.0.1:0")?);
+    let port = server.server_addr().to_ip().context("no port")?.port();
+    let (inner, folder) = (server.clone(), folder.to_path_buf());
+    let thread = thread::spawn(move || answer(&inner, &folder));
+    Ok(Serving { server, thread: Some(thread), port })
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.server.unblock();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Serves until it is ended from outside.
+pub fn serve_forever(options: &Options) -> Result<()> {
+    answer(&listen(&options.bind)?, &options.folder);
+    Ok(())
+}

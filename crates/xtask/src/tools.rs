@@ -1,0 +1,152 @@
+//! The programs that the commands need: found, or installed where that is allowed, or named in one sentence.
+
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Whether `program` can be started.
+pub fn has(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
+}
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
+}
+
+/// Runs a command to its end, its output passed on.
+pub fn run(command: &mut Command) -> Result<()> {
+    let name = format!("{command:?}").replace('"', "");
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start: {name}"))?;
+    if !status.success() {
+        bail!("{name} failed: {status}");
+    }
+    Ok(())
+}
+
+/// `cargo`, in the project's root.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether packages can be installed here: Debian's tools, and the right to use them.
+fn installer() -> Option<Vec<&'static str>> {
+    if !has("apt-get") {
+        return None;
+    }
+    if output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0") {
+        return Some(vec![]);
+    }
+    output(Command::new("sudo").args(["-n", "true"])).map(|_| vec!["sudo", "-n"])
+}
+
+fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
+    let words: Vec<&str> =
+        prefix.iter().copied().chain(["apt-get", "-qq"]).chain(arguments.iter().copied()).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    run(&mut command)
+}
+
+/// Installs `packages`, from the suite given where there is one.
+fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
+    let hint = match suite {
+        Some(suite) => format!("apt-get install -t {suite} {}", packages.join(" ")),
+        None => format!("apt-get install {}", packages.join(" ")),
+    };
+    let Some(prefix) = installer() else { bail!("{} needed: run `{hint}` as root", packages.join(", ")) };
+    println!("installing {}", packages.join(", "));
+    apt(&prefix, &["update"])?;
+    let from = suite.map(|suite| ["-t", suite]);
+    let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+    arguments.extend(from.iter().flatten());
+    arguments.extend(packages);
+    apt(&prefix, &arguments).with_context(|| format!("`{hint}` failed"))
+}
+
+/// Makes sure that `program` is there, from the Debian package given.
+pub fn need(program: &str, package: &str) -> Result<()> {
+    if !has(program) {
+        install(&[package], None)?;
+    }
+    Ok(())
+}
+
+/// Major version of the QEMU that is installed.
+pub fn qemu_version() -> Option<u32> {
+    let text = output(Command::new("qemu-system-x86_64").arg("--version"))?;
+    text.split("version ").nth(1)?.split('.').next()?.parse().ok()
+}
+
+/// Makes sure that there is a QEMU. On Debian 12, whose own lacks features that are tested, the one of its backports.
+pub fn need_qemu() -> Result<()> {
+    if qemu_version().is_some_and(|version| version >= 8) {
+        return Ok(());
+    }
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let is_bookworm = release.contains("VERSION_CODENAME=bookworm") && release.contains("ID=debian");
+    if is_bookworm && let Some(prefix) = installer() {
+        add_backports(&prefix)?;
+        return install(&["qemu-system-x86"], Some("bookworm-backports"));
+    }
+    if qemu_version().is_none() {
+        return install(&["qemu-system-x86"], None);
+    }
+    Ok(())
+}
+
+/// Adds Debian 12's backports: the system's own sources under another name, with the suite's name changed.
+fn add_backports(prefix: &[&str]) -> Result<()> {
+    const FOLDER: &str = "/etc/apt/sources.list.d";
+    let new = format!("{FOLDER}/debian-backports.sources");
+    let all: String = fs::read_dir(FOLDER)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .chain(fs::read_to_string("/etc/apt/sources.list"))
+        .collect();
+    if all.contains("bookworm-backports") {
+        return Ok(());
+    }
+    let own = fs::read_to_string(format!("{FOLDER}/debian.sources"));
+    let stanza = own.as_deref().ok().and_then(|text| text.split("\n\n").find(|s| !s.contains("security")));
+    let Some(stanza) = stanza else {
+        bail!("add the suite bookworm-backports to apt's sources and install qemu-system-x86 from it");
+    };
+    let changed: Vec<String> =
+        stanza
+            .lines()
+            .map(|line| {
+                if line.starts_with("Suites:") {
+                    "Suites: bookworm-backports".into()
+                } else {
+                    line.to_string()
+                }
+            })
+            .collect();
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), changed.join("\n") + "\n")?;
+    let words: Vec<&str> = prefix.iter().copied().chain(["cp"]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(file.path()).arg(&new);
+    run(&mut command)
+}
+
+/// Whether QEMU's `device` has the property.
+pub fn has_property(device: &str, property: &str) -> bool {
+    output(Command::new("qemu-system-x86_64").args(["-device", &format!("{device},help")]))
+        .is_some_and(|text| text.lines().any(|line| line.trim_start().starts_with(&format!("{property}="))))
+}

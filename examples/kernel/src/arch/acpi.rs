@@ -1,0 +1,203 @@
+//! What ACPI says of processors, interrupt controllers, the timer and the power switch.
+
+use acpi::fadt::Fadt;
+use acpi::madt::{Madt, MadtEntry};
+use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use paravirt::{Physical, acpi_tables, with_table};
+use paravirt_firmware::aml;
+use paravirt_firmware::tables::find_rsdp;
+use paravirt_platform::{InterruptLine, Polarity, Trigger};
+use spin::Mutex;
+use x86_64::instructions::port::Port;
+
+use crate::platform::Machine;
+
+pub const MOST_PROCESSORS: usize = 64;
+const MOST_IO_APICS: usize = 8;
+const ISA_LINES: usize = 16;
+/// What a PC without ACPI has.
+const DEFAULT_IO_APIC: IoApic = IoApic { address: 0xfec0_0000, first: 0 };
+
+#[derive(Copy, Clone)]
+pub struct IoApic {
+    pub address: u32,
+    /// The first line that it serves.
+    pub first: u32,
+}
+
+/// How the machine is switched off.
+#[derive(Copy, Clone)]
+enum Power {
+    /// PM1 control registers, and what to write in them.
+    Pm1 { a: (u16, u8), b: Option<(u16, u8)> },
+    /// The sleep control register of hardware-reduced ACPI, in memory or I/O space.
+    Sleep { is_io: bool, address: u64, sleep_type: u8 },
+}
+
+struct Board {
+    processors: [Option<u32>; MOST_PROCESSORS],
+    io_apics: [Option<IoApic>; MOST_IO_APICS],
+    overrides: [Option<InterruptLine>; ISA_LINES],
+    power: Option<Power>,
+    /// The port of the PM timer, and whether it counts 32 bits.
+    timer: Option<(u16, bool)>,
+}
+
+static BOARD: Mutex<Board> = Mutex::new(Board {
+    processors: [None; MOST_PROCESSORS],
+    io_apics: [None; MOST_IO_APICS],
+    overrides: [None; ISA_LINES],
+    power: None,
+    timer: None,
+});
+
+#[derive(Clone)]
+struct Identity;
+
+impl AcpiHandler for Identity {
+    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
+        // RAM and everything below 4 GiB is mapped one to one; a table elsewhere is nothing that this kernel can read.
+        let start = crate::memory::map(address as u64, size).unwrap_or(NonNull::dangling());
+        // SAFETY: the range is mapped.
+        unsafe { PhysicalMapping::new(address, start.cast(), size, size, Self) }
+    }
+    fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
+}
+
+/// Reads the tables; returns the RSDP's address, where there is one.
+pub fn init(rsdp: Option<u64>) -> Option<u64> {
+    // SAFETY: firmware tables lead to memory.
+    let memory = unsafe { Physical::new(&Machine) };
+    let rsdp = rsdp.or_else(|| find_rsdp(&memory));
+    let mut board = BOARD.lock();
+    if let Some(rsdp) = rsdp {
+        // SAFETY: the loader or the BIOS area says that it is there.
+        if let Ok(tables) = unsafe { AcpiTables::from_rsdp(Identity, rsdp as usize) } {
+            if let Ok(madt) = tables.find_table::<Madt>() {
+                read_madt(&mut board, madt.get());
+            }
+            if let Ok(fadt) = tables.find_table::<Fadt>() {
+                let mut sleep = None;
+                acpi_tables(&memory, Some(rsdp), |table| {
+                    if matches!(&table.signature, b"DSDT" | b"SSDT") {
+                        sleep = with_table(&memory, &table, aml::sleep_type_s5).ok().flatten();
+                    }
+                    if sleep.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                read_fadt(&mut board, &fadt, sleep);
+            }
+        }
+    }
+    if board.io_apics.iter().all(Option::is_none) && rsdp.is_none() {
+        board.io_apics[0] = Some(DEFAULT_IO_APIC);
+    }
+    rsdp
+}
+
+fn read_madt(board: &mut Board, madt: core::pin::Pin<&Madt>) {
+    let mut processors = board.processors.iter_mut();
+    let mut io_apics = board.io_apics.iter_mut();
+    let mut add = |id: u32, flags: u32| {
+        // Enabled.
+        if flags & 1 != 0
+            && let Some(slot) = processors.next()
+        {
+            *slot = Some(id);
+        }
+    };
+    for entry in madt.entries() {
+        match entry {
+            MadtEntry::LocalApic(apic) => add(u32::from(apic.apic_id), apic.flags),
+            MadtEntry::LocalX2Apic(apic) => add(apic.x2apic_id, apic.flags),
+            MadtEntry::IoApic(io) => {
+                if let Some(slot) = io_apics.next() {
+                    *slot =
+                        Some(IoApic { address: io.io_apic_address, first: io.global_system_interrupt_base });
+                }
+            }
+            MadtEntry::InterruptSourceOverride(o) => {
+                if let Some(slot) = board.overrides.get_mut(usize::from(o.irq)) {
+                    let polarity = if o.flags & 3 == 3 { Polarity::Low } else { Polarity::High };
+                    let trigger = if o.flags >> 2 & 3 == 3 { Trigger::Level } else { Trigger::Edge };
+                    *slot = Some(InterruptLine { number: o.global_system_interrupt, trigger, polarity });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
+    use acpi::address::AddressSpace;
+    if let Ok(Some(timer)) = fadt.pm_timer_block()
+        && timer.address_space == AddressSpace::SystemIo
+    {
+        let flags = { fadt.flags };
+        board.timer = u16::try_from(timer.address).ok().map(|port| (port, flags.pm_timer_is_32_bit()));
+    }
+    let Some((type_a, type_b)) = sleep else { return };
+    if let Ok(Some(register)) = fadt.sleep_control_register()
+        && register.address != 0
+    {
+        let is_io = register.address_space == AddressSpace::SystemIo;
+        board.power = Some(Power::Sleep { is_io, address: register.address, sleep_type: type_a });
+    } else if let Ok(a) = fadt.pm1a_control_block()
+        && let Ok(port) = u16::try_from(a.address)
+        && port != 0
+    {
+        let b = fadt.pm1b_control_block().ok().flatten().and_then(|b| u16::try_from(b.address).ok());
+        board.power =
+            Some(Power::Pm1 { a: (port, type_a), b: b.filter(|port| *port != 0).map(|port| (port, type_b)) });
+    }
+}
+
+/// The APIC ids of the processors.
+pub fn processors() -> [Option<u32>; MOST_PROCESSORS] {
+    BOARD.lock().processors
+}
+
+pub fn io_apics() -> [Option<IoApic>; MOST_IO_APICS] {
+    BOARD.lock().io_apics
+}
+
+/// The port of the PM timer, and whether it counts 32 bits.
+pub fn timer() -> Option<(u16, bool)> {
+    BOARD.lock().timer
+}
+
+/// The line that an ISA interrupt is led to.
+pub fn overridden(line: InterruptLine) -> InterruptLine {
+    match BOARD.lock().overrides.get(line.number as usize) {
+        Some(Some(other)) => InterruptLine { trigger: line.trigger, ..*other },
+        _ => line,
+    }
+}
+
+/// Switches the machine off (state S5), where ACPI says how.
+pub fn power_off() {
+    const SLEEP_ENABLE_PM1: u16 = 1 << 13;
+    const SLEEP_ENABLE: u8 = 1 << 5;
+    // The lock may be held by who failed.
+    let Some(board) = BOARD.try_lock() else { return };
+    // SAFETY: the ports and registers are those that the FADT names.
+    unsafe {
+        match board.power {
+            Some(Power::Pm1 { a, b }) => {
+                for (port, sleep_type) in [Some(a), b].into_iter().flatten() {
+                    Port::<u16>::new(port).write(u16::from(sleep_type) << 10 | SLEEP_ENABLE_PM1);
+                }
+            }
+            Some(Power::Sleep { is_io, address, sleep_type }) => {
+                let value = sleep_type << 2 | SLEEP_ENABLE;
+                if is_io {
+                    Port::<u8>::new(address as u16).write(value);
+                } else if let Ok(register) = crate::memory::map(address, 1) {
+                    register.as_ptr().write_volatile(value);
+                }
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Interrupts: the descriptor tables, the entry code, and which handler is bound to which vector.
+//!
+//! `core` was built with a red zone, so every handler runs on a stack of its own (IST).
+
+use super::{apic, smp};
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use paravirt_platform::{BindError, InterruptLine, RawHandler, Vector};
+use spin::Mutex;
+use x86_64::VirtAddr;
+use x86_64::structures::idt::InterruptDescriptorTable;
+use x86_64::structures::tss::TaskStateSegment;
+
+/// The first vector that devices get, and the last.
+const FIRST_DEVICE: usize = 0x30;
+const LAST_DEVICE: usize = 0xef;
+/// A processor is to look for work.
+pub const WAKE: u8 = 0xf0;
+/// The local timer.
+pub const TIMER: u8 = 0xf1;
+const SPURIOUS: u8 = 0xff;
+
+/// The stacks of handlers: for interrupts, and for exceptions.
+const IST_INTERRUPT: u16 = 0;
+const IST_EXCEPTION: u16 = 1;
+pub const STACK_LEN: usize = 32 << 10;
+
+global_asm!(
+    r#"
+.section .text
+.altmacro
+.macro stub vector
+    .align 16
+    .if (\vector == 8) || (\vector == 10) || (\vector == 11) || (\vector == 12) || (\vector == 13) || (\vector == 14) || (\vector == 17) || (\vector == 21) || (\vector == 29) || (\vector == 30)
+    .else
+    push 0
+    .endif
+    push \vector
+    jmp interrupt_common
+.endm
+
+.align 16
+.global interrupt_stubs
+interrupt_stubs:
+.set i, 0
+.rept 256
+    stub %i
+    .set i, i + 1
+.endr
+
+interrupt_common:
+    cld
+    push rax
+    push rcx
+    push rdx
+    push rbx
+    push rbp
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    mov rbp, rsp
+    sub rsp, 512
+    and rsp, -16
+    fxsave64 [rsp]
+    call rust_interrupt
+    fxrstor64 [rsp]
+    mov rsp, rbp
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rbp
+    pop rbx
+    pop rdx
+    pop rcx
+    pop rax
+    add rsp, 16
+    iretq
+.noaltmacro
+"#
+);
+
+unsafe extern "C" {
+    static interrupt_stubs: u8;
+}
+
+/// Bytes of a stub.
+const STUB_LEN: usize = 16;
+
+/// What the entry code saved.
+#[repr(C)]
+struct Frame {
+    registers: [u64; 15],
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    flags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// A vector's handler, and on how many processors it runs.
+struct Slot {
+    handler: Mutex<Option<RawHandler>>,
+    running: AtomicU32,
+    /// The vector whose handler shares the line, or 0.
+    next: AtomicU32,
+}
+
+static SLOTS: [Slot; 256] =
+    [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), next: AtomicU32::new(0) } }; 256];
+/// The vector to which each line is led, or 0.
+static LINES: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
+static DEVICE_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+
+/// Interrupts of devices so far.
+pub fn device_interrupts() -> u64 {
+    DEVICE_INTERRUPTS.load(Ordering::Relaxed)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn rust_interrupt(frame: &Frame) {
+    let vector = frame.vector as usize;
+    match vector {
+        0..32 => {
+            let cr2 = x86_64::registers::control::Cr2::read_raw();
+            panic!("exception {vector} error {:#x} rip {:#x} cr2 {cr2:#x}", frame.error, frame.rip);
+        }
+        FIRST_DEVICE..=LAST_DEVICE => {
+            DEVICE_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+            let mut vector = vector;
+            while vector != 0 {
+                vector = call(&SLOTS[vector & 0xff]);
+            }
+        }
+        _ if vector == usize::from(TIMER) => {
+            TIMER_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+        }
+        _ => {}
+    }
+    if vector != usize::from(SPURIOUS) {
+        apic::end_of_interrupt();
+    }
+}
+
+/// Calls a slot's handler, if there is one; the vector that shares its line.
+fn call(slot: &Slot) -> usize {
+    slot.running.fetch_add(1, Ordering::SeqCst);
+    // The lock is held for a copy only; binding and unbinding take it with interrupts off.
+    let handler = *slot.handler.lock();
+    if let Some(handler) = handler {
+        // SAFETY: it is bound: `unbind` waits until nothing runs.
+        unsafe { handler.call() };
+    }
+    slot.running.fetch_sub(1, Ordering::SeqCst);
+    slot.next.load(Ordering::Relaxed) as usize
+}
+
+/// Leads a line to `vector`: to itself, or behind the vector that has the line already.
+pub fn route(line: InterruptLine, vector: Vector) -> Result<(), BindError> {
+    let owner = LINES.get(line.number as usize).ok_or(BindError::Unsupported)?;
+    match owner.compare_exchange(0, vector.0, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => apic::route(line, vector.0 as u8).inspect_err(|_| owner.store(0, Ordering::Release)),
+        Err(first) => {
+            let mut last = first;
+            while let next @ 1.. = SLOTS[last as usize & 0xff].next.load(Ordering::Acquire) {
+                last = next;
+            }
+            SLOTS[last as usize & 0xff].next.store(vector.0, Ordering::Release);
+            Ok(())
+        }
+    }
+}
+
+/// Binds `handler` to a free vector.
+pub fn bind(handler: RawHandler) -> Result<Vector, BindError> {
+    x86_64::instructions::interrupts::without_interrupts(|| {
+        for (vector, slot) in SLOTS.iter().enumerate().take(LAST_DEVICE + 1).skip(FIRST_DEVICE) {
+            let mut bound = slot.handler.lock();
+            if bound.is_none() {
+                *bound = Some(handler);
+                return Ok(Vector(vector as u32));
+            }
+        }
+        Err(BindError::Exhausted)
+    })
+}
+
+/// Takes the handler off its vector, and waits until it runs nowhere.
+pub fn unbind(vector: Vector) {
+    if let Some(slot) = SLOTS.get(vector.0 as usize) {
+        x86_64::instructions::interrupts::without_interrupts(|| *slot.handler.lock() = None);
+        while slot.running.load(Ordering::SeqCst) > 0 {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// What each processor has of its own.
+#[repr(C, align(16))]
+pub struct PerProcessor {
+    gdt: [u64; 5],
+    tss: TaskStateSegment,
+    stacks: [[u8; STACK_LEN]; 2],
+}
+
+static IDT: spin::Once<InterruptDescriptorTable> = spin::Once::new();
+
+impl PerProcessor {
+    /// Zeroed memory will do: see [`install`](Self::install).
+    pub const fn new() -> Self {
+        Self { gdt: [0; 5], tss: TaskStateSegment::new(), stacks: [[0; STACK_LEN]; 2] }
+    }
+
+    /// Switches this processor to its own descriptor tables, and to the common interrupt table.
+    pub fn install(&'static mut self) {
+        for (ist, stack) in [(IST_INTERRUPT, 0), (IST_EXCEPTION, 1)] {
+            let end = self.stacks[stack].as_ptr_range().end as u64 & !15;
+            self.tss.interrupt_stack_table[usize::from(ist)] = VirtAddr::new(end);
+        }
+        let tss = &raw const self.tss as u64;
+        let limit = size_of::<TaskStateSegment>() as u64 - 1;
+        let low = limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+        self.gdt = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, low, tss >> 32];
+        let pointer = x86_64::structures::DescriptorTablePointer {
+            limit: (size_of_val(&self.gdt) - 1) as u16,
+            base: VirtAddr::new(self.gdt.as_ptr() as u64),
+        };
+        use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
+        use x86_64::structures::gdt::SegmentSelector;
+        // SAFETY: the tables are static, and selectors 8, 16 and 24 are code, data and task state in them.
+        unsafe {
+            x86_64::instructions::tables::lgdt(&pointer);
+            CS::set_reg(SegmentSelector(8));
+            DS::set_reg(SegmentSelector(16));
+            ES::set_reg(SegmentSelector(16));
+            SS::set_reg(SegmentSelector(16));
+            x86_64::instructions::tables::load_tss(SegmentSelector(24));
+        }
+        IDT.call_once(idt).load();
+    }
+}
+
+fn idt() -> InterruptDescriptorTable {
+    let mut idt = InterruptDescriptorTable::new();
+    let base = &raw const interrupt_stubs as u64;
+    let stub = |vector: usize| VirtAddr::new(base + (vector * STUB_LEN) as u64);
+    // SAFETY: the stubs save everything and return with `iretq`, and the stacks of the IST exist.
+    unsafe {
+        for vector in 32..256usize {
+            idt[vector as u8].set_handler_addr(stub(vector)).set_stack_index(IST_INTERRUPT);
+        }
+        let x = IST_EXCEPTION;
+        idt.divide_error.set_handler_addr(stub(0)).set_stack_index(x);
+        idt.debug.set_handler_addr(stub(1)).set_stack_index(x);
+        idt.non_maskable_interrupt.set_handler_addr(stub(2)).set_stack_index(x);
+        idt.breakpoint.set_handler_addr(stub(3)).set_stack_index(x);
+        idt.overflow.set_handler_addr(stub(4)).set_stack_index(x);
+        idt.bound_range_exceeded.set_handler_addr(stub(5)).set_stack_index(x);
+        idt.invalid_opcode.set_handler_addr(stub(6)).set_stack_index(x);
+        idt.device_not_available.set_handler_addr(stub(7)).set_stack_index(x);
+        idt.double_fault.set_handler_addr(stub(8)).set_stack_index(x);
+        idt.invalid_tss.set_handler_addr(stub(10)).set_stack_index(x);
+        idt.segment_not_present.set_handler_addr(stub(11)).set_stack_index(x);
+        idt.stack_segment_fault.set_handler_addr(stub(12)).set_stack_index(x);
+        idt.general_protection_fault.set_handler_addr(stub(13)).set_stack_index(x);
+        idt.page_fault.set_handler_addr(stub(14)).set_stack_index(x);
+        idt.x87_floating_point.set_handler_addr(stub(16)).set_stack_index(x);
+        idt.alignment_check.set_handler_addr(stub(17)).set_stack_index(x);
+        idt.machine_check.set_handler_addr(stub(18)).set_stack_index(x);
+        idt.simd_floating_point.set_handler_addr(stub(19)).set_stack_index(x);
+    }
+    idt
+}
+
+/// Wakes `processor`, if that is not this one: it looks for work.
+pub fn wake(processor: u32) {
+    if processor != smp::current() {
+        apic::send(smp::apic_id(processor), WAKE);
+    }
+}

@@ -1,0 +1,172 @@
+//! Time: the processor's counter, whose rate is taken from whoever knows it.
+
+use super::acpi;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+use paravirt_platform::Instant;
+use raw_cpuid::native_cpuid::cpuid_count;
+use x86_64::instructions::port::Port;
+use x86_64::registers::model_specific::Msr;
+
+/// Who knew the rate.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Source {
+    KvmClock,
+    HyperV,
+    Cpuid,
+    PmTimer,
+    Pit,
+    Guess,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KvmClock => "kvmclock",
+            Self::HyperV => "hyper-v",
+            Self::Cpuid => "cpuid",
+            Self::PmTimer => "pm-timer",
+            Self::Pit => "pit",
+            Self::Guess => "guess",
+        })
+    }
+}
+
+static START: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds of one count, as a fraction of 2^32.
+static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
+const PM_TIMER_HZ: u64 = 3_579_545;
+const PIT_HZ: u64 = 1_193_182;
+/// What is assumed where nobody knows.
+const GUESS_HZ: u64 = 1_000_000_000;
+
+fn counter() -> u64 {
+    // SAFETY: every processor that runs long mode has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The time since the kernel started.
+pub fn now() -> Instant {
+    let count = counter().wrapping_sub(START.load(Ordering::Relaxed));
+    Instant::from_nanos((u128::from(count) * u128::from(SCALE.load(Ordering::Relaxed)) >> 32) as u64)
+}
+
+/// Finds out how fast the counter counts.
+pub fn init() -> (Source, u64) {
+    START.store(counter(), Ordering::Relaxed);
+    let (source, hz) = kvmclock()
+        .map(|hz| (Source::KvmClock, hz))
+        .or_else(|| hyperv().map(|hz| (Source::HyperV, hz)))
+        .or_else(|| cpuid().map(|hz| (Source::Cpuid, hz)))
+        .or_else(|| pm_timer().map(|hz| (Source::PmTimer, hz)))
+        .or_else(|| pit().map(|hz| (Source::Pit, hz)))
+        .unwrap_or((Source::Guess, GUESS_HZ));
+    SCALE.store(((1_000_000_000u128 << 32) / u128::from(hz)) as u64, Ordering::Relaxed);
+    (source, hz)
+}
+
+fn leaves(wanted: paravirt::hypervisor::Hypervisor) -> Option<u32> {
+    paravirt::hypervisor::detect().find(|l| l.hypervisor == wanted).map(|l| l.base)
+}
+
+/// From the page that KVM fills in for each processor. Linux Documentation/virt/kvm/x86/msr.rst
+fn kvmclock() -> Option<u64> {
+    const FEATURE: u32 = 1 << 3;
+    const SYSTEM_TIME: u32 = 0x4b56_4d01;
+    #[repr(C, align(64))]
+    struct Page([u8; 32]);
+    let base = leaves(paravirt::hypervisor::Hypervisor::Kvm)?;
+    if cpuid_count(base + 1, 0).eax & FEATURE == 0 {
+        return None;
+    }
+    let page = Page([0; 32]);
+    let at = &raw const page as u64;
+    // SAFETY: KVM offers the register; the page is on the stack, whose address is physical, until it is switched off.
+    let (mul, shift) = unsafe {
+        Msr::new(SYSTEM_TIME).write(at | 1);
+        let mul = ((at + 24) as *const u32).read_volatile();
+        let shift = ((at + 28) as *const i8).read_volatile();
+        Msr::new(SYSTEM_TIME).write(0);
+        (mul, shift)
+    };
+    // Nanoseconds are (counts << shift) * mul >> 32.
+    let hz = (1_000_000_000u128 << 32).checked_div(u128::from(mul))?;
+    let hz = if shift >= 0 { hz >> shift } else { hz << -shift };
+    u64::try_from(hz).ok().filter(|hz| *hz > 1_000_000)
+}
+
+/// From the frequency register. TLFS §12.2.1
+fn hyperv() -> Option<u64> {
+    const ACCESS_FREQUENCY_MSRS: u32 = 1 << 11;
+    const FREQUENCY_MSRS_AVAILABLE: u32 = 1 << 8;
+    const TSC_FREQUENCY: u32 = 0x4000_0022;
+    let base = leaves(paravirt::hypervisor::Hypervisor::HyperV)?;
+    let features = cpuid_count(base + 3, 0);
+    if features.eax & ACCESS_FREQUENCY_MSRS == 0 || features.edx & FREQUENCY_MSRS_AVAILABLE == 0 {
+        return None;
+    }
+    // SAFETY: the host offers the register.
+    Some(unsafe { Msr::new(TSC_FREQUENCY).read() }).filter(|hz| *hz > 1_000_000)
+}
+
+/// From the counter's own leaf, or from the one that VMware introduced and others have. Intel SDM, CPUID leaf 15H
+fn cpuid() -> Option<u64> {
+    if cpuid_count(0, 0).eax >= 0x15 {
+        let leaf = cpuid_count(0x15, 0);
+        let hz = (u64::from(leaf.ecx) * u64::from(leaf.ebx)).checked_div(u64::from(leaf.eax));
+        if let Some(hz) = hz.filter(|hz| *hz > 1_000_000) {
+            return Some(hz);
+        }
+    }
+    let base = paravirt::hypervisor::detect().next()?.base;
+    let has_leaf = cpuid_count(base, 0).eax >= base + 0x10;
+    has_leaf.then(|| u64::from(cpuid_count(base + 0x10, 0).eax) * 1000).filter(|hz| *hz > 1_000_000)
+}
+
+/// Counts for a while against another counter, of `hz`, that `read` reads and that wraps at `mask`.
+fn against(hz: u64, mask: u64, mut read: impl FnMut() -> u64) -> Option<u64> {
+    let wanted = hz / 50;
+    let (mut last, mut passed) = (read(), 0);
+    let start = counter();
+    // Whatever the rate, this is longer than a fiftieth of a second; a counter that stands still is none.
+    for _ in 0..5_000_000u32 {
+        let now = read();
+        passed += now.wrapping_sub(last) & mask;
+        last = now;
+        if passed >= wanted {
+            return Some(
+                (counter().wrapping_sub(start) as u128 * u128::from(hz) / u128::from(passed)) as u64,
+            );
+        }
+    }
+    None
+}
+
+fn pm_timer() -> Option<u64> {
+    let (port, is_wide) = acpi::timer()?;
+    let mask = if is_wide { u64::from(u32::MAX) } else { 0xff_ffff };
+    // SAFETY: the FADT names the port.
+    against(PM_TIMER_HZ, mask, || unsafe { u64::from(Port::<u32>::new(port).read()) & mask })
+}
+
+/// Channel 2 of the PIT, counting down 16 bits. It may be missing: then it stands still.
+fn pit() -> Option<u64> {
+    const CONTROL: u16 = 0x43;
+    const CHANNEL2: u16 = 0x42;
+    const GATE: u16 = 0x61;
+    // SAFETY: the ports are the PIT's or nobody's.
+    unsafe {
+        let gate = Port::<u8>::new(GATE).read();
+        Port::<u8>::new(GATE).write(gate & !2 | 1);
+        // Mode 2, low byte then high byte.
+        Port::<u8>::new(CONTROL).write(0xb4);
+        Port::<u8>::new(CHANNEL2).write(0xff);
+        Port::<u8>::new(CHANNEL2).write(0xff);
+        against(PIT_HZ, 0xffff, || {
+            Port::<u8>::new(CONTROL).write(0x80);
+            let low = Port::<u8>::new(CHANNEL2).read();
+            let high = Port::<u8>::new(CHANNEL2).read();
+            u64::from(u16::from_le_bytes([low, high])).wrapping_neg() & 0xffff
+        })
+    }
+}

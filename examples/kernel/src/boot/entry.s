@@ -1,0 +1,188 @@
+# The ways into the kernel. Each ends in `rust_start(protocol, information)` on the boot stack, in long mode, with the
+# first 4 GiB mapped one to one and SSE switched on.
+
+.set CR0_PE, 1 << 0
+.set CR0_MP, 1 << 1
+.set CR0_EM, 1 << 2
+.set CR0_NE, 1 << 5
+.set CR0_WP, 1 << 16
+.set CR0_PG, 1 << 31
+.set CR4_PAE, 1 << 5
+.set CR4_PGE, 1 << 7
+.set CR4_OSFXSR, 1 << 9
+.set CR4_OSXMMEXCPT, 1 << 10
+.set EFER, 0xC0000080
+.set EFER_LME, 1 << 8
+
+# The PVH entry point, for loaders that look for it: XEN_ELFNOTE_PHYS32_ENTRY.
+.section .note.Xen, "a", @note
+    .align 4
+    .long 4
+    .long 4
+    .long 18
+    .asciz "Xen"
+    .align 4
+    .long pvh_entry
+    .align 4
+
+.section .text.boot, "ax", @progbits
+
+# PVH: 32-bit protected mode without paging, EBX points to the start info.
+.code32
+.global pvh_entry
+pvh_entry:
+    cli
+    cld
+    mov esp, offset boot_stack_end
+    mov edi, ebx
+
+    # PML4 -> PDPT -> four directories of 2 MiB pages.
+    mov eax, offset boot_pdpt + 3
+    mov [boot_pml4], eax
+    mov ecx, 4
+    mov eax, offset boot_pd + 3
+    mov edx, offset boot_pdpt
+1:  mov [edx], eax
+    add eax, 4096
+    add edx, 8
+    dec ecx
+    jnz 1b
+    xor ecx, ecx
+    mov edx, offset boot_pd
+    mov eax, 0x83
+2:  mov [edx], eax
+    add eax, 0x200000
+    add edx, 8
+    inc ecx
+    cmp ecx, 2048
+    jne 2b
+
+    mov eax, offset boot_pml4
+    mov cr3, eax
+    mov eax, CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT
+    mov cr4, eax
+    mov ecx, EFER
+    rdmsr
+    or eax, EFER_LME
+    wrmsr
+    mov eax, CR0_PE | CR0_MP | CR0_NE | CR0_WP | CR0_PG
+    mov cr0, eax
+    lgdt [boot_gdt_pointer]
+    push 8
+    mov eax, offset pvh_long
+    push eax
+    retf
+
+.code64
+pvh_long:
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov esi, edi
+    mov edi, 0
+    jmp into_rust
+
+# Linux 64-bit boot protocol: long mode, RSI points to boot_params.
+.global linux_entry
+linux_entry:
+    cli
+    cld
+    mov rsp, offset boot_stack_end
+    mov rax, cr0
+    and rax, ~CR0_EM
+    or rax, CR0_MP | CR0_NE
+    mov cr0, rax
+    mov rax, cr4
+    or rax, CR4_OSFXSR | CR4_OSXMMEXCPT
+    mov cr4, rax
+    mov edi, 1
+
+into_rust:
+    fninit
+    xor ebp, ebp
+    call rust_start
+3:  hlt
+    jmp 3b
+
+# Another processor: real mode, at the page that the startup message named, to which this was copied.
+.code16
+.global trampoline_start
+trampoline_start:
+    cli
+    cld
+    mov ax, cs
+    mov ds, ax
+    # lgdt, 32-bit base, at an offset in this segment.
+    .byte 0x66, 0x0f, 0x01, 0x16
+    .word trampoline_gdt_pointer - trampoline_start
+    mov eax, CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT
+    mov cr4, eax
+    # mov eax, from an offset in this segment.
+    .byte 0x66, 0xa1
+    .word trampoline_cr3 - trampoline_start
+    mov cr3, eax
+    mov ecx, EFER
+    rdmsr
+    or eax, EFER_LME
+    wrmsr
+    mov eax, CR0_PE | CR0_MP | CR0_NE | CR0_WP | CR0_PG
+    mov cr0, eax
+    # jmp to the 16:32 address at an offset in this segment.
+    .byte 0x66, 0xff, 0x2e
+    .word trampoline_far - trampoline_start
+.align 8
+trampoline_gdt_pointer:
+    .word 23
+    .long boot_gdt
+.align 4
+trampoline_far:
+    .long trampoline_long
+    .word 8
+.align 4
+.global trampoline_cr3
+trampoline_cr3:
+    .long 0
+.global trampoline_end
+trampoline_end:
+
+.code64
+trampoline_long:
+    mov ax, 16
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    fninit
+    mov rsp, [processor_stack]
+    xor ebp, ebp
+    call rust_processor
+4:  hlt
+    jmp 4b
+
+.section .data.boot, "aw", @progbits
+.align 8
+boot_gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff
+    .quad 0x00cf93000000ffff
+boot_gdt_pointer:
+    .word 23
+    .quad boot_gdt
+
+# Where the processor that is being started finds its stack.
+.align 8
+.global processor_stack
+processor_stack:
+    .quad 0
+
+.section .bss.boot, "aw", @nobits
+.align 4096
+boot_pml4:
+    .skip 4096
+boot_pdpt:
+    .skip 4096
+boot_pd:
+    .skip 4 * 4096
+boot_stack:
+    .skip 128 * 1024
+boot_stack_end:

@@ -1,0 +1,55 @@
+//! The end: the verdict, and three ways to switch the machine off.
+
+use crate::{arch::acpi, say};
+use x86_64::instructions::{hlt, interrupts, port::Port};
+
+/// QEMU's isa-debug-exit; harmless elsewhere.
+const DEBUG_EXIT: u16 = 0xf4;
+
+/// Says how it went and switches the machine off. `code` is 0 for success.
+pub fn exit(code: u8) -> ! {
+    say!("same exit={code}");
+    say!("exit={code}");
+    // SAFETY: the port is QEMU's isa-debug-exit or nobody's.
+    unsafe { Port::<u8>::new(DEBUG_EXIT).write(code) }
+    interrupts::disable();
+    acpi::power_off();
+    triple_fault()
+}
+
+/// Resets the machine by an exception that cannot be delivered.
+fn triple_fault() -> ! {
+    let empty = x86_64::structures::DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
+    // SAFETY: nothing is to be continued.
+    unsafe { x86_64::instructions::tables::lidt(&empty) }
+    x86_64::instructions::interrupts::int3();
+    stop()
+}
+
+/// Halts for good.
+pub fn stop() -> ! {
+    loop {
+        interrupts::disable();
+        hlt();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    interrupts::disable();
+    match info.location() {
+        Some(at) => crate::console::last_line(format_args!(
+            "panic=\"{}\" at={}:{}",
+            info.message(),
+            at.file(),
+            at.line()
+        )),
+        None => crate::console::last_line(format_args!("panic=\"{}\"", info.message())),
+    }
+    crate::console::last_line(format_args!("same exit=101"));
+    crate::console::last_line(format_args!("exit=101"));
+    // SAFETY: as in `exit`.
+    unsafe { Port::<u8>::new(DEBUG_EXIT).write(101) }
+    acpi::power_off();
+    triple_fault()
+}

@@ -1,0 +1,76 @@
+//! A kernel that finds its disks and network cards through paravirt, and does real work with them.
+//!
+//! It names no vendor: what the host is decides `paravirt::probe`, and everything else works with the traits of
+//! `paravirt-device`. What it does is chosen on the command line; see the project's README.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod boot;
+mod console;
+mod exit;
+mod memory;
+mod platform;
+mod runtime;
+mod work;
+
+use arch::interrupts::PerProcessor;
+use boot::{BootInfo, Protocol};
+use work::devices::Devices;
+use work::options::Options;
+
+static mut FIRST: PerProcessor = PerProcessor::new();
+
+/// From the entry code to the end.
+fn main(info: BootInfo) -> ! {
+    console::init();
+    // SAFETY: the first processor comes here once.
+    unsafe { (*(&raw mut FIRST)).install() }
+    let ram = memory::init(&info);
+    let rsdp = arch::acpi::init(info.rsdp);
+    let (clock, hz) = arch::time::init();
+    // Ahead of the local APIC: what the PIC has pending would come from nowhere once its pin is masked.
+    mask_pic();
+    if arch::apic::init().is_err() {
+        log::error!("the local APIC cannot be reached");
+        exit::exit(1);
+    }
+    arch::apic::calibrate();
+    let options = match Options::parse(info.command_line()) {
+        Ok(options) => options,
+        Err(error) => {
+            say!("error=\"{error}\"");
+            exit::exit(2);
+        }
+    };
+    arch::smp::start(options.cpus.unwrap_or(u32::MAX));
+    x86_64::instructions::interrupts::enable();
+
+    let entry = if info.protocol == Protocol::Pvh { "pvh" } else { "linux" };
+    let apic = if arch::apic::is_x2apic() { "x2apic" } else { "xapic" };
+    let processors = arch::smp::count();
+    say!("kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}");
+    for leaves in paravirt::hypervisor::detect() {
+        say!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
+    }
+    let mut devices = Devices::find(rsdp, info.command_line(), &options);
+    let code = match work::run(&mut devices, &options) {
+        Ok(()) => 0,
+        Err(error) => {
+            say!("error=\"{error}\"");
+            1
+        }
+    };
+    drop(devices);
+    exit::exit(code)
+}
+
+/// Masks the PICs, where there are any: interrupts come through the APICs.
+fn mask_pic() {
+    for port in [0x21, 0xa1] {
+        // SAFETY: the ports are the PICs' or nobody's.
+        unsafe { x86_64::instructions::port::Port::<u8>::new(port).write(0xff) }
+    }
+}

@@ -1,0 +1,255 @@
+//! Physical memory: which pages are free, the heap, and the mappings.
+
+use crate::boot::{self, BootInfo};
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use linked_list_allocator::Heap;
+use paravirt_platform::{AllocError, BusAddr, MapError, PAGE_SIZE, RawDma};
+use spin::Mutex;
+use x86_64::instructions::interrupts;
+
+const PAGE: u64 = PAGE_SIZE as u64;
+const LARGE: u64 = 2 << 20;
+/// Pages are given out below this; it is enough for the work of this kernel.
+const REACH: u64 = 4 << 30;
+const FRAMES: usize = (REACH / PAGE) as usize;
+/// What is below belongs to firmware, and to the trampoline.
+const FLOOR: u64 = 1 << 20;
+const HEAP_MOST: usize = 64 << 20;
+
+/// A bit for each page below [`REACH`]: set where it is taken or no RAM.
+struct Frames {
+    taken: [u64; FRAMES / 64],
+    next: usize,
+}
+
+static FRAMES_FREE: Mutex<Frames> = Mutex::new(Frames { taken: [u64::MAX; FRAMES / 64], next: 0 });
+
+impl Frames {
+    fn is_taken(&self, frame: usize) -> bool {
+        self.taken[frame / 64] & (1 << (frame % 64)) != 0
+    }
+
+    fn mark(&mut self, frames: core::ops::Range<usize>, is_taken: bool) {
+        for frame in frames {
+            let bit = 1 << (frame % 64);
+            match is_taken {
+                true => self.taken[frame / 64] |= bit,
+                false => self.taken[frame / 64] &= !bit,
+            }
+        }
+    }
+
+    /// The first of `count` contiguous free frames at a multiple of `align`, from `from` on.
+    fn find(&self, count: usize, align: usize, from: usize) -> Option<usize> {
+        let mut start = from.next_multiple_of(align);
+        'search: while start + count <= FRAMES {
+            if start.is_multiple_of(64) && self.taken[start / 64] == u64::MAX {
+                start = (start + 64).next_multiple_of(align);
+                continue;
+            }
+            for frame in start..start + count {
+                if self.is_taken(frame) {
+                    start = (frame + 1).next_multiple_of(align);
+                    continue 'search;
+                }
+            }
+            return Some(start);
+        }
+        None
+    }
+
+    fn take(&mut self, count: usize, align: usize) -> Option<u64> {
+        let start = self.find(count, align, self.next).or_else(|| self.find(count, align, 0))?;
+        self.mark(start..start + count, true);
+        self.next = start + count;
+        Some(start as u64 * PAGE)
+    }
+}
+
+/// The heap, locked with interrupts off: handlers do not allocate, but they may interrupt who does.
+struct KernelHeap(Mutex<Heap>);
+
+#[global_allocator]
+static HEAP: KernelHeap = KernelHeap(Mutex::new(Heap::empty()));
+/// How often the heap was asked for memory: the data path asks never.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: the heap hands out disjoint memory of the layout asked for.
+unsafe impl core::alloc::GlobalAlloc for KernelHeap {
+    unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        interrupts::without_interrupts(|| {
+            self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        })
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: core::alloc::Layout) {
+        if let Some(pointer) = NonNull::new(pointer) {
+            // SAFETY: passed on from the caller.
+            interrupts::without_interrupts(|| unsafe { self.0.lock().deallocate(pointer, layout) });
+        }
+    }
+}
+
+/// How often the heap was asked for memory so far.
+pub fn allocations() -> u64 {
+    ALLOCATIONS.load(Ordering::Relaxed)
+}
+
+/// Takes over the memory map, makes page tables of the kernel's own, and gives a part of the memory to the heap. Returns
+/// the RAM found, in bytes.
+pub fn init(info: &BootInfo) -> u64 {
+    let mut total = 0;
+    {
+        let mut frames = FRAMES_FREE.lock();
+        for range in info.ram() {
+            total += range.end - range.start;
+            let (start, end) =
+                (range.start.max(FLOOR).next_multiple_of(PAGE), range.end.min(REACH) & !(PAGE - 1));
+            if start < end {
+                frames.mark((start / PAGE) as usize..(end / PAGE) as usize, false);
+            }
+        }
+        let (start, end) = boot::kernel_range();
+        frames.mark((start / PAGE) as usize..end.div_ceil(PAGE) as usize, true);
+    }
+    paging::init(info);
+    let mut len = HEAP_MOST.min((total / 4) as usize) & !(PAGE_SIZE - 1);
+    // The largest contiguous piece that there is, halving.
+    while len >= 1 << 20 {
+        if let Some(at) = FRAMES_FREE.lock().take(len / PAGE_SIZE, 1) {
+            // SAFETY: the memory is the heap's alone, mapped, and never given back.
+            unsafe { HEAP.0.lock().init(at as *mut u8, len) }
+            break;
+        }
+        len /= 2;
+    }
+    total
+}
+
+/// Zeroed, contiguous pages.
+pub fn alloc(pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+    let at = interrupts::without_interrupts(|| FRAMES_FREE.lock().take(pages.get(), 1)).ok_or(AllocError)?;
+    let cpu = NonNull::new(at as *mut u8).ok_or(AllocError)?;
+    // SAFETY: the pages are RAM, mapped one to one, and nobody else's.
+    unsafe { cpu.write_bytes(0, pages.get() * PAGE_SIZE) }
+    Ok(RawDma { cpu, bus: BusAddr(at), pages })
+}
+
+/// # Safety
+///
+/// The pages came from [`alloc`] and are used by nobody.
+pub unsafe fn free(region: RawDma) {
+    let first = (region.bus.0 / PAGE) as usize;
+    interrupts::without_interrupts(|| {
+        let mut frames = FRAMES_FREE.lock();
+        frames.mark(first..first + region.pages.get(), false);
+        frames.next = frames.next.min(first);
+    });
+}
+
+/// Where physical memory can be reached: RAM and everything below 4 GiB where it is, the rest in a window of its own.
+pub fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+    let end = phys.checked_add(len as u64).filter(|end| *end > phys).ok_or(MapError)?;
+    if end <= paging::identity_end() {
+        return NonNull::new(phys as *mut u8).ok_or(MapError);
+    }
+    interrupts::without_interrupts(|| paging::map_device(phys, end))
+}
+
+pub mod paging {
+    //! Page tables of the kernel's own: RAM one to one, device memory above it in a window.
+
+    use super::*;
+    use x86_64::registers::control::{Cr3, Cr3Flags};
+    use x86_64::structures::paging::PhysFrame;
+
+    const PRESENT: u64 = 1;
+    const WRITABLE: u64 = 2;
+    const WRITE_THROUGH: u64 = 1 << 3;
+    const NO_CACHE: u64 = 1 << 4;
+    const HUGE: u64 = 1 << 7;
+    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+    /// Where device memory that is not below 4 GiB is seen.
+    const WINDOW: u64 = 0xffff_8000_0000_0000;
+
+    struct Tables {
+        root: u64,
+        next: u64,
+    }
+
+    static TABLES: Mutex<Tables> = Mutex::new(Tables { root: 0, next: WINDOW });
+    static IDENTITY_END: AtomicU64 = AtomicU64::new(4 << 30);
+
+    pub fn identity_end() -> u64 {
+        IDENTITY_END.load(Ordering::Relaxed)
+    }
+
+    fn new_table() -> Option<u64> {
+        alloc(NonZeroUsize::MIN).ok().map(|raw| raw.bus.0)
+    }
+
+    /// The entry for `address` at `level` (3 to 0), making the tables ahead of it.
+    fn entry(root: u64, address: u64, level: u32) -> Option<*mut u64> {
+        let mut table = root;
+        for above in (level + 1..4).rev() {
+            let at = (table as *mut u64).wrapping_add((address >> (12 + 9 * above)) as usize & 511);
+            // SAFETY: tables come from `alloc` and are mapped one to one.
+            unsafe {
+                if *at & PRESENT == 0 {
+                    *at = new_table()? | PRESENT | WRITABLE;
+                }
+                table = *at & ADDRESS;
+            }
+        }
+        Some((table as *mut u64).wrapping_add((address >> (12 + 9 * level)) as usize & 511))
+    }
+
+    /// Maps everything below 4 GiB and all RAM one to one, in pages of 2 MiB; without cache where there is no RAM.
+    pub fn init(info: &BootInfo) {
+        // The first page is never allocated, so that a table's address is never 0.
+        let Some(root) = new_table() else { return };
+        let mut tables = TABLES.lock();
+        tables.root = root;
+        let highest = info.ram().iter().map(|range| range.end).max().unwrap_or(0).max(4 << 30);
+        let end = highest.min(1 << 46).next_multiple_of(LARGE);
+        for at in (0..end).step_by(LARGE as usize) {
+            let is_ram = info.ram().iter().any(|range| range.start < at + LARGE && range.end > at);
+            let cache = if is_ram { 0 } else { NO_CACHE | WRITE_THROUGH };
+            let Some(entry) = entry(root, at, 1) else { return };
+            // SAFETY: as in `entry`.
+            unsafe { *entry = at | PRESENT | WRITABLE | HUGE | cache }
+        }
+        // SAFETY: the tables map the kernel, its stack and its data where they are.
+        unsafe { Cr3::write(PhysFrame::containing_address(x86_64::PhysAddr::new(root)), Cr3Flags::empty()) }
+        IDENTITY_END.store(end, Ordering::Relaxed);
+    }
+
+    /// The page tables' address, for other processors.
+    pub fn root() -> u64 {
+        TABLES.lock().root
+    }
+
+    pub fn map_device(phys: u64, end: u64) -> Result<NonNull<u8>, MapError> {
+        if end > 1 << 52 {
+            return Err(MapError);
+        }
+        let mut tables = TABLES.lock();
+        // The window keeps the offset within a large page, so that long ranges need few entries.
+        let base = tables.next.next_multiple_of(LARGE) + phys % LARGE;
+        let (mut at, last) = (phys & !(PAGE - 1), end);
+        while at < last {
+            let virt = base - phys % LARGE + (at - (phys & !(LARGE - 1)));
+            let is_large = at.is_multiple_of(LARGE) && at + LARGE <= last;
+            let entry = entry(tables.root, virt, u32::from(is_large)).ok_or(MapError)?;
+            let flags = PRESENT | WRITABLE | NO_CACHE | WRITE_THROUGH | if is_large { HUGE } else { 0 };
+            // SAFETY: the entry is in the window, which nobody uses before this returns.
+            unsafe { *entry = at | flags }
+            at += if is_large { LARGE } else { PAGE };
+        }
+        tables.next = (base + (end - phys)).next_multiple_of(LARGE);
+        NonNull::new(base as *mut u8).ok_or(MapError)
+    }
+}

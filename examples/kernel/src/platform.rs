@@ -1,0 +1,121 @@
+//! The kernel as the drivers see it: the one place where `paravirt`'s platform traits are implemented.
+
+use crate::arch::{apic, interrupts, smp, time};
+use crate::memory;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+use core::task::{RawWaker, RawWakerVTable, Waker};
+use paravirt_platform::{
+    AllocError, BindError, Instant, InterruptLine, Interrupts, MapError, Message, Mmio, Platform, PortIo,
+    ProcessorId, Processors, RawDma, RawHandler, RunError, Vector,
+};
+use spin::Mutex;
+use x86_64::instructions::port::Port;
+
+/// The handle that drivers hold.
+#[derive(Copy, Clone, Debug)]
+pub struct Machine;
+
+/// On which processor the interrupt of each vector is taken.
+static TARGETS: Mutex<[u8; 256]> = Mutex::new([0; 256]);
+const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
+
+// SAFETY: pages are zeroed RAM, mapped one to one, and nobody else's until they are freed; the counter is the same for all.
+unsafe impl Platform for Machine {
+    fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+        memory::alloc(pages)
+    }
+    unsafe fn dma_free(&self, region: RawDma) {
+        // SAFETY: passed on from the caller.
+        unsafe { memory::free(region) }
+    }
+    fn now(&self) -> Instant {
+        time::now()
+    }
+}
+
+// SAFETY: mappings are never taken away.
+unsafe impl Mmio for Machine {
+    unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        memory::map(phys, len)
+    }
+}
+
+// SAFETY: the instructions are of the width that is asked for.
+unsafe impl PortIo for Machine {
+    unsafe fn in32(&self, port: u16) -> u32 {
+        // SAFETY: passed on from the caller.
+        unsafe { Port::new(port).read() }
+    }
+    unsafe fn out32(&self, port: u16, value: u32) {
+        // SAFETY: passed on from the caller.
+        unsafe { Port::new(port).write(value) }
+    }
+}
+
+// SAFETY: a vector calls its handler only while it is bound, and `unbind` waits until none runs.
+unsafe impl Interrupts for Machine {
+    unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
+        let vector = interrupts::bind(handler)?;
+        let target = smp::apic_id(processor.0.min(smp::count() - 1));
+        // A message has room for 8 bits of the processor's id.
+        let target = u8::try_from(target).or(u8::try_from(smp::apic_id(0)));
+        x86_64::instructions::interrupts::without_interrupts(|| {
+            TARGETS.lock()[vector.0 as usize & 0xff] = target.unwrap_or(0);
+        });
+        Ok(vector)
+    }
+    fn message(&self, vector: Vector) -> Option<Message> {
+        let target =
+            x86_64::instructions::interrupts::without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff]);
+        Some(Message { address: MESSAGE_ADDRESS | u64::from(target) << 12, data: vector.0 })
+    }
+    fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
+        interrupts::route(line, vector)
+    }
+    fn unbind(&self, vector: Vector) {
+        interrupts::unbind(vector);
+    }
+}
+
+impl Processors for Machine {
+    fn count(&self) -> u32 {
+        smp::count()
+    }
+    fn current(&self) -> ProcessorId {
+        ProcessorId(smp::current())
+    }
+    fn run_on(&self, processor: ProcessorId, work: &mut (dyn FnMut() + Send)) -> Result<(), RunError> {
+        smp::run_on(processor, work)
+    }
+}
+
+/// A waker that makes the processor it was made on look for work.
+pub fn waker() -> Waker {
+    const TABLE: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &TABLE), wake, wake, |_| {});
+    fn wake(data: *const ()) {
+        interrupts::wake(data as usize as u32);
+    }
+    let processor = smp::current() as usize as *const ();
+    // SAFETY: the data is a number, and the functions take it as one.
+    unsafe { Waker::from_raw(RawWaker::new(processor, &TABLE)) }
+}
+
+/// Halts until an interrupt, or until `until`, unless `is_pending` finds something to do with interrupts off.
+pub fn sleep(until: Instant, is_pending: impl FnOnce() -> bool) {
+    x86_64::instructions::interrupts::disable();
+    if is_pending() {
+        x86_64::instructions::interrupts::enable();
+        return;
+    }
+    let now = time::now();
+    if until <= now {
+        x86_64::instructions::interrupts::enable();
+        return;
+    }
+    apic::set_timer((until != Instant::NEVER).then(|| until.since(now).as_nanos() as u64));
+    x86_64::instructions::interrupts::enable_and_hlt();
+    if until != Instant::NEVER {
+        apic::set_timer(None);
+    }
+}

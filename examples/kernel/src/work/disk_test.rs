@@ -1,0 +1,259 @@
+//! `test=diskN`: writes a pattern over the whole disk, flushes, reads it back, discards, zeroes, at full depth on every
+//! queue, each on a processor of its own. What was on the disk is lost; afterwards it holds the pattern.
+
+use super::devices::{Buffer, Devices, DiskQueue};
+use super::mount;
+use super::options::Options;
+use crate::arch::{interrupts, smp};
+use crate::platform::{self, Machine};
+use crate::{memory, say};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+use paravirt_device::{
+    Access, Arm, BlockDevice, BlockInfo, BlockQueue, Completion, Durability, Notify, Op, Rejected, Request,
+    Unmap,
+};
+use paravirt_platform::{DmaSlice, Platform};
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of all buffers of a queue together, and of one, at most.
+const BUFFERS: usize = 4 << 20;
+const BUFFER: usize = 64 << 10;
+/// Blocks that are discarded and zeroed.
+const RANGE: u64 = 1024;
+
+/// The word at byte `at` of the disk: the upper half of a multiplication, so that neighbours have nothing in common.
+fn word(at: u64) -> u64 {
+    let product = u128::from(at ^ 0x9e37_79b9_7f4a_7c15) * 0xd134_2543_de82_ef95;
+    (product >> 32) as u64
+}
+
+fn fill(bytes: &mut [u8], at: u64) {
+    for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+        chunk.copy_from_slice(&word(at + i as u64 * 8).to_le_bytes());
+    }
+}
+
+/// The first byte that is not what was written at `at`.
+fn check(bytes: &[u8], at: u64) -> Option<u64> {
+    let wrong = bytes
+        .chunks_exact(8)
+        .enumerate()
+        .find(|(i, chunk)| **chunk != word(at + *i as u64 * 8).to_le_bytes());
+    wrong.map(|(i, _)| at + i as u64 * 8)
+}
+
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Pass {
+    Write,
+    Read,
+}
+
+/// A part of the disk, in requests of `chunk` blocks every `stride` blocks.
+#[derive(Copy, Clone)]
+struct Plan {
+    info: BlockInfo,
+    chunk: u64,
+    stride: u64,
+    first: u64,
+    /// Every how many strides one is this part's.
+    step: u64,
+}
+
+impl Plan {
+    fn requests(self) -> impl Iterator<Item = (u64, u64)> {
+        let Self { info, chunk, stride, first, step } = self;
+        let count = info.blocks.div_ceil(stride);
+        (first..count).step_by(step as usize).map(move |i| {
+            let lba = i * stride;
+            (lba, chunk.min(info.blocks - lba))
+        })
+    }
+}
+
+/// One pass over a part of the disk at full depth; how many kicks there were.
+fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass) -> Result<u64, String> {
+    let size = u64::from(plan.info.block_size);
+    queue.register(&platform::waker());
+    let mut requests = plan.requests().peekable();
+    let (mut in_flight, mut kicks) = (0usize, 0);
+    loop {
+        let mut submitted = false;
+        while let Some((lba, blocks)) = requests.peek().copied() {
+            let Some(mut buffer) = buffers.pop() else { break };
+            buffer.set_len((blocks * size) as usize);
+            let op = match pass {
+                Pass::Write => {
+                    fill(buffer.bytes_mut(), lba * size);
+                    Op::Write { lba, from: buffer, durability: Durability::Cached }
+                }
+                Pass::Read => Op::Read { lba, into: buffer },
+            };
+            let deadline = Machine.now().saturating_add(TIMEOUT);
+            match queue.submit(Request { tag: lba, op, deadline }) {
+                Ok(()) => {
+                    in_flight += 1;
+                    submitted = true;
+                    requests.next();
+                }
+                Err(refused) => {
+                    if let Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. } = refused.request.op
+                    {
+                        buffers.push(buffer);
+                    }
+                    match refused.reason {
+                        Rejected::Full => break,
+                        reason => return Err(format!("block {lba}: {reason}")),
+                    }
+                }
+            }
+        }
+        if submitted {
+            queue.kick();
+            kicks += 1;
+        }
+        if in_flight == 0 {
+            return Ok(kicks);
+        }
+        let mut done = 0;
+        while let Some(Completion { tag, buffer, result }) =
+            queue.complete().map_err(|fault| fault.to_string())?
+        {
+            done += 1;
+            let buffer = buffer.ok_or("a buffer did not come back")?;
+            result.map_err(|error| format!("block {tag}: {error}"))?;
+            if pass == Pass::Read
+                && let Some(at) = check(buffer.bytes(), tag * size)
+            {
+                return Err(format!("byte {at} is not what was written"));
+            }
+            buffers.push(buffer);
+        }
+        in_flight -= done;
+        if done == 0 {
+            let until = queue.next_deadline();
+            platform::sleep(until, || queue.arm() == Arm::Pending);
+            if Machine.now() >= until {
+                queue.expire(Machine.now()).map_err(|fault| fault.to_string())?;
+            }
+        }
+    }
+}
+
+/// A queue with its buffers, for one processor.
+struct Worker {
+    queue: DiskQueue,
+    buffers: Vec<Buffer>,
+    plan: Plan,
+    result: Result<u64, String>,
+    allocations: u64,
+}
+
+impl Worker {
+    fn run(&mut self, kind: Pass) {
+        let before = memory::allocations();
+        self.result = pass(&mut self.queue, &mut self.buffers, self.plan, kind);
+        self.allocations = memory::allocations() - before;
+    }
+}
+
+/// One pass over the whole disk, every queue on its processor.
+fn everywhere(workers: &mut [Worker], kind: Pass) -> Result<(), String> {
+    let name = if kind == Pass::Write { "write" } else { "read" };
+    let interrupts = interrupts::device_interrupts();
+    let (mine, others) = workers.split_first_mut().ok_or("there is no queue")?;
+    let mut others: Vec<_> = others.iter_mut().map(|worker| move || worker.run(kind)).collect();
+    let works =
+        others.iter_mut().zip(1..).map(|(work, processor)| (processor, work as &mut (dyn FnMut() + Send)));
+    smp::run_all_on(works, || mine.run(kind));
+    drop(others);
+    let mut kicks = 0;
+    for worker in workers.iter_mut() {
+        kicks += core::mem::replace(&mut worker.result, Ok(0))?;
+    }
+    let requests: u64 = workers.iter().map(|worker| worker.plan.requests().count() as u64).sum();
+    let interrupts = interrupts::device_interrupts() - interrupts;
+    // Other processors allocate for themselves only here, so the first one's count is exact.
+    let allocations = workers[0].allocations;
+    say!("test={name} requests={requests} batches={kicks} interrupts={interrupts} allocations={allocations}");
+    Ok(())
+}
+
+pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<(), String> {
+    let info = devices.disk(index)?.info();
+    if info.access == Access::ReadOnly {
+        return Err(format!("disk{index} is read-only"));
+    }
+    let size = u64::from(info.block_size);
+    let mut queues = devices.disk_queues(index)?;
+    queues.truncate(smp::count() as usize);
+    let depth = usize::from(info.depth).min(BUFFERS / info.block_size as usize).max(1);
+    let bytes = (BUFFERS / depth).min(BUFFER).min(info.max_bytes as usize) as u64 & !(size - 1);
+    let chunk = bytes.max(size) / size;
+    let stride = options.stride.map_or(chunk, |stride| (stride / size).max(chunk));
+    let step = queues.len() as u64;
+    let mut workers = Vec::new();
+    for (first, queue) in queues.into_iter().enumerate() {
+        let mut buffers = Vec::with_capacity(depth);
+        DmaSlice::alloc_many(&Machine, depth, (chunk * size) as usize, |slice| buffers.push(slice))
+            .map_err(|e| e.to_string())?;
+        let plan = Plan { info, chunk, stride, first: first as u64, step };
+        workers.push(Worker { queue, buffers, plan, result: Ok(0), allocations: 0 });
+    }
+    say!(
+        "test=begin disk=disk{index} blocks={} depth={depth} chunk={chunk} stride={stride} queues={step}",
+        info.blocks
+    );
+    everywhere(&mut workers, Pass::Write)?;
+    let mut first = workers.swap_remove(0);
+    let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
+    let failed = |what: &str, e: paravirt_device::BlockingError| format!("{what}: {e}");
+    disk.flush().map_err(|e| failed("flush", e))?;
+    say!("test=flush");
+    first.queue = disk.into_queue();
+    workers.insert(0, first);
+    everywhere(&mut workers, Pass::Read)?;
+    let first = workers.swap_remove(0);
+    let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
+
+    let range = RANGE.min(info.blocks);
+    let mut bytes = alloc::vec![0; (range * size) as usize];
+    if let Some(limits) = info.discard {
+        let mut lba = 0;
+        while lba < range {
+            let blocks = (range - lba).min(u64::from(limits.max_blocks));
+            disk.discard(lba, blocks as u32).map_err(|e| failed("discard", e))?;
+            lba += blocks;
+        }
+        disk.read(0, &mut bytes).map_err(|e| failed("read after discard", e))?;
+        say!("test=discard blocks={range}");
+    }
+    if let Some(limits) = info.write_zeroes {
+        for unmap in [Unmap::Keep, Unmap::May] {
+            fill(&mut bytes, 0);
+            disk.write(0, &bytes, Durability::Cached).map_err(|e| failed("write", e))?;
+            let mut lba = 0;
+            while lba < range {
+                let blocks = (range - lba).min(u64::from(limits.max_blocks));
+                disk.write_zeroes(lba, blocks as u32, unmap).map_err(|e| failed("write zeroes", e))?;
+                lba += blocks;
+            }
+            disk.read(0, &mut bytes).map_err(|e| failed("read after zeroes", e))?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Err("zeroed blocks do not read as zeroes".into());
+            }
+        }
+        say!("test=zeroes blocks={range}");
+    }
+    fill(&mut bytes, 0);
+    disk.write(0, &bytes, Durability::Durable).map_err(|e| failed("durable write", e))?;
+    bytes.fill(0);
+    disk.read(0, &mut bytes).map_err(|e| failed("read", e))?;
+    if let Some(at) = check(&bytes, 0) {
+        return Err(format!("byte {at} is not what was written durably"));
+    }
+    say!("same test=pass blocks={}", info.blocks);
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! `idle=SECONDS`: waits, and says what happened and how often it woke.
+
+use super::devices::Devices;
+use crate::arch::{interrupts, time};
+use crate::{platform, say};
+use core::time::Duration;
+use paravirt_device::{BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
+
+pub fn idle(devices: &mut Devices, seconds: u64) {
+    let waker = platform::waker();
+    devices.disks.iter_mut().for_each(|disk| disk.device.register(&waker));
+    devices.cards.iter_mut().for_each(|card| card.device.register(&waker));
+    report(devices);
+    let before = interrupts::device_interrupts();
+    say!("idle=begin seconds={seconds}");
+    let end = time::now().saturating_add(Duration::from_secs(seconds));
+    let mut woke = 0;
+    while time::now() < end {
+        platform::sleep(end, || false);
+        woke += 1;
+        report(devices);
+    }
+    say!("idle=end woke={woke} device_interrupts={}", interrupts::device_interrupts() - before);
+}
+
+fn report(devices: &mut Devices) {
+    for (i, disk) in devices.disks.iter_mut().enumerate() {
+        while let Some(event) = disk.device.poll_event() {
+            match event {
+                BlockEvent::Capacity(blocks) => say!("event=capacity device=disk{i} blocks={blocks}"),
+                other => say!("event=\"{other:?}\" device=disk{i}"),
+            }
+        }
+    }
+    for (i, card) in devices.cards.iter_mut().enumerate() {
+        while let Some(event) = card.device.poll_event() {
+            match event {
+                NetEvent::Link(Link::Up) => say!("event=link device=net{i} link=up"),
+                NetEvent::Link(Link::Down) => say!("event=link device=net{i} link=down"),
+                other => say!("event=\"{other:?}\" device=net{i}"),
+            }
+        }
+    }
+}

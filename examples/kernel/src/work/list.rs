@@ -1,0 +1,62 @@
+//! `list`: every device with its properties.
+
+use super::devices::{At, Devices};
+use crate::say;
+use paravirt_device::{Access, BlockDevice, Cache, Console, Link, NetDevice, Unmap};
+
+pub fn list(devices: &mut Devices) {
+    for (i, At { address, device }) in devices.disks.iter().enumerate() {
+        let info = device.info();
+        say!(
+            "device=disk{i} at={address} blocks={} block_size={} physical={} offset={} optimal={} max_bytes={} \
+             max_segments={} access={} cache={} serial=\"{}\" queues={} depth={}",
+            info.blocks,
+            info.block_size,
+            info.physical_block_size,
+            info.alignment_offset,
+            info.optimal_blocks,
+            info.max_bytes,
+            info.max_segments,
+            if info.access == Access::ReadOnly { "ro" } else { "rw" },
+            if info.cache == Cache::WriteBack { "write-back" } else { "write-through" },
+            info.serial,
+            info.queues,
+            info.depth,
+        );
+        if let Some(discard) = info.discard {
+            say!("device=disk{i} discard_max={} discard_alignment={}", discard.max_blocks, discard.alignment);
+        }
+        if let Some(zero) = info.write_zeroes {
+            let unmap = if zero.unmap == Unmap::May { "may" } else { "keep" };
+            say!("device=disk{i} zero_max={} zero_unmap={unmap}", zero.max_blocks);
+        }
+    }
+    for (i, At { address, device }) in devices.cards.iter().enumerate() {
+        let info = device.info();
+        let link = if device.link() == Link::Up { "up" } else { "down" };
+        say!(
+            "device=net{i} at={address} mac={} mtu={} link={link} speed={} queues={} depth={} max_segmented={} offloads={:?}",
+            info.mac,
+            info.mtu,
+            info.speed.unwrap_or(0),
+            info.queues,
+            info.depth,
+            info.max_segmented,
+            info.offloads.iter_names().map(|(name, _)| name).collect::<alloc::vec::Vec<_>>(),
+        );
+    }
+    for (i, At { address, device }) in devices.consoles.iter_mut().enumerate() {
+        let size = device.size().map_or((0, 0), |size| (size.columns, size.rows));
+        say!("device=console{i} at={address} columns={} rows={}", size.0, size.1);
+        let _ = device.write(b"paravirt console\r\n");
+    }
+    for (i, At { address, .. }) in devices.entropy.iter().enumerate() {
+        say!("device=entropy{i} at={address}");
+    }
+    for At { address, device } in &devices.passed {
+        say!("device={:?} at={address} driver=virtio-drivers trust=outside", device.device_type());
+    }
+    for At { address, device } in &devices.undriven {
+        say!("undriven=\"{}\" at={address} reason=\"{}\"", device.what, device.reason);
+    }
+}

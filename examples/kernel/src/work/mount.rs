@@ -1,0 +1,140 @@
+//! `mount=diskN`: the files of an ext4 file system, each with its SHA-256.
+
+use super::devices::{Buffer, Devices, DiskQueue};
+use crate::platform::{self, Machine};
+use crate::say;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::error::Error;
+use core::fmt::Write;
+use core::time::Duration;
+use ext4_view::{Ext4, Ext4Read, PathBuf};
+use paravirt_device::{Arm, BlockDevice, Blocking, Notify};
+use paravirt_platform::{DmaSlice, Instant};
+use sha2::{Digest, Sha256};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes that are read at once and kept.
+const WINDOW: usize = 128 << 10;
+
+pub type Waiting = Blocking<Machine, DiskQueue, fn(&mut DiskQueue, Instant)>;
+
+/// A queue for one request at a time; the processor halts while it waits.
+pub fn blocking(mut queue: DiskQueue, block_size: u32, bytes: usize) -> Result<Waiting, String> {
+    queue.register(&platform::waker());
+    let bounce: Buffer = DmaSlice::alloc(&Machine, bytes).map_err(|e| e.to_string())?;
+    fn wait(queue: &mut DiskQueue, until: Instant) {
+        platform::sleep(until, || queue.arm() == Arm::Pending);
+    }
+    Ok(Blocking::new(queue, Machine, bounce, block_size, TIMEOUT, wait))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A disk as the file system reads it: any bytes, through a window of whole blocks.
+struct Reader {
+    disk: Waiting,
+    block_size: u64,
+    blocks: u64,
+    window: Vec<u8>,
+    /// Where the window begins, in blocks.
+    start: u64,
+    len: usize,
+}
+
+impl Ext4Read for Reader {
+    fn read(
+        &mut self,
+        start_byte: u64,
+        dst: &mut [u8],
+    ) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
+        let mut filled = 0;
+        while filled < dst.len() {
+            let at = start_byte + filled as u64;
+            let offset = at.wrapping_sub(self.start * self.block_size) as usize;
+            if at < self.start * self.block_size || offset >= self.len {
+                let first = at / self.block_size;
+                let blocks = (WINDOW as u64 / self.block_size).min(self.blocks.saturating_sub(first));
+                if blocks == 0 {
+                    return Err("read beyond the end of the disk".into());
+                }
+                self.len = (blocks * self.block_size) as usize;
+                self.start = first;
+                if let Err(error) = self.disk.read(first, &mut self.window[..self.len]) {
+                    self.len = 0;
+                    return Err(Box::new(error));
+                }
+                continue;
+            }
+            let count = (self.len - offset).min(dst.len() - filled);
+            dst[filled..filled + count].copy_from_slice(&self.window[offset..offset + count]);
+            filled += count;
+        }
+        Ok(())
+    }
+}
+
+pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
+    let info = devices.disk(index)?.info();
+    let queue = devices.disk_queues(index)?.swap_remove(0);
+    let reader = Reader {
+        disk: blocking(queue, info.block_size, WINDOW)?,
+        block_size: u64::from(info.block_size),
+        blocks: info.blocks,
+        window: alloc::vec![0; WINDOW],
+        start: 0,
+        len: 0,
+    };
+    let fs = Ext4::load(Box::new(reader)).map_err(|e| format!("disk{index}: {e}"))?;
+    say!("mount=disk{index} label=\"{:?}\"", fs.label());
+    let mut directories = alloc::vec![PathBuf::new("/")];
+    let (mut files, mut bytes) = (0u64, 0u64);
+    while let Some(directory) = directories.pop() {
+        let mut entries = fs
+            .read_dir(&directory)
+            .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+            .map_err(|e| format!("{}: {e}", directory.display()))?;
+        entries.sort_by(|a, b| a.path().cmp(&b.path()));
+        for entry in entries {
+            let path = entry.path();
+            let name = entry.file_name();
+            let kind = entry.file_type().map_err(|e| format!("{}: {e}", path.display()))?;
+            if kind.is_dir() {
+                if name.as_ref() != b"." && name.as_ref() != b".." {
+                    directories.push(path);
+                }
+            } else if kind.is_regular_file() {
+                bytes += file(&fs, &path)?;
+                files += 1;
+            } else {
+                say!("file={} kind={kind:?}", path.display());
+            }
+        }
+    }
+    say!("mount=disk{index} files={files} bytes={bytes}");
+    Ok(())
+}
+
+fn file(fs: &Ext4, path: &PathBuf) -> Result<u64, String> {
+    let failed = |e: ext4_view::Ext4Error| format!("{}: {e}", path.display());
+    let mut file = fs.open(path).map_err(failed)?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut chunk = alloc::vec![0; 64 << 10];
+    loop {
+        let count = file.read_bytes(&mut chunk).map_err(failed)?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&chunk[..count]);
+        size += count as u64;
+    }
+    say!("same file={} size={size} sha256={}", path.display(), hex(&hash.finalize()));
+    Ok(size)
+}

@@ -1,0 +1,92 @@
+//! The command line.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
+
+/// What the command line asks for. Words that it does not know are a loader's or a host's, and left alone.
+#[derive(Default)]
+pub struct Options {
+    pub list: bool,
+    pub mount: Option<usize>,
+    pub test: Option<usize>,
+    /// Bytes between the requests of a test: not the whole disk then.
+    pub stride: Option<u64>,
+    pub dhcp: bool,
+    pub address: Option<Ipv4Cidr>,
+    pub gateway: Option<Ipv4Address>,
+    /// Pings the gateway, or that address.
+    pub ping: Option<Option<Ipv4Address>>,
+    pub http: Option<String>,
+    pub echo: Option<u16>,
+    pub entropy: Option<usize>,
+    pub idle: Option<u64>,
+    pub bench: bool,
+    /// Disks are left to the `virtio-drivers` crate: for comparison.
+    pub peer: bool,
+    pub cpus: Option<u32>,
+    pub nic: usize,
+    pub queues: Option<u16>,
+    pub queue_size: Option<u16>,
+}
+
+fn value<T>(key: &str, text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, String> {
+    parse(text).ok_or_else(|| format!("{key}={text} cannot be read"))
+}
+
+fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
+    let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
+        Some(digits) if text.ends_with('K') => (digits, 10),
+        Some(digits) if text.ends_with('M') => (digits, 20),
+        Some(digits) => (digits, 30),
+        None => (text, 0),
+    };
+    T::try_from(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?).ok()
+}
+
+impl Options {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the word that cannot be read.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            let (key, text) = word.split_once('=').map_or((word, None), |(key, text)| (key, Some(text)));
+            let disk = |text: &str| text.strip_prefix("disk").and_then(number);
+            match (key, text) {
+                ("list", None) => options.list = true,
+                ("dhcp", None) => options.dhcp = true,
+                ("bench", None) => options.bench = true,
+                ("peer", None) => options.peer = true,
+                ("ping", None) => options.ping = Some(None),
+                ("mount", Some(text)) => options.mount = Some(value(key, text, disk)?),
+                ("test", Some(text)) => options.test = Some(value(key, text, disk)?),
+                ("stride", Some(text)) => options.stride = Some(value(key, text, number)?),
+                ("ip", Some(text)) => options.address = Some(value(key, text, |t| t.parse().ok())?),
+                ("gw", Some(text)) => options.gateway = Some(value(key, text, |t| t.parse().ok())?),
+                ("ping", Some(text)) => options.ping = Some(Some(value(key, text, |t| t.parse().ok())?)),
+                ("http", Some(text)) => options.http = Some(text.to_string()),
+                ("echo", Some(text)) => options.echo = Some(value(key, text, number)?),
+                ("entropy", Some(text)) => options.entropy = Some(value(key, text, number)?),
+                ("idle", Some(text)) => options.idle = Some(value(key, text, number)?),
+                ("cpus", Some(text)) => {
+                    options.cpus = Some(value(key, text, |t| number(t).filter(|n| *n > 0))?);
+                }
+                ("nic", Some(text)) => {
+                    options.nic = value(key, text, |t| t.strip_prefix("net").and_then(number))?;
+                }
+                ("queues", Some(text)) => options.queues = Some(value(key, text, number)?),
+                ("queue-size", Some(text)) => options.queue_size = Some(value(key, text, number)?),
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// Whether anything needs the network.
+    pub fn uses_network(&self) -> bool {
+        self.dhcp || self.ping.is_some() || self.http.is_some() || self.echo.is_some()
+    }
+}
