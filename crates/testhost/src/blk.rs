@@ -1,0 +1,162 @@
+use crate::{AnyDevice, Chain, FakeDevice, FakeTransport, Guest, Ring};
+use paravirt_virtio::blk::config::BlkFeatures;
+use paravirt_virtio::features::Features;
+use std::sync::{Arc, Mutex};
+use virtio_drivers::transport::DeviceType;
+
+/// What a disk does with the next requests.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub enum BlkMood {
+    /// It works.
+    #[default]
+    Works,
+    /// It takes requests and does not answer.
+    Silent,
+    /// It answers with this status.
+    Status(u8),
+}
+
+struct State {
+    disk: Vec<u8>,
+    queues: Vec<Option<(u32, AnyDevice)>>,
+    /// Types of the requests that came, in their order.
+    log: Vec<u32>,
+    mood: BlkMood,
+}
+
+/// A disk in memory, behind queues of either format.
+#[derive(Clone)]
+pub struct BlkHost {
+    guest: Guest,
+    ring: Ring,
+    device: FakeDevice,
+    state: Arc<Mutex<State>>,
+}
+
+impl BlkHost {
+    /// A disk of `sectors` sectors with two queues of 64 entries and everything that the driver knows.
+    pub fn new(guest: &Guest, ring: Ring, sectors: u64) -> Self {
+        let features = BlkFeatures::all().difference(BlkFeatures::RO).bits() | Features::all().bits();
+        Self::with(guest, ring, sectors, features & !Features::IN_ORDER.bits(), &[64, 64])
+    }
+
+    /// A disk with these features (the format's is set by `ring`) and queue sizes.
+    pub fn with(guest: &Guest, ring: Ring, sectors: u64, features: u64, sizes: &[u16]) -> Self {
+        let mut config = vec![0; 60];
+        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &sectors.to_le_bytes());
+        put(8, &65536u32.to_le_bytes());
+        put(12, &8u32.to_le_bytes());
+        put(20, &512u32.to_le_bytes());
+        put(32, &[1]);
+        put(34, &(sizes.len() as u16).to_le_bytes());
+        for (at, value) in [(36, 64u32), (40, 1), (44, 8), (48, 64), (52, 1)] {
+            put(at, &value.to_le_bytes());
+        }
+        let packed = Features::RING_PACKED.bits();
+        let features = if ring == Ring::Packed { features | packed } else { features & !packed };
+        let device = FakeDevice::new(DeviceType::Block, features, sizes, &config);
+        let queues = sizes.iter().map(|_| None).collect();
+        let disk = vec![0; (sectors * 512) as usize];
+        let state = Arc::new(Mutex::new(State { disk, queues, log: vec![], mood: BlkMood::Works }));
+        let host = Self { guest: guest.clone(), ring, device, state };
+        let worker = host.clone();
+        guest.attach(move || {
+            worker.work();
+        });
+        host
+    }
+
+    /// A transport for the driver.
+    pub fn transport(&self) -> FakeTransport {
+        self.device.transport()
+    }
+
+    /// Its registers.
+    pub fn device(&self) -> &FakeDevice {
+        &self.device
+    }
+
+    /// Says what it does from now on.
+    pub fn set_mood(&self, mood: BlkMood) {
+        self.state.lock().expect("state").mood = mood;
+    }
+
+    /// The types of the requests that came since the last call.
+    pub fn take_log(&self) -> Vec<u32> {
+        std::mem::take(&mut self.state.lock().expect("state").log)
+    }
+
+    /// A copy of sector `index`.
+    pub fn sector(&self, index: usize) -> Vec<u8> {
+        self.state.lock().expect("state").disk[index * 512..][..512].to_vec()
+    }
+
+    /// Serves what is in the queues; how many requests.
+    pub fn work(&self) -> usize {
+        let state = &mut *self.state.lock().expect("state");
+        let event_idx = self.device.registers().accepted & Features::EVENT_IDX.bits() != 0;
+        let mut served = 0;
+        for index in 0..state.queues.len() {
+            let Some(queue) = self.device.queue(index) else {
+                state.queues[index] = None;
+                continue;
+            };
+            if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
+                state.queues[index] = Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
+            }
+            let Some((_, mut device)) = state.queues[index].take() else { continue };
+            loop {
+                while let Some(chain) = device.pop() {
+                    served += 1;
+                    if let Some(len) = state.serve(&self.guest, &chain) {
+                        device.push(&chain, len);
+                    }
+                }
+                if !device.wait() {
+                    break;
+                }
+            }
+            state.queues[index] = Some((queue.generation, device));
+        }
+        served
+    }
+}
+
+impl State {
+    /// Does one request; the bytes written, or `None` for no answer.
+    fn serve(&mut self, guest: &Guest, chain: &Chain) -> Option<u32> {
+        let word = |at: usize| u32::from_le_bytes(chain.readable[at..at + 4].try_into().expect("a header"));
+        let long = |at: usize| u64::from_le_bytes(chain.readable[at..at + 8].try_into().expect("a header"));
+        let kind = word(0);
+        self.log.push(kind);
+        let room = chain.room() - 1;
+        let (status, data) = match self.mood {
+            BlkMood::Silent => return None,
+            BlkMood::Status(status) => (status, vec![0; room]),
+            BlkMood::Works => {
+                let at = (long(8) * 512) as usize;
+                match kind {
+                    0 => (0, self.disk[at..at + room].to_vec()),
+                    1 => {
+                        let data = &chain.readable[16..];
+                        self.disk[at..at + data.len()].copy_from_slice(data);
+                        (0, vec![])
+                    }
+                    4 => (0, vec![]),
+                    8 => (0, b"testhost\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+                    11 | 13 => {
+                        let (first, count) = ((long(16) * 512) as usize, word(24) as usize * 512);
+                        self.disk[first..first + count].fill(0);
+                        (0, vec![])
+                    }
+                    _ => (2, vec![]),
+                }
+            }
+        };
+        let mut all = data;
+        all.push(status);
+        Some(chain.write(guest, &all))
+    }
+}
+

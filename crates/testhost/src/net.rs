@@ -1,0 +1,120 @@
+use crate::{AnyDevice, FakeDevice, FakeTransport, Guest, Ring};
+use paravirt_virtio::features::Features;
+use paravirt_virtio::net::config::NetFeatures;
+use std::sync::{Arc, Mutex};
+use virtio_drivers::transport::DeviceType;
+
+const HEADER: usize = 12;
+
+struct State {
+    queues: [Option<(u32, AnyDevice)>; 3],
+    /// Frames that the guest sent, each with its header.
+    sent: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Frames for the guest, each with its header but for the number of buffers.
+    pending: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Commands on the control queue.
+    commands: Vec<Vec<u8>>,
+}
+
+/// A network card with one pair of queues and a control queue; the other end of the wire is the test.
+#[derive(Clone)]
+pub struct NetHost {
+    guest: Guest,
+    ring: Ring,
+    device: FakeDevice,
+    state: Arc<Mutex<State>>,
+}
+
+impl NetHost {
+    /// A card that offers `features` besides those of the queues.
+    pub fn new(guest: &Guest, ring: Ring, features: NetFeatures) -> Self {
+        let mut all = (Features::all() - Features::IN_ORDER).bits() | features.bits();
+        if ring == Ring::Split {
+            all &= !Features::RING_PACKED.bits();
+        }
+        let mut config = vec![2, 0, 0, 0, 0, 9, 1, 0, 1, 0];
+        config.extend(1500u16.to_le_bytes());
+        config.extend([0; 8]);
+        let device = FakeDevice::new(DeviceType::Network, all, &[64, 64, 16], &config);
+        let state = State { queues: [const { None }; 3], sent: vec![], pending: vec![], commands: vec![] };
+        let host = Self { guest: guest.clone(), ring, device, state: Arc::new(Mutex::new(state)) };
+        let worker = host.clone();
+        guest.attach(move || worker.work());
+        host
+    }
+
+    /// A transport for the driver.
+    pub fn transport(&self) -> FakeTransport {
+        self.device.transport()
+    }
+
+    /// Its registers.
+    pub fn device(&self) -> &FakeDevice {
+        &self.device
+    }
+
+    /// Has a frame come in, with the first ten bytes of its header.
+    pub fn deliver(&self, header: [u8; 10], frame: &[u8]) {
+        self.state.lock().expect("state").pending.push((header.to_vec(), frame.to_vec()));
+    }
+
+    /// The frames that the guest sent since the last call, each with its header.
+    pub fn take_sent(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        std::mem::take(&mut self.state.lock().expect("state").sent)
+    }
+
+    /// The commands that came since the last call.
+    pub fn take_commands(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.state.lock().expect("state").commands)
+    }
+
+    /// Moves frames and answers commands.
+    pub fn work(&self) {
+        let state = &mut *self.state.lock().expect("state");
+        let event_idx = self.device.registers().accepted & Features::EVENT_IDX.bits() != 0;
+        for index in 0..3 {
+            let Some(queue) = self.device.queue(index) else {
+                state.queues[index] = None;
+                continue;
+            };
+            if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
+                state.queues[index] = Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
+            }
+        }
+        let [rx, tx, control] = &mut state.queues;
+        if let Some((_, tx)) = tx {
+            while let Some(chain) = tx.pop() {
+                let (header, frame) = chain.readable.split_at(HEADER);
+                state.sent.push((header.to_vec(), frame.to_vec()));
+                tx.push(&chain, 0);
+            }
+            tx.wait();
+        }
+        if let Some((_, control)) = control {
+            while let Some(chain) = control.pop() {
+                state.commands.push(chain.readable.clone());
+                let len = chain.write(&self.guest, &[0]);
+                control.push(&chain, len);
+            }
+            control.wait();
+        }
+        let Some((_, rx)) = rx else { return };
+        while !state.pending.is_empty() {
+            let (header, frame) = state.pending.remove(0);
+            let mut bytes = [header, vec![1, 0], frame].concat();
+            let mut chains = vec![];
+            let mut room = 0;
+            while room < bytes.len() {
+                let Some(chain) = rx.pop() else { panic!("the guest has no receive buffers left") };
+                room += chain.room();
+                chains.push(chain);
+            }
+            bytes[10..12].copy_from_slice(&(chains.len() as u16).to_le_bytes());
+            for chain in &chains {
+                let len = chain.write(&self.guest, &bytes);
+                bytes.drain(..len as usize);
+                rx.push(chain, len);
+            }
+        }
+    }
+}

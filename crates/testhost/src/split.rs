@@ -1,0 +1,68 @@
+use crate::{Chain, Guest, QueueState};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+/// A split queue from the device's side, served by rust-vmm's `virtio-queue`.
+pub struct SplitDevice {
+    guest: Guest,
+    queue: Queue,
+}
+
+impl SplitDevice {
+    /// The queue that the driver set up.
+    pub fn new(guest: &Guest, state: &QueueState, event_idx: bool) -> Self {
+        let addresses = state.addresses;
+        let mut queue = Queue::new(32768).expect("a queue size");
+        queue.set_size(addresses.size);
+        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        let (low, high) = halves(addresses.desc.0);
+        queue.set_desc_table_address(low, high);
+        let (low, high) = halves(addresses.driver.0);
+        queue.set_avail_ring_address(low, high);
+        let (low, high) = halves(addresses.device.0);
+        queue.set_used_ring_address(low, high);
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        assert!(queue.is_valid(guest.memory()), "rust-vmm does not accept the queue that the driver set up");
+        Self { guest: guest.clone(), queue }
+    }
+
+    /// The next request.
+    pub fn pop(&mut self) -> Option<Chain> {
+        let chain = self.queue.pop_descriptor_chain(self.guest.memory())?;
+        let id = chain.head_index();
+        let (mut readable, mut writable) = (vec![], vec![]);
+        for descriptor in chain {
+            if descriptor.is_write_only() {
+                writable.push((descriptor.addr().0, descriptor.len()));
+            } else {
+                readable.extend(self.guest.read(descriptor.addr().0, descriptor.len() as usize));
+            }
+        }
+        Some(Chain { id, entries: 1, readable, writable })
+    }
+
+    /// Returns a request.
+    pub fn push(&mut self, id: u16, len: u32) {
+        self.queue.add_used(self.guest.memory(), id, len).expect("a used entry");
+    }
+
+    /// Asks for kicks again; whether requests came meanwhile.
+    pub fn enable_notification(&mut self) -> bool {
+        self.queue.enable_notification(self.guest.memory()).expect("the used ring")
+    }
+
+    /// Asks for no kicks.
+    pub fn disable_notification(&mut self) {
+        self.queue.disable_notification(self.guest.memory()).expect("the used ring");
+    }
+
+    /// Writes a used element and index as a device that does not keep to the protocol: `(index, id, len)`.
+    pub fn forge(guest: &Guest, state: &QueueState, index: u16, id: u32, len: u32) {
+        let used = state.addresses.device.0;
+        let slot = u64::from(index.wrapping_sub(1) & (state.addresses.size - 1));
+        guest.write(used + 4 + slot * 8, &id.to_le_bytes());
+        guest.write(used + 8 + slot * 8, &len.to_le_bytes());
+        guest.memory().write_obj(index.to_le(), GuestAddress(used + 2)).expect("the used ring");
+    }
+}

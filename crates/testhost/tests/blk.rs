@@ -1,0 +1,316 @@
+//! The block driver against rust-vmm's split queue, and against our model of a packed one.
+
+use paravirt_device::{
+    Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Durability, Fault, IoError, Notify, Op, Rejected, Request, Unmap,
+};
+use paravirt_platform::{DmaSlice, Instant, Platform};
+use paravirt_testhost::{BlkHost, BlkMood, FakeTransport, Guest, Ring};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
+use paravirt_virtio::blk::config::BlkFeatures;
+use paravirt_virtio::features::Features;
+use std::time::Duration;
+
+type Buffer = DmaSlice<Guest>;
+type Disk = VirtioBlk<Guest, FakeTransport, Buffer>;
+type Queue = BlkQueue<Guest, FakeTransport, Buffer>;
+
+const OPTIONS: OpenOptions = OpenOptions { queues: 2, queue_size: 64, processors: 2, segments: 6 };
+const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
+
+fn open(guest: &Guest, host: &BlkHost) -> (Disk, Queue) {
+    let mut disk = Disk::open(guest, host.transport(), &OPTIONS).expect("a disk");
+    host.take_log();
+    let queue = disk.take_queue(0).expect("a queue");
+    (disk, queue)
+}
+
+fn filled(guest: &Guest, len: usize, byte: u8) -> Buffer {
+    let mut buffer = DmaSlice::alloc(guest, len).expect("memory");
+    buffer.bytes_mut().fill(byte);
+    buffer
+}
+
+fn request(tag: u64, op: Op<Buffer>) -> Request<Buffer> {
+    Request { tag, op, deadline: Instant::NEVER }
+}
+
+fn write(tag: u64, lba: u64, from: Buffer) -> Request<Buffer> {
+    request(tag, Op::Write { lba, from, durability: Durability::Cached })
+}
+
+#[test]
+fn a_batch_of_32_costs_one_kick_and_copies_nothing() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 4096);
+        let (_disk, mut queue) = open(&guest, &host);
+        let before = host.device().kicks(0);
+        let mut places = vec![];
+        for tag in 0..32 {
+            let buffer = filled(&guest, 1024, tag as u8 + 1);
+            places.push(buffer.bytes().as_ptr());
+            queue.submit(write(tag, tag * 2, buffer)).expect("room");
+        }
+        queue.kick();
+        queue.kick();
+        assert_eq!(host.device().kicks(0) - before, 1, "{ring:?}");
+        assert_eq!(host.work(), 32);
+        for tag in 0..32u64 {
+            let done = queue.complete().expect("no fault").expect("a completion");
+            assert_eq!((done.tag, done.result), (tag, Ok(())));
+            let buffer = done.buffer.expect("the buffer");
+            // The very same memory came back, and the device read it where it was.
+            assert_eq!(buffer.bytes().as_ptr(), places[tag as usize]);
+            assert_eq!(host.sector(tag as usize * 2), buffer.bytes()[..512]);
+        }
+        assert!(queue.complete().expect("no fault").is_none());
+    }
+}
+
+#[test]
+fn blocking_calls_reach_every_operation() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 256);
+        let (disk, queue) = open(&guest, &host);
+        let info = disk.info();
+        assert_eq!(info.serial.as_bytes(), b"testhost");
+        let bounce = DmaSlice::alloc(&guest, 4096).expect("memory");
+        let relax = guest.clone();
+        let wait = move |_: &mut Queue, _: Instant| relax.relax();
+        let mut io = Blocking::new(queue, guest.clone(), bounce, info.block_size, Duration::from_secs(5), wait);
+        let data: Vec<u8> = (0..10 * 512).map(|i| (i / 7) as u8).collect();
+        io.write(3, &data, Durability::Cached).expect("write");
+        let mut back = vec![0; data.len()];
+        io.read(3, &mut back).expect("read");
+        assert_eq!(back, data);
+        io.write_zeroes(4, 2, Unmap::Keep).expect("zeroes");
+        io.discard(8, 2).expect("discard");
+        io.read(3, &mut back).expect("read");
+        assert_eq!(back[512..1536], [0; 1024]);
+        host.take_log();
+        io.flush().expect("flush");
+        assert_eq!(host.take_log(), [4]);
+    }
+}
+
+#[test]
+fn a_durable_write_is_a_write_and_then_a_flush() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (_disk, mut queue) = open(&guest, &host);
+        let op = Op::Write { lba: 1, from: filled(&guest, 512, 9), durability: Durability::Durable };
+        queue.submit(request(5, op)).expect("room");
+        queue.kick();
+        host.work();
+        assert!(queue.complete().expect("no fault").is_none(), "durable before it was flushed");
+        host.work();
+        let done = queue.complete().expect("no fault").expect("a completion");
+        assert_eq!((done.tag, done.result, done.buffer.expect("the buffer").bytes()[0]), (5, Ok(()), 9));
+        assert_eq!(host.take_log(), [1, 4]);
+    }
+}
+
+#[test]
+fn without_a_cache_a_flush_succeeds_and_nothing_is_sent() {
+    let guest = Guest::new();
+    let features = (BlkFeatures::all() - BlkFeatures::FLUSH - BlkFeatures::RO).bits() | Features::VERSION_1.bits();
+    let host = BlkHost::with(&guest, Ring::Split, 64, features, &[16]);
+    let (_disk, mut queue) = open(&guest, &host);
+    queue.submit(request(1, Op::Flush)).expect("room");
+    let op = Op::Write { lba: 0, from: filled(&guest, 512, 1), durability: Durability::Durable };
+    queue.submit(request(2, op)).expect("room");
+    queue.kick();
+    assert_eq!(queue.complete().expect("no fault").expect("the flush").tag, 1);
+    host.work();
+    assert_eq!(queue.complete().expect("no fault").expect("the write").tag, 2);
+    assert_eq!(host.take_log(), [1]);
+}
+
+#[test]
+fn what_the_device_does_not_take_is_refused_with_its_buffer() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    let (_disk, mut queue) = open(&guest, &host);
+    let mut refused = |request| {
+        let refused = queue.submit(request).expect_err("refused");
+        let (Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. }) = refused.request.op else { panic!("no buffer") };
+        assert!(!buffer.is_lent());
+        refused.reason
+    };
+    assert_eq!(refused(write(1, 64, filled(&guest, 512, 0))), Rejected::Range);
+    assert_eq!(refused(write(1, 63, filled(&guest, 1024, 0))), Rejected::Range);
+    assert_eq!(refused(write(1, u64::MAX, filled(&guest, 512, 0))), Rejected::Range);
+    assert_eq!(refused(write(1, 0, filled(&guest, 100, 0))), Rejected::Invalid);
+    assert_eq!(refused(write(1, 0, filled(&guest, 65536 + 512, 0))), Rejected::Invalid);
+    let reason = queue.submit(request(1, Op::Discard { lba: 0, blocks: 65 })).expect_err("refused").reason;
+    assert_eq!(reason, Rejected::Invalid);
+    assert!(queue.complete().expect("no fault").is_none());
+}
+
+#[test]
+fn the_status_of_the_device_is_the_result() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (_disk, mut queue) = open(&guest, &host);
+        for (status, error) in [(1, IoError::Device), (2, IoError::Unsupported), (0xff, IoError::Device), (77, IoError::Device)] {
+            host.set_mood(BlkMood::Status(status));
+            queue.submit(request(1, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+            queue.kick();
+            host.work();
+            let done = queue.complete().expect("no fault").expect("a completion");
+            assert_eq!(done.result, Err(error));
+            assert!(done.buffer.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_deadline_resets_the_device_and_everything_comes_back() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (mut disk, mut first) = open(&guest, &host);
+        let mut second = disk.take_queue(1).expect("a second queue");
+        host.set_mood(BlkMood::Silent);
+        let deadline = guest.now().saturating_add(Duration::from_secs(1));
+        for tag in 0..5 {
+            let op = Op::Read { lba: tag, into: filled(&guest, 512, 0) };
+            first.submit(Request { tag, op, deadline }).expect("room");
+        }
+        second.submit(request(9, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+        first.kick();
+        second.kick();
+        host.work();
+        assert_eq!(first.next_deadline(), deadline);
+        first.expire(guest.now()).expect("nothing is late");
+        assert!(first.complete().expect("no fault").is_none());
+        guest.turn(Duration::from_secs(2));
+        first.expire(guest.now()).expect("a reset");
+        host.set_mood(BlkMood::Works);
+        for tag in 0..5 {
+            let done = first.complete().expect("no fault yet").expect("an aborted request");
+            assert_eq!((done.tag, done.result), (tag, Err(IoError::Aborted)));
+            assert!(!done.buffer.expect("its buffer").is_lent());
+        }
+        // The second queue has not been drained: the device waits for it.
+        assert_eq!(first.complete().expect_err("not restarted"), Fault::Reset);
+        let refused = first.submit(request(1, Op::Flush)).expect_err("not restarted");
+        assert_eq!(refused.reason, Rejected::Faulted(Fault::Reset));
+        assert_eq!(second.complete().expect("no fault").expect("aborted").result, Err(IoError::Aborted));
+        while second.complete().is_ok_and(|done| done.is_some()) {}
+        assert!(first.complete().expect("restarted").is_none());
+        for queue in [&mut first, &mut second] {
+            queue.submit(write(7, 3, filled(&guest, 512, 7))).expect("in service again");
+            queue.kick();
+            host.work();
+            assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_does_not_let_go_keeps_the_memory() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    let (disk, mut queue) = open(&guest, &host);
+    host.set_mood(BlkMood::Silent);
+    queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+    queue.kick();
+    host.work();
+    host.device().registers().ignores_reset = true;
+    let turning = guest.clone();
+    guest.attach(move || turning.turn(Duration::from_secs(1)));
+    assert_eq!(queue.reset(), Err(Fault::Timeout));
+    let done = queue.complete().expect("the request first").expect("the request");
+    assert_eq!((done.tag, done.result), (4, Err(IoError::Aborted)));
+    assert!(done.buffer.is_none(), "a buffer that the device may write to came back");
+    assert_eq!(queue.complete().expect_err("then the fault"), Fault::Timeout);
+    drop((disk, queue));
+    assert!(guest.pages() > 0, "the memory that the device may write to was freed");
+}
+
+#[test]
+fn a_device_that_vanishes_is_a_fault_and_everything_comes_back() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (mut disk, mut queue) = open(&guest, &host);
+        host.set_mood(BlkMood::Silent);
+        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+        queue.kick();
+        host.device().registers().is_gone = true;
+        assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
+        let done = queue.complete().expect("the request first").expect("the request");
+        assert!(done.buffer.is_some_and(|buffer| !buffer.is_lent()));
+        assert_eq!(queue.complete().expect_err("then the fault"), Fault::Removed);
+        assert_eq!(disk.poll_event(), None);
+        drop((disk, queue));
+        assert_eq!(guest.pages(), 0, "{ring:?}: memory leaked");
+    }
+}
+
+#[test]
+fn a_queue_that_is_dropped_takes_its_requests_along_and_frees_everything() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (disk, mut queue) = open(&guest, &host);
+        host.set_mood(BlkMood::Silent);
+        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+        queue.kick();
+        host.work();
+        drop(queue);
+        drop(disk);
+        assert_eq!(guest.pages(), 0, "{ring:?}: memory leaked");
+    }
+}
+
+#[test]
+fn capacity_changes_are_events_and_limits() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    let (mut disk, mut queue) = open(&guest, &host);
+    {
+        let mut registers = host.device().registers();
+        registers.config[..8].copy_from_slice(&32u64.to_le_bytes());
+        registers.generation += 1;
+    }
+    assert_eq!(disk.poll_event(), Some(BlockEvent::Capacity(32)));
+    assert_eq!(disk.poll_event(), None);
+    let reason = queue.submit(write(1, 40, filled(&guest, 512, 0))).expect_err("beyond the end").reason;
+    assert_eq!(reason, Rejected::Range);
+}
+
+#[test]
+fn features_that_do_not_stick_and_legacy_devices_are_refused() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    host.device().registers().refuses_features = true;
+    let error = Disk::open(&guest, host.transport(), &OPTIONS).err().expect("refused");
+    assert_eq!(error, paravirt_virtio::transport::OpenError::FeaturesRefused);
+    assert!(host.device().registers().status.contains(virtio_drivers::transport::DeviceStatus::FAILED));
+    let legacy = BlkHost::with(&guest, Ring::Split, 64, BlkFeatures::FLUSH.bits(), &[16]);
+    let error = Disk::open(&guest, legacy.transport(), &OPTIONS).err().expect("refused");
+    assert_eq!(error, paravirt_virtio::transport::OpenError::Legacy);
+    assert_eq!(guest.pages(), 0, "memory leaked");
+}
+
+#[test]
+fn arming_sees_what_raced_in() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (_disk, mut queue) = open(&guest, &host);
+        assert_eq!(queue.arm(), Arm::Armed);
+        queue.submit(write(1, 0, filled(&guest, 512, 0))).expect("room");
+        queue.kick();
+        host.work();
+        assert_eq!(queue.arm(), Arm::Pending);
+        assert!(queue.complete().expect("no fault").is_some());
+        assert_eq!(queue.arm(), Arm::Armed);
+    }
+}

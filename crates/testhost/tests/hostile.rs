@@ -1,0 +1,201 @@
+//! Devices that break the protocol: a fault on that device, never a panic, a hang, or memory freed while it is lent.
+
+use paravirt_device::Fault;
+use paravirt_platform::{Direction, DmaSlice};
+use paravirt_testhost::{Guest, PackedDevice, QueueState, Ring, SplitDevice};
+use paravirt_virtio::blk::config as blk;
+use paravirt_virtio::net::config as net;
+use paravirt_virtio::queue::{QueueConfig, Quiesced, VirtQueue};
+use proptest::prelude::*;
+
+type Queue = VirtQueue<Guest, DmaSlice<Guest>, u32>;
+
+const SIZE: u16 = 8;
+
+fn config(ring: Ring, in_order: bool) -> QueueConfig {
+    QueueConfig { size: SIZE, packed: ring == Ring::Packed, event_idx: true, in_order, indirect: 4, slot_areas: false }
+}
+
+/// A queue with `count` requests in flight, and the device's view of it.
+fn queue(guest: &Guest, ring: Ring, in_order: bool, count: u32) -> (Queue, QueueState) {
+    let mut queue = Queue::new(guest, config(ring, in_order)).expect("a queue");
+    for i in 0..count {
+        let buffer = DmaSlice::alloc(guest, 512).expect("memory");
+        queue.submit(&[], Some(buffer), Direction::FromDevice, &[], i, |_, _| Ok(())).expect("room");
+    }
+    let _ = queue.publish();
+    let state = QueueState { addresses: queue.addresses(), generation: 1 };
+    (queue, state)
+}
+
+/// Everything that is still in flight comes back, and nothing leaks.
+fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
+    // SAFETY: the device is this test, and it has stopped.
+    let proof = unsafe { Quiesced::assume() };
+    let mut back = 0;
+    while let Some(used) = queue.take_back(Some(&proof)) {
+        assert!(used.buffer.is_some_and(|buffer| !buffer.is_lent()));
+        back += 1;
+    }
+    assert_eq!(back, in_flight);
+    drop(queue);
+    assert_eq!(guest.pages(), 0, "memory leaked");
+}
+
+#[test]
+fn forged_used_elements_of_a_split_queue_are_faults() {
+    // Index, id, length: ids that are not in flight, lengths that were not given, indices that run away.
+    for (index, id, len) in [(1, 7, 0), (1, 8, 0), (1, 0x10000, 0), (1, u32::MAX, 0), (1, 0, 513), (1, 0, u32::MAX), (4, 0, 0), (0xffff, 0, 0)] {
+        let guest = Guest::new();
+        let (mut queue, state) = queue(&guest, Ring::Split, false, 3);
+        SplitDevice::forge(&guest, &state, index, id, len);
+        assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol, "index {index} id {id} len {len}");
+        comes_back(&guest, queue, 3);
+    }
+}
+
+#[test]
+fn a_request_is_accepted_once() {
+    let guest = Guest::new();
+    let (mut queue, state) = queue(&guest, Ring::Split, false, 3);
+    SplitDevice::forge(&guest, &state, 1, 1, 512);
+    assert_eq!(queue.pop().expect("no fault").expect("a request").slot, 1);
+    SplitDevice::forge(&guest, &state, 2, 1, 512);
+    assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol);
+    comes_back(&guest, queue, 2);
+}
+
+#[test]
+fn forged_used_descriptors_of_a_packed_queue_are_faults() {
+    for (id, len) in [(7, 0), (8, 0), (0xffff, 0), (0, 513), (0, u32::MAX)] {
+        let guest = Guest::new();
+        let (mut queue, state) = queue(&guest, Ring::Packed, false, 3);
+        PackedDevice::new(&guest, &state, true).forge(id, len);
+        assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol, "id {id} len {len}");
+        comes_back(&guest, queue, 3);
+    }
+}
+
+#[test]
+fn in_order_one_element_returns_a_batch() {
+    for ring in [Ring::Split, Ring::Packed] {
+        let guest = Guest::new();
+        let (mut queue, state) = queue(&guest, ring, true, 4);
+        // The device names the third request only; those ahead of it were used in full.
+        match ring {
+            Ring::Split => {
+                guest.write(state.addresses.device.0 + 4, &2u32.to_le_bytes());
+                guest.write(state.addresses.device.0 + 8, &100u32.to_le_bytes());
+                guest.write(state.addresses.device.0 + 2, &3u16.to_le_bytes());
+            }
+            Ring::Packed => PackedDevice::new(&guest, &state, true).forge(2, 100),
+        }
+        let mut seen = vec![];
+        while let Some(used) = queue.pop().expect("no fault") {
+            seen.push((used.extra, used.len));
+        }
+        assert_eq!(seen, [(0, 512), (1, 512), (2, 100)], "{ring:?}");
+        comes_back(&guest, queue, 1);
+    }
+}
+
+#[test]
+fn in_order_a_batch_that_was_not_published_is_a_fault() {
+    let guest = Guest::new();
+    let (mut queue, state) = queue(&guest, Ring::Split, true, 4);
+    // The element names the third request, but the index says that one was used.
+    SplitDevice::forge(&guest, &state, 1, 2, 0);
+    assert!(queue.pop().expect("the first").is_some());
+    assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol);
+    comes_back(&guest, queue, 3);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a device writes in its part of a queue: pops end, in requests or in a fault, and the rest comes back.
+    #[test]
+    fn any_bytes_in_the_rings_are_survived(
+        packed in any::<bool>(),
+        in_order in any::<bool>(),
+        noise in proptest::collection::vec(any::<u8>(), 256),
+        index in 0u16..12,
+    ) {
+        let guest = Guest::new();
+        let ring = if packed { Ring::Packed } else { Ring::Split };
+        let (mut queue, state) = queue(&guest, ring, in_order, 5);
+        match ring {
+            Ring::Split => {
+                guest.write(state.addresses.device.0, &noise[..70]);
+                guest.write(state.addresses.device.0 + 2, &index.to_le_bytes());
+            }
+            Ring::Packed => guest.write(state.addresses.desc.0, &noise[..128]),
+        }
+        let mut popped = 0;
+        while let Ok(Some(used)) = queue.pop() {
+            prop_assert!(used.len <= 512);
+            popped += 1;
+            prop_assert!(popped <= 5);
+        }
+        let _ = queue.arm();
+        comes_back(&guest, queue, 5 - popped);
+    }
+
+    /// Requests come back with what they went out with, whatever their order and shape, across the wrap of the rings.
+    #[test]
+    fn requests_come_back_as_they_went_out(
+        packed in any::<bool>(),
+        indirect in any::<bool>(),
+        steps in proptest::collection::vec((1usize..4, any::<bool>(), any::<bool>()), 1..120),
+    ) {
+        let guest = Guest::new();
+        let ring = if packed { Ring::Packed } else { Ring::Split };
+        let settings = QueueConfig { indirect: if indirect { 4 } else { 0 }, slot_areas: true, ..config(ring, false) };
+        let mut queue = Queue::new(&guest, settings).expect("a queue");
+        let state = QueueState { addresses: queue.addresses(), generation: 1 };
+        let mut device = paravirt_testhost::AnyDevice::new(&guest, ring, &state, true);
+        let mut waiting = vec![];
+        let mut sent = std::collections::HashMap::new();
+        for (tag, (segments, answer, last_first)) in (0u32..).zip(steps) {
+            let mut buffer = DmaSlice::alloc(&guest, 64).expect("memory");
+            buffer.bytes_mut().fill(tag as u8);
+            let place = buffer.bytes().as_ptr() as usize;
+            let area = queue.area(queue.next_slot()).expect("an area").1;
+            let extra = [paravirt_platform::Segment { addr: area, len: 8 }; 2];
+            let prefix = &extra[..segments - 1];
+            let result = queue.submit(prefix, Some(buffer), Direction::ToDevice, &[], tag, |_, _| Ok(()));
+            match result {
+                Ok(()) => { sent.insert(tag, place); }
+                Err(refused) => prop_assert!(!refused.buffer.expect("its buffer").is_lent()),
+            }
+            let _ = queue.publish();
+            while let Some(chain) = device.pop() {
+                prop_assert_eq!(chain.readable.len() % 8, 0);
+                waiting.push(chain);
+            }
+            if answer && !waiting.is_empty() {
+                let chain = if last_first { waiting.pop() } else { Some(waiting.remove(0)) };
+                device.push(&chain.expect("a chain"), 0);
+                let used = queue.pop().expect("no fault").expect("the request");
+                let buffer = used.buffer.expect("its buffer");
+                prop_assert_eq!(sent.remove(&used.extra), Some(buffer.bytes().as_ptr() as usize));
+                prop_assert!(buffer.bytes().iter().all(|byte| *byte == used.extra as u8));
+            }
+        }
+        comes_back(&guest, queue, sent.len() as u32);
+    }
+
+    /// Configurations of any content parse to limits that make sense, or not at all.
+    #[test]
+    fn any_configuration_is_survived(bytes in any::<[u8; 60]>(), features in any::<u64>()) {
+        if let Some(info) = blk::parse(&bytes, blk::BlkFeatures::from_bits_truncate(features), 14) {
+            prop_assert!(info.block_size.is_power_of_two() && info.block_size >= 512);
+            prop_assert!(info.max_bytes >= info.block_size && info.max_bytes.is_multiple_of(info.block_size));
+            prop_assert!((1..=14).contains(&info.max_segments));
+        }
+        let bytes: &[u8; 20] = bytes.first_chunk().expect("20 bytes");
+        if let Some(config) = net::parse(bytes, net::NetFeatures::from_bits_truncate(features)) {
+            prop_assert!(config.mtu >= 68 && config.pairs >= 1);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The network driver against rust-vmm's split queue, and against our model of a packed one.
+
+use paravirt_device::{
+    ChecksumRange, Fault, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx, NetTx, Offloads, ReceiveMode, Rejected,
+    RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
+};
+use paravirt_platform::DmaSlice;
+use paravirt_testhost::{FakeTransport, Guest, NetHost, Ring};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::net::config::NetFeatures;
+use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
+
+type Card = VirtioNet<Guest, FakeTransport, DmaSlice<Guest>>;
+type Queue = VirtioNetQueue<Guest, FakeTransport, DmaSlice<Guest>>;
+
+const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
+
+fn open(guest: &Guest, ring: Ring, features: NetFeatures) -> (NetHost, Card, Queue) {
+    let host = NetHost::new(guest, ring, features);
+    let options = OpenOptions { queue_size: 64, ..OpenOptions::default() };
+    let mut card = Card::open(guest, host.transport(), &options).expect("a card");
+    let queue = card.take_queue(0).expect("a queue");
+    (host, card, queue)
+}
+
+fn send(queue: &mut Queue, frame: &[u8], meta: TxMeta) -> Result<(), Rejected> {
+    let (_, tx) = queue.split();
+    assert!(tx.reserve(frame.len()));
+    tx.slot()[..frame.len()].copy_from_slice(frame);
+    tx.commit(frame.len(), meta)
+}
+
+#[test]
+fn frames_go_out_in_one_batch_with_one_kick() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let (host, _card, mut queue) = open(&guest, ring, NetFeatures::all());
+        host.work();
+        let before = host.device().kicks(1);
+        for i in 0..32u8 {
+            send(&mut queue, &[i; 100], TxMeta::default()).expect("sent");
+        }
+        queue.split().1.kick();
+        assert_eq!(host.device().kicks(1) - before, 1, "{ring:?}");
+        host.work();
+        let sent = host.take_sent();
+        assert_eq!(sent.len(), 32);
+        assert!(sent.iter().zip(0u8..).all(|((header, frame), i)| header == &[0; 12] && frame == &[i; 100]));
+        // The slots come back, more often than there are.
+        for round in 0..200u8 {
+            queue.poll().expect("no fault");
+            send(&mut queue, &[round; 60], TxMeta::default()).expect("sent");
+            queue.split().1.kick();
+            host.work();
+        }
+        assert_eq!(host.take_sent().len(), 200);
+    }
+}
+
+#[test]
+fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
+    let guest = Guest::new();
+    let (host, card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
+    assert!(card.info().offloads.contains(Offloads::TX_TCP4 | Offloads::TX_CHECKSUM));
+    let checksum = Some(ChecksumRange { start: 34, offset: 16 });
+    send(&mut queue, &[7; 200], TxMeta { checksum, ..TxMeta::default() }).expect("sent");
+    send(&mut queue, &[8; 60], TxMeta { vlan: Some(VlanTag(0x2064)), checksum, ..TxMeta::default() }).expect("sent");
+    let mut large = DmaSlice::alloc(&guest, 9000).expect("memory");
+    large.bytes_mut().fill(3);
+    let place = large.bytes().as_ptr();
+    let segmentation = Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 });
+    queue.split().1.send(5, large, TxMeta { checksum, segmentation, vlan: None }).expect("sent");
+    queue.split().1.kick();
+    host.work();
+    let sent = host.take_sent();
+    assert_eq!(sent[0].0, [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0]);
+    assert_eq!(sent[1].0, [1, 0, 0, 0, 0, 0, 38, 0, 16, 0, 0, 0]);
+    assert_eq!(sent[1].1[..18], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 0x81, 0, 0x20, 0x64, 8, 8]);
+    assert_eq!(sent[1].1.len(), 64);
+    assert_eq!(sent[2].0, [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0, 0, 0]);
+    assert_eq!(sent[2].1, [3; 9000]);
+    queue.poll().expect("no fault");
+    let back = queue.split().1.sent().expect("the memory");
+    assert_eq!((back.tag, back.result, back.buffer.bytes().as_ptr()), (5, Ok(()), place));
+    let too_long = DmaSlice::alloc(&guest, 1600).expect("memory");
+    let refused = queue.split().1.send(6, too_long, TxMeta::default()).expect_err("longer than the MTU");
+    assert_eq!(refused.reason, Rejected::Invalid);
+    assert!(!refused.buffer.is_lent());
+}
+
+#[test]
+fn frames_come_in_without_a_copy_and_large_ones_in_segments() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let (host, _card, mut queue) = open(&guest, ring, NetFeatures::all());
+        for round in 0..40u8 {
+            let large: Vec<u8> = (0..6000u32).map(|i| (i as u8) ^ round).collect();
+            host.deliver([0; 10], &[round; 60]);
+            host.deliver([1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0], &large);
+            host.deliver([2, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[1; 80]);
+            host.work();
+            queue.poll().expect("no fault");
+            let (rx, _) = queue.split();
+            let frame = rx.front().expect("a frame");
+            assert_eq!((frame.len, frame.segments, frame.meta.checksum), (60, 1, RxChecksum::Unknown));
+            let place = rx.segment(0).expect("its bytes").as_ptr();
+            let mut scratch = vec![0; 65549];
+            assert_eq!(rx.contiguous(&mut scratch).expect("its bytes").as_ptr(), place, "copied");
+            rx.pop();
+            let frame = rx.front().expect("a frame");
+            assert_eq!((frame.len, frame.segments), (6000, 3));
+            let partial = RxChecksum::Partial(ChecksumRange { start: 34, offset: 16 });
+            assert_eq!(frame.meta.checksum, partial);
+            assert_eq!(frame.meta.segmentation.expect("segmented").size, 1460);
+            assert_eq!(rx.contiguous(&mut scratch).expect("its bytes"), large);
+            assert!(rx.segment(3).is_none());
+            rx.pop();
+            assert_eq!(rx.front().expect("a frame").meta.checksum, RxChecksum::Valid);
+            rx.pop();
+            assert!(rx.front().is_none());
+        }
+    }
+}
+
+#[test]
+fn headers_that_lie_are_faults() {
+    // More buffers than there are, none at all, and a frame shorter than its header.
+    for (buffers, len) in [(0xffffu16, 100), (0, 100), (1, 11)] {
+        let guest = Guest::new();
+        let (host, mut card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
+        queue.poll().expect("no fault");
+        let state = host.device().queue(0).expect("a queue");
+        let mut device = paravirt_testhost::SplitDevice::new(&guest, &state, true);
+        let chain = device.pop().expect("a buffer");
+        let mut bytes = vec![0; 100];
+        bytes[10..12].copy_from_slice(&buffers.to_le_bytes());
+        chain.write(&guest, &bytes);
+        device.push(chain.id, len);
+        assert_eq!(queue.poll().expect_err("a fault"), Fault::Protocol);
+        assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Protocol)));
+        drop((card, queue));
+        assert_eq!(guest.pages(), 0, "memory leaked");
+    }
+}
+
+#[test]
+fn settings_are_commands_and_come_back_after_a_reset() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let (host, mut card, mut queue) = open(&guest, ring, NetFeatures::all());
+        card.set_receive_mode(ReceiveMode::Promiscuous).expect("set");
+        card.set_multicast(&[MacAddr([1, 0, 0x5e, 0, 0, 1])]).expect("set");
+        card.set_mac(MacAddr([2, 0, 0, 0, 0, 7])).expect("set");
+        card.set_offloads(Offloads::RX_CHECKSUM).expect("set");
+        let commands = host.take_commands();
+        assert_eq!(commands[..2], [vec![0, 0, 1], vec![0, 1, 0]]);
+        assert_eq!(commands[2], [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0x5e, 0, 0, 1]);
+        assert_eq!(commands[3], [1, 1, 2, 0, 0, 0, 0, 7]);
+        assert_eq!(commands[4], [5, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(card.info().offloads & Offloads::RX_TCP4, Offloads::empty());
+        host.device().registers().status |= virtio_drivers::transport::DeviceStatus::DEVICE_NEEDS_RESET;
+        assert_eq!(card.poll_event(), None);
+        // The card and its queue are drained; then the device is in service and set as before.
+        for _ in 0..4 {
+            let _ = queue.poll();
+            assert_eq!(card.poll_event(), None);
+        }
+        assert_eq!(host.take_commands().len(), 5, "{ring:?}");
+        send(&mut queue, &[1; 60], TxMeta::default()).expect("in service again");
+        queue.split().1.kick();
+        host.deliver([0; 10], &[5; 60]);
+        host.work();
+        assert_eq!(host.take_sent().len(), 1);
+        queue.poll().expect("no fault");
+        assert_eq!(queue.split().0.front().expect("a frame").len, 60);
+    }
+}
+
+#[test]
+fn link_changes_and_announcements_are_events() {
+    let guest = Guest::new();
+    let (host, mut card, _queue) = open(&guest, Ring::Split, NetFeatures::all());
+    let set = |status: u8| host.device().registers().config[6] = status;
+    set(0);
+    assert_eq!((card.poll_event(), card.link()), (Some(NetEvent::Link(Link::Down)), Link::Down));
+    set(3);
+    assert_eq!(card.poll_event(), Some(NetEvent::Announce));
+    assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
+    assert_eq!(card.poll_event(), None);
+    card.announced().expect("acknowledged");
+    assert_eq!(host.take_commands(), [vec![3, 0]]);
+}
+
+#[test]
+fn one_pair_is_reset_alone_and_goes_on() {
+    let guest = Guest::new();
+    let (host, _card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
+    host.work();
+    let frame = DmaSlice::alloc(&guest, 100).expect("memory");
+    queue.split().1.send(3, frame, TxMeta::default()).expect("sent");
+    let resets = host.device().registers().resets;
+    queue.reset().expect("reset");
+    for _ in 0..3 {
+        queue.poll().expect("no fault");
+    }
+    let back = queue.split().1.sent().expect("the memory");
+    assert_eq!((back.tag, back.result), (3, Err(paravirt_device::IoError::Aborted)));
+    assert_eq!(host.device().registers().resets, resets, "the whole device was reset");
+    host.deliver([0; 10], &[9; 60]);
+    send(&mut queue, &[1; 60], TxMeta::default()).expect("sent");
+    queue.split().1.kick();
+    host.work();
+    queue.poll().expect("no fault");
+    assert_eq!((host.take_sent().len(), queue.split().0.front().expect("a frame").len), (1, 60));
+}
