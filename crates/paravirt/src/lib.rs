@@ -60,3 +60,8 @@ pub use paravirt_virtio::transport::AnyTransport;
 pub use passed::PassedDevice;
 pub use physical::{Physical, acpi_tables, with_table};
 pub use probe::{Firmware, Options, probe};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -52,6 +52,11 @@ impl SplitDevice {
         self.queue.enable_notification(self.guest.memory()).expect("the used ring")
     }
 
+    /// Whether the driver wants an interrupt for what was returned since the last call.
+    pub fn needs_notification(&mut self) -> bool {
+        self.queue.needs_notification(self.guest.memory()).expect("the available ring")
+    }
+
     /// Asks for no kicks.
     pub fn disable_notification(&mut self) {
         self.queue.disable_notification(self.guest.memory()).expect("the used ring");

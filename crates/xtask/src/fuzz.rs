@@ -32,8 +32,12 @@ fn has_nightly() -> bool {
 
 /// With coverage guidance; needs a nightly and cargo-fuzz.
 fn guided(name: &str, seconds: u64) -> Result<()> {
+    // What it finds goes beside the build, not into the corpus that is kept.
+    let found = tools::root().join("target/fuzz-corpus").join(name);
+    std::fs::create_dir_all(&found)?;
     let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo", "fuzz", "run", "--features", "libfuzzer", name, "--"]);
+    command.args(["run", "nightly", "cargo", "fuzz", "run", "--features", "libfuzzer", name]);
+    command.arg(found).arg(tools::root().join("fuzz/corpus").join(name)).arg("--");
     command.args([format!("-max_total_time={seconds}"), "-max_len=4096".into(), "-verbosity=0".into()]);
     command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
     tools::run(command.current_dir(tools::root()))

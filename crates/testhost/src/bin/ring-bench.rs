@@ -1,0 +1,423 @@
+//! What a request costs in the driver: run under callgrind by `cargo xtask bench`.
+//!
+//! `ring-bench PART BATCH ROUNDS` runs one part; only what stands in functions named `driver_side` is the driver's. The
+//! device side is the same for all parts, and does the least that the protocol asks for. `ring-bench ratio` times the parts
+//! side by side.
+
+use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
+use paravirt_platform::{BusAddr, Direction, DmaSlice, Instant, Platform, Segment};
+use paravirt_testhost::{FakeDevice, FakeTransport, Guest, PackedDevice, QueueState};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::blk::config::BlkFeatures;
+use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
+use paravirt_virtio::features::Features;
+use paravirt_virtio::queue::{QueueAddresses, QueueConfig, VirtQueue};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
+use virtio_drivers::queue::VirtQueue as PeerQueue;
+use virtio_drivers::transport::DeviceType;
+use virtio_drivers::{BufferDirection, Hal, PhysAddr};
+
+struct Counting;
+/// Allocations while the driver works.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static IS_DRIVER: AtomicBool = AtomicBool::new(false);
+
+/// Does the driver's part of a batch, in which allocations count.
+fn driver<R>(work: impl FnOnce() -> R) -> R {
+    IS_DRIVER.store(true, Ordering::Relaxed);
+    let result = work();
+    IS_DRIVER.store(false, Ordering::Relaxed);
+    result
+}
+
+// SAFETY: forwards to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(u64::from(IS_DRIVER.load(Ordering::Relaxed)), Ordering::Relaxed);
+        // SAFETY: passed on from the caller.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: passed on from the caller.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The least that a device does on a split queue: takes what is available, returns it as used in full, asks for a kick.
+struct Device {
+    avail: *const u8,
+    used: *mut u8,
+    size: u16,
+    next: u16,
+    len: u32,
+    event_idx: bool,
+}
+
+impl Device {
+    fn new(host: impl Fn(u64) -> *mut u8, addresses: &QueueAddresses, len: u32, event_idx: bool) -> Self {
+        let (avail, used) = (host(addresses.driver.0).cast_const(), host(addresses.device.0));
+        Self { avail, used, size: addresses.size, next: 0, len, event_idx }
+    }
+
+    /// Serves everything; how many requests.
+    fn serve(&mut self) -> u16 {
+        // SAFETY: the driver set the queue up at these addresses and keeps it.
+        unsafe {
+            let avail_idx = (*self.avail.add(2).cast::<AtomicU16>()).load(Ordering::Acquire);
+            let count = avail_idx.wrapping_sub(self.next);
+            while self.next != avail_idx {
+                let slot = usize::from(self.next & (self.size - 1));
+                let head = (*self.avail.add(4 + slot * 2).cast::<AtomicU16>()).load(Ordering::Relaxed);
+                let element = self.used.add(4 + slot * 8);
+                (*element.cast::<AtomicU32>()).store(u32::from(head), Ordering::Relaxed);
+                (*element.add(4).cast::<AtomicU32>()).store(self.len, Ordering::Relaxed);
+                self.next = self.next.wrapping_add(1);
+            }
+            (*self.used.add(2).cast::<AtomicU16>()).store(self.next, Ordering::Release);
+            if self.event_idx {
+                let event = self.used.add(4 + usize::from(self.size) * 8);
+                (*event.cast::<AtomicU16>()).store(self.next, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+            }
+            count
+        }
+    }
+}
+
+/// A part: what it does for one batch, and how often it was kicked.
+trait Part {
+    fn batch(&mut self, size: u64);
+    fn kicks(&self) -> u64;
+}
+
+const HEADER: u32 = 16;
+const DATA: u32 = 4096;
+
+/// Our queue alone: three buffers a request.
+struct Ours {
+    queue: VirtQueue<Guest, DmaSlice<Guest>, u64>,
+    device: Result<Device, PackedDevice>,
+    memory: BusAddr,
+    kicks: u64,
+}
+
+impl Ours {
+    fn new(indirect: u16, packed: bool) -> Self {
+        let guest = Guest::new();
+        let config =
+            QueueConfig { size: 256, packed, event_idx: true, in_order: false, indirect, slot_areas: false };
+        let queue = VirtQueue::new(&guest, config).expect("a queue");
+        let state = QueueState { addresses: queue.addresses(), generation: 1 };
+        let device = match packed {
+            false => Ok(Device::new(|at| guest.host(at), &state.addresses, DATA + 1, true)),
+            true => Err(PackedDevice::new(&guest, &state, true)),
+        };
+        let memory = guest.dma_alloc(NonZeroUsize::MIN.saturating_add(2)).expect("memory").bus;
+        Self { queue, device, memory, kicks: 0 }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        let header = [Segment { addr: self.memory, len: HEADER }];
+        let rest = [
+            Segment { addr: self.memory.offset(4096), len: DATA },
+            Segment { addr: self.memory.offset(64), len: 1 },
+        ];
+        for tag in 0..size {
+            self.queue.submit(&header, None, Direction::FromDevice, &rest, tag, |_, _| Ok(())).expect("room");
+        }
+        if self.queue.publish() {
+            self.kicks += 1;
+        }
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self, size: u64) {
+        for _ in 0..size {
+            assert!(self.queue.pop().expect("no fault").is_some());
+        }
+    }
+}
+
+impl Part for Ours {
+    fn batch(&mut self, size: u64) {
+        driver(|| self.driver_side_submit(size));
+        match &mut self.device {
+            Ok(device) => assert_eq!(u64::from(device.serve()), size),
+            Err(device) => {
+                while let Some(chain) = device.pop() {
+                    device.push(chain.id, chain.entries, DATA + 1);
+                }
+            }
+        }
+        driver(|| self.driver_side_complete(size));
+    }
+    fn kicks(&self) -> u64 {
+        self.kicks
+    }
+}
+
+/// A disk as the driver opens it, without anybody behind it but [`Device`].
+fn disk_device() -> FakeDevice {
+    let features = Features::VERSION_1 | Features::INDIRECT_DESC | Features::EVENT_IDX;
+    let mut config = [0; 60];
+    config[..8].copy_from_slice(&(1u64 << 30).to_le_bytes());
+    FakeDevice::new(DeviceType::Block, features.bits() | BlkFeatures::FLUSH.bits(), &[256], &config)
+}
+
+/// Our block driver, whole.
+struct Block {
+    queue: BlkQueue<Guest, FakeTransport, DmaSlice<Guest>>,
+    buffers: Vec<DmaSlice<Guest>>,
+    device: Device,
+    registers: FakeDevice,
+    _disk: VirtioBlk<Guest, FakeTransport, DmaSlice<Guest>>,
+}
+
+impl Block {
+    fn new() -> Self {
+        let guest = Guest::new();
+        let registers = disk_device();
+        let served = std::sync::Arc::new(std::sync::Mutex::new(None::<Device>));
+        let (inner, inner_guest, device) = (served.clone(), guest.clone(), registers.clone());
+        // Answers the question for the serial number while the device is opened.
+        guest.attach(move || {
+            if let Some(queue) = device.queue(0) {
+                let mut served = inner.lock().expect("device");
+                let host = |at| inner_guest.host(at);
+                served.get_or_insert_with(|| Device::new(host, &queue.addresses, 1, true)).serve();
+            }
+        });
+        let options = OpenOptions { queue_size: 256, ..OpenOptions::default() };
+        let mut disk = VirtioBlk::open(&guest, registers.transport(), &options).expect("a disk");
+        let queue = disk.take_queue(0).expect("a queue");
+        let mut buffers = vec![];
+        DmaSlice::alloc_many(&guest, 64, DATA as usize, |slice| buffers.push(slice)).expect("memory");
+        let device = served.lock().expect("device").take().expect("it was asked for its serial number");
+        Self { queue, buffers, device, registers, _disk: disk }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        for tag in 0..size {
+            let into = self.buffers.pop().expect("a buffer");
+            let op = Op::Read { lba: tag * 8, into };
+            assert!(self.queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
+        }
+        self.queue.kick();
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self, size: u64) {
+        for _ in 0..size {
+            // The device of this program writes no status: the result is an error, and the path the same.
+            let done = self.queue.complete().expect("no fault").expect("done");
+            self.buffers.extend(done.buffer);
+        }
+    }
+}
+
+// SAFETY: one thread uses it at a time.
+unsafe impl Send for Device {}
+
+impl Part for Block {
+    fn batch(&mut self, size: u64) {
+        driver(|| self.driver_side_submit(size));
+        assert_eq!(u64::from(self.device.serve()), size);
+        driver(|| self.driver_side_complete(size));
+    }
+    fn kicks(&self) -> u64 {
+        self.registers.kicks(0)
+    }
+}
+
+/// The guest of the `virtio-drivers` crate, whose `Hal` has no `self`: memory as it is, nothing copied.
+struct PeerHal;
+static PEER: OnceLock<Guest> = OnceLock::new();
+
+// SAFETY: forwards to a platform with the same contract; buffers are shared where they are.
+unsafe impl Hal for PeerHal {
+    fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
+        let pages = NonZeroUsize::new(pages).expect("pages");
+        let raw = PEER.get_or_init(Guest::new).dma_alloc(pages).expect("memory");
+        (raw.bus.0, raw.cpu)
+    }
+    unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
+        0
+    }
+    unsafe fn mmio_phys_to_virt(_: PhysAddr, _: usize) -> NonNull<u8> {
+        NonNull::dangling()
+    }
+    unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
+        buffer.cast::<u8>().as_ptr() as PhysAddr
+    }
+    unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+const PEER_SIZE: usize = 16;
+
+/// Their queue alone.
+struct Peer {
+    queue: PeerQueue<PeerHal, PEER_SIZE>,
+    device: Device,
+    buffers: [Vec<u8>; 3],
+    tokens: Vec<u16>,
+    kicks: u64,
+}
+
+impl Peer {
+    fn new() -> Self {
+        let guest = PEER.get_or_init(Guest::new);
+        let registers = disk_device();
+        let queue = PeerQueue::new(&mut registers.transport(), 0, true, true).expect("a queue");
+        let addresses = registers.registers().queues[0].expect("set up").addresses;
+        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let buffers = [vec![0; HEADER as usize], vec![0; DATA as usize], vec![0; 1]];
+        Self { queue, device, buffers, tokens: Vec::with_capacity(PEER_SIZE), kicks: 0 }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        let [header, data, status] = &mut self.buffers;
+        for _ in 0..size {
+            // SAFETY: the buffers live as long as this value.
+            let token = unsafe { self.queue.add(&[header], &mut [data, status]) }.expect("room");
+            self.tokens.push(token);
+            // As its drivers do: after each.
+            if self.queue.should_notify() {
+                self.kicks += 1;
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self) {
+        let [header, data, status] = &mut self.buffers;
+        for token in self.tokens.drain(..) {
+            // SAFETY: the same buffers as in `add`.
+            unsafe { self.queue.pop_used(token, &[header], &mut [data, status]) }.expect("used");
+        }
+    }
+}
+
+impl Part for Peer {
+    fn batch(&mut self, size: u64) {
+        driver(|| self.driver_side_submit(size));
+        assert_eq!(u64::from(self.device.serve()), size);
+        driver(|| self.driver_side_complete());
+    }
+    fn kicks(&self) -> u64 {
+        self.kicks
+    }
+}
+
+/// Their block driver, whole.
+struct PeerBlock {
+    disk: VirtIOBlk<PeerHal, FakeTransport>,
+    device: Device,
+    registers: FakeDevice,
+    requests: Vec<(BlkReq, BlkResp, Vec<u8>, u16)>,
+}
+
+impl PeerBlock {
+    fn new() -> Self {
+        let guest = PEER.get_or_init(Guest::new);
+        let registers = disk_device();
+        let disk = VirtIOBlk::new(registers.transport()).expect("a disk");
+        let addresses = registers.registers().queues[0].expect("set up").addresses;
+        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let request = || (BlkReq::default(), BlkResp::default(), vec![0; DATA as usize], 0);
+        Self { disk, device, registers, requests: (0..PEER_SIZE).map(|_| request()).collect() }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        for (tag, (request, response, data, token)) in self.requests.iter_mut().take(size as usize).enumerate() {
+            // SAFETY: the three live as long as this value.
+            *token = unsafe { self.disk.read_blocks_nb(tag * 8, request, data, response) }.expect("room");
+        }
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self, size: u64) {
+        for (request, response, data, token) in self.requests.iter_mut().take(size as usize) {
+            // SAFETY: the same three as above. The device of this program writes no status: that is an error to it.
+            let _ = unsafe { self.disk.complete_read_blocks(*token, request, data, response) };
+        }
+    }
+}
+
+impl Part for PeerBlock {
+    fn batch(&mut self, size: u64) {
+        driver(|| self.driver_side_submit(size));
+        assert_eq!(u64::from(self.device.serve()), size);
+        driver(|| self.driver_side_complete(size));
+    }
+    fn kicks(&self) -> u64 {
+        self.registers.kicks(0)
+    }
+}
+
+fn part(name: &str) -> Option<Box<dyn Part>> {
+    Some(match name {
+        "queue-indirect" => Box::new(Ours::new(4, false)),
+        "queue-direct" => Box::new(Ours::new(0, false)),
+        "queue-packed" => Box::new(Ours::new(4, true)),
+        "block" => Box::new(Block::new()),
+        "peer-queue" => Box::new(Peer::new()),
+        "peer-block" => Box::new(PeerBlock::new()),
+        _ => return None,
+    })
+}
+
+/// Times two parts in turn, so that both see the same machine.
+fn ratio(ours: &str, peer: &str, batch: u64) {
+    let (Some(mut a), Some(mut b)) = (part(ours), part(peer)) else { return };
+    let mut times = [std::time::Duration::ZERO; 2];
+    for _ in 0..200 {
+        for (part, time) in [&mut a, &mut b].into_iter().zip(&mut times) {
+            let start = std::time::Instant::now();
+            (0..500).for_each(|_| part.batch(batch));
+            *time += start.elapsed();
+        }
+    }
+    let ratio = times[0].as_secs_f64() / times[1].as_secs_f64();
+    println!("time of {ours} for that of {peer}, batch of {batch}, device side included: {ratio:.2}");
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    if word(0) == "ratio" {
+        // Its indirect queue has 16 entries.
+        for batch in [1, 16] {
+            ratio("queue-indirect", "peer-queue", batch);
+            ratio("block", "peer-block", batch);
+        }
+        return;
+    }
+    let (Some(mut part), Ok(batch), Ok(rounds)) = (part(word(0)), word(1).parse(), word(2).parse::<u64>()) else {
+        eprintln!("usage: ring-bench PART BATCH ROUNDS, or ring-bench ratio");
+        std::process::exit(2);
+    };
+    part.batch(batch);
+    let (kicks, allocations) = (part.kicks(), ALLOCATIONS.load(Ordering::Relaxed));
+    for _ in 0..rounds {
+        part.batch(batch);
+    }
+    let per_batch = |count: u64| (count as f64 / rounds as f64 * 100.0).round() / 100.0;
+    println!(
+        "part={} batch={batch} kicks={} allocations={}",
+        word(0),
+        per_batch(part.kicks() - kicks),
+        per_batch(ALLOCATIONS.load(Ordering::Relaxed) - allocations)
+    );
+}

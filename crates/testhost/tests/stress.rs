@@ -1,0 +1,108 @@
+//! Driver and device on threads of their own, each asleep when it has nothing to do: a lost kick or a lost interrupt would
+//! leave both asleep.
+
+use paravirt_platform::{Direction, DmaSlice, Segment};
+use paravirt_testhost::{Guest, QueueState, SplitDevice};
+use paravirt_virtio::queue::{QueueConfig, VirtQueue};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+/// Two million in a release build, which is how the test command runs it; fewer where debug assertions make it slow.
+const REQUESTS: u64 = if cfg!(debug_assertions) { 200_000 } else { 2_000_000 };
+
+/// A signal that is not lost: it counts.
+#[derive(Default)]
+struct Signal {
+    count: Mutex<u64>,
+    changed: Condvar,
+    raised: AtomicU64,
+}
+
+impl Signal {
+    fn raise(&self) {
+        *self.count.lock().expect("count") += 1;
+        self.raised.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Waits until it was raised more often than `seen`; panics where that does not happen.
+    fn wait(&self, seen: &mut u64, what: &str) {
+        let count = self.count.lock().expect("count");
+        let (count, late) =
+            self.changed.wait_timeout_while(count, Duration::from_secs(20), |count| *count == *seen).expect("count");
+        assert!(!late.timed_out(), "{what} was lost");
+        *seen = *count;
+    }
+}
+
+fn stress(event_idx: bool) {
+    let guest = Guest::new();
+    let config =
+        QueueConfig { size: 64, packed: false, event_idx, in_order: false, indirect: 4, slot_areas: true };
+    let mut queue = VirtQueue::<Guest, DmaSlice<Guest>, u64>::new(&guest, config).expect("a queue");
+    let state = QueueState { addresses: queue.addresses(), generation: 1 };
+    let (kick, interrupt, over) = (Signal::default(), Signal::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut device = SplitDevice::new(&guest, &state, event_idx);
+            let mut seen = 0;
+            loop {
+                device.disable_notification();
+                while let Some(chain) = device.pop() {
+                    device.push(chain.id, 0);
+                    if device.needs_notification() {
+                        interrupt.raise();
+                    }
+                }
+                if !device.enable_notification() {
+                    kick.wait(&mut seen, "a kick");
+                }
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        let (mut sent, mut done, mut seen) = (0u64, 0u64, 0);
+        while done < REQUESTS {
+            // Batches of one to seven.
+            for _ in 0..(sent % 7 + 1).min(REQUESTS - sent) {
+                let (_, addr) = queue.area(queue.next_slot()).expect("an area");
+                let header = [Segment { addr, len: 16 }];
+                let status = [Segment { addr: addr.offset(32), len: 1 }];
+                if queue.submit(&header, None, Direction::ToDevice, &status, sent, |_, _| Ok(())).is_err() {
+                    break;
+                }
+                sent += 1;
+            }
+            if queue.publish() {
+                kick.raise();
+            }
+            let before = done;
+            while let Some(used) = queue.pop().expect("no fault") {
+                assert_eq!(used.extra, done, "out of order, from a device that is not");
+                done += 1;
+            }
+            if done == before && !queue.arm() {
+                interrupt.wait(&mut seen, "an interrupt");
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+        kick.raise();
+    });
+    assert_eq!(queue.in_flight(), 0);
+    // Each side slept at times and was spared signals at others: the decisions were taken both ways.
+    let kicks = kick.raised.load(Ordering::Relaxed);
+    assert!(kicks > 1 && kicks < REQUESTS, "{kicks} kicks for {REQUESTS} requests");
+}
+
+#[test]
+fn no_kick_is_lost_in_flags_mode() {
+    stress(false);
+}
+
+#[test]
+fn no_kick_is_lost_with_event_idx_across_the_wrap() {
+    // The 16-bit index wraps every 65,536 requests.
+    stress(true);
+}

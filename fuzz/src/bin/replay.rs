@@ -1,0 +1,53 @@
+//! Runs fuzz targets on stable: `replay ROUNDS [TARGET]`, over their corpus and mutations of it that are the same every time.
+
+use paravirt_fuzz::TARGETS;
+use std::fs;
+use std::path::Path;
+
+/// A generator of numbers, the same every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit.max(1) as u64) as usize
+    }
+}
+
+/// Changes, inserts, removes or repeats a few bytes.
+fn mutate(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
+    const TELLING: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x10, 0x40, 0xfe];
+    for _ in 0..=numbers.below(4) {
+        let at = numbers.below(bytes.len() + 1);
+        match numbers.below(5) {
+            0 if at < bytes.len() => bytes[at] = numbers.below(256) as u8,
+            1 if at < bytes.len() => bytes[at] = TELLING[numbers.below(TELLING.len())],
+            2 => bytes.insert(at, numbers.below(256) as u8),
+            3 if at < bytes.len() => bytes.truncate(at.max(1)),
+            4 if bytes.len() < 2048 => bytes.extend_from_within(at..),
+            _ => {}
+        }
+    }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let rounds: usize = words.first().and_then(|word| word.parse().ok()).unwrap_or(10_000);
+    for (name, target) in TARGETS.iter().filter(|(name, _)| words.get(1).is_none_or(|word| word == name)) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let mut corpus: Vec<Vec<u8>> = files.filter_map(|file| fs::read(file.path()).ok()).collect();
+        corpus.sort();
+        corpus.push(vec![]);
+        corpus.iter().for_each(|input| target(input));
+        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..rounds {
+            let mut input = corpus[numbers.below(corpus.len())].clone();
+            mutate(&mut input, &mut numbers);
+            target(&input);
+        }
+        println!("fuzz {name}: {} of the corpus and {rounds} mutations survived", corpus.len());
+    }
+}
