@@ -86,14 +86,20 @@ impl<H: Hal> HalBuffer<H> {
 
     /// The bytes; `None` while lent.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if self.lent.is_some() {
+            return None;
+        }
         // SAFETY: they were given to this value for good, and no device has them.
-        self.lent.is_none().then(|| unsafe { self.bytes.as_mut() })
+        Some(unsafe { self.bytes.as_mut() })
     }
 
     /// Gives the memory back; `None`, and it is leaked, while lent.
     pub fn into_bytes(mut self) -> Option<&'static mut [u8]> {
+        if self.lent.is_some() {
+            return None;
+        }
         // SAFETY: as in `bytes_mut`; this value is gone.
-        self.lent.is_none().then(|| unsafe { self.bytes.as_mut() })
+        Some(unsafe { self.bytes.as_mut() })
     }
 }
 

@@ -7,16 +7,18 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-struct ArcInner<T> {
+struct ArcInner<P, T> {
     count: AtomicUsize,
+    raw: RawDma,
+    platform: P,
     value: T,
 }
 
 /// A reference-counted value in pages of the platform: `Arc` for code that may not allocate from a heap.
+///
+/// It is one pointer: cheap to move about in requests.
 pub struct PageArc<P: Platform, T> {
-    inner: NonNull<ArcInner<T>>,
-    raw: RawDma,
-    platform: P,
+    inner: NonNull<ArcInner<P, T>>,
 }
 
 // SAFETY: as `Arc`: shared access from several threads needs `T: Sync`, dropping on another one `T: Send`.
@@ -31,11 +33,12 @@ impl<P: Platform, T> PageArc<P, T> {
     ///
     /// [`AllocError`] where the platform has none; the value is dropped.
     pub fn new(platform: &P, value: T) -> Result<Self, AllocError> {
-        let raw = alloc_for::<P, ArcInner<T>>(platform, 1)?;
-        let inner = raw.cpu.cast::<ArcInner<T>>();
+        let raw = alloc_for::<P, ArcInner<P, T>>(platform, 1)?;
+        let inner = raw.cpu.cast::<ArcInner<P, T>>();
+        let platform = platform.clone();
         // SAFETY: `alloc_for` checked size and alignment; the memory is ours alone.
-        unsafe { inner.write(ArcInner { count: AtomicUsize::new(1), value }) };
-        Ok(Self { inner, raw, platform: platform.clone() })
+        unsafe { inner.write(ArcInner { count: AtomicUsize::new(1), raw, platform, value }) };
+        Ok(Self { inner })
     }
 
     /// Where the value is; it does not move while a clone of this exists.
@@ -43,7 +46,7 @@ impl<P: Platform, T> PageArc<P, T> {
         NonNull::from(&**self)
     }
 
-    fn inner(&self) -> &ArcInner<T> {
+    fn inner(&self) -> &ArcInner<P, T> {
         // SAFETY: written by `new` and alive while the count is above zero, to which this value contributes.
         unsafe { self.inner.as_ref() }
     }
@@ -67,7 +70,7 @@ impl<P: Platform, T> Deref for PageArc<P, T> {
 impl<P: Platform, T> Clone for PageArc<P, T> {
     fn clone(&self) -> Self {
         self.inner().count.fetch_add(1, Ordering::Relaxed);
-        Self { inner: self.inner, raw: self.raw, platform: self.platform.clone() }
+        Self { inner: self.inner }
     }
 }
 
@@ -75,10 +78,11 @@ impl<P: Platform, T> Drop for PageArc<P, T> {
     fn drop(&mut self) {
         if self.inner().count.fetch_sub(1, Ordering::Release) == 1 {
             core::sync::atomic::fence(Ordering::Acquire);
-            // SAFETY: this was the last reference; the value was written by `new` and the pages came from it.
+            // SAFETY: this was the last reference; the value was written by `new`, and the pages came from the platform.
             unsafe {
-                self.inner.drop_in_place();
-                self.platform.dma_free(self.raw);
+                let ArcInner { raw, platform, value, .. } = self.inner.read();
+                drop(value);
+                platform.dma_free(raw);
             }
         }
     }

@@ -103,7 +103,8 @@ impl BlkHost {
                 continue;
             };
             if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
-                state.queues[index] = Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
+                state.queues[index] =
+                    Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
             }
             let Some((_, mut device)) = state.queues[index].take() else { continue };
             loop {
@@ -159,4 +160,3 @@ impl State {
         Some(chain.write(guest, &all))
     }
 }
-

@@ -237,7 +237,10 @@ impl Transport for FakeTransport {
     fn ack_interrupt(&mut self) -> InterruptStatus {
         InterruptStatus::empty()
     }
-    fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + core::fmt::Debug>(&mut self, supported: F) -> F {
+    fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + core::fmt::Debug>(
+        &mut self,
+        supported: F,
+    ) -> F {
         let features = F::from_bits_truncate(self.read_device_features()) & supported;
         self.write_driver_features(features.bits());
         self.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK);
@@ -248,12 +251,18 @@ impl Transport for FakeTransport {
     }
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
         let registers = self.0.registers();
-        let bytes = registers.config.get(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
+        let bytes =
+            registers.config.get(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
         T::read_from_bytes(bytes).map_err(|_| Error::ConfigSpaceTooSmall)
     }
-    fn write_config_space<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> virtio_drivers::Result<()> {
+    fn write_config_space<T: IntoBytes + Immutable>(
+        &mut self,
+        offset: usize,
+        value: T,
+    ) -> virtio_drivers::Result<()> {
         let registers = &mut *self.0.registers();
-        let bytes = registers.config.get_mut(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
+        let bytes =
+            registers.config.get_mut(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
         bytes.copy_from_slice(value.as_bytes());
         Ok(())
     }

@@ -78,7 +78,8 @@ impl NetHost {
                 continue;
             };
             if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
-                state.queues[index] = Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
+                state.queues[index] =
+                    Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
             }
         }
         let [rx, tx, control] = &mut state.queues;

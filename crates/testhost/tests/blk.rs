@@ -1,13 +1,14 @@
 //! The block driver against rust-vmm's split queue, and against our model of a packed one.
 
 use paravirt_device::{
-    Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Durability, Fault, IoError, Notify, Op, Rejected, Request, Unmap,
+    Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Durability, Fault, IoError, Notify, Op, Rejected,
+    Request, Unmap,
 };
 use paravirt_platform::{DmaSlice, Instant, Platform};
 use paravirt_testhost::{BlkHost, BlkMood, FakeTransport, Guest, Ring};
 use paravirt_virtio::OpenOptions;
-use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::blk::config::BlkFeatures;
+use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
 use std::time::Duration;
 
@@ -79,7 +80,8 @@ fn blocking_calls_reach_every_operation() {
         let bounce = DmaSlice::alloc(&guest, 4096).expect("memory");
         let relax = guest.clone();
         let wait = move |_: &mut Queue, _: Instant| relax.relax();
-        let mut io = Blocking::new(queue, guest.clone(), bounce, info.block_size, Duration::from_secs(5), wait);
+        let mut io =
+            Blocking::new(queue, guest.clone(), bounce, info.block_size, Duration::from_secs(5), wait);
         let data: Vec<u8> = (0..10 * 512).map(|i| (i / 7) as u8).collect();
         io.write(3, &data, Durability::Cached).expect("write");
         let mut back = vec![0; data.len()];
@@ -116,7 +118,8 @@ fn a_durable_write_is_a_write_and_then_a_flush() {
 #[test]
 fn without_a_cache_a_flush_succeeds_and_nothing_is_sent() {
     let guest = Guest::new();
-    let features = (BlkFeatures::all() - BlkFeatures::FLUSH - BlkFeatures::RO).bits() | Features::VERSION_1.bits();
+    let features =
+        (BlkFeatures::all() - BlkFeatures::FLUSH - BlkFeatures::RO).bits() | Features::VERSION_1.bits();
     let host = BlkHost::with(&guest, Ring::Split, 64, features, &[16]);
     let (_disk, mut queue) = open(&guest, &host);
     queue.submit(request(1, Op::Flush)).expect("room");
@@ -136,7 +139,9 @@ fn what_the_device_does_not_take_is_refused_with_its_buffer() {
     let (_disk, mut queue) = open(&guest, &host);
     let mut refused = |request| {
         let refused = queue.submit(request).expect_err("refused");
-        let (Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. }) = refused.request.op else { panic!("no buffer") };
+        let (Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. }) = refused.request.op else {
+            panic!("no buffer")
+        };
         assert!(!buffer.is_lent());
         refused.reason
     };
@@ -156,7 +161,9 @@ fn the_status_of_the_device_is_the_result() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (_disk, mut queue) = open(&guest, &host);
-        for (status, error) in [(1, IoError::Device), (2, IoError::Unsupported), (0xff, IoError::Device), (77, IoError::Device)] {
+        for (status, error) in
+            [(1, IoError::Device), (2, IoError::Unsupported), (0xff, IoError::Device), (77, IoError::Device)]
+        {
             host.set_mood(BlkMood::Status(status));
             queue.submit(request(1, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
             queue.kick();

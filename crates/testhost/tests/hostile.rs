@@ -13,7 +13,14 @@ type Queue = VirtQueue<Guest, DmaSlice<Guest>, u32>;
 const SIZE: u16 = 8;
 
 fn config(ring: Ring, in_order: bool) -> QueueConfig {
-    QueueConfig { size: SIZE, packed: ring == Ring::Packed, event_idx: true, in_order, indirect: 4, slot_areas: false }
+    QueueConfig {
+        size: SIZE,
+        packed: ring == Ring::Packed,
+        event_idx: true,
+        in_order,
+        indirect: 4,
+        slot_areas: false,
+    }
 }
 
 /// A queue with `count` requests in flight, and the device's view of it.
@@ -45,7 +52,16 @@ fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
 #[test]
 fn forged_used_elements_of_a_split_queue_are_faults() {
     // Index, id, length: ids that are not in flight, lengths that were not given, indices that run away.
-    for (index, id, len) in [(1, 7, 0), (1, 8, 0), (1, 0x10000, 0), (1, u32::MAX, 0), (1, 0, 513), (1, 0, u32::MAX), (4, 0, 0), (0xffff, 0, 0)] {
+    for (index, id, len) in [
+        (1, 7, 0),
+        (1, 8, 0),
+        (1, 0x10000, 0),
+        (1, u32::MAX, 0),
+        (1, 0, 513),
+        (1, 0, u32::MAX),
+        (4, 0, 0),
+        (0xffff, 0, 0),
+    ] {
         let guest = Guest::new();
         let (mut queue, state) = queue(&guest, Ring::Split, false, 3);
         SplitDevice::forge(&guest, &state, index, id, len);

@@ -1,8 +1,8 @@
 //! The network driver against rust-vmm's split queue, and against our model of a packed one.
 
 use paravirt_device::{
-    ChecksumRange, Fault, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx, NetTx, Offloads, ReceiveMode, Rejected,
-    RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
+    ChecksumRange, Fault, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx, NetTx, Offloads, ReceiveMode,
+    Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
 };
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::{FakeTransport, Guest, NetHost, Ring};
@@ -64,7 +64,8 @@ fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
     assert!(card.info().offloads.contains(Offloads::TX_TCP4 | Offloads::TX_CHECKSUM));
     let checksum = Some(ChecksumRange { start: 34, offset: 16 });
     send(&mut queue, &[7; 200], TxMeta { checksum, ..TxMeta::default() }).expect("sent");
-    send(&mut queue, &[8; 60], TxMeta { vlan: Some(VlanTag(0x2064)), checksum, ..TxMeta::default() }).expect("sent");
+    send(&mut queue, &[8; 60], TxMeta { vlan: Some(VlanTag(0x2064)), checksum, ..TxMeta::default() })
+        .expect("sent");
     let mut large = DmaSlice::alloc(&guest, 9000).expect("memory");
     large.bytes_mut().fill(3);
     let place = large.bytes().as_ptr();

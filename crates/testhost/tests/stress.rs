@@ -29,8 +29,10 @@ impl Signal {
     /// Waits until it was raised more often than `seen`; panics where that does not happen.
     fn wait(&self, seen: &mut u64, what: &str) {
         let count = self.count.lock().expect("count");
-        let (count, late) =
-            self.changed.wait_timeout_while(count, Duration::from_secs(20), |count| *count == *seen).expect("count");
+        let (count, late) = self
+            .changed
+            .wait_timeout_while(count, Duration::from_secs(20), |count| *count == *seen)
+            .expect("count");
         assert!(!late.timed_out(), "{what} was lost");
         *seen = *count;
     }

@@ -1,4 +1,9 @@
 //! The kick and the arm decision under loom: every interleaving that the C11 memory model allows.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-virtio --test loom --target-dir target/loom`, as the test command
+//! does.
+
+#![cfg(loom)]
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU16, fence};

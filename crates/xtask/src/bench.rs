@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: numbers, no verdict.
 
 use crate::guest::Machine;
+use crate::scratch::Scratch;
 use crate::{kernel, tools};
 use anyhow::{Context, Result};
 use std::fs::File;
@@ -8,12 +9,13 @@ use std::process::Command;
 
 /// Instructions that callgrind counts below the function whose name contains `function`, in a run of `program`.
 fn instructions(program: &str, words: &[&str], function: &str) -> Result<u64> {
-    let out = tempfile::NamedTempFile::new()?;
+    let folder = Scratch::new()?;
+    let out = folder.path().join("callgrind");
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--quiet", &format!("--toggle-collect=*{function}*")]);
-    command.arg(format!("--callgrind-out-file={}", out.path().display())).arg(program).args(words);
+    command.arg(format!("--callgrind-out-file={}", out.display())).arg(program).args(words);
     tools::run(&mut command)?;
-    let text = std::fs::read_to_string(out.path())?;
+    let text = std::fs::read_to_string(&out)?;
     let total =
         text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
     total.and_then(|n| n.trim().parse().ok()).context("callgrind said no total")
@@ -60,7 +62,7 @@ pub fn bench() -> Result<()> {
     tools::run(Command::new(&program).arg("ratio"))?;
 
     tools::need_qemu()?;
-    let folder = tempfile::tempdir()?;
+    let folder = Scratch::new()?;
     let disk = folder.path().join("disk.img");
     File::create(&disk)?.set_len(64 << 20)?;
     println!("in the guest, under QEMU without hardware virtualisation");

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 /// Builds the kernel; where its ELF is.
 pub fn build() -> Result<PathBuf> {
-    tools::run(&mut tools::cargo(&["build", "--quiet", "--release", "--package", "paravirt-kernel"]))?;
+    let words = "build --quiet --release --package paravirt-kernel --features bare-metal";
+    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), PathBuf::from);
     Ok(target.join("release/paravirt-kernel"))

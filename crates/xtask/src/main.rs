@@ -8,6 +8,7 @@ mod kernel;
 mod matrix;
 mod qmp;
 mod run;
+mod scratch;
 mod serve;
 mod tap;
 mod test;

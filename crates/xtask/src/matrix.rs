@@ -2,6 +2,7 @@
 
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
+use crate::scratch::Scratch;
 use crate::{image, serve, tap, tools};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -85,7 +86,7 @@ type Case<'a> = (String, Box<dyn Fn() -> Result<Outcome> + Send + Sync + 'a>);
 
 /// Runs the matrix; how many passed and what was skipped.
 pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> {
-    let folder = tempfile::tempdir()?;
+    let folder = Scratch::new()?;
     let tree = folder.path().join("tree");
     image::make_tree(&tree)?;
     let ext4 = folder.path().join("disk0.img");

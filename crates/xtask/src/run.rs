@@ -1,6 +1,7 @@
 //! `cargo xtask run`: the main job.
 
 use crate::guest::Machine;
+use crate::scratch::Scratch;
 use crate::{image, kernel, serve, tools};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -66,7 +67,7 @@ pub fn run(options: &Options) -> Result<()> {
         Some(path) => path.clone(),
         None => kernel::build()?,
     };
-    let folder = tempfile::tempdir().context("no temporary directory")?;
+    let folder = Scratch::new()?;
     let tree = folder.path().join("tree");
     image::make_tree(&tree)?;
     let (disk0, disk1) = (folder.path().join("disk0.img"), folder.path().join("disk1.img"));

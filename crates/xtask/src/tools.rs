@@ -1,5 +1,6 @@
 //! The programs that the commands need: found, or installed where that is allowed, or named in one sentence.
 
+use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::PathBuf;
@@ -137,11 +138,12 @@ fn add_backports(prefix: &[&str]) -> Result<()> {
                 }
             })
             .collect();
-    let file = tempfile::NamedTempFile::new()?;
-    fs::write(file.path(), changed.join("\n") + "\n")?;
+    let folder = Scratch::new()?;
+    let file = folder.path().join("sources");
+    fs::write(&file, changed.join("\n") + "\n")?;
     let words: Vec<&str> = prefix.iter().copied().chain(["cp"]).collect();
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(file.path()).arg(&new);
+    command.args(&words[1..]).arg(&file).arg(&new);
     run(&mut command)
 }
 

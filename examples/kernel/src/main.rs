@@ -26,8 +26,9 @@ static mut FIRST: PerProcessor = PerProcessor::new();
 /// From the entry code to the end.
 fn main(info: BootInfo) -> ! {
     console::init();
+    let first = &raw mut FIRST;
     // SAFETY: the first processor comes here once.
-    unsafe { (*(&raw mut FIRST)).install() }
+    unsafe { (*first).install() }
     let ram = memory::init(&info);
     let rsdp = arch::acpi::init(info.rsdp);
     let (clock, hz) = arch::time::init();

@@ -44,18 +44,15 @@ impl Frames {
     /// The first of `count` contiguous free frames at a multiple of `align`, from `from` on.
     fn find(&self, count: usize, align: usize, from: usize) -> Option<usize> {
         let mut start = from.next_multiple_of(align);
-        'search: while start + count <= FRAMES {
+        while start + count <= FRAMES {
             if start.is_multiple_of(64) && self.taken[start / 64] == u64::MAX {
                 start = (start + 64).next_multiple_of(align);
                 continue;
             }
-            for frame in start..start + count {
-                if self.is_taken(frame) {
-                    start = (frame + 1).next_multiple_of(align);
-                    continue 'search;
-                }
+            match (start..start + count).find(|frame| self.is_taken(*frame)) {
+                Some(taken) => start = (taken + 1).next_multiple_of(align),
+                None => return Some(start),
             }
-            return Some(start);
         }
         None
     }

@@ -340,7 +340,9 @@ impl PeerBlock {
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
-        for (tag, (request, response, data, token)) in self.requests.iter_mut().take(size as usize).enumerate() {
+        for (tag, (request, response, data, token)) in
+            self.requests.iter_mut().take(size as usize).enumerate()
+        {
             // SAFETY: the three live as long as this value.
             *token = unsafe { self.disk.read_blocks_nb(tag * 8, request, data, response) }.expect("room");
         }
@@ -404,7 +406,8 @@ fn main() {
         }
         return;
     }
-    let (Some(mut part), Ok(batch), Ok(rounds)) = (part(word(0)), word(1).parse(), word(2).parse::<u64>()) else {
+    let (Some(mut part), Ok(batch), Ok(rounds)) = (part(word(0)), word(1).parse(), word(2).parse::<u64>())
+    else {
         eprintln!("usage: ring-bench PART BATCH ROUNDS, or ring-bench ratio");
         std::process::exit(2);
     };

@@ -48,7 +48,7 @@ fn counter() -> u64 {
 /// The time since the kernel started.
 pub fn now() -> Instant {
     let count = counter().wrapping_sub(START.load(Ordering::Relaxed));
-    Instant::from_nanos((u128::from(count) * u128::from(SCALE.load(Ordering::Relaxed)) >> 32) as u64)
+    Instant::from_nanos(((u128::from(count) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64)
 }
 
 /// Finds out how fast the counter counts.

@@ -101,7 +101,7 @@ pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
             .read_dir(&directory)
             .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
             .map_err(|e| format!("{}: {e}", directory.display()))?;
-        entries.sort_by(|a, b| a.path().cmp(&b.path()));
+        entries.sort_by_key(|entry| entry.path());
         for entry in entries {
             let path = entry.path();
             let name = entry.file_name();
