@@ -1,7 +1,7 @@
 //! Transports: how the registers of a virtio device are reached.
 //!
 //! The transports here implement the `virtio-drivers` crate's
-//! [`Transport`](virtio_drivers::transport::Transport), so that its drivers run on them too, and
+//! [`Transport`], so that its drivers run on them too, and
 //! [`VirtioTransport`], which adds what that trait lacks: read-back of what was set, doorbells that are rung without
 //! a lock, reset of one queue, interrupts for each queue, and the absence of a device.
 
