@@ -287,7 +287,7 @@ mod tests {
     fn finds_the_sleep_type() {
         assert_eq!(sleep_type_s5(b"xx\x08_S5_\x12\x06\x04\x05\x00\x00\x00"), None);
         assert_eq!(sleep_type_s5(b"xx\x08_S5_\x12\x06\x04\x00\x00\x00\x00"), Some((0, 0)));
-        assert_eq!(sleep_type_s5(b"xx\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x07\x00"), Some((5, 7)));
+        assert_eq!(sleep_type_s5(b"xx\x08\\_S5_\x12\x07\x04\x0a\x05\x0a\x07\x00"), Some((5, 7)));
         assert_eq!(sleep_type_s5(b"_S5_\x12\x06\x04\x01"), None);
     }
 }
