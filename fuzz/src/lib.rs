@@ -136,6 +136,7 @@ pub fn acpi_tables(data: &[u8]) {
 /// The scan of AML.
 pub fn aml(data: &[u8]) {
     assert!(scan::sleep_type_s5(data).is_none_or(|(a, b)| a < 8 && b < 8));
+    assert!(scan::ecam_base(data) != Some(0));
     for device in scan::virtio_mmio_devices(data) {
         assert!(device.len > 0);
     }

@@ -17,6 +17,8 @@ const ONES_OP: u8 = 0xff;
 const BYTE_PREFIX: u8 = 0x0a;
 const WORD_PREFIX: u8 = 0x0b;
 const DWORD_PREFIX: u8 = 0x0c;
+const QWORD_PREFIX: u8 = 0x0e;
+const RETURN_OP: u8 = 0xa4;
 
 /// The hardware id of a virtio device behind MMIO registers.
 const VIRTIO_MMIO_HID: &[u8] = b"LNRO0005\0";
@@ -42,6 +44,7 @@ fn integer(bytes: &[u8]) -> Option<(u64, &[u8])> {
         BYTE_PREFIX => rest.split_first().map(|(value, rest)| (u64::from(*value), rest)),
         WORD_PREFIX => Some((u64::from(u16::from_le_bytes(field(rest, 0)?)), rest.get(2..)?)),
         DWORD_PREFIX => Some((u64::from(u32_at(rest, 0)?), rest.get(4..)?)),
+        QWORD_PREFIX => Some((u64_at(rest, 0)?, rest.get(8..)?)),
         _ => None,
     }
 }
@@ -217,6 +220,19 @@ pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|template| resources(template).any(|resource| matches!(resource, Resource::Buses { .. })))
 }
 
+/// Where the configuration space of a host bridge lies in memory, on a machine that says it in AML only: a `_CBA` that is
+/// declared, or a method that returns a constant and does nothing else. PCI Firmware 3.3 §4.1.3
+pub fn ecam_base(aml: &[u8]) -> Option<u64> {
+    let declared = declarations(aml, b"_CBA").find_map(integer);
+    let returned = || {
+        aml.windows(6).enumerate().find_map(|(at, window)| match window {
+            [b'_', b'C', b'B', b'A', _flags, RETURN_OP] => integer(aml.get(at.checked_add(6)?..)?),
+            _ => None,
+        })
+    };
+    declared.or_else(returned).map(|(base, _)| base).filter(|base| *base != 0)
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -281,6 +297,14 @@ mod tests {
         let found: Vec<_> = resources(bridge).collect();
         let window = Resource::Window { start: 0xc000_0000, last: 0xfebf_ffff };
         assert_eq!(found, [Resource::Buses { first: 0, last: 255 }, window]);
+    }
+
+    #[test]
+    fn finds_configuration_space() {
+        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\xa4\x0c\x00\x00\x00\xe0"), Some(0xe000_0000));
+        assert_eq!(ecam_base(b"\x08_CBA\x0e\x00\x00\x00\x00\x01\x00\x00\x00"), Some(1 << 32));
+        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\x70\x0c\x00\x00\x00\xe0"), None);
+        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\xa4\x0c\x00"), None);
     }
 
     #[test]

@@ -54,12 +54,15 @@ struct Buses {
     ecam: List<Ecam, MOST>,
     bridges: List<Bridge, MOST>,
     mmio: List<VirtioMmio, MOST>,
+    /// Where configuration space is, for a machine without MCFG.
+    cba: Option<u64>,
 }
 
-/// A host bridge: the first of its buses, and what it forwards.
+/// A host bridge: its buses, and what it forwards.
 #[derive(Clone)]
 struct Bridge {
     first: u8,
+    last: u8,
     windows: Windows,
 }
 
@@ -157,7 +160,7 @@ pub unsafe fn probe<P, B>(
 
 impl Buses {
     fn collect<P: Host>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
-        let mut buses = Self { ecam: List::new(), bridges: List::new(), mmio: List::new() };
+        let mut buses = Self { ecam: List::new(), bridges: List::new(), mmio: List::new(), cba: None };
         acpi_tables(memory, firmware.rsdp, |table| {
             let read = match &table.signature {
                 b"MCFG" => {
@@ -171,6 +174,11 @@ impl Buses {
             }
             ControlFlow::Continue(())
         });
+        if let (0, Some(base)) = (buses.ecam.iter().count(), buses.cba) {
+            for Bridge { first, last, .. } in buses.bridges.iter() {
+                buses.ecam.push(Ecam { base, segment: 0, first: *first, last: *last });
+            }
+        }
         for device in mmio_devices(firmware.command_line) {
             match device {
                 Ok(MmioDevice { base, len, irq }) => {
@@ -194,11 +202,12 @@ impl Buses {
 
     fn add_aml(&mut self, aml: &[u8]) {
         aml::virtio_mmio_devices(aml).for_each(|device| self.mmio.push(device));
+        self.cba = self.cba.or_else(|| aml::ecam_base(aml));
         for template in aml::host_bridges(aml) {
-            let mut bridge = Bridge { first: 0, windows: Windows::new() };
+            let mut bridge = Bridge { first: 0, last: 0, windows: Windows::new() };
             for resource in aml::resources(template) {
                 match resource {
-                    Resource::Buses { first, .. } => bridge.first = first,
+                    Resource::Buses { first, last } => (bridge.first, bridge.last) = (first, last),
                     // Below 1 MiB is what VGA had.
                     Resource::Window { start, last } if start >= 1 << 20 => {
                         bridge.windows.add(Window { start, end: last.saturating_add(1) });

@@ -104,6 +104,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("a read-only disk", Bench::read_only),
         ("two cards, and devices of virtio-drivers", Bench::two_cards),
         ("behind root ports and a bridge", Bench::bridges),
+        ("PCI that no firmware has set up", Bench::bare_pci),
         ("a disk of 5 GiB", Bench::large),
         ("a disk that grows, a link that goes and comes", Bench::events),
         ("input and output errors", Bench::errors),
@@ -351,6 +352,24 @@ impl Bench {
         ensure!(at("disk0").is_some_and(|at| at != "pci:0000:00"), "{}", transcript.text());
         must_say(&transcript, "at=pci:0000:01:00.0")?;
         must_say(&transcript, "same http=/hello.txt status=200")?;
+        Ok(Outcome::Passed)
+    }
+
+    /// ECAM only, bus numbers and BARs open, MSI-X only, a device behind a root port.
+    fn bare_pci(&self) -> Result<Outcome> {
+        let mut machine = self.machine("microvm,acpi=on,pcie=on", 2);
+        machine.add("-device pcie-root-port,id=r1,chassis=1,slot=1 -device virtio-rng-pci");
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add(
+            "-device virtio-blk-pci,drive=d0,bus=r1 -netdev user,id=n0 -device virtio-net-pci,netdev=n0",
+        );
+        machine.command_line =
+            format!("list entropy=64 mount=disk0 dhcp http=http://10.0.2.2:{}/large.bin idle=1", self.port);
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "device=disk0 at=pci:0000:01:00.0")?;
+        must_say(&transcript, "same http=/large.bin status=200")?;
+        must_say(&transcript, "idle=end woke=1 device_interrupts=0")?;
         Ok(Outcome::Passed)
     }
 
