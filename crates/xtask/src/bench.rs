@@ -5,7 +5,7 @@ use crate::scratch::Scratch;
 use crate::{kernel, tools};
 use anyhow::{Context, Result};
 use std::fs::File;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Instructions that callgrind counts below the function whose name contains `function`, in a run of `program`.
 fn instructions(program: &str, words: &[&str], function: &str) -> Result<u64> {
@@ -13,7 +13,11 @@ fn instructions(program: &str, words: &[&str], function: &str) -> Result<u64> {
     let out = folder.path().join("callgrind");
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--quiet", &format!("--toggle-collect=*{function}*")]);
-    command.arg(format!("--callgrind-out-file={}", out.display())).arg(program).args(words);
+    command
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program)
+        .args(words)
+        .stdout(Stdio::null());
     tools::run(&mut command)?;
     let text = std::fs::read_to_string(&out)?;
     let total =

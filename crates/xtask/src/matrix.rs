@@ -64,6 +64,8 @@ const USUAL: &[Usual] = &[
     usual("microvm acpi=off", "microvm,acpi=off", "", 1, 1, 4096),
     Usual { needs: "in_order", ..usual("pc in order", "pc", ",in_order=on", 1, 1, 512) },
     Usual { needs: "in_order", ..usual("q35 packed in order", "q35", ",packed=on,in_order=on", 4, 2, 512) },
+    Usual { kernel: "reenter=linux", ..usual("q35 by the 64-bit Linux boot protocol", "q35", "", 4, 2, 512) },
+    Usual { kernel: "reenter=linux", ..usual("pc by the 64-bit Linux boot protocol", "pc", "", 1, 1, 512) },
     Usual { kernel: "cpus=1", ..usual("q35 one of two processors", "q35", "", 4, 2, 512) },
     Usual { kernel: "queue-size=8", ..usual("q35 small queues", "q35", "", 1, 1, 512) },
 ];
@@ -246,6 +248,7 @@ impl Bench {
             );
         }
         must_say(&transcript, "serial=\"sn1\"")?;
+        must_say(&transcript, if case.kernel == "reenter=linux" { "entry=linux" } else { "entry=pvh" })?;
         Ok(Outcome::Passed)
     }
 

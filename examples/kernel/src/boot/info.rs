@@ -150,6 +150,24 @@ impl BootInfo {
         }
     }
 
+    /// Writes this as `boot_params`, with the command line in the page behind it, but for the RSDP: a loader need not know
+    /// it.
+    pub fn write_boot_params(&self, to: &mut [u8; 8192]) {
+        let command_line = to.as_ptr() as u64 + 4096;
+        let mut put =
+            |at: u64, bytes: &[u8]| to[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        put(4096, &self.command_line[..self.command_line_len.min(COMMAND_LINE - 1)]);
+        put(linux::COMMAND_LINE, &(command_line as u32).to_le_bytes());
+        put(linux::EXT_COMMAND_LINE, &((command_line >> 32) as u32).to_le_bytes());
+        put(linux::E820_ENTRIES, &[self.ranges as u8]);
+        for (i, range) in self.ram().iter().enumerate() {
+            let at = linux::E820 + i as u64 * linux::E820_ENTRY_LEN;
+            put(at, &range.start.to_le_bytes());
+            put(at + 8, &(range.end - range.start).to_le_bytes());
+            put(at + 16, &RAM.to_le_bytes());
+        }
+    }
+
     /// The ranges of RAM.
     pub fn ram(&self) -> &[Memory] {
         &self.ram[..self.ranges]

@@ -4,7 +4,7 @@ mod info;
 
 pub use info::BootInfo;
 
-use core::arch::global_asm;
+use core::arch::{asm, global_asm};
 
 global_asm!(include_str!("entry.s"));
 
@@ -15,6 +15,7 @@ unsafe extern "C" {
     static trampoline_end: u8;
     /// The stack of the processor that is being started.
     pub static mut processor_stack: u64;
+    fn linux_entry();
     static kernel_start: u8;
     static kernel_end: u8;
 }
@@ -48,5 +49,23 @@ extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
     let protocol = if protocol == 0 { Protocol::Pvh } else { Protocol::Linux };
     // SAFETY: the entry code passes on what the loader gave, and the first 4 GiB are mapped.
     let info = unsafe { BootInfo::read(protocol, information) };
+    if protocol == Protocol::Pvh && info.command_line().split(' ').any(|word| word == "reenter=linux") {
+        reenter(&info);
+    }
     crate::main(info)
+}
+
+/// Enters the kernel once more, as a loader of the 64-bit Linux boot protocol does, with no more than that promises: for a
+/// machine whose loader knows PVH only.
+fn reenter(info: &BootInfo) -> ! {
+    const CR4_PAE: u64 = 1 << 5;
+    static mut PARAMETERS: [u8; 8192] = [0; 8192];
+    let parameters = &raw mut PARAMETERS;
+    // SAFETY: one processor runs, and nobody else has the page. The page tables map the first 4 GiB one to one; nothing
+    // between the change of CR4 and the entry needs what it switches off.
+    unsafe {
+        info.write_boot_params(&mut *parameters);
+        asm!("mov cr4, {cr4}", "xor esp, esp", "jmp {entry}", cr4 = in(reg) CR4_PAE, entry = sym linux_entry,
+            in("rsi") parameters, options(noreturn));
+    }
 }
