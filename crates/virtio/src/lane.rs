@@ -17,6 +17,14 @@ pub(crate) enum Outcome<B, X> {
     Aborted(Used<B, X>),
 }
 
+/// Whether a device is in service, and if so what came of it.
+pub(crate) enum Live<R> {
+    /// It is.
+    Yes(R),
+    /// It is being reset, or out of service.
+    No,
+}
+
 /// A queue that was made and registered, before the device was started. Dropped, it takes itself back.
 pub(crate) struct Draft<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> {
     queue: Option<VirtQueue<P, B, X>>,
@@ -135,16 +143,28 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
         }
     }
 
-    /// The next request that came back. A fault is reported when nothing is left.
+    /// The next request that the device used, while it is in service: the data path. [`Live::No`] sends the caller to
+    /// [`next`](Self::next).
     #[inline(always)]
-    pub fn next(&mut self) -> Result<Option<Outcome<B, X>>, Fault> {
+    pub fn pop(&mut self) -> Live<Option<Used<B, X>>> {
         if self.port.is_current() && self.alone.is_none() {
             match self.queue.pop() {
-                Ok(used) => return Ok(used.map(Outcome::Used)),
-                Err(fault) => {
-                    self.port.fail(fault);
-                }
+                Ok(used) => return Live::Yes(used),
+                Err(fault) => self.break_off(fault),
             }
+        }
+        Live::No
+    }
+
+    #[cold]
+    fn break_off(&self, fault: Fault) {
+        self.port.fail(fault);
+    }
+
+    /// The next request that came back. A fault is reported when nothing is left.
+    pub fn next(&mut self) -> Result<Option<Outcome<B, X>>, Fault> {
+        if let Live::Yes(used) = self.pop() {
+            return Ok(used.map(Outcome::Used));
         }
         self.drain()
     }

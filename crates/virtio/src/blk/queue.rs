@@ -1,8 +1,8 @@
 //! One queue of a block device: requests on their way and back. VIRTIO 1.3 §5.2.6
 
 use super::Limits;
-use crate::lane::{Lane, Outcome};
-use crate::queue::SlotArea;
+use crate::lane::{Lane, Live, Outcome};
+use crate::queue::{SlotArea, Used};
 use crate::transport::VirtioTransport;
 use core::sync::atomic::Ordering;
 use core::task::Waker;
@@ -230,6 +230,40 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
         Ok(())
     }
 
+    /// Goes on with a durable write that came back, or with the flush behind it; `None` where more is to come.
+    fn staged(&mut self, used: Used<B, Extra>, result: Result<(), IoError>) -> Option<Completion<B>> {
+        let Extra { tag, deadline, stage } = used.extra;
+        let (buffer, result) = match stage {
+            Stage::Last => (used.buffer, result),
+            Stage::Flush => (self.held.get_mut(usize::from(used.slot)).and_then(Option::take), result),
+            Stage::FlushBehind if result.is_ok() => match self.flush_behind(tag, deadline, used.buffer) {
+                Ok(()) => return None,
+                // There is room for it where the write was; if not, the write is not known to be durable.
+                Err(buffer) => (buffer, Err(IoError::Device)),
+            },
+            Stage::FlushBehind => (used.buffer, result),
+        };
+        Some(Completion { tag, buffer, result })
+    }
+
+    /// Gives back what was in flight at a reset.
+    #[cold]
+    fn recover(&mut self) -> Result<Option<Completion<B>>, Fault> {
+        while let Some(outcome) = self.lane.next()? {
+            let (used, result) = match outcome {
+                Outcome::Used(used) => {
+                    let result = self.status(used.slot);
+                    (used, result)
+                }
+                Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
+            };
+            if let Some(done) = self.staged(used, result) {
+                return Ok(Some(done));
+            }
+        }
+        Ok(None)
+    }
+
     /// The device's serial number, asked for before the queue is handed out. VIRTIO 1.3 §5.2.6
     pub(super) fn serial(&mut self) -> Option<Serial> {
         let [header, _, status] = self.prepare(kind::GET_ID, 0, None)?;
@@ -360,28 +394,24 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlockQueue for BlkQueue<P,
         if let Some(tag) = self.local.pop() {
             return Ok(Some(Completion { tag, buffer: None, result: Ok(()) }));
         }
-        while let Some(outcome) = self.lane.next()? {
-            let (used, result) = match outcome {
-                Outcome::Used(used) => {
-                    let result = self.status(used.slot);
-                    (used, result)
+        loop {
+            let used = match self.lane.pop() {
+                Live::Yes(Some(used)) => used,
+                Live::Yes(None) => return Ok(None),
+                Live::No => return self.recover(),
+            };
+            let result = self.status(used.slot);
+            match used.extra.stage {
+                Stage::Last => {
+                    return Ok(Some(Completion { tag: used.extra.tag, buffer: used.buffer, result }));
                 }
-                Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
-            };
-            let Extra { tag, deadline, stage } = used.extra;
-            let buffer = match stage {
-                Stage::Last => used.buffer,
-                Stage::Flush => self.held.get_mut(usize::from(used.slot)).and_then(Option::take),
-                Stage::FlushBehind if result.is_ok() => match self.flush_behind(tag, deadline, used.buffer) {
-                    Ok(()) => continue,
-                    // There is room for it where the write was; if not, the write is not known to be durable.
-                    Err(buffer) => return Ok(Some(Completion { tag, buffer, result: Err(IoError::Device) })),
-                },
-                Stage::FlushBehind => used.buffer,
-            };
-            return Ok(Some(Completion { tag, buffer, result }));
+                _ => {
+                    if let Some(done) = self.staged(used, result) {
+                        return Ok(Some(done));
+                    }
+                }
+            }
         }
-        Ok(None)
     }
 
     fn reset(&mut self) -> Result<(), Fault> {
