@@ -95,7 +95,10 @@ unsafe impl Platform for Guest {
         let mut free = self.0.free.lock().expect("free list");
         let at = free.iter().position(|(_, count)| *count >= pages.get()).ok_or(AllocError)?;
         let (first, count) = free[at];
-        free[at] = (first + pages.get(), count - pages.get());
+        match count - pages.get() {
+            0 => drop(free.swap_remove(at)),
+            left => free[at] = (first + pages.get(), left),
+        }
         drop(free);
         self.0.pages.fetch_add(pages.get() as u64, Ordering::SeqCst);
         let bus = BASE + (first * PAGE_SIZE) as u64;
