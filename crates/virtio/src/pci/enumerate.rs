@@ -49,7 +49,11 @@ fn functions<P: Mmio>(
     bus: u8,
 ) -> impl Iterator<Item = (DeviceFunction, DeviceFunctionInfo)> + use<P> {
     let access = access.clone();
-    PciRoot::new(access.clone()).enumerate_bus(bus).filter(move |(address, _)| {
+    PciRoot::new(access.clone()).enumerate_bus(bus).filter(move |(address, info)| {
+        // Vendor 0 is nobody's: some monitors answer 0 on ports behind which there is no PCI.
+        if info.vendor_id == 0 {
+            return false;
+        }
         let zero = DeviceFunction { function: 0, ..*address };
         address.function == 0 || access.read(zero, 0x0c) & (0x80 << 16) != 0
     })
