@@ -63,6 +63,9 @@ impl Drop for Serving {
 
 /// Serves until it is ended from outside.
 pub fn serve_forever(options: &Options) -> Result<()> {
-    answer(&listen(&options.bind)?, &options.folder);
+    let server = listen(&options.bind)?;
+    // Whoever started this waits for the word.
+    println!("listening");
+    answer(&server, &options.folder);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::guest::Machine;
 use crate::{image, tools};
 use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -50,14 +51,19 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     inside("addr add 10.0.2.2/24 dev tap0")?;
     inside("link set tap0 up")?;
     let own = std::env::current_exe()?;
-    let serve = Command::new("ip")
+    let mut serve = Command::new("ip")
         .args(["netns", "exec", &name])
         .arg(own)
         .args(["serve", "--bind", "10.0.2.2:8000", "--folder"])
         .arg(tree)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()?;
+    let out = serve.stdout.take().context("no output")?;
     space.server = Some(serve);
+    let mut word = String::new();
+    BufReader::new(out).read_line(&mut word)?;
+    ensure!(word.trim() == "listening", "the HTTP server did not start");
     let mut machine = Machine::new(kernel, "q35", 2, "512M");
     machine.prefix = ["ip", "netns", "exec", &name].map(String::from).to_vec();
     machine.add("-netdev tap,id=n0,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=n0");
