@@ -1,8 +1,9 @@
 //! A queue in service: the virtqueue, its tie to the device, and what happens to it in a reset. Every driver has its queues
 //! as lanes.
 
-use crate::device::{Core, Port};
+use crate::device::Core;
 use crate::features::Features;
+use crate::port::Port;
 use crate::queue::{QueueConfig, Quiesced, SlotArea, Unsubmitted, Used, VirtQueue};
 use crate::transport::{OpenError, VirtioTransport};
 use core::task::Waker;

@@ -38,6 +38,7 @@ pub mod hal;
 mod lane;
 pub mod net;
 pub mod pci;
+mod port;
 pub mod queue;
 pub mod rng;
 pub mod transport;

@@ -10,16 +10,19 @@
 //! ```
 
 pub mod decide;
+mod in_order;
 mod packed;
 mod slots;
 mod split;
+mod types;
+
+pub use types::{QueueAddresses, QueueConfig, Quiesced, SlotArea, Unsubmitted, Used};
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use in_order::InOrder;
 use packed::Packed;
 use paravirt_device::{Fault, Rejected};
-use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, PageTable, Platform, RingArray, Segment,
-};
+use paravirt_platform::{AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Platform, RingArray, Segment};
 use slots::{Owned, Slots};
 use split::Split;
 
@@ -45,86 +48,6 @@ fn write_desc(desc: &DescWords, segment: Segment, low: u16, high: u16) {
     desc[1].store(desc_word(segment.len, low, high), Ordering::Relaxed);
 }
 
-/// What a queue is made of; the same after each reset of the device.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct QueueConfig {
-    /// Ring entries: a power of two, at most [`MAX_QUEUE_SIZE`].
-    pub size: u16,
-    /// The packed format (VIRTIO_F_RING_PACKED).
-    pub packed: bool,
-    /// VIRTIO_F_EVENT_IDX.
-    pub event_idx: bool,
-    /// VIRTIO_F_IN_ORDER.
-    pub in_order: bool,
-    /// Descriptors in the indirect table of each slot (VIRTIO_F_INDIRECT_DESC); 0 for direct chains only. Rounded up
-    /// to a power of two.
-    pub indirect: u16,
-    /// Whether each slot has device-visible memory for headers and the like: see [`SlotArea`].
-    pub slot_areas: bool,
-}
-
-/// The device-visible memory of a slot: 64 bytes, a cache line.
-pub type SlotArea = [AtomicU64; 8];
-
-/// Where the three parts of a queue are, as the transport wants to know it.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct QueueAddresses {
-    /// Ring entries.
-    pub size: u16,
-    /// The descriptor table, or the packed ring.
-    pub desc: BusAddr,
-    /// The available ring, or the driver's event suppression.
-    pub driver: BusAddr,
-    /// The used ring, or the device's event suppression.
-    pub device: BusAddr,
-}
-
-/// A request that was not taken, handed back.
-#[derive(Debug)]
-pub struct Unsubmitted<B, X> {
-    /// Why.
-    pub reason: Rejected,
-    /// Its buffer, not lent.
-    pub buffer: Option<B>,
-    /// What came with it.
-    pub extra: X,
-}
-
-/// A request that the device has used.
-#[derive(Debug)]
-pub struct Used<B, X> {
-    /// The slot that it had, which is free now.
-    pub slot: u16,
-    /// Bytes that the device says it wrote; never more than it was given.
-    pub len: u32,
-    /// Its buffer, no longer lent; `None` if it had none or it had to be leaked.
-    pub buffer: Option<B>,
-    /// What came with it.
-    pub extra: X,
-}
-
-/// Proof that a device does not access the memory of its queues any more: it was reset, and the reset was read back.
-#[derive(Debug)]
-pub struct Quiesced(());
-
-impl Quiesced {
-    /// # Safety
-    ///
-    /// The device has stopped accessing memory of the queues to which this is applied.
-    pub(crate) const unsafe fn new() -> Self {
-        Self(())
-    }
-
-    /// For tests that play the device themselves, on a queue that no device was ever told of.
-    ///
-    /// # Safety
-    ///
-    /// Nobody accesses the memory of the queues to which this is applied but through them.
-    pub const unsafe fn assume() -> Self {
-        Self(())
-    }
-}
-
 /// The memory of a queue that the device accesses.
 struct QueueMemory<P: Platform> {
     ring: DmaRegion<P>,
@@ -135,39 +58,6 @@ struct QueueMemory<P: Platform> {
 struct Areas {
     words: RingArray<SlotArea>,
     base: BusAddr,
-}
-
-/// The order in which requests were made available, for a device that uses them in that order.
-struct InOrder<P: Platform> {
-    ids: PageTable<P, u16>,
-    head: u16,
-    tail: u16,
-    /// The last request of the batch that the device has used, and the length it gave for that one.
-    batch: Option<(u16, u32)>,
-}
-
-impl<P: Platform> InOrder<P> {
-    fn at(&mut self, index: u16) -> Option<&mut u16> {
-        let mask = self.ids.len().wrapping_sub(1);
-        self.ids.get_mut(usize::from(index) & mask)
-    }
-
-    fn push(&mut self, id: u16) {
-        let tail = self.tail;
-        if let Some(entry) = self.at(tail) {
-            *entry = id;
-        }
-        self.tail = tail.wrapping_add(1);
-    }
-
-    fn pop(&mut self) -> Option<u16> {
-        if self.head == self.tail {
-            return None;
-        }
-        let head = self.head;
-        self.head = head.wrapping_add(1);
-        self.at(head).copied()
-    }
 }
 
 enum Ring {
@@ -244,12 +134,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         };
         let in_order = match config.in_order {
             false => None,
-            true => Some(InOrder {
-                ids: PageTable::new(platform, entries, |_| 0)?,
-                head: 0,
-                tail: 0,
-                batch: None,
-            }),
+            true => Some(InOrder::new(platform, entries)?),
         };
         let slots = Slots::new(platform, size)?;
         let reserve = Self::kept_free(&config);
@@ -295,7 +180,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             Ring::Packed(ring) => ring.reinit(),
         }
         if let Some(order) = &mut self.in_order {
-            (order.head, order.tail, order.batch) = (0, 0, None);
+            order.clear();
         }
     }
 
@@ -560,13 +445,5 @@ impl<P: Platform, B: DmaBuffer, X> Drop for VirtQueue<P, B, X> {
             ring.leak();
             tables.into_iter().chain(areas).for_each(DmaRegion::leak);
         }
-    }
-}
-
-impl QueueAddresses {
-    /// As the `virtio-drivers` crate passes them.
-    pub(crate) fn from_raw(size: u32, desc: u64, driver: u64, device: u64) -> Self {
-        let size = u16::try_from(size).unwrap_or(0);
-        Self { size, desc: BusAddr(desc), driver: BusAddr(driver), device: BusAddr(device) }
     }
 }
