@@ -1,22 +1,41 @@
-use crate::{AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, LendError, PageArc, Platform, Segment};
-use core::{fmt, mem::ManuallyDrop, ptr::NonNull};
+use crate::{
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, LendError, PageArc, PageTable, Platform, Segment,
+};
+use core::{cell::UnsafeCell, fmt, mem::MaybeUninit, ptr::NonNull};
 
-/// A piece of DMA memory with one owner: the [`DmaBuffer`] that comes with this crate.
-///
-/// While it is not lent its bytes are plain memory; while it is lent they cannot be reached. Several slices can
-/// share one allocation ([`alloc_many`](Self::alloc_many)), which is freed with the last of them. Dropping a slice
-/// that is lent leaks the allocation.
-pub struct DmaSlice<P: Platform> {
-    region: ManuallyDrop<PageArc<P, DmaRegion<P>>>,
+/// What there is to know of a slice. It lies in pages of the platform, so that a slice is one pointer.
+struct Header<P: Platform> {
+    /// What keeps the memory and this header. Written when the slice is made, taken when it is dropped.
+    slab: MaybeUninit<PageArc<P, Slab<P>>>,
     base: NonNull<u8>,
     segment: Segment,
     capacity: u32,
     lent: bool,
 }
 
-// SAFETY: it owns its bytes; the region behind it is `Send` and `Sync`.
+/// The memory of several slices, and their headers. Each slice holds one reference.
+struct Slab<P: Platform> {
+    _region: DmaRegion<P>,
+    headers: PageTable<P, UnsafeCell<Header<P>>>,
+}
+
+// SAFETY: each header belongs to one slice, which is what is sent about.
+unsafe impl<P: Platform> Send for Slab<P> {}
+// SAFETY: as above.
+unsafe impl<P: Platform> Sync for Slab<P> {}
+
+/// A piece of DMA memory with one owner: the [`DmaBuffer`] that comes with this crate.
+///
+/// While it is not lent its bytes are plain memory; while it is lent they cannot be reached. Several slices can
+/// share one allocation ([`alloc_many`](Self::alloc_many)), which is freed with the last of them. Dropping a slice
+/// that is lent leaks the allocation. It is one pointer: moving it into a request and back costs next to nothing.
+pub struct DmaSlice<P: Platform> {
+    header: NonNull<Header<P>>,
+}
+
+// SAFETY: it owns its header and its bytes; what is behind them is `Send` and `Sync`.
 unsafe impl<P: Platform> Send for DmaSlice<P> {}
-// SAFETY: shared access gives `&[u8]` only.
+// SAFETY: shared access reads only.
 unsafe impl<P: Platform> Sync for DmaSlice<P> {}
 
 impl<P: Platform> DmaSlice<P> {
@@ -43,99 +62,123 @@ impl<P: Platform> DmaSlice<P> {
         len: usize,
         mut each: impl FnMut(Self),
     ) -> Result<(), AllocError> {
-        let short = u32::try_from(len).ok().filter(|len| *len > 0).ok_or(AllocError)?;
-        let total = len.checked_mul(count).ok_or(AllocError)?;
-        let region = PageArc::new(platform, DmaRegion::alloc(platform, total)?)?;
-        for i in 0..count {
+        let capacity = u32::try_from(len).ok().filter(|len| *len > 0).ok_or(AllocError)?;
+        let region = DmaRegion::alloc(platform, len.checked_mul(count).ok_or(AllocError)?)?;
+        let headers = PageTable::new(platform, count, |i| {
             let offset = i.wrapping_mul(len);
-            each(Self {
-                // SAFETY: `total` bytes were allocated and `offset + len <= total`.
+            UnsafeCell::new(Header {
+                slab: MaybeUninit::uninit(),
+                // SAFETY: `count * len` bytes were allocated, and `i < count`.
                 base: unsafe { region.cpu().add(offset) },
-                segment: Segment { addr: region.bus().offset(offset as u64), len: short },
-                capacity: short,
-                region: ManuallyDrop::new(region.clone()),
+                segment: Segment { addr: region.bus().offset(offset as u64), len: capacity },
+                capacity,
                 lent: false,
-            });
+            })
+        })?;
+        let slab = PageArc::new(platform, Slab { _region: region, headers })?;
+        for cell in slab.headers.iter() {
+            let Some(mut header) = NonNull::new(cell.get()) else { continue };
+            // SAFETY: nobody else has the header yet; it stays where it is while the slab lives.
+            unsafe { header.as_mut() }.slab = MaybeUninit::new(slab.clone());
+            each(Self { header });
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn header(&self) -> &Header<P> {
+        // SAFETY: the header is this slice's own, and the slab that it is in lives while the slice does.
+        unsafe { self.header.as_ref() }
+    }
+
+    #[inline(always)]
+    fn header_mut(&mut self) -> &mut Header<P> {
+        // SAFETY: as in `header`, and borrowed mutably.
+        unsafe { self.header.as_mut() }
     }
 
     /// The bytes; empty while lent.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        let len = if self.lent { 0 } else { self.segment.len as usize };
+        let header = self.header();
+        let len = if header.lent { 0 } else { header.segment.len as usize };
         // SAFETY: the bytes are this value's alone, initialised (zeroed), and not lent.
-        unsafe { core::slice::from_raw_parts(self.base.as_ptr(), len) }
+        unsafe { core::slice::from_raw_parts(header.base.as_ptr(), len) }
     }
 
     /// The bytes, to write; empty while lent.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = if self.lent { 0 } else { self.segment.len as usize };
+        let header = self.header();
+        let len = if header.lent { 0 } else { header.segment.len as usize };
         // SAFETY: as in `bytes`, and borrowed mutably.
-        unsafe { core::slice::from_raw_parts_mut(self.base.as_ptr(), len) }
+        unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
     }
 
     /// Sets how much of the memory this is: [`bytes`](Self::bytes) and what a request transfers. At most
     /// [`capacity`](Self::capacity), at least 1; a length out of that range is taken as the nearest in it. Nothing
     /// happens while lent.
     pub fn set_len(&mut self, len: usize) {
-        if !self.lent {
-            self.segment.len = u32::try_from(len).unwrap_or(u32::MAX).clamp(1, self.capacity);
+        let header = self.header_mut();
+        if !header.lent {
+            header.segment.len = u32::try_from(len).unwrap_or(u32::MAX).clamp(1, header.capacity);
         }
     }
 
     /// The length that was allocated, in bytes.
     pub fn capacity(&self) -> usize {
-        self.capacity as usize
+        self.header().capacity as usize
     }
 
     /// The length in bytes, lent or not.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.segment.len as usize
+        self.header().segment.len as usize
     }
 
     /// Where a device sees the first byte.
     pub fn bus(&self) -> BusAddr {
-        self.segment.addr
+        self.header().segment.addr
     }
 
     /// Whether a device has it.
     pub fn is_lent(&self) -> bool {
-        self.lent
+        self.header().lent
     }
 }
 
 // SAFETY: the region does not move and is freed only when no slice of it is lent; `bytes` and `bytes_mut` are empty
 // meanwhile.
 unsafe impl<P: Platform> DmaBuffer for DmaSlice<P> {
-    #[inline]
+    #[inline(always)]
     fn lend(&mut self, _direction: Direction) -> Result<&[Segment], LendError> {
-        if self.lent {
+        let header = self.header_mut();
+        if header.lent {
             return Err(LendError::Lent);
         }
-        self.lent = true;
-        Ok(core::slice::from_ref(&self.segment))
+        header.lent = true;
+        Ok(core::slice::from_ref(&header.segment))
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn reclaim(&mut self) {
-        self.lent = false;
+        self.header_mut().lent = false;
     }
 }
 
 impl<P: Platform> Drop for DmaSlice<P> {
     fn drop(&mut self) {
-        if !self.lent {
-            // SAFETY: dropped once, and not used after.
-            unsafe { ManuallyDrop::drop(&mut self.region) }
+        if !self.header().lent {
+            // SAFETY: written when the slice was made, and taken once. The header may go with what is dropped here; it is
+            // not used after.
+            drop(unsafe { self.header().slab.assume_init_read() });
         }
     }
 }
 
 impl<P: Platform> fmt::Debug for DmaSlice<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DmaSlice").field("segment", &self.segment).field("lent", &self.lent).finish()
+        let Header { segment, lent, .. } = self.header();
+        f.debug_struct("DmaSlice").field("segment", segment).field("lent", lent).finish()
     }
 }
