@@ -80,9 +80,11 @@ impl<P: Platform, T> Drop for PageArc<P, T> {
             core::sync::atomic::fence(Ordering::Acquire);
             // SAFETY: this was the last reference; the value was written by `new`, and the pages came from the platform.
             unsafe {
-                let ArcInner { raw, platform, value, .. } = self.inner.read();
-                drop(value);
-                platform.dma_free(raw);
+                let inner = self.inner.as_ptr();
+                // Where it is: others may know its address until it has been dropped.
+                core::ptr::drop_in_place(&raw mut (*inner).value);
+                let platform = core::ptr::read(&raw const (*inner).platform);
+                platform.dma_free((*inner).raw);
             }
         }
     }

@@ -321,3 +321,56 @@ fn arming_sees_what_raced_in() {
         assert_eq!(queue.arm(), Arm::Armed);
     }
 }
+
+#[test]
+fn a_refused_request_leaves_those_in_flight_alone() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 4096);
+        let (_disk, mut queue) = open(&guest, &host);
+        let mut count = 0;
+        let reason = loop {
+            let op = Op::Write {
+                lba: count,
+                from: filled(&guest, 512, count as u8 + 1),
+                durability: Durability::Cached,
+            };
+            match queue.submit(request(count, op)) {
+                Ok(()) => count += 1,
+                Err(refused) => break refused.reason,
+            }
+        };
+        assert_eq!((reason, count), (Rejected::Full, 64));
+        let refused = queue.submit(request(99, Op::Discard { lba: 0, blocks: 8 })).expect_err("full");
+        assert_eq!(refused.reason, Rejected::Full);
+        queue.kick();
+        host.work();
+        for tag in 0..count {
+            let done = queue.complete().expect("no fault").expect("a completion");
+            assert_eq!((done.tag, done.result), (tag, Ok(())), "{ring:?}");
+            assert_eq!(host.sector(tag as usize), [tag as u8 + 1; 512]);
+        }
+    }
+}
+
+#[test]
+fn a_second_reset_before_a_queue_has_noticed_the_restart_is_recovered_from() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    let (mut disk, mut first) = open(&guest, &host);
+    let mut second = disk.take_queue(1).expect("a second queue");
+    first.reset().expect("reset");
+    // The second queue reports in first, the first one restarts the device, and resets it again.
+    assert_eq!(second.complete().expect_err("not restarted"), Fault::Reset);
+    assert!(first.complete().expect("restarted").is_none());
+    first.reset().expect("reset again");
+    assert_eq!(first.complete().expect_err("not restarted"), Fault::Reset);
+    assert!(second.complete().expect("restarted").is_none());
+    assert!(first.complete().expect("restarted").is_none());
+    for queue in [&mut first, &mut second] {
+        queue.submit(write(7, 3, filled(&guest, 512, 7))).expect("in service again");
+        queue.kick();
+        host.work();
+        assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
+    }
+}

@@ -84,6 +84,12 @@ impl<P: Interrupts, T: VirtioTransport> VirtioConsole<P, T> {
                 }
             }
         }
+        self.refill();
+        Ok(())
+    }
+
+    /// Gives the device what is spare.
+    fn refill(&mut self) {
         while self.rx.fault().is_none()
             && self.rx.queue().has_room(1)
             && let Some(buffer) = self.rx_spare.pop()
@@ -91,7 +97,6 @@ impl<P: Interrupts, T: VirtioTransport> VirtioConsole<P, T> {
             let _ = self.rx.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
         }
         self.rx.kick();
-        Ok(())
     }
 
     fn take_back(&mut self) -> Result<(), Fault> {
@@ -112,6 +117,7 @@ impl From<Fault> for OpenError {
 
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     fn arm(&mut self) -> Arm {
+        self.refill();
         match (self.rx.arm(), self.tx.arm()) {
             (Arm::Armed, Arm::Armed) if self.input.len() == 0 => Arm::Armed,
             _ => Arm::Pending,
@@ -168,10 +174,10 @@ impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
                 let _ = self.rx_spare.push(done.buffer);
             }
         }
+        self.refill();
         // What came in before a fault can still be read.
         if filled == 0 {
             state?;
-            self.take_in()?;
         }
         Ok(filled)
     }

@@ -209,16 +209,14 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         };
         let mut bound = false;
         if usize::from(entries) > places {
-            *config_message = message(transport, 0, RawHandler::new(core, Self::on_config), processor(0));
+            // Also for queues that get no message of their own.
+            *config_message = message(transport, 0, RawHandler::new(core, Self::on_any), processor(0));
+            bound = config_message.is_some();
             for (place, queue) in queues.iter_mut().flatten().enumerate() {
                 if let Some(cell) = this.cells.get(place) {
                     let entry = (place as u16).wrapping_add(1);
-                    queue.message = message(
-                        transport,
-                        entry,
-                        InterruptCell::handler(NonNull::from(cell)),
-                        processor(place),
-                    );
+                    let handler = InterruptCell::handler(NonNull::from(cell));
+                    queue.message = message(transport, entry, handler, processor(place)).or(*config_message);
                     bound |= queue.message.is_some();
                 }
             }
@@ -246,17 +244,6 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         if config_message.is_some() {
             this.config_interrupts.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// # Safety
-    ///
-    /// `data` points to a core that is alive.
-    unsafe fn on_config(data: NonNull<()>) -> Handled {
-        // SAFETY: passed on from the caller.
-        let core = unsafe { data.cast::<Self>().as_ref() };
-        core.config_changed.store(true, Ordering::Release);
-        core.config_cell.wake();
-        Handled::Yes
     }
 
     /// # Safety
@@ -296,8 +283,14 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
             self.config_interrupts.store(false, Ordering::Relaxed);
         }
         for queue in queues.iter().flatten() {
-            if queue.message.is_some() && !transport.set_queue_message(queue.index, queue.message) {
-                log::warn!("virtio: the device has no message for queue {}: it is polled", queue.index);
+            let is_set = queue.message.is_none()
+                || transport.set_queue_message(queue.index, queue.message)
+                || (config_message.is_some() && transport.set_queue_message(queue.index, *config_message));
+            if !is_set {
+                log::warn!(
+                    "virtio: the device has no message for queue {}: it has to be polled",
+                    queue.index
+                );
             }
             if !transport.enable_queue(queue.index, &queue.addresses) {
                 transport.set_status(DeviceStatus::FAILED);
@@ -345,9 +338,7 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         self.fault.store(code(fault), Ordering::Release);
         self.generation.store(generation.wrapping_add(1), Ordering::Release);
         drop(inner);
-        self.cells.iter().for_each(InterruptCell::wake);
-        self.config_changed.store(true, Ordering::Release);
-        self.config_cell.wake();
+        self.wake_all();
     }
 
     /// Proof that the device let go at the last reset; `None` where it did not.
@@ -358,9 +349,12 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
     }
 
     /// Reports that the queue at `place` has given everything back and made its rings new. The last one restarts the
-    /// device.
-    pub fn drained(&self, place: usize) {
+    /// device. A report that a further reset has overtaken does not count.
+    pub fn drained(&self, place: usize, generation: u32) {
         let inner = &mut *self.inner.lock();
+        if self.generation() != generation {
+            return;
+        }
         let Some(Some(queue)) = inner.queues.get_mut(place) else { return };
         if core::mem::replace(&mut queue.drained, true) {
             return;
@@ -379,15 +373,25 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
             _ => false,
         };
         self.fault.store(if restarted { 0 } else { code(Fault::Refused) }, Ordering::Release);
+        self.wake_all();
+    }
+
+    /// Wakes everybody: there is a new state to look at.
+    fn wake_all(&self) {
         self.cells.iter().for_each(InterruptCell::wake);
+        self.config_changed.store(true, Ordering::Release);
+        self.config_cell.wake();
     }
 
     /// Resets one queue, where the device can do that (VIRTIO_F_RING_RESET). VIRTIO 1.3 §2.6.1
-    pub fn reset_queue(&self, place: usize) -> Option<Quiesced> {
+    pub fn reset_queue(&self, place: usize, generation: u32) -> Option<Quiesced> {
         if self.features & crate::features::Features::RING_RESET.bits() == 0 {
             return None;
         }
         let inner = &mut *self.inner.lock();
+        if self.generation() != generation {
+            return None;
+        }
         let index = inner.queues.get(place)?.as_ref()?.index;
         let deadline = self.platform.now().saturating_add(QUEUE_RESET_TIMEOUT);
         inner.transport.start_queue_reset(index);
@@ -402,8 +406,12 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
     }
 
     /// Tells the device again of a queue that was reset alone.
-    pub fn restart_queue(&self, place: usize) -> bool {
+    pub fn restart_queue(&self, place: usize, generation: u32) -> bool {
         let inner = &mut *self.inner.lock();
+        if self.generation() != generation {
+            // The whole device was reset meanwhile: that restart covers it.
+            return true;
+        }
         let Some(Some(queue)) = inner.queues.get(place) else { return false };
         if queue.message.is_some() {
             inner.transport.set_queue_message(queue.index, queue.message);
@@ -414,20 +422,28 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
     /// Takes a queue out of service that is about to go; whether the device has let go of it. Without VIRTIO_F_RING_RESET
     /// that takes a reset of the device, from which the other queues recover.
     pub fn retire(&self, place: usize) -> Option<Quiesced> {
-        let proof = match self.fault() {
-            None => self.reset_queue(place).or_else(|| {
-                self.reset(self.generation(), Fault::Reset);
-                self.quiesced()
-            }),
-            Some(_) => self.quiesced(),
-        };
-        self.forget(place);
+        let generation = self.generation();
+        let mut alone = None;
+        if self.fault().is_none() {
+            alone = self.reset_queue(place, generation);
+            if alone.is_none() {
+                self.reset(generation, Fault::Reset);
+            }
+        }
+        // One lock for both: until the queue is off the list, a restart would tell the device of it again.
+        let inner = &mut *self.inner.lock();
+        // SAFETY: as in `quiesced`; the queue has not reported in since, or the device has not been restarted.
+        let proof = alone.or_else(|| inner.quiesced.then(|| unsafe { Quiesced::new() }));
+        self.forget_in(inner, place);
         proof
     }
 
     /// Takes a queue off the list of those that the device is told of.
     pub fn forget(&self, place: usize) {
-        let inner = &mut *self.inner.lock();
+        self.forget_in(&mut self.inner.lock(), place);
+    }
+
+    fn forget_in(&self, inner: &mut Inner<T>, place: usize) {
         if let Some(slot) = inner.queues.get_mut(place)
             && let Some(queue) = slot.take()
             && !queue.drained
@@ -460,8 +476,8 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         if !changed && self.config_interrupts.load(Ordering::Relaxed) {
             return false;
         }
+        let generation = self.generation();
         if self.fault().is_none() {
-            let generation = self.generation();
             let (status, present) = self.with_transport(|t| (t.get_status(), t.is_present()));
             if !present {
                 self.reset(generation, Fault::Removed);

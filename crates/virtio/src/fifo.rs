@@ -17,8 +17,9 @@ impl<P: Platform, T> Fifo<P, T> {
         self.count
     }
 
-    pub fn is_full(&self) -> bool {
-        self.count == self.entries.len()
+    /// How many there can be.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
     }
 
     #[inline]

@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_platform::{AllocError, BusAddr, DmaRegion, Mmio, PAGE_SIZE, Platform, RawDma};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
+/// The end of the address space, which no machine has memory at.
+const NOWHERE: PhysAddr = !0xffff_ffff;
 /// Pages of a pool.
 pub const POOL_PAGES: usize = 64;
 
@@ -112,12 +114,12 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
         unsafe { S::pool().platform.map(paddr, size) }.unwrap_or(NonNull::dangling())
     }
 
-    /// Address 0 where the pool is exhausted: a device that is told to use that gets no memory of the kernel's.
+    /// An address where no machine has memory, where the pool is exhausted: the device cannot use it, and the request fails.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let pool = S::pool();
         let Some(first) = pool.take(buffer.len().div_ceil(PAGE_SIZE)) else {
             log::warn!("virtio: no room in the bounce pool for {} bytes", buffer.len());
-            return 0;
+            return NOWHERE;
         };
         let offset = first << PAGE_SIZE.trailing_zeros();
         if direction != BufferDirection::DeviceToDriver {

@@ -33,6 +33,7 @@ pub(crate) struct Draft<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> {
     index: u16,
     place: usize,
     size: u16,
+    generation: u32,
 }
 
 /// What a driver wants of a queue.
@@ -62,7 +63,14 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Draft<P, T, B, X> {
         let mut queue = VirtQueue::new(core.platform(), config)?;
         let place = core.add_queue(wish.index, queue.addresses()).ok_or(OpenError::Queue)?;
         queue.set_live();
-        Ok(Self { queue: Some(queue), core: core.clone(), index: wish.index, place, size })
+        Ok(Self {
+            queue: Some(queue),
+            core: core.clone(),
+            index: wish.index,
+            place,
+            size,
+            generation: core.generation(),
+        })
     }
 
     /// Ring entries.
@@ -77,7 +85,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Draft<P, T, B, X> {
 
     /// The queue in service, after the device was started.
     pub fn into_lane(mut self) -> Result<Lane<P, T, B, X>, OpenError> {
-        let port = Port::new(&self.core, self.index, self.place)?;
+        let port = Port::new(&self.core, self.index, self.place, self.generation)?;
         let queue = self.queue.take().ok_or(OpenError::Queue)?;
         Ok(Lane { queue, port, alone: None })
     }
@@ -179,7 +187,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
             self.queue.quiesce(proof);
             self.queue.set_live();
             self.alone = None;
-            if !self.port.core().restart_queue(self.port.place()) {
+            if !self.port.restart_alone() {
                 self.port.fail(Fault::Reset);
             }
             return Ok(None);
@@ -214,7 +222,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
     /// Resets this queue alone where the device can do that, else the device.
     pub fn reset_alone(&mut self) -> Result<(), Fault> {
         if self.port.is_current() && self.alone.is_none() {
-            match self.port.core().reset_queue(self.port.place()) {
+            match self.port.reset_alone() {
                 Some(proof) => self.alone = Some(proof),
                 None => return self.reset_device(),
             }

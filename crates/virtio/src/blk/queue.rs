@@ -128,6 +128,10 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
     #[inline(always)]
     fn prepare(&self, kind: u32, sector: u64, range: Option<[u64; 2]>) -> Option<[Segment; 3]> {
         let queue = self.lane.queue();
+        // The next slot is nobody's only while there is a free one.
+        if !queue.has_room(1) {
+            return None;
+        }
         let (area, base): (&SlotArea, _) = queue.area(queue.next_slot())?;
         area[HEADER].store(u64::from(kind), Ordering::Relaxed);
         area[HEADER + 1].store(sector, Ordering::Relaxed);

@@ -200,9 +200,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B
             // There is no room in the caller's frame for a tag, and the device inserts none.
             return refused(Rejected::Unsupported, frame);
         }
-        if self.sent.len().saturating_add(self.lent) >= usize::from(self.lane.queue().max_segments())
-            || self.sent.is_full()
-        {
+        if self.sent.len().saturating_add(self.lent) >= self.sent.capacity() {
             return refused(Rejected::Full, frame);
         }
         let queue = self.lane.queue();

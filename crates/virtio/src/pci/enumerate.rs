@@ -14,6 +14,8 @@ const MEMORY_WINDOW: u8 = 0x20;
 const PREFETCH_WINDOW: u8 = 0x24;
 const PREFETCH_BASE_HIGH: u8 = 0x28;
 const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
+/// How many bridges one behind the other are followed: the walk recurses, on a kernel's stack.
+const DEEPEST: u8 = 16;
 /// The unit of a bridge's window.
 const BRIDGE_UNIT: u64 = 1 << 20;
 
@@ -29,9 +31,11 @@ pub fn enumerate<P: Mmio>(
 ) {
     let (_, last) = access.buses();
     let mut walk = Walk { access, root: PciRoot::new(access.clone()), last, highest: first, seen: [0; 4] };
-    walk.find_highest(first);
-    walk.reserve(first, windows);
-    walk.descend(first, windows);
+    walk.find_highest(first, 0);
+    walk.seen = [0; 4];
+    walk.reserve(first, windows, 0);
+    walk.seen = [0; 4];
+    walk.descend(first, windows, 0);
     for bus in first..=last {
         if walk.is_seen(bus) {
             for (address, info) in functions(access, bus) {
@@ -96,8 +100,11 @@ impl<P: Mmio> Walk<'_, P> {
         (secondary > at.bus && subordinate >= secondary && secondary <= self.last).then_some(secondary)
     }
 
-    /// Bus numbers rise on the way down, so that the recursion ends.
-    fn find_highest(&mut self, bus: u8) {
+    /// Looks at each bus once, and not too deep.
+    fn find_highest(&mut self, bus: u8, depth: u8) {
+        if depth > DEEPEST || !self.see(bus) {
+            return;
+        }
         self.highest = self.highest.max(bus);
         for (at, info) in functions(self.access, bus) {
             if info.header_type == HeaderType::PciPciBridge
@@ -105,13 +112,16 @@ impl<P: Mmio> Walk<'_, P> {
             {
                 let subordinate = self.access.read(at, BUS_NUMBERS).to_le_bytes()[2];
                 self.highest = self.highest.max(subordinate.min(self.last));
-                self.find_highest(secondary);
+                self.find_highest(secondary, depth.saturating_add(1));
             }
         }
     }
 
     /// Takes out of `windows` what BARs and bridges have already.
-    fn reserve(&mut self, bus: u8, windows: &mut Windows) {
+    fn reserve(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
+        if depth > DEEPEST || !self.see(bus) {
+            return;
+        }
         for (at, info) in functions(self.access, bus) {
             match info.header_type {
                 HeaderType::PciPciBridge => {
@@ -119,7 +129,7 @@ impl<P: Mmio> Walk<'_, P> {
                         windows.reserve(window.start, window.end.wrapping_sub(window.start));
                     }
                     if let Some(secondary) = self.secondary(at) {
-                        self.reserve(secondary, windows);
+                        self.reserve(secondary, windows, depth.saturating_add(1));
                     }
                 }
                 HeaderType::Standard => {
@@ -155,20 +165,20 @@ impl<P: Mmio> Walk<'_, P> {
     }
 
     /// Gives numbers and addresses where there are none, on `bus` and below.
-    fn descend(&mut self, bus: u8, windows: &mut Windows) {
-        if !self.see(bus) {
+    fn descend(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
+        if depth > DEEPEST || !self.see(bus) {
             return;
         }
         for (at, info) in functions(self.access, bus) {
             match info.header_type {
-                HeaderType::PciPciBridge => self.bridge(at, windows),
+                HeaderType::PciPciBridge => self.bridge(at, windows, depth.saturating_add(1)),
                 HeaderType::Standard if info.vendor_id == VIRTIO_VENDOR_ID => self.assign(at, windows),
                 _ => {}
             }
         }
     }
 
-    fn bridge(&mut self, at: DeviceFunction, windows: &mut Windows) {
+    fn bridge(&mut self, at: DeviceFunction, windows: &mut Windows, depth: u8) {
         let numbered = self.secondary(at);
         let secondary = match numbered {
             Some(secondary) => secondary,
@@ -188,11 +198,11 @@ impl<P: Mmio> Walk<'_, P> {
         let had_windows = self.bridge_windows(at).iter().any(Option::is_some);
         if had_windows {
             // Its windows are firmware's: what is behind it and has no address cannot get one there.
-            self.descend(secondary, &mut Windows::new());
+            self.descend(secondary, &mut Windows::new(), depth);
         } else {
             windows.align(BRIDGE_UNIT);
             let before = windows.cursors();
-            self.descend(secondary, windows);
+            self.descend(secondary, windows, depth);
             windows.align(BRIDGE_UNIT);
             self.open_bridge(at, &before, &windows.cursors());
         }

@@ -1,6 +1,6 @@
 //! virtio over MMIO, version 2. VIRTIO 1.3 §4.2
 
-use super::pci::{begin_init, read_value, write_value};
+use super::pci::{begin_init, read_value, stop, write_value};
 use super::{Doorbell, InterruptReason, VirtioTransport, copy_fields};
 use crate::queue::QueueAddresses;
 use core::{fmt, ops::BitAnd};
@@ -346,5 +346,12 @@ impl<P: Mmio> Transport for MmioTransport<P> {
             |offset, v| self.registers.write16(at(offset), v),
             |offset, v| self.registers.write32(at(offset), v),
         )
+    }
+}
+
+/// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
+impl<P: Mmio> Drop for MmioTransport<P> {
+    fn drop(&mut self) {
+        stop(self);
     }
 }

@@ -387,6 +387,26 @@ impl<P: Mmio> Transport for PciTransport<P> {
     }
 }
 
+/// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
+impl<P: Mmio> Drop for PciTransport<P> {
+    fn drop(&mut self) {
+        stop(self);
+    }
+}
+
+/// Resets the device and waits, for a bounded number of looks, until it says so or is gone.
+pub(super) fn stop<T: VirtioTransport>(transport: &mut T) {
+    const LOOKS: u32 = 1_000_000;
+    transport.set_status(DeviceStatus::empty());
+    for _ in 0..LOOKS {
+        if transport.get_status().is_empty() || !transport.is_present() {
+            return;
+        }
+        core::hint::spin_loop();
+    }
+    log::warn!("virtio: a device did not confirm its reset");
+}
+
 /// The start of initialisation for drivers of `virtio-drivers`, which do not read FEATURES_OK back: where it does not
 /// stick, the device is marked as failed and `refuse` makes sure that it gives out no queue.
 pub(super) fn begin_init<T, F>(transport: &mut T, supported: F, refuse: impl FnOnce(&mut T)) -> F
@@ -394,7 +414,7 @@ where
     T: VirtioTransport,
     F: bitflags::Flags<Bits = u64> + BitAnd<Output = F>,
 {
-    transport.set_status(DeviceStatus::empty());
+    stop(transport);
     // Their queue has neither indirect tables that it owns nor event indices that are safe across the wrap.
     let wanted = supported.bits() & !(Features::EVENT_IDX.bits() | Features::INDIRECT_DESC.bits());
     match super::negotiate(transport, |_| wanted) {
