@@ -1,4 +1,6 @@
 use crate::{Chain, Guest, QueueState};
+use std::sync::atomic::{Ordering, fence};
+use vm_memory::{Bytes, GuestAddress};
 
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;
@@ -31,13 +33,52 @@ impl PackedDevice {
         Self { guest, state: *state, event_idx, next: 0, wrap: true, used: 0, used_wrap: true }
     }
 
+    /// The word with the flags first: what it says of the rest holds then.
     fn read(&self, at: u64) -> Desc {
-        let b = self.guest.read(at, 16);
-        Desc {
-            addr: u64::from_le_bytes(b[..8].try_into().expect("8 bytes")),
-            len: u32::from_le_bytes(b[8..12].try_into().expect("4 bytes")),
-            id: u16::from_le_bytes([b[12], b[13]]),
-            flags: u16::from_le_bytes([b[14], b[15]]),
+        let load =
+            |at| self.guest.memory().load::<u64>(GuestAddress(at), Ordering::Acquire).expect("a descriptor");
+        let word = load(at + 8);
+        Desc { addr: load(at), len: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
+    }
+
+    /// Whether the descriptor at `next` has been made available.
+    fn is_available(&self, desc: &Desc) -> bool {
+        let (avail, used) = (desc.flags & F_AVAIL != 0, desc.flags & F_USED != 0);
+        avail == self.wrap && used != self.wrap
+    }
+
+    fn set_event(&self, event: u32) {
+        let at = GuestAddress(self.state.addresses.device.0);
+        self.guest.memory().store(event, at, Ordering::Relaxed).expect("the event word");
+        fence(Ordering::SeqCst);
+    }
+
+    /// Asks for no kicks.
+    pub fn disable_notification(&self) {
+        self.set_event(1 << 16);
+    }
+
+    /// Asks for a kick at the next request; whether one came meanwhile.
+    pub fn enable_notification(&self) -> bool {
+        let at_next = u32::from(self.next) | u32::from(self.wrap) << 15 | 2 << 16;
+        self.set_event(if self.event_idx { at_next } else { 0 });
+        self.is_available(&self.read(self.at(self.next)))
+    }
+
+    /// Whether the driver wants an interrupt for the request of one entry that was just returned.
+    pub fn needs_notification(&self) -> bool {
+        fence(Ordering::SeqCst);
+        let at = GuestAddress(self.state.addresses.driver.0);
+        let event = self.guest.memory().load::<u32>(at, Ordering::Acquire).expect("the event word");
+        let size = self.state.addresses.size;
+        let (last, wrap) = match self.used.checked_sub(1) {
+            Some(last) => (last, self.used_wrap),
+            None => (size - 1, !self.used_wrap),
+        };
+        match event >> 16 & 3 {
+            0 => true,
+            2 => event & 0xffff == u32::from(last) | u32::from(wrap) << 15,
+            _ => false,
         }
     }
 
@@ -57,8 +98,7 @@ impl PackedDevice {
     pub fn pop(&mut self) -> Option<Chain> {
         let size = self.state.addresses.size;
         let first = self.read(self.at(self.next));
-        let (avail, used) = (first.flags & F_AVAIL != 0, first.flags & F_USED != 0);
-        if avail != self.wrap || used == self.wrap {
+        if !self.is_available(&first) {
             return None;
         }
         let mut chain = Chain { id: first.id, entries: 0, readable: vec![], writable: vec![] };
@@ -87,8 +127,7 @@ impl PackedDevice {
         Self::step(&mut self.next, &mut self.wrap, entries, size);
         if self.event_idx {
             // A kick is wanted for the next one.
-            let event = u32::from(self.next) | u32::from(self.wrap) << 15 | 2 << 16;
-            self.guest.write(self.state.addresses.device.0, &event.to_le_bytes());
+            self.enable_notification();
         }
         Some(chain)
     }
@@ -104,8 +143,7 @@ impl PackedDevice {
     pub fn forge(&self, id: u16, len: u32) {
         let flags = if self.used_wrap { F_AVAIL | F_USED } else { 0 };
         let at = self.at(self.used);
-        self.guest.write(at + 8, &len.to_le_bytes());
-        self.guest.write(at + 12, &id.to_le_bytes());
-        self.guest.write(at + 14, &flags.to_le_bytes());
+        let word = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.guest.memory().store(word, GuestAddress(at + 8), Ordering::Release).expect("a descriptor");
     }
 }

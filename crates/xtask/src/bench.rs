@@ -2,7 +2,7 @@
 
 use crate::guest::Machine;
 use crate::scratch::Scratch;
-use crate::{kernel, tools};
+use crate::{image, kernel, serve, tools};
 use anyhow::{Context, Result};
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -83,5 +83,17 @@ pub fn bench() -> Result<()> {
             }
         })?;
     }
+    let tree = folder.path().join("tree");
+    image::make_tree(&tree)?;
+    std::fs::write(tree.join("bulk.bin"), image::bytes(3, 32 << 20))?;
+    let server = serve::start(&tree)?;
+    let mut machine = Machine::new(&kernel::build()?, "q35", 1, "512M");
+    machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
+    machine.command_line = format!("dhcp http=http://10.0.2.2:{}/bulk.bin", server.port);
+    machine.run(|line| {
+        if line.starts_with("http=done") {
+            println!("  tcp {line}");
+        }
+    })?;
     Ok(())
 }

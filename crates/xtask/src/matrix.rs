@@ -322,7 +322,7 @@ impl Bench {
         machine.add("-netdev user,id=n1 -device virtio-net-pci,netdev=n1,mac=52:54:00:00:00:02");
         machine.add("-device virtio-keyboard-pci -device virtio-balloon-pci -device virtio-gpu-pci");
         machine.command_line =
-            format!("list dhcp nic=net1 ping http=http://10.0.2.2:{}/hello.txt", self.port);
+            format!("list passed dhcp nic=net1 ping http=http://10.0.2.2:{}/hello.txt", self.port);
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         for text in [
@@ -332,6 +332,9 @@ impl Bench {
             "same http=/hello.txt status=200",
             "device=Input",
             "device=GPU",
+            "passed=GPU",
+            "says=\"1280x800\"",
+            "says=\"QEMU Virtio Keyboard\"",
             "trust=outside",
             "undriven=\"virtio MemoryBalloon\"",
         ] {

@@ -3,6 +3,7 @@
 
 use super::devices::{Devices, DiskQueue};
 use super::options::Options;
+use super::passed::Pool;
 use crate::arch::time;
 use crate::platform::{self, Machine};
 use crate::{memory, say};
@@ -13,8 +14,7 @@ use core::time::Duration;
 use paravirt::AnyTransport;
 use paravirt_device::{Arm, BlockDevice, BlockQueue, Notify, Op, Request};
 use paravirt_platform::{DmaSlice, Instant};
-use paravirt_virtio::hal::{BounceHal, BouncePool, PoolSource};
-use spin::Once;
+use paravirt_virtio::hal::BounceHal;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::transport::DeviceType;
 
@@ -66,19 +66,6 @@ fn disk(
     }
     report(name, REQUESTS, time::now().since(start), memory::allocations() - before);
     Ok(())
-}
-
-struct Pool;
-static POOL: Once<BouncePool<Machine>> = Once::new();
-
-impl PoolSource for Pool {
-    type Platform = Machine;
-    fn pool() -> &'static BouncePool<Machine> {
-        POOL.call_once(|| match BouncePool::new(&Machine) {
-            Ok(pool) => pool,
-            Err(error) => panic!("{error}"),
-        })
-    }
 }
 
 /// The `virtio-drivers` crate's block driver, by polling: it has no other way to have several requests in flight.

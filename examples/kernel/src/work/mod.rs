@@ -9,6 +9,7 @@ mod list;
 mod mount;
 mod net;
 pub mod options;
+mod passed;
 
 use alloc::string::String;
 use devices::Devices;
@@ -18,6 +19,9 @@ use options::Options;
 pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.list {
         list::list(devices);
+    }
+    if options.passed {
+        passed::open(devices)?;
     }
     if let Some(bytes) = options.entropy {
         entropy::read(devices, bytes)?;

@@ -235,6 +235,7 @@ impl Stack {
         let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
         socket.connect(context, (address, port), local).map_err(|e| e.to_string())?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: paravirt\r\n\r\n");
+        let start = time::now();
         let mut answer = Answer::default();
         let mut sent = 0;
         self.until(TCP_TIMEOUT, |stack| {
@@ -257,6 +258,7 @@ impl Stack {
         if length.is_some_and(|length| length != size) {
             return Err(format!("{url}: {size} bytes of {} came", length.unwrap_or(0)));
         }
+        say!("http=done size={size} micros={}", time::now().since(start).as_micros());
         say!("same http={path} status={status} size={size} sha256={}", mount::hex(&hash.finalize()));
         Ok(())
     }

@@ -22,6 +22,8 @@ pub struct Options {
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
     pub bench: bool,
+    /// Devices of the `virtio-drivers` crate are opened.
+    pub passed: bool,
     /// Disks are left to the `virtio-drivers` crate: for comparison.
     pub peer: bool,
     pub cpus: Option<u32>,
@@ -59,6 +61,7 @@ impl Options {
                 ("list", None) => options.list = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
+                ("passed", None) => options.passed = true,
                 ("peer", None) => options.peer = true,
                 ("ping", None) => options.ping = Some(None),
                 ("mount", Some(text)) => options.mount = Some(value(key, text, disk)?),
