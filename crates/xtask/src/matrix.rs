@@ -113,7 +113,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("an echo server", Bench::echo),
         ("legacy MMIO is named", Bench::legacy),
         ("a command line that cannot be read", Bench::bad_words),
-        ("checksum and segmentation offload", Bench::offload),
+        ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
     for (name, work) in special {
         let bench = &bench;

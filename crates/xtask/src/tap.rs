@@ -47,7 +47,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     ip(&format!("netns add {name}"))?;
     let inside = |words: &str| ip(&format!("-n {name} {words}"));
     inside("link set lo up")?;
-    inside("tuntap add tap0 mode tap vnet_hdr")?;
+    inside("tuntap add tap0 mode tap vnet_hdr multi_queue")?;
     inside("addr add 10.0.2.2/24 dev tap0")?;
     inside("link set tap0 up")?;
     // By process and not by path: a build during the tests may have replaced the file.
@@ -67,7 +67,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     ensure!(word.trim() == "listening", "the HTTP server did not start");
     let mut machine = Machine::new(kernel, "q35", 2, "512M");
     machine.prefix = ["ip", "netns", "exec", &name].map(String::from).to_vec();
-    machine.add("-netdev tap,id=n0,ifname=tap0,script=no,downscript=no -device virtio-net-pci,netdev=n0");
+    machine.add("-netdev tap,id=n0,ifname=tap0,queues=2,script=no,downscript=no -device virtio-net-pci,netdev=n0,mq=on,vectors=6");
     machine.command_line = "list ip=10.0.2.15/24 gw=10.0.2.2 ping http=http://10.0.2.2:8000/large.bin".into();
     let transcript = machine.run(|_| ())?;
     let said = transcript.text();
@@ -76,6 +76,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     for offload in ["TX_CHECKSUM", "TX_TCP4", "RX_CHECKSUM", "RX_TCP4"] {
         ensure!(list.contains(offload), "the tap back end does not offer {offload}: {list}");
     }
+    ensure!(list.contains(" queues=2 "), "the card has not two pairs of queues: {list}");
     let body = std::fs::read(tree.join("large.bin"))?;
     let line = format!("same http=/large.bin status=200 size={} sha256={}", body.len(), image::sha256(&body));
     ensure!(transcript.lines.contains(&line), "the kernel did not say: {line}\n{said}");
