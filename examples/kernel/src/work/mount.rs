@@ -93,7 +93,7 @@ pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
         len: 0,
     };
     let fs = Ext4::load(Box::new(reader)).map_err(|e| format!("disk{index}: {e}"))?;
-    say!("mount=disk{index} label=\"{:?}\"", fs.label());
+    say!("mount=disk{index} label={:?}", fs.label());
     let mut directories = alloc::vec![PathBuf::new("/")];
     let (mut files, mut bytes) = (0u64, 0u64);
     while let Some(directory) = directories.pop() {
