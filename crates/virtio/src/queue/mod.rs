@@ -288,7 +288,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         let writable =
             written.iter().chain(suffix).fold(0u32, |sum, segment| sum.saturating_add(segment.len));
         let body_flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
-        let chain = [(prefix, 0), (body, body_flags), (suffix, DESC_F_WRITE)];
+        let chain = Chain { prefix, body, body_flags, suffix };
         let head = self.slots.free_head();
         let tail = match (&mut self.ring, &self.tables) {
             (ring, Some(tables)) if indirect => {
@@ -310,26 +310,22 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             }
             (Ring::Split(ring), _) => {
                 let (mut at, mut left, mut last) = (head, count, head);
-                for (segments, flags) in chain {
-                    for segment in segments {
-                        left = left.wrapping_sub(1);
-                        let next = self.slots.after(at);
-                        ring.write_desc(at, *segment, flags | if left > 0 { DESC_F_NEXT } else { 0 }, next);
-                        last = at;
-                        at = next;
-                    }
-                }
+                chain.each(|segment, flags| {
+                    left = left.wrapping_sub(1);
+                    let next = self.slots.after(at);
+                    ring.write_desc(at, segment, flags | if left > 0 { DESC_F_NEXT } else { 0 }, next);
+                    last = at;
+                    at = next;
+                });
                 ring.push(head);
                 last
             }
             (Ring::Packed(ring), _) => {
                 let mut left = count;
-                for (segments, flags) in chain {
-                    for segment in segments {
-                        left = left.wrapping_sub(1);
-                        ring.push(*segment, flags | if left > 0 { DESC_F_NEXT } else { 0 }, head);
-                    }
-                }
+                chain.each(|segment, flags| {
+                    left = left.wrapping_sub(1);
+                    ring.push(segment, flags | if left > 0 { DESC_F_NEXT } else { 0 }, head);
+                });
                 head
             }
         };
@@ -413,26 +409,43 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
     }
 }
 
+/// The segments of a request: what the device reads, the buffer, what the device writes.
+struct Chain<'a> {
+    prefix: &'a [Segment],
+    body: &'a [Segment],
+    body_flags: u16,
+    suffix: &'a [Segment],
+}
+
+impl Chain<'_> {
+    /// Hands each segment to `work`, with its flags. Three loops, of which those over constant lengths unroll.
+    #[inline(always)]
+    fn each(&self, mut work: impl FnMut(Segment, u16)) {
+        for segment in self.prefix {
+            work(*segment, 0);
+        }
+        for segment in self.body {
+            work(*segment, self.body_flags);
+        }
+        for segment in self.suffix {
+            work(*segment, DESC_F_WRITE);
+        }
+    }
+}
+
 impl Tables {
     /// Writes the chain into the table of `slot`, the halves of each descriptor's last word as `halves` makes them from its
     /// flags and the place of the next; the segment that the ring descriptor names.
     #[inline(always)]
-    fn fill(
-        &self,
-        slot: u16,
-        chain: &[(&[Segment], u16); 3],
-        halves: impl Fn(u16, usize) -> (u16, u16),
-    ) -> Segment {
+    fn fill(&self, slot: u16, chain: &Chain<'_>, halves: impl Fn(u16, usize) -> (u16, u16)) -> Segment {
         let start = usize::from(slot).wrapping_mul(usize::from(self.capacity));
         let mut at = 0usize;
-        for (segments, flags) in chain {
-            for segment in *segments {
-                let next = at.wrapping_add(1);
-                let (low, high) = halves(*flags, next);
-                write_desc(self.desc.at(start.wrapping_add(at)), *segment, low, high);
-                at = next;
-            }
-        }
+        chain.each(|segment, flags| {
+            let next = at.wrapping_add(1);
+            let (low, high) = halves(flags, next);
+            write_desc(self.desc.at(start.wrapping_add(at)), segment, low, high);
+            at = next;
+        });
         Segment { addr: self.base.offset((start as u64).wrapping_mul(16)), len: (at as u32).wrapping_mul(16) }
     }
 }
