@@ -1,7 +1,8 @@
 //! virtio over MMIO, version 2. VIRTIO 1.3 §4.2
 
-use super::pci::{begin_init, read_value, stop, write_value};
-use super::{Doorbell, InterruptReason, VirtioTransport, copy_fields};
+use super::config::Config;
+use super::pci::{begin_init, stop};
+use super::{Doorbell, InterruptReason, VirtioTransport};
 use crate::queue::QueueAddresses;
 use core::{fmt, ops::BitAnd};
 use paravirt_platform::{AllocError, InterruptLine, MapError, Message, Mmio, MmioRegion, PageArc};
@@ -140,8 +141,8 @@ impl<P: Mmio> MmioTransport<P> {
         self.registers.write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
 
-    fn config_len(&self) -> usize {
-        self.registers.len().saturating_sub(reg::CONFIG)
+    fn config(&self) -> Config<'_, P> {
+        Config::new(&self.registers, reg::CONFIG)
     }
 }
 
@@ -229,15 +230,7 @@ impl<P: Mmio> VirtioTransport for MmioTransport<P> {
     }
 
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        let at = |offset: usize| reg::CONFIG.wrapping_add(offset);
-        copy_fields(
-            fields,
-            into,
-            self.config_len(),
-            |offset| self.registers.read8(at(offset)),
-            |offset| self.registers.read16(at(offset)),
-            |offset| self.registers.read32(at(offset)),
-        );
+        self.config().read_fields(fields, into);
     }
 }
 
@@ -322,14 +315,7 @@ impl<P: Mmio> Transport for MmioTransport<P> {
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
-        let at = |offset: usize| reg::CONFIG.wrapping_add(offset);
-        read_value(
-            offset,
-            self.config_len(),
-            |offset| self.registers.read8(at(offset)),
-            |offset| self.registers.read16(at(offset)),
-            |offset| self.registers.read32(at(offset)),
-        )
+        self.config().read_value(offset)
     }
 
     fn write_config_space<T: IntoBytes + Immutable>(
@@ -337,15 +323,7 @@ impl<P: Mmio> Transport for MmioTransport<P> {
         offset: usize,
         value: T,
     ) -> virtio_drivers::Result<()> {
-        let at = |offset: usize| reg::CONFIG.wrapping_add(offset);
-        write_value(
-            offset,
-            self.config_len(),
-            value.as_bytes(),
-            |offset, v| self.registers.write8(at(offset), v),
-            |offset, v| self.registers.write16(at(offset), v),
-            |offset, v| self.registers.write32(at(offset), v),
-        )
+        self.config().write_value(offset, value.as_bytes())
     }
 }
 

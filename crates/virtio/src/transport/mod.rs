@@ -6,6 +6,7 @@
 //! a lock, reset of one queue, interrupts for each queue, and the absence of a device.
 
 mod any;
+mod config;
 mod handshake;
 mod mmio;
 mod pci;
@@ -95,32 +96,4 @@ pub(crate) fn read_config<T: VirtioTransport, const N: usize>(transport: &T, fie
         }
     }
     bytes
-}
-
-/// Copies `fields` of the configuration that begins at `base` of `region` and is `len` bytes long.
-fn copy_fields(
-    fields: &[(u8, u8)],
-    into: &mut [u8],
-    len: usize,
-    read8: impl Fn(usize) -> u8,
-    read16: impl Fn(usize) -> u16,
-    read32: impl Fn(usize) -> u32,
-) {
-    for &(offset, width) in fields {
-        let (offset, width) = (usize::from(offset), usize::from(width));
-        let Some(end) = offset.checked_add(width) else { continue };
-        let Some(to) = into.get_mut(offset..end) else { continue };
-        if end > len {
-            continue;
-        }
-        match to {
-            [a] => *a = read8(offset),
-            [_, _] => to.copy_from_slice(&read16(offset).to_le_bytes()),
-            _ => {
-                for (i, word) in to.chunks_exact_mut(4).enumerate() {
-                    word.copy_from_slice(&read32(offset.wrapping_add(i.wrapping_mul(4))).to_le_bytes());
-                }
-            }
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! virtio over PCI, modern devices. VIRTIO 1.3 §4.1
 
+use super::config::Config;
 use super::pci_caps::{self, Msix, Structure, VirtioCaps};
-use super::{Doorbell, InterruptReason, VirtioTransport, copy_fields};
+use super::{Doorbell, InterruptReason, VirtioTransport};
 use crate::features::Features;
 use crate::pci::{Bars, PciFunction, PciSlot};
 use crate::queue::QueueAddresses;
@@ -119,6 +120,10 @@ impl<P: Mmio> PciTransport<P> {
         let command = command | Command::MEMORY_SPACE | Command::BUS_MASTER;
         root.set_command(function.address(), command);
         Ok(transport)
+    }
+
+    fn config(&self) -> virtio_drivers::Result<Config<'_, P>> {
+        self.config.as_ref().map(|region| Config::new(region, 0)).ok_or(Error::ConfigSpaceMissing)
     }
 
     fn select(&self, queue: u16) {
@@ -263,15 +268,8 @@ impl<P: Mmio> VirtioTransport for PciTransport<P> {
     }
 
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        if let Some(config) = &self.config {
-            copy_fields(
-                fields,
-                into,
-                config.len(),
-                |at| config.read8(at),
-                |at| config.read16(at),
-                |at| config.read32(at),
-            );
+        if let Ok(config) = self.config() {
+            config.read_fields(fields, into);
         }
     }
 }
@@ -358,14 +356,7 @@ impl<P: Mmio> Transport for PciTransport<P> {
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
-        let config = self.config.as_ref().ok_or(Error::ConfigSpaceMissing)?;
-        read_value(
-            offset,
-            config.len(),
-            |at| config.read8(at),
-            |at| config.read16(at),
-            |at| config.read32(at),
-        )
+        self.config()?.read_value(offset)
     }
 
     fn write_config_space<T: IntoBytes + Immutable>(
@@ -373,17 +364,7 @@ impl<P: Mmio> Transport for PciTransport<P> {
         offset: usize,
         value: T,
     ) -> virtio_drivers::Result<()> {
-        let config = self.config.as_ref().ok_or(Error::ConfigSpaceMissing)?;
-        write_value(
-            offset,
-            config.len(),
-            value.as_bytes(),
-            |at, v| config.write8(at, v),
-            |at, v| config.write16(at, v),
-            |at, v| {
-                config.write32(at, v);
-            },
-        )
+        self.config()?.write_value(offset, value.as_bytes())
     }
 }
 
@@ -425,46 +406,4 @@ where
             F::empty()
         }
     }
-}
-
-pub(super) fn read_value<T: FromBytes>(
-    offset: usize,
-    len: usize,
-    read8: impl Fn(usize) -> u8,
-    read16: impl Fn(usize) -> u16,
-    read32: impl Fn(usize) -> u32,
-) -> virtio_drivers::Result<T> {
-    let size = size_of::<T>();
-    let end = offset.checked_add(size).ok_or(Error::ConfigSpaceTooSmall)?;
-    let mut bytes = [0; 64];
-    let bytes = bytes.get_mut(..size).filter(|_| end <= len).ok_or(Error::ConfigSpaceTooSmall)?;
-    match (size, offset.is_multiple_of(4)) {
-        (2, _) if offset.is_multiple_of(2) => bytes.copy_from_slice(&read16(offset).to_le_bytes()),
-        (4 | 8, true) => {
-            for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
-                word.copy_from_slice(&read32(offset.wrapping_add(i.wrapping_mul(4))).to_le_bytes());
-            }
-        }
-        _ => bytes.iter_mut().enumerate().for_each(|(i, byte)| *byte = read8(offset.wrapping_add(i))),
-    }
-    T::read_from_bytes(bytes).map_err(|_| Error::ConfigSpaceTooSmall)
-}
-
-pub(super) fn write_value(
-    offset: usize,
-    len: usize,
-    bytes: &[u8],
-    write8: impl Fn(usize, u8),
-    write16: impl Fn(usize, u16),
-    write32: impl Fn(usize, u32),
-) -> virtio_drivers::Result<()> {
-    if offset.checked_add(bytes.len()).is_none_or(|end| end > len) {
-        return Err(Error::ConfigSpaceTooSmall);
-    }
-    match *bytes {
-        [a, b] if offset.is_multiple_of(2) => write16(offset, u16::from_le_bytes([a, b])),
-        [a, b, c, d] if offset.is_multiple_of(4) => write32(offset, u32::from_le_bytes([a, b, c, d])),
-        _ => bytes.iter().enumerate().for_each(|(i, byte)| write8(offset.wrapping_add(i), *byte)),
-    }
-    Ok(())
 }
