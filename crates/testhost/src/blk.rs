@@ -1,4 +1,4 @@
-use crate::{AnyDevice, Chain, FakeDevice, FakeTransport, Guest, Ring};
+use crate::{Chain, FakeDevice, FakeTransport, Guest, Ring, Served, follow};
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::features::Features;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ pub enum BlkMood {
 
 struct State {
     disk: Vec<u8>,
-    queues: Vec<Option<(u32, AnyDevice)>>,
+    queues: Vec<Served>,
     /// Types of the requests that came, in their order.
     log: Vec<u32>,
     mood: BlkMood,
@@ -95,18 +95,10 @@ impl BlkHost {
     /// Serves what is in the queues; how many requests.
     pub fn work(&self) -> usize {
         let state = &mut *self.state.lock().expect("state");
-        let event_idx = self.device.registers().accepted & Features::EVENT_IDX.bits() != 0;
+        follow(&self.guest, self.ring, &self.device, &mut state.queues);
         let mut served = 0;
         for index in 0..state.queues.len() {
-            let Some(queue) = self.device.queue(index) else {
-                state.queues[index] = None;
-                continue;
-            };
-            if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
-                state.queues[index] =
-                    Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
-            }
-            let Some((_, mut device)) = state.queues[index].take() else { continue };
+            let Some((generation, mut device)) = state.queues[index].take() else { continue };
             loop {
                 while let Some(chain) = device.pop() {
                     served += 1;
@@ -118,7 +110,7 @@ impl BlkHost {
                     break;
                 }
             }
-            state.queues[index] = Some((queue.generation, device));
+            state.queues[index] = Some((generation, device));
         }
         served
     }

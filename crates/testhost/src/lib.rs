@@ -20,6 +20,8 @@
 //! assert!(disk.take_queue(0).unwrap().complete().unwrap().is_none());
 //! ```
 
+use paravirt_virtio::features::Features;
+
 mod blk;
 mod device;
 mod guest;
@@ -79,6 +81,22 @@ pub enum AnyDevice {
     Split(SplitDevice),
     /// Packed.
     Packed(PackedDevice),
+}
+
+/// The device sides of a device's queues, each with the set-up that it belongs to.
+pub(crate) type Served = Option<(u32, AnyDevice)>;
+
+/// Brings `queues` up to what the driver has set up: a queue that it set up anew starts anew, one that is not set up goes.
+pub(crate) fn follow(guest: &Guest, ring: Ring, device: &FakeDevice, queues: &mut [Served]) {
+    let event_idx = device.registers().accepted & Features::EVENT_IDX.bits() != 0;
+    for (index, served) in queues.iter_mut().enumerate() {
+        match device.queue(index) {
+            None => *served = None,
+            Some(queue) if served.as_ref().is_some_and(|(generation, _)| *generation == queue.generation) => {
+            }
+            Some(queue) => *served = Some((queue.generation, AnyDevice::new(guest, ring, &queue, event_idx))),
+        }
+    }
 }
 
 impl AnyDevice {

@@ -1,4 +1,4 @@
-use crate::{AnyDevice, FakeDevice, FakeTransport, Guest, Ring};
+use crate::{FakeDevice, FakeTransport, Guest, Ring, Served, follow};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::net::config::NetFeatures;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use virtio_drivers::transport::DeviceType;
 const HEADER: usize = 12;
 
 struct State {
-    queues: [Option<(u32, AnyDevice)>; 3],
+    queues: [Served; 3],
     /// Frames that the guest sent, each with its header.
     sent: Vec<(Vec<u8>, Vec<u8>)>,
     /// Frames for the guest, each with its header but for the number of buffers.
@@ -71,17 +71,7 @@ impl NetHost {
     /// Moves frames and answers commands.
     pub fn work(&self) {
         let state = &mut *self.state.lock().expect("state");
-        let event_idx = self.device.registers().accepted & Features::EVENT_IDX.bits() != 0;
-        for index in 0..3 {
-            let Some(queue) = self.device.queue(index) else {
-                state.queues[index] = None;
-                continue;
-            };
-            if state.queues[index].as_ref().is_none_or(|(generation, _)| *generation != queue.generation) {
-                state.queues[index] =
-                    Some((queue.generation, AnyDevice::new(&self.guest, self.ring, &queue, event_idx)));
-            }
-        }
+        follow(&self.guest, self.ring, &self.device, &mut state.queues);
         let [rx, tx, control] = &mut state.queues;
         if let Some((_, tx)) = tx {
             while let Some(chain) = tx.pop() {

@@ -40,6 +40,16 @@ fn write(tag: u64, lba: u64, from: Buffer) -> Request<Buffer> {
     request(tag, Op::Write { lba, from, durability: Durability::Cached })
 }
 
+/// Each queue takes a request and the device answers it.
+fn is_in_service<const N: usize>(guest: &Guest, host: &BlkHost, queues: [&mut Queue; N]) {
+    for queue in queues {
+        queue.submit(write(7, 3, filled(guest, 512, 7))).expect("in service again");
+        queue.kick();
+        host.work();
+        assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
+    }
+}
+
 #[test]
 fn a_batch_of_32_costs_one_kick_and_copies_nothing() {
     for ring in RINGS {
@@ -210,12 +220,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
         assert_eq!(second.complete().expect("no fault").expect("aborted").result, Err(IoError::Aborted));
         while second.complete().is_ok_and(|done| done.is_some()) {}
         assert!(first.complete().expect("restarted").is_none());
-        for queue in [&mut first, &mut second] {
-            queue.submit(write(7, 3, filled(&guest, 512, 7))).expect("in service again");
-            queue.kick();
-            host.work();
-            assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
-        }
+        is_in_service(&guest, &host, [&mut first, &mut second]);
     }
 }
 
@@ -367,10 +372,5 @@ fn a_second_reset_before_a_queue_has_noticed_the_restart_is_recovered_from() {
     assert_eq!(first.complete().expect_err("not restarted"), Fault::Reset);
     assert!(second.complete().expect("restarted").is_none());
     assert!(first.complete().expect("restarted").is_none());
-    for queue in [&mut first, &mut second] {
-        queue.submit(write(7, 3, filled(&guest, 512, 7))).expect("in service again");
-        queue.kick();
-        host.work();
-        assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
-    }
+    is_in_service(&guest, &host, [&mut first, &mut second]);
 }

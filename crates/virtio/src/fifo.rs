@@ -45,6 +45,9 @@ impl<P: Platform, T> Fifo<P, T> {
     /// Takes the oldest.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
+        if self.count == 0 {
+            return None;
+        }
         let value = self.entries.get_mut(self.head)?.take()?;
         self.head = self.index(1);
         self.count = self.count.wrapping_sub(1);

@@ -159,15 +159,10 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
         if self.port.is_current() && self.alone.is_none() {
             match self.queue.pop() {
                 Ok(used) => return Live::Yes(used),
-                Err(fault) => self.break_off(fault),
+                Err(fault) => self.fail(fault),
             }
         }
         Live::No
-    }
-
-    #[cold]
-    fn break_off(&self, fault: Fault) {
-        self.port.fail(fault);
     }
 
     /// The next request that came back. A fault is reported when nothing is left.
@@ -205,10 +200,10 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
         self.port.recover().map(|()| None)
     }
 
-    /// Takes the queue out of service because the device broke the protocol.
+    /// Resets the device because of `fault`: see [`Core::reset`].
     #[cold]
-    pub fn fail(&self, fault: Fault) -> Fault {
-        self.port.fail(fault)
+    pub fn fail(&self, fault: Fault) {
+        self.port.fail(fault);
     }
 
     /// Resets the device: everything in flight comes back as aborted.

@@ -47,11 +47,10 @@ impl<P: Interrupts, T: VirtioTransport> Port<P, T> {
         self.bell.ring();
     }
 
-    /// Resets the device because of `fault`, and returns it.
+    /// Resets the device because of `fault`: see [`Core::reset`].
     #[cold]
-    pub fn fail(&self, fault: Fault) -> Fault {
+    pub fn fail(&self, fault: Fault) {
         self.core.reset(self.generation, fault);
-        fault
     }
 
     /// Reports, once a reset, that everything was given back, then says how the device is: in service again, or with a

@@ -66,12 +66,13 @@ pub fn bench() -> Result<()> {
     tools::run(Command::new(&program).arg("ratio"))?;
 
     tools::need_qemu()?;
+    let elf = kernel::build()?;
     let folder = Scratch::new()?;
     let disk = folder.path().join("disk.img");
     File::create(&disk)?.set_len(64 << 20)?;
     println!("in the guest, under QEMU without hardware virtualisation");
     for words in ["bench", "bench peer"] {
-        let mut machine = Machine::new(&kernel::build()?, "q35", 1, "512M");
+        let mut machine = Machine::new(&elf, "q35", 1, "512M");
         machine.add(&format!(
             "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
             disk.display()
@@ -87,7 +88,7 @@ pub fn bench() -> Result<()> {
     image::make_tree(&tree)?;
     std::fs::write(tree.join("bulk.bin"), image::bytes(3, 32 << 20))?;
     let server = serve::start(&tree)?;
-    let mut machine = Machine::new(&kernel::build()?, "q35", 1, "512M");
+    let mut machine = Machine::new(&elf, "q35", 1, "512M");
     machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
     machine.command_line = format!("dhcp http=http://10.0.2.2:{}/bulk.bin", server.port);
     machine.run(|line| {

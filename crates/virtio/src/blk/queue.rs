@@ -1,6 +1,7 @@
 //! One queue of a block device: requests on their way and back. VIRTIO 1.3 §5.2.6
 
 use super::Limits;
+use crate::fifo::Fifo;
 use crate::lane::{Lane, Live, Outcome};
 use crate::queue::{SlotArea, Used};
 use crate::transport::VirtioTransport;
@@ -11,9 +12,7 @@ use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, IoError, Notify, Op, Refused, Rejected, Request, Serial,
     Unmap,
 };
-use paravirt_platform::{
-    AllocError, Direction, DmaBuffer, Instant, Interrupts, PageArc, PageTable, Platform, Segment,
-};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, Instant, Interrupts, PageArc, PageTable, Segment};
 
 /// Request types. VIRTIO 1.3 §5.2.6
 mod kind {
@@ -64,44 +63,14 @@ pub(super) struct Extra {
     stage: Stage,
 }
 
-/// Tags of requests that are done without the host.
-struct Local<P: Platform> {
-    tags: PageTable<P, u64>,
-    head: u16,
-    count: u16,
-}
-
-impl<P: Platform> Local<P> {
-    fn push(&mut self, tag: u64) -> Option<()> {
-        let len = self.tags.len();
-        let at = usize::from(self.head).wrapping_add(usize::from(self.count)).checked_rem(len)?;
-        if usize::from(self.count) == len {
-            return None;
-        }
-        *self.tags.get_mut(at)? = tag;
-        self.count = self.count.wrapping_add(1);
-        Some(())
-    }
-
-    #[inline(always)]
-    fn pop(&mut self) -> Option<u64> {
-        if self.count == 0 {
-            return None;
-        }
-        self.count = self.count.wrapping_sub(1);
-        let head = usize::from(self.head);
-        self.head = head.wrapping_add(1).checked_rem(self.tags.len())? as u16;
-        self.tags.get(head).copied()
-    }
-}
-
 /// A queue of a virtio block device.
 pub struct BlkQueue<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
     lane: Lane<P, T, B, Extra>,
     limits: PageArc<P, Limits>,
     /// The buffers of durable writes whose flush is on the way, by slot of the flush.
     held: PageTable<P, Option<B>>,
-    local: Local<P>,
+    /// Tags of requests that are done without the host.
+    local: Fifo<P, u64>,
     /// No deadline in flight is earlier.
     earliest: Instant,
 }
@@ -115,7 +84,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
         let platform = lane.core().platform();
         let size = usize::from(size);
         let held = PageTable::new(platform, size, |_| None)?;
-        let local = Local { tags: PageTable::new(platform, size, |_| 0)?, head: 0, count: 0 };
+        let local = Fifo::new(platform, size)?;
         Ok(Self { lane, limits, held, local, earliest: Instant::NEVER })
     }
 
@@ -183,7 +152,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
         if self.limits.has_cache {
             self.command(kind::FLUSH, None, extra)
         } else {
-            self.local.push(extra.tag).ok_or(Rejected::Full)
+            self.local.push(extra.tag).map_err(|_| Rejected::Full)
         }
     }
 
@@ -254,12 +223,9 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
     #[cold]
     fn recover(&mut self) -> Result<Option<Completion<B>>, Fault> {
         while let Some(outcome) = self.lane.next()? {
-            let (used, result) = match outcome {
-                Outcome::Used(used) => {
-                    let result = self.status(used.slot);
-                    (used, result)
-                }
-                Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
+            let (result, used) = match outcome {
+                Outcome::Used(used) => (self.status(used.slot), used),
+                Outcome::Aborted(used) => (Err(IoError::Aborted), used),
             };
             if let Some(done) = self.staged(used, result) {
                 return Ok(Some(done));
@@ -299,7 +265,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
 
 impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for BlkQueue<P, T, B> {
     fn arm(&mut self) -> Arm {
-        if self.local.count > 0 { Arm::Pending } else { self.lane.arm() }
+        if self.local.len() > 0 { Arm::Pending } else { self.lane.arm() }
     }
 
     fn disarm(&mut self) {

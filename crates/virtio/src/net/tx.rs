@@ -1,5 +1,6 @@
 //! The sending side: slots that frames are written in, and frames of the caller's. VIRTIO 1.3 §5.1.6.2
 
+use super::VLAN_LEN;
 use super::header::{self, HEADER_LEN};
 use crate::fifo::Fifo;
 use crate::lane::{Lane, Outcome};
@@ -9,8 +10,7 @@ use core::sync::atomic::Ordering;
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Interrupts, Segment};
 
-/// Bytes of an 802.1Q tag, and where in a frame it goes.
-const VLAN_LEN: usize = 4;
+/// Where in a frame an 802.1Q tag goes.
 const VLAN_AT: usize = 12;
 const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
 /// Bytes of all slots of a queue together, at most, and how many there are at least.
@@ -64,10 +64,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
                 Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
             };
             match used.buffer {
-                Some(Either::Left(mut slot)) => {
-                    slot.set_len(slot.capacity());
-                    let _ = self.slots.push(slot);
-                }
+                Some(Either::Left(slot)) => self.give_back(slot),
                 Some(Either::Right(buffer)) => {
                     self.lent = self.lent.saturating_sub(1);
                     // `send` keeps room.

@@ -266,7 +266,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             },
         };
         let count = prefix.len().wrapping_add(body.len()).wrapping_add(suffix.len());
-        let indirect = count > 1 && self.tables.as_ref().is_some_and(|t| count <= usize::from(t.capacity));
+        let indirect = self.is_indirect(count);
         let entries = if indirect { 1 } else { count };
         let reserve = usize::from(self.reserve);
         let fits = if count == 0 || entries.wrapping_add(reserve) > usize::from(self.config.size) {
