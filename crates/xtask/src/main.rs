@@ -1,6 +1,7 @@
 //! paravirt's developer commands. `cargo xtask --help` lists them.
 
 mod bench;
+mod bindings;
 mod fuzz;
 mod guest;
 mod image;
@@ -37,6 +38,8 @@ enum Command {
     Bench,
     /// Fuzz the parsers of host-written bytes
     Fuzz(fuzz::Options),
+    /// Generate the Rust of bindings/hyperv from its C headers
+    Bindgen,
     /// Build the documentation of all crates
     Doc,
     /// Serve the files of a directory over HTTP
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Bench => bench::bench(),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Bindgen => bindings::bindgen(),
         Command::Doc => test::doc(),
         Command::Serve(options) => serve::serve_forever(&options),
     };

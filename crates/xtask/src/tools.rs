@@ -3,6 +3,7 @@
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -40,6 +41,23 @@ pub fn cargo(arguments: &[&str]) -> Command {
 fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// `source` as rustfmt writes it.
+pub fn rustfmt(source: &str) -> Result<String> {
+    let config = root().join("rustfmt.toml");
+    let mut command = Command::new("rustfmt");
+    command.args(["--edition", "2024", "--config-path"]).arg(config);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start rustfmt")?;
+    let mut stdin = child.stdin.take().context("rustfmt takes no input")?;
+    stdin.write_all(source.as_bytes())?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("rustfmt failed: {}", output.status);
+    }
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Whether packages can be installed here: Debian's tools, and the right to use them.
@@ -83,6 +101,25 @@ pub fn need(program: &str, package: &str) -> Result<()> {
         install(&[package], None)?;
     }
     Ok(())
+}
+
+/// The packages whose names are `prefix` and a version, the newest first.
+pub fn packages(prefix: &str) -> Vec<String> {
+    let text = output(Command::new("apt-cache").args(["pkgnames", prefix])).unwrap_or_default();
+    let is_version =
+        |name: &&str| name[prefix.len()..].split(['.', '-']).all(|part| part.parse::<u32>().is_ok());
+    let mut names: Vec<String> = text.lines().filter(is_version).map(String::from).collect();
+    let number =
+        |name: &str| name[prefix.len()..].split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect();
+    names.sort_by_key(|name| std::cmp::Reverse::<Vec<u32>>(number(name)));
+    names
+}
+
+/// Installs the newest of the packages whose names are `prefix` and a version.
+pub fn install_newest(prefix: &str) -> Result<()> {
+    let found = packages(prefix);
+    let package = found.first().map_or_else(|| format!("{prefix}14"), String::clone);
+    install(&[&package], None)
 }
 
 /// Major version of the QEMU that is installed.
