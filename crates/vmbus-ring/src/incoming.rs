@@ -1,0 +1,153 @@
+use crate::copy::copy_out;
+use crate::memory::{control, size};
+use crate::packet::{COMPLETION_REQUESTED, FOOTER_LEN, Lengths, Packet};
+use crate::{RingError, RingMemory, decide};
+use core::sync::atomic::Ordering;
+
+/// The consuming end of a ring.
+#[derive(Debug)]
+pub struct Incoming<M> {
+    memory: M,
+    size: u32,
+    /// Where the next packet is; where the producer knows that this has read to.
+    read: u32,
+    released: u32,
+    /// Where the producer was at the last look.
+    write: u32,
+}
+
+impl<M: RingMemory> Incoming<M> {
+    /// The consuming end of a ring that is new: see [`reset`](crate::reset).
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
+    pub fn new(memory: M) -> Result<Self, RingError> {
+        let size = size(&memory).ok_or(RingError::Large)?;
+        Ok(Self { memory, size, read: 0, released: 0, write: 0 })
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// Bytes that are in the ring, by what is known of the producer, else by a look.
+    #[inline(always)]
+    fn available(&mut self) -> Result<u32, RingError> {
+        if self.read == self.write {
+            let write = control(&self.memory).write.load(Ordering::Acquire);
+            if write >= self.size || write & 7 != 0 {
+                return Err(RingError::Index);
+            }
+            self.write = write;
+        }
+        let ahead = self.write.wrapping_sub(self.read);
+        Ok(if self.write >= self.read { ahead } else { ahead.wrapping_add(self.size) })
+    }
+
+    /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
+    ///
+    /// The producer learns that there is room again by [`release`](Self::release) only.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote nonsense. [`RingError::Buffer`]: header and payload
+    /// are longer than `buffer`. Nothing was taken.
+    #[inline]
+    pub fn next<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, RingError> {
+        let available = self.available()?;
+        if available == 0 {
+            return Ok(None);
+        }
+        let data = self.memory.data();
+        let (wrapped, words) = data.split_at_checked((self.read >> 3) as usize).ok_or(RingError::Index)?;
+        let [first, second, rest @ ..] = words else {
+            // The descriptor itself goes across the end.
+            return self.across(available, buffer).map(Some);
+        };
+        let lengths = Lengths::parse(first.load(Ordering::Relaxed), available).ok_or(RingError::Packet)?;
+        let transaction = second.load(Ordering::Relaxed);
+        let body = (lengths.total as usize).wrapping_sub(16);
+        let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
+        match rest.get(..body >> 3) {
+            Some(words) => copy_out(words, buffer),
+            None => copy_split(rest, wrapped, buffer),
+        }
+        Ok(Some(self.take(lengths, transaction, buffer)))
+    }
+
+    #[cold]
+    fn across<'b>(&mut self, available: u32, buffer: &'b mut [u8]) -> Result<Packet<'b>, RingError> {
+        let data = self.memory.data();
+        let at = |index: usize| {
+            let index = if index >= data.len() { index.wrapping_sub(data.len()) } else { index };
+            data.get(index).map(|word| word.load(Ordering::Relaxed)).ok_or(RingError::Index)
+        };
+        let start = (self.read >> 3) as usize;
+        let lengths = Lengths::parse(at(start)?, available).ok_or(RingError::Packet)?;
+        let transaction = at(start.wrapping_add(1))?;
+        let body = (lengths.total as usize).wrapping_sub(16);
+        let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
+        let (start, len) = (start.wrapping_add(2), data.len());
+        let start = if start >= len { start.wrapping_sub(len) } else { start };
+        let (wrapped, rest) = data.split_at_checked(start).ok_or(RingError::Index)?;
+        copy_split(rest, wrapped, buffer);
+        Ok(self.take(lengths, transaction, buffer))
+    }
+
+    #[inline(always)]
+    fn take<'b>(&mut self, lengths: Lengths, transaction: u64, buffer: &'b [u8]) -> Packet<'b> {
+        let next = self.read.wrapping_add(lengths.total).wrapping_add(FOOTER_LEN);
+        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        let (header, payload) = buffer.split_at_checked(lengths.header).unwrap_or((buffer, &[]));
+        let wants_completion = lengths.flags & COMPLETION_REQUESTED != 0;
+        Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
+    }
+
+    /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.
+    #[inline(always)]
+    #[must_use]
+    pub fn release(&mut self) -> bool {
+        if self.read == self.released {
+            return false;
+        }
+        let old = core::mem::replace(&mut self.released, self.read);
+        let control = control(&self.memory);
+        decide::release_then_look(control.read, self.read, old, control.pending, control.write, self.size)
+    }
+
+    /// Tells the producer that no signal is wanted: while the ring is drained, or for good by who polls.
+    pub fn mask(&mut self) {
+        control(&self.memory).mask.store(1, Ordering::Relaxed);
+    }
+
+    /// Tells the producer that a signal is wanted for the next packet; `true` where one came in before it could know: the
+    /// signals are masked again then, and the ring is to be drained again.
+    #[must_use]
+    pub fn unmask(&mut self) -> bool {
+        let control = control(&self.memory);
+        let came = decide::unmask_then_look(control.mask, control.write) != self.read;
+        if came {
+            control.mask.store(1, Ordering::Relaxed);
+        }
+        came
+    }
+
+    /// Whether there is a packet, or an index that is none: something for [`next`](Self::next).
+    pub fn has_more(&self) -> bool {
+        self.read != self.write || control(&self.memory).write.load(Ordering::Acquire) != self.read
+    }
+}
+
+/// Copies the words from both sides of the end.
+#[cold]
+fn copy_split(
+    words: &[core::sync::atomic::AtomicU64],
+    wrapped: &[core::sync::atomic::AtomicU64],
+    buffer: &mut [u8],
+) {
+    let (now, later) = buffer.split_at_mut(words.len().wrapping_mul(8).min(buffer.len()));
+    copy_out(words, now);
+    copy_out(wrapped, later);
+}

@@ -1,0 +1,103 @@
+//! The ring of a VMBus channel, from either side.
+//!
+//! A channel has two rings, one for each direction. Each is a control page and data pages behind it; one side produces
+//! packets, the other consumes them. [`Outgoing`] is the producing end and [`Incoming`] the consuming one; both work on any
+//! [`RingMemory`], in a guest as in a host, and depend on nothing but `core`.
+//!
+//! # Trust
+//!
+//! The other side may write anything anywhere in the ring at any time. The indices that an end owns are kept privately and
+//! never read back; those of the other side are checked at every look. A packet is copied out once, then checked, then
+//! handed over. All accesses are atomic, so that a copy that races with a write is a mixture of bytes and never undefined.
+//! What is wrong ends in a [`RingError`], after which the ring is not to be used any more.
+//!
+//! # States
+//!
+//! ```text
+//!   producer                                      consumer
+//!   write… ── full ──► await_room ─┐              unmasked ◄──────────── sleep
+//!     ▲  │                         │                 │ signalled           ▲
+//!     │  └─ publish ─► signal?     │                 ▼                     │ nothing came
+//!     │                            │              mask, next…, release ─► unmask
+//!     └──── woken by the consumer ◄┘                          └► signal?   │ something came: again
+//! ```
+//!
+//! The producer signals only where the ring was empty and the consumer has not masked ([`Outgoing::publish`]); the consumer
+//! signals only where the room passes what a blocked producer waits for ([`Incoming::release`]).
+//!
+//! ```
+//! use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing};
+//!
+//! let memory = ArrayRing::<512>::new();
+//! let (mut out, mut inc) = (Outgoing::new(&memory).unwrap(), Incoming::new(&memory).unwrap());
+//! out.in_band(7, true, &[b"hello"]).unwrap();
+//! assert!(out.publish(), "it was empty: the other side is to be signalled");
+//!
+//! let mut buffer = [0; 64];
+//! let packet = inc.next(&mut buffer).unwrap().unwrap();
+//! assert_eq!((packet.kind, packet.transaction), (Kind::IN_BAND, 7));
+//! // Payload is padded to 8 bytes: what is in it says how long it is.
+//! assert_eq!(packet.payload, b"hello\0\0\0");
+//! assert!(!inc.release(), "nobody waits for room");
+//! ```
+//!
+//! Source: the rings of OpenVMM (MIT) and FreeBSD (BSD).
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod copy;
+pub mod decide;
+mod incoming;
+mod memory;
+mod outgoing;
+mod packet;
+
+pub use incoming::Incoming;
+pub use memory::{ArrayRing, RingMemory, reset};
+pub use outgoing::Outgoing;
+pub use packet::{GpaRange, GpaRanges, Kind, Packet, ParsedRange, TransferRange, TransferRanges};
+
+use core::fmt;
+
+/// Why a packet was not written or read.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RingError {
+    /// There is no room now: see [`Outgoing::await_room`]. Nothing was written.
+    Full,
+    /// A packet to write is longer than the ring, or than its length field can say. Nothing was written.
+    Large,
+    /// A part of a payload that is not the last is no multiple of 8 bytes. Nothing was written.
+    Shape,
+    /// A packet that came in is longer than the buffer for it.
+    Buffer,
+    /// The other side wrote an index that is none.
+    Index,
+    /// The other side wrote a packet whose lengths contradict each other or the indices.
+    Packet,
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the ring is full",
+            Self::Large => "the packet is too long for the ring",
+            Self::Shape => "a part of the payload is no multiple of 8 bytes",
+            Self::Buffer => "the packet is too long for its buffer",
+            Self::Index => "the other side wrote an index outside the ring",
+            Self::Packet => "the other side wrote a packet that is none",
+        })
+    }
+}
+
+impl core::error::Error for RingError {}

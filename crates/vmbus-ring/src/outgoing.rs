@@ -1,0 +1,323 @@
+use crate::copy::copy_in;
+use crate::memory::{control, size};
+use crate::packet::{COMPLETION_REQUESTED, DESCRIPTOR_LEN, FOOTER_LEN};
+use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The producing end of a ring.
+///
+/// Packets are written one after the other and shown to the consumer together, by [`publish`](Self::publish).
+#[derive(Debug)]
+pub struct Outgoing<M> {
+    memory: M,
+    size: u32,
+    /// Where the next packet goes; where the consumer knows that the last one ended.
+    write: u32,
+    published: u32,
+    /// Where the consumer was at the last look.
+    read: u32,
+    /// Whether the consumer was told for how much room this waits.
+    is_waiting: bool,
+}
+
+/// A packet that is being written.
+struct Parts {
+    kind: Kind,
+    flags: u16,
+    transaction: u64,
+    /// Bytes of header and of payload, a multiple of 8.
+    header: usize,
+    payload: usize,
+}
+
+/// Where words go, one after the other, across the end of the ring.
+struct Cursor<'a> {
+    words: &'a [AtomicU64],
+    wrapped: &'a [AtomicU64],
+}
+
+impl Cursor<'_> {
+    #[inline(always)]
+    fn word(&mut self, value: u64) {
+        if self.words.is_empty() {
+            self.words = core::mem::take(&mut self.wrapped);
+        }
+        if let Some((to, rest)) = self.words.split_first() {
+            to.store(value, Ordering::Relaxed);
+            self.words = rest;
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, bytes: &[u8]) {
+        let room = self.words.len().wrapping_mul(8);
+        if bytes.len() <= room {
+            self.words = copy_in(self.words, bytes);
+            return;
+        }
+        self.split(bytes, room);
+    }
+
+    #[cold]
+    fn split(&mut self, bytes: &[u8], room: usize) {
+        let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+        copy_in(self.words, now);
+        self.words = copy_in(core::mem::take(&mut self.wrapped), later);
+    }
+}
+
+impl<M: RingMemory> Outgoing<M> {
+    /// The producing end of a ring that is new: see [`reset`](crate::reset).
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
+    pub fn new(memory: M) -> Result<Self, RingError> {
+        let size = size(&memory).ok_or(RingError::Large)?;
+        Ok(Self { memory, size, write: 0, published: 0, read: 0, is_waiting: false })
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// The longest payload of a packet in band: what fits a ring that is empty, and a length of 16 bits.
+    pub fn max_payload(&self) -> usize {
+        let most =
+            self.size.wrapping_sub(8).min(u32::from(u16::MAX).wrapping_mul(8).wrapping_add(FOOTER_LEN));
+        most.saturating_sub(DESCRIPTOR_LEN).saturating_sub(FOOTER_LEN) as usize
+    }
+
+    /// Whether there is anything that was not yet published.
+    pub fn has_unpublished(&self) -> bool {
+        self.write != self.published
+    }
+
+    /// Writes a packet in band.
+    ///
+    /// The payload is the parts one after the other; each but the last is a multiple of 8 bytes long. `transaction` comes
+    /// back in the completion, where one is wanted.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError`]; nothing was written.
+    #[inline]
+    pub fn in_band(
+        &mut self,
+        transaction: u64,
+        wants_completion: bool,
+        payload: &[&[u8]],
+    ) -> Result<(), RingError> {
+        let flags = if wants_completion { COMPLETION_REQUESTED } else { 0 };
+        self.packet(Kind::IN_BAND, flags, transaction, 0, payload, |_| ())
+    }
+
+    /// Writes the completion of the packet that came with `transaction`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`in_band`](Self::in_band).
+    #[inline]
+    pub fn completion(&mut self, transaction: u64, payload: &[&[u8]]) -> Result<(), RingError> {
+        self.packet(Kind::COMPLETION, 0, transaction, 0, payload, |_| ())
+    }
+
+    /// Writes a packet that names ranges of guest memory, and wants a completion. The memory is the host's until that comes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`in_band`](Self::in_band).
+    #[inline]
+    pub fn gpa_direct<R, I>(
+        &mut self,
+        transaction: u64,
+        ranges: R,
+        payload: &[&[u8]],
+    ) -> Result<(), RingError>
+    where
+        R: Iterator<Item = GpaRange<I>> + Clone,
+        I: ExactSizeIterator<Item = u64>,
+    {
+        let (mut header, mut count) = (8usize, 0u32);
+        for range in ranges.clone() {
+            header = header.saturating_add(8).saturating_add(range.pages.len().saturating_mul(8));
+            count = count.wrapping_add(1);
+        }
+        self.packet(Kind::GPA_DIRECT, COMPLETION_REQUESTED, transaction, header, payload, |cursor| {
+            cursor.word(u64::from(count) << 32);
+            for range in ranges {
+                cursor.word(u64::from(range.len) | u64::from(range.offset) << 32);
+                range.pages.for_each(|page| cursor.word(page));
+            }
+        })
+    }
+
+    /// Writes a packet that names ranges of the buffer `set`, and wants a completion.
+    ///
+    /// # Errors
+    ///
+    /// As for [`in_band`](Self::in_band).
+    pub fn transfer_pages(
+        &mut self,
+        transaction: u64,
+        set: u16,
+        ranges: &[TransferRange],
+        payload: &[&[u8]],
+    ) -> Result<(), RingError> {
+        let header = ranges.len().saturating_mul(8).saturating_add(8);
+        let count = u32::try_from(ranges.len()).map_err(|_| RingError::Large)?;
+        self.packet(Kind::TRANSFER_PAGES, COMPLETION_REQUESTED, transaction, header, payload, |cursor| {
+            cursor.word(u64::from(set) | u64::from(count) << 32);
+            for range in ranges {
+                cursor.word(u64::from(range.len) | u64::from(range.offset) << 32);
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn packet(
+        &mut self,
+        kind: Kind,
+        flags: u16,
+        transaction: u64,
+        header: usize,
+        payload: &[&[u8]],
+        write_header: impl FnOnce(&mut Cursor<'_>),
+    ) -> Result<(), RingError> {
+        let mut len = 0usize;
+        for part in payload {
+            // A part that is not whole is the last one.
+            if len & 7 != 0 {
+                return Err(RingError::Shape);
+            }
+            len = len.saturating_add(part.len());
+        }
+        let parts = Parts { kind, flags, transaction, header, payload: len.saturating_add(7) & !7 };
+        let (mut cursor, at, end) = self.begin(&parts)?;
+        write_header(&mut cursor);
+        payload.iter().for_each(|part| cursor.bytes(part));
+        cursor.word(u64::from(at) << 32);
+        self.write = end;
+        Ok(())
+    }
+
+    /// Makes room and writes the descriptor; where the rest goes, where the packet begins and where the next one will.
+    #[inline(always)]
+    fn begin(&mut self, parts: &Parts) -> Result<(Cursor<'_>, u32, u32), RingError> {
+        let length = parts.header.saturating_add(parts.payload).saturating_add(DESCRIPTOR_LEN as usize);
+        let total = length.saturating_add(FOOTER_LEN as usize);
+        let (Ok(length8), Ok(total)) = (u16::try_from(length >> 3), u32::try_from(total)) else {
+            return Err(RingError::Large);
+        };
+        if total > self.size.wrapping_sub(8) {
+            return Err(RingError::Large);
+        }
+        if !self.has_room(total)? {
+            return Err(RingError::Full);
+        }
+        let at = self.write;
+        let (wrapped, words) =
+            self.memory.data().split_at_checked((at >> 3) as usize).ok_or(RingError::Index)?;
+        let mut cursor = Cursor { words, wrapped };
+        // Offsets are multiples of 8 below 2^19, as the length is.
+        let offset8 = (parts.header.wrapping_add(DESCRIPTOR_LEN as usize) >> 3) as u16;
+        let Kind(kind) = parts.kind;
+        cursor.word(
+            u64::from(kind)
+                | u64::from(offset8) << 16
+                | u64::from(length8) << 32
+                | u64::from(parts.flags) << 48,
+        );
+        cursor.word(parts.transaction);
+        let next = at.wrapping_add(total);
+        let end = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        Ok((cursor, at, end))
+    }
+
+    /// Whether a packet of `total` bytes fits: by what was known of the consumer, else by a look.
+    #[inline(always)]
+    fn has_room(&mut self, total: u32) -> Result<bool, RingError> {
+        let room = decide::room(self.write, self.read, self.size).ok_or(RingError::Index)?;
+        if total <= room {
+            return Ok(true);
+        }
+        self.look(total)
+    }
+
+    #[cold]
+    fn look(&mut self, total: u32) -> Result<bool, RingError> {
+        let read = control(&self.memory).read.load(Ordering::Acquire);
+        self.accept(read, total)
+    }
+
+    /// Takes over the consumer's index, where it is one that leaves what was not published alone.
+    fn accept(&mut self, read: u32, total: u32) -> Result<bool, RingError> {
+        let before = decide::room(self.write, self.read, self.size).ok_or(RingError::Index)?;
+        let after = decide::room(self.write, read, self.size).ok_or(RingError::Index)?;
+        let most = decide::room(self.write, self.published, self.size).ok_or(RingError::Index)?;
+        if after < before || after > most {
+            // It went back, or past what it was shown.
+            return Err(RingError::Index);
+        }
+        self.read = read;
+        Ok(total <= after)
+    }
+
+    /// Shows the consumer what was written since the last time; whether it is to be signalled.
+    #[inline(always)]
+    #[must_use]
+    pub fn publish(&mut self) -> bool {
+        if self.write == self.published {
+            return false;
+        }
+        let old = core::mem::replace(&mut self.published, self.write);
+        let control = control(&self.memory);
+        decide::publish_then_look(control.write, self.write, old, control.mask, control.read)
+    }
+
+    /// After [`RingError::Full`]: asks the consumer for a signal once a packet with `payload` bytes, header included, fits;
+    /// `true` where it fits already, and none will come.
+    ///
+    /// What was written must have been published. A consumer may be one that never signals (QEMU's, if it has read all):
+    /// look again from time to time.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Index`], [`RingError::Large`].
+    pub fn await_room(&mut self, payload: usize) -> Result<bool, RingError> {
+        let payload = payload.checked_next_multiple_of(8).ok_or(RingError::Large)?;
+        let total = payload.saturating_add((DESCRIPTOR_LEN as usize).wrapping_add(FOOTER_LEN as usize));
+        let total = u32::try_from(total).map_err(|_| RingError::Large)?;
+        if total > self.size.wrapping_sub(8) {
+            return Err(RingError::Large);
+        }
+        let read = {
+            let control = control(&self.memory);
+            decide::await_then_look(control.pending, total, control.read)
+        };
+        self.is_waiting = true;
+        let fits = self.accept(read, total)?;
+        if fits {
+            self.stop_waiting();
+        }
+        Ok(fits)
+    }
+
+    /// Takes back what [`await_room`](Self::await_room) asked for.
+    pub fn stop_waiting(&mut self) {
+        if core::mem::take(&mut self.is_waiting) {
+            control(&self.memory).pending.store(0, Ordering::Release);
+        }
+    }
+
+    /// Whether the consumer has read all that was published.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Index`].
+    pub fn is_drained(&mut self) -> Result<bool, RingError> {
+        self.look(0)?;
+        Ok(self.read == self.published)
+    }
+}

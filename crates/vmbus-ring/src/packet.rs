@@ -1,0 +1,178 @@
+//! Packets: what they consist of, written and parsed.
+
+/// The kind of a packet.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub struct Kind(pub u16);
+
+impl Kind {
+    /// Payload in the ring.
+    pub const IN_BAND: Self = Self(6);
+    /// Payload in the ring, and ranges of a buffer that both sides know ([`Packet::transfer_ranges`]).
+    pub const TRANSFER_PAGES: Self = Self(7);
+    /// Payload in the ring, and ranges of guest memory ([`Packet::gpa_ranges`]).
+    pub const GPA_DIRECT: Self = Self(9);
+    /// The answer to a packet that asked for one, with its transaction id.
+    pub const COMPLETION: Self = Self(11);
+}
+
+/// Flag: the sender wants a completion.
+pub(crate) const COMPLETION_REQUESTED: u16 = 1;
+/// Bytes of the descriptor and of the footer.
+pub(crate) const DESCRIPTOR_LEN: u32 = 16;
+pub(crate) const FOOTER_LEN: u32 = 8;
+/// Units of 8 bytes in the descriptor.
+const DESCRIPTOR8: u16 = 2;
+
+/// A packet that was copied out of the ring, and checked as far as its own lengths go.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Packet<'a> {
+    /// What it is. A kind that is not known is the caller's to refuse.
+    pub kind: Kind,
+    /// Whether the other side wants a completion.
+    pub wants_completion: bool,
+    /// What a completion carries back; of a completion, that of the request. It is the other side's word.
+    pub transaction: u64,
+    /// What stands between descriptor and payload.
+    pub header: &'a [u8],
+    /// The payload, with up to 7 bytes of padding.
+    pub payload: &'a [u8],
+}
+
+/// The first word of a packet's descriptor, checked.
+#[derive(Copy, Clone)]
+pub(crate) struct Lengths {
+    pub kind: Kind,
+    pub flags: u16,
+    /// Bytes between descriptor and payload, and from the descriptor to the end of the payload.
+    pub header: usize,
+    pub total: u32,
+}
+
+impl Lengths {
+    /// Reads the word. `available` is how much is in the ring: descriptor, payload and footer have to be inside.
+    #[inline(always)]
+    pub fn parse(word: u64, available: u32) -> Option<Self> {
+        let [kind, offset8, length8, flags] =
+            [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16];
+        let total = u32::from(length8).wrapping_mul(8);
+        if offset8 < DESCRIPTOR8 || length8 < offset8 || total.wrapping_add(FOOTER_LEN) > available {
+            return None;
+        }
+        let header = usize::from(offset8.wrapping_sub(DESCRIPTOR8)).wrapping_mul(8);
+        Some(Self { kind: Kind(kind), flags, header, total })
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// The ranges of a packet of transfer pages.
+    ///
+    /// `None` where it is another kind, or says that it has more ranges than it has room for.
+    pub fn transfer_ranges(&self) -> Option<TransferRanges<'a>> {
+        if self.kind != Kind::TRANSFER_PAGES {
+            return None;
+        }
+        let (head, ranges) = self.header.split_first_chunk::<8>()?;
+        let [set_low, set_high, _, _, count @ ..] = *head;
+        let count = usize::try_from(u32::from_le_bytes(count)).ok()?;
+        let ranges = ranges.get(..count.checked_mul(8)?)?;
+        Some(TransferRanges { set: u16::from_le_bytes([set_low, set_high]), ranges })
+    }
+
+    /// The ranges of a packet of guest memory.
+    ///
+    /// `None` where it is another kind, has no range, or one that is longer than the packet.
+    pub fn gpa_ranges(&self) -> Option<GpaRanges<'a>> {
+        if self.kind != Kind::GPA_DIRECT {
+            return None;
+        }
+        let (head, rest) = self.header.split_first_chunk::<8>()?;
+        let [_, _, _, _, count @ ..] = *head;
+        let ranges = GpaRanges { left: u32::from_le_bytes(count), rest };
+        let mut look = ranges;
+        if ranges.left == 0 || !(0..ranges.left).all(|_| look.next().is_some()) {
+            return None;
+        }
+        Some(ranges)
+    }
+}
+
+/// A range of a buffer that both sides know.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct TransferRange {
+    /// Bytes.
+    pub len: u32,
+    /// Bytes from the beginning of the buffer. Whether that is inside is the caller's to check.
+    pub offset: u32,
+}
+
+/// The ranges of a packet of transfer pages.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct TransferRanges<'a> {
+    /// The buffer that is meant.
+    pub set: u16,
+    ranges: &'a [u8],
+}
+
+impl TransferRanges<'_> {
+    /// The ranges.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = TransferRange> + '_ {
+        self.ranges.as_chunks::<8>().0.iter().map(|range| {
+            let [a, b, c, d, offset @ ..] = *range;
+            TransferRange { len: u32::from_le_bytes([a, b, c, d]), offset: u32::from_le_bytes(offset) }
+        })
+    }
+}
+
+/// A range of guest memory to write to a packet: `len` bytes from `offset` in the first page on, in the pages that `pages`
+/// names by their frame numbers.
+#[derive(Clone, Debug)]
+pub struct GpaRange<I> {
+    /// Bytes.
+    pub len: u32,
+    /// Where in the first page they begin, below 4096.
+    pub offset: u32,
+    /// The frame numbers.
+    pub pages: I,
+}
+
+/// A range of guest memory in a packet.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct ParsedRange<'a> {
+    /// Bytes.
+    pub len: u32,
+    /// Where in the first page they begin, below 4096.
+    pub offset: u32,
+    pages: &'a [u8],
+}
+
+impl ParsedRange<'_> {
+    /// The frame numbers.
+    pub fn pages(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.pages.as_chunks::<8>().0.iter().map(|page| u64::from_le_bytes(*page))
+    }
+}
+
+/// The ranges of a packet of guest memory.
+#[derive(Copy, Clone, Debug)]
+pub struct GpaRanges<'a> {
+    left: u32,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for GpaRanges<'a> {
+    type Item = ParsedRange<'a>;
+
+    fn next(&mut self) -> Option<ParsedRange<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let (head, rest) = self.rest.split_first_chunk::<8>()?;
+        let [a, b, c, d, offset @ ..] = *head;
+        let (len, offset) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(offset));
+        if offset >= 4096 {
+            return None;
+        }
+        let pages = len.checked_add(offset)?.div_ceil(4096);
+        let (pages, rest) = rest.split_at_checked(usize::try_from(pages).ok()?.checked_mul(8)?)?;
+        self.rest = rest;
+        Some(ParsedRange { len, offset, pages })
+    }
+}
