@@ -12,10 +12,11 @@
 //! | [`PortIo`] | `in` and `out` | PCI configuration where there is no ECAM |
 //! | [`Interrupts`] | binding of a handler to a vector, MSI messages, legacy lines | everything but polling |
 //! | [`Processors`] | how many processors there are, running a closure on one of them | one queue per processor, SynIC |
-//! | [`HyperV`] | MSRs and the hypercall | VMBus |
+//! | [`Registers`] | CPUID, MSRs and the cycle counter | Hyper-V, KVM's clock |
+//! | [`HyperV`] | a page for hypercalls, vectors by number | Hyper-V |
 //!
-//! [`Interrupts`], [`PortIo`] and [`Processors`] have working defaults for a kernel that polls, has no ports
-//! or one processor: an empty `impl` is enough.
+//! All but the first two have working defaults, for a kernel that polls, has no ports or one processor, and wants nothing
+//! of Hyper-V: an empty `impl` is enough.
 //!
 //! # The building blocks
 //!
@@ -84,6 +85,7 @@ mod interrupt;
 mod io;
 mod page;
 mod processor;
+mod registers;
 mod shared;
 mod slice;
 mod time;
@@ -99,6 +101,7 @@ pub use interrupt::{
 pub use io::{MapError, Mmio, MmioRegion, PortIo};
 pub use page::{PageArc, PageTable};
 pub use processor::{ProcessorId, Processors, RunError};
+pub use registers::Registers;
 pub use shared::{RingArray, SharedAtom, SharedMemory};
 pub use slice::DmaSlice;
 pub use time::Instant;

@@ -1,0 +1,96 @@
+//! The reference time. TLFS §12.5, §12.6
+
+use crate::{Hypervisor, OpenError};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
+use paravirt_device::Clock;
+use paravirt_platform::{DmaRegion, HyperV, Instant, PAGE_SIZE, PageArc};
+
+/// Nanoseconds of a unit of the reference time.
+const UNIT: u64 = 100;
+/// How often a page that changes under the reader is read before the register is.
+const TRIES: u32 = 16;
+
+/// The reference time as a clock: from the page that turns the cycle counter into it where there is one, which costs no
+/// exit, else from the register, which costs one.
+///
+/// It begins when the partition does, and all processors share it. Its resolution is 100 ns.
+pub struct ReferenceClock<P: HyperV> {
+    hypervisor: PageArc<P, Hypervisor<P>>,
+    page: Option<DmaRegion<P>>,
+}
+
+impl<P: HyperV> ReferenceClock<P> {
+    /// # Errors
+    ///
+    /// [`OpenError::Unsupported`] where there is neither.
+    pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
+        let privileges = hypervisor.features().privileges;
+        if !privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
+            return Err(OpenError::Unsupported);
+        }
+        let page = match privileges.contains(HvPrivilegeFlags::REFERENCE_TSC) {
+            false => None,
+            true => {
+                let page = DmaRegion::alloc(hypervisor.platform(), PAGE_SIZE)?;
+                // SAFETY: the register is offered; the page is the hypervisor's until it is switched off.
+                unsafe {
+                    let reserved = hypervisor.platform().read_msr(HvMsr::REFERENCE_TSC.0) & 0xffe;
+                    let value = page.bus().0 | reserved | HvPageFlags::ENABLE.bits();
+                    hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, value);
+                }
+                Some(page)
+            }
+        };
+        Ok(Self { hypervisor: hypervisor.clone(), page })
+    }
+
+    /// The reference time, in units of 100 ns.
+    pub fn reference_time(&self) -> u64 {
+        self.page_time().unwrap_or_else(|| {
+            // SAFETY: the register is offered.
+            unsafe { self.hypervisor.platform().read_msr(HvMsr::TIME_REF_COUNT.0) }
+        })
+    }
+
+    /// Whether the time comes from the page, without an exit.
+    pub fn is_from_page(&self) -> bool {
+        self.page_time().is_some()
+    }
+
+    fn page_time(&self) -> Option<u64> {
+        let view = self.page.as_ref()?.shared();
+        let (sequence, scale, offset) =
+            (view.at::<AtomicU32>(0)?, view.at::<AtomicU64>(8)?, view.at::<AtomicU64>(16)?);
+        for _ in 0..TRIES {
+            let before = sequence.load(Ordering::Acquire);
+            if before == 0 {
+                return None;
+            }
+            let tsc = self.hypervisor.platform().tsc();
+            let (scale, offset) = (scale.load(Ordering::Relaxed), offset.load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            if sequence.load(Ordering::Relaxed) == before {
+                // The offset is signed: adding it modulo 2^64 is the same.
+                let product = u128::from(tsc).wrapping_mul(u128::from(scale)) >> 64;
+                return Some((product as u64).wrapping_add(offset));
+            }
+        }
+        None
+    }
+}
+
+impl<P: HyperV> Clock for ReferenceClock<P> {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.reference_time().saturating_mul(UNIT))
+    }
+}
+
+impl<P: HyperV> Drop for ReferenceClock<P> {
+    fn drop(&mut self) {
+        if self.page.is_some() {
+            // SAFETY: the register is offered.
+            unsafe { self.hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, 0) }
+        }
+    }
+}

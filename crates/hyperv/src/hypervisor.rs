@@ -1,0 +1,136 @@
+use crate::Features;
+use core::fmt;
+use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
+use paravirt_platform::{AllocError, DmaRegion, HyperV, PAGE_SIZE, PageArc, RawDma};
+
+/// The bits of a register that names a page, below the page's address: what is reserved there is kept.
+pub(crate) const PAGE_BITS: u64 = PAGE_SIZE as u64 - 1;
+/// Who the guest says it is: an open-source system (bit 63) of a type that is nobody's (0x7f), this crate's version. Hosts
+/// look at it to work around faults of systems that they know. TLFS §2.6
+const GUEST_OS_ID: u64 = 1 << 63 | 0x7f << 56 | 1 << 16;
+
+/// Why the hypervisor could not be taken into service.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no hypervisor of this interface.
+    Absent,
+    /// It offers no hypercalls or not what the part needs.
+    Unsupported,
+    /// The platform gives no page for hypercalls.
+    NoPage,
+    /// Firmware has locked the hypercall page where it put it.
+    Locked,
+    /// The hypervisor did not take the hypercall page.
+    Refused,
+    /// A processor of the platform does not run.
+    Processor,
+    /// There was no memory.
+    Memory,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "there is no Hyper-V",
+            Self::Unsupported => "the hypervisor does not offer it",
+            Self::NoPage => "the platform gives no page for hypercalls",
+            Self::Locked => "the hypercall page is locked by firmware",
+            Self::Refused => "the hypervisor refused the hypercall page",
+            Self::Processor => "a processor does not run",
+            Self::Memory => "out of memory",
+        })
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+/// The hypervisor in service: the guest has said who it is, and the hypercall page is there. Dropped, it takes both back.
+pub struct Hypervisor<P: HyperV> {
+    platform: P,
+    features: Features,
+    page: RawDma,
+    /// For the text of a crash report.
+    pub(crate) text: DmaRegion<P>,
+}
+
+// SAFETY: the page is the platform's, and only called.
+unsafe impl<P: HyperV> Send for Hypervisor<P> {}
+// SAFETY: as above.
+unsafe impl<P: HyperV> Sync for Hypervisor<P> {}
+
+impl<P: HyperV> Hypervisor<P> {
+    /// Takes the hypervisor into service.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is left behind.
+    pub fn open(platform: &P) -> Result<PageArc<P, Self>, OpenError> {
+        let features = Features::detect(platform).ok_or(OpenError::Absent)?;
+        if !features.privileges.contains(HvPrivilegeFlags::HYPERCALL) {
+            return Err(OpenError::Unsupported);
+        }
+        let text = DmaRegion::alloc(platform, PAGE_SIZE)?;
+        let page = platform.hypercall_page().ok_or(OpenError::NoPage)?;
+        let this = Self { platform: platform.clone(), features, page, text };
+        // SAFETY: both registers are offered. The page is RAM that the platform gave for this.
+        unsafe {
+            platform.write_msr(HvMsr::GUEST_OS_ID.0, GUEST_OS_ID);
+            let old = platform.read_msr(HvMsr::HYPERCALL.0);
+            if old & HvPageFlags::LOCKED.bits() != 0 {
+                return Err(OpenError::Locked);
+            }
+            let reserved = old & PAGE_BITS & !HvPageFlags::ENABLE.bits();
+            platform.write_msr(HvMsr::HYPERCALL.0, page.bus.0 | reserved | HvPageFlags::ENABLE.bits());
+            if platform.read_msr(HvMsr::HYPERCALL.0) & HvPageFlags::ENABLE.bits() == 0 {
+                return Err(OpenError::Refused);
+            }
+        }
+        Ok(PageArc::new(platform, this)?)
+    }
+
+    /// What CPUID said.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    /// Where the hypercall page is mapped.
+    pub(crate) fn page(&self) -> *const u8 {
+        self.page.cpu.as_ptr()
+    }
+
+    /// The index of the virtual processor that calls: what VMBus means by it. `None` where it is not offered.
+    pub fn vp_index(&self) -> Option<u32> {
+        if !self.features.privileges.contains(HvPrivilegeFlags::VP_INDEX) {
+            return None;
+        }
+        // SAFETY: the register is offered.
+        u32::try_from(unsafe { self.platform.read_msr(HvMsr::VP_INDEX.0) }).ok()
+    }
+}
+
+impl<P: HyperV> Drop for Hypervisor<P> {
+    fn drop(&mut self) {
+        // SAFETY: the registers are offered, and nobody calls any more: this was the last reference. Where the page is
+        // locked it is not ours.
+        unsafe {
+            let old = self.platform.read_msr(HvMsr::HYPERCALL.0);
+            if old & !PAGE_BITS == self.page.bus.0 {
+                self.platform.write_msr(HvMsr::HYPERCALL.0, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+            }
+            self.platform.write_msr(HvMsr::GUEST_OS_ID.0, 0);
+            self.platform.free_hypercall_page(self.page);
+        }
+    }
+}

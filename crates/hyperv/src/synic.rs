@@ -1,0 +1,319 @@
+//! The synthetic interrupt controller. TLFS §11.8
+
+use crate::decide::{Slot, free_then_look};
+use crate::hypervisor::PAGE_BITS;
+use crate::{Hypervisor, OpenError};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use hyperv_bindings::tlfs::{
+    HV_MESSAGE_PAYLOAD, HV_SINTS, HV_SLOT_LEN, HvFeatureFlags, HvMessageFlags, HvMessageType, HvMsr,
+    HvPageFlags, HvScontrolFlags, HvSintFlags,
+};
+use paravirt_platform::{
+    DmaRegion, HyperV, PAGE_SIZE, PageArc, PageTable, ProcessorId, RawHandler, SharedMemory, Vector,
+};
+
+/// Sources of a processor.
+const SINTS: usize = HV_SINTS as usize;
+const SLOT_LEN: usize = HV_SLOT_LEN as usize;
+/// Words of 64 event flags of a source.
+const FLAG_WORDS: usize = SLOT_LEN / 8;
+
+/// A message that was copied out of its slot.
+#[derive(Copy, Clone, Debug)]
+pub struct Message {
+    /// Its type.
+    pub message_type: HvMessageType,
+    /// How much of the payload was sent.
+    pub len: usize,
+    /// The payload.
+    pub payload: [u8; HV_MESSAGE_PAYLOAD as usize],
+}
+
+impl Message {
+    /// What was sent.
+    pub fn bytes(&self) -> &[u8] {
+        self.payload.get(..self.len).unwrap_or(&self.payload)
+    }
+}
+
+/// What the controller of one virtual processor consists of.
+struct VirtualProcessor<P: HyperV> {
+    index: u32,
+    messages: DmaRegion<P>,
+    events: DmaRegion<P>,
+}
+
+/// The controllers of all processors, in service. Dropped, they are switched off.
+pub struct Synic<P: HyperV> {
+    hypervisor: PageArc<P, Hypervisor<P>>,
+    processors: PageTable<P, Option<VirtualProcessor<P>>>,
+}
+
+/// Runs `work` on each processor of the platform.
+fn on_each<P: HyperV>(
+    platform: &P,
+    count: usize,
+    mut work: impl FnMut(usize) + Send,
+) -> Result<(), OpenError> {
+    for index in 0..count {
+        let id = ProcessorId(u32::try_from(index).map_err(|_| OpenError::Processor)?);
+        platform.run_on(id, &mut || work(index)).map_err(|_| OpenError::Processor)?;
+    }
+    Ok(())
+}
+
+impl<P: HyperV> Synic<P> {
+    /// Switches on the controller of every processor, with all sources masked.
+    ///
+    /// A host builds its routes to a processor when it is told of it, so this comes ahead of everything that names one.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; what was switched on is off again.
+    pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
+        if !hypervisor.features().has_vmbus() {
+            return Err(OpenError::Unsupported);
+        }
+        let platform = hypervisor.platform();
+        let count = usize::try_from(platform.count()).map_err(|_| OpenError::Processor)?.max(1);
+        let mut processors = PageTable::new(platform, count, |_| None)?;
+        for slot in processors.iter_mut() {
+            let page = || DmaRegion::alloc(platform, PAGE_SIZE);
+            *slot = Some(VirtualProcessor { index: 0, messages: page()?, events: page()? });
+        }
+        let mut this = Self { hypervisor: hypervisor.clone(), processors };
+        let (shared, table) = (&this.hypervisor, &mut this.processors);
+        on_each(platform, count, |index| {
+            if let Some(Some(vp)) = table.get_mut(index) {
+                vp.index = shared.vp_index().unwrap_or(0);
+                // SAFETY: the registers are offered; the pages are the hypervisor's until they are switched off.
+                unsafe {
+                    set_page(platform, HvMsr::SIMP, vp.messages.bus().0);
+                    set_page(platform, HvMsr::SIEFP, vp.events.bus().0);
+                    let control = platform.read_msr(HvMsr::SCONTROL.0) | HvScontrolFlags::ENABLE.bits();
+                    platform.write_msr(HvMsr::SCONTROL.0, control);
+                }
+            }
+        })?;
+        Ok(this)
+    }
+
+    /// The hypervisor.
+    pub fn hypervisor(&self) -> &PageArc<P, Hypervisor<P>> {
+        &self.hypervisor
+    }
+
+    /// Processors.
+    pub fn count(&self) -> u32 {
+        u32::try_from(self.processors.len()).unwrap_or(u32::MAX)
+    }
+
+    fn vp(&self, processor: ProcessorId) -> Option<&VirtualProcessor<P>> {
+        self.processors.get(usize::try_from(processor.0).ok()?)?.as_ref()
+    }
+
+    /// The index of the virtual processor that the platform knows as `processor`.
+    pub fn vp_index(&self, processor: ProcessorId) -> Option<u32> {
+        self.vp(processor).map(|vp| vp.index)
+    }
+
+    /// The processor whose virtual index is 0: where hosts of old send all messages.
+    pub fn first(&self) -> Option<ProcessorId> {
+        let place = self.processors.iter().position(|vp| vp.as_ref().is_some_and(|vp| vp.index == 0))?;
+        Some(ProcessorId(u32::try_from(place).ok()?))
+    }
+
+    /// Leads source `sint` of `processor` to `handler`. Where the platform has no vector for it, the source stays without
+    /// one, and is polled; `None` then.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Processor`].
+    ///
+    /// # Safety
+    ///
+    /// What `handler` points to lives until [`unbind`](Self::unbind) has returned with the vector.
+    pub unsafe fn bind(
+        &self,
+        processor: ProcessorId,
+        sint: u32,
+        handler: RawHandler,
+    ) -> Result<Option<Vector>, OpenError> {
+        let platform = self.hypervisor.platform();
+        // SAFETY: passed on from the caller.
+        let bound = unsafe { platform.bind(handler, processor) }.ok();
+        let described = bound.and_then(|vector| Some((vector, platform.descriptor(vector)?)));
+        if let (Some(vector), None) = (bound, described) {
+            platform.unbind(vector);
+        }
+        let polling = self.hypervisor.features().features.contains(HvFeatureFlags::SINT_POLLING);
+        let value = match described {
+            // The platform ends the interrupt itself: never by the hypervisor (AutoEOI) besides.
+            Some((_, descriptor)) => u64::from(descriptor),
+            None if polling => HvSintFlags::POLLING.bits() | 0xff,
+            None => HvSintFlags::MASKED.bits() | 0xff,
+        };
+        if let Err(error) = self.write_sint(processor, sint, value) {
+            described.into_iter().for_each(|(vector, _)| platform.unbind(vector));
+            return Err(error);
+        }
+        Ok(described.map(|(vector, _)| vector))
+    }
+
+    /// Masks source `sint` of `processor`, and gives its vector back.
+    pub fn unbind(&self, processor: ProcessorId, sint: u32, vector: Option<Vector>) {
+        // A processor that does not run any more raises no interrupt either.
+        let _ = self.write_sint(processor, sint, HvSintFlags::MASKED.bits() | 0xff);
+        vector.into_iter().for_each(|vector| self.hypervisor.platform().unbind(vector));
+    }
+
+    fn write_sint(&self, processor: ProcessorId, sint: u32, value: u64) -> Result<(), OpenError> {
+        const KNOWN: u64 =
+            0xff | HvSintFlags::MASKED.bits() | HvSintFlags::AUTO_EOI.bits() | HvSintFlags::POLLING.bits();
+        let platform = self.hypervisor.platform();
+        let register = HvMsr::SINT0.0.saturating_add(sint.min(HV_SINTS.saturating_sub(1)));
+        platform
+            .run_on(processor, &mut || {
+                // SAFETY: the register is offered with the others of the controller.
+                unsafe {
+                    let old = platform.read_msr(register);
+                    platform.write_msr(register, old & !KNOWN | value);
+                }
+            })
+            .map_err(|_| OpenError::Processor)
+    }
+
+    /// Whether there is a message in the slot of `sint`. One load; from any processor.
+    #[inline]
+    pub fn has_message(&self, processor: ProcessorId, sint: u32) -> bool {
+        self.slot(processor, sint)
+            .is_some_and(|slot| slot.message_type.load(Ordering::Acquire) != HvMessageType::NONE.0)
+    }
+
+    fn slot(&self, processor: ProcessorId, sint: u32) -> Option<MessageSlot<'_>> {
+        let base = usize::try_from(sint).ok()?.checked_mul(SLOT_LEN)?;
+        MessageSlot::at(self.vp(processor)?.messages.shared(), base)
+    }
+
+    /// Takes the message in the slot of `sint` of `processor`, frees the slot, and tells the hypervisor if another one waits
+    /// for it. To be called on `processor`, one call at a time: that register is each processor's own.
+    pub fn take_message(&self, processor: ProcessorId, sint: u32) -> Option<Message> {
+        let slot = self.slot(processor, sint)?;
+        let message_type = HvMessageType(slot.message_type.load(Ordering::Acquire));
+        if message_type == HvMessageType::NONE {
+            return None;
+        }
+        let len = usize::from(slot.size.load(Ordering::Relaxed)).min(HV_MESSAGE_PAYLOAD as usize);
+        let mut payload = [0; HV_MESSAGE_PAYLOAD as usize];
+        for (word, to) in slot.payload.iter().zip(payload.as_chunks_mut::<8>().0) {
+            *to = word.load(Ordering::Relaxed).to_le_bytes();
+        }
+        if free_then_look(&slot) {
+            // SAFETY: the register is offered with the others of the controller; it touches no memory of ours.
+            unsafe { self.hypervisor.platform().write_msr(HvMsr::EOM.0, 0) }
+        }
+        Some(Message { message_type, len, payload })
+    }
+
+    /// Clears each event flag of `sint` on `processor` that is set, and then calls `each` with its number: what is read
+    /// afterwards cannot miss what the flag was set for. Lock-free.
+    pub fn take_events(&self, processor: ProcessorId, sint: u32, mut each: impl FnMut(u32)) {
+        let Some(vp) = self.vp(processor) else { return };
+        let Some(base) = usize::try_from(sint).ok().and_then(|sint| sint.checked_mul(SLOT_LEN)) else {
+            return;
+        };
+        let Some(words) = vp.events.shared().at::<[AtomicU64; FLAG_WORDS]>(base) else { return };
+        take_flags(words, &mut each);
+    }
+}
+
+/// Clears the flags that are set in `words`, and calls `each` with the number of each.
+pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
+    for (place, word) in (0u32..).zip(words) {
+        if word.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let mut set = word.swap(0, Ordering::AcqRel);
+        while set != 0 {
+            each(place.wrapping_mul(64).wrapping_add(set.trailing_zeros()));
+            set &= set.wrapping_sub(1);
+        }
+    }
+}
+
+/// # Safety
+///
+/// The register is offered, and names a page.
+unsafe fn set_page<P: HyperV>(platform: &P, register: HvMsr, page: u64) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let reserved = platform.read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
+        platform.write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());
+    }
+}
+
+impl<P: HyperV> Drop for Synic<P> {
+    fn drop(&mut self) {
+        let platform = self.hypervisor.platform();
+        for (index, slot) in self.processors.iter_mut().enumerate() {
+            let mut work = || {
+                // SAFETY: the registers are offered. The order is that of TLFS: the sources, the pages, the controller.
+                unsafe {
+                    for sint in 0..SINTS {
+                        let register = HvMsr::SINT0.0.saturating_add(sint as u32);
+                        let old = platform.read_msr(register);
+                        if old & HvSintFlags::MASKED.bits() == 0 {
+                            platform.write_msr(register, old | HvSintFlags::MASKED.bits());
+                        }
+                    }
+                    for register in [HvMsr::SIMP.0, HvMsr::SIEFP.0] {
+                        let old = platform.read_msr(register);
+                        platform.write_msr(register, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+                    }
+                    let control = platform.read_msr(HvMsr::SCONTROL.0);
+                    platform.write_msr(HvMsr::SCONTROL.0, control & !HvScontrolFlags::ENABLE.bits());
+                }
+            };
+            let id = ProcessorId(u32::try_from(index).unwrap_or(u32::MAX));
+            if platform.run_on(id, &mut work).is_err()
+                && let Some(vp) = slot.take()
+            {
+                // Nobody switched these off.
+                log::warn!("hyper-v: processor {index} does not run: two pages are leaked");
+                vp.messages.leak();
+                vp.events.leak();
+            }
+        }
+    }
+}
+
+/// A slot of a message page.
+struct MessageSlot<'a> {
+    message_type: &'a AtomicU32,
+    size: &'a AtomicU8,
+    flags: &'a AtomicU8,
+    payload: &'a [AtomicU64; HV_MESSAGE_PAYLOAD as usize / 8],
+}
+
+impl<'a> MessageSlot<'a> {
+    fn at(page: &'a SharedMemory, base: usize) -> Option<Self> {
+        Some(Self {
+            message_type: page.at(base)?,
+            size: page.at(base.checked_add(4)?)?,
+            flags: page.at(base.checked_add(5)?)?,
+            payload: page.at(base.checked_add(16)?)?,
+        })
+    }
+}
+
+impl Slot for MessageSlot<'_> {
+    fn clear(&self) {
+        self.message_type.store(HvMessageType::NONE.0, Ordering::Release);
+    }
+    fn full_fence() {
+        fence(Ordering::SeqCst);
+    }
+    fn is_pending(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & HvMessageFlags::PENDING.bits() != 0
+    }
+}

@@ -1,0 +1,95 @@
+//! Synthetic timers. TLFS §12.3
+
+use crate::{Hypervisor, OpenError};
+use hyperv_bindings::tlfs::{HvFeatureFlags, HvMsr, HvPrivilegeFlags, HvStimerFlags};
+use paravirt_platform::{HyperV, PageArc, ProcessorId};
+
+/// Timers of a virtual processor.
+const TIMERS: u32 = 4;
+
+/// How a timer says that it is time.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum TimerSignal {
+    /// By an interrupt with this number in the interrupt descriptor table, which has to be ended like any other. Not every
+    /// host offers it.
+    Direct(u8),
+    /// By a message of the type `TIMER_EXPIRED` in the slot of this source, from 1 to 15.
+    Message(u8),
+}
+
+/// A timer of one virtual processor, one shot at a time. Dropped, it is stopped.
+pub struct SyntheticTimer<P: HyperV> {
+    hypervisor: PageArc<P, Hypervisor<P>>,
+    processor: ProcessorId,
+    config: u32,
+}
+
+impl<P: HyperV> SyntheticTimer<P> {
+    /// Timer `index`, from 0 to 3, of `processor`, stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Unsupported`] where there is no such timer or it cannot signal that way.
+    pub fn open(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        processor: ProcessorId,
+        index: u32,
+        signal: TimerSignal,
+    ) -> Result<Self, OpenError> {
+        let features = hypervisor.features();
+        let is_offered = features.privileges.contains(HvPrivilegeFlags::STIMER);
+        let can_signal = match signal {
+            TimerSignal::Direct(vector) => {
+                vector >= 16 && features.features.contains(HvFeatureFlags::DIRECT_STIMER)
+            }
+            TimerSignal::Message(sint) => (1..16).contains(&sint),
+        };
+        if !is_offered || !can_signal || index >= TIMERS {
+            return Err(OpenError::Unsupported);
+        }
+        let config = HvMsr::STIMER0_CONFIG.0.saturating_add(index.saturating_mul(2));
+        let this = Self { hypervisor: hypervisor.clone(), processor, config };
+        let signal = match signal {
+            TimerSignal::Direct(vector) => HvStimerFlags::DIRECT.bits() | u64::from(vector) << 4,
+            TimerSignal::Message(sint) => u64::from(sint) << 16,
+        };
+        // A timer that runs must not be changed: it is stopped first. From then on a count starts it.
+        this.write(|write| {
+            write(config, 0);
+            write(config, signal | HvStimerFlags::AUTO_ENABLE.bits());
+        })?;
+        Ok(this)
+    }
+
+    /// Runs `work` on the timer's processor with what writes a register there.
+    fn write(&self, work: impl Fn(&dyn Fn(u32, u64)) + Send + Sync) -> Result<(), OpenError> {
+        let platform = self.hypervisor.platform();
+        // SAFETY: the registers are offered, and touch no memory.
+        let write = |register: u32, value: u64| unsafe { platform.write_msr(register, value) };
+        platform.run_on(self.processor, &mut || work(&write)).map_err(|_| OpenError::Processor)
+    }
+
+    /// Sets the timer to the reference time `at`, in units of 100 ns; one that has passed fires at once.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Processor`].
+    pub fn set(&self, at: u64) -> Result<(), OpenError> {
+        self.write(|write| write(self.config.saturating_add(1), at.max(1)))
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Processor`].
+    pub fn stop(&self) -> Result<(), OpenError> {
+        self.write(|write| write(self.config.saturating_add(1), 0))
+    }
+}
+
+impl<P: HyperV> Drop for SyntheticTimer<P> {
+    fn drop(&mut self) {
+        let _ = self.write(|write| write(self.config, 0));
+    }
+}
