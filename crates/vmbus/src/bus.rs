@@ -1,0 +1,158 @@
+use crate::shared::Core;
+use crate::state::Phase;
+use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
+use core::task::Waker;
+use paravirt_device::{Arm, Fault};
+use paravirt_hyperv::Hypervisor;
+use paravirt_platform::{HyperV, PageArc};
+
+/// What has happened on the bus.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
+pub enum BusEvent {
+    /// A channel is there: a device, or a further channel of one.
+    Offered(Offer),
+    /// A channel has gone. Whoever has it open drops it.
+    Removed(Offer),
+}
+
+/// The connection. A handle: clones are the same connection, which ends with the last of them and of the channels.
+pub struct Vmbus<P: HyperV> {
+    core: PageArc<P, Core<P>>,
+}
+
+impl<P: HyperV> Clone for Vmbus<P> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone() }
+    }
+}
+
+impl<P: HyperV> Vmbus<P> {
+    /// Switches the SynIC of every processor on, makes the connection with the newest version up to `newest` that the host
+    /// speaks, and collects its offers: [`offers`](Self::offers).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; nothing is left behind.
+    pub fn connect(hypervisor: &PageArc<P, Hypervisor<P>>, newest: Version) -> Result<Self, ConnectError> {
+        let core = Core::open(hypervisor)?;
+        core.connect(newest)?;
+        Ok(Self { core })
+    }
+
+    /// Makes the connection again, after [`unload`](Self::unload).
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; [`ConnectError::Failed`] where the connection stands.
+    pub fn connect_again(&self, newest: Version) -> Result<(), ConnectError> {
+        if !matches!(self.core.state.lock().phase, Phase::Idle | Phase::Unloaded) {
+            return Err(ConnectError::Failed);
+        }
+        self.core.forget_fault();
+        self.core.connect(newest)
+    }
+
+    /// Ends the connection, so that who comes next can make one: a driver that still has a channel finds it removed. The
+    /// host has let go of all memory when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Timeout`] where the host does not confirm within 100 seconds; memory of open channels is leaked then.
+    pub fn unload(&self) -> Result<(), Fault> {
+        self.core.unload()
+    }
+
+    /// The version that is spoken.
+    pub fn version(&self) -> Version {
+        self.core.version()
+    }
+
+    /// The fault of the connection, where the host sent a message that is none. Open channels answer with it; nothing new
+    /// can be opened.
+    pub fn fault(&self) -> Option<Fault> {
+        self.core.fault()
+    }
+
+    /// The channels that are offered now, in the order of their offers.
+    pub fn offers(&self, each: &mut dyn FnMut(&Offer)) {
+        self.core.collect();
+        // Out of the lock, as `each` may open a channel.
+        let count = self.core.state.lock().channels.len();
+        for place in 0..count {
+            let offer =
+                self.core.state.lock().entry(place).filter(|entry| !entry.is_rescinded).map(|entry| {
+                    entry.is_announced = true;
+                    entry.offer
+                });
+            offer.iter().for_each(&mut *each);
+        }
+    }
+
+    /// Channel `index` of the device `instance`: 0 is its primary one.
+    pub fn find(&self, instance: &Guid, index: u16) -> Option<Offer> {
+        self.core.collect();
+        let state = self.core.state.lock();
+        let is_wanted = |offer: &&Offer| offer.instance == *instance && offer.subchannel == index;
+        let live = state.channels.iter().flatten().filter(|entry| !entry.is_rescinded);
+        live.map(|entry| &entry.offer).find(is_wanted).copied()
+    }
+
+    /// What has happened since the last call, one event after the other. Channels that have gone and that nobody has open
+    /// are given back to the host here, without which it does not offer their devices again.
+    pub fn poll(&self) -> Option<BusEvent> {
+        self.core.collect();
+        let mut released = None;
+        let event = {
+            let mut state = self.core.state.lock();
+            let mut event = None;
+            for (place, entry) in state.channels.iter_mut().enumerate() {
+                let Some(entry) = entry else { continue };
+                if !entry.is_announced && !entry.is_rescinded {
+                    entry.is_announced = true;
+                    event = Some(BusEvent::Offered(entry.offer));
+                    break;
+                }
+                if entry.is_rescinded && !entry.is_end_announced {
+                    entry.is_end_announced = true;
+                    released = Some(place);
+                    event = Some(BusEvent::Removed(entry.offer));
+                    break;
+                }
+            }
+            event
+        };
+        released.into_iter().for_each(|place| self.core.release_if_gone(place));
+        event
+    }
+
+    /// Registers the task to wake when something happens on the bus.
+    pub fn register(&self, waker: &Waker) {
+        self.core.bus_cell.register(waker);
+    }
+
+    /// Whether the next event wakes, or something has happened already.
+    #[must_use]
+    pub fn arm(&self) -> Arm {
+        self.core.collect();
+        let mut state = self.core.state.lock();
+        let is_news = |entry: &crate::state::Entry| {
+            if entry.is_rescinded { !entry.is_end_announced } else { !entry.is_announced }
+        };
+        if state.channels.iter_mut().flatten().any(|entry| is_news(entry)) {
+            Arm::Pending
+        } else {
+            Arm::Armed
+        }
+    }
+
+    /// Opens a channel.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError`].
+    pub fn open(&self, offer: &Offer, options: &ChannelOptions) -> Result<Channel<P>, ChannelError> {
+        Channel::open(&self.core, offer, options)
+    }
+}

@@ -1,0 +1,503 @@
+//! A channel: two rings, and what a driver does with them.
+
+use crate::connect::header;
+use crate::gpadl::Gpadl;
+use crate::rings::RingSlice;
+use crate::shared::Core;
+use crate::state::Awaited;
+use crate::{ChannelError, GpaRange, Offer, Packet};
+use core::fmt;
+use core::task::Waker;
+use core::time::Duration;
+use hyperv_bindings::vmbus::{
+    VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel, VmbusOpenChannel,
+};
+use paravirt_device::{Arm, Fault};
+use paravirt_platform::{DmaRegion, HyperV, PAGE_SIZE, PageArc, ProcessorId};
+use paravirt_vmbus_ring::{Incoming, Outgoing, RingError, reset};
+use zerocopy::IntoBytes;
+
+/// How long the host may take to open a channel, or to move it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a channel is opened.
+#[derive(Copy, Clone, Debug)]
+pub struct ChannelOptions {
+    /// Pages of the ring to the host, its control page included: 2 at least.
+    pub outgoing_pages: usize,
+    /// Pages of the ring from the host, its control page included: 2 at least.
+    pub incoming_pages: usize,
+    /// The processor that the channel's interrupts go to.
+    pub processor: ProcessorId,
+    /// What the class of devices wants the host to be told.
+    pub user_defined: [u8; 120],
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        Self { outgoing_pages: 4, incoming_pages: 4, processor: ProcessorId(0), user_defined: [0; 120] }
+    }
+}
+
+/// Why a packet was not sent. Nothing of it was.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The ring is full: [`await_room`](Channel::await_room), or look again later.
+    Full,
+    /// The packet does not fit the ring, or is of a shape that the protocol does not know.
+    Invalid,
+    /// The channel is out of service.
+    Faulted(Fault),
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str("the ring is full"),
+            Self::Invalid => f.write_str("the packet does not fit the ring"),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SendError {}
+
+impl From<Fault> for SendError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+/// A channel that is open. Dropped, it is closed, and the host lets go of its rings.
+pub struct Channel<P: HyperV> {
+    outgoing: Outgoing<RingSlice>,
+    incoming: Incoming<RingSlice>,
+    fault: Option<Fault>,
+    /// The host signals what comes in.
+    is_armed: bool,
+    has_own_connection: bool,
+    connection_id: u32,
+    channel: u32,
+    place: usize,
+    epoch: u32,
+    core: PageArc<P, Core<P>>,
+    /// What the rings are in. `None` once it was taken down.
+    memory: Option<Gpadl<P>>,
+    offer: Offer,
+}
+
+/// Takes a channel for a driver, and gives it back where that fails.
+struct Claim<'a, P: HyperV> {
+    core: &'a Core<P>,
+    place: usize,
+    is_kept: bool,
+}
+
+impl<P: HyperV> Drop for Claim<'_, P> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            if let Some(entry) = self.core.state.lock().entry(self.place) {
+                entry.is_taken = false;
+            }
+            self.core.release_if_gone(self.place);
+        }
+    }
+}
+
+impl<P: HyperV> Channel<P> {
+    pub(crate) fn open(
+        core: &PageArc<P, Core<P>>,
+        offer: &Offer,
+        options: &ChannelOptions,
+    ) -> Result<Self, ChannelError> {
+        if options.outgoing_pages < 2 || options.incoming_pages < 2 {
+            return Err(ChannelError::Size);
+        }
+        if let Some(fault) = core.fault() {
+            return Err(fault.into());
+        }
+        let (place, epoch) = {
+            let mut state = core.state.lock();
+            let place = state.place(offer.channel).ok_or(ChannelError::Gone)?;
+            let entry = state.entry(place).ok_or(ChannelError::Gone)?;
+            if entry.is_rescinded || entry.offer.instance != offer.instance {
+                return Err(ChannelError::Gone);
+            }
+            if core::mem::replace(&mut entry.is_taken, true) {
+                return Err(ChannelError::Busy);
+            }
+            (place, core.epoch(place))
+        };
+        let mut claim = Claim { core, place, is_kept: false };
+        let outgoing_len = options.outgoing_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
+        let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
+        let len = outgoing_len.checked_add(incoming_len).ok_or(ChannelError::Size)?;
+        let region = DmaRegion::alloc(core.platform(), len)?;
+        // SAFETY: the channel owns both the slices and the region, by way of the GPADL.
+        let slices = unsafe {
+            RingSlice::new(region.shared(), 0, outgoing_len).zip(RingSlice::new(
+                region.shared(),
+                outgoing_len,
+                incoming_len,
+            ))
+        };
+        let (outgoing, incoming) = slices.ok_or(ChannelError::Size)?;
+        reset(&outgoing);
+        reset(&incoming);
+        let memory = Gpadl::new(core, place, region)?;
+        let channel = Self {
+            outgoing: Outgoing::new(outgoing).map_err(|_| ChannelError::Size)?,
+            incoming: Incoming::new(incoming).map_err(|_| ChannelError::Size)?,
+            fault: None,
+            is_armed: true,
+            has_own_connection: offer.is_dedicated || core.version().has_event_flags(),
+            connection_id: offer.connection_id,
+            channel: offer.channel,
+            place,
+            epoch,
+            core: core.clone(),
+            memory: Some(memory),
+            offer: *offer,
+        };
+        claim.is_kept = true;
+        // From here on, a drop closes the channel: whatever the host has done of the opening is undone.
+        channel.ask_to_open(options)?;
+        Ok(channel)
+    }
+
+    fn ask_to_open(&self, options: &ChannelOptions) -> Result<(), ChannelError> {
+        let version = self.core.version();
+        let processor = if version.has_event_flags() { options.processor } else { self.core.contact };
+        let target_vp = self.core.synic.vp_index(processor).ok_or(ChannelError::Size)?;
+        let message = VmbusOpenChannel {
+            header: header(VmbusMessageType::OPEN_CHANNEL),
+            channel_id: self.channel,
+            open_id: self.channel,
+            ring_gpadl_id: self.memory.as_ref().map_or(0, Gpadl::id),
+            target_vp,
+            downstream_page_offset: u32::try_from(options.outgoing_pages).map_err(|_| ChannelError::Size)?,
+            user_defined: options.user_defined,
+        };
+        if let Some(entry) = self.core.state.lock().entry(self.place) {
+            entry.open = Awaited::Yes;
+        }
+        self.core.post(message.as_bytes())?;
+        let answer = self.core.wait(TIMEOUT, |state| match state.entry(self.place)?.open {
+            Awaited::Came(status) => Some(Ok(status)),
+            _ if !self.is_current() => Some(Err(ChannelError::Gone)),
+            _ => None,
+        });
+        match answer {
+            Some(Ok(0)) => Ok(()),
+            Some(Ok(status)) => Err(ChannelError::Refused(status)),
+            Some(Err(gone)) => Err(gone),
+            None => Err(Fault::Timeout.into()),
+        }
+    }
+
+    /// What the host offered.
+    pub fn offer(&self) -> &Offer {
+        &self.offer
+    }
+
+    /// The longest payload of a packet in band.
+    pub fn max_payload(&self) -> usize {
+        self.outgoing.max_payload()
+    }
+
+    fn is_current(&self) -> bool {
+        self.core.is_current(self.place, self.epoch)
+    }
+
+    /// The fault that keeps the channel out of service: it was taken back ([`Fault::Removed`]), or the host wrote nonsense.
+    #[inline(always)]
+    pub fn fault(&self) -> Option<Fault> {
+        if self.fault.is_none() && self.is_current() && self.core.fault().is_none() {
+            None
+        } else {
+            self.slow_fault()
+        }
+    }
+
+    #[cold]
+    fn slow_fault(&self) -> Option<Fault> {
+        if !self.is_current() { Some(Fault::Removed) } else { self.fault.or(self.core.fault()) }
+    }
+
+    /// Puts the channel out of service: for a driver that finds a packet which cannot be.
+    pub fn fail(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    #[inline(always)]
+    fn send(
+        &mut self,
+        write: impl FnOnce(&mut Outgoing<RingSlice>) -> Result<(), RingError>,
+    ) -> Result<(), SendError> {
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        write(&mut self.outgoing).map_err(|error| self.refused(error))
+    }
+
+    #[cold]
+    fn refused(&mut self, error: RingError) -> SendError {
+        match error {
+            RingError::Full => SendError::Full,
+            RingError::Large | RingError::Shape => SendError::Invalid,
+            _ => {
+                log::error!("vmbus: {}: {error}", self.offer);
+                self.fail(Fault::Protocol);
+                Fault::Protocol.into()
+            }
+        }
+    }
+
+    /// Writes a packet in band: the parts one after the other, each but the last a multiple of 8 bytes long. The host sees it
+    /// at the next [`kick`](Self::kick).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    #[inline]
+    pub fn send_in_band(
+        &mut self,
+        transaction: u64,
+        wants_completion: bool,
+        payload: &[&[u8]],
+    ) -> Result<(), SendError> {
+        self.send(|ring| ring.in_band(transaction, wants_completion, payload))
+    }
+
+    /// Writes a packet with ranges of guest memory, which is the host's until the completion with `transaction` comes.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    #[inline]
+    pub fn send_gpa_direct<R, I>(
+        &mut self,
+        transaction: u64,
+        ranges: R,
+        payload: &[&[u8]],
+    ) -> Result<(), SendError>
+    where
+        R: Iterator<Item = GpaRange<I>> + Clone,
+        I: ExactSizeIterator<Item = u64>,
+    {
+        self.send(|ring| ring.gpa_direct(transaction, ranges, payload))
+    }
+
+    /// Writes the completion of a packet of the host's.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`].
+    #[inline]
+    pub fn send_completion(&mut self, transaction: u64, payload: &[&[u8]]) -> Result<(), SendError> {
+        self.send(|ring| ring.completion(transaction, payload))
+    }
+
+    /// Shows the host what was written, and signals it where it wants that: once for a batch, and not at all while it is at
+    /// work.
+    #[inline]
+    pub fn kick(&mut self) {
+        if self.outgoing.publish() {
+            self.signal();
+        }
+    }
+
+    #[inline]
+    fn signal(&mut self) {
+        if self.fault().is_some() {
+            return;
+        }
+        let connection = if self.has_own_connection {
+            self.connection_id
+        } else {
+            self.core.set_send_bit(self.channel);
+            VMBUS_EVENT_CONNECTION
+        };
+        if let Err(status) = self.core.hypervisor().signal_event(connection) {
+            log::error!("vmbus: {}: the signal was refused with status {:#x}", self.offer, status.0);
+            self.fail(Fault::Protocol);
+        }
+    }
+
+    /// After [`SendError::Full`]: asks for an interrupt once a packet with `payload` bytes, its headers included, finds room;
+    /// `true` where it does already. Not every host keeps its word: look again from time to time.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel.
+    pub fn await_room(&mut self, payload: usize) -> Result<bool, Fault> {
+        self.kick();
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        self.outgoing.await_room(payload).map_err(|error| {
+            log::error!("vmbus: {}: {error}", self.offer);
+            self.fail(Fault::Protocol);
+            Fault::Protocol
+        })
+    }
+
+    /// Takes back what [`await_room`](Self::await_room) asked for.
+    pub fn stop_waiting(&mut self) {
+        self.outgoing.stop_waiting();
+    }
+
+    /// Takes the next packet, copied to `buffer` once. `None` where there is none; the host then knows of the room.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel, also where the packet is longer than `buffer`.
+    #[inline]
+    pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        match self.incoming.next(buffer) {
+            Ok(Some(packet)) => {
+                if self.is_armed {
+                    self.disarm();
+                }
+                Ok(Some(packet))
+            }
+            Ok(None) => {
+                self.release();
+                if self.core.has_message() {
+                    self.core.collect();
+                }
+                Ok(None)
+            }
+            Err(error) => {
+                log::error!("vmbus: {}: {error}", self.offer);
+                self.fail(Fault::Protocol);
+                Err(Fault::Protocol)
+            }
+        }
+    }
+
+    /// Waits for the next packet, `at_most` so long.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel; [`Fault::Timeout`].
+    pub fn wait<'b>(&mut self, buffer: &'b mut [u8], at_most: Duration) -> Result<Packet<'b>, Fault> {
+        let end = self.core.platform().now().saturating_add(at_most);
+        while !self.incoming.has_more() {
+            self.core.collect();
+            if let Some(fault) = self.fault() {
+                return Err(fault);
+            }
+            if self.core.platform().now() >= end {
+                return Err(Fault::Timeout);
+            }
+            self.core.platform().relax();
+        }
+        self.receive(buffer)?.ok_or(Fault::Protocol)
+    }
+
+    /// Tells the host that what was taken has been read, and signals it where it waits for the room.
+    #[inline]
+    pub fn release(&mut self) {
+        if self.incoming.release() {
+            self.signal();
+        }
+    }
+
+    /// Asks for an interrupt at the next packet: see [`Notify::arm`](paravirt_device::Notify::arm).
+    #[must_use]
+    pub fn arm(&mut self) -> Arm {
+        self.release();
+        self.core.collect();
+        if self.fault().is_some() {
+            return Arm::Pending;
+        }
+        self.is_armed = !self.incoming.unmask();
+        if self.is_armed { Arm::Armed } else { Arm::Pending }
+    }
+
+    /// Tells the host that no interrupts are wanted.
+    pub fn disarm(&mut self) {
+        self.is_armed = false;
+        self.incoming.mask();
+    }
+
+    /// Registers the task to wake at the next packet, and when the channel goes away.
+    pub fn register(&self, waker: &Waker) {
+        if let Some(cell) = self.core.cell(self.channel) {
+            cell.register(waker);
+        }
+    }
+
+    /// Tells the host of `region` as memory of this channel: a buffer that both sides know. Drop the channel first.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError`]; [`ChannelError::Size`] for more than 8190 pages.
+    pub fn add_memory(&self, region: DmaRegion<P>) -> Result<Gpadl<P>, ChannelError> {
+        Gpadl::new(&self.core, self.place, region)
+    }
+
+    /// Moves the channel's interrupts to `processor`. Hosts before 5.3 do not confirm, and may raise a few where they were.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Size`] where the host's version has no such message or there is no such processor.
+    pub fn set_processor(&self, processor: ProcessorId) -> Result<(), ChannelError> {
+        let version = self.core.version();
+        let vp =
+            self.core.synic.vp_index(processor).filter(|_| version.has_modify()).ok_or(ChannelError::Size)?;
+        let message = VmbusModifyChannel {
+            header: header(VmbusMessageType::MODIFY_CHANNEL),
+            channel_id: self.channel,
+            target_vp: vp,
+        };
+        if let Some(entry) = self.core.state.lock().entry(self.place) {
+            if entry.modify == Awaited::Yes {
+                return Err(ChannelError::Busy);
+            }
+            entry.modify = if version.answers_modify() { Awaited::Yes } else { Awaited::No };
+        }
+        self.core.post(message.as_bytes())?;
+        if !version.answers_modify() {
+            return Ok(());
+        }
+        let answer = self.core.wait(TIMEOUT, |state| match state.entry(self.place)?.modify {
+            Awaited::Came(status) => Some(status),
+            _ if !self.is_current() => Some(u32::MAX),
+            _ => None,
+        });
+        match answer {
+            Some(0) => Ok(()),
+            Some(_) if !self.is_current() => Err(ChannelError::Gone),
+            Some(status) => Err(ChannelError::Refused(status)),
+            None => Err(Fault::Timeout.into()),
+        }
+    }
+}
+
+impl<P: HyperV> Drop for Channel<P> {
+    fn drop(&mut self) {
+        let is_connected = self.core.state.lock().entry(self.place).is_some_and(|entry| {
+            let was_asked = entry.open != Awaited::No;
+            entry.open = Awaited::No;
+            entry.offer.channel == self.channel && was_asked
+        });
+        if is_connected && self.memory.as_ref().is_some_and(Gpadl::is_current) {
+            let _ = self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel);
+        }
+        // The confirmation that the rings are torn down is the host's word that it has closed.
+        let is_ours = self.memory.as_ref().is_some_and(Gpadl::is_current);
+        drop(self.memory.take());
+        if is_ours {
+            if let Some(entry) = self.core.state.lock().entry(self.place) {
+                entry.is_taken = false;
+            }
+            self.core.release_if_gone(self.place);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Making the connection, and ending it.
+
+use crate::Version;
+use crate::shared::Core;
+use crate::state::Phase;
+use core::fmt;
+use core::time::Duration;
+use hyperv_bindings::vmbus::{
+    VMBUS_MESSAGE_CONNECTION, VMBUS_MULTI_CLIENT_CONNECTION, VMBUS_SINT, VmbusContactTarget,
+    VmbusInitiateContact, VmbusMessageHeader, VmbusMessageType, VmbusVersion,
+};
+use paravirt_device::Fault;
+use paravirt_hyperv::{HvStatus, OpenError};
+use paravirt_platform::HyperV;
+use zerocopy::IntoBytes;
+
+/// How long the host may take to answer a contact, and to make its offers.
+const CONTACT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the host may take to let go: it may have caches to write back.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// Why there is no connection.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// What is below VMBus could not be taken into service.
+    Hypervisor(OpenError),
+    /// The host has no VMBus: it does not know the port.
+    Absent,
+    /// The hypervisor refused the contact, with this status.
+    Refused(HvStatus),
+    /// The host speaks no version that this crate does.
+    Version,
+    /// The host knows the version, but has no resources or failed.
+    Failed,
+    /// The host does not answer.
+    Timeout,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hypervisor(error) => error.fmt(f),
+            Self::Absent => f.write_str("the host has no VMBus"),
+            Self::Refused(status) => write!(f, "the contact was refused with status {:#x}", status.0),
+            Self::Version => f.write_str("the host speaks no version of VMBus that is known here"),
+            Self::Failed => f.write_str("the host could not make the connection"),
+            Self::Timeout => f.write_str("the host does not answer"),
+        }
+    }
+}
+
+impl core::error::Error for ConnectError {}
+
+impl From<OpenError> for ConnectError {
+    fn from(error: OpenError) -> Self {
+        Self::Hypervisor(error)
+    }
+}
+
+pub(crate) const fn header(message_type: VmbusMessageType) -> VmbusMessageHeader {
+    VmbusMessageHeader { message_type, reserved: 0 }
+}
+
+impl<P: HyperV> Core<P> {
+    /// Contacts the host, from version `newest` down, and collects the offers.
+    pub(crate) fn connect(&self, newest: Version) -> Result<(), ConnectError> {
+        let mut has_ports = true;
+        let mut result = Err(ConnectError::Version);
+        for version in Version::ALL.into_iter().filter(|version| *version <= newest) {
+            if version.has_message_port() && !has_ports {
+                continue;
+            }
+            match self.contact(version) {
+                Ok(true) => {
+                    result = Ok(version);
+                    break;
+                }
+                Ok(false) => {}
+                // A host older than these versions has no such port.
+                Err(ConnectError::Absent) if version.has_message_port() => has_ports = false,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        let version = match result {
+            Ok(version) => version,
+            Err(error) => {
+                self.state.lock().phase = Phase::Idle;
+                return Err(error);
+            }
+        };
+        log::info!("vmbus: version {version}");
+        self.post(header(VmbusMessageType::REQUEST_OFFERS).as_bytes()).map_err(|_| ConnectError::Timeout)?;
+        self.wait(CONTACT_TIMEOUT, |state| state.are_offers_delivered.then_some(()))
+            .ok_or(ConnectError::Timeout)
+    }
+
+    /// Proposes `version`; whether the host accepted.
+    fn contact(&self, version: Version) -> Result<bool, ConnectError> {
+        let vp = self.synic.vp_index(self.contact).ok_or(ConnectError::Hypervisor(OpenError::Processor))?;
+        let (port, interrupt_page_or_target) = if version.has_message_port() {
+            let target = VmbusContactTarget {
+                target_sint: VMBUS_SINT as u8,
+                target_vtl: 0,
+                reserved: 0,
+                feature_flags: 0,
+            };
+            (VMBUS_MULTI_CLIENT_CONNECTION, zerocopy::transmute!(target))
+        } else if version.has_event_flags() {
+            (VMBUS_MESSAGE_CONNECTION, [0; 8])
+        } else {
+            (VMBUS_MESSAGE_CONNECTION, self.interrupt_page.bus().0.to_le_bytes())
+        };
+        let message = VmbusInitiateContact {
+            header: header(VmbusMessageType::INITIATE_CONTACT),
+            version: VmbusVersion(version.0),
+            target_message_vp: vp,
+            interrupt_page_or_target,
+            // No monitor pages: all channels are signalled by hypercall.
+            parent_to_child_monitor_page: 0,
+            child_to_parent_monitor_page: 0,
+        };
+        {
+            let mut state = self.state.lock();
+            state.clear();
+            state.phase = Phase::Contacting;
+            state.response = None;
+        }
+        // Before the answer: the first messages behind it may be handled by an interrupt.
+        self.set_version(version);
+        match self.post_to(port, message.as_bytes(), 1) {
+            Ok(()) => {}
+            Err(HvStatus::INVALID_CONNECTION_ID) => return Err(ConnectError::Absent),
+            Err(status) => return Err(ConnectError::Refused(status)),
+        }
+        let accepted = self.wait(CONTACT_TIMEOUT, |state| {
+            let response = state.response.take()?;
+            if response.is_connected {
+                state.phase = Phase::Connected;
+                let returned = version.has_message_port() && response.connection_id != 0;
+                state.connection_id =
+                    if returned { response.connection_id } else { VMBUS_MESSAGE_CONNECTION };
+            }
+            Some(response)
+        });
+        match accepted {
+            Some(response) if response.is_supported && !response.is_connected => Err(ConnectError::Failed),
+            Some(response) => Ok(response.is_connected),
+            None => Err(ConnectError::Timeout),
+        }
+    }
+
+    /// Ends the connection: afterwards the host uses nothing of this guest's memory any more.
+    pub(crate) fn unload(&self) -> Result<(), Fault> {
+        {
+            let mut state = self.state.lock();
+            match state.phase {
+                Phase::Connected => state.phase = Phase::Unloading,
+                _ => return Ok(()),
+            }
+        }
+        let sent = self.post(header(VmbusMessageType::UNLOAD).as_bytes());
+        let confirmed = sent.and_then(|()| {
+            self.wait(UNLOAD_TIMEOUT, |state| (state.phase == Phase::Unloaded).then_some(()))
+                .ok_or(Fault::Timeout)
+        });
+        if confirmed.is_ok() {
+            self.let_go();
+        }
+        confirmed
+    }
+
+    pub(crate) fn unload_if_connected(&self) {
+        if let Err(fault) = self.unload() {
+            log::error!("vmbus: unload: {fault}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Memory that the host was told of: a GPA descriptor list (GPADL).
+
+use crate::ChannelError;
+use crate::connect::header;
+use crate::shared::Core;
+use crate::state::GpadlPhase;
+use core::time::Duration;
+use hyperv_bindings::vmbus::{
+    VMBUS_GPADL_BODY_PFNS, VMBUS_GPADL_HEADER_PFNS, VMBUS_GPADL_PAGES, VmbusGpadlBody, VmbusGpadlHeader,
+    VmbusGpadlTeardown, VmbusMessageType,
+};
+use paravirt_device::Fault;
+use paravirt_platform::{DmaRegion, HyperV, PAGE_SIZE, PageArc, SharedMemory};
+use zerocopy::IntoBytes;
+
+/// How long the host may take to take note of memory, and to let go of it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of the longest message.
+const MESSAGE: usize = 240;
+
+/// Memory that the host may read and write until it is torn down.
+///
+/// Dropped, it is: the drop waits for the host to confirm, ten seconds at most, and leaks the memory where it does not. A
+/// channel is closed before its GPADLs are dropped.
+pub struct Gpadl<P: HyperV> {
+    core: PageArc<P, Core<P>>,
+    region: Option<DmaRegion<P>>,
+    id: u32,
+    channel: u32,
+    place: usize,
+    generation: u32,
+    epoch: u32,
+}
+
+/// A message that is being built.
+struct Message {
+    bytes: [u8; MESSAGE],
+    len: usize,
+}
+
+impl Message {
+    fn new(head: &[u8]) -> Self {
+        let mut message = Self { bytes: [0; MESSAGE], len: 0 };
+        message.push(head);
+        message
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        self.len = self.len.saturating_add(bytes.len()).min(MESSAGE);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl<P: HyperV> Gpadl<P> {
+    /// Tells the host of `region`, for the channel in `place`. On error the region is freed, or leaked where the host may
+    /// know of it.
+    pub(crate) fn new(
+        core: &PageArc<P, Core<P>>,
+        place: usize,
+        region: DmaRegion<P>,
+    ) -> Result<Self, ChannelError> {
+        let pages = region.len() / PAGE_SIZE;
+        if pages > VMBUS_GPADL_PAGES as usize {
+            return Err(ChannelError::Size);
+        }
+        let (generation, epoch) = (core.generation(), core.epoch(place));
+        let (id, channel) = core.state.lock().add_gpadl(place).ok_or(ChannelError::Memory)?;
+        // From here on, the drop sees to it that nothing is freed that the host may know of.
+        let this = Self { core: core.clone(), region: Some(region), id, channel, place, generation, epoch };
+        this.announce()?;
+        Ok(this)
+    }
+
+    fn announce(&self) -> Result<(), ChannelError> {
+        let Some(region) = &self.region else { return Err(ChannelError::Gone) };
+        let pages = region.len() / PAGE_SIZE;
+        let mut frames = ((region.bus().0 >> 12)..).take(pages);
+        let range_len = pages.saturating_mul(8).saturating_add(8);
+        let (Ok(range_buffer_len), Ok(byte_count)) = (u16::try_from(range_len), u32::try_from(region.len()))
+        else {
+            return Err(ChannelError::Size);
+        };
+        let head = VmbusGpadlHeader {
+            header: header(VmbusMessageType::GPADL_HEADER),
+            channel_id: self.channel,
+            gpadl_id: self.id,
+            range_buffer_len,
+            range_count: 1,
+            byte_count,
+            byte_offset: 0,
+        };
+        let mut message = Message::new(head.as_bytes());
+        frames
+            .by_ref()
+            .take(VMBUS_GPADL_HEADER_PFNS as usize)
+            .for_each(|frame| message.push(&frame.to_le_bytes()));
+        self.core.post(message.bytes())?;
+        let mut frames = frames.peekable();
+        for number in 1.. {
+            if frames.peek().is_none() {
+                break;
+            }
+            let body = VmbusGpadlBody {
+                header: header(VmbusMessageType::GPADL_BODY),
+                message_number: number,
+                gpadl_id: self.id,
+            };
+            let mut message = Message::new(body.as_bytes());
+            for frame in frames.by_ref().take(VMBUS_GPADL_BODY_PFNS as usize) {
+                message.push(&frame.to_le_bytes());
+            }
+            self.core.post(message.bytes())?;
+        }
+        let answer = self.core.wait(TIMEOUT, |state| match state.gpadl(self.id)?.phase {
+            GpadlPhase::Created(status) => Some(Ok(status)),
+            _ if !self.core.is_current(self.place, self.epoch) => Some(Err(ChannelError::Gone)),
+            _ => None,
+        });
+        match answer {
+            Some(Ok(0)) => Ok(()),
+            Some(Ok(status)) => Err(ChannelError::Refused(status)),
+            Some(Err(gone)) => Err(gone),
+            None => Err(ChannelError::Faulted(Fault::Timeout)),
+        }
+    }
+
+    /// What the host knows it by.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Whether the connection that it was made on still stands.
+    pub(crate) fn is_current(&self) -> bool {
+        self.core.generation() == self.generation
+    }
+
+    /// The memory, which the host may write at any time.
+    pub fn shared(&self) -> Option<&SharedMemory> {
+        self.region.as_ref().map(DmaRegion::shared)
+    }
+
+    /// Whether the host has let go, waiting for it.
+    fn tear_down(&self) -> bool {
+        if !self.is_current() {
+            return true;
+        }
+        let phase = self.core.state.lock().gpadl(self.id).map(|gpadl| {
+            let before = gpadl.phase;
+            gpadl.phase = GpadlPhase::TearingDown;
+            before
+        });
+        match phase {
+            Some(GpadlPhase::Created(0)) => {}
+            // What was refused the host does not have.
+            Some(GpadlPhase::Created(_)) => return true,
+            // What it has taken note of in part it may have: there is no answer to a teardown then.
+            _ => return false,
+        }
+        let message = VmbusGpadlTeardown {
+            header: header(VmbusMessageType::GPADL_TEARDOWN),
+            channel_id: self.channel,
+            gpadl_id: self.id,
+        };
+        let is_sent = self.core.post(message.as_bytes()).is_ok();
+        let confirmed = || {
+            self.core.wait(TIMEOUT, |state| match state.gpadl(self.id) {
+                Some(gpadl) => (gpadl.phase == GpadlPhase::TornDown).then_some(()),
+                // The connection has ended meanwhile.
+                None => Some(()),
+            })
+        };
+        is_sent && confirmed().is_some()
+    }
+}
+
+impl<P: HyperV> Drop for Gpadl<P> {
+    fn drop(&mut self) {
+        let has_let_go = self.tear_down();
+        if self.is_current() {
+            if has_let_go {
+                self.core.state.lock().remove_gpadl(self.id, self.place);
+                self.core.release_if_gone(self.place);
+            } else {
+                log::error!("vmbus: the host does not let go of GPADL {:#x}: its memory is leaked", self.id);
+                self.region.take().into_iter().for_each(DmaRegion::leak);
+            }
+        }
+    }
+}

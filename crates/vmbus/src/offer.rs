@@ -1,0 +1,69 @@
+use core::fmt;
+use hyperv_bindings::{Guid, vmbus};
+
+/// A channel that the host offers.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Offer {
+    /// What it is: a class of devices.
+    pub interface: Guid,
+    /// Which one it is. Stays the same over restarts.
+    pub instance: Guid,
+    /// The host's number for it (relid).
+    pub channel: u32,
+    /// What the guest signals it by.
+    pub connection_id: u32,
+    /// 0 for the primary channel of a device.
+    pub subchannel: u16,
+    /// Whether the connection id is the channel's alone.
+    pub is_dedicated: bool,
+    /// [`VmbusOfferFlags`](vmbus::VmbusOfferFlags).
+    pub flags: u16,
+    /// Address space that it needs.
+    pub mmio_megabytes: u16,
+    /// By class.
+    pub user_defined: [u8; 120],
+}
+
+impl Offer {
+    /// Whether its packets carry pipe headers.
+    pub fn is_pipe(&self) -> bool {
+        self.flags & vmbus::VmbusOfferFlags::NAMED_PIPE.bits() != 0
+    }
+
+    /// The class in a word; `None` where it is not known.
+    pub fn class(&self) -> Option<&'static str> {
+        class(&self.interface)
+    }
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.class() {
+            Some(class) => write!(f, "{class} {}", self.instance),
+            None => write!(f, "{} {}", self.interface, self.instance),
+        }
+    }
+}
+
+/// A class of devices in a word.
+pub fn class(interface: &Guid) -> Option<&'static str> {
+    let known: [(&Guid, &str); 16] = [
+        (&vmbus::SCSI, "SCSI"),
+        (&vmbus::IDE, "IDE"),
+        (&vmbus::FIBRE_CHANNEL, "FibreChannel"),
+        (&vmbus::NETWORK, "Network"),
+        (&vmbus::KEYBOARD, "Keyboard"),
+        (&vmbus::MOUSE, "Mouse"),
+        (&vmbus::VIDEO, "Video"),
+        (&vmbus::SHUTDOWN, "Shutdown"),
+        (&vmbus::HEARTBEAT, "Heartbeat"),
+        (&vmbus::TIME_SYNC, "TimeSync"),
+        (&vmbus::KVP, "KVP"),
+        (&vmbus::VSS, "VSS"),
+        (&vmbus::FILE_COPY, "FileCopy"),
+        (&vmbus::DYNAMIC_MEMORY, "DynamicMemory"),
+        (&vmbus::PCI, "PCI"),
+        (&vmbus::REMOTE_DESKTOP, "RemoteDesktop"),
+    ];
+    known.iter().find(|(guid, _)| *guid == interface).map(|(_, name)| *name)
+}
