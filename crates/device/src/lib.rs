@@ -62,6 +62,7 @@
     )
 )]
 
+mod balloon;
 mod block;
 mod blocking;
 mod error;
@@ -69,6 +70,7 @@ mod misc;
 mod net;
 mod notify;
 
+pub use balloon::{Balloon, BalloonInfo, BalloonMemory, HeldPages, MemoryStatistics, PageRange};
 pub use block::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Completion, DiscardLimits, Durability, Op,
     Refused, Request, Serial, Unmap, ZeroLimits, next_completion,

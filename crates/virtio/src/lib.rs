@@ -1,6 +1,6 @@
 //! virtio guest drivers that do not trust the device.
 //!
-//! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console and entropy devices
+//! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console, entropy and balloon devices
 //! are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is read
 //! once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
 //! and everything lent to it comes back. PCI enumeration, device types and the `Transport` trait are those of the
@@ -29,6 +29,7 @@
     )
 )]
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 mod device;

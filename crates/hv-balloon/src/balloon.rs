@@ -1,0 +1,403 @@
+use crate::HostMessage;
+use crate::message::{RANGE_PAGES, pack};
+use core::fmt;
+use core::task::Waker;
+use core::time::Duration;
+use hyperv_bindings::dynmem::{
+    DM_MESSAGE_MAXIMUM, DmBalloonResponse, DmCapabilities, DmCapabilityFlags, DmHeader, DmHotAddResponse,
+    DmMessageType, DmStatus, DmVersion, DmVersionRequest,
+};
+use paravirt_device::{Arm, Balloon, BalloonInfo, BalloonMemory, Fault, HeldPages, Notify, PageRange};
+use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
+use zerocopy::IntoBytes;
+
+/// Pages of each ring, its control page included.
+const RING_PAGES: usize = 5;
+/// How long the host may take to answer while the device is opened.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the host hears how the guest is off.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+const VERSIONS: [DmVersion; 3] = [DmVersion::WIN10, DmVersion::WIN8, DmVersion::WIN7];
+/// Runs of pages that can be held.
+const RUNS: usize = 16 << 10;
+/// Ranges in one message, so that it is a page at most.
+const RANGES: usize = (DM_MESSAGE_MAXIMUM as usize - size_of::<DmBalloonResponse>()) / 8;
+/// Messages that one call of `poll` answers.
+const AT_ONE_GO: usize = 64;
+/// What the guest can add memory by: 2^7 MiB, as it has to be somewhere.
+const HOT_ADD_ALIGNMENT: u64 = 7 << 2;
+
+/// Why the device was not taken into service.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Its channel could not be opened.
+    Channel(ChannelError),
+    /// The host speaks no version that this driver does.
+    Version,
+    /// The host is not content with what the driver can do.
+    Capabilities,
+    /// The host broke the protocol, or does not answer.
+    Faulted(Fault),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(error) => error.fmt(f),
+            Self::Version => f.write_str("the host speaks no version that is known here"),
+            Self::Capabilities => f.write_str("the host refused what the driver can do"),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<ChannelError> for OpenError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        Self::Channel(ChannelError::Memory)
+    }
+}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+impl From<SendError> for OpenError {
+    fn from(error: SendError) -> Self {
+        Self::Faulted(match error {
+            SendError::Faulted(fault) => fault,
+            _ => Fault::Protocol,
+        })
+    }
+}
+
+/// Pages that the host has asked for and not got yet.
+#[derive(Copy, Clone)]
+struct Owed {
+    transaction: u32,
+    pages: u64,
+}
+
+/// Dynamic memory on a VMBus channel.
+pub struct HvBalloon<P: HyperV> {
+    channel: Channel<P>,
+    platform: P,
+    version: DmVersion,
+    held: HeldPages<P>,
+    /// The packet that came in, and the message that goes out.
+    buffer: PageTable<P, u8>,
+    ranges: PageTable<P, PageRange>,
+    owed: Option<Owed>,
+    suppresses_reports: bool,
+    next_report: Instant,
+    transaction: u32,
+    added: u64,
+    reports: u64,
+}
+
+impl<P: HyperV> HvBalloon<P> {
+    /// Opens the channel of `offer` and agrees with the host on a version. `highest_frame` is the largest frame number that
+    /// the guest can have, where memory may be added.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the channel is closed again.
+    pub fn open(
+        platform: &P,
+        vmbus: &Vmbus<P>,
+        offer: &Offer,
+        options: &ChannelOptions,
+        highest_frame: u64,
+    ) -> Result<Self, OpenError> {
+        let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
+        let mut this = Self {
+            channel: vmbus.open(offer, &options)?,
+            platform: platform.clone(),
+            version: DmVersion::WIN7,
+            held: HeldPages::new(platform, RUNS)?,
+            // A packet from the ring is no longer than that.
+            buffer: PageTable::new(platform, RING_PAGES.saturating_mul(4096), |_| 0)?,
+            ranges: PageTable::new(platform, RANGES, |_| PageRange::default())?,
+            owed: None,
+            suppresses_reports: false,
+            next_report: Instant::ZERO,
+            transaction: 0,
+            added: 0,
+            reports: 0,
+        };
+        this.agree()?;
+        let flags = DmCapabilityFlags::BALLOON | DmCapabilityFlags::HOT_ADD;
+        let message = DmCapabilities {
+            header: this.header(DmMessageType::CAPABILITIES_REPORT, size_of::<DmCapabilities>()),
+            capabilities: flags.bits() | HOT_ADD_ALIGNMENT,
+            minimum_pages: 0,
+            maximum_page_number: highest_frame,
+        };
+        this.say(message.as_bytes())?;
+        loop {
+            match HostMessage::parse(this.channel.wait(&mut this.buffer, TIMEOUT)?.payload) {
+                Ok(HostMessage::Capabilities { is_accepted, suppresses_reports }) if is_accepted => {
+                    this.suppresses_reports = suppresses_reports;
+                    break;
+                }
+                Ok(HostMessage::Info) => {}
+                Ok(HostMessage::Capabilities { .. }) => return Err(OpenError::Capabilities),
+                _ => return Err(Fault::Protocol.into()),
+            }
+        }
+        this.next_report = this.platform.now();
+        Ok(this)
+    }
+
+    fn agree(&mut self) -> Result<(), OpenError> {
+        for version in VERSIONS {
+            let message = DmVersionRequest {
+                header: self.header(DmMessageType::VERSION_REQUEST, size_of::<DmVersionRequest>()),
+                version,
+                is_last_attempt: u32::from(version == DmVersion::WIN7),
+            };
+            self.say(message.as_bytes())?;
+            match HostMessage::parse(self.channel.wait(&mut self.buffer, TIMEOUT)?.payload) {
+                Ok(HostMessage::Version { is_accepted: true }) => {
+                    self.version = version;
+                    return Ok(());
+                }
+                Ok(HostMessage::Version { is_accepted: false }) => {}
+                _ => return Err(Fault::Protocol.into()),
+            }
+        }
+        Err(OpenError::Version)
+    }
+
+    /// The version that is spoken: major and minor.
+    pub fn version(&self) -> (u16, u16) {
+        ((self.version.0 >> 16) as u16, self.version.0 as u16)
+    }
+
+    fn header(&mut self, message_type: DmMessageType, size: usize) -> DmHeader {
+        self.transaction = self.transaction.wrapping_add(1);
+        DmHeader { message_type, size: size as u16, transaction_id: self.transaction }
+    }
+
+    fn say(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.channel.send_in_band(0, false, &[message])?;
+        self.channel.kick();
+        Ok(())
+    }
+
+    /// Sends an answer; whether it was sent: the ring may be full, and the host then says when it is not.
+    fn answer(&mut self, message: &[u8]) -> Result<bool, Fault> {
+        loop {
+            match self.say(message) {
+                Ok(()) => return Ok(true),
+                Err(SendError::Full) if self.channel.await_room(message.len())? => {}
+                Err(SendError::Full) => return Ok(false),
+                Err(SendError::Faulted(fault)) => return Err(fault),
+                Err(_) => return Err(self.fail("a message that does not fit")),
+            }
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, why: &str) -> Fault {
+        log::error!("hv-balloon: {why}");
+        self.channel.fail(Fault::Protocol);
+        Fault::Protocol
+    }
+
+    /// Gives the host pages that it asked for: as many ranges as a message has. Whether there is more to give.
+    fn pay(&mut self, memory: &mut dyn BalloonMemory) -> Result<bool, Fault> {
+        let Some(Owed { transaction, mut pages }) = self.owed else { return Ok(false) };
+        let mut bytes = [0; size_of::<DmBalloonResponse>() + RANGES * 8];
+        let (mut count, mut is_dry) = (0usize, false);
+        while pages > 0 && count < RANGES && !is_dry {
+            let range = if self.held.has_room() { memory.take(pages.min(RANGE_PAGES)) } else { None };
+            match range {
+                Some(range) if range.count <= pages && self.held.insert(range) => {
+                    pages = pages.saturating_sub(range.count);
+                    if let Some(slot) = self.ranges.get_mut(count) {
+                        *slot = range;
+                    }
+                    count = count.saturating_add(1);
+                }
+                Some(range) => {
+                    // Not what was asked for: it is the kernel's.
+                    memory.give_back(range);
+                    is_dry = true;
+                }
+                None => is_dry = true,
+            }
+        }
+        let has_more = pages > 0 && !is_dry;
+        let size = count.saturating_mul(8).saturating_add(size_of::<DmBalloonResponse>());
+        let head = DmBalloonResponse {
+            header: DmHeader {
+                message_type: DmMessageType::BALLOON_RESPONSE,
+                size: size as u16,
+                transaction_id: transaction,
+            },
+            reserved: 0,
+            more_and_count: (count as u32) << 1 | u32::from(has_more),
+        };
+        let packed = self.ranges.iter().take(count).flat_map(|range| pack(*range).to_le_bytes());
+        for (to, from) in bytes.iter_mut().zip(head.as_bytes().iter().copied().chain(packed)) {
+            *to = from;
+        }
+        if !self.answer(bytes.get(..size).unwrap_or_default())? {
+            // Nothing was said: the pages are the kernel's still.
+            for range in self.ranges.iter().take(count) {
+                self.held.remove(*range);
+                memory.give_back(*range);
+            }
+            return Ok(false);
+        }
+        self.owed = has_more.then_some(Owed { transaction, pages });
+        Ok(has_more)
+    }
+
+    fn hot_add(
+        &mut self,
+        transaction: u32,
+        range: PageRange,
+        memory: &mut dyn BalloonMemory,
+    ) -> Result<(), Fault> {
+        let pages = memory.add(range).min(range.count);
+        self.added = self.added.saturating_add(pages);
+        let size = size_of::<DmHotAddResponse>();
+        let message = DmHotAddResponse {
+            header: DmHeader {
+                message_type: DmMessageType::HOT_ADD_RESPONSE,
+                size: size as u16,
+                transaction_id: transaction,
+            },
+            pages: u32::try_from(pages).unwrap_or(u32::MAX),
+            result: u32::from(pages > 0),
+        };
+        self.must_answer(message.as_bytes())
+    }
+
+    /// Sends what is small and has to arrive: the ring is waited for.
+    fn must_answer(&mut self, message: &[u8]) -> Result<(), Fault> {
+        let end = self.platform.now().saturating_add(TIMEOUT);
+        while !self.answer(message)? {
+            if self.platform.now() >= end {
+                self.channel.fail(Fault::Timeout);
+                return Err(Fault::Timeout);
+            }
+            self.platform.relax();
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        let now = self.platform.now();
+        if self.suppresses_reports || now < self.next_report {
+            return Ok(());
+        }
+        self.next_report = now.saturating_add(REPORT_INTERVAL);
+        let statistics = memory.statistics();
+        let message = DmStatus {
+            header: self.header(DmMessageType::STATUS_REPORT, size_of::<DmStatus>()),
+            available: statistics.available,
+            // What the balloon holds is in use, as the host sees it.
+            committed: statistics.committed.saturating_add(self.held.pages()),
+            page_file: statistics.total,
+            zero_and_free: statistics.free,
+            page_file_writes: 0,
+            io_difference: 0,
+        };
+        if self.answer(message.as_bytes())? {
+            self.reports = self.reports.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Answers the next message of the host. Whether there was one.
+    fn next(&mut self, memory: &mut dyn BalloonMemory) -> Result<bool, Fault> {
+        let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(false) };
+        match HostMessage::parse(packet.payload) {
+            Ok(HostMessage::Balloon { transaction, pages }) => {
+                self.owed = Some(Owed { transaction, pages: u64::from(pages) });
+                self.pay(memory)?;
+            }
+            Ok(HostMessage::Unballoon { transaction, has_more, ranges }) => {
+                let given = ranges.iter().take_while(|range| {
+                    let is_held = self.held.remove(*range);
+                    if is_held {
+                        memory.give_back(*range);
+                    }
+                    is_held
+                });
+                if given.count() < ranges.iter().len() {
+                    return Err(self.fail("the host gives back pages that it does not have"));
+                }
+                if !has_more {
+                    let size = size_of::<DmHeader>();
+                    let message_type = DmMessageType::UNBALLOON_RESPONSE;
+                    let message = DmHeader { message_type, size: size as u16, transaction_id: transaction };
+                    self.must_answer(message.as_bytes())?;
+                }
+            }
+            Ok(HostMessage::HotAdd { transaction, range }) => self.hot_add(transaction, range, memory)?,
+            Ok(HostMessage::Info) => {}
+            Ok(HostMessage::Other(kind)) => log::warn!("hv-balloon: message {} is not known", kind.0),
+            Ok(HostMessage::Version { .. } | HostMessage::Capabilities { .. }) => {
+                return Err(self.fail("an answer that was not asked for"));
+            }
+            Err(malformed) => {
+                log::error!("hv-balloon: message {} is too short", malformed.0.0);
+                return Err(self.fail("a message that is none"));
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl<P: HyperV> Notify for HvBalloon<P> {
+    fn arm(&mut self) -> Arm {
+        if self.owed.is_some() { Arm::Pending } else { self.channel.arm() }
+    }
+
+    fn disarm(&mut self) {
+        self.channel.disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.channel.register(waker);
+    }
+
+    fn next_deadline(&self) -> Instant {
+        if self.suppresses_reports { Instant::NEVER } else { self.next_report }
+    }
+}
+
+impl<P: HyperV> Balloon for HvBalloon<P> {
+    fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        for _ in 0..AT_ONE_GO {
+            // What is owed goes ahead of what is asked for next.
+            if self.owed.is_some() {
+                if !self.pay(memory)? && self.owed.is_some() {
+                    break;
+                }
+            } else if !self.next(memory)? {
+                break;
+            }
+        }
+        self.report(memory)
+    }
+
+    fn info(&self) -> BalloonInfo {
+        BalloonInfo { held: self.held.pages(), target: None, added: self.added, reports: self.reports }
+    }
+}

@@ -1,0 +1,338 @@
+//! The balloon. VIRTIO 1.3 §5.5
+
+use crate::device::{Core, OpenOptions};
+use crate::features::Features;
+use crate::lane::{Draft, Lane, Outcome, Wish};
+use crate::transport::{OpenError, VirtioTransport, read_config};
+use core::task::Waker;
+use paravirt_device::{
+    Arm, Balloon, BalloonInfo, BalloonMemory, ControlError, Fault, HeldPages, Notify, PageRange,
+};
+use paravirt_platform::{
+    BusAddr, Direction, DmaBuffer, DmaSlice, Interrupts, LendError, PAGE_SIZE, PageArc, ProcessorId, Segment,
+};
+
+/// Feature bits. VIRTIO 1.3 §5.5.3
+mod feature {
+    pub const MUST_TELL_HOST: u64 = 1 << 0;
+    pub const STATS_VQ: u64 = 1 << 1;
+    pub const FREE_PAGE_HINT: u64 = 1 << 3;
+    pub const REPORTING: u64 = 1 << 5;
+}
+
+/// Pages are of 2^12 bytes.
+const PAGE_SHIFT: u32 = PAGE_SIZE.ilog2();
+
+const INFLATE: u16 = 0;
+const DEFLATE: u16 = 1;
+const STATISTICS: u16 = 2;
+/// Pages that one request names.
+const PAGES: usize = 256;
+/// Runs of pages that can be held.
+const RUNS: usize = 16 << 10;
+/// Runs that one report names.
+const REPORTED: usize = 32;
+/// Where the device reads how many pages it has: `actual`. VIRTIO 1.3 §5.5.4
+const ACTUAL: usize = 4;
+/// Statistics: a tag of 2 bytes and a value of 8. VIRTIO 1.3 §5.5.6.4
+const STATISTICS_LEN: usize = 4 * 10;
+
+/// Free pages, lent to the device for a report.
+struct FreePages {
+    segments: [Segment; REPORTED],
+    count: usize,
+    is_lent: bool,
+}
+
+// SAFETY: the pages belong to nobody but this value until they are given back to the kernel, which is done after `reclaim`.
+unsafe impl DmaBuffer for FreePages {
+    fn lend(&mut self, _direction: Direction) -> Result<&[Segment], LendError> {
+        if core::mem::replace(&mut self.is_lent, true) {
+            return Err(LendError::Lent);
+        }
+        self.segments.get(..self.count).filter(|segments| !segments.is_empty()).ok_or(LendError::Length)
+    }
+
+    unsafe fn reclaim(&mut self) {
+        self.is_lent = false;
+    }
+}
+
+impl FreePages {
+    /// Gives the pages back to the kernel.
+    fn give_back(&self, memory: &mut dyn BalloonMemory) {
+        for segment in self.segments.iter().take(self.count) {
+            let count = u64::from(segment.len) >> PAGE_SHIFT;
+            memory.give_back(PageRange { first: segment.addr.0 >> PAGE_SHIFT, count });
+        }
+    }
+}
+
+/// A queue by which pages are named, one request at a time.
+struct Naming<P: Interrupts, T: VirtioTransport> {
+    lane: Lane<P, T, DmaSlice<P>, ()>,
+    spare: Option<DmaSlice<P>>,
+    /// What the request names: privately, as the device could write its buffer.
+    runs: [PageRange; PAGES],
+    count: usize,
+}
+
+impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
+    fn new(draft: Draft<P, T, DmaSlice<P>, ()>, platform: &P) -> Result<Self, OpenError> {
+        let spare = Some(DmaSlice::alloc(platform, PAGES.saturating_mul(4))?);
+        Ok(Self { lane: draft.into_lane()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
+    }
+
+    /// The runs of the request that has come back; whether the device saw it.
+    fn done(&mut self) -> Result<Option<(&[PageRange], bool)>, Fault> {
+        let (used, is_seen) = match self.lane.next()? {
+            None => return Ok(None),
+            Some(Outcome::Used(used)) => (used, true),
+            Some(Outcome::Aborted(used)) => (used, false),
+        };
+        self.spare = used.buffer;
+        let count = core::mem::take(&mut self.count);
+        Ok(Some((self.runs.get(..count).unwrap_or_default(), is_seen)))
+    }
+
+    /// Sends a request that names the runs that `next` gives, for at most `most` pages; whether there was any.
+    fn name(&mut self, most: u64, mut next: impl FnMut(u64) -> Option<PageRange>) -> bool {
+        if self.lane.fault().is_some() {
+            return false;
+        }
+        let Some(mut buffer) = self.spare.take() else { return false };
+        let mut left = most.min(PAGES as u64);
+        let (mut len, mut count) = (0usize, 0usize);
+        let (words, _) = buffer.bytes_mut().as_chunks_mut::<4>();
+        while left > 0
+            && let Some(slot) = self.runs.get_mut(count)
+            && let Some(run) = next(left)
+        {
+            for (word, frame) in words.iter_mut().skip(len).zip(run.first..run.end()) {
+                // Frame numbers have 32 bits here; what is beyond is not taken.
+                *word = (frame as u32).to_le_bytes();
+            }
+            *slot = run;
+            count = count.saturating_add(1);
+            len = len.saturating_add(run.count as usize);
+            left = left.saturating_sub(run.count);
+        }
+        self.count = count;
+        buffer.set_len(len.saturating_mul(4));
+        if count == 0 {
+            self.spare = Some(buffer);
+            return false;
+        }
+        let sent = self.lane.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
+        // There is one request in a queue that has room for it.
+        self.spare = sent.err().and_then(|refused| refused.buffer);
+        self.lane.kick();
+        true
+    }
+}
+
+/// A virtio balloon.
+pub struct VirtioBalloon<P: Interrupts, T: VirtioTransport> {
+    core: PageArc<P, Core<P, T>>,
+    inflate: Naming<P, T>,
+    deflate: Naming<P, T>,
+    statistics: Option<Lane<P, T, DmaSlice<P>, ()>>,
+    /// What the statistics are written to, while the device does not have it.
+    report: Option<DmaSlice<P>>,
+    reporting: Option<Lane<P, T, FreePages, ()>>,
+    held: HeldPages<P>,
+    reports: u64,
+    target: u64,
+}
+
+impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
+    /// Takes the device into service.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the device has then been reset.
+    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+        let wanted = feature::MUST_TELL_HOST | feature::STATS_VQ | feature::REPORTING;
+        let mut offered = 0;
+        let core = Core::open(platform, transport, |features| {
+            offered = features;
+            wanted | Features::SUPPORTED.bits()
+        })?;
+        let wish =
+            |index, indirect| Wish { index, size: options.queue_size.min(64), indirect, slot_areas: false };
+        let inflate = Draft::new(&core, &wish(INFLATE, 0))?;
+        let deflate = Draft::new(&core, &wish(DEFLATE, 0))?;
+        let statistics = match core.features() & feature::STATS_VQ {
+            0 => None,
+            _ => Some(Draft::new(&core, &wish(STATISTICS, 0))?),
+        };
+        // A device that offers a queue has it in its place, also where the driver does not use it.
+        let place = |bit| u16::from(offered & bit != 0);
+        let index = place(feature::STATS_VQ)
+            .saturating_add(place(feature::FREE_PAGE_HINT))
+            .saturating_add(STATISTICS);
+        let reporting = match core.features() & feature::REPORTING {
+            0 => None,
+            _ => Some(Draft::new(&core, &wish(index, REPORTED as u16))?),
+        };
+        Core::start(&core, |_| ProcessorId(0))?;
+        let mut this = Self {
+            inflate: Naming::new(inflate, platform)?,
+            deflate: Naming::new(deflate, platform)?,
+            statistics: statistics.map(Draft::into_lane).transpose()?,
+            report: Some(DmaSlice::alloc(platform, STATISTICS_LEN)?),
+            reporting: reporting.map(Draft::into_lane).transpose()?,
+            held: HeldPages::new(platform, RUNS)?,
+            reports: 0,
+            target: 0,
+            core,
+        };
+        // The device keeps a first report and gives it back when it wants another one.
+        this.send_statistics(None)?;
+        Ok(this)
+    }
+
+    fn send_statistics(&mut self, memory: Option<&mut dyn BalloonMemory>) -> Result<(), Fault> {
+        const FREE: u16 = 4;
+        const TOTAL: u16 = 5;
+        const AVAILABLE: u16 = 6;
+        const CACHES: u16 = 7;
+        let Some(lane) = &mut self.statistics else { return Ok(()) };
+        let Some(mut buffer) = self.report.take().filter(|_| lane.fault().is_none()) else { return Ok(()) };
+        let statistics = memory.map(|memory| memory.statistics()).unwrap_or_default();
+        let values = [
+            (FREE, statistics.free),
+            (TOTAL, statistics.total),
+            (AVAILABLE, statistics.available),
+            (CACHES, statistics.caches),
+        ];
+        for (to, (tag, pages)) in buffer.bytes_mut().as_chunks_mut::<10>().0.iter_mut().zip(values) {
+            let [t0, t1] = tag.to_le_bytes();
+            let [v0, v1, v2, v3, v4, v5, v6, v7] = pages.saturating_mul(PAGE_SIZE as u64).to_le_bytes();
+            *to = [t0, t1, v0, v1, v2, v3, v4, v5, v6, v7];
+        }
+        let sent = lane.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
+        self.report = sent.err().and_then(|refused| refused.buffer);
+        lane.kick();
+        Ok(())
+    }
+
+    fn poll_statistics(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        let Some(lane) = &mut self.statistics else { return Ok(()) };
+        if let Some(Outcome::Used(used) | Outcome::Aborted(used)) = lane.next()? {
+            self.report = used.buffer;
+            self.reports = self.reports.saturating_add(1);
+        }
+        self.send_statistics(Some(memory))
+    }
+
+    /// Tells the device how many pages it has.
+    fn tell_actual(&self) {
+        let pages = u32::try_from(self.held.pages()).unwrap_or(u32::MAX);
+        self.core.with_transport(|transport| {
+            if transport.write_config_space(ACTUAL, pages).is_err() {
+                log::warn!("virtio-balloon: its configuration is too short");
+            }
+        });
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
+    fn arm(&mut self) -> Arm {
+        let lanes = [self.inflate.lane.arm(), self.deflate.lane.arm()];
+        let statistics = self.statistics.as_mut().map_or(Arm::Armed, Lane::arm);
+        let reporting = self.reporting.as_mut().map_or(Arm::Armed, Lane::arm);
+        let is_idle = lanes.into_iter().chain([statistics, reporting]).all(|arm| arm == Arm::Armed);
+        if is_idle { Arm::Armed } else { Arm::Pending }
+    }
+
+    fn disarm(&mut self) {
+        self.inflate.lane.disarm();
+        self.deflate.lane.disarm();
+        self.statistics.iter_mut().for_each(Lane::disarm);
+        self.reporting.iter_mut().for_each(Lane::disarm);
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.core.config_cell().register(waker);
+        self.inflate.lane.register(waker);
+        self.deflate.lane.register(waker);
+        self.statistics.iter().for_each(|lane| lane.register(waker));
+        self.reporting.iter().for_each(|lane| lane.register(waker));
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
+    fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        let mut has_changed = false;
+        // What the device has been told of is its own already; what it was to give back is the kernel's now.
+        while self.inflate.done()?.is_some() {
+            has_changed = true;
+        }
+        while let Some((runs, _)) = self.deflate.done()? {
+            runs.iter().for_each(|run| memory.give_back(*run));
+            has_changed = true;
+        }
+        if let Some(reporting) = &mut self.reporting {
+            while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = reporting.next()? {
+                // What a device that did not let go may still write to is leaked.
+                used.buffer.iter().for_each(|pages| pages.give_back(memory));
+            }
+        }
+        self.poll_statistics(memory)?;
+        if has_changed {
+            self.tell_actual();
+        }
+        let bytes: [u8; 4] = self.core.with_transport(|transport| read_config(transport, &[(0, 4)]));
+        self.target = u64::from(u32::from_le_bytes(bytes));
+        let held = self.held.pages();
+        if self.target > held {
+            let room = &mut self.held;
+            self.inflate.name(self.target.saturating_sub(held), |most| {
+                let run = if room.has_room() { memory.take(most)? } else { return None };
+                // Frame numbers have 32 bits on this device.
+                if run.count <= most && run.end() <= 1 << 32 && room.insert(run) {
+                    return Some(run);
+                }
+                memory.give_back(run);
+                None
+            });
+        } else if self.target < held {
+            let room = &mut self.held;
+            self.deflate.name(held.saturating_sub(self.target), |most| room.pop(most));
+        }
+        Ok(())
+    }
+
+    fn info(&self) -> BalloonInfo {
+        BalloonInfo { held: self.held.pages(), target: Some(self.target), added: 0, reports: self.reports }
+    }
+
+    fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
+        let reporting = self.reporting.as_mut().ok_or(ControlError::Unsupported)?;
+        if let Some(fault) = reporting.fault() {
+            return Err(fault.into());
+        }
+        let mut pages = FreePages { segments: [Segment::default(); REPORTED], count: 0, is_lent: false };
+        let mut total = 0u64;
+        while total < most
+            && let Some(segment) = pages.segments.get_mut(pages.count)
+            && let Some(run) = memory.take(most.saturating_sub(total).min(1 << 18))
+        {
+            let len = u32::try_from(run.count.saturating_mul(PAGE_SIZE as u64)).unwrap_or(0);
+            *segment = Segment { addr: BusAddr(run.first.saturating_mul(PAGE_SIZE as u64)), len };
+            pages.count = pages.count.saturating_add(1);
+            total = total.saturating_add(run.count);
+        }
+        if pages.count == 0 {
+            return Ok(0);
+        }
+        let sent = reporting.submit(&[], Some(pages), Direction::FromDevice, &[], (), |_, _| Ok(()));
+        if let Err(refused) = sent {
+            refused.buffer.iter().for_each(|pages| pages.give_back(memory));
+            return Ok(0);
+        }
+        reporting.kick();
+        Ok(total)
+    }
+}
