@@ -107,8 +107,7 @@ pub struct HvBalloon<P: HyperV> {
 }
 
 impl<P: HyperV> HvBalloon<P> {
-    /// Opens the channel of `offer` and agrees with the host on a version. `highest_frame` is the largest frame number that
-    /// the guest can have, where memory may be added.
+    /// Opens the channel of `offer` and agrees with the host on a version.
     ///
     /// # Errors
     ///
@@ -118,7 +117,6 @@ impl<P: HyperV> HvBalloon<P> {
         vmbus: &Vmbus<P>,
         offer: &Offer,
         options: &ChannelOptions,
-        highest_frame: u64,
     ) -> Result<Self, OpenError> {
         let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
         let mut this = Self {
@@ -142,7 +140,7 @@ impl<P: HyperV> HvBalloon<P> {
             header: this.header(DmMessageType::CAPABILITIES_REPORT, size_of::<DmCapabilities>()),
             capabilities: flags.bits() | HOT_ADD_ALIGNMENT,
             minimum_pages: 0,
-            maximum_page_number: highest_frame,
+            maximum_page_number: u64::MAX,
         };
         this.say(message.as_bytes())?;
         loop {

@@ -35,3 +35,6 @@ mod message;
 
 pub use balloon::{HvBalloon, OpenError};
 pub use message::{HostMessage, Malformed, Ranges};
+
+/// The class of dynamic memory among the devices of VMBus.
+pub const INTERFACE: paravirt_vmbus::Guid = hyperv_bindings::vmbus::DYNAMIC_MEMORY;

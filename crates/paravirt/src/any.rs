@@ -2,11 +2,15 @@
 
 use core::task::Waker;
 use paravirt_device::{
-    Arm, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Completion, Console, ConsoleSize, ControlError,
-    Entropy, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads,
-    ReceiveMode, Refused, Request,
+    Arm, Balloon, BalloonInfo, BalloonMemory, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Clock,
+    Completion, Console, ConsoleSize, ControlError, Entropy, Fault, Link, MacAddr, NetDevice, NetEvent,
+    NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused, Request,
 };
-use paravirt_platform::{DmaBuffer, Instant, Interrupts, Mmio};
+use paravirt_hv_balloon::HvBalloon;
+use paravirt_hyperv::ReferenceClock;
+use paravirt_kvm::KvmClock;
+use paravirt_platform::{DmaBuffer, HyperV, Instant, Mmio};
+use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::console::VirtioConsole;
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
@@ -14,8 +18,8 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::transport::AnyTransport;
 
 /// What a platform is that can hold devices of every bus.
-pub trait Host: Mmio + Interrupts {}
-impl<P: Mmio + Interrupts> Host for P {}
+pub trait Host: Mmio + HyperV {}
+impl<P: Mmio + HyperV> Host for P {}
 
 macro_rules! each {
     ($self:expr, $d:ident => $call:expr) => {
@@ -27,20 +31,23 @@ macro_rules! each {
 
 macro_rules! notify {
     () => {
+        notify!(each);
+    };
+    ($each:ident) => {
         fn arm(&mut self) -> Arm {
-            each!(self, d => d.arm())
+            $each!(self, d => d.arm())
         }
         fn disarm(&mut self) {
-            each!(self, d => d.disarm());
+            $each!(self, d => d.disarm());
         }
         fn register(&mut self, waker: &Waker) {
-            each!(self, d => d.register(waker));
+            $each!(self, d => d.register(waker));
         }
         fn next_deadline(&self) -> Instant {
-            each!(self, d => d.next_deadline())
+            $each!(self, d => d.next_deadline())
         }
         fn expire(&mut self, now: Instant) -> Result<(), Fault> {
-            each!(self, d => d.expire(now))
+            $each!(self, d => d.expire(now))
         }
     };
 }
@@ -216,5 +223,58 @@ impl<P: Host> Notify for AnyEntropy<P> {
 impl<P: Host> Entropy for AnyEntropy<P> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         each!(self, d => d.fill(bytes))
+    }
+}
+
+/// A balloon.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
+pub enum AnyBalloon<P: Host> {
+    /// Of a virtio bus.
+    Virtio(VirtioBalloon<P, AnyTransport<P>>),
+    /// Of VMBus.
+    HyperV(HvBalloon<P>),
+}
+
+macro_rules! balloon {
+    ($self:expr, $d:ident => $call:expr) => {
+        match $self {
+            Self::Virtio($d) => $call,
+            Self::HyperV($d) => $call,
+        }
+    };
+}
+
+impl<P: Host> Notify for AnyBalloon<P> {
+    notify!(balloon);
+}
+
+impl<P: Host> Balloon for AnyBalloon<P> {
+    fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        balloon!(self, d => d.poll(memory))
+    }
+    fn info(&self) -> BalloonInfo {
+        balloon!(self, d => d.info())
+    }
+    fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
+        balloon!(self, d => d.report_free(memory, most))
+    }
+}
+
+/// A clock of the hypervisor.
+#[non_exhaustive]
+pub enum AnyClock<P: Host> {
+    /// Hyper-V's reference time.
+    HyperV(ReferenceClock<P>),
+    /// KVM's clock.
+    Kvm(KvmClock<P>),
+}
+
+impl<P: Host> Clock for AnyClock<P> {
+    fn now(&self) -> Instant {
+        match self {
+            Self::HyperV(clock) => clock.now(),
+            Self::Kvm(clock) => clock.now(),
+        }
     }
 }

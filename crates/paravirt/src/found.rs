@@ -1,8 +1,9 @@
-use crate::{AnyConsole, AnyEntropy, Block, Host, Net};
+use crate::{AnyBalloon, AnyConsole, AnyEntropy, Block, Host, Net};
 use core::fmt;
 use paravirt_platform::DmaBuffer;
 use paravirt_virtio::pci::PciAddress;
 use paravirt_virtio::transport::{AnyTransport, MmioError, OpenError, PciError};
+use paravirt_vmbus::{Guid, Offer};
 use virtio_drivers::transport::DeviceType;
 
 /// Where in the machine a device is. The order is that in which devices are numbered.
@@ -13,6 +14,19 @@ pub enum Address {
     Pci(PciAddress),
     /// The physical address of a register block.
     Mmio(u64),
+    /// A channel of VMBus.
+    Vmbus {
+        /// The host's number for it.
+        channel: u32,
+        /// Which device it is of. Stays the same over restarts.
+        instance: Guid,
+    },
+}
+
+impl From<&Offer> for Address {
+    fn from(offer: &Offer) -> Self {
+        Self::Vmbus { channel: offer.channel, instance: offer.instance }
+    }
 }
 
 impl fmt::Display for Address {
@@ -20,6 +34,7 @@ impl fmt::Display for Address {
         match self {
             Self::Pci(address) => write!(f, "pci:{address}"),
             Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
+            Self::Vmbus { instance, .. } => write!(f, "vmbus:{instance}"),
         }
     }
 }
@@ -44,6 +59,8 @@ pub enum Device<P: Host, B: DmaBuffer> {
     Console(AnyConsole<P>),
     /// A source of random bytes.
     Entropy(AnyEntropy<P>),
+    /// A balloon, by which the host takes memory and gives it back.
+    Balloon(AnyBalloon<P>),
     /// A device for a driver of the `virtio-drivers` crate, **outside the trust rule**.
     Passed(Passed<P>),
     /// A device that is there and not driven.
@@ -88,6 +105,8 @@ pub enum What {
         /// The subclass.
         subclass: u8,
     },
+    /// A device on VMBus: its class.
+    Vmbus(Guid),
 }
 
 /// Why a device is not driven.
@@ -102,6 +121,8 @@ pub enum Reason {
     Mmio(MmioError),
     /// It was not taken into service.
     Open(OpenError),
+    /// Hyper-V's balloon was not taken into service.
+    HvBalloon(paravirt_hv_balloon::OpenError),
 }
 
 /// A device that is there and not driven.
@@ -121,6 +142,10 @@ impl fmt::Display for What {
             Self::Pci { vendor, device, class, subclass } => {
                 write!(f, "pci {vendor:04x}:{device:04x} class {class:02x}.{subclass:02x}")
             }
+            Self::Vmbus(interface) => match paravirt_vmbus::class(interface) {
+                Some(class) => write!(f, "vmbus {class}"),
+                None => write!(f, "vmbus {interface}"),
+            },
         }
     }
 }
@@ -132,6 +157,7 @@ impl fmt::Display for Reason {
             Self::Pci(error) => error.fmt(f),
             Self::Mmio(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
+            Self::HvBalloon(error) => error.fmt(f),
         }
     }
 }

@@ -2,8 +2,9 @@
 //! traits of [`paravirt_device`].
 //!
 //! [`probe`] walks PCI (through ECAM that ACPI's MCFG names, else through ports 0xCF8 and 0xCFC) and the virtio devices
-//! behind MMIO registers (declared in the DSDT or named on the command line), takes what it can drive into service, and
-//! names the rest. [`hypervisor::detect`] says on which host this runs; nothing depends on that.
+//! behind MMIO registers (declared in the DSDT or named on the command line), then the channels of VMBus where there is a
+//! Hyper-V, takes what it can drive into service, and names the rest. What the host offers to the machine as a whole comes
+//! back as [`Services`]. [`hypervisor::detect`] says on which host this runs; nothing depends on that.
 //!
 //! # A port
 //!
@@ -12,12 +13,12 @@
 //! ```
 //! use paravirt::{Device, Firmware, Host, Options, probe};
 //! use paravirt_device::{BlockDevice, BlockQueue, NetDevice};
-//! use paravirt_platform::{DmaSlice, PortIo, Processors};
+//! use paravirt_platform::{DmaSlice, PortIo};
 //!
-//! fn start<P: Host + PortIo + Processors>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
+//! fn start<P: Host + PortIo>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
 //!     let firmware = Firmware { rsdp, command_line };
 //!     // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
-//!     unsafe {
+//!     let services = unsafe {
 //!         probe::<P, DmaSlice<P>>(kernel, &firmware, &Options::default(), &mut |found| match found.device {
 //!             Device::Block(mut disk) => {
 //!                 let queue = disk.take_queue(0);
@@ -29,8 +30,9 @@
 //!             }
 //!             Device::Undriven(what) => log::info!("{}: {what}", found.address),
 //!             _ => {}
-//!         });
-//!     }
+//!         })
+//!     };
+//!     // Keep what it returns: hot plug, the clock, crash reports, and the goodbye at the end.
 //! }
 //! ```
 #![no_std]
@@ -52,14 +54,17 @@ pub mod hypervisor;
 mod passed;
 mod physical;
 mod probe;
+mod services;
 
-pub use any::{AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
+pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
 pub use found::{Address, Device, Found, Passed, Reason, Undriven, What};
 pub use paravirt_virtio::transport::AnyTransport;
+pub use paravirt_vmbus::Version as VmbusVersion;
 #[cfg(feature = "passthrough")]
 pub use passed::PassedDevice;
 pub use physical::{Physical, acpi_tables, with_table};
 pub use probe::{Firmware, Options, probe};
+pub use services::{CrashReporter, Event, Services};
 
 /// The README's example, compiled.
 #[cfg(doctest)]

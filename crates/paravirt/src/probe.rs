@@ -1,19 +1,21 @@
 use crate::{
-    Address, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Reason, Undriven,
-    What, acpi_tables, with_table,
+    Address, AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Reason,
+    Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_platform::{DmaBuffer, InterruptLine, Polarity, PortIo, Processors, Trigger};
+use paravirt_platform::{DmaBuffer, InterruptLine, Polarity, PortIo, Trigger};
 use paravirt_virtio::OpenOptions;
+use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
 use paravirt_virtio::console::VirtioConsole;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::pci::{ConfigAccess, PciSlot, Window, Windows, enumerate};
 use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::transport::{AnyTransport, MmioError, MmioTransport, OpenError, PciTransport};
+use paravirt_vmbus::Version;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::{VIRTIO_VENDOR_ID, virtio_device_type};
 
@@ -37,12 +39,14 @@ pub struct Options {
     pub segments: u16,
     /// Virtio disks are passed through to the `virtio-drivers` crate's driver, outside the trust rule: to compare with.
     pub pass_disks: bool,
+    /// The newest version of VMBus to speak.
+    pub vmbus: Version,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let OpenOptions { queue_size, segments, .. } = OpenOptions::default();
-        Self { queues: None, queue_size, segments, pass_disks: false }
+        Self { queues: None, queue_size, segments, pass_disks: false, vmbus: Version::NEWEST }
     }
 }
 
@@ -50,7 +54,7 @@ impl Default for Options {
 const MOST: usize = 32;
 
 /// What firmware says of buses, collected before anything is touched.
-struct Buses {
+struct Map {
     ecam: List<Ecam, MOST>,
     bridges: List<Bridge, MOST>,
     mmio: List<VirtioMmio, MOST>,
@@ -90,7 +94,7 @@ impl<T, const N: usize> List<T, N> {
 }
 
 /// Finds every device of the machine, takes into service what there is a driver for, and hands each to `found`: PCI by
-/// address, then MMIO by address.
+/// address, then MMIO by address, then VMBus by channel. Returns what the host offers to the machine as a whole.
 ///
 /// # Safety
 ///
@@ -102,13 +106,14 @@ pub unsafe fn probe<P, B>(
     firmware: &Firmware<'_>,
     options: &Options,
     found: &mut dyn FnMut(Found<P, B>),
-) where
-    P: Host + PortIo + Processors,
+) -> Services<P>
+where
+    P: Host + PortIo,
     B: DmaBuffer,
 {
     // SAFETY: passed on from the caller.
     let memory = unsafe { Physical::new(platform) };
-    let buses = Buses::collect(&memory, firmware);
+    let map = Map::collect(&memory, firmware);
     let processors = platform.count().max(1);
     let open = OpenOptions {
         queues: options.queues.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX)),
@@ -121,23 +126,23 @@ pub unsafe fn probe<P, B>(
         found(Found { address, device: pci_device(platform, &slot, &open, options) });
     };
     let mut is_reached = false;
-    for range in buses.ecam.iter() {
+    for range in map.ecam.iter() {
         // SAFETY: passed on from the caller: the MCFG says so.
         match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
             Ok(access) => {
                 is_reached = true;
-                buses.enumerate(&access, &mut visit);
+                map.enumerate(&access, &mut visit);
             }
             Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
         }
     }
     if !is_reached {
         // SAFETY: passed on from the caller; there is no ECAM in use.
-        buses.enumerate(&unsafe { ConfigAccess::ports(platform) }, &mut visit);
+        map.enumerate(&unsafe { ConfigAccess::ports(platform) }, &mut visit);
     }
 
     let mut floor = None;
-    while let Some(next) = buses.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
+    while let Some(next) = map.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
         floor = Some(next.base);
         let len = usize::try_from(next.len).unwrap_or(usize::MAX);
         // SAFETY: passed on from the caller: the DSDT or the command line says so.
@@ -156,17 +161,20 @@ pub unsafe fn probe<P, B>(
         };
         found(Found { address: Address::Mmio(next.base), device });
     }
+    let services = Services::open(platform, options.vmbus);
+    services.offers(found);
+    services
 }
 
-impl Buses {
+impl Map {
     fn collect<P: Host>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
-        let mut buses = Self { ecam: List::new(), bridges: List::new(), mmio: List::new(), cba: None };
+        let mut map = Self { ecam: List::new(), bridges: List::new(), mmio: List::new(), cba: None };
         acpi_tables(memory, firmware.rsdp, |table| {
             let read = match &table.signature {
                 b"MCFG" => {
-                    with_table(memory, &table, |bytes| mcfg::entries(bytes).for_each(|e| buses.ecam.push(e)))
+                    with_table(memory, &table, |bytes| mcfg::entries(bytes).for_each(|e| map.ecam.push(e)))
                 }
-                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| buses.add_aml(bytes)),
+                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| map.add_aml(bytes)),
                 _ => Ok(()),
             };
             if let Err(error) = read {
@@ -174,9 +182,9 @@ impl Buses {
             }
             ControlFlow::Continue(())
         });
-        if let (0, Some(base)) = (buses.ecam.iter().count(), buses.cba) {
-            for Bridge { first, last, .. } in buses.bridges.iter() {
-                buses.ecam.push(Ecam { base, segment: 0, first: *first, last: *last });
+        if let (0, Some(base)) = (map.ecam.iter().count(), map.cba) {
+            for Bridge { first, last, .. } in map.bridges.iter() {
+                map.ecam.push(Ecam { base, segment: 0, first: *first, last: *last });
             }
         }
         for device in mmio_devices(firmware.command_line) {
@@ -185,19 +193,19 @@ impl Buses {
                     // As Firecracker and Linux have it: edge-triggered.
                     let line =
                         InterruptLine { number: irq, trigger: Trigger::Edge, polarity: Polarity::High };
-                    buses.mmio.push(VirtioMmio { base, len, line: Some(line) });
+                    map.mmio.push(VirtioMmio { base, len, line: Some(line) });
                 }
                 Err(malformed) => log::warn!("{malformed}"),
             }
         }
-        let dropped = [buses.ecam.dropped, buses.bridges.dropped, buses.mmio.dropped];
+        let dropped = [map.ecam.dropped, map.bridges.dropped, map.mmio.dropped];
         if dropped != [0; 3] {
             let [ecam, bridges, mmio] = dropped;
             log::warn!(
                 "more than {MOST} of a kind: {ecam} ECAM ranges, {bridges} bridges, {mmio} MMIO devices left out"
             );
         }
-        buses
+        map
     }
 
     fn add_aml(&mut self, aml: &[u8]) {
@@ -281,6 +289,9 @@ fn virtio_device<P: Host, B: DmaBuffer>(
         }
         DeviceType::EntropySource => {
             VirtioRng::open(platform, transport, open).map(|d| Device::Entropy(AnyEntropy::Virtio(d)))
+        }
+        DeviceType::MemoryBalloon => {
+            VirtioBalloon::open(platform, transport, open).map(|d| Device::Balloon(AnyBalloon::Virtio(d)))
         }
         DeviceType::GPU | DeviceType::Input | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
             Ok(Device::Passed(Passed { device_type, transport }))

@@ -22,6 +22,9 @@ impl Version {
         Self(VmbusVersion::WIN7.0),
     ];
 
+    /// The newest of them.
+    pub const NEWEST: Self = Self(VmbusVersion::COPPER.0);
+
     /// Version `major`.`minor`.
     pub const fn new(major: u16, minor: u16) -> Self {
         Self((major as u32) << 16 | minor as u32)

@@ -34,6 +34,11 @@ pub fn stop() -> ! {
     }
 }
 
+/// What tells the host of a crash.
+pub static CRASH: spin::Once<paravirt::CrashReporter<crate::platform::Machine>> = spin::Once::new();
+/// The first of the values that a crash is reported with: "paravirt" in ASCII.
+const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
+
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     interrupts::disable();
@@ -45,6 +50,11 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
             at.line()
         )),
         None => crate::console::last_line(format_args!("panic=\"{}\"", info.message())),
+    }
+    if let Some(reporter) = CRASH.get() {
+        let (line, column) =
+            info.location().map_or((0, 0), |at| (u64::from(at.line()), u64::from(at.column())));
+        reporter.report([CRASH_MAGIC, line, column, 101, 0], info.message().as_str());
     }
     crate::console::last_line(format_args!("same exit=101"));
     crate::console::last_line(format_args!("exit=101"));

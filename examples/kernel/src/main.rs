@@ -57,6 +57,12 @@ fn main(info: BootInfo) -> ! {
         say!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
     let mut devices = Devices::find(rsdp, info.command_line(), &options);
+    if let Some(reporter) = devices.services.crash_reporter() {
+        exit::CRASH.call_once(|| reporter);
+    }
+    if let Some(times) = options.reconnect {
+        devices = reconnect(devices, times, || Devices::find(rsdp, info.command_line(), &options));
+    }
     let code = match work::run(&mut devices, &options) {
         Ok(()) => 0,
         Err(error) => {
@@ -64,8 +70,27 @@ fn main(info: BootInfo) -> ! {
             1
         }
     };
+    if let Err(fault) = devices.services.leave() {
+        say!("error=\"the host does not let go: {fault}\"");
+    }
     drop(devices);
     exit::exit(code)
+}
+
+/// Lets the devices go and finds them again, so many times; says whether what is found and what memory is left stay the same.
+fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> Devices {
+    let count = |devices: &Devices| devices.balloons.len() + devices.undriven.len() + devices.disks.len();
+    let (expected, (_, before)) = (count(&devices), memory::statistics());
+    let mut different = 0;
+    for _ in 0..times {
+        let left = devices.services.leave();
+        drop(devices);
+        devices = find();
+        different += u32::from(left.is_err() || count(&devices) != expected);
+    }
+    let lost = before.saturating_sub(memory::statistics().1);
+    say!("reconnect={times} devices={expected} different={different} lost_pages={lost}");
+    devices
 }
 
 /// Masks the PICs, where there are any: interrupts come through the APICs.

@@ -12,7 +12,7 @@ use x86_64::instructions::interrupts;
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE: u64 = 2 << 20;
 /// Pages are given out below this; it is enough for the work of this kernel.
-const REACH: u64 = 4 << 30;
+const REACH: u64 = 16 << 30;
 const FRAMES: usize = (REACH / PAGE) as usize;
 /// What is below belongs to firmware, and to the trampoline.
 const FLOOR: u64 = 1 << 20;
@@ -55,6 +55,10 @@ impl Frames {
             }
         }
         None
+    }
+
+    fn free(&self) -> usize {
+        self.taken.iter().map(|word| word.count_zeros() as usize).sum()
     }
 
     fn take(&mut self, count: usize, align: usize) -> Option<u64> {
@@ -112,6 +116,7 @@ pub fn init(info: &BootInfo) -> u64 {
         let (start, end) = boot::kernel_range();
         frames.mark((start / PAGE) as usize..end.div_ceil(PAGE) as usize, true);
     }
+    PAGES.store(total / PAGE, Ordering::Relaxed);
     paging::init(info);
     let mut len = HEAP_MOST.min((total / 4) as usize) & !(PAGE_SIZE - 1);
     // The largest contiguous piece that there is, halving.
@@ -145,6 +150,55 @@ pub unsafe fn free(region: RawDma) {
         frames.mark(first..first + region.pages.get(), false);
         frames.next = frames.next.min(first);
     });
+}
+
+/// What the kernel keeps for itself when it spares memory: 16 MiB.
+const RESERVE: usize = (16 << 20) / PAGE_SIZE;
+/// Pages of RAM, and how many of them are free.
+static PAGES: AtomicU64 = AtomicU64::new(0);
+
+/// Pages in all and pages that are free.
+pub fn statistics() -> (u64, u64) {
+    let free = interrupts::without_interrupts(|| FRAMES_FREE.lock().free());
+    (PAGES.load(Ordering::Relaxed), free as u64)
+}
+
+/// Gives up a run of at most `most` pages: the first one's frame number, and how many.
+pub fn spare(most: u64) -> Option<(u64, u64)> {
+    interrupts::without_interrupts(|| {
+        let mut frames = FRAMES_FREE.lock();
+        let room = frames.free().checked_sub(RESERVE)?;
+        let mut count = room.min(usize::try_from(most).unwrap_or(usize::MAX));
+        // The largest run that there is, halving.
+        while count > 0 {
+            if let Some(at) = frames.take(count, 1) {
+                return Some((at / PAGE, count as u64));
+            }
+            count /= 2;
+        }
+        None
+    })
+}
+
+/// Takes back pages that were spared.
+pub fn give_back(first: u64, count: u64) {
+    interrupts::without_interrupts(|| {
+        let mut frames = FRAMES_FREE.lock();
+        frames.mark(first as usize..(first + count) as usize, false);
+        frames.next = frames.next.min(first as usize);
+    });
+}
+
+/// Takes new memory into use, as far as it is in reach; how many of its pages.
+pub fn add(first: u64, count: u64) -> u64 {
+    let count = count.min((FRAMES as u64).saturating_sub(first));
+    let range = first * PAGE..(first + count) * PAGE;
+    if count == 0 || paging::map_ram(range).is_none() {
+        return 0;
+    }
+    give_back(first, count);
+    PAGES.fetch_add(count, Ordering::Relaxed);
+    count
 }
 
 /// Where physical memory can be reached: RAM and everything below 4 GiB where it is, the rest in a window of its own.
@@ -222,6 +276,20 @@ pub mod paging {
         // SAFETY: the tables map the kernel, its stack and its data where they are.
         unsafe { Cr3::write(PhysFrame::containing_address(x86_64::PhysAddr::new(root)), Cr3Flags::empty()) }
         IDENTITY_END.store(end, Ordering::Relaxed);
+    }
+
+    /// Maps memory that was added, one to one.
+    pub fn map_ram(range: core::ops::Range<u64>) -> Option<()> {
+        interrupts::without_interrupts(|| {
+            let root = TABLES.lock().root;
+            for at in (range.start & !(LARGE - 1)..range.end).step_by(LARGE as usize) {
+                let entry = entry(root, at, 1)?;
+                // SAFETY: as in `entry`; nobody uses what is mapped there before this returns.
+                unsafe { *entry = at | PRESENT | WRITABLE | HUGE }
+            }
+            x86_64::instructions::tlb::flush_all();
+            Some(())
+        })
     }
 
     /// The page tables' address, for other processors.

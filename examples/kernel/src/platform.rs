@@ -6,8 +6,8 @@ use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 use paravirt_platform::{
-    AllocError, BindError, Instant, InterruptLine, Interrupts, MapError, Message, Mmio, Platform, PortIo,
-    ProcessorId, Processors, RawDma, RawHandler, RunError, Vector,
+    AllocError, BindError, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, Mmio, Platform,
+    PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use spin::Mutex;
 use x86_64::instructions::port::Port;
@@ -87,6 +87,23 @@ impl Processors for Machine {
     }
     fn run_on(&self, processor: ProcessorId, work: &mut (dyn FnMut() + Send)) -> Result<(), RunError> {
         smp::run_on(processor, work)
+    }
+}
+
+// SAFETY: the kernel runs where their instructions may be executed.
+unsafe impl Registers for Machine {}
+
+// SAFETY: RAM is mapped one to one, executable, and a page that was given out is not written.
+unsafe impl HyperV for Machine {
+    fn hypercall_page(&self) -> Option<RawDma> {
+        memory::alloc(NonZeroUsize::MIN).ok()
+    }
+    unsafe fn free_hypercall_page(&self, page: RawDma) {
+        // SAFETY: passed on from the caller.
+        unsafe { memory::free(page) }
+    }
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        u8::try_from(vector.0).ok()
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `core` was built with a red zone, so every handler runs on a stack of its own (IST).
 
+use super::acpi::MOST_PROCESSORS;
 use super::{apic, smp};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -126,12 +127,17 @@ static SLOTS: [Slot; 256] =
     [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), next: AtomicU32::new(0) } }; 256];
 /// The vector to which each line is led, or 0.
 static LINES: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
-static DEVICE_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
+static DEVICE_INTERRUPTS: [AtomicU64; MOST_PROCESSORS] = [const { AtomicU64::new(0) }; MOST_PROCESSORS];
 static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
-/// Interrupts of devices so far.
+/// Interrupts of devices so far, on all processors.
 pub fn device_interrupts() -> u64 {
-    DEVICE_INTERRUPTS.load(Ordering::Relaxed)
+    DEVICE_INTERRUPTS.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+}
+
+/// Interrupts of devices so far on one processor.
+pub fn device_interrupts_on(processor: u32) -> u64 {
+    DEVICE_INTERRUPTS.get(processor as usize).map_or(0, |count| count.load(Ordering::Relaxed))
 }
 
 #[unsafe(no_mangle)]
@@ -143,7 +149,9 @@ extern "C" fn rust_interrupt(frame: &Frame) {
             panic!("exception {vector} error {:#x} rip {:#x} cr2 {cr2:#x}", frame.error, frame.rip);
         }
         FIRST_DEVICE..=LAST_DEVICE => {
-            DEVICE_INTERRUPTS.fetch_add(1, Ordering::Relaxed);
+            if let Some(count) = DEVICE_INTERRUPTS.get(smp::current() as usize) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             let mut vector = vector;
             while vector != 0 {
                 vector = call(&SLOTS[vector & 0xff]);

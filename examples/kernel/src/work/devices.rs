@@ -3,9 +3,13 @@
 use super::options::Options;
 use crate::platform::Machine;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
-use paravirt::{AnyConsole, AnyEntropy, Block, BlockQ, Device, Firmware, Net, NetQ, Passed, Undriven};
+use paravirt::{
+    AnyBalloon, AnyConsole, AnyEntropy, Block, BlockQ, Device, Firmware, Net, NetQ, Passed, Services,
+    Undriven,
+};
 use paravirt_device::BlockDevice;
 use paravirt_platform::DmaSlice;
 
@@ -23,42 +27,49 @@ pub struct At<T> {
 }
 
 /// The devices, each kind numbered in bus order.
-#[derive(Default)]
 pub struct Devices {
     pub disks: Vec<At<Box<Disk>>>,
     pub cards: Vec<At<Box<Card>>>,
     pub consoles: Vec<At<AnyConsole<Machine>>>,
     pub entropy: Vec<At<AnyEntropy<Machine>>>,
+    pub balloons: Vec<At<Box<AnyBalloon<Machine>>>>,
     pub passed: Vec<At<Passed<Machine>>>,
     pub undriven: Vec<At<Undriven>>,
+    /// Last, so that devices go before the buses that they are on.
+    pub services: Services<Machine>,
 }
 
 impl Devices {
     /// Finds them: the one place that depends on what the host is.
     pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
-        let mut devices = Self::default();
         let firmware = Firmware { rsdp, command_line };
         let mut open =
             paravirt::Options { queues: options.queues, pass_disks: options.peer, ..Default::default() };
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }
+        if let Some(version) = options.vmbus {
+            open.vmbus = version;
+        }
+        let (mut disks, mut cards, mut consoles, mut entropy) = (vec![], vec![], vec![], vec![]);
+        let (mut balloons, mut passed, mut undriven) = (vec![], vec![], vec![]);
         // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
-        unsafe {
+        let services = unsafe {
             paravirt::probe(&Machine, &firmware, &open, &mut |found| {
                 let address = found.address;
                 match found.device {
-                    Device::Block(device) => devices.disks.push(At { address, device: Box::new(device) }),
-                    Device::Net(device) => devices.cards.push(At { address, device: Box::new(device) }),
-                    Device::Console(device) => devices.consoles.push(At { address, device }),
-                    Device::Entropy(device) => devices.entropy.push(At { address, device }),
-                    Device::Passed(device) => devices.passed.push(At { address, device }),
-                    Device::Undriven(device) => devices.undriven.push(At { address, device }),
+                    Device::Block(device) => disks.push(At { address, device: Box::new(device) }),
+                    Device::Net(device) => cards.push(At { address, device: Box::new(device) }),
+                    Device::Console(device) => consoles.push(At { address, device }),
+                    Device::Entropy(device) => entropy.push(At { address, device }),
+                    Device::Balloon(device) => balloons.push(At { address, device: Box::new(device) }),
+                    Device::Passed(device) => passed.push(At { address, device }),
+                    Device::Undriven(device) => undriven.push(At { address, device }),
                     _ => {}
                 }
-            });
-        }
-        devices
+            })
+        };
+        Self { disks, cards, consoles, entropy, balloons, passed, undriven, services }
     }
 
     /// Disk `index`.

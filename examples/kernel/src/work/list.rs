@@ -2,7 +2,7 @@
 
 use super::devices::{At, Devices};
 use crate::say;
-use paravirt_device::{Access, BlockDevice, Cache, Console, Link, NetDevice, Unmap};
+use paravirt_device::{Access, Balloon, BlockDevice, Cache, Console, Link, NetDevice, Unmap};
 
 pub fn list(devices: &mut Devices) {
     for (i, At { address, device }) in devices.disks.iter().enumerate() {
@@ -52,6 +52,13 @@ pub fn list(devices: &mut Devices) {
     }
     for (i, At { address, .. }) in devices.entropy.iter().enumerate() {
         say!("device=entropy{i} at={address}");
+    }
+    for (i, At { address, device }) in devices.balloons.iter().enumerate() {
+        let target = device.info().target.map_or("none".into(), |target| alloc::format!("{target}"));
+        say!("device=balloon{i} at={address} held={} target={target}", device.info().held);
+    }
+    if let Some(version) = devices.services.vmbus_version() {
+        say!("bus=vmbus version={version}");
     }
     for At { address, device } in &devices.passed {
         say!("device={:?} at={address} driver=virtio-drivers trust=outside", device.device_type());

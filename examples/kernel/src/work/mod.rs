@@ -1,9 +1,11 @@
 //! What the kernel does: each part in a module of its own, in the order in which they run.
 
+mod balloon;
 mod bench;
 pub mod devices;
 mod disk_test;
 mod entropy;
+mod host;
 mod idle;
 mod list;
 mod mount;
@@ -36,8 +38,10 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.bench {
         bench::bench(devices, options)?;
     }
+    balloon::run(devices, options)?;
     if let Some(seconds) = options.idle {
         idle::idle(devices, seconds);
     }
+    host::run(devices, options)?;
     Ok(())
 }

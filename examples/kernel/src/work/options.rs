@@ -21,6 +21,17 @@ pub struct Options {
     pub echo: Option<u16>,
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
+    /// Seconds for which balloons are served.
+    pub balloon: Option<u64>,
+    /// Bytes of free memory that a balloon reports.
+    pub report_free: Option<u64>,
+    pub clock: bool,
+    pub crash: bool,
+    pub reset: bool,
+    /// How often the devices are let go and found again.
+    pub reconnect: Option<u32>,
+    /// The newest version of VMBus to speak.
+    pub vmbus: Option<paravirt::VmbusVersion>,
     pub bench: bool,
     /// Devices of the `virtio-drivers` crate are opened.
     pub passed: bool,
@@ -46,6 +57,11 @@ fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
     T::try_from(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?).ok()
 }
 
+fn version(text: &str) -> Option<paravirt::VmbusVersion> {
+    let (major, minor) = text.split_once('.')?;
+    Some(paravirt::VmbusVersion::new(major.parse().ok()?, minor.parse().ok()?))
+}
+
 impl Options {
     /// Reads the command line.
     ///
@@ -61,6 +77,9 @@ impl Options {
                 ("list", None) => options.list = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
+                ("clock", None) => options.clock = true,
+                ("crash", None) => options.crash = true,
+                ("reset", None) => options.reset = true,
                 ("passed", None) => options.passed = true,
                 ("peer", None) => options.peer = true,
                 ("ping", None) => options.ping = Some(None),
@@ -74,6 +93,10 @@ impl Options {
                 ("echo", Some(text)) => options.echo = Some(value(key, text, number)?),
                 ("entropy", Some(text)) => options.entropy = Some(value(key, text, number)?),
                 ("idle", Some(text)) => options.idle = Some(value(key, text, number)?),
+                ("balloon", Some(text)) => options.balloon = Some(value(key, text, number)?),
+                ("report-free", Some(text)) => options.report_free = Some(value(key, text, number)?),
+                ("reconnect", Some(text)) => options.reconnect = Some(value(key, text, number)?),
+                ("vmbus", Some(text)) => options.vmbus = Some(value(key, text, version)?),
                 ("cpus", Some(text)) => {
                     options.cpus = Some(value(key, text, |t| number(t).filter(|n| *n > 0))?);
                 }

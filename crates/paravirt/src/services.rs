@@ -1,0 +1,157 @@
+//! What the host offers to the machine as a whole.
+
+use crate::{
+    Address, AnyBalloon, AnyClock, Device, Found, Host, Reason, Undriven, What,
+    hypervisor::{Hypervisor as Kind, search},
+};
+use core::task::Waker;
+use paravirt_device::{Arm, Fault};
+use paravirt_hv_balloon::HvBalloon;
+use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
+use paravirt_kvm::KvmClock;
+use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
+use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
+
+/// What the host offers to the machine as a whole: devices that come and go, a clock, crash reports, reset.
+///
+/// Nothing here names a vendor: where the host has no such thing, there is nothing to be had. At the end a kernel calls
+/// [`leave`](Self::leave), so that the next one finds the host as it found it.
+pub struct Services<P: Host> {
+    platform: P,
+    hypervisor: Option<PageArc<P, Hypervisor<P>>>,
+    vmbus: Option<Vmbus<P>>,
+}
+
+/// What has happened on a bus.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "handed over once")]
+pub enum Event<P: Host, B: DmaBuffer> {
+    /// A device has come.
+    Found(Found<P, B>),
+    /// A device has gone: whoever has it finds it removed, and drops it.
+    Removed(Address),
+}
+
+impl<P: Host> Services<P> {
+    pub(crate) fn open(platform: &P, newest: Version) -> Self {
+        let mut this = Self { platform: platform.clone(), hypervisor: None, vmbus: None };
+        match Hypervisor::open(platform) {
+            Ok(hypervisor) => this.hypervisor = Some(hypervisor),
+            // A platform that gives no page does not want any of it.
+            Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return this,
+            Err(error) => {
+                log::warn!("hyper-v: {error}");
+                return this;
+            }
+        }
+        match this.hypervisor.as_ref().map(|hypervisor| Vmbus::connect(hypervisor, newest)) {
+            Some(Ok(vmbus)) => this.vmbus = Some(vmbus),
+            Some(Err(ConnectError::Absent | ConnectError::Hypervisor(OpenError::Unsupported))) | None => {}
+            Some(Err(error)) => log::warn!("vmbus: {error}"),
+        }
+        this
+    }
+
+    pub(crate) fn offers<B: DmaBuffer>(&self, found: &mut dyn FnMut(Found<P, B>)) {
+        let Some(vmbus) = &self.vmbus else { return };
+        vmbus.offers(&mut |offer| {
+            if let Some(device) = self.device(vmbus, offer) {
+                found(Found { address: offer.into(), device });
+            }
+        });
+    }
+
+    /// The device whose primary channel is offered; `None` for a further channel of one.
+    fn device<B: DmaBuffer>(&self, vmbus: &Vmbus<P>, offer: &Offer) -> Option<Device<P, B>> {
+        if offer.subchannel != 0 {
+            return None;
+        }
+        let undriven = |reason| Device::Undriven(Undriven { what: What::Vmbus(offer.interface), reason });
+        // Channels are spread over the processors.
+        let processor = offer.channel.checked_rem(self.platform.count()).unwrap_or(0);
+        let options = ChannelOptions { processor: ProcessorId(processor), ..ChannelOptions::default() };
+        Some(match offer.interface {
+            paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
+                Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
+                Err(error) => undriven(Reason::HvBalloon(error)),
+            },
+            _ => undriven(Reason::NoDriver),
+        })
+    }
+
+    /// The version of VMBus that is spoken, where there is one.
+    pub fn vmbus_version(&self) -> Option<Version> {
+        self.vmbus.as_ref().map(Vmbus::version)
+    }
+
+    /// What has come and gone since the last call, each handed to `each`.
+    pub fn poll<B: DmaBuffer>(&self, each: &mut dyn FnMut(Event<P, B>)) {
+        let Some(vmbus) = &self.vmbus else { return };
+        while let Some(event) = vmbus.poll() {
+            match event {
+                BusEvent::Offered(offer) => {
+                    if let Some(device) = self.device(vmbus, &offer) {
+                        each(Event::Found(Found { address: (&offer).into(), device }));
+                    }
+                }
+                BusEvent::Removed(offer) if offer.subchannel == 0 => each(Event::Removed((&offer).into())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Registers the task to wake when a device comes or goes.
+    pub fn register(&self, waker: &Waker) {
+        self.vmbus.iter().for_each(|vmbus| vmbus.register(waker));
+    }
+
+    /// Whether the next event wakes, or [`poll`](Self::poll) has something to tell.
+    #[must_use]
+    pub fn arm(&self) -> Arm {
+        self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm)
+    }
+
+    /// The hypervisor's clock; `None` where it has none that all processors share.
+    pub fn clock(&self) -> Option<AnyClock<P>> {
+        if let Some(hypervisor) = &self.hypervisor {
+            return ReferenceClock::open(hypervisor).ok().map(AnyClock::HyperV);
+        }
+        let base =
+            search(|leaf| self.platform.cpuid(leaf)).find(|leaves| leaves.hypervisor == Kind::Kvm)?.base;
+        KvmClock::open(&self.platform, base).ok().map(AnyClock::Kvm)
+    }
+
+    /// What tells the host of a crash; to be kept for the panic handler.
+    pub fn crash_reporter(&self) -> Option<CrashReporter<P>> {
+        self.hypervisor.clone().map(CrashReporter)
+    }
+
+    /// Resets the machine by the hypervisor; returns where it does not offer that.
+    pub fn reset(&self) {
+        self.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
+    }
+
+    /// Ends the connections to the host's buses. Devices on them are out of service then, and the host uses nothing of
+    /// the guest's memory any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Timeout`] where the host does not confirm.
+    pub fn leave(&self) -> Result<(), Fault> {
+        self.vmbus.as_ref().map_or(Ok(()), Vmbus::unload)
+    }
+}
+
+/// What tells the host of a crash.
+pub struct CrashReporter<P: Host>(PageArc<P, Hypervisor<P>>);
+
+impl<P: Host> CrashReporter<P> {
+    /// Tells the host that the guest has crashed: five values as the guest likes, and a text where the host takes one, of
+    /// which 4096 bytes at most. With a text, the last two values give way to its address and length. Whether the host was
+    /// told.
+    ///
+    /// Callable from a panic: it takes no lock and waits for nothing. Some hosts stop the guest here.
+    pub fn report(&self, values: [u64; 5], text: Option<&str>) -> bool {
+        self.0.report_crash(values, text)
+    }
+}
