@@ -6,6 +6,7 @@ mod fuzz;
 mod guest;
 mod image;
 mod kernel;
+mod lab;
 mod matrix;
 mod qmp;
 mod run;

@@ -1,6 +1,7 @@
 //! `cargo xtask run`: the main job.
 
 use crate::guest::Machine;
+use crate::lab::Lab;
 use crate::scratch::Scratch;
 use crate::{image, kernel, serve, tools};
 use anyhow::{Context, Result, bail};
@@ -12,6 +13,8 @@ use std::time::Duration;
 enum Host {
     /// QEMU with virtio devices
     Qemu,
+    /// KVM with Hyper-V's interface and VMBus, and virtio devices beside: on this machine's KVM, or in a machine in the machine
+    Hyperv,
 }
 
 #[derive(Args)]
@@ -54,8 +57,10 @@ pub struct Options {
     timeout: u64,
 }
 
+/// Where the outer machine serves files.
+pub const NESTED_PORT: u16 = 8080;
+
 pub fn run(options: &Options) -> Result<()> {
-    let Host::Qemu = options.host;
     for file in options.disk.iter().chain(&options.kernel) {
         if !file.is_file() {
             bail!("there is no file {}", file.display());
@@ -82,7 +87,22 @@ pub fn run(options: &Options) -> Result<()> {
     if options.queues > 1 && options.queues > options.cpus * 8 {
         bail!("{} queues for {} processors are more than QEMU takes", options.queues, options.cpus);
     }
-    let mut machine = Machine::new(&elf, &options.machine, options.cpus, &options.memory);
+    let mut port = server.port;
+    let mut machine = match options.host {
+        Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &options.memory),
+        Host::Hyperv if is_mmio => bail!("QEMU has no VMBus on microvm: --machine pc or q35"),
+        Host::Hyperv => {
+            let mut machine =
+                Lab::open()?.machine(&elf, &options.machine, options.cpus, &options.memory, folder.path())?;
+            if machine.nest.is_some() {
+                // The outer machine is what the guest knows as 10.0.2.2.
+                port = NESTED_PORT;
+                machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
+            }
+            machine.add("-device hv-balloon,id=hv0,status-report=on");
+            machine
+        }
+    };
     machine.timeout = Duration::from_secs(options.timeout);
     if is_mmio {
         machine.add("-global virtio-mmio.force-legacy=false");
@@ -110,11 +130,12 @@ pub fn run(options: &Options) -> Result<()> {
     options.qemu.iter().for_each(|words| {
         machine.add(words);
     });
-    let page = format!("http://10.0.2.2:{}/large.bin", server.port);
+    let page = format!("http://10.0.2.2:{port}/large.bin");
     let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
-    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}");
+    let more = if matches!(options.host, Host::Hyperv) { " clock balloon=3" } else { "" };
+    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}{more}");
     machine.command_line = options.args.clone().unwrap_or(usual);
-    println!("booting under QEMU: {}", machine.command_line);
+    println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
 
     let code = transcript.exit.with_context(|| "the kernel did not get to its end")?;
@@ -134,6 +155,13 @@ pub fn run(options: &Options) -> Result<()> {
         for line in &expected {
             if !transcript.lines.contains(line) {
                 bail!("the kernel did not say: {line}");
+            }
+        }
+        if matches!(options.host, Host::Hyperv) {
+            for text in ["bus=vmbus version=", "device=balloon0", "clock=hyper-v"] {
+                if !transcript.text().contains(text) {
+                    bail!("the kernel did not say `{text}`");
+                }
             }
         }
         image::check_pattern(&disk1, 16 << 20)?;

@@ -4,8 +4,9 @@ use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Whether `program` can be started.
 pub fn has(program: &str) -> bool {
@@ -103,23 +104,96 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// The packages whose names are `prefix` and a version, the newest first.
-pub fn packages(prefix: &str) -> Vec<String> {
+/// The packages that apt knows whose names begin with `prefix`.
+pub fn package_names(prefix: &str) -> Vec<String> {
     let text = output(Command::new("apt-cache").args(["pkgnames", prefix])).unwrap_or_default();
-    let is_version =
-        |name: &&str| name[prefix.len()..].split(['.', '-']).all(|part| part.parse::<u32>().is_ok());
-    let mut names: Vec<String> = text.lines().filter(is_version).map(String::from).collect();
-    let number =
-        |name: &str| name[prefix.len()..].split(['.', '-']).map(|part| part.parse().unwrap_or(0)).collect();
-    names.sort_by_key(|name| std::cmp::Reverse::<Vec<u32>>(number(name)));
-    names
+    text.lines().map(String::from).collect()
 }
 
-/// Installs the newest of the packages whose names are `prefix` and a version.
+/// The numbers in a name, in their order: to sort versions by.
+pub fn numbers(name: &str) -> Vec<u32> {
+    let parts = name.split(|c: char| !c.is_ascii_digit());
+    parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Installs the newest of the packages whose names are `prefix` and a number.
 pub fn install_newest(prefix: &str) -> Result<()> {
-    let found = packages(prefix);
-    let package = found.first().map_or_else(|| format!("{prefix}14"), String::clone);
+    let newest = || {
+        let mut names = package_names(prefix);
+        names.retain(|name| name[prefix.len()..].parse::<u32>().is_ok());
+        names.into_iter().max_by_key(|name| numbers(name))
+    };
+    let package = match newest() {
+        Some(package) => package,
+        None => {
+            update()?;
+            newest()
+                .with_context(|| format!("{prefix} and a version is needed, and apt knows no such package"))?
+        }
+    };
     install(&[&package], None)
+}
+
+/// Has apt look what packages there are.
+pub fn update() -> Result<()> {
+    let Some(prefix) = installer() else { bail!("package lists are needed: run `apt-get update` as root") };
+    apt(&prefix, &["update"])
+}
+
+/// Where `program` is.
+pub fn path(program: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file())?;
+    fs::canonicalize(found).ok()
+}
+
+/// What `program` makes of `input`, as far as it got: a stream may be followed by something else.
+pub fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+    let mut stdin = child.stdin.take().with_context(|| format!("{program} takes no input"))?;
+    std::thread::scope(|scope| {
+        // It ends before it has read all, where something follows.
+        scope.spawn(move || stdin.write_all(input));
+        Ok(child.wait_with_output()?.stdout)
+    })
+}
+
+/// Whether `program`, given `input`, ends with success in time.
+pub fn answers(program: &str, words: &str, input: &str, at_most: Duration) -> bool {
+    let mut command = Command::new(program);
+    command.args(words.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return false };
+    if let Some(mut stdin) = child.stdin.take() {
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let end = Instant::now() + at_most;
+    while Instant::now() < end {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+            Ok(Some(status)) => return status.success(),
+            Err(_) => break,
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    false
+}
+
+/// The libraries that `program` loads.
+pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let text = output(Command::new("ldd").arg(program)).context("ldd does not know QEMU's libraries")?;
+    let words = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut found: Vec<PathBuf> = words.map(PathBuf::from).collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Whether QEMU has `device`.
+pub fn has_device(device: &str) -> bool {
+    output(Command::new("qemu-system-x86_64").args(["-device", &format!("{device},help")])).is_some()
 }
 
 /// Major version of the QEMU that is installed.

@@ -1,0 +1,198 @@
+//! The machine in the machine, built of the distribution's packages: kernel, modules, busybox, and the QEMU that is installed.
+
+use super::archive::Archive;
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the outer machine boots.
+#[derive(Clone, Debug)]
+pub struct Files {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+}
+
+/// What it needs beside what is built in, and what these need.
+const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd"];
+/// Firmware of the inner machine.
+const FIRMWARE: &[&str] =
+    &["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin"];
+const COMMANDS: &[&str] = &[
+    "sh", "mount", "insmod", "mkdir", "cat", "echo", "timeout", "httpd", "ifconfig", "poweroff", "sleep",
+    "stty",
+];
+
+const INIT: &str = include_str!("init.sh");
+
+/// Builds it, unless that was done already.
+pub fn build() -> Result<Files> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !release.lines().any(|line| line == "ID=debian") {
+        bail!(
+            "the nested lab is built of Debian's packages: run it on Debian 12 or later, or with a KVM that has Hyper-V's interface"
+        );
+    }
+    for (program, package) in [("xz", "xz-utils"), ("zstd", "zstd"), ("dpkg-deb", "dpkg")] {
+        tools::need(program, package)?;
+    }
+    let package = kernel_package()?;
+    let folder = tools::root().join("target/lab");
+    let files = Files { kernel: folder.join("vmlinux"), initrd: folder.join("initrd") };
+    let qemu = tools::path("qemu-system-x86_64").context("qemu-system-x86_64 is not in the path")?;
+    let stamp =
+        format!("{package}\n{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}", fs::metadata(&qemu)?.modified()?);
+    let stamp_file = folder.join("stamp");
+    let is_built = files.kernel.is_file() && files.initrd.is_file();
+    if is_built && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+        return Ok(files);
+    }
+    println!("lab: building a machine with KVM of {package}, busybox-static and {}", qemu.display());
+    fs::create_dir_all(&folder)?;
+    let _ = fs::remove_file(&stamp_file);
+    let kernel = unpack(&folder, &package)?;
+    let busybox = unpack(&folder, "busybox-static")?;
+    let image = first_with(&kernel.join("boot"), "vmlinuz-").context("the package has no kernel")?;
+    fs::write(&files.kernel, decompress(&fs::read(image)?)?)?;
+    fs::write(&files.initrd, archive(&kernel, &busybox, &qemu)?)?;
+    for unpacked in [kernel, busybox] {
+        fs::remove_dir_all(unpacked)?;
+    }
+    fs::write(&stamp_file, stamp)?;
+    Ok(files)
+}
+
+/// The newest kernel that there is a package of.
+fn kernel_package() -> Result<String> {
+    let find = || {
+        let mut names = tools::package_names("linux-image-");
+        names.retain(|name| {
+            let version = name.trim_start_matches("linux-image-").trim_end_matches("-amd64");
+            let is_plain = !["rt", "cloud", "dbg", "unsigned", "rpi"].iter().any(|kind| name.contains(kind));
+            name.ends_with("-amd64") && is_plain && version.starts_with(|c: char| c.is_ascii_digit())
+        });
+        names.sort_by_key(|name| tools::numbers(name));
+        names.pop()
+    };
+    if let Some(name) = find() {
+        return Ok(name);
+    }
+    tools::update()?;
+    find().context("apt knows no kernel (linux-image-…-amd64)")
+}
+
+/// Downloads a package and unpacks it.
+fn unpack(folder: &Path, package: &str) -> Result<PathBuf> {
+    let into = folder.join(package);
+    let _ = fs::remove_dir_all(&into);
+    fs::create_dir_all(&into)?;
+    let download = || {
+        tools::run(
+            Command::new("apt-get")
+                .args(["-qq", "-o", "APT::Sandbox::User=root", "download", package])
+                .current_dir(&into),
+        )
+    };
+    if download().is_err() {
+        tools::update()?;
+        download()?;
+    }
+    let archive = first_with(&into, package).with_context(|| format!("{package} was not downloaded"))?;
+    tools::run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&into))?;
+    fs::remove_file(archive)?;
+    Ok(into)
+}
+
+fn first_with(folder: &Path, prefix: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    entries.map(|entry| entry.path()).find(|path| {
+        path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+    })
+}
+
+/// The kernel in a compressed image: the first stream in it that unpacks to an ELF.
+fn decompress(image: &[u8]) -> Result<Vec<u8>> {
+    let kinds: [(&[u8], &str); 2] = [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz")];
+    for (magic, program) in kinds {
+        for at in
+            image.windows(magic.len()).enumerate().filter(|(_, window)| *window == magic).map(|(at, _)| at)
+        {
+            let bytes = tools::filter(program, &["-dcq"], &image[at..])?;
+            if bytes.starts_with(b"\x7fELF") {
+                return Ok(bytes);
+            }
+        }
+    }
+    bail!("the kernel is compressed in a way that is not known")
+}
+
+/// The modules by name, with the files that they are in.
+fn modules(folder: &Path, found: &mut BTreeMap<String, PathBuf>) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.file_name().map(|name| name.to_string_lossy().replace('-', "_")).unwrap_or_default();
+        if path.is_dir() {
+            modules(&path, found);
+        } else if let Some((name, _)) = name.split_once(".ko") {
+            found.insert(name.into(), path);
+        }
+    }
+}
+
+/// Adds a module behind those that it needs.
+fn add_module(
+    name: &str,
+    known: &BTreeMap<String, PathBuf>,
+    added: &mut Vec<String>,
+    to: &mut Archive,
+) -> Result<()> {
+    // What is not there is built in.
+    let Some(path) = known.get(name).filter(|_| !added.iter().any(|old| old == name)) else { return Ok(()) };
+    let bytes = fs::read(path)?;
+    let bytes = match path.extension().is_some_and(|extension| extension == "xz") {
+        true => tools::filter("xz", &["-dcq"], &bytes)?,
+        false => bytes,
+    };
+    let key = b"\0depends=";
+    let at = bytes.windows(key.len()).position(|window| window == key).map(|at| at + key.len());
+    let needs = at.and_then(|at| bytes[at..].split(|byte| *byte == 0).next()).unwrap_or_default();
+    for need in String::from_utf8_lossy(needs).split(',').filter(|need| !need.is_empty()) {
+        add_module(&need.replace('-', "_"), known, added, to)?;
+    }
+    to.file(&format!("modules/{name}.ko"), 0o644, &bytes);
+    added.push(name.into());
+    Ok(())
+}
+
+fn archive(kernel: &Path, busybox: &Path, qemu: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in ["dev", "proc", "sys", "tmp", "bin", "usr/bin", "lib64"] {
+        archive.folder(folder);
+    }
+    let program = [busybox.join("bin/busybox"), busybox.join("usr/bin/busybox")];
+    let program = program.iter().find(|path| path.is_file()).context("the package has no busybox")?;
+    archive.copy("bin/busybox", program)?;
+    COMMANDS.iter().for_each(|command| archive.link(&format!("bin/{command}"), "busybox"));
+    let mut known = BTreeMap::new();
+    for folder in ["lib/modules", "usr/lib/modules"] {
+        modules(&kernel.join(folder), &mut known);
+    }
+    let mut added = vec![];
+    for name in MODULES {
+        add_module(name, &known, &mut added, &mut archive)?;
+    }
+    archive.file("modules/order", 0o644, (added.join("\n") + "\n").as_bytes());
+    archive.file("init", 0o755, INIT.as_bytes());
+    archive.copy("usr/bin/qemu-system-x86_64", qemu)?;
+    for library in tools::libraries(qemu)? {
+        archive.copy(library.display().to_string().trim_start_matches('/'), &library)?;
+    }
+    for file in FIRMWARE {
+        let path = Path::new("/usr/share").join(file);
+        if path.is_file() {
+            archive.copy(&format!("usr/share/{file}"), &path)?;
+        }
+    }
+    Ok(archive.finish())
+}

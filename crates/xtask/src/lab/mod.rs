@@ -1,0 +1,88 @@
+//! A host with Hyper-V's interface: KVM's own emulation of it, with QEMU's VMBus on top.
+//!
+//! Where this machine's KVM has it, the guest runs there. Else it runs in a machine in the machine: QEMU emulates a processor
+//! with AMD's virtualisation, Debian's kernel gives that a KVM, and a second QEMU runs on it.
+
+mod archive;
+mod build;
+
+use crate::guest::{Machine, Nest};
+use crate::tools;
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// What of Hyper-V the guest sees.
+const FEATURES: &str = "kvm=off,hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-runtime,hv-reset,\
+     hv-frequencies,hv-crash,hv-tlbflush,hv-ipi";
+
+/// The way to such a host.
+#[derive(Clone, Debug)]
+pub enum Lab {
+    /// This machine's KVM.
+    Direct,
+    /// A machine in the machine, of these files.
+    Nested(build::Files),
+}
+
+impl Lab {
+    /// Finds or makes it.
+    pub fn open() -> Result<Self> {
+        static LAB: OnceLock<std::result::Result<Lab, String>> = OnceLock::new();
+        let found = LAB.get_or_init(|| Self::make().map_err(|error| format!("{error:#}")));
+        found.clone().map_err(anyhow::Error::msg)
+    }
+
+    fn make() -> Result<Self> {
+        tools::need_qemu()?;
+        if !tools::has_device("hv-balloon") || !tools::has_device("vmbus-bridge") {
+            bail!(
+                "this QEMU has no vmbus-bridge or no hv-balloon: install QEMU 8.2 or later (Debian 12 has it in its backports)"
+            );
+        }
+        if has_hyperv() {
+            println!("lab: this machine's KVM has Hyper-V's interface");
+            return Ok(Self::Direct);
+        }
+        Ok(Self::Nested(build::build()?))
+    }
+
+    /// A machine on this host, with VMBus and nothing on it. All files that it uses are in `share`.
+    pub fn machine(
+        &self,
+        kernel: &Path,
+        machine: &str,
+        cpus: u16,
+        memory: &str,
+        share: &Path,
+    ) -> Result<Machine> {
+        let accelerator = format!("kvm -cpu host,{FEATURES}");
+        let nest = match self {
+            Self::Direct => None,
+            Self::Nested(files) => {
+                let inside = share.join("kernel.elf");
+                if !inside.is_file() {
+                    std::fs::copy(kernel, &inside)?;
+                }
+                Some(Nest { kernel: files.kernel.clone(), initrd: files.initrd.clone(), share: share.into() })
+            }
+        };
+        let elf = if nest.is_some() { share.join("kernel.elf") } else { kernel.into() };
+        let mut machine = Machine::with(&elf, machine, &accelerator, cpus, memory);
+        // There is no boot ROM for a card there, and no need of one.
+        machine.add("-global virtio-net-pci.romfile= -device vmbus-bridge");
+        machine.nest = nest;
+        machine.timeout = Duration::from_secs(120);
+        Ok(machine)
+    }
+}
+
+/// Whether this machine's KVM gives guests Hyper-V's interface with SynIC: QEMU refuses to start one where not.
+fn has_hyperv() -> bool {
+    if !Path::new("/dev/kvm").exists() {
+        return false;
+    }
+    let words = "-nodefaults -no-user-config -display none -M pc -accel kvm -cpu host,hv-vpindex,hv-synic -S -monitor stdio";
+    tools::answers("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
+}
