@@ -137,10 +137,8 @@ impl Machine {
         let append = format!(
             "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no_timer_check panic=-1 random.trust_cpu=on lab.share={share}"
         );
-        let words = format!(
-            "qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -M q35 \
-             -accel tcg,thread=multi,tb-size=1024 -cpu EPYC -smp 1 -m 2G -serial stdio"
-        );
+        let words = "qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -M q35 \
+             -accel tcg,thread=multi,tb-size=1024 -cpu EPYC -smp 1 -m 2G -serial stdio";
         let mut words: Vec<String> = words.split_whitespace().map(String::from).collect();
         if let Some(socket) = &self.qmp {
             words.extend(["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())]);

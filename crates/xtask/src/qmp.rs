@@ -24,9 +24,24 @@ impl Qmp {
         };
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut qmp = Self { reader: BufReader::new(stream) };
-        qmp.reader.read_line(&mut String::new())?;
+        // Through a serial port the greeting may have gone by.
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
+    }
+
+    /// The next event of that name.
+    pub fn event(&mut self, name: &str) -> Result<Value> {
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line).with_context(|| format!("waiting for {name}"))? == 0 {
+                bail!("QEMU ended without {name}");
+            }
+            // Noise of a serial port is no answer.
+            let message: Value = serde_json::from_str(&line).unwrap_or_default();
+            if message.get("event").is_some_and(|event| event == name) {
+                return Ok(message);
+            }
+        }
     }
 
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
@@ -37,7 +52,7 @@ impl Qmp {
             if self.reader.read_line(&mut line)? == 0 {
                 bail!("QEMU ended during {command}");
             }
-            let answer: Value = serde_json::from_str(&line)?;
+            let answer: Value = serde_json::from_str(&line).unwrap_or_default();
             if let Some(error) = answer.get("error") {
                 bail!("{command}: {error}");
             }

@@ -11,45 +11,47 @@ use x86_64::instructions::interrupts;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE: u64 = 2 << 20;
-/// Pages are given out below this; it is enough for the work of this kernel.
-const REACH: u64 = 16 << 30;
+/// Pages are given out below this; it is enough for the work of this kernel, and for memory that a host adds far up.
+const REACH: u64 = 64 << 30;
 const FRAMES: usize = (REACH / PAGE) as usize;
 /// What is below belongs to firmware, and to the trampoline.
 const FLOOR: u64 = 1 << 20;
 const HEAP_MOST: usize = 64 << 20;
 
-/// A bit for each page below [`REACH`]: set where it is taken or no RAM.
+/// A bit for each page below [`REACH`]: set where it is RAM that nobody uses.
 struct Frames {
-    taken: [u64; FRAMES / 64],
+    free: [u64; FRAMES / 64],
     next: usize,
+    /// Behind the last that was ever free.
+    end: usize,
 }
 
-static FRAMES_FREE: Mutex<Frames> = Mutex::new(Frames { taken: [u64::MAX; FRAMES / 64], next: 0 });
+static FRAMES_FREE: Mutex<Frames> = Mutex::new(Frames { free: [0; FRAMES / 64], next: 0, end: 0 });
 
 impl Frames {
-    fn is_taken(&self, frame: usize) -> bool {
-        self.taken[frame / 64] & (1 << (frame % 64)) != 0
+    fn is_free(&self, frame: usize) -> bool {
+        self.free[frame / 64] & (1 << (frame % 64)) != 0
     }
 
-    fn mark(&mut self, frames: core::ops::Range<usize>, is_taken: bool) {
-        for frame in frames {
-            let bit = 1 << (frame % 64);
-            match is_taken {
-                true => self.taken[frame / 64] |= bit,
-                false => self.taken[frame / 64] &= !bit,
-            }
-        }
+    fn mark_taken(&mut self, frames: core::ops::Range<usize>) {
+        frames.for_each(|frame| self.free[frame / 64] &= !(1 << (frame % 64)));
+    }
+
+    fn mark_free(&mut self, frames: core::ops::Range<usize>) {
+        self.end = self.end.max(frames.end);
+        self.next = self.next.min(frames.start);
+        frames.for_each(|frame| self.free[frame / 64] |= 1 << (frame % 64));
     }
 
     /// The first of `count` contiguous free frames at a multiple of `align`, from `from` on.
     fn find(&self, count: usize, align: usize, from: usize) -> Option<usize> {
         let mut start = from.next_multiple_of(align);
-        while start + count <= FRAMES {
-            if start.is_multiple_of(64) && self.taken[start / 64] == u64::MAX {
+        while start + count <= self.end {
+            if start.is_multiple_of(64) && self.free[start / 64] == 0 {
                 start = (start + 64).next_multiple_of(align);
                 continue;
             }
-            match (start..start + count).find(|frame| self.is_taken(*frame)) {
+            match (start..start + count).find(|frame| !self.is_free(*frame)) {
                 Some(taken) => start = (taken + 1).next_multiple_of(align),
                 None => return Some(start),
             }
@@ -57,13 +59,13 @@ impl Frames {
         None
     }
 
-    fn free(&self) -> usize {
-        self.taken.iter().map(|word| word.count_zeros() as usize).sum()
+    fn count(&self) -> usize {
+        self.free[..self.end.div_ceil(64)].iter().map(|word| word.count_ones() as usize).sum()
     }
 
     fn take(&mut self, count: usize, align: usize) -> Option<u64> {
         let start = self.find(count, align, self.next).or_else(|| self.find(count, align, 0))?;
-        self.mark(start..start + count, true);
+        self.mark_taken(start..start + count);
         self.next = start + count;
         Some(start as u64 * PAGE)
     }
@@ -110,11 +112,11 @@ pub fn init(info: &BootInfo) -> u64 {
             let (start, end) =
                 (range.start.max(FLOOR).next_multiple_of(PAGE), range.end.min(REACH) & !(PAGE - 1));
             if start < end {
-                frames.mark((start / PAGE) as usize..(end / PAGE) as usize, false);
+                frames.mark_free((start / PAGE) as usize..(end / PAGE) as usize);
             }
         }
         let (start, end) = boot::kernel_range();
-        frames.mark((start / PAGE) as usize..end.div_ceil(PAGE) as usize, true);
+        frames.mark_taken((start / PAGE) as usize..end.div_ceil(PAGE) as usize);
     }
     PAGES.store(total / PAGE, Ordering::Relaxed);
     paging::init(info);
@@ -146,9 +148,7 @@ pub fn alloc(pages: NonZeroUsize) -> Result<RawDma, AllocError> {
 pub unsafe fn free(region: RawDma) {
     let first = (region.bus.0 / PAGE) as usize;
     interrupts::without_interrupts(|| {
-        let mut frames = FRAMES_FREE.lock();
-        frames.mark(first..first + region.pages.get(), false);
-        frames.next = frames.next.min(first);
+        FRAMES_FREE.lock().mark_free(first..first + region.pages.get());
     });
 }
 
@@ -159,7 +159,7 @@ static PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// Pages in all and pages that are free.
 pub fn statistics() -> (u64, u64) {
-    let free = interrupts::without_interrupts(|| FRAMES_FREE.lock().free());
+    let free = interrupts::without_interrupts(|| FRAMES_FREE.lock().count());
     (PAGES.load(Ordering::Relaxed), free as u64)
 }
 
@@ -167,7 +167,7 @@ pub fn statistics() -> (u64, u64) {
 pub fn spare(most: u64) -> Option<(u64, u64)> {
     interrupts::without_interrupts(|| {
         let mut frames = FRAMES_FREE.lock();
-        let room = frames.free().checked_sub(RESERVE)?;
+        let room = frames.count().checked_sub(RESERVE)?;
         let mut count = room.min(usize::try_from(most).unwrap_or(usize::MAX));
         // The largest run that there is, halving.
         while count > 0 {
@@ -183,9 +183,7 @@ pub fn spare(most: u64) -> Option<(u64, u64)> {
 /// Takes back pages that were spared.
 pub fn give_back(first: u64, count: u64) {
     interrupts::without_interrupts(|| {
-        let mut frames = FRAMES_FREE.lock();
-        frames.mark(first as usize..(first + count) as usize, false);
-        frames.next = frames.next.min(first as usize);
+        FRAMES_FREE.lock().mark_free(first as usize..(first + count) as usize);
     });
 }
 

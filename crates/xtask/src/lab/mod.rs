@@ -57,7 +57,25 @@ impl Lab {
         memory: &str,
         share: &Path,
     ) -> Result<Machine> {
-        let accelerator = format!("kvm -cpu host,{FEATURES}");
+        let mut machine = self.with(kernel, machine, &format!("host,{FEATURES}"), cpus, memory, share)?;
+        machine.add("-device vmbus-bridge");
+        Ok(machine)
+    }
+
+    /// A machine on KVM with this processor, and nothing on it.
+    pub fn bare(&self, kernel: &Path, machine: &str, processor: &str, share: &Path) -> Result<Machine> {
+        self.with(kernel, machine, processor, 1, "256M", share)
+    }
+
+    fn with(
+        &self,
+        kernel: &Path,
+        machine: &str,
+        processor: &str,
+        cpus: u16,
+        memory: &str,
+        share: &Path,
+    ) -> Result<Machine> {
         let nest = match self {
             Self::Direct => None,
             Self::Nested(files) => {
@@ -69,9 +87,9 @@ impl Lab {
             }
         };
         let elf = if nest.is_some() { share.join("kernel.elf") } else { kernel.into() };
-        let mut machine = Machine::with(&elf, machine, &accelerator, cpus, memory);
+        let mut machine = Machine::with(&elf, machine, &format!("kvm -cpu {processor}"), cpus, memory);
         // There is no boot ROM for a card there, and no need of one.
-        machine.add("-global virtio-net-pci.romfile= -device vmbus-bridge");
+        machine.add("-global virtio-net-pci.romfile=");
         machine.nest = nest;
         machine.timeout = Duration::from_secs(120);
         Ok(machine)

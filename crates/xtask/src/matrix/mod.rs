@@ -1,5 +1,7 @@
 //! The kernel under QEMU, over a matrix of machines, queues and devices.
 
+mod hyperv;
+
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
 use crate::scratch::Scratch;
@@ -84,6 +86,8 @@ enum Outcome {
     Skipped(String),
 }
 
+/// A case of its own.
+type Special = fn(&Bench) -> Result<Outcome>;
 type Case<'a> = (String, Box<dyn Fn() -> Result<Outcome> + Send + Sync + 'a>);
 
 /// Runs the matrix; how many passed and what was skipped.
@@ -100,7 +104,6 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         let bench = &bench;
         cases.push((case.name.into(), Box::new(move || bench.usual(case, i))));
     }
-    type Special = fn(&Bench) -> Result<Outcome>;
     let special: &[(&str, Special)] = &[
         ("no disk and no card", Bench::nothing),
         ("a read-only disk", Bench::read_only),
@@ -115,7 +118,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("a command line that cannot be read", Bench::bad_words),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
-    for (name, work) in special {
+    for (name, work) in special.iter().chain(hyperv::CASES) {
         let bench = &bench;
         cases.push((name.to_string(), Box::new(move || work(bench))));
     }
@@ -336,7 +339,7 @@ impl Bench {
             "says=\"1280x800\"",
             "says=\"QEMU Virtio Keyboard\"",
             "trust=outside",
-            "undriven=\"virtio MemoryBalloon\"",
+            "device=balloon0 at=pci:",
         ] {
             must_say(&transcript, text)?;
         }
@@ -404,7 +407,7 @@ impl Bench {
             disk.display()
         ));
         machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
-        machine.add(&format!("-qmp unix:{},server=on,wait=off", socket.display()));
+        machine.qmp = Some(socket.clone());
         machine.command_line = "idle=8".into();
         let mut running = machine.start()?;
         running.wait_for("idle=begin")?;

@@ -1,0 +1,338 @@
+//! The kernel on KVM's Hyper-V interface, with QEMU's VMBus and its balloon, and virtio devices beside.
+
+use super::{Bench, DISK1, MIB, Outcome, must_end, must_say};
+use crate::guest::{Machine, Transcript};
+use crate::image;
+use crate::lab::Lab;
+use crate::qmp::Qmp;
+use crate::run::NESTED_PORT;
+use crate::scratch::Scratch;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub const CASES: &[(&str, super::Special)] = &[
+    ("hyper-v: VMBus beside virtio, on two processors", mixed),
+    ("hyper-v: balloon inflated and deflated, memory added, on the second processor", balloon),
+    ("hyper-v: the report on memory read back", report),
+    ("hyper-v: a crash is reported", crash),
+    ("hyper-v: reset", reset),
+    ("hyper-v: a hundred connections", reconnect),
+    ("hyper-v: older versions", versions),
+    ("hyper-v: no VMBus, and KVM's clock without Hyper-V", clocks),
+    ("virtio balloon inflated, deflated, asked, told of free pages", virtio_balloon),
+];
+
+/// What QEMU reports a crash with.
+const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
+
+/// Runs `work` with the lab and a folder for its files; skipped where there is no lab.
+fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
+    let lab = match Lab::open() {
+        Ok(lab) => lab,
+        Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+    };
+    let folder = Scratch::new()?;
+    work(&lab, folder.path(), bench).map(|()| Outcome::Passed)
+}
+
+fn mixed(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let (disk0, disk1) = (folder.join("disk0.img"), folder.join("disk1.img"));
+        std::fs::copy(&bench.ext4, &disk0)?;
+        std::fs::File::create(&disk1)?.set_len(DISK1)?;
+        let tree = folder.join("tree");
+        image::make_tree(&tree)?;
+        let mut machine = lab.machine(&bench.kernel, "pc", 2, "512M", folder)?;
+        let mut port = bench.port;
+        if machine.nest.is_some() {
+            port = NESTED_PORT;
+            machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
+        }
+        for (i, disk) in [&disk0, &disk1].into_iter().enumerate() {
+            machine.add(&format!("-drive file={},if=none,id=d{i},format=raw,discard=unmap", disk.display()));
+            machine.add(&format!("-device virtio-blk-pci,drive=d{i},num-queues=2"));
+        }
+        machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
+        machine.add("-device hv-balloon,id=hv0,status-report=on");
+        machine.command_line = format!(
+            "list clock mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/hello.txt balloon=3 idle=1"
+        );
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        for text in [
+            "processors=2",
+            "hypervisor=hyper-v",
+            "bus=vmbus version=4.0",
+            "device=balloon0 at=vmbus:",
+            "clock=hyper-v-page",
+            "same test=pass",
+            "same http=/hello.txt status=200",
+        ] {
+            must_say(&transcript, text)?;
+        }
+        for line in image::expected_files(&tree)? {
+            must_say(&transcript, &line)?;
+        }
+        image::check_pattern(&disk1, DISK1)?;
+        must_be(&transcript, "balloon=0 end", "allocations", "0")?;
+        must_be(&transcript, "idle=end", "device_interrupts", "0")?;
+        // One report at the beginning, one a second.
+        ensure!(
+            number(&transcript, "balloon=0 end", "reports")? >= 2,
+            "too few reports:\n{}",
+            transcript.text()
+        );
+        Ok(())
+    })
+}
+
+fn must_be(transcript: &Transcript, line: &str, key: &str, value: &str) -> Result<()> {
+    let found = transcript.value(line, key);
+    ensure!(found == Some(value), "{key} of `{line}` is {found:?}:\n{}", transcript.text());
+    Ok(())
+}
+
+fn number(transcript: &Transcript, line: &str, key: &str) -> Result<u64> {
+    let text = transcript
+        .value(line, key)
+        .with_context(|| format!("no {key} in `{line}`:\n{}", transcript.text()))?;
+    text.parse().with_context(|| format!("{key}={text} is no number"))
+}
+
+/// Starts `machine` and does `work` with QEMU's machine protocol once the kernel has said `text`; a machine in a machine that
+/// hangs gets a second try.
+fn with_qmp(
+    machine: &Machine,
+    text: &str,
+    mut work: impl FnMut(&mut Qmp, &mut crate::guest::Running) -> Result<()>,
+) -> Result<Transcript> {
+    let socket = machine.qmp.clone().context("no machine protocol")?;
+    let mut once = || {
+        let _ = std::fs::remove_file(&socket);
+        let mut running = machine.start()?;
+        running.wait_for(text)?;
+        let mut qmp = Qmp::connect(&socket)?;
+        work(&mut qmp, &mut running)?;
+        running.finish()
+    };
+    match once() {
+        Err(error) if machine.nest.is_some() && format!("{error:#}").contains("did not finish in time") => {
+            println!("lab: the machine in the machine hung: once more");
+            once()
+        }
+        result => result,
+    }
+}
+
+/// Asks QEMU until `is_there` is content.
+fn until(qmp: &mut Qmp, command: &str, arguments: Value, is_there: impl Fn(&Value) -> bool) -> Result<Value> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = qmp.execute(command, arguments.clone());
+        match answer {
+            Ok(value) if is_there(&value) => return Ok(value),
+            answer if Instant::now() > end => bail!("{command} says {answer:?}"),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn actual(value: &Value) -> u64 {
+    value["actual"].as_u64().unwrap_or(0)
+}
+
+/// QEMU leaves a guest alone for 50 seconds before it asks for memory; so all that is asked for is asked for in one boot.
+fn balloon(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.machine(&bench.kernel, "q35", 2, "512M,slots=2,maxmem=80G", folder)?;
+        machine.qmp = Some(folder.join("qmp"));
+        machine.timeout = Duration::from_secs(180);
+        machine.add("-object memory-backend-ram,id=more,size=1G");
+        // Without reports: QEMU up to 10.0 ends with an assertion where one comes in just when it is asked for a size.
+        machine.add("-device hv-balloon,id=hv0,memdev=more");
+        machine.command_line = "list balloon=80".into();
+        let transcript = with_qmp(&machine, "balloon=begin", |qmp, running| {
+            qmp.execute("balloon", json!({ "value": 400 * MIB }))?;
+            running.wait_for("balloon=0 held=28672 ")?;
+            until(qmp, "query-balloon", json!({}), |v| actual(v) == 400 * MIB)?;
+            qmp.execute("balloon", json!({ "value": 512 * MIB }))?;
+            running.wait_for("balloon=0 held=0 ")?;
+            until(qmp, "query-balloon", json!({}), |v| actual(v) == 512 * MIB)?;
+            qmp.execute("balloon", json!({ "value": 768 * MIB }))?;
+            running.wait_for("added=65536")?;
+            until(qmp, "query-balloon", json!({}), |v| actual(v) == 768 * MIB)?;
+            Ok(())
+        })?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "memory=added first=0x")?;
+        must_be(&transcript, "balloon=0 end", "held", "0")?;
+        must_be(&transcript, "balloon=0 end", "allocations", "0")?;
+        // The first channel goes to the second processor.
+        must_be(&transcript, "interrupts=balloon processor=0", "count", "0")?;
+        let count = number(&transcript, "interrupts=balloon processor=1", "count")?;
+        ensure!((3..=60).contains(&count), "{count} interrupts:\n{}", transcript.text());
+        Ok(())
+    })
+}
+
+fn report(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.machine(&bench.kernel, "q35", 1, "512M", folder)?;
+        machine.qmp = Some(folder.join("qmp"));
+        machine.add("-device hv-balloon,id=hv0,status-report=on");
+        machine.command_line = "list balloon=6".into();
+        let mut report = Value::Null;
+        let transcript = with_qmp(&machine, "balloon=begin", |qmp, _| {
+            report = until(qmp, "query-hv-balloon-status-report", json!({}), |v| {
+                v["committed"].as_u64() > Some(0)
+            })?;
+            Ok(())
+        })?;
+        must_end(&transcript, 0)?;
+        // To the page what the kernel says that it has free.
+        let free = number(&transcript, "balloon=0 end", "free")?;
+        ensure!(
+            report["available"].as_u64() == Some(free * 4096),
+            "{free} pages are free, and the report says {report}"
+        );
+        Ok(())
+    })
+}
+
+fn crash(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.machine(&bench.kernel, "q35", 1, "512M", folder)?;
+        machine.qmp = Some(folder.join("qmp"));
+        machine.add("-action panic=none");
+        machine.command_line = "idle=2 crash".into();
+        let mut seen = Value::Null;
+        let transcript = with_qmp(&machine, "idle=begin", |qmp, _| {
+            seen = qmp.event("GUEST_PANICKED")?;
+            Ok(())
+        })?;
+        must_end(&transcript, 101)?;
+        let info = &seen["data"]["info"];
+        let at = transcript
+            .lines
+            .iter()
+            .find_map(|line| line.strip_prefix("panic=")?.rsplit(':').next()?.parse().ok());
+        let line: u64 = at.context("no line of the panic")?;
+        ensure!(info["type"] == "hyper-v", "QEMU says {seen}");
+        let values: Vec<_> = (1..=5).map(|i| info[format!("arg{i}")].as_u64().unwrap_or(u64::MAX)).collect();
+        ensure!(values[0] == CRASH_MAGIC && values[1] == line && values[3..] == [101, 0], "QEMU says {seen}");
+        Ok(())
+    })
+}
+
+fn reset(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.machine(&bench.kernel, "q35", 1, "512M", folder)?;
+        machine.qmp = Some(folder.join("qmp"));
+        machine.command_line = "idle=2 reset".into();
+        let mut seen = Value::Null;
+        let transcript = with_qmp(&machine, "idle=begin", |qmp, _| {
+            seen = qmp.event("SHUTDOWN")?;
+            Ok(())
+        })?;
+        must_say(&transcript, "reset=now")?;
+        ensure!(seen["data"]["reason"] == "guest-reset", "QEMU says {seen}");
+        ensure!(
+            transcript.ended == Some(0),
+            "QEMU ended with {:?}:\n{}",
+            transcript.ended,
+            transcript.text()
+        );
+        Ok(())
+    })
+}
+
+fn reconnect(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.machine(&bench.kernel, "q35", 2, "512M", folder)?;
+        machine.add("-device hv-balloon,id=hv0,status-report=on");
+        machine.command_line = "reconnect=100 list balloon=2".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_be(&transcript, "reconnect=100", "different", "0")?;
+        must_be(&transcript, "reconnect=100", "lost_pages", "0")?;
+        ensure!(number(&transcript, "balloon=0 end", "reports")? >= 1, "no report:\n{}", transcript.text());
+        Ok(())
+    })
+}
+
+fn versions(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        for version in ["3.0", "2.4", "1.1"] {
+            let mut machine = lab.machine(&bench.kernel, "pc", 1, "256M", folder)?;
+            machine.add("-device hv-balloon,id=hv0,status-report=on");
+            machine.command_line = format!("vmbus={version} list balloon=2");
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_say(&transcript, &format!("bus=vmbus version={version}"))?;
+            ensure!(
+                number(&transcript, "balloon=0 end", "reports")? >= 1,
+                "no report:\n{}",
+                transcript.text()
+            );
+        }
+        Ok(())
+    })
+}
+
+fn clocks(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let mut machine = lab.bare(&bench.kernel, "q35", "host", folder)?;
+        machine.command_line = "list clock".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "clock=kvmclock passed_us")?;
+        // Hyper-V's interface without the bus, and without the page for the clock.
+        let mut machine =
+            lab.bare(&bench.kernel, "q35", "host,kvm=off,hv-vpindex,hv-synic,hv-time,hv-runtime", folder)?;
+        machine.command_line = "list clock".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "clock=hyper-v-page passed_us")?;
+        ensure!(!transcript.text().contains("bus=vmbus"), "a bus out of nothing:\n{}", transcript.text());
+        Ok(())
+    })
+}
+
+fn virtio_balloon(bench: &Bench) -> Result<Outcome> {
+    let folder = Scratch::new()?;
+    for props in ["", ",packed=on"] {
+        let mut machine = bench.machine("q35", 1);
+        let socket = folder.path().join("qmp");
+        machine.qmp = Some(socket.clone());
+        machine.add(&format!("-device virtio-balloon-pci,id=b0,free-page-reporting=on{props}"));
+        machine.command_line = "list balloon=14 report-free=64M".into();
+        let transcript = with_qmp(&machine, "balloon=begin", |qmp, running| {
+            let path = "/machine/peripheral/b0";
+            let polling = json!({ "path": path, "property": "guest-stats-polling-interval", "value": 1 });
+            qmp.execute("qom-set", polling)?;
+            let stats = json!({ "path": path, "property": "guest-stats" });
+            let free = |v: &Value| v["stats"]["stat-free-memory"].as_i64().unwrap_or(0);
+            let before = until(qmp, "qom-get", stats.clone(), |v| free(v) > 300 << 20)?;
+            qmp.execute("balloon", json!({ "value": 400 * MIB }))?;
+            running.wait_for("balloon=0 held=28672 target=28672")?;
+            until(qmp, "query-balloon", json!({}), |v| actual(v) == 400 * MIB)?;
+            let less = free(&before) - (112 << 20);
+            until(qmp, "qom-get", stats, |v| (less - (1 << 20)..=less + (1 << 20)).contains(&free(v)))?;
+            qmp.execute("balloon", json!({ "value": 512 * MIB }))?;
+            running.wait_for("balloon=0 held=0 ")?;
+            until(qmp, "query-balloon", json!({}), |v| actual(v) == 512 * MIB)?;
+            Ok(())
+        })?;
+        must_end(&transcript, 0)?;
+        must_say(&transcript, "balloon=0 reported=16384")?;
+        must_be(&transcript, "balloon=0 end", "allocations", "0")?;
+        ensure!(
+            number(&transcript, "balloon=0 end", "reports")? >= 2,
+            "too few reports:\n{}",
+            transcript.text()
+        );
+    }
+    Ok(Outcome::Passed)
+}
