@@ -1,10 +1,13 @@
+use crate::HvHost;
 use paravirt_platform::{
-    AllocError, BusAddr, Instant, Interrupts, MapError, Mmio, PAGE_SIZE, Platform, PortIo, Processors, RawDma,
+    AllocError, BindError, BusAddr, HyperV, Instant, Interrupts, MapError, Mmio, PAGE_SIZE, Platform, PortIo,
+    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -22,6 +25,19 @@ struct Inner {
     turned: AtomicU64,
     start: std::time::Instant,
     hooks: Mutex<Vec<Hook>>,
+    processors: u32,
+    has_interrupts: bool,
+    handlers: Mutex<Vec<Option<(RawHandler, u32)>>>,
+    interrupts: AtomicU64,
+    hypervisor: Mutex<Option<HvHost>>,
+}
+
+/// The first vector's number in the descriptor table.
+const FIRST_DESCRIPTOR: u8 = 0x30;
+
+thread_local! {
+    /// The processor that this thread plays.
+    static CURRENT: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A process that plays guest: 64 MiB of rust-vmm guest memory, and a clock that goes by itself and can be turned on.
@@ -29,6 +45,24 @@ struct Inner {
 /// While a driver waits ([`Platform::relax`]), the hosts that were [attached](Self::attach) work.
 #[derive(Clone)]
 pub struct Guest(Arc<Inner>);
+
+/// A guest, as what hangs on it knows it.
+#[derive(Clone)]
+pub struct WeakGuest(Weak<Inner>);
+
+impl WeakGuest {
+    /// Does `work` with the guest, if it is still there.
+    pub fn with(&self, work: impl FnOnce(&Guest)) {
+        if let Some(inner) = self.0.upgrade() {
+            work(&Guest(inner));
+        }
+    }
+
+    /// Turns the clock on.
+    pub fn turn(&self, by: Duration) {
+        self.with(|guest| guest.turn(by));
+    }
+}
 
 impl Default for Guest {
     fn default() -> Self {
@@ -39,6 +73,12 @@ impl Default for Guest {
 impl Guest {
     /// A guest with all its memory free.
     pub fn new() -> Self {
+        Self::with(1, false)
+    }
+
+    /// A guest with `processors`, and with interrupts or without. Threads play processors; one that says nothing is the
+    /// first.
+    pub fn with(processors: u32, has_interrupts: bool) -> Self {
         let range = [(GuestAddress(BASE), PAGES * PAGE_SIZE)];
         let memory = GuestMemoryMmap::<()>::from_ranges(&range).expect("64 MiB of memory");
         Self(Arc::new(Inner {
@@ -48,7 +88,51 @@ impl Guest {
             turned: AtomicU64::new(0),
             start: std::time::Instant::now(),
             hooks: Mutex::new(vec![]),
+            processors,
+            has_interrupts,
+            handlers: Mutex::new(vec![]),
+            interrupts: AtomicU64::new(0),
+            hypervisor: Mutex::new(None),
         }))
+    }
+
+    /// A handle that does not keep it alive: for what is [attached](Self::attach).
+    pub fn downgrade(&self) -> WeakGuest {
+        WeakGuest(Arc::downgrade(&self.0))
+    }
+
+    /// How many processors it has.
+    pub fn processors(&self) -> u32 {
+        self.0.processors
+    }
+
+    pub(crate) fn set_hypervisor(&self, host: HvHost) {
+        *self.0.hypervisor.lock().expect("hypervisor") = Some(host);
+    }
+
+    fn hypervisor(&self) -> Option<HvHost> {
+        self.0.hypervisor.lock().expect("hypervisor").clone()
+    }
+
+    /// Runs the handler of a vector on a processor, as its interrupt does.
+    pub(crate) fn interrupt(&self, processor: u32, descriptor: u8) {
+        let place = usize::from(descriptor.wrapping_sub(FIRST_DESCRIPTOR));
+        let handler = self.0.handlers.lock().expect("handlers").get(place).copied().flatten();
+        let Some((handler, bound_to)) = handler else { return };
+        assert_eq!(bound_to, processor, "the interrupt came to another processor");
+        self.0.interrupts.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: it is bound: `unbind` takes it out.
+        on(processor, || unsafe { handler.call() });
+    }
+
+    /// Interrupts so far.
+    pub fn interrupts(&self) -> u64 {
+        self.0.interrupts.load(Ordering::SeqCst)
+    }
+
+    /// The time in units of 100 ns, as Hyper-V counts.
+    pub(crate) fn reference_time(&self) -> u64 {
+        self.now().as_nanos() / 100
     }
 
     /// Its memory, for rust-vmm's device side.
@@ -112,7 +196,15 @@ unsafe impl Platform for Guest {
         let first = ((region.bus.0 - BASE) / PAGE_SIZE as u64) as usize;
         // What is used after it was freed shows.
         self.write(region.bus.0, &vec![0xdd; region.len()]);
-        self.0.free.lock().expect("free list").push((first, region.pages.get()));
+        let mut free = self.0.free.lock().expect("free list");
+        free.push((first, region.pages.get()));
+        free.sort_unstable();
+        // Neighbours become one.
+        free.dedup_by(|next, run| {
+            let touches = run.0 + run.1 == next.0;
+            run.1 += if touches { next.1 } else { 0 };
+            touches
+        });
     }
 
     fn now(&self) -> Instant {
@@ -127,11 +219,85 @@ unsafe impl Platform for Guest {
     }
 }
 
-// SAFETY: it binds nothing.
-unsafe impl Interrupts for Guest {}
+/// Does `work` as `processor`.
+fn on<R>(processor: u32, work: impl FnOnce() -> R) -> R {
+    let before = CURRENT.replace(processor);
+    let result = work();
+    CURRENT.set(before);
+    result
+}
+
+// SAFETY: a handler is called while it is in the table, by a thread that is here.
+unsafe impl Interrupts for Guest {
+    unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
+        if !self.0.has_interrupts {
+            return Err(BindError::Unsupported);
+        }
+        let mut handlers = self.0.handlers.lock().expect("handlers");
+        let place = handlers.iter().position(Option::is_none).unwrap_or(handlers.len());
+        if place == handlers.len() {
+            handlers.push(None);
+        }
+        handlers[place] = Some((handler, processor.0));
+        Ok(Vector(place as u32))
+    }
+
+    fn unbind(&self, vector: Vector) {
+        self.0.handlers.lock().expect("handlers")[vector.0 as usize] = None;
+    }
+}
+
+// SAFETY: registers are the model's, or there are none.
+unsafe impl Registers for Guest {
+    fn cpuid(&self, leaf: u32) -> [u32; 4] {
+        self.hypervisor().map_or([0; 4], |host| host.cpuid(leaf))
+    }
+    fn tsc(&self) -> u64 {
+        self.now().as_nanos()
+    }
+    unsafe fn read_msr(&self, index: u32) -> u64 {
+        self.hypervisor().map_or(0, |host| host.read_msr(self, CURRENT.get(), index))
+    }
+    unsafe fn write_msr(&self, index: u32, value: u64) {
+        if let Some(host) = self.hypervisor() {
+            host.write_msr(self, CURRENT.get(), index, value);
+        }
+    }
+}
+
+// SAFETY: hypercalls are the model's.
+unsafe impl HyperV for Guest {
+    fn hypercall_page(&self) -> Option<RawDma> {
+        self.dma_alloc(NonZeroUsize::MIN).ok()
+    }
+    unsafe fn free_hypercall_page(&self, page: RawDma) {
+        // SAFETY: passed on from the caller.
+        unsafe { self.dma_free(page) }
+    }
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        Some(FIRST_DESCRIPTOR + vector.0 as u8)
+    }
+    unsafe fn hypercall(&self, _page: *const u8, control: u64, input: u64, _output: u64) -> u64 {
+        self.hypervisor().map_or(u64::MAX, |host| host.hypercall(self, control, input))
+    }
+}
 // SAFETY: it accesses nothing.
 unsafe impl PortIo for Guest {}
-impl Processors for Guest {}
+impl Processors for Guest {
+    fn count(&self) -> u32 {
+        self.0.processors
+    }
+    fn current(&self) -> ProcessorId {
+        ProcessorId(CURRENT.get())
+    }
+    fn run_on(&self, processor: ProcessorId, work: &mut (dyn FnMut() + Send)) -> Result<(), RunError> {
+        if processor.0 >= self.0.processors {
+            return Err(RunError);
+        }
+        on(processor.0, work);
+        Ok(())
+    }
+}
 // SAFETY: it maps nothing.
 unsafe impl Mmio for Guest {
     unsafe fn map(&self, _phys: u64, _len: usize) -> Result<NonNull<u8>, MapError> {

@@ -6,6 +6,7 @@
 //! * [`SplitDevice`] serves a split queue with rust-vmm's `virtio-queue`, which is not ours; [`PackedDevice`] is our own
 //!   model of a packed one, since rust-vmm has none.
 //! * [`BlkHost`] and [`NetHost`] are devices on top of either.
+//! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus, with [`Echo`] and [`BalloonHost`] to put on it.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -25,13 +26,15 @@ use paravirt_virtio::features::Features;
 mod blk;
 mod device;
 mod guest;
+mod hyperv;
 mod net;
 mod packed;
 mod split;
 
 pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
-pub use guest::Guest;
+pub use guest::{Guest, WeakGuest};
+pub use hyperv::{BalloonHost, Crash, Echo, Faults, HvHost, HvOffer, OfferSettings, Packets, VmbusDevice};
 pub use net::NetHost;
 pub use packed::PackedDevice;
 pub use split::SplitDevice;

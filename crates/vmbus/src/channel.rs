@@ -190,7 +190,13 @@ impl<P: HyperV> Channel<P> {
         });
         match answer {
             Some(Ok(0)) => Ok(()),
-            Some(Ok(status)) => Err(ChannelError::Refused(status)),
+            Some(Ok(status)) => {
+                // There is nothing to close.
+                if let Some(entry) = self.core.state.lock().entry(self.place) {
+                    entry.open = Awaited::No;
+                }
+                Err(ChannelError::Refused(status))
+            }
             Some(Err(gone)) => Err(gone),
             None => Err(Fault::Timeout.into()),
         }

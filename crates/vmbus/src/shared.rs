@@ -38,6 +38,8 @@ pub(crate) struct Core<P: HyperV> {
     epochs: PageTable<P, AtomicU32>,
     inbox: Inbox<P>,
     is_pumping: AtomicBool,
+    /// A message stayed in its slot, and no interrupt will tell of it again.
+    is_stalled: AtomicBool,
     is_acting: AtomicBool,
     contexts: PageTable<P, Context<P>>,
     vectors: Mutex<PageTable<P, Option<Vector>>>,
@@ -68,6 +70,7 @@ impl<P: HyperV> Core<P> {
                 epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
                 inbox: Inbox::new(platform)?,
                 is_pumping: AtomicBool::new(false),
+                is_stalled: AtomicBool::new(false),
                 is_acting: AtomicBool::new(false),
                 contexts: PageTable::new(platform, count, |index| Context::new(ProcessorId(index as u32)))?,
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
@@ -158,7 +161,11 @@ impl<P: HyperV> Core<P> {
             }
             self.is_pumping.store(false, Ordering::Release);
             fence(Ordering::SeqCst);
-            if count >= AT_ONE_GO || self.inbox.is_full() || !self.has_message() {
+            if !self.has_message() {
+                return count > 0;
+            }
+            if count >= AT_ONE_GO || self.inbox.is_full() {
+                self.is_stalled.store(true, Ordering::Release);
                 return count > 0;
             }
         }
@@ -196,9 +203,9 @@ impl<P: HyperV> Core<P> {
         if self.platform().current() == self.contact {
             return self.pump();
         }
-        // Its interrupt fetches it, but for a slot that stayed full because the queue was.
+        // Its interrupt fetches it, but for one that was left where it is.
         let mut came = false;
-        if !self.has_vector(self.contact) || self.inbox.is_full() {
+        if self.is_stalled.swap(false, Ordering::AcqRel) || !self.has_vector(self.contact) {
             let _ = self.platform().run_on(self.contact, &mut || came = self.pump());
         }
         came

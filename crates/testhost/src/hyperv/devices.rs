@@ -1,0 +1,243 @@
+//! Devices on VMBus.
+
+use crate::Guest;
+use hyperv_bindings::dynmem::{
+    DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
+    DmHotAddResponse, DmMessageType, DmStatus, DmUnballoon, DmVersion, DmVersionRequest, DmVersionResponse,
+};
+use paravirt_vmbus_ring::{Kind, Packet, RingError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What a guest said of its crash.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Crash {
+    /// The five values.
+    pub values: [u64; 5],
+    /// The text.
+    pub text: Option<String>,
+}
+
+/// The host's end of the ring to the guest, for a device: packets that find no room are kept and sent later.
+pub trait Packets {
+    /// Sends a packet in band.
+    fn in_band(&mut self, payload: &[u8]);
+    /// Completes a packet of the guest's.
+    fn completion(&mut self, transaction: u64, payload: &[u8]);
+}
+
+/// A device on a channel.
+pub trait VmbusDevice: Send {
+    /// The guest has opened the channel.
+    fn open(&mut self) {}
+    /// The guest has sent a packet.
+    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets);
+    /// There is an opportunity to send.
+    fn poll(&mut self, out: &mut dyn Packets) {
+        let _ = out;
+    }
+}
+
+/// Sends back what it gets: a completion where one is wanted, else a packet in band. Guest memory that a packet names is
+/// filled with the low byte of its transaction.
+#[derive(Default)]
+pub struct Echo;
+
+impl VmbusDevice for Echo {
+    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+        for range in packet.gpa_ranges().into_iter().flatten() {
+            let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
+            for page in range.pages() {
+                let len = left.min(4096 - offset as usize);
+                guest.write(page * 4096 + offset, &vec![packet.transaction as u8; len]);
+                (left, offset) = (left - len, 0);
+            }
+        }
+        if packet.wants_completion {
+            out.completion(packet.transaction, packet.payload);
+        } else if packet.kind == Kind::IN_BAND {
+            out.in_band(packet.payload);
+        }
+    }
+}
+
+/// What happened to a balloon, and what is to be sent.
+#[derive(Default)]
+struct Balloon {
+    newest: u32,
+    suppresses: bool,
+    send: VecDeque<Vec<u8>>,
+    held: Vec<(u64, u64)>,
+    answers: Vec<(u16, u32)>,
+    status: Option<DmStatus>,
+    hot_added: Vec<(u32, u32)>,
+    capabilities: bool,
+}
+
+/// Dynamic memory. A handle: clones are the same device.
+#[derive(Clone)]
+pub struct BalloonHost(Arc<Mutex<Balloon>>);
+
+impl BalloonHost {
+    /// One that speaks versions up to `newest`.
+    pub fn new(newest: DmVersion) -> Self {
+        Self(Arc::new(Mutex::new(Balloon { newest: newest.0, ..Balloon::default() })))
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Balloon) -> R) -> R {
+        work(&mut self.0.lock().expect("the balloon"))
+    }
+
+    /// Tells the guest to send no reports.
+    pub fn suppress_reports(&self) {
+        self.with(|balloon| balloon.suppresses = true);
+    }
+
+    /// Sends these bytes as they are.
+    pub fn send(&self, bytes: &[u8]) {
+        self.with(|balloon| balloon.send.push_back(bytes.to_vec()));
+    }
+
+    fn header(message_type: DmMessageType, size: usize, transaction_id: u32) -> DmHeader {
+        DmHeader { message_type, size: size as u16, transaction_id }
+    }
+
+    /// Asks for pages.
+    pub fn inflate(&self, transaction: u32, pages: u32) {
+        let header = Self::header(DmMessageType::BALLOON_REQUEST, size_of::<DmBalloon>(), transaction);
+        self.send(DmBalloon { header, pages, reserved: 0 }.as_bytes());
+    }
+
+    /// Gives ranges back: first page and count.
+    pub fn deflate(&self, transaction: u32, ranges: &[(u64, u64)], has_more: bool) {
+        let size = size_of::<DmUnballoon>() + ranges.len() * 8;
+        let header = Self::header(DmMessageType::UNBALLOON_REQUEST, size, transaction);
+        let head = DmUnballoon { header, has_more: u32::from(has_more), range_count: ranges.len() as u32 };
+        let mut bytes = head.as_bytes().to_vec();
+        for (first, count) in ranges {
+            bytes.extend((first | count << 40).to_le_bytes());
+            self.with(|balloon| balloon.held.retain(|held| held.0 < *first || held.0 >= first + count));
+        }
+        self.send(&bytes);
+    }
+
+    /// Adds memory.
+    pub fn hot_add(&self, transaction: u32, first: u64, count: u64) {
+        let header = Self::header(DmMessageType::HOT_ADD_REQUEST, size_of::<DmHotAdd>(), transaction);
+        self.send(DmHotAdd { header, range: first | count << 40 }.as_bytes());
+    }
+
+    /// What the guest has given: first pages and counts.
+    pub fn held(&self) -> Vec<(u64, u64)> {
+        self.with(|balloon| balloon.held.clone())
+    }
+
+    /// Types and transactions of the guest's answers.
+    pub fn answers(&self) -> Vec<(u16, u32)> {
+        self.with(|balloon| balloon.answers.clone())
+    }
+
+    /// The last report.
+    pub fn status(&self) -> Option<DmStatus> {
+        self.with(|balloon| balloon.status)
+    }
+
+    /// Answers to memory that was added: pages and result.
+    pub fn hot_added(&self) -> Vec<(u32, u32)> {
+        self.with(|balloon| balloon.hot_added.clone())
+    }
+}
+
+impl VmbusDevice for BalloonHost {
+    fn packet(&mut self, _guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+        let bytes = packet.payload;
+        let Ok((header, _)) = DmHeader::read_from_prefix(bytes) else { return };
+        let transaction = header.transaction_id;
+        self.with(|balloon| match header.message_type {
+            DmMessageType::VERSION_REQUEST => {
+                let Ok((request, _)) = DmVersionRequest::read_from_prefix(bytes) else { return };
+                let is_accepted = u64::from(request.version.0 <= balloon.newest);
+                let header = Self::header(
+                    DmMessageType::VERSION_RESPONSE,
+                    size_of::<DmVersionResponse>(),
+                    transaction,
+                );
+                out.in_band(DmVersionResponse { header, is_accepted }.as_bytes());
+            }
+            DmMessageType::CAPABILITIES_REPORT => {
+                balloon.capabilities = true;
+                let size = size_of::<DmCapabilitiesResponse>();
+                let header = Self::header(DmMessageType::CAPABILITIES_RESPONSE, size, transaction);
+                let mut flags = DmCapabilityResponseFlags::ACCEPTED;
+                flags.set(DmCapabilityResponseFlags::SUPPRESS_PRESSURE_REPORTS, balloon.suppresses);
+                out.in_band(DmCapabilitiesResponse { header, flags: flags.bits() }.as_bytes());
+            }
+            DmMessageType::STATUS_REPORT => {
+                balloon.status = DmStatus::read_from_prefix(bytes).ok().map(|(status, _)| status);
+            }
+            DmMessageType::HOT_ADD_RESPONSE => {
+                let Ok((response, _)) = DmHotAddResponse::read_from_prefix(bytes) else { return };
+                balloon.hot_added.push((response.pages, response.result));
+            }
+            kind => {
+                balloon.answers.push((kind.0, transaction));
+                if let (DmMessageType::BALLOON_RESPONSE, Ok((head, rest))) =
+                    (kind, DmBalloonResponse::read_from_prefix(bytes))
+                {
+                    for range in rest.as_chunks::<8>().0.iter().take((head.more_and_count >> 1) as usize) {
+                        let range = u64::from_le_bytes(*range);
+                        balloon.held.push((range & ((1 << 40) - 1), range >> 40));
+                    }
+                }
+            }
+        });
+    }
+
+    fn poll(&mut self, out: &mut dyn Packets) {
+        self.with(|balloon| {
+            if balloon.capabilities {
+                balloon.send.drain(..).for_each(|bytes| out.in_band(&bytes));
+            }
+        });
+    }
+}
+
+/// A packet that waits for room.
+pub(crate) enum Waiting {
+    InBand(Vec<u8>),
+    Completion(u64, Vec<u8>),
+}
+
+/// Collects what a device sends.
+#[derive(Default)]
+pub(crate) struct Outbox(pub VecDeque<Waiting>);
+
+impl Packets for Outbox {
+    fn in_band(&mut self, payload: &[u8]) {
+        self.0.push_back(Waiting::InBand(payload.to_vec()));
+    }
+    fn completion(&mut self, transaction: u64, payload: &[u8]) {
+        self.0.push_back(Waiting::Completion(transaction, payload.to_vec()));
+    }
+}
+
+impl Waiting {
+    /// Writes it to a ring.
+    pub fn write<M: paravirt_vmbus_ring::RingMemory>(
+        &self,
+        ring: &mut paravirt_vmbus_ring::Outgoing<M>,
+    ) -> Result<(), RingError> {
+        match self {
+            Self::InBand(payload) => ring.in_band(0, false, &[payload]),
+            Self::Completion(transaction, payload) => ring.completion(*transaction, &[payload]),
+        }
+    }
+
+    /// Bytes that it needs, beside descriptor and footer.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::InBand(payload) | Self::Completion(_, payload) => payload.len(),
+        }
+    }
+}

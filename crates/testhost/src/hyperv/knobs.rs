@@ -1,0 +1,111 @@
+//! What a test does with the host.
+
+use super::bus::{self, Faults, OfferSettings};
+use super::devices::VmbusDevice;
+use super::{HvHost, synic};
+use crate::Guest;
+use hyperv_bindings::tlfs::HvMessageType;
+use hyperv_bindings::vmbus::{VMBUS_SINT, VmbusChannelMessage, VmbusMessageType};
+use paravirt_vmbus_ring::RingMemory;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+impl HvHost {
+    /// Puts a device on the bus; the number of its channel. Where the guest is there, it is told.
+    pub fn add(&self, guest: &Guest, settings: OfferSettings, device: impl VmbusDevice + 'static) -> u32 {
+        self.with(guest, |state| {
+            let number = bus::add(&mut state.bus, settings, Box::new(device));
+            if state.bus.are_offers_requested {
+                bus::offer(state, guest, number);
+            }
+            number
+        })
+    }
+
+    /// Takes a channel back.
+    pub fn rescind(&self, guest: &Guest, channel: u32) {
+        self.with(guest, |state| {
+            if let Some(entry) = state.bus.channels.get_mut(&channel) {
+                entry.is_rescinded = true;
+                entry.open = None;
+                let header = bus::header(VmbusMessageType::RESCIND_CHANNEL_OFFER);
+                bus::say(state, guest, &VmbusChannelMessage { header, channel_id: channel });
+            }
+        });
+    }
+
+    /// Changes how the host misbehaves.
+    pub fn faults(&self, guest: &Guest, change: impl FnOnce(&mut Faults)) {
+        self.with(guest, |state| change(&mut state.bus.faults));
+    }
+
+    /// Sends `bytes` as a message.
+    pub fn say(&self, guest: &Guest, bytes: &[u8]) {
+        self.with(guest, |state| {
+            let target = state.bus.target;
+            synic::send(state, guest, target, VMBUS_SINT, HvMessageType::CHANNEL, bytes);
+        });
+    }
+
+    /// Sends what was delayed, in the order that `arrange` makes.
+    pub fn deliver(&self, guest: &Guest, arrange: impl FnOnce(&mut Vec<Vec<u8>>)) {
+        self.with(guest, |state| {
+            let mut messages: Vec<Vec<u8>> = state.bus.delayed.drain(..).collect();
+            arrange(&mut messages);
+            for bytes in messages {
+                let target = state.bus.target;
+                synic::send(state, guest, target, VMBUS_SINT, HvMessageType::CHANNEL, &bytes);
+            }
+        });
+    }
+
+    /// Serves a channel, as when its device has something to say.
+    pub fn work(&self, guest: &Guest, channel: u32) {
+        self.with(guest, |state| bus::work(state, guest, channel));
+    }
+
+    /// Lets `change` write the rings of an open channel as it likes: the ring to the guest.
+    pub fn scribble(&self, guest: &Guest, channel: u32, change: impl FnOnce(&[AtomicU32; 32], &[AtomicU64])) {
+        self.with(guest, |state| {
+            let channel = state.bus.channels.get(&channel);
+            if let Some(open) = channel.and_then(|channel| channel.open.as_ref()) {
+                let ring = open.outgoing.memory();
+                change(ring.control(), ring.data());
+            }
+        });
+    }
+
+    /// How often the guest has signalled the channel, and the host the guest.
+    pub fn signals(&self, channel: u32) -> (u64, u64) {
+        let state = self.0.lock().expect("the host");
+        state.bus.channels.get(&channel).map_or((0, 0), |channel| (channel.signals, channel.interrupts))
+    }
+
+    /// Whether the channel is on the bus still: what was taken back goes when the guest releases it.
+    pub fn has(&self, channel: u32) -> bool {
+        self.0.lock().expect("the host").bus.channels.contains_key(&channel)
+    }
+
+    /// Whether the guest has the channel open.
+    pub fn is_open(&self, channel: u32) -> bool {
+        let state = self.0.lock().expect("the host");
+        state.bus.channels.get(&channel).is_some_and(|channel| channel.open.is_some())
+    }
+
+    /// GPADLs that the host may use, and the pages of all of them.
+    pub fn gpadls(&self) -> (usize, usize) {
+        let state = self.0.lock().expect("the host");
+        (state.bus.gpadls.len(), state.bus.gpadls.values().map(|gpadl| gpadl.frames.len()).sum())
+    }
+
+    /// The versions that the guest has proposed, and the one that is spoken.
+    pub fn versions(&self) -> (Vec<u32>, u32) {
+        let state = self.0.lock().expect("the host");
+        (state.bus.contacts.clone(), state.bus.version)
+    }
+
+    /// Messages of the guest's, and how often it has written end-of-message.
+    pub fn counts(&self) -> (u64, u64) {
+        let state = self.0.lock().expect("the host");
+        (state.bus.posts, state.synic.eoms)
+    }
+}

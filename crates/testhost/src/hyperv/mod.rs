@@ -1,0 +1,252 @@
+//! A Hyper-V host, in process: hypervisor, SynIC and VMBus, strict where real hosts are, with knobs for a host that misbehaves.
+//!
+//! It answers at once, in the call that asks. What a guest does wrong is not punished but written down:
+//! [`violations`](HvHost::violations) is empty at the end of a good test.
+
+mod bus;
+mod devices;
+mod knobs;
+mod synic;
+
+pub use bus::{Faults, OfferSettings};
+pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
+
+use crate::Guest;
+use bus::Bus;
+use hyperv_bindings::tlfs::{
+    HV_INTERFACE_SIGNATURE, HvCpuidLeaf, HvCrashFlags, HvFeatureFlags, HvHypercallCode, HvHypercallFlags,
+    HvMsr, HvPageFlags, HvPostMessageInput, HvPrivilegeFlags, HvReferenceTsc, HvStatus,
+};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use synic::Synic;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What a hypervisor of this model offers.
+#[derive(Copy, Clone, Debug)]
+pub struct HvOffer {
+    /// Privileges.
+    pub privileges: HvPrivilegeFlags,
+    /// Features.
+    pub features: HvFeatureFlags,
+    /// What CRASH_CTL reads.
+    pub crash: HvCrashFlags,
+}
+
+impl Default for HvOffer {
+    /// All that this model knows.
+    fn default() -> Self {
+        Self {
+            privileges: HvPrivilegeFlags::all(),
+            features: HvFeatureFlags::CRASH_MSRS | HvFeatureFlags::DIRECT_STIMER,
+            crash: HvCrashFlags::NOTIFY | HvCrashFlags::MESSAGE,
+        }
+    }
+}
+
+impl HvOffer {
+    /// As little as VMBus needs: what OpenVMM on KVM says, less its clock.
+    pub fn least() -> Self {
+        Self {
+            privileges: HvPrivilegeFlags::HYPERCALL | HvPrivilegeFlags::SYNIC | HvPrivilegeFlags::VP_INDEX,
+            features: HvFeatureFlags::empty(),
+            crash: HvCrashFlags::empty(),
+        }
+    }
+}
+
+pub(crate) struct State {
+    pub offer: HvOffer,
+    os_id: u64,
+    hypercall: u64,
+    reference_tsc: u64,
+    crash: [u64; 5],
+    crashes: Vec<Crash>,
+    resets: u32,
+    pub synic: Synic,
+    pub bus: Bus,
+    /// Descriptors of interrupts that wait to be raised, with their processors.
+    pub raised: VecDeque<(u32, u8)>,
+    pub violations: Vec<String>,
+    /// What the next messages are refused with.
+    pub refuse: VecDeque<HvStatus>,
+}
+
+impl State {
+    /// Writes down what the guest did wrong.
+    pub fn violation(&mut self, text: impl Into<String>) {
+        self.violations.push(text.into());
+    }
+}
+
+/// A Hyper-V host. A handle: clones are the same host.
+#[derive(Clone)]
+pub struct HvHost(Arc<Mutex<State>>);
+
+impl HvHost {
+    /// Gives `guest` a hypervisor with VMBus and nothing on it.
+    pub fn new(guest: &Guest, offer: HvOffer) -> Self {
+        let processors = guest.processors();
+        let host = Self(Arc::new(Mutex::new(State {
+            offer,
+            os_id: 0,
+            hypercall: 0,
+            reference_tsc: 0,
+            crash: [0; 5],
+            crashes: vec![],
+            resets: 0,
+            synic: Synic::new(processors),
+            bus: Bus::default(),
+            raised: VecDeque::new(),
+            violations: vec![],
+            refuse: VecDeque::new(),
+        })));
+        guest.set_hypervisor(host.clone());
+        host
+    }
+
+    fn with<R>(&self, guest: &Guest, work: impl FnOnce(&mut State) -> R) -> R {
+        let result = work(&mut self.0.lock().expect("the host"));
+        self.settle(guest);
+        result
+    }
+
+    /// Raises the interrupts that wait, one after the other, out of the lock: their handlers call back.
+    fn settle(&self, guest: &Guest) {
+        loop {
+            let next = self.0.lock().expect("the host").raised.pop_front();
+            let Some((processor, descriptor)) = next else { return };
+            guest.interrupt(processor, descriptor);
+        }
+    }
+
+    /// What the guest did wrong so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.0.lock().expect("the host").violations.clone()
+    }
+
+    /// The crashes that were reported.
+    pub fn crashes(&self) -> Vec<Crash> {
+        self.0.lock().expect("the host").crashes.clone()
+    }
+
+    /// How often the guest has asked for a reset.
+    pub fn resets(&self) -> u32 {
+        self.0.lock().expect("the host").resets
+    }
+
+    /// Whether the guest has said who it is, and has a hypercall page.
+    pub fn is_in_use(&self) -> bool {
+        let state = self.0.lock().expect("the host");
+        state.os_id != 0 || state.hypercall & HvPageFlags::ENABLE.bits() != 0 || state.synic.is_in_use()
+    }
+
+    /// Refuses the next messages with these, one each.
+    pub fn refuse(&self, statuses: &[HvStatus]) {
+        self.0.lock().expect("the host").refuse.extend(statuses);
+    }
+
+    /// Fires the timers that are due.
+    pub fn run_timers(&self, guest: &Guest) {
+        self.with(guest, |state| synic::run_timers(state, guest));
+    }
+
+    /// How the guest sees the processor.
+    pub(crate) fn cpuid(&self, leaf: u32) -> [u32; 4] {
+        let state = self.0.lock().expect("the host");
+        let privileges = state.offer.privileges.bits();
+        let text =
+            |at: usize| u32::from_le_bytes(b"Microsoft Hv"[at..at + 4].try_into().expect("four bytes"));
+        match HvCpuidLeaf(leaf) {
+            HvCpuidLeaf(1) => [0, 0, 1 << 31, 0],
+            HvCpuidLeaf::VENDOR => [HvCpuidLeaf::HARDWARE.0, text(0), text(4), text(8)],
+            HvCpuidLeaf::INTERFACE => [HV_INTERFACE_SIGNATURE, 0, 0, 0],
+            HvCpuidLeaf::FEATURES => {
+                [privileges as u32, (privileges >> 32) as u32, 0, state.offer.features.bits()]
+            }
+            _ => [0; 4],
+        }
+    }
+
+    pub(crate) fn read_msr(&self, guest: &Guest, processor: u32, index: u32) -> u64 {
+        let state = self.0.lock().expect("the host");
+        match HvMsr(index) {
+            HvMsr::GUEST_OS_ID => state.os_id,
+            HvMsr::HYPERCALL => state.hypercall,
+            // Not the processor's own number: who takes the one for the other shows.
+            HvMsr::VP_INDEX => u64::from(state.synic.vp_index(processor)),
+            HvMsr::TIME_REF_COUNT => guest.reference_time(),
+            HvMsr::REFERENCE_TSC => state.reference_tsc,
+            HvMsr::CRASH_CTL => state.offer.crash.bits(),
+            _ => match state.synic.read(processor, index) {
+                Some(value) => value,
+                None => panic!("register {index:#x} is read, which is not offered"),
+            },
+        }
+    }
+
+    pub(crate) fn write_msr(&self, guest: &Guest, processor: u32, index: u32, value: u64) {
+        self.with(guest, |state| match HvMsr(index) {
+            HvMsr::GUEST_OS_ID => {
+                state.os_id = value;
+                if value == 0 {
+                    state.hypercall &= !HvPageFlags::ENABLE.bits();
+                }
+            }
+            HvMsr::HYPERCALL if state.os_id == 0 => state.hypercall = value & !HvPageFlags::ENABLE.bits(),
+            HvMsr::HYPERCALL => state.hypercall = value,
+            HvMsr::REFERENCE_TSC => {
+                state.reference_tsc = value;
+                if value & HvPageFlags::ENABLE.bits() != 0 {
+                    // A counter of nanoseconds, and units of 100 of them.
+                    let page = HvReferenceTsc { sequence: 1, reserved: 0, scale: u64::MAX / 100, offset: 7 };
+                    guest.write(value & !0xfff, page.as_bytes());
+                }
+            }
+            HvMsr::RESET => state.resets += value as u32 & 1,
+            HvMsr(at) if (HvMsr::CRASH_P0.0..=HvMsr::CRASH_P4.0).contains(&at) => {
+                state.crash[(at - HvMsr::CRASH_P0.0) as usize] = value;
+            }
+            HvMsr::CRASH_CTL => {
+                let flags = HvCrashFlags::from_bits_retain(value);
+                let [.., address, len] = state.crash;
+                let has_text = flags.contains(HvCrashFlags::MESSAGE);
+                let text = has_text.then(|| guest.read(address, len as usize));
+                let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+                state.crashes.push(Crash { values: state.crash, text });
+            }
+            _ => synic::write(state, guest, processor, index, value),
+        });
+    }
+
+    pub(crate) fn hypercall(&self, guest: &Guest, control: u64, input: u64) -> u64 {
+        let status = self.with(guest, |state| {
+            if state.hypercall & HvPageFlags::ENABLE.bits() == 0 {
+                state.violation("a hypercall without a page for it");
+                return HvStatus::OPERATION_DENIED;
+            }
+            let is_fast = control & HvHypercallFlags::FAST.bits() != 0;
+            match (HvHypercallCode(control as u16), is_fast) {
+                (HvHypercallCode::POST_MESSAGE, false) => {
+                    if !input.is_multiple_of(8) || input % 4096 > 4096 - 256 {
+                        return HvStatus::INVALID_ALIGNMENT;
+                    }
+                    if let Some(status) = state.refuse.pop_front() {
+                        return status;
+                    }
+                    let bytes = guest.read(input, size_of::<HvPostMessageInput>());
+                    let message = HvPostMessageInput::read_from_bytes(&bytes).expect("an input");
+                    bus::post(state, guest, &message)
+                }
+                (HvHypercallCode::SIGNAL_EVENT, true) => bus::signal(state, guest, input as u32),
+                _ => HvStatus::INVALID_HYPERCALL_CODE,
+            }
+        });
+        u64::from(status.0)
+    }
+
+    /// The processors whose controller was switched on so far.
+    pub fn processors_in_use(&self) -> BTreeSet<u32> {
+        self.0.lock().expect("the host").synic.in_use()
+    }
+}

@@ -1,0 +1,498 @@
+//! The guest's side of Hyper-V against the model of a host.
+
+use core::time::Duration;
+use hyperv_bindings::Guid;
+use hyperv_bindings::tlfs::{HvFeatureFlags, HvPrivilegeFlags, HvStatus};
+use hyperv_bindings::vmbus::VmbusMessageType;
+use paravirt_device::{Arm, Clock, Fault};
+use paravirt_hyperv::{Hypervisor, ReferenceClock, SyntheticTimer, TimerSignal};
+use paravirt_platform::{DmaRegion, Handled, Interrupts, PageArc, ProcessorId, RawHandler};
+use paravirt_testhost::{Echo, Guest, HvHost, HvOffer, OfferSettings};
+use paravirt_vmbus::{
+    BusEvent, Channel, ChannelError, ChannelOptions, ConnectError, GpaRange, Kind, Offer, SendError, Version,
+    Vmbus,
+};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Wake, Waker};
+
+const INSTANCE: Guid = Guid([7; 16]);
+
+fn settings(instance: u8) -> OfferSettings {
+    OfferSettings { interface: Guid([1; 16]), instance: Guid([instance; 16]), ..OfferSettings::default() }
+}
+
+fn machine(interrupts: bool) -> (Guest, HvHost) {
+    let guest = Guest::with(3, interrupts);
+    let host = HvHost::new(&guest, HvOffer::least());
+    host.add(&guest, settings(7), Echo);
+    (guest, host)
+}
+
+fn connect(
+    guest: &Guest,
+    newest: Version,
+) -> Result<(PageArc<Guest, Hypervisor<Guest>>, Vmbus<Guest>), ConnectError> {
+    let hypervisor = Hypervisor::open(guest).unwrap();
+    let vmbus = Vmbus::connect(&hypervisor, newest)?;
+    Ok((hypervisor, vmbus))
+}
+
+fn offers(vmbus: &Vmbus<Guest>) -> Vec<Offer> {
+    let mut all = vec![];
+    vmbus.offers(&mut |offer| all.push(*offer));
+    all
+}
+
+fn echo(channel: &mut Channel<Guest>, id: u64) {
+    let mut buffer = [0; 4096];
+    channel.send_in_band(id, true, &[&id.to_le_bytes()]).unwrap();
+    channel.kick();
+    let packet = channel.wait(&mut buffer, Duration::from_secs(1)).unwrap();
+    assert_eq!(
+        (packet.kind, packet.transaction, packet.payload),
+        (Kind::COMPLETION, id, &id.to_le_bytes()[..])
+    );
+}
+
+/// Nothing is left of the guest's, and the guest did nothing wrong.
+fn is_clean(guest: &Guest, host: &HvHost) {
+    assert_eq!(host.violations(), [""; 0]);
+    assert_eq!((guest.pages(), host.gpadls().0), (0, 0), "memory is left");
+    assert!(!host.is_in_use(), "registers are left switched on");
+}
+
+#[derive(Default)]
+struct Count(AtomicU32);
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn every_version_connects_and_echoes_with_interrupts_and_without() {
+    for interrupts in [true, false] {
+        for newest in Version::ALL {
+            let (guest, host) = machine(interrupts);
+            host.faults(&guest, |faults| faults.newest = newest.0);
+            let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+            assert_eq!(vmbus.version(), newest);
+            let (proposed, spoken) = host.versions();
+            assert_eq!((proposed.last(), spoken), (Some(&newest.0), newest.0));
+            assert_eq!(host.processors_in_use().len(), 3);
+            let [offer] = offers(&vmbus)[..] else { panic!("one offer") };
+            let options = ChannelOptions { processor: ProcessorId(1), ..ChannelOptions::default() };
+            let mut channel = vmbus.open(&offer, &options).unwrap();
+            let count = Arc::new(Count::default());
+            channel.register(&Waker::from(count.clone()));
+            assert_eq!(channel.arm(), Arm::Armed);
+            (1..100).for_each(|id| echo(&mut channel, id));
+            assert_eq!(
+                count.0.load(Ordering::SeqCst) > 0,
+                interrupts,
+                "woken without interrupts, or not with"
+            );
+            drop((channel, vmbus, hypervisor));
+            is_clean(&guest, &host);
+        }
+    }
+}
+
+#[test]
+fn a_cap_of_ones_own_is_kept_and_contact_is_made_again() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::new(5, 2)).unwrap();
+    assert_eq!(vmbus.version(), Version::new(5, 2));
+    let mut old = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    for newest in [Version::new(3, 0), Version::NEWEST, Version::new(1, 1)] {
+        assert_eq!(vmbus.connect_again(newest), Err(ConnectError::Failed), "the connection stands");
+        vmbus.unload().unwrap();
+        vmbus.unload().unwrap();
+        vmbus.connect_again(newest).unwrap();
+        assert_eq!(vmbus.version(), newest);
+        let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+        echo(&mut channel, 1);
+        // The channel of the first connection is gone for good.
+        assert_eq!(old.receive(&mut [0; 64]), Err(Fault::Removed));
+        assert_eq!(old.send_in_band(1, false, &[]), Err(SendError::Faulted(Fault::Removed)));
+    }
+    drop((old, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn refusals_leave_nothing_behind() {
+    type Change = fn(&Guest, &HvHost);
+    let cases: [(Change, ConnectError); 5] = [
+        (|g, h| h.faults(g, |f| f.connection_state = 2), ConnectError::Failed),
+        (|g, h| h.faults(g, |f| f.newest = 1), ConnectError::Version),
+        (|g, h| h.faults(g, |f| f.drop = vec![VmbusMessageType::VERSION_RESPONSE]), ConnectError::Timeout),
+        (
+            |g, h| h.faults(g, |f| f.drop = vec![VmbusMessageType::ALL_OFFERS_DELIVERED]),
+            ConnectError::Timeout,
+        ),
+        (|_, h| h.refuse(&[HvStatus::ACCESS_DENIED]), ConnectError::Refused(HvStatus::ACCESS_DENIED)),
+    ];
+    for (change, expected) in cases {
+        let (guest, host) = machine(true);
+        let clock = guest.downgrade();
+        guest.attach(move || clock.turn(Duration::from_millis(100)));
+        change(&guest, &host);
+        assert_eq!(connect(&guest, Version::NEWEST).map(|_| ()), Err(expected));
+        is_clean(&guest, &host);
+    }
+}
+
+#[test]
+fn a_host_without_buffers_is_asked_again() {
+    let (guest, host) = machine(true);
+    host.refuse(&[HvStatus::INSUFFICIENT_BUFFERS; 20]);
+    host.refuse(&[HvStatus::TIMEOUT, HvStatus::INSUFFICIENT_MEMORY]);
+    let parts = connect(&guest, Version::NEWEST).unwrap();
+    // Throttled: the host says for a while that it does not know the connection.
+    host.refuse(&[HvStatus::INVALID_CONNECTION_ID; 2]);
+    drop(parts.1.open(&offers(&parts.1)[0], &ChannelOptions::default()).unwrap());
+    drop(parts);
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn memory_is_told_of_up_to_the_protocols_limit() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    for pages in [1usize, 26, 27, 54, 55, 8190] {
+        let memory = channel.add_memory(DmaRegion::alloc(&guest, pages * 4096).unwrap()).unwrap();
+        assert_eq!(host.gpadls(), (2, pages + 8), "{pages}");
+        drop(memory);
+        assert_eq!(host.gpadls(), (1, 8));
+    }
+    let long = DmaRegion::alloc(&guest, 8191 * 4096).unwrap();
+    assert_eq!(channel.add_memory(long).err(), Some(ChannelError::Size));
+    host.faults(&guest, |faults| faults.gpadl_status = 5);
+    let refused = channel.add_memory(DmaRegion::alloc(&guest, 4096).unwrap()).err();
+    assert_eq!(refused, Some(ChannelError::Refused(5)));
+    drop((channel, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_channel_is_opened_once_at_a_time_and_again() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let offer = offers(&vmbus)[0];
+    let first = vmbus.open(&offer, &ChannelOptions::default()).unwrap();
+    assert_eq!(vmbus.open(&offer, &ChannelOptions::default()).err(), Some(ChannelError::Busy));
+    drop(first);
+    host.faults(&guest, |faults| faults.open_status = 9);
+    assert_eq!(vmbus.open(&offer, &ChannelOptions::default()).err(), Some(ChannelError::Refused(9)));
+    host.faults(&guest, |faults| faults.open_status = 0);
+    for turn in 0..20 {
+        let options =
+            ChannelOptions { outgoing_pages: 2 + turn % 3, incoming_pages: 3, ..ChannelOptions::default() };
+        let mut channel = vmbus.open(&offer, &options).unwrap();
+        (1..200).for_each(|id| echo(&mut channel, id));
+    }
+    let short = ChannelOptions { incoming_pages: 1, ..ChannelOptions::default() };
+    assert_eq!(vmbus.open(&offer, &short).err(), Some(ChannelError::Size));
+    drop((vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_channel_that_is_taken_back_is_released_once_nothing_of_it_is_used() {
+    let (guest, host) = machine(true);
+    let second = host.add(&guest, settings(8), Echo);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let [open, unused] = offers(&vmbus)[..] else { panic!("two offers") };
+    let mut channel = vmbus.open(&open, &ChannelOptions::default()).unwrap();
+    let memory = channel.add_memory(DmaRegion::alloc(&guest, 4096).unwrap()).unwrap();
+    let count = Arc::new(Count::default());
+    channel.register(&Waker::from(count.clone()));
+    host.rescind(&guest, 1);
+    host.rescind(&guest, second);
+    assert_eq!(vmbus.arm(), Arm::Pending);
+    assert_eq!(channel.receive(&mut [0; 64]), Err(Fault::Removed));
+    assert!(count.0.load(Ordering::SeqCst) > 0, "the driver is woken");
+    assert_eq!(vmbus.open(&unused, &ChannelOptions::default()).err(), Some(ChannelError::Gone));
+    assert_eq!(
+        (vmbus.poll(), vmbus.poll()),
+        (Some(BusEvent::Removed(open)), Some(BusEvent::Removed(unused)))
+    );
+    assert_eq!((vmbus.poll(), vmbus.arm()), (None, Arm::Armed));
+    assert!(host.has(1) && !host.has(second), "what nobody used is released at once");
+    drop(channel);
+    assert!(host.has(1), "its memory is not torn down");
+    drop(memory);
+    assert!(!host.has(1));
+    // The device comes back, and another one with it.
+    let back = host.add(&guest, settings(7), Echo);
+    let Some(BusEvent::Offered(offer)) = vmbus.poll() else { panic!("no offer") };
+    assert_eq!((offer.channel, offer.instance), (back, INSTANCE));
+    let further = OfferSettings { subchannel: 1, ..settings(7) };
+    host.add(&guest, further, Echo);
+    assert_eq!(vmbus.find(&INSTANCE, 1).map(|offer| offer.subchannel), Some(1));
+    echo(&mut vmbus.open(&offer, &ChannelOptions::default()).unwrap(), 3);
+    drop((vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_channel_that_is_taken_back_while_it_is_being_opened_wakes_who_waits() {
+    for missing in [VmbusMessageType::OPEN_CHANNEL_RESULT, VmbusMessageType::GPADL_CREATED] {
+        let (guest, host) = machine(true);
+        let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+        let offer = offers(&vmbus)[0];
+        host.faults(&guest, |faults| faults.drop = vec![missing]);
+        let (handle, other) = (guest.downgrade(), host.clone());
+        guest.attach(move || handle.with(|guest| other.rescind(guest, 1)));
+        assert_eq!(vmbus.open(&offer, &ChannelOptions::default()).err(), Some(ChannelError::Gone));
+        drop((vmbus, hypervisor));
+        assert!(!host.is_in_use());
+        if missing == VmbusMessageType::OPEN_CHANNEL_RESULT {
+            assert_eq!((guest.pages(), host.violations().len()), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn memory_that_the_host_does_not_let_go_of_is_leaked_until_the_connection_ends() {
+    let (guest, host) = machine(true);
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_millis(100)));
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let before = guest.pages();
+    let channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    host.faults(&guest, |faults| faults.drop = vec![VmbusMessageType::GPADL_TORNDOWN]);
+    drop(channel);
+    assert_eq!(guest.pages(), before + 8, "the rings are leaked");
+    drop((vmbus, hypervisor));
+    assert_eq!(guest.pages(), 8);
+}
+
+#[test]
+fn a_batch_is_signalled_once_and_answered_with_one_interrupt() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    let mut buffer = [0; 256];
+    for _ in 0..10 {
+        assert_eq!(channel.arm(), Arm::Armed);
+        let (before, interrupts) = (host.signals(1), guest.interrupts());
+        for id in 0..32 {
+            channel.send_in_band(id, true, &[&[id as u8; 40]]).unwrap();
+        }
+        channel.kick();
+        channel.kick();
+        let mut count = 0;
+        while channel.receive(&mut buffer).unwrap().is_some() {
+            count += 1;
+        }
+        let after = host.signals(1);
+        assert_eq!((count, after.0 - before.0, after.1 - before.1), (32, 1, 1));
+        assert_eq!(guest.interrupts() - interrupts, 1);
+    }
+    // Who polls is not interrupted.
+    channel.disarm();
+    let interrupts = guest.interrupts();
+    (1..50).for_each(|id| echo(&mut channel, id));
+    assert_eq!(guest.interrupts(), interrupts);
+    drop((channel, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_full_ring_is_waited_for_in_both_directions() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let options = ChannelOptions { outgoing_pages: 2, incoming_pages: 2, ..ChannelOptions::default() };
+    let mut channel = vmbus.open(&offers(&vmbus)[0], &options).unwrap();
+    let bytes = [3; 400];
+    let mut sent = 0u64;
+    while channel.send_in_band(sent, true, &[&bytes]).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(sent, 4088 / 424);
+    // The host takes what it is shown, and answers until the guest's ring is full.
+    assert_eq!(channel.await_room(400), Ok(true));
+    let mut buffer = [0; 1024];
+    let mut answered = 0;
+    for round in 0..50 {
+        while round < 48 && channel.send_in_band(sent, true, &[&bytes]).is_ok() {
+            sent += 1;
+        }
+        channel.kick();
+        while let Some(packet) = channel.receive(&mut buffer).unwrap() {
+            assert_eq!((packet.transaction, packet.payload), (answered, &bytes[..]));
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, sent, "an answer is missing");
+    assert!(sent > 400);
+    drop((channel, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn guest_memory_goes_by_its_frames() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    let region = DmaRegion::alloc(&guest, 3 * 4096).unwrap();
+    let frame = region.bus().0 >> 12;
+    let range = GpaRange { len: 6000, offset: 100, pages: [frame + 2, frame].into_iter() };
+    channel.send_gpa_direct(0x41, [range].into_iter(), &[b"please"]).unwrap();
+    channel.kick();
+    let mut buffer = [0; 64];
+    assert_eq!(channel.wait(&mut buffer, Duration::from_secs(1)).unwrap().transaction, 0x41);
+    let bytes = guest.read(region.bus().0, 3 * 4096);
+    let filled: Vec<bool> = bytes.iter().map(|byte| *byte == 0x41).collect();
+    let expected = |at: usize| at < 6000 - 3996 || at >= 8192 + 100;
+    assert!((0..bytes.len()).all(|at| filled[at] == expected(at)));
+    drop((region, channel, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_channel_moves_to_another_processor_where_the_version_knows_that() {
+    for (newest, moves) in
+        [(Version::new(5, 3), true), (Version::new(4, 1), true), (Version::new(4, 0), false)]
+    {
+        let (guest, host) = machine(true);
+        let (hypervisor, vmbus) = connect(&guest, newest).unwrap();
+        let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+        for processor in [2, 0, 1] {
+            let moved = channel.set_processor(ProcessorId(processor));
+            assert_eq!(moved, if moves { Ok(()) } else { Err(ChannelError::Size) });
+            assert_eq!(channel.arm(), Arm::Armed);
+            echo(&mut channel, 5);
+        }
+        assert_eq!(channel.set_processor(ProcessorId(3)), Err(ChannelError::Size));
+        drop((channel, vmbus, hypervisor));
+        is_clean(&guest, &host);
+    }
+}
+
+#[test]
+fn many_messages_at_once_all_get_through_the_one_slot() {
+    for interrupts in [true, false] {
+        let (guest, host) = machine(interrupts);
+        (10..200).for_each(|i| {
+            host.add(&guest, settings(i), Echo);
+        });
+        let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+        assert_eq!(offers(&vmbus).len(), 191);
+        assert!(host.counts().1 > 100, "the slot is given free with a word");
+        drop((vmbus, hypervisor));
+        is_clean(&guest, &host);
+    }
+}
+
+#[test]
+fn messages_that_come_late_and_in_another_order_are_taken() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    host.faults(&guest, |faults| faults.delay = true);
+    for i in 20..30 {
+        host.add(&guest, settings(i), Echo);
+    }
+    let (handle, other) = (guest.downgrade(), host.clone());
+    guest.attach(move || handle.with(|guest| other.deliver(guest, |messages| messages.reverse())));
+    let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    echo(&mut channel, 1);
+    let mut found: Vec<u32> = std::iter::from_fn(|| vmbus.poll())
+        .map(|event| match event {
+            BusEvent::Offered(offer) => offer.channel,
+            _ => panic!("nothing was removed"),
+        })
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, (2..12).collect::<Vec<_>>());
+    drop((channel, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn the_clock_comes_from_the_page_else_from_the_register() {
+    let guest = Guest::with(2, true);
+    for privileges in [HvPrivilegeFlags::REFERENCE_TSC, HvPrivilegeFlags::empty()] {
+        let mut offer = HvOffer::least();
+        offer.privileges |= HvPrivilegeFlags::TIME_REF_COUNT | privileges;
+        let host = HvHost::new(&guest, offer);
+        let hypervisor = Hypervisor::open(&guest).unwrap();
+        let clock = ReferenceClock::open(&hypervisor).unwrap();
+        assert_eq!(clock.is_from_page(), !privileges.is_empty());
+        let before = clock.now();
+        guest.turn(Duration::from_secs(5));
+        let passed = clock.now().since(before);
+        assert!(passed >= Duration::from_secs(5) && passed < Duration::from_secs(60), "{passed:?}");
+        drop((clock, hypervisor));
+        is_clean(&guest, &host);
+    }
+    HvHost::new(&guest, HvOffer::least());
+    assert!(ReferenceClock::open(&Hypervisor::open(&guest).unwrap()).is_err());
+}
+
+#[test]
+fn a_timer_fires_once_when_it_is_time() {
+    let guest = Guest::with(2, true);
+    let host = HvHost::new(&guest, HvOffer::default());
+    let hypervisor = Hypervisor::open(&guest).unwrap();
+    let clock = ReferenceClock::open(&hypervisor).unwrap();
+    static FIRED: AtomicU32 = AtomicU32::new(0);
+    unsafe fn count(_: NonNull<()>) -> Handled {
+        FIRED.fetch_add(1, Ordering::SeqCst);
+        Handled::Yes
+    }
+    // SAFETY: the handler has no data.
+    let vector =
+        unsafe { guest.bind(RawHandler::new(NonNull::<()>::dangling(), count), ProcessorId(1)) }.unwrap();
+    let signal = TimerSignal::Direct(0x30 + vector.0 as u8);
+    let timer = SyntheticTimer::open(&hypervisor, ProcessorId(1), 2, signal).unwrap();
+    host.run_timers(&guest);
+    assert_eq!(FIRED.load(Ordering::SeqCst), 0);
+    for round in 1..4 {
+        timer.set(clock.reference_time() + 10_000_000).unwrap();
+        host.run_timers(&guest);
+        assert_eq!(FIRED.load(Ordering::SeqCst), round - 1);
+        guest.turn(Duration::from_secs(2));
+        host.run_timers(&guest);
+        host.run_timers(&guest);
+        assert_eq!(FIRED.load(Ordering::SeqCst), round);
+    }
+    timer.set(1).unwrap();
+    timer.stop().unwrap();
+    host.run_timers(&guest);
+    assert_eq!(FIRED.load(Ordering::SeqCst), 3, "it was stopped");
+    assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 4, signal).is_err());
+    assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 0, TimerSignal::Message(0)).is_err());
+    drop((timer, clock, hypervisor));
+    guest.unbind(vector);
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_crash_is_reported_with_a_text_where_the_host_takes_one() {
+    let guest = Guest::with(1, true);
+    let mut offer = HvOffer::default();
+    for has_text in [true, false] {
+        offer.crash.set(hyperv_bindings::tlfs::HvCrashFlags::MESSAGE, has_text);
+        let host = HvHost::new(&guest, offer);
+        let hypervisor = Hypervisor::open(&guest).unwrap();
+        assert!(hypervisor.report_crash([1, 2, 3, 4, 5], Some("it broke")));
+        let [crash] = &host.crashes()[..] else { panic!("one crash") };
+        assert_eq!(crash.text.as_deref(), has_text.then_some("it broke"));
+        assert_eq!(crash.values[..3], [1, 2, 3]);
+        assert_eq!(crash.values[4], if has_text { 8 } else { 5 });
+        hypervisor.report_crash([1, 2, 3, 4, 5], Some(&"x".repeat(9000)));
+        assert_eq!(host.crashes()[1].text.as_ref().map(String::len), has_text.then_some(4096));
+        hypervisor.reset();
+        assert_eq!(host.resets(), 1);
+    }
+    offer.features = HvFeatureFlags::empty();
+    let host = HvHost::new(&guest, offer);
+    assert!(!Hypervisor::open(&guest).unwrap().report_crash([0; 5], None));
+    assert!(host.crashes().is_empty());
+}
