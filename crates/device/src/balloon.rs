@@ -28,7 +28,7 @@ pub struct MemoryStatistics {
     pub available: u64,
     /// What caches hold.
     pub caches: u64,
-    /// What the guest has promised to its programs.
+    /// What the guest has promised to its programs, without what the balloon has taken.
     pub committed: u64,
 }
 
@@ -42,6 +42,8 @@ pub trait BalloonMemory {
     fn give_back(&mut self, range: PageRange);
 
     /// Takes new memory into use; how many of its pages from the first on. A kernel that cannot takes none.
+    ///
+    /// The range is the host's word: a kernel refuses what it knows as memory, or as anything else, already.
     fn add(&mut self, range: PageRange) -> u64 {
         let _ = range;
         0
@@ -129,11 +131,15 @@ impl<P: Platform> HeldPages<P> {
         self.used().partition_point(|run| run.end() <= frame)
     }
 
+    /// Whether any page of a run is here.
+    pub fn overlaps(&self, range: PageRange) -> bool {
+        self.used().get(self.place(range.first)).is_some_and(|next| next.first < range.end())
+    }
+
     /// Puts a run in. Whether that was done: it is not empty, nothing of it is here already, and there is room.
     pub fn insert(&mut self, range: PageRange) -> bool {
         let place = self.place(range.first);
-        let is_free = self.used().get(place).is_none_or(|next| next.first >= range.end());
-        if range.count == 0 || !is_free || range.first.checked_add(range.count).is_none() {
+        if range.count == 0 || self.overlaps(range) || range.first.checked_add(range.count).is_none() {
             return false;
         }
         let joins_before = place.checked_sub(1).and_then(|before| self.runs.get_mut(before));

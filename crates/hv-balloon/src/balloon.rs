@@ -18,6 +18,8 @@ const RING_PAGES: usize = 5;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the host hears how the guest is off.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// When a full ring is looked at again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// When it hears first, after the device was opened.
 const REPORT_OFFSET: Duration = Duration::from_millis(500);
 const VERSIONS: [DmVersion; 3] = [DmVersion::WIN10, DmVersion::WIN8, DmVersion::WIN7];
@@ -28,7 +30,11 @@ const RANGES: usize = (DM_MESSAGE_MAXIMUM as usize - size_of::<DmBalloonResponse
 /// Messages that one call of `poll` answers.
 const AT_ONE_GO: usize = 64;
 /// What the guest can add memory by: 2^7 MiB, as it has to be somewhere.
-const HOT_ADD_ALIGNMENT: u64 = 7 << 2;
+const HOT_ADD_ALIGNMENT: u64 = HOT_ADD_SHIFT << 2;
+const HOT_ADD_SHIFT: u64 = 7;
+const HOT_ADD_PAGES: u64 = (1 << (HOT_ADD_SHIFT + 20)) / 4096;
+/// Behind the largest frame number that a message can name.
+const FRAMES: u64 = 1 << 40;
 
 /// Why the device was not taken into service.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -84,6 +90,12 @@ impl From<SendError> for OpenError {
     }
 }
 
+/// What the host answers while the device is opened.
+enum Heard {
+    Version { is_accepted: bool },
+    Capabilities { is_accepted: bool, suppresses_reports: bool },
+}
+
 /// Pages that the host has asked for and not got yet.
 #[derive(Copy, Clone)]
 struct Owed {
@@ -101,6 +113,8 @@ pub struct HvBalloon<P: HyperV> {
     buffer: PageTable<P, u8>,
     ranges: PageTable<P, PageRange>,
     owed: Option<Owed>,
+    /// The ring had no room for what is owed.
+    is_blocked: bool,
     suppresses_reports: bool,
     next_report: Instant,
     transaction: u32,
@@ -130,6 +144,7 @@ impl<P: HyperV> HvBalloon<P> {
             buffer: PageTable::new(platform, RING_PAGES.saturating_mul(4096), |_| 0)?,
             ranges: PageTable::new(platform, RANGES, |_| PageRange::default())?,
             owed: None,
+            is_blocked: false,
             suppresses_reports: false,
             next_report: Instant::ZERO,
             transaction: 0,
@@ -145,16 +160,12 @@ impl<P: HyperV> HvBalloon<P> {
             maximum_page_number: u64::MAX,
         };
         this.say(message.as_bytes())?;
-        loop {
-            match HostMessage::parse(this.channel.wait(&mut this.buffer, TIMEOUT)?.payload) {
-                Ok(HostMessage::Capabilities { is_accepted, suppresses_reports }) if is_accepted => {
-                    this.suppresses_reports = suppresses_reports;
-                    break;
-                }
-                Ok(HostMessage::Info) => {}
-                Ok(HostMessage::Capabilities { .. }) => return Err(OpenError::Capabilities),
-                _ => return Err(Fault::Protocol.into()),
+        match this.hear()? {
+            Heard::Capabilities { is_accepted: true, suppresses_reports } => {
+                this.suppresses_reports = suppresses_reports
             }
+            Heard::Capabilities { is_accepted: false, .. } => return Err(OpenError::Capabilities),
+            Heard::Version { .. } => return Err(Fault::Protocol.into()),
         }
         // Half an interval off: QEMU 8.2 to 10.0 ends with an assertion where a report comes in just when it has waited its
         // 50 seconds, from here on, before it asks a guest for anything.
@@ -170,16 +181,32 @@ impl<P: HyperV> HvBalloon<P> {
                 is_last_attempt: u32::from(version == DmVersion::WIN7),
             };
             self.say(message.as_bytes())?;
-            match HostMessage::parse(self.channel.wait(&mut self.buffer, TIMEOUT)?.payload) {
-                Ok(HostMessage::Version { is_accepted: true }) => {
+            match self.hear()? {
+                Heard::Version { is_accepted: true } => {
                     self.version = version;
                     return Ok(());
                 }
-                Ok(HostMessage::Version { is_accepted: false }) => {}
-                _ => return Err(Fault::Protocol.into()),
+                Heard::Version { is_accepted: false } => {}
+                Heard::Capabilities { .. } => return Err(Fault::Protocol.into()),
             }
         }
         Err(OpenError::Version)
+    }
+
+    /// The answer to what was said last, while the device is opened.
+    fn hear(&mut self) -> Result<Heard, Fault> {
+        let end = self.platform.now().saturating_add(TIMEOUT);
+        loop {
+            let left = end.since(self.platform.now());
+            match HostMessage::parse(self.channel.wait(&mut self.buffer, left)?.payload) {
+                Ok(HostMessage::Version { is_accepted }) => return Ok(Heard::Version { is_accepted }),
+                Ok(HostMessage::Capabilities { is_accepted, suppresses_reports }) => {
+                    return Ok(Heard::Capabilities { is_accepted, suppresses_reports });
+                }
+                Ok(HostMessage::Info) if !left.is_zero() => {}
+                _ => return Err(self.fail("an answer that is none")),
+            }
+        }
     }
 
     /// The version that is spoken: major and minor.
@@ -221,6 +248,7 @@ impl<P: HyperV> HvBalloon<P> {
     /// Gives the host pages that it asked for: as many ranges as a message has. Whether there is more to give.
     fn pay(&mut self, memory: &mut dyn BalloonMemory) -> Result<bool, Fault> {
         let Some(Owed { transaction, mut pages }) = self.owed else { return Ok(false) };
+        self.is_blocked = false;
         let mut bytes = [0; size_of::<DmBalloonResponse>() + RANGES * 8];
         let (mut count, mut is_dry) = (0usize, false);
         while pages > 0 && count < RANGES && !is_dry {
@@ -258,10 +286,12 @@ impl<P: HyperV> HvBalloon<P> {
         }
         if !self.answer(bytes.get(..size).unwrap_or_default())? {
             // Nothing was said: the pages are the kernel's still.
-            for range in self.ranges.iter().take(count) {
-                self.held.remove(*range);
-                memory.give_back(*range);
+            for range in self.ranges.iter().take(count).rev() {
+                if self.held.remove(*range) {
+                    memory.give_back(*range);
+                }
             }
+            self.is_blocked = true;
             return Ok(false);
         }
         self.owed = has_more.then_some(Owed { transaction, pages });
@@ -274,7 +304,9 @@ impl<P: HyperV> HvBalloon<P> {
         range: PageRange,
         memory: &mut dyn BalloonMemory,
     ) -> Result<(), Fault> {
-        let pages = memory.add(range).min(range.count);
+        let has_grain = range.count > 0 && (range.first | range.count) & (HOT_ADD_PAGES - 1) == 0;
+        let is_new = range.end() <= FRAMES && !self.held.overlaps(range);
+        let pages = if has_grain && is_new { memory.add(range).min(range.count) } else { 0 };
         self.added = self.added.saturating_add(pages);
         let size = size_of::<DmHotAddResponse>();
         let message = DmHotAddResponse {
@@ -291,13 +323,13 @@ impl<P: HyperV> HvBalloon<P> {
 
     /// Sends what is small and has to arrive: the ring is waited for.
     fn must_answer(&mut self, message: &[u8]) -> Result<(), Fault> {
-        let end = self.platform.now().saturating_add(TIMEOUT);
-        while !self.answer(message)? {
-            if self.platform.now() >= end {
-                self.channel.fail(Fault::Timeout);
-                return Err(Fault::Timeout);
+        if !self.answer(message)? {
+            self.channel
+                .wait_for_room(message.len(), TIMEOUT)
+                .inspect_err(|fault| self.channel.fail(*fault))?;
+            if !self.answer(message)? {
+                return Err(self.fail("room that is none"));
             }
-            self.platform.relax();
         }
         Ok(())
     }
@@ -370,7 +402,7 @@ impl<P: HyperV> HvBalloon<P> {
 
 impl<P: HyperV> Notify for HvBalloon<P> {
     fn arm(&mut self) -> Arm {
-        if self.owed.is_some() { Arm::Pending } else { self.channel.arm() }
+        if self.owed.is_some() && !self.is_blocked { Arm::Pending } else { self.channel.arm() }
     }
 
     fn disarm(&mut self) {
@@ -382,7 +414,11 @@ impl<P: HyperV> Notify for HvBalloon<P> {
     }
 
     fn next_deadline(&self) -> Instant {
-        if self.suppresses_reports { Instant::NEVER } else { self.next_report }
+        // Not every host says when there is room again.
+        let retry =
+            if self.is_blocked { self.platform.now().saturating_add(RETRY_INTERVAL) } else { Instant::NEVER };
+        let report = if self.suppresses_reports { Instant::NEVER } else { self.next_report };
+        report.min(retry)
     }
 }
 

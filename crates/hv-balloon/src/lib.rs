@@ -14,7 +14,8 @@
 //!
 //! # Trust
 //!
-//! What the host gives back must be pages that it was given: anything else is a fault of the device, and changes nothing.
+//! What the host gives back must be pages that it was given: anything else is a fault of the device. What it adds is checked as
+//! far as the driver can: the rest is the kernel's to check ([`BalloonMemory::add`](paravirt_device::BalloonMemory::add)).
 //!
 //! Source: the protocol as QEMU's hv-balloon and Linux' hv_balloon show it.
 #![no_std]

@@ -14,7 +14,8 @@ const TRIES: u32 = 16;
 /// The reference time as a clock: from the page that turns the cycle counter into it where there is one, which costs no
 /// exit, else from the register, which costs one.
 ///
-/// It begins when the partition does, and all processors share it. Its resolution is 100 ns.
+/// It begins when the partition does, and all processors share it. Its resolution is 100 ns. There is one page in a partition:
+/// of two of these, the later one has it.
 pub struct ReferenceClock<P: HyperV> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     page: Option<DmaRegion<P>>,
@@ -88,9 +89,14 @@ impl<P: HyperV> Clock for ReferenceClock<P> {
 
 impl<P: HyperV> Drop for ReferenceClock<P> {
     fn drop(&mut self) {
-        if self.page.is_some() {
-            // SAFETY: the register is offered.
-            unsafe { self.hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, 0) }
+        if let Some(page) = &self.page {
+            // SAFETY: the register is offered. Where a later clock has its page there, it is left alone.
+            unsafe {
+                let value = self.hypervisor.platform().read_msr(HvMsr::REFERENCE_TSC.0);
+                if value & !0xfff == page.bus().0 {
+                    self.hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, 0);
+                }
+            }
         }
     }
 }

@@ -28,7 +28,7 @@
 )]
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use paravirt_device::Clock;
 use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, ProcessorId, Registers, SharedMemory};
 
@@ -36,8 +36,10 @@ use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, ProcessorId, 
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 /// The feature in EAX of the second leaf.
 const FEATURE: u32 = 1 << 3;
-/// The host keeps the pages of all processors in step.
+/// A structure says by its flags whether all are in step.
 const STABLE: u32 = 1 << 24;
+/// All are in step: any of them will do for the counter of any processor.
+const FLAG_STABLE: u8 = 1 << 0;
 /// Bytes of a processor's structure, and how far they are apart.
 const STRIDE: usize = 64;
 /// How often a page that changes under the reader is read.
@@ -90,6 +92,7 @@ struct Scale {
     nanos: u64,
     multiplier: u32,
     shift: i8,
+    flags: u8,
 }
 
 impl Scale {
@@ -103,7 +106,8 @@ impl Scale {
                 counter: view.at::<AtomicU64>(at(8)?)?.load(Ordering::Relaxed),
                 nanos: view.at::<AtomicU64>(at(16)?)?.load(Ordering::Relaxed),
                 multiplier: view.at::<AtomicU32>(at(24)?)?.load(Ordering::Relaxed),
-                shift: view.at::<AtomicU32>(at(28)?)?.load(Ordering::Relaxed) as i8,
+                shift: view.at::<AtomicU8>(at(28)?)?.load(Ordering::Relaxed) as i8,
+                flags: view.at::<AtomicU8>(at(29)?)?.load(Ordering::Relaxed),
             };
             fence(Ordering::Acquire);
             // Odd while the host is at it.
@@ -155,8 +159,12 @@ impl<P: Registers> KvmClock<P> {
     }
 
     fn read(&self) -> Option<u64> {
-        // All processors' structures are in step: any of them will do for the counter of any.
         let scale = Scale::read(self.page.shared(), 0)?;
+        if scale.flags & FLAG_STABLE != 0 {
+            return Some(scale.time(self.platform.tsc()));
+        }
+        let own = (self.platform.current().0 as usize).checked_mul(STRIDE)?;
+        let scale = Scale::read(self.page.shared(), own)?;
         Some(scale.time(self.platform.tsc()))
     }
 }
@@ -187,11 +195,11 @@ mod tests {
     #[test]
     fn the_counter_is_scaled_by_shift_and_multiplier() {
         // 2 GHz: half a nanosecond a count, as 2^31 of 2^32.
-        let scale = Scale { counter: 1000, nanos: 5, multiplier: 1 << 31, shift: 0 };
+        let scale = Scale { counter: 1000, nanos: 5, multiplier: 1 << 31, shift: 0, flags: 0 };
         assert_eq!(scale.time(3000), 1005);
         assert_eq!(scale.time(0), 5, "a counter that is behind is not ahead");
         // 4 GHz with a shift to the right.
-        let scale = Scale { counter: 0, nanos: 0, multiplier: 1 << 31, shift: -1 };
+        let scale = Scale { counter: 0, nanos: 0, multiplier: 1 << 31, shift: -1, flags: 0 };
         assert_eq!(scale.time(4_000_000_000), 1_000_000_000);
     }
 }

@@ -113,8 +113,10 @@ impl<P: Host> Services<P> {
 
     /// The hypervisor's clock; `None` where it has none that all processors share.
     pub fn clock(&self) -> Option<AnyClock<P>> {
-        if let Some(hypervisor) = &self.hypervisor {
-            return ReferenceClock::open(hypervisor).ok().map(AnyClock::HyperV);
+        if let Some(clock) =
+            self.hypervisor.as_ref().and_then(|hypervisor| ReferenceClock::open(hypervisor).ok())
+        {
+            return Some(AnyClock::HyperV(clock));
         }
         let base =
             search(|leaf| self.platform.cpuid(leaf)).find(|leaves| leaves.hypervisor == Kind::Kvm)?.base;
@@ -131,8 +133,9 @@ impl<P: Host> Services<P> {
         self.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
     }
 
-    /// Ends the connections to the host's buses. Devices on them are out of service then, and the host uses nothing of
-    /// the guest's memory any more.
+    /// Ends the connections to the host's buses. Devices on them are out of service then, and the host lets go of all memory
+    /// that they shared with it. What is the hypervisor's own (its call page, and its clock's) goes when this, the clock and
+    /// the crash reporter have been dropped.
     ///
     /// # Errors
     ///

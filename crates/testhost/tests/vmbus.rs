@@ -123,6 +123,68 @@ fn a_cap_of_ones_own_is_kept_and_contact_is_made_again() {
 }
 
 #[test]
+fn a_channel_of_a_connection_of_before_leaves_its_successor_alone() {
+    let (guest, host) = machine(true);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let old = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    vmbus.unload().unwrap();
+    vmbus.connect_again(Version::NEWEST).unwrap();
+    let mut new = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    assert_eq!(old.set_processor(ProcessorId(2)), Err(ChannelError::Gone));
+    let memory = old.add_memory(DmaRegion::alloc(&guest, 4096).unwrap());
+    assert_eq!(memory.err(), Some(ChannelError::Gone));
+    drop(old);
+    assert_eq!(vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).err(), Some(ChannelError::Busy));
+    echo(&mut new, 4);
+    drop((new, vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_channel_that_cannot_be_closed_is_not_torn_down() {
+    let (guest, host) = machine(true);
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_millis(1)));
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    // For longer than a host throttles.
+    host.refuse(&[HvStatus::INVALID_CONNECTION_ID; 5000]);
+    drop(channel);
+    assert!(host.is_open(1), "the host has it open still");
+    host.stop_refusing();
+    drop((vmbus, hypervisor));
+    assert_eq!((guest.pages(), host.violations().len()), (8, 0), "the rings are leaked");
+}
+
+#[test]
+fn an_end_that_is_not_confirmed_can_be_tried_again_or_passed_over() {
+    let (guest, host) = machine(true);
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_secs(1)));
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
+    let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
+    host.faults(&guest, |faults| faults.drop = vec![VmbusMessageType::UNLOAD_COMPLETE]);
+    assert_eq!(vmbus.unload(), Err(Fault::Timeout));
+    vmbus.connect_again(Version::NEWEST).unwrap();
+    assert_eq!(channel.receive(&mut [0; 64]), Err(Fault::Removed));
+    echo(&mut vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap(), 5);
+    drop(channel);
+    host.faults(&guest, |faults| faults.drop.clear());
+    drop((vmbus, hypervisor));
+    is_clean(&guest, &host);
+}
+
+#[test]
+fn a_host_of_old_leaves_the_connection_state_to_chance() {
+    let (guest, host) = machine(true);
+    host.faults(&guest, |faults| (faults.newest, faults.connection_state) = (Version::new(1, 1).0, 77));
+    let parts = connect(&guest, Version::NEWEST).unwrap();
+    assert_eq!(parts.1.version(), Version::new(1, 1));
+    drop(parts);
+    is_clean(&guest, &host);
+}
+
+#[test]
 fn refusals_leave_nothing_behind() {
     type Change = fn(&Guest, &HvHost);
     let cases: [(Change, ConnectError); 5] = [
@@ -191,7 +253,7 @@ fn a_channel_is_opened_once_at_a_time_and_again() {
     host.faults(&guest, |faults| faults.open_status = 0);
     for turn in 0..20 {
         let options =
-            ChannelOptions { outgoing_pages: 2 + turn % 3, incoming_pages: 3, ..ChannelOptions::default() };
+            ChannelOptions { outgoing_pages: 2 + turn % 3, incoming_pages: 2, ..ChannelOptions::default() };
         let mut channel = vmbus.open(&offer, &options).unwrap();
         (1..200).for_each(|id| echo(&mut channel, id));
     }

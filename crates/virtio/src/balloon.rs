@@ -5,11 +5,13 @@ use crate::features::Features;
 use crate::lane::{Draft, Lane, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use core::task::Waker;
+use core::time::Duration;
 use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, ControlError, Fault, HeldPages, Notify, PageRange,
 };
 use paravirt_platform::{
-    BusAddr, Direction, DmaBuffer, DmaSlice, Interrupts, LendError, PAGE_SIZE, PageArc, ProcessorId, Segment,
+    BusAddr, Direction, DmaBuffer, DmaSlice, Instant, Interrupts, LendError, PAGE_SIZE, PageArc, ProcessorId,
+    Segment,
 };
 
 /// Feature bits. VIRTIO 1.3 §5.5.3
@@ -32,6 +34,8 @@ const PAGES: usize = 256;
 const RUNS: usize = 16 << 10;
 /// Runs that one report names.
 const REPORTED: usize = 32;
+/// When a kernel that has nothing to spare is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Where the device reads how many pages it has: `actual`. VIRTIO 1.3 §5.5.4
 const ACTUAL: usize = 4;
 /// Statistics: a tag of 2 bytes and a value of 8. VIRTIO 1.3 §5.5.6.4
@@ -83,16 +87,11 @@ impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
         Ok(Self { lane: draft.into_lane()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
     }
 
-    /// The runs of the request that has come back; whether the device saw it.
-    fn done(&mut self) -> Result<Option<(&[PageRange], bool)>, Fault> {
-        let (used, is_seen) = match self.lane.next()? {
-            None => return Ok(None),
-            Some(Outcome::Used(used)) => (used, true),
-            Some(Outcome::Aborted(used)) => (used, false),
-        };
+    /// Whether a request has come back, served or, after a reset, not: the runs that it names are there until the next.
+    fn done(&mut self) -> Result<bool, Fault> {
+        let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? else { return Ok(false) };
         self.spare = used.buffer;
-        let count = core::mem::take(&mut self.count);
-        Ok(Some((self.runs.get(..count).unwrap_or_default(), is_seen)))
+        Ok(true)
     }
 
     /// Sends a request that names the runs that `next` gives, for at most `most` pages; whether there was any.
@@ -101,6 +100,7 @@ impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
             return false;
         }
         let Some(mut buffer) = self.spare.take() else { return false };
+        buffer.set_len(buffer.capacity());
         let mut left = most.min(PAGES as u64);
         let (mut len, mut count) = (0usize, 0usize);
         let (words, _) = buffer.bytes_mut().as_chunks_mut::<4>();
@@ -143,6 +143,8 @@ pub struct VirtioBalloon<P: Interrupts, T: VirtioTransport> {
     held: HeldPages<P>,
     reports: u64,
     target: u64,
+    /// When a kernel that had nothing to spare is asked again.
+    next_try: Instant,
 }
 
 impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
@@ -185,6 +187,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
             held: HeldPages::new(platform, RUNS)?,
             reports: 0,
             target: 0,
+            next_try: Instant::NEVER,
             core,
         };
         // The device keeps a first report and gives it back when it wants another one.
@@ -217,6 +220,33 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
         Ok(())
     }
 
+    fn poll_inflate(&mut self) -> Result<(), Fault> {
+        while self.inflate.done()? {
+            // What the device has been told of is its own already.
+            self.inflate.count = 0;
+            self.tell_actual();
+        }
+        Ok(())
+    }
+
+    fn poll_deflate(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        while self.deflate.done()? {
+            let count = core::mem::take(&mut self.deflate.count);
+            self.deflate.runs.iter().take(count).for_each(|run| memory.give_back(*run));
+            self.tell_actual();
+        }
+        Ok(())
+    }
+
+    fn poll_reporting(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
+        let Some(reporting) = &mut self.reporting else { return Ok(()) };
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = reporting.next()? {
+            // What a device that did not let go may still write to is leaked.
+            used.buffer.iter().for_each(|pages| pages.give_back(memory));
+        }
+        Ok(())
+    }
+
     fn poll_statistics(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         let Some(lane) = &mut self.statistics else { return Ok(()) };
         if let Some(Outcome::Used(used) | Outcome::Aborted(used)) = lane.next()? {
@@ -224,6 +254,12 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
             self.reports = self.reports.saturating_add(1);
         }
         self.send_statistics(Some(memory))
+    }
+
+    /// How many pages the device asks for.
+    fn read_target(&self) -> u64 {
+        let bytes: [u8; 4] = self.core.with_transport(|transport| read_config(transport, &[(0, 4)]));
+        u64::from(u32::from_le_bytes(bytes))
     }
 
     /// Tells the device how many pages it has.
@@ -239,6 +275,10 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
 
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
     fn arm(&mut self) -> Arm {
+        // What the device asks for may have changed since the last look.
+        if self.core.fault().is_none() && self.read_target() != self.target {
+            return Arm::Pending;
+        }
         let lanes = [self.inflate.lane.arm(), self.deflate.lane.arm()];
         let statistics = self.statistics.as_mut().map_or(Arm::Armed, Lane::arm);
         let reporting = self.reporting.as_mut().map_or(Arm::Armed, Lane::arm);
@@ -253,6 +293,10 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
         self.reporting.iter_mut().for_each(Lane::disarm);
     }
 
+    fn next_deadline(&self) -> Instant {
+        self.next_try
+    }
+
     fn register(&mut self, waker: &Waker) {
         self.core.config_cell().register(waker);
         self.inflate.lane.register(waker);
@@ -264,31 +308,29 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
 
 impl<P: Interrupts, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        let mut has_changed = false;
-        // What the device has been told of is its own already; what it was to give back is the kernel's now.
-        while self.inflate.done()?.is_some() {
-            has_changed = true;
+        // Also notices that the device is gone, or wants to be reset.
+        let _ = self.core.take_config_change();
+        let drained = [
+            self.poll_inflate(),
+            self.poll_deflate(memory),
+            self.poll_reporting(memory),
+            self.poll_statistics(memory),
+        ];
+        // A device that is reset starts again once every queue has been looked at.
+        drained.into_iter().collect::<Result<(), Fault>>()?;
+        if let Some(fault) = self.core.fault() {
+            return Err(fault);
         }
-        while let Some((runs, _)) = self.deflate.done()? {
-            runs.iter().for_each(|run| memory.give_back(*run));
-            has_changed = true;
-        }
-        if let Some(reporting) = &mut self.reporting {
-            while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = reporting.next()? {
-                // What a device that did not let go may still write to is leaked.
-                used.buffer.iter().for_each(|pages| pages.give_back(memory));
-            }
-        }
-        self.poll_statistics(memory)?;
-        if has_changed {
-            self.tell_actual();
-        }
-        let bytes: [u8; 4] = self.core.with_transport(|transport| read_config(transport, &[(0, 4)]));
-        self.target = u64::from(u32::from_le_bytes(bytes));
+        self.target = self.read_target();
+        self.next_try = Instant::NEVER;
         let held = self.held.pages();
+        // One at a time: a device serves its queues in any order, and must not be given back pages that it has yet to take.
+        if self.inflate.count > 0 || self.deflate.count > 0 {
+            return Ok(());
+        }
         if self.target > held {
             let room = &mut self.held;
-            self.inflate.name(self.target.saturating_sub(held), |most| {
+            let was_sent = self.inflate.name(self.target.saturating_sub(held), |most| {
                 let run = if room.has_room() { memory.take(most)? } else { return None };
                 // Frame numbers have 32 bits on this device.
                 if run.count <= most && run.end() <= 1 << 32 && room.insert(run) {
@@ -297,6 +339,10 @@ impl<P: Interrupts, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
                 memory.give_back(run);
                 None
             });
+            if !was_sent {
+                // The kernel has nothing to spare now.
+                self.next_try = self.core.platform().now().saturating_add(RETRY_INTERVAL);
+            }
         } else if self.target < held {
             let room = &mut self.held;
             self.deflate.name(held.saturating_sub(self.target), |most| room.pop(most));

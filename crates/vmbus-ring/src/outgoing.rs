@@ -271,6 +271,7 @@ impl<M: RingMemory> Outgoing<M> {
         if self.write == self.published {
             return false;
         }
+        self.stop_waiting();
         let old = core::mem::replace(&mut self.published, self.write);
         let control = control(&self.memory);
         decide::publish_then_look(control.write, self.write, old, control.mask, control.read)
@@ -304,7 +305,8 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(fits)
     }
 
-    /// Takes back what [`await_room`](Self::await_room) asked for.
+    /// Takes back what [`await_room`](Self::await_room) asked for. The next packet that is published does so too.
+    #[inline]
     pub fn stop_waiting(&mut self) {
         if core::mem::take(&mut self.is_waiting) {
             control(&self.memory).pending.store(0, Ordering::Release);

@@ -47,7 +47,7 @@ impl<P: HyperV> Vmbus<P> {
     ///
     /// [`ConnectError`]; [`ConnectError::Failed`] where the connection stands.
     pub fn connect_again(&self, newest: Version) -> Result<(), ConnectError> {
-        if !matches!(self.core.state.lock().phase, Phase::Idle | Phase::Unloaded) {
+        if self.core.state.lock().phase == Phase::Connected {
             return Err(ConnectError::Failed);
         }
         self.core.forget_fault();
@@ -136,6 +136,9 @@ impl<P: HyperV> Vmbus<P> {
     #[must_use]
     pub fn arm(&self) -> Arm {
         self.core.collect();
+        if self.core.has_news() {
+            return Arm::Pending;
+        }
         let mut state = self.core.state.lock();
         let is_news = |entry: &crate::state::Entry| {
             if entry.is_rescinded { !entry.is_end_announced } else { !entry.is_announced }

@@ -117,7 +117,7 @@ impl<P: HyperV> Channel<P> {
         if let Some(fault) = core.fault() {
             return Err(fault.into());
         }
-        let (place, epoch) = {
+        let (place, epoch, offer) = {
             let mut state = core.state.lock();
             let place = state.place(offer.channel).ok_or(ChannelError::Gone)?;
             let entry = state.entry(place).ok_or(ChannelError::Gone)?;
@@ -127,8 +127,9 @@ impl<P: HyperV> Channel<P> {
             if core::mem::replace(&mut entry.is_taken, true) {
                 return Err(ChannelError::Busy);
             }
-            (place, core.epoch(place))
+            (place, core.epoch(place), entry.offer)
         };
+        core.has_driver(offer.channel);
         let mut claim = Claim { core, place, is_kept: false };
         let outgoing_len = options.outgoing_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
@@ -145,7 +146,7 @@ impl<P: HyperV> Channel<P> {
         let (outgoing, incoming) = slices.ok_or(ChannelError::Size)?;
         reset(&outgoing);
         reset(&incoming);
-        let memory = Gpadl::new(core, place, region)?;
+        let memory = Gpadl::new(core, place, epoch, region)?;
         let channel = Self {
             outgoing: Outgoing::new(outgoing).map_err(|_| ChannelError::Size)?,
             incoming: Incoming::new(incoming).map_err(|_| ChannelError::Size)?,
@@ -158,7 +159,7 @@ impl<P: HyperV> Channel<P> {
             epoch,
             core: core.clone(),
             memory: Some(memory),
-            offer: *offer,
+            offer,
         };
         claim.is_kept = true;
         // From here on, a drop closes the channel: whatever the host has done of the opening is undone.
@@ -169,6 +170,8 @@ impl<P: HyperV> Channel<P> {
     fn ask_to_open(&self, options: &ChannelOptions) -> Result<(), ChannelError> {
         let version = self.core.version();
         let processor = if version.has_event_flags() { options.processor } else { self.core.contact };
+        // Where that one has no interrupt, the one that messages come to may.
+        let processor = if self.core.has_vector(processor) { processor } else { self.core.contact };
         let target_vp = self.core.synic.vp_index(processor).ok_or(ChannelError::Size)?;
         let message = VmbusOpenChannel {
             header: header(VmbusMessageType::OPEN_CHANNEL),
@@ -183,10 +186,14 @@ impl<P: HyperV> Channel<P> {
             entry.open = Awaited::Yes;
         }
         self.core.post(message.as_bytes())?;
-        let answer = self.core.wait(TIMEOUT, |state| match state.entry(self.place)?.open {
-            Awaited::Came(status) => Some(Ok(status)),
-            _ if !self.is_current() => Some(Err(ChannelError::Gone)),
-            _ => None,
+        let answer = self.core.wait(TIMEOUT, |state| {
+            if !self.is_current() {
+                return Some(Err(ChannelError::Gone));
+            }
+            match state.entry(self.place)?.open {
+                Awaited::Came(status) => Some(Ok(status)),
+                _ => None,
+            }
         });
         match answer {
             Some(Ok(0)) => Ok(()),
@@ -349,9 +356,21 @@ impl<P: HyperV> Channel<P> {
         })
     }
 
-    /// Takes back what [`await_room`](Self::await_room) asked for.
-    pub fn stop_waiting(&mut self) {
-        self.outgoing.stop_waiting();
+    /// Waits until a packet with `payload` bytes, its headers included, finds room, `at_most` so long.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel; [`Fault::Timeout`].
+    pub fn wait_for_room(&mut self, payload: usize, at_most: Duration) -> Result<(), Fault> {
+        let end = self.core.platform().now().saturating_add(at_most);
+        while !self.await_room(payload)? {
+            if self.core.platform().now() >= end {
+                return Err(Fault::Timeout);
+            }
+            self.core.collect();
+            self.core.platform().relax();
+        }
+        Ok(())
     }
 
     /// Takes the next packet, copied to `buffer` once. `None` where there is none; the host then knows of the room.
@@ -373,7 +392,7 @@ impl<P: HyperV> Channel<P> {
             }
             Ok(None) => {
                 self.release();
-                if self.core.has_message() {
+                if self.core.has_news() {
                     self.core.collect();
                 }
                 Ok(None)
@@ -392,6 +411,7 @@ impl<P: HyperV> Channel<P> {
     ///
     /// The fault of the channel; [`Fault::Timeout`].
     pub fn wait<'b>(&mut self, buffer: &'b mut [u8], at_most: Duration) -> Result<Packet<'b>, Fault> {
+        self.release();
         let end = self.core.platform().now().saturating_add(at_most);
         while !self.incoming.has_more() {
             self.core.collect();
@@ -419,7 +439,7 @@ impl<P: HyperV> Channel<P> {
     pub fn arm(&mut self) -> Arm {
         self.release();
         self.core.collect();
-        if self.fault().is_some() {
+        if self.fault().is_some() || self.core.has_news() {
             return Arm::Pending;
         }
         self.is_armed = !self.incoming.unmask();
@@ -445,7 +465,7 @@ impl<P: HyperV> Channel<P> {
     ///
     /// [`ChannelError`]; [`ChannelError::Size`] for more than 8190 pages.
     pub fn add_memory(&self, region: DmaRegion<P>) -> Result<Gpadl<P>, ChannelError> {
-        Gpadl::new(&self.core, self.place, region)
+        Gpadl::new(&self.core, self.place, self.epoch, region)
     }
 
     /// Moves the channel's interrupts to `processor`. Hosts before 5.3 do not confirm, and may raise a few where they were.
@@ -462,48 +482,68 @@ impl<P: HyperV> Channel<P> {
             channel_id: self.channel,
             target_vp: vp,
         };
-        if let Some(entry) = self.core.state.lock().entry(self.place) {
-            if entry.modify == Awaited::Yes {
+        self.set_modify(|modify| {
+            if *modify == Awaited::Yes {
                 return Err(ChannelError::Busy);
             }
-            entry.modify = if version.answers_modify() { Awaited::Yes } else { Awaited::No };
+            *modify = if version.answers_modify() { Awaited::Yes } else { Awaited::No };
+            Ok(())
+        })??;
+        let sent = self.core.post(message.as_bytes());
+        let answer = match (&sent, version.answers_modify()) {
+            (Ok(()), true) => self.core.wait(TIMEOUT, |state| {
+                if !self.is_current() {
+                    return Some(Err(ChannelError::Gone));
+                }
+                match state.entry(self.place)?.modify {
+                    Awaited::Came(0) => Some(Ok(())),
+                    Awaited::Came(status) => Some(Err(ChannelError::Refused(status))),
+                    _ => None,
+                }
+            }),
+            _ => Some(sent.map_err(ChannelError::from)),
+        };
+        let _ = self.set_modify(|modify| *modify = Awaited::No);
+        answer.unwrap_or(Err(Fault::Timeout.into()))
+    }
+
+    /// Does `work` with the answer to a change of processor, if the channel is the one that it was.
+    fn set_modify<R>(&self, work: impl FnOnce(&mut Awaited) -> R) -> Result<R, ChannelError> {
+        let mut state = self.core.state.lock();
+        if !self.is_current() {
+            return Err(ChannelError::Gone);
         }
-        self.core.post(message.as_bytes())?;
-        if !version.answers_modify() {
-            return Ok(());
-        }
-        let answer = self.core.wait(TIMEOUT, |state| match state.entry(self.place)?.modify {
-            Awaited::Came(status) => Some(status),
-            _ if !self.is_current() => Some(u32::MAX),
-            _ => None,
-        });
-        match answer {
-            Some(0) => Ok(()),
-            Some(_) if !self.is_current() => Err(ChannelError::Gone),
-            Some(status) => Err(ChannelError::Refused(status)),
-            None => Err(Fault::Timeout.into()),
-        }
+        state.entry(self.place).map(|entry| work(&mut entry.modify)).ok_or(ChannelError::Gone)
     }
 }
 
 impl<P: HyperV> Drop for Channel<P> {
     fn drop(&mut self) {
-        let is_connected = self.core.state.lock().entry(self.place).is_some_and(|entry| {
-            let was_asked = entry.open != Awaited::No;
-            entry.open = Awaited::No;
-            entry.offer.channel == self.channel && was_asked
-        });
-        if is_connected && self.memory.as_ref().is_some_and(Gpadl::is_current) {
-            let _ = self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel);
-        }
-        // The confirmation that the rings are torn down is the host's word that it has closed.
-        let is_ours = self.memory.as_ref().is_some_and(Gpadl::is_current);
-        drop(self.memory.take());
-        if is_ours {
-            if let Some(entry) = self.core.state.lock().entry(self.place) {
-                entry.is_taken = false;
+        let Some(memory) = self.memory.take() else { return };
+        // On a connection of later, its place is another one's.
+        let must_close = {
+            let mut state = self.core.state.lock();
+            match state.entry(self.place).filter(|_| memory.is_current()) {
+                None => None,
+                Some(entry) => Some(core::mem::replace(&mut entry.open, Awaited::No) != Awaited::No),
             }
-            self.core.release_if_gone(self.place);
+        };
+        let Some(must_close) = must_close else { return };
+        // The confirmation that the rings are torn down is the host's word that it has closed; but only if it was told to.
+        let is_closed =
+            !must_close || self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
+        let generation = memory.generation();
+        match is_closed {
+            true => drop(memory),
+            false => memory.leak(),
         }
+        let mut state = self.core.state.lock();
+        if self.core.generation() == generation
+            && let Some(entry) = state.entry(self.place)
+        {
+            entry.is_taken = false;
+        }
+        drop(state);
+        self.core.release_if_gone(self.place);
     }
 }

@@ -125,32 +125,39 @@ impl<P: HyperV> Core<P> {
         };
         {
             let mut state = self.state.lock();
-            state.clear();
+            self.end_all(&mut state);
             state.phase = Phase::Contacting;
             state.response = None;
         }
+        if !version.has_event_flags() {
+            self.tell_page();
+        }
         // Before the answer: the first messages behind it may be handled by an interrupt.
         self.set_version(version);
-        match self.post_to(port, message.as_bytes(), 1) {
+        match self.post_to(port, message.as_bytes(), Duration::ZERO) {
             Ok(()) => {}
             Err(HvStatus::INVALID_CONNECTION_ID) => return Err(ConnectError::Absent),
             Err(status) => return Err(ConnectError::Refused(status)),
         }
-        let accepted = self.wait(CONTACT_TIMEOUT, |state| {
-            let response = state.response.take()?;
-            if response.is_connected {
-                state.phase = Phase::Connected;
-                let returned = version.has_message_port() && response.connection_id != 0;
-                state.connection_id =
-                    if returned { response.connection_id } else { VMBUS_MESSAGE_CONNECTION };
-            }
-            Some(response)
-        });
-        match accepted {
-            Some(response) if response.is_supported && !response.is_connected => Err(ConnectError::Failed),
-            Some(response) => Ok(response.is_connected),
-            None => Err(ConnectError::Timeout),
+        let response =
+            self.wait(CONTACT_TIMEOUT, |state| state.response.take()).ok_or(ConnectError::Timeout)?;
+        // A host that has answered has dropped the connection of before.
+        self.let_go();
+        // Hosts of old leave the state to chance.
+        let has_failed = version.has_event_flags() && response.connection_state != 0;
+        match (response.is_supported, has_failed) {
+            (false, _) => return Ok(false),
+            (true, true) => return Err(ConnectError::Failed),
+            (true, false) => {}
         }
+        if !version.has_event_flags() {
+            self.tell_page();
+        }
+        let returned = version.has_message_port() && response.connection_id != 0;
+        let mut state = self.state.lock();
+        state.connection_id = if returned { response.connection_id } else { VMBUS_MESSAGE_CONNECTION };
+        state.phase = Phase::Connected;
+        Ok(true)
     }
 
     /// Ends the connection: afterwards the host uses nothing of this guest's memory any more.
@@ -158,19 +165,16 @@ impl<P: HyperV> Core<P> {
         {
             let mut state = self.state.lock();
             match state.phase {
-                Phase::Connected => state.phase = Phase::Unloading,
+                // Also one that the host has not confirmed.
+                Phase::Connected | Phase::Unloading => state.phase = Phase::Unloading,
                 _ => return Ok(()),
             }
         }
         let sent = self.post(header(VmbusMessageType::UNLOAD).as_bytes());
-        let confirmed = sent.and_then(|()| {
+        sent.and_then(|()| {
             self.wait(UNLOAD_TIMEOUT, |state| (state.phase == Phase::Unloaded).then_some(()))
                 .ok_or(Fault::Timeout)
-        });
-        if confirmed.is_ok() {
-            self.let_go();
-        }
-        confirmed
+        })
     }
 
     pub(crate) fn unload_if_connected(&self) {

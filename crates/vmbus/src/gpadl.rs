@@ -15,6 +15,8 @@ use zerocopy::IntoBytes;
 
 /// How long the host may take to take note of memory, and to let go of it.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the host may take to answer for a channel that it has taken back.
+const GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the longest message.
 const MESSAGE: usize = 240;
 
@@ -62,14 +64,21 @@ impl<P: HyperV> Gpadl<P> {
     pub(crate) fn new(
         core: &PageArc<P, Core<P>>,
         place: usize,
+        epoch: u32,
         region: DmaRegion<P>,
     ) -> Result<Self, ChannelError> {
         let pages = region.len() / PAGE_SIZE;
         if pages > VMBUS_GPADL_PAGES as usize {
             return Err(ChannelError::Size);
         }
-        let (generation, epoch) = (core.generation(), core.epoch(place));
-        let (id, channel) = core.state.lock().add_gpadl(place).ok_or(ChannelError::Memory)?;
+        let (id, channel, generation) = {
+            let mut state = core.state.lock();
+            if !core.is_current(place, epoch) {
+                return Err(ChannelError::Gone);
+            }
+            let (id, channel) = state.add_gpadl(place).ok_or(ChannelError::Memory)?;
+            (id, channel, core.generation())
+        };
         // From here on, the drop sees to it that nothing is freed that the host may know of.
         let this = Self { core: core.clone(), region: Some(region), id, channel, place, generation, epoch };
         this.announce()?;
@@ -116,11 +125,25 @@ impl<P: HyperV> Gpadl<P> {
             }
             self.core.post(message.bytes())?;
         }
-        let answer = self.core.wait(TIMEOUT, |state| match state.gpadl(self.id)?.phase {
-            GpadlPhase::Created(status) => Some(Ok(status)),
-            _ if !self.core.is_current(self.place, self.epoch) => Some(Err(ChannelError::Gone)),
-            _ => None,
+        let mut gone_since = None;
+        let answer = self.core.wait(TIMEOUT, |state| {
+            if !self.is_current() {
+                return Some(Err(ChannelError::Gone));
+            }
+            if let GpadlPhase::Created(status) = state.gpadl(self.id)?.phase {
+                return Some(Ok(status));
+            }
+            if self.core.is_current(self.place, self.epoch) {
+                return None;
+            }
+            // The host may answer still, and then it can be torn down.
+            let now = self.core.platform().now();
+            let since = *gone_since.get_or_insert(now);
+            (now.since(since) >= GONE_TIMEOUT).then_some(Err(ChannelError::Gone))
         });
+        if !self.core.is_current(self.place, self.epoch) {
+            return Err(ChannelError::Gone);
+        }
         match answer {
             Some(Ok(0)) => Ok(()),
             Some(Ok(status)) => Err(ChannelError::Refused(status)),
@@ -132,6 +155,11 @@ impl<P: HyperV> Gpadl<P> {
     /// What the host knows it by.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// Which connection it was made on.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Whether the connection that it was made on still stands.
@@ -178,17 +206,36 @@ impl<P: HyperV> Gpadl<P> {
     }
 }
 
+impl<P: HyperV> Gpadl<P> {
+    /// Gives the memory up: the host may use it as long as the connection stands.
+    pub(crate) fn leak(mut self) {
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
+        if let Some(region) = self.region.take() {
+            log::error!("vmbus: the host does not let go of GPADL {:#x}: its memory is leaked", self.id);
+            region.leak();
+        }
+    }
+}
+
 impl<P: HyperV> Drop for Gpadl<P> {
     fn drop(&mut self) {
-        let has_let_go = self.tear_down();
-        if self.is_current() {
-            if has_let_go {
-                self.core.state.lock().remove_gpadl(self.id, self.place);
-                self.core.release_if_gone(self.place);
-            } else {
-                log::error!("vmbus: the host does not let go of GPADL {:#x}: its memory is leaked", self.id);
-                self.region.take().into_iter().for_each(DmaRegion::leak);
+        let has_let_go = self.region.is_some() && self.tear_down();
+        let is_ours = {
+            let mut state = self.core.state.lock();
+            let is_ours = self.is_current();
+            if is_ours {
+                state.remove_gpadl(self.id, self.place);
             }
+            is_ours
+        };
+        if is_ours {
+            if !has_let_go {
+                self.give_up();
+            }
+            self.core.release_if_gone(self.place);
         }
     }
 }

@@ -30,6 +30,10 @@ impl<P: Platform> Inbox<P> {
         Ok(Self { entries, put: AtomicU32::new(0), taken: AtomicU32::new(0) })
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.put.load(Ordering::Acquire) == self.taken.load(Ordering::Relaxed)
+    }
+
     pub fn is_full(&self) -> bool {
         self.put.load(Ordering::Relaxed).wrapping_sub(self.taken.load(Ordering::Acquire)) >= CAPACITY
     }

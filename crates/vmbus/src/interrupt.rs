@@ -47,6 +47,8 @@ impl<P: HyperV> Core<P> {
     pub(crate) fn interrupt(&self, processor: ProcessorId) {
         self.take_events(processor);
         if processor == self.contact && self.pump() {
+            // A channel may be one that is taken back.
+            self.wake_all();
             self.bus_cell.wake();
         }
     }

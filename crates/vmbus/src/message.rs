@@ -3,9 +3,9 @@
 use crate::Offer;
 use hyperv_bindings::Guid;
 use hyperv_bindings::vmbus::{
-    VmbusChannelMessage, VmbusConnectionState, VmbusGpadlCreated, VmbusGpadlTorndown, VmbusMessageHeader,
-    VmbusMessageType, VmbusModifyChannelResponse, VmbusOfferChannel, VmbusOpenChannelResult,
-    VmbusVersionResponse, VmbusVersionResponse2,
+    VmbusChannelMessage, VmbusGpadlCreated, VmbusGpadlTorndown, VmbusMessageHeader, VmbusMessageType,
+    VmbusModifyChannelResponse, VmbusOfferChannel, VmbusOpenChannelResult, VmbusVersionResponse,
+    VmbusVersionResponse2,
 };
 use zerocopy::FromBytes;
 
@@ -47,10 +47,10 @@ pub enum HostMessage {
     },
     /// The answer to a contact.
     VersionResponse {
-        /// Whether the version is spoken and the connection made.
-        is_connected: bool,
         /// Whether the version is spoken.
         is_supported: bool,
+        /// From version 2.4 on, 0 where the connection is made; else anything.
+        connection_state: u8,
         /// From version 5.0 on, the connection id for messages.
         connection_id: u32,
         /// From version 6.0 on.
@@ -128,10 +128,9 @@ impl HostMessage {
             selected_version_or_connection_id,
             ..
         } = base;
-        let is_supported = version_supported != 0;
         Ok(Self::VersionResponse {
-            is_connected: is_supported && connection_state == VmbusConnectionState::SUCCESS,
-            is_supported,
+            is_supported: version_supported != 0,
+            connection_state: connection_state.0,
             connection_id: selected_version_or_connection_id,
             features: feature_flags,
         })

@@ -4,6 +4,7 @@ use crate::inbox::Inbox;
 use crate::interrupt::Context;
 use crate::state::{MOST_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Version};
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::time::Duration;
 use hyperv_bindings::tlfs::HvMessageType;
@@ -20,8 +21,8 @@ use zerocopy::IntoBytes;
 const CELLS: usize = 2048;
 /// How long a message may be refused for want of buffers.
 const POST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a message is tried whose connection the host says it does not know: some hosts say so when they throttle.
-const UNKNOWN_TRIES: u32 = 3;
+/// How long a message is tried whose connection the host says it does not know: some hosts say so when they throttle.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Messages that are taken from the slot, or acted on, at one go.
 const AT_ONE_GO: u32 = 256;
 
@@ -31,7 +32,11 @@ pub(crate) struct Core<P: HyperV> {
     pub contact: ProcessorId,
     pub state: Mutex<State<P>>,
     post_page: Mutex<DmaRegion<P>>,
-    pub interrupt_page: DmaRegion<P>,
+    pub interrupt_page: ManuallyDrop<DmaRegion<P>>,
+    /// The host may write the interrupt page.
+    is_page_known: AtomicBool,
+    /// The largest number of a channel that was open.
+    last_channel: AtomicU32,
     cells: PageTable<P, InterruptCell>,
     pub bus_cell: InterruptCell,
     /// For each place in the table of channels, how many of its channels have gone.
@@ -57,6 +62,7 @@ impl<P: HyperV> Core<P> {
         let synic = Synic::open(hypervisor)?;
         let contact = synic.first().ok_or(OpenError::Processor)?;
         let count = synic.count() as usize;
+        let interrupt_page = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let core = PageArc::new(
             platform,
             Self {
@@ -64,7 +70,9 @@ impl<P: HyperV> Core<P> {
                 contact,
                 state: Mutex::new(State::new(platform)?),
                 post_page: Mutex::new(DmaRegion::alloc(platform, PAGE_SIZE)?),
-                interrupt_page: DmaRegion::alloc(platform, PAGE_SIZE)?,
+                interrupt_page: ManuallyDrop::new(interrupt_page),
+                is_page_known: AtomicBool::new(false),
+                last_channel: AtomicU32::new(0),
                 cells: PageTable::new(platform, CELLS, |_| InterruptCell::new())?,
                 bus_cell: InterruptCell::new(),
                 epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
@@ -111,7 +119,7 @@ impl<P: HyperV> Core<P> {
     }
 
     /// Whether the handler of `processor` runs by interrupts.
-    fn has_vector(&self, processor: ProcessorId) -> bool {
+    pub fn has_vector(&self, processor: ProcessorId) -> bool {
         self.vectors.lock().get(processor.0 as usize).is_some_and(Option::is_some)
     }
 
@@ -177,21 +185,33 @@ impl<P: HyperV> Core<P> {
         self.synic.has_message(self.contact, VMBUS_SINT)
     }
 
+    /// Whether there is a message that nobody has acted on.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        !self.inbox.is_empty() || self.has_message()
+    }
+
     /// Acts on the messages that have come in. Not from an interrupt.
     pub fn collect(&self) {
-        for _ in 0..AT_ONE_GO {
-            // One at a time, so that messages are acted on in their order; who comes second leaves it to the first.
+        let mut left = AT_ONE_GO;
+        while left > 0 {
+            // One at a time, so that messages are acted on in their order; who comes second leaves it to the first, which
+            // looks again before it goes.
             if self.is_acting.swap(true, Ordering::AcqRel) {
                 return;
             }
-            let message = self.inbox.take();
-            if let Some((bytes, len)) = message {
+            while left > 0
+                && let Some((bytes, len)) = self.inbox.take()
+            {
                 self.act(bytes.get(..len).unwrap_or(&bytes));
+                left = left.saturating_sub(1);
             }
             self.is_acting.store(false, Ordering::Release);
-            if message.is_none() && !self.fetch() {
+            fence(Ordering::SeqCst);
+            if self.inbox.is_empty() && !self.fetch() {
                 return;
             }
+            left = left.saturating_sub(1);
         }
     }
 
@@ -200,12 +220,10 @@ impl<P: HyperV> Core<P> {
         if !self.has_message() {
             return false;
         }
-        if self.platform().current() == self.contact {
-            return self.pump();
-        }
-        // Its interrupt fetches it, but for one that was left where it is.
+        // Its interrupt fetches it, but for one that was left where it is, or where interrupts may be off: here.
+        let is_here = self.platform().current() == self.contact;
         let mut came = false;
-        if self.is_stalled.swap(false, Ordering::AcqRel) || !self.has_vector(self.contact) {
+        if is_here || self.is_stalled.swap(false, Ordering::AcqRel) || !self.has_vector(self.contact) {
             let _ = self.platform().run_on(self.contact, &mut || came = self.pump());
         }
         came
@@ -219,7 +237,7 @@ impl<P: HyperV> Core<P> {
                 if self.state.lock().phase == Phase::Connected {
                     log::error!("vmbus: a message of type {} is too short", malformed.0.0);
                     self.is_faulted.store(true, Ordering::Release);
-                    self.cells.iter().for_each(InterruptCell::wake);
+                    self.wake_all();
                 }
                 return;
             }
@@ -228,6 +246,7 @@ impl<P: HyperV> Core<P> {
         match then {
             Then::Nothing => {}
             Then::Wake => self.bus_cell.wake(),
+            Then::Unloaded => self.let_go(),
             Then::Gone(place, channel) => {
                 self.end(place);
                 if let Some(cell) = self.cell(channel) {
@@ -256,7 +275,7 @@ impl<P: HyperV> Core<P> {
     /// Sends a message by the connection's port.
     pub fn post(&self, message: &[u8]) -> Result<(), Fault> {
         let connection = self.state.lock().connection_id;
-        self.post_to(connection, message, UNKNOWN_TRIES).map_err(|status| {
+        self.post_to(connection, message, UNKNOWN_TIMEOUT).map_err(|status| {
             log::error!("vmbus: a message was refused with status {:#x}", status.0);
             Fault::Timeout
         })
@@ -268,22 +287,25 @@ impl<P: HyperV> Core<P> {
         self.post(VmbusChannelMessage { header, channel_id: channel }.as_bytes())
     }
 
-    /// Sends a message by port `connection`, again and again while the host has no buffers for it.
-    pub fn post_to(&self, connection: u32, message: &[u8], unknown_tries: u32) -> Result<(), HvStatus> {
-        let end = self.platform().now().saturating_add(POST_TIMEOUT);
-        let (mut unknown, mut pause) = (1u32, 1u32);
+    /// Sends a message by port `connection`, again and again while the host has no buffers for it, and for `unknown` where it
+    /// says that it does not know the port.
+    pub fn post_to(&self, connection: u32, message: &[u8], unknown: Duration) -> Result<(), HvStatus> {
+        let start = self.platform().now();
+        let mut pause = 1u32;
         loop {
             let sent = {
                 let page = self.post_page.lock();
                 self.hypervisor().post_message(&page, connection, message)
             };
             let Err(status) = sent else { return Ok(()) };
-            let is_unknown = status == HvStatus::INVALID_CONNECTION_ID && unknown < unknown_tries;
-            let again = is_unknown || Hypervisor::<P>::wants_another_try(status);
-            if !again || self.platform().now() >= end {
+            let at_most = match status {
+                HvStatus::INVALID_CONNECTION_ID => unknown,
+                _ if Hypervisor::<P>::wants_another_try(status) => POST_TIMEOUT,
+                _ => Duration::ZERO,
+            };
+            if self.platform().now().since(start) >= at_most {
                 return Err(status);
             }
-            unknown = unknown.saturating_add(u32::from(is_unknown));
             // The host may be waiting for its slot to be freed.
             self.collect();
             for _ in 0..pause {
@@ -293,16 +315,40 @@ impl<P: HyperV> Core<P> {
         }
     }
 
-    /// Says that the host has let go of everything.
+    /// Wakes everybody who waits for a channel.
+    pub fn wake_all(&self) {
+        let last = self.last_channel.load(Ordering::Relaxed) as usize;
+        self.cells.iter().take(last.saturating_add(1)).for_each(InterruptCell::wake);
+    }
+
+    /// Takes note that somebody waits for `channel`.
+    pub fn has_driver(&self, channel: u32) {
+        self.last_channel.fetch_max(channel, Ordering::Relaxed);
+    }
+
+    /// Puts all channels out of service: a new connection is about to be made, or the old one has ended.
+    pub fn end_all(&self, state: &mut State<P>) {
+        state.clear();
+        (0..MOST_CHANNELS).for_each(|place| self.end(place));
+        self.wake_all();
+    }
+
+    /// Takes note that the host has let go of everything: it has said so, or it has answered a new contact.
     pub fn let_go(&self) {
         let mut state = self.state.lock();
-        state.clear();
-        for place in 0..MOST_CHANNELS {
-            self.end(place);
+        self.end_all(&mut state);
+        if state.phase == Phase::Unloading {
+            state.phase = Phase::Unloaded;
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
+        self.is_page_known.store(false, Ordering::Release);
         drop(state);
-        self.cells.iter().for_each(InterruptCell::wake);
+        self.bus_cell.wake();
+    }
+
+    /// Takes note that the host is told of the interrupt page.
+    pub fn tell_page(&self) {
+        self.is_page_known.store(true, Ordering::Release);
     }
 
     /// A new connection begins without the faults of the last.
@@ -335,6 +381,12 @@ impl<P: HyperV> Drop for Core<P> {
         let vectors = self.vectors.get_mut();
         for (index, vector) in vectors.iter_mut().enumerate() {
             self.synic.unbind(ProcessorId(index as u32), VMBUS_SINT, vector.take());
+        }
+        if self.is_page_known.load(Ordering::Acquire) {
+            log::error!("vmbus: the host does not let go of the interrupt page: it is leaked");
+        } else {
+            // SAFETY: it is dropped once, here, and the host does not know of it.
+            unsafe { ManuallyDrop::drop(&mut self.interrupt_page) }
         }
     }
 }

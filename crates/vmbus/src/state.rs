@@ -73,8 +73,8 @@ pub(crate) enum Phase {
 /// The answer to a contact.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Response {
-    pub is_connected: bool,
     pub is_supported: bool,
+    pub connection_state: u8,
     pub connection_id: u32,
 }
 
@@ -144,6 +144,8 @@ pub(crate) enum Then {
     Gone(usize, u32),
     /// Somebody may want to hear of it.
     Wake,
+    /// The host has let go of everything.
+    Unloaded,
 }
 
 impl<P: Platform> State<P> {
@@ -214,9 +216,9 @@ impl<P: Platform> State<P> {
         match (self.phase, message) {
             (
                 Phase::Contacting,
-                HostMessage::VersionResponse { is_connected, is_supported, connection_id, .. },
-            ) => self.response = Some(Response { is_connected, is_supported, connection_id }),
-            (Phase::Unloading, HostMessage::UnloadComplete) => self.phase = Phase::Unloaded,
+                HostMessage::VersionResponse { is_supported, connection_state, connection_id, .. },
+            ) => self.response = Some(Response { is_supported, connection_state, connection_id }),
+            (Phase::Unloading, HostMessage::UnloadComplete) => return Then::Unloaded,
             (Phase::Connected, message) => return self.accept_connected(message),
             // Of somebody who was here before, or of a connection that is over.
             _ => {}

@@ -156,6 +156,13 @@ pub unsafe fn free(region: RawDma) {
 const RESERVE: usize = (16 << 20) / PAGE_SIZE;
 /// Pages of RAM, and how many of them are free.
 static PAGES: AtomicU64 = AtomicU64::new(0);
+/// Pages that a balloon has.
+static SPARED: AtomicU64 = AtomicU64::new(0);
+
+/// Pages that a balloon has.
+pub fn spared() -> u64 {
+    SPARED.load(Ordering::Relaxed)
+}
 
 /// Pages in all and pages that are free.
 pub fn statistics() -> (u64, u64) {
@@ -172,6 +179,7 @@ pub fn spare(most: u64) -> Option<(u64, u64)> {
         // The largest run that there is, halving.
         while count > 0 {
             if let Some(at) = frames.take(count, 1) {
+                SPARED.fetch_add(count as u64, Ordering::Relaxed);
                 return Some((at / PAGE, count as u64));
             }
             count /= 2;
@@ -182,19 +190,26 @@ pub fn spare(most: u64) -> Option<(u64, u64)> {
 
 /// Takes back pages that were spared.
 pub fn give_back(first: u64, count: u64) {
+    SPARED.fetch_sub(count, Ordering::Relaxed);
+    free_frames(first, count);
+}
+
+fn free_frames(first: u64, count: u64) {
     interrupts::without_interrupts(|| {
         FRAMES_FREE.lock().mark_free(first as usize..(first + count) as usize);
     });
 }
 
-/// Takes new memory into use, as far as it is in reach; how many of its pages.
+/// Takes new memory into use, as far as it is in reach; how many of its pages. None of what lies among RAM and devices: the
+/// host is not believed that there is more.
 pub fn add(first: u64, count: u64) -> u64 {
     let count = count.min((FRAMES as u64).saturating_sub(first));
     let range = first * PAGE..(first + count) * PAGE;
-    if count == 0 || paging::map_ram(range).is_none() {
+    let is_new = range.start >= paging::identity_end() && paging::extend(range.end);
+    if count == 0 || !is_new || paging::map_ram(range).is_none() {
         return 0;
     }
-    give_back(first, count);
+    free_frames(first, count);
     PAGES.fetch_add(count, Ordering::Relaxed);
     count
 }
@@ -274,6 +289,11 @@ pub mod paging {
         // SAFETY: the tables map the kernel, its stack and its data where they are.
         unsafe { Cr3::write(PhysFrame::containing_address(x86_64::PhysAddr::new(root)), Cr3Flags::empty()) }
         IDENTITY_END.store(end, Ordering::Relaxed);
+    }
+
+    /// Takes note that memory is mapped one to one up to `end`.
+    pub fn extend(end: u64) -> bool {
+        IDENTITY_END.fetch_max(end, Ordering::Relaxed) < end
     }
 
     /// Maps memory that was added, one to one.

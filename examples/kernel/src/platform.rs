@@ -121,6 +121,9 @@ pub fn waker() -> Waker {
 /// Halts until an interrupt, or until `until`, unless `is_pending` finds something to do with interrupts off.
 pub fn sleep(until: Instant, is_pending: impl FnOnce() -> bool) {
     x86_64::instructions::interrupts::disable();
+    if smp::serve() {
+        return;
+    }
     if is_pending() {
         x86_64::instructions::interrupts::enable();
         return;

@@ -301,7 +301,9 @@ fn contact(state: &mut State, guest: &Guest, message: &VmbusInitiateContact, por
     response.base.header = header(VmbusMessageType::VERSION_RESPONSE);
     response.base.version_supported = u8::from(is_known);
     response.base.connection_state = VmbusConnectionState(state.bus.faults.connection_state);
-    if is_known && response.base.connection_state == VmbusConnectionState::SUCCESS {
+    // Hosts of old leave the state to chance.
+    let is_old = message.version.0 < VmbusVersion::WIN8.0;
+    if is_known && (is_old || response.base.connection_state == VmbusConnectionState::SUCCESS) {
         state.bus.version = message.version.0;
         if has_ports {
             response.base.selected_version_or_connection_id = RETURNED_CONNECTION;

@@ -146,6 +146,11 @@ impl HvHost {
         self.0.lock().expect("the host").refuse.extend(statuses);
     }
 
+    /// Refuses none any more.
+    pub fn stop_refusing(&self) {
+        self.0.lock().expect("the host").refuse.clear();
+    }
+
     /// Fires the timers that are due.
     pub fn run_timers(&self, guest: &Guest) {
         self.with(guest, |state| synic::run_timers(state, guest));

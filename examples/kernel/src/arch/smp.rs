@@ -101,20 +101,28 @@ extern "C" fn rust_processor() -> ! {
     RUNNING.store(number + 1, Ordering::Release);
     loop {
         x86_64::instructions::interrupts::disable();
-        let job = JOBS[number as usize].swap(core::ptr::null_mut(), Ordering::AcqRel);
-        if job.is_null() {
+        if !serve() {
             x86_64::instructions::interrupts::enable_and_hlt();
-            continue;
-        }
-        x86_64::instructions::interrupts::enable();
-        // SAFETY: who asked keeps the job until it is done.
-        unsafe {
-            (*(*job).work)();
-            let by = (*job).by;
-            (*job).done.store(true, Ordering::Release);
-            interrupts::wake(by);
         }
     }
+}
+
+/// Does what this processor is asked to do, with interrupts on, which it leaves on; whether there was anything, else nothing
+/// is changed. What is asked of the first processor is done when it sleeps.
+pub fn serve() -> bool {
+    let job = JOBS[current() as usize].swap(core::ptr::null_mut(), Ordering::AcqRel);
+    if job.is_null() {
+        return false;
+    }
+    x86_64::instructions::interrupts::enable();
+    // SAFETY: who asked keeps the job until it is done.
+    unsafe {
+        (*(*job).work)();
+        let by = (*job).by;
+        (*job).done.store(true, Ordering::Release);
+        interrupts::wake(by);
+    }
+    true
 }
 
 /// Runs `work` on `processor`, and waits for it.

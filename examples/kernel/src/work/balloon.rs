@@ -30,7 +30,8 @@ impl BalloonMemory for Spare {
 
     fn statistics(&mut self) -> MemoryStatistics {
         let (total, free) = memory::statistics();
-        MemoryStatistics { total, free, available: free, caches: 0, committed: total.saturating_sub(free) }
+        let committed = total.saturating_sub(free).saturating_sub(memory::spared());
+        MemoryStatistics { total, free, available: free, caches: 0, committed }
     }
 }
 

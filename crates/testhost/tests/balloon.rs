@@ -1,0 +1,226 @@
+//! Hyper-V's balloon against the model of a host.
+
+use core::time::Duration;
+use hyperv_bindings::dynmem::{DmMessageType, DmVersion};
+use hyperv_bindings::{Guid, vmbus::DYNAMIC_MEMORY};
+use paravirt_device::{Arm, Balloon, BalloonMemory, Fault, MemoryStatistics, Notify, PageRange};
+use paravirt_hv_balloon::{HvBalloon, OpenError};
+use paravirt_hyperv::Hypervisor;
+use paravirt_platform::{Instant, PageArc};
+use paravirt_testhost::{BalloonHost, Guest, HvHost, HvOffer, OfferSettings};
+use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// A kernel's memory: pages by number.
+struct Pages {
+    free: BTreeSet<u64>,
+    taken: BTreeSet<u64>,
+    run: u64,
+    added: Vec<PageRange>,
+}
+
+impl Pages {
+    fn new(pages: u64, run: u64) -> Self {
+        Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new(), run, added: vec![] }
+    }
+}
+
+impl BalloonMemory for Pages {
+    fn take(&mut self, most: u64) -> Option<PageRange> {
+        let first = *self.free.first()?;
+        let count = (0..most.min(self.run)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
+        for page in first..first + count {
+            self.free.remove(&page);
+            self.taken.insert(page);
+        }
+        Some(PageRange { first, count })
+    }
+    fn give_back(&mut self, range: PageRange) {
+        for page in range.first..range.end() {
+            assert!(self.taken.remove(&page), "page {page} was not taken");
+            self.free.insert(page);
+        }
+    }
+    fn add(&mut self, range: PageRange) -> u64 {
+        self.added.push(range);
+        range.count / 2
+    }
+    fn statistics(&mut self) -> MemoryStatistics {
+        let free = self.free.len() as u64;
+        MemoryStatistics { total: 5000, free, available: free + 5, caches: 5, committed: 77 }
+    }
+}
+
+struct Bench {
+    balloon: HvBalloon<Guest>,
+    device: BalloonHost,
+    host: HvHost,
+    guest: Guest,
+    _vmbus: Vmbus<Guest>,
+    _hypervisor: PageArc<Guest, Hypervisor<Guest>>,
+}
+
+impl Bench {
+    fn with(device: BalloonHost) -> Result<Self, OpenError> {
+        let guest = Guest::with(1, true);
+        let clock = guest.downgrade();
+        guest.attach(move || clock.turn(Duration::from_secs(1)));
+        let host = HvHost::new(&guest, HvOffer::least());
+        let settings =
+            OfferSettings { interface: DYNAMIC_MEMORY, instance: Guid([3; 16]), ..OfferSettings::default() };
+        host.add(&guest, settings, device.clone());
+        let hypervisor = Hypervisor::open(&guest).unwrap();
+        let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).unwrap();
+        let offer = vmbus.find(&Guid([3; 16]), 0).unwrap();
+        let balloon = HvBalloon::open(&guest, &vmbus, &offer, &ChannelOptions::default())?;
+        Ok(Self { balloon, device, host, guest, _vmbus: vmbus, _hypervisor: hypervisor })
+    }
+
+    fn new() -> Self {
+        Self::with(BalloonHost::new(DmVersion::WIN10)).unwrap()
+    }
+
+    /// Lets both sides work until there is nothing more to do.
+    fn poll(&mut self, pages: &mut Pages) -> Result<(), Fault> {
+        for _ in 0..200 {
+            self.host.work(&self.guest, 1);
+            self.balloon.poll(pages)?;
+            if self.balloon.arm() == Arm::Armed {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn versions_go_down_to_what_the_host_speaks() {
+    for (version, numbers) in
+        [(DmVersion::WIN10, (2, 0)), (DmVersion::WIN8, (1, 0)), (DmVersion::WIN7, (0, 3))]
+    {
+        assert_eq!(Bench::with(BalloonHost::new(version)).unwrap().balloon.version(), numbers);
+    }
+    assert!(matches!(Bench::with(BalloonHost::new(DmVersion(2))), Err(OpenError::Version)));
+}
+
+#[test]
+fn pages_go_and_come_back_to_the_page() {
+    let mut bench = Bench::new();
+    // In runs of one page, so that an answer takes several messages.
+    let mut pages = Pages::new(3000, 1);
+    bench.device.inflate(11, 1700);
+    bench.poll(&mut pages).unwrap();
+    assert_eq!((pages.taken.len(), bench.balloon.info().held), (1700, 1700));
+    let held = bench.device.held();
+    assert_eq!(held.iter().map(|(_, count)| count).sum::<u64>(), 1700);
+    let responses = bench.device.answers();
+    assert!(responses.len() == 4 && responses.iter().all(|a| *a == (DmMessageType::BALLOON_RESPONSE.0, 11)));
+    bench.device.deflate(12, &[(1000, 500)], true);
+    bench.device.deflate(12, &[(1600, 100), (1500, 100)], false);
+    bench.poll(&mut pages).unwrap();
+    assert_eq!((pages.taken.len(), bench.balloon.info().held), (1000, 1000));
+    assert_eq!(bench.device.answers().last(), Some(&(DmMessageType::UNBALLOON_RESPONSE.0, 12)));
+    // More than there is: what there is, and then no more.
+    bench.device.inflate(13, 1_000_000);
+    bench.poll(&mut pages).unwrap();
+    assert_eq!(bench.balloon.info().held, 3000);
+    bench.device.inflate(14, 1);
+    bench.poll(&mut pages).unwrap();
+    assert_eq!(bench.device.answers().last(), Some(&(DmMessageType::BALLOON_RESPONSE.0, 14)));
+    assert_eq!(bench.host.violations(), [""; 0]);
+}
+
+#[test]
+fn memory_is_added_as_far_as_the_kernel_takes_it() {
+    let mut bench = Bench::new();
+    let mut pages = Pages::new(10, 10);
+    bench.device.hot_add(1, 0x10_0000, 0x8000);
+    bench.device.hot_add(2, 0x20_0000, 1);
+    bench.poll(&mut pages).unwrap();
+    assert_eq!(pages.added[0], PageRange { first: 0x10_0000, count: 0x8000 });
+    assert_eq!(bench.device.hot_added(), [(0x4000, 1), (0, 0)]);
+    assert_eq!(bench.balloon.info().added, 0x4000);
+}
+
+#[test]
+fn the_host_hears_every_second_how_the_guest_is_off() {
+    let mut bench = Bench::new();
+    let mut pages = Pages::new(10, 10);
+    bench.device.inflate(1, 4);
+    bench.poll(&mut pages).unwrap();
+    for _ in 0..5 {
+        bench.guest.turn(Duration::from_secs(1));
+        assert!(bench.balloon.next_deadline() <= bench.guest_now());
+        bench.poll(&mut pages).unwrap();
+        assert!(bench.balloon.next_deadline() > bench.guest_now());
+    }
+    assert_eq!(bench.balloon.info().reports, 5);
+    let status = bench.device.status().unwrap();
+    assert_eq!((status.available, status.committed, status.zero_and_free), (11, 77 + 4, 6));
+    let device = BalloonHost::new(DmVersion::WIN10);
+    device.suppress_reports();
+    let mut quiet = Bench::with(device).unwrap();
+    quiet.guest.turn(Duration::from_secs(9));
+    quiet.poll(&mut pages).unwrap();
+    assert_eq!((quiet.balloon.info().reports, quiet.balloon.next_deadline()), (0, Instant::NEVER));
+}
+
+impl Bench {
+    fn guest_now(&self) -> Instant {
+        paravirt_platform::Platform::now(&self.guest)
+    }
+}
+
+#[test]
+fn pages_that_the_host_does_not_have_are_not_taken_from_it() {
+    for ranges in [
+        &[(1000u64, 5u64)][..],
+        &[(1000, 4), (1002, 1)],
+        &[(5, 1)],
+        &[((1 << 40) - 1, 0xff_ffff)],
+        &[(1000, 0)],
+    ] {
+        let mut bench = Bench::new();
+        let mut pages = Pages::new(10, 10);
+        bench.device.inflate(1, 4);
+        bench.poll(&mut pages).unwrap();
+        bench.device.deflate(2, ranges, false);
+        assert_eq!(bench.poll(&mut pages), Err(Fault::Protocol), "{ranges:?}");
+        assert_eq!(bench.balloon.poll(&mut pages), Err(Fault::Protocol));
+        assert_eq!(pages.taken.len() as u64, bench.balloon.info().held);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever the host sends: each page is the kernel's or the host's, and never both.
+    #[test]
+    fn messages_of_any_kind(messages in prop::collection::vec(
+        (any::<u16>(), prop::collection::vec(any::<u8>(), 0..64), any::<bool>()), 1..30)) {
+        let mut bench = Bench::new();
+        let mut pages = Pages::new(200, 7);
+        for (kind, mut bytes, likely) in messages {
+            bench.device.inflate(5, u32::from(kind) % 50);
+            let len = bytes.len() as u16 + 8;
+            let kind = if likely { kind % 15 } else { kind };
+            let mut message = vec![kind as u8, (kind >> 8) as u8, len as u8, (len >> 8) as u8, 9, 0, 0, 0];
+            if likely && bytes.len() >= 16 {
+                // Often a range near what there is.
+                bytes[0] &= 1;
+                bytes[1..8].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0]);
+                let range = 1000 + u64::from(bytes[8] % 64) | u64::from(bytes[9] % 8) << 40;
+                bytes[8..16].copy_from_slice(&range.to_le_bytes());
+            }
+            message.extend(bytes);
+            bench.device.send(&message);
+            let result = bench.poll(&mut pages);
+            prop_assert_eq!(pages.taken.len() as u64, bench.balloon.info().held);
+            prop_assert_eq!(pages.taken.len() + pages.free.len(), 200);
+            if result.is_err() {
+                break;
+            }
+        }
+    }
+}
