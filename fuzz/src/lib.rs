@@ -5,6 +5,7 @@
 //! paravirt_fuzz::command_line(b"virtio_mmio.device=4K@0xd0000000:5");
 //! ```
 
+use paravirt_device::{HeldPages, PageRange};
 use paravirt_firmware::{PhysicalMemory, aml as scan, command_line as words, mcfg, tables};
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::Guest;
@@ -12,6 +13,9 @@ use paravirt_virtio::blk::config as blk;
 use paravirt_virtio::net::{config as net, header};
 use paravirt_virtio::queue::{QueueConfig, Quiesced, VirtQueue};
 use paravirt_virtio::transport::pci_caps as caps;
+use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing, Packet, RingError, RingMemory};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::Ordering;
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -25,6 +29,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("aml", aml),
     ("command_line", command_line),
     ("device_config", device_config),
+    ("vmbus_ring", vmbus_ring),
+    ("ring_pair", ring_pair),
+    ("gpa_ranges", gpa_ranges),
+    ("vmbus_message", vmbus_message),
+    ("dynamic_memory", dynamic_memory),
 ];
 
 thread_local! {
@@ -180,6 +189,143 @@ pub fn device_config(data: &[u8]) {
     if let Some(bytes) = rest.first_chunk() {
         let (meta, _) = header::parse(bytes);
         assert!(meta.segmentation.is_none_or(|segmentation| segmentation.size > 0));
+    }
+}
+
+/// A ring that a producer writes with `data`, and the words of its control page with the beginning of it.
+pub fn vmbus_ring(data: &[u8]) {
+    let ring = ArrayRing::<64>::new();
+    let Ok(mut incoming) = Incoming::new(&ring) else { return };
+    let mut buffer = [0; 256];
+    for piece in data.chunks(512 + 4) {
+        let Some((index, bytes)) = piece.split_first_chunk() else { return };
+        for (to, from) in ring.data().iter().zip(bytes.chunks(8)) {
+            let mut word = [0; 8];
+            word[..from.len()].copy_from_slice(from);
+            to.store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+        ring.control()[0].store(u32::from_le_bytes(*index), Ordering::Relaxed);
+        for taken in 0.. {
+            match incoming.next(&mut buffer) {
+                Ok(Some(packet)) => {
+                    assert!(
+                        packet.header.len() + packet.payload.len() <= 256 && packet.header.len() % 8 == 0
+                    );
+                    let _ = packet.transfer_ranges().map(|ranges| ranges.iter().count());
+                    let _ = packet
+                        .gpa_ranges()
+                        .map(|ranges| ranges.map(|range| range.pages().len()).sum::<usize>());
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+            assert!(taken < 512 / 24, "more packets than there is room for");
+        }
+        let _ = (incoming.release(), incoming.unmask());
+    }
+}
+
+/// Producer and consumer against each other, and against a queue: what goes in comes out, in its order.
+pub fn ring_pair(data: &[u8]) {
+    let ring = ArrayRing::<64>::new();
+    let (Ok(mut outgoing), Ok(mut incoming)) = (Outgoing::new(&ring), Incoming::new(&ring)) else { return };
+    let mut model: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+    let (mut buffer, mut published, mut next) = ([0; 512], 0usize, 0u64);
+    for step in data.chunks(2) {
+        let (what, len) = (step[0], usize::from(step.get(1).copied().unwrap_or(0)));
+        match what % 4 {
+            0 | 1 => {
+                let bytes = vec![next as u8; len];
+                let at = (len / 2) & !7;
+                let sent = match what % 8 {
+                    0 => outgoing.completion(next, &[&bytes]),
+                    _ => outgoing.in_band(next, what & 8 != 0, &[&bytes[..at], &bytes[at..]]),
+                };
+                let used: usize = model.iter().map(|(_, bytes)| bytes.len().next_multiple_of(8) + 24).sum();
+                let fits = used + len.next_multiple_of(8) + 24 <= 512 - 8;
+                match sent {
+                    Ok(()) => model.push_back((next, bytes)),
+                    Err(error) => assert!(!fits && error == RingError::Full, "{error} of {used} and {len}"),
+                }
+                next += 1;
+            }
+            2 => {
+                let _ = outgoing.publish();
+                published = model.len();
+            }
+            _ => {
+                match incoming.next(&mut buffer) {
+                    Ok(Some(packet)) => {
+                        let (id, bytes) = model.pop_front().expect("a packet out of nothing");
+                        assert_eq!((packet.transaction, &packet.payload[..bytes.len()]), (id, &bytes[..]));
+                        published = published.checked_sub(1).expect("a packet that was not shown");
+                    }
+                    Ok(None) => assert_eq!(published, 0, "a packet was lost"),
+                    Err(error) => panic!("{error}"),
+                }
+                let _ = incoming.release();
+            }
+        }
+    }
+}
+
+/// The ranges of guest memory, and of a buffer, in a packet's header.
+pub fn gpa_ranges(data: &[u8]) {
+    for kind in [Kind::GPA_DIRECT, Kind::TRANSFER_PAGES] {
+        let packet = Packet { kind, wants_completion: true, transaction: 0, header: data, payload: &[] };
+        if let Some(ranges) = packet.gpa_ranges() {
+            for range in ranges {
+                let pages = u64::from(range.len) + u64::from(range.offset);
+                assert!(range.offset < 4096 && range.pages().len() as u64 == pages.div_ceil(4096));
+            }
+        }
+        if let Some(ranges) = packet.transfer_ranges() {
+            assert!(ranges.iter().len() * 8 + 8 <= data.len());
+        }
+    }
+}
+
+/// Messages of VMBus.
+pub fn vmbus_message(data: &[u8]) {
+    if let Ok(message) = paravirt_vmbus::HostMessage::parse(data) {
+        assert_eq!(Ok(message), paravirt_vmbus::HostMessage::parse(data));
+        assert!(data.len() >= 8);
+    }
+    let _ = paravirt_vmbus::pipe::parse(data).map(|message| assert!(message.len() + 8 <= data.len()));
+}
+
+/// Messages of dynamic memory, and the pages that they name put in and taken out of a set.
+pub fn dynamic_memory(data: &[u8]) {
+    use paravirt_hv_balloon::HostMessage;
+    if let Ok(HostMessage::Unballoon { ranges, .. }) = HostMessage::parse(data) {
+        assert!(ranges.iter().len() * 8 + 16 <= data.len());
+        GUEST.with(|guest| {
+            let Ok(mut held) = HeldPages::new(guest, 16) else { return };
+            let mut model = BTreeSet::new();
+            for (i, range) in ranges.iter().enumerate() {
+                // Small, so that they meet.
+                let range = PageRange { first: range.first % 64, count: range.count % 16 };
+                let pages = range.first..range.end();
+                let all_in = range.count > 0 && pages.clone().all(|page| model.contains(&page));
+                let none_in = range.count > 0 && pages.clone().all(|page| !model.contains(&page));
+                if i % 3 == 2 {
+                    if held.remove(range) {
+                        assert!(all_in);
+                        pages.for_each(|page| assert!(model.remove(&page)));
+                    }
+                } else if held.insert(range) {
+                    assert!(none_in);
+                    model.extend(pages);
+                } else {
+                    assert!(!none_in || !held.has_room());
+                }
+                assert_eq!(held.pages(), model.len() as u64);
+            }
+            while let Some(run) = held.pop(3) {
+                (run.first..run.end()).for_each(|page| assert!(model.remove(&page)));
+            }
+            assert!(model.is_empty());
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Hyper-V's dynamic memory: the host takes pages by a balloon, adds memory, and hears every second how the guest is off.
 //!
-//! [`HvBalloon`] implements [`Balloon`] on a VMBus channel.
+//! [`HvBalloon`] implements [`Balloon`](paravirt_device::Balloon) on a VMBus channel.
 //!
 //! # Lifecycle
 //!

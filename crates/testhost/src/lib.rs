@@ -24,6 +24,7 @@
 use paravirt_virtio::features::Features;
 
 mod blk;
+pub mod count;
 mod device;
 mod guest;
 mod hyperv;

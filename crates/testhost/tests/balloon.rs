@@ -210,7 +210,7 @@ proptest! {
                 // Often a range near what there is.
                 bytes[0] &= 1;
                 bytes[1..8].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0]);
-                let range = 1000 + u64::from(bytes[8] % 64) | u64::from(bytes[9] % 8) << 40;
+                let range = (1000 + u64::from(bytes[8] % 64)) | (u64::from(bytes[9] % 8) << 40);
                 bytes[8..16].copy_from_slice(&range.to_le_bytes());
             }
             message.extend(bytes);

@@ -1,4 +1,4 @@
-use crate::copy::copy_in;
+use crate::copy::put;
 use crate::memory::{control, size};
 use crate::packet::{COMPLETION_REQUESTED, DESCRIPTOR_LEN, FOOTER_LEN};
 use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
@@ -18,16 +18,6 @@ pub struct Outgoing<M> {
     read: u32,
     /// Whether the consumer was told for how much room this waits.
     is_waiting: bool,
-}
-
-/// A packet that is being written.
-struct Parts {
-    kind: Kind,
-    flags: u16,
-    transaction: u64,
-    /// Bytes of header and of payload, a multiple of 8.
-    header: usize,
-    payload: usize,
 }
 
 /// Where words go, one after the other, across the end of the ring.
@@ -52,7 +42,7 @@ impl Cursor<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
         let room = self.words.len().wrapping_mul(8);
         if bytes.len() <= room {
-            self.words = copy_in(self.words, bytes);
+            self.words = put(self.words, bytes);
             return;
         }
         self.split(bytes, room);
@@ -61,8 +51,8 @@ impl Cursor<'_> {
     #[cold]
     fn split(&mut self, bytes: &[u8], room: usize) {
         let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        copy_in(self.words, now);
-        self.words = copy_in(core::mem::take(&mut self.wrapped), later);
+        put(self.words, now);
+        self.words = put(core::mem::take(&mut self.wrapped), later);
     }
 }
 
@@ -193,46 +183,45 @@ impl<M: RingMemory> Outgoing<M> {
             }
             len = len.saturating_add(part.len());
         }
-        let parts = Parts { kind, flags, transaction, header, payload: len.saturating_add(7) & !7 };
-        let (mut cursor, at, end) = self.begin(&parts)?;
-        write_header(&mut cursor);
-        payload.iter().for_each(|part| cursor.bytes(part));
-        cursor.word(u64::from(at) << 32);
-        self.write = end;
-        Ok(())
-    }
-
-    /// Makes room and writes the descriptor; where the rest goes, where the packet begins and where the next one will.
-    #[inline(always)]
-    fn begin(&mut self, parts: &Parts) -> Result<(Cursor<'_>, u32, u32), RingError> {
-        let length = parts.header.saturating_add(parts.payload).saturating_add(DESCRIPTOR_LEN as usize);
+        let payload_len = len.saturating_add(7) & !7;
+        let length = header.saturating_add(payload_len).saturating_add(DESCRIPTOR_LEN as usize);
         let total = length.saturating_add(FOOTER_LEN as usize);
         let (Ok(length8), Ok(total)) = (u16::try_from(length >> 3), u32::try_from(total)) else {
             return Err(RingError::Large);
         };
-        if total > self.size.wrapping_sub(8) {
-            return Err(RingError::Large);
-        }
         if !self.has_room(total)? {
-            return Err(RingError::Full);
+            return Err(if total > self.size.wrapping_sub(8) { RingError::Large } else { RingError::Full });
         }
         let at = self.write;
+        // Offsets are multiples of 8 below 2^19, as the length is.
+        let offset8 = (header.wrapping_add(DESCRIPTOR_LEN as usize) >> 3) as u16;
+        let Kind(kind) = kind;
+        let head =
+            u64::from(kind) | u64::from(offset8) << 16 | u64::from(length8) << 32 | u64::from(flags) << 48;
+        let footer = u64::from(at) << 32;
         let (wrapped, words) =
             self.memory.data().split_at_checked((at >> 3) as usize).ok_or(RingError::Index)?;
-        let mut cursor = Cursor { words, wrapped };
-        // Offsets are multiples of 8 below 2^19, as the length is.
-        let offset8 = (parts.header.wrapping_add(DESCRIPTOR_LEN as usize) >> 3) as u16;
-        let Kind(kind) = parts.kind;
-        cursor.word(
-            u64::from(kind)
-                | u64::from(offset8) << 16
-                | u64::from(length8) << 32
-                | u64::from(parts.flags) << 48,
-        );
-        cursor.word(parts.transaction);
+        match words.get(..(total >> 3) as usize) {
+            Some([first, second, rest @ .., last]) => {
+                first.store(head, Ordering::Relaxed);
+                second.store(transaction, Ordering::Relaxed);
+                let mut cursor = Cursor { words: rest, wrapped: &[] };
+                write_header(&mut cursor);
+                payload.iter().for_each(|part| cursor.bytes(part));
+                last.store(footer, Ordering::Relaxed);
+            }
+            _ => {
+                let mut cursor = Cursor { words, wrapped };
+                cursor.word(head);
+                cursor.word(transaction);
+                write_header(&mut cursor);
+                payload.iter().for_each(|part| cursor.bytes(part));
+                cursor.word(footer);
+            }
+        }
         let next = at.wrapping_add(total);
-        let end = if next >= self.size { next.wrapping_sub(self.size) } else { next };
-        Ok((cursor, at, end))
+        self.write = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        Ok(())
     }
 
     /// Whether a packet of `total` bytes fits: by what was known of the consumer, else by a look.

@@ -25,9 +25,8 @@ fn instructions(program: &str, words: &[&str], function: &str) -> Result<u64> {
     total.and_then(|n| n.trim().parse().ok()).context("callgrind said no total")
 }
 
-pub fn bench() -> Result<()> {
-    tools::need("valgrind", "valgrind")?;
-    println!("in process, release build, instructions in the driver for one request (callgrind)");
+/// Where a program of the testhost is, built for release.
+fn program(name: &str) -> Result<String> {
     tools::run(&mut tools::cargo(&[
         "build",
         "--quiet",
@@ -35,35 +34,68 @@ pub fn bench() -> Result<()> {
         "-p",
         "paravirt-testhost",
         "--bin",
-        "ring-bench",
+        name,
     ]))?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), Into::into);
-    let program = target.join("release/ring-bench").display().to_string();
+    Ok(target.join("release").join(name).display().to_string())
+}
+
+/// Instructions below `function` for one of `batch` in a round: the difference of two runs, so that all else falls out.
+fn each(program: &str, part: &str, batch: u64, function: &str) -> Result<u64> {
+    const ROUNDS: u64 = 2000;
+    let run = |rounds: u64| instructions(program, &[part, &batch.to_string(), &rounds.to_string()], function);
+    Ok((run(2 * ROUNDS)? - run(ROUNDS)?) / (ROUNDS * batch))
+}
+
+/// What a run of `program` says of `keys`.
+fn fields<const N: usize>(program: &str, words: &[&str], keys: [&str; N]) -> Result<[String; N]> {
+    let output = Command::new(program).args(words).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(keys.map(|key| {
+        let word = text.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        word.unwrap_or("?").to_string()
+    }))
+}
+
+/// The virtqueue and the block driver on it.
+fn queues() -> Result<()> {
+    println!("in process, release build, instructions in the driver for one request (callgrind)");
+    let program = program("ring-bench")?;
     println!("{:36} {:>8} {:>8} {:>8} {:>8}", "part", "batch", "instr.", "kicks", "allocs");
     for part in ["queue-indirect", "queue-direct", "queue-packed", "block", "peer-queue", "peer-block"] {
         for batch in [1u64, 16] {
-            let rounds = 2000u64;
-            let words = [part, &batch.to_string(), &rounds.to_string()];
-            let twice = [part, &batch.to_string(), &(2 * rounds).to_string()];
-            // The difference of two runs: what is not a request falls out.
-            let count = instructions(&program, &twice, "driver_side")?
-                - instructions(&program, &words, "driver_side")?;
-            let output = Command::new(&program).args(words).output()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            let field = |key: &str| {
-                let word = text.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-                word.unwrap_or("?").to_string()
-            };
-            println!(
-                "{part:36} {batch:>8} {:>8} {:>8} {:>8}",
-                count / (rounds * batch),
-                field("kicks"),
-                field("allocations")
-            );
+            let count = each(&program, part, batch, "driver_side")?;
+            let [kicks, allocs] =
+                fields(&program, &[part, &batch.to_string(), "2000"], ["kicks", "allocations"])?;
+            println!("{part:36} {batch:>8} {count:>8} {kicks:>8} {allocs:>8}");
         }
     }
-    tools::run(Command::new(&program).arg("ratio"))?;
+    tools::run(Command::new(&program).arg("ratio"))
+}
+
+/// The ring of a VMBus channel.
+fn rings() -> Result<()> {
+    println!(
+        "in process, release build, instructions for one packet written and read, without the copy (callgrind)"
+    );
+    let program = program("channel-bench")?;
+    println!("{:36} {:>8} {:>8} {:>8} {:>8}", "bytes", "batch", "instr.", "signals", "allocs");
+    for bytes in ["64", "1500"] {
+        for batch in [1u64, 32] {
+            let count = each(&program, bytes, batch, "ring_side")? - each(&program, bytes, batch, "copy_")?;
+            let [signals, allocs] =
+                fields(&program, &[bytes, &batch.to_string(), "2000"], ["signals", "allocations"])?;
+            println!("{bytes:36} {batch:>8} {count:>8} {signals:>8} {allocs:>8}");
+        }
+    }
+    tools::run(Command::new(&program).arg("ratio"))
+}
+
+pub fn bench() -> Result<()> {
+    tools::need("valgrind", "valgrind")?;
+    queues()?;
+    rings()?;
 
     tools::need_qemu()?;
     let elf = kernel::build()?;

@@ -52,9 +52,12 @@ fn forget_packages() {
 
 /// The models under loom, in a build of their own.
 fn loom() -> Result<()> {
-    println!("cargo test -p paravirt-virtio --test loom");
-    let mut command = tools::cargo(&["test", "--quiet", "-p", "paravirt-virtio", "--test", "loom"]);
-    tools::run(command.args(["--target-dir", "target/loom"]).env("RUSTFLAGS", "--cfg loom"))
+    for package in ["paravirt-virtio", "paravirt-vmbus-ring", "paravirt-hyperv"] {
+        println!("cargo test -p {package} --test loom");
+        let mut command = tools::cargo(&["test", "--quiet", "-p", package, "--test", "loom"]);
+        tools::run(command.args(["--target-dir", "target/loom"]).env("RUSTFLAGS", "--cfg loom"))?;
+    }
+    Ok(())
 }
 
 pub fn doc() -> Result<()> {
@@ -73,7 +76,8 @@ pub fn test(options: &Options) -> Result<()> {
         cargo("clippy --quiet -p paravirt-kernel --features bare-metal -- -D warnings")?;
         // The core crates, as a module of a kernel has them: no allocator, no standard library.
         cargo(
-            "build --quiet -p paravirt-platform -p paravirt-device -p paravirt-virtio -p paravirt-firmware -p paravirt",
+            "build --quiet -p hyperv-bindings -p paravirt-platform -p paravirt-device -p paravirt-virtio -p paravirt-firmware \
+             -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus -p paravirt-hv-balloon -p paravirt",
         )?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;

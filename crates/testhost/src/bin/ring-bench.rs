@@ -6,47 +6,21 @@
 
 use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_platform::{BusAddr, Direction, DmaSlice, Instant, Platform, Segment};
+use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{FakeDevice, FakeTransport, Guest, PackedDevice, QueueState};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::queue::{QueueAddresses, QueueConfig, VirtQueue};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::queue::VirtQueue as PeerQueue;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
-
-struct Counting;
-/// Allocations while the driver works.
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static IS_DRIVER: AtomicBool = AtomicBool::new(false);
-
-/// Does the driver's part of a batch, in which allocations count.
-fn driver<R>(work: impl FnOnce() -> R) -> R {
-    IS_DRIVER.store(true, Ordering::Relaxed);
-    let result = work();
-    IS_DRIVER.store(false, Ordering::Relaxed);
-    result
-}
-
-// SAFETY: forwards to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(u64::from(IS_DRIVER.load(Ordering::Relaxed)), Ordering::Relaxed);
-        // SAFETY: passed on from the caller.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: passed on from the caller.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -149,7 +123,7 @@ impl Ours {
 
 impl Part for Ours {
     fn batch(&mut self, size: u64) {
-        driver(|| self.driver_side_submit(size));
+        counted(|| self.driver_side_submit(size));
         match &mut self.device {
             Ok(device) => assert_eq!(u64::from(device.serve()), size),
             Err(device) => {
@@ -158,7 +132,7 @@ impl Part for Ours {
                 }
             }
         }
-        driver(|| self.driver_side_complete(size));
+        counted(|| self.driver_side_complete(size));
     }
     fn kicks(&self) -> u64 {
         self.kicks
@@ -230,9 +204,9 @@ unsafe impl Send for Device {}
 
 impl Part for Block {
     fn batch(&mut self, size: u64) {
-        driver(|| self.driver_side_submit(size));
+        counted(|| self.driver_side_submit(size));
         assert_eq!(u64::from(self.device.serve()), size);
-        driver(|| self.driver_side_complete(size));
+        counted(|| self.driver_side_complete(size));
     }
     fn kicks(&self) -> u64 {
         self.registers.kicks(0)
@@ -310,9 +284,9 @@ impl Peer {
 
 impl Part for Peer {
     fn batch(&mut self, size: u64) {
-        driver(|| self.driver_side_submit(size));
+        counted(|| self.driver_side_submit(size));
         assert_eq!(u64::from(self.device.serve()), size);
-        driver(|| self.driver_side_complete());
+        counted(|| self.driver_side_complete());
     }
     fn kicks(&self) -> u64 {
         self.kicks
@@ -359,9 +333,9 @@ impl PeerBlock {
 
 impl Part for PeerBlock {
     fn batch(&mut self, size: u64) {
-        driver(|| self.driver_side_submit(size));
+        counted(|| self.driver_side_submit(size));
         assert_eq!(u64::from(self.device.serve()), size);
-        driver(|| self.driver_side_complete(size));
+        counted(|| self.driver_side_complete(size));
     }
     fn kicks(&self) -> u64 {
         self.registers.kicks(0)
@@ -412,7 +386,7 @@ fn main() {
         std::process::exit(2);
     };
     part.batch(batch);
-    let (kicks, allocations) = (part.kicks(), ALLOCATIONS.load(Ordering::Relaxed));
+    let (kicks, allocations) = (part.kicks(), count::allocations());
     for _ in 0..rounds {
         part.batch(batch);
     }
@@ -421,6 +395,6 @@ fn main() {
         "part={} batch={batch} kicks={} allocations={}",
         word(0),
         per_batch(part.kicks() - kicks),
-        per_batch(ALLOCATIONS.load(Ordering::Relaxed) - allocations)
+        per_batch(count::allocations() - allocations)
     );
 }

@@ -29,7 +29,7 @@ pub struct Faults {
     pub connection_state: u8,
     /// Messages of these types are not sent.
     pub drop: Vec<VmbusMessageType>,
-    /// Messages are kept until [`HvHost::deliver`].
+    /// Messages are kept until [`HvHost::deliver`](crate::HvHost::deliver).
     pub delay: bool,
     /// Applied to every message that is sent.
     pub mutate: Option<Mutation>,

@@ -1,0 +1,70 @@
+//! The message slot under loom: every interleaving that the C11 memory model allows.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-hyperv --test loom --target-dir target/loom`, as the test command does.
+
+#![cfg(loom)]
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU32, fence};
+use loom::thread;
+use paravirt_hyperv::decide::{Slot, free_then_look};
+use std::sync::atomic::Ordering;
+
+struct Words {
+    message_type: AtomicU32,
+    flags: AtomicU32,
+}
+
+struct Fenced(Arc<Words>);
+/// The same with no fence: what loom must find.
+struct Unfenced(Arc<Words>);
+
+impl Slot for Fenced {
+    fn clear(&self) {
+        self.0.message_type.store(0, Ordering::Release);
+    }
+    fn full_fence() {
+        fence(Ordering::SeqCst);
+    }
+    fn is_pending(&self) -> bool {
+        self.0.flags.load(Ordering::Acquire) & 1 != 0
+    }
+}
+
+impl Slot for Unfenced {
+    fn clear(&self) {
+        self.0.message_type.store(0, Ordering::Release);
+    }
+    fn full_fence() {}
+    fn is_pending(&self) -> bool {
+        self.0.flags.load(Ordering::Acquire) & 1 != 0
+    }
+}
+
+/// The hypervisor has a second message: it marks the slot, which is full, and looks whether it has become free. The guest frees
+/// it: one of the two must see the other, or the message stays for ever.
+fn a_message_is_noticed<S: Slot + 'static>(make: fn(Arc<Words>) -> S) {
+    loom::model(move || {
+        let words = Arc::new(Words { message_type: AtomicU32::new(1), flags: AtomicU32::new(0) });
+        let theirs = words.clone();
+        let hypervisor = thread::spawn(move || {
+            theirs.flags.store(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            theirs.message_type.load(Ordering::Acquire) == 0
+        });
+        let ends = free_then_look(&make(words));
+        let delivers = hypervisor.join().expect("the hypervisor");
+        assert!(ends || delivers, "nobody acts: the message stays");
+    });
+}
+
+#[test]
+fn a_message_behind_another_is_never_lost() {
+    a_message_is_noticed(Fenced);
+}
+
+#[test]
+#[should_panic(expected = "nobody acts")]
+fn without_the_fence_loom_finds_the_lost_message() {
+    a_message_is_noticed(Unfenced);
+}
