@@ -1,13 +1,16 @@
-//! `balloon=SECONDS`: gives the host the memory that it asks for, and says how much it has. `report-free=BYTES` tells it of
-//! free memory.
+//! `balloon=SECONDS`: gives the host the memory that it asks for, and says how much it has; with `beside`, on the second
+//! processor while the first does the rest. `report-free=BYTES` tells it of free memory.
 
-use super::devices::Devices;
+use super::devices::At;
 use super::options::Options;
 use crate::arch::{interrupts, smp, time};
-use crate::{memory, platform, say};
+use crate::platform::{self, Machine};
+use crate::{memory, say};
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
+use paravirt::AnyBalloon;
 use paravirt_device::{Arm, Balloon, BalloonInfo, BalloonMemory, MemoryStatistics, Notify, PageRange};
 
 /// The kernel's memory, as a balloon sees it.
@@ -35,24 +38,25 @@ impl BalloonMemory for Spare {
     }
 }
 
-pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
+/// Serves them for the time that `options` say, on the processor that calls.
+pub fn run(balloons: &mut [At<Box<AnyBalloon<Machine>>>], options: &Options) -> Result<(), String> {
     let Some(seconds) = options.balloon else { return Ok(()) };
-    if devices.balloons.is_empty() {
+    if balloons.is_empty() {
         return Err("there is no balloon".into());
     }
     let waker = platform::waker();
-    devices.balloons.iter_mut().for_each(|balloon| balloon.device.register(&waker));
+    balloons.iter_mut().for_each(|balloon| balloon.device.register(&waker));
     let before: Vec<u64> = (0..smp::count()).map(interrupts::device_interrupts_on).collect();
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut said = Vec::new();
     let allocations = memory::allocations();
     let mut counted = allocations;
-    said.resize(devices.balloons.len(), BalloonInfo::default());
+    said.resize(balloons.len(), BalloonInfo::default());
     let mut reported = 0;
     say!("balloon=begin seconds={seconds}");
     while time::now() < end {
         let mut until = end;
-        for (i, balloon) in devices.balloons.iter_mut().enumerate() {
+        for (i, balloon) in balloons.iter_mut().enumerate() {
             let balloon = &mut balloon.device;
             let from = memory::allocations();
             balloon.poll(&mut Spare).map_err(|fault| fault.to_string())?;
@@ -69,9 +73,7 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
             said[i] = info;
             until = until.min(balloon.next_deadline());
         }
-        platform::sleep(until, || {
-            devices.balloons.iter_mut().any(|balloon| balloon.device.arm() == Arm::Pending)
-        });
+        platform::sleep(until, || balloons.iter_mut().any(|balloon| balloon.device.arm() == Arm::Pending));
     }
     for (i, info) in said.iter().enumerate() {
         let (_, free) = memory::statistics();

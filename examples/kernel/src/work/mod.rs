@@ -13,6 +13,7 @@ mod net;
 pub mod options;
 mod passed;
 
+use crate::arch::smp;
 use alloc::string::String;
 use devices::Devices;
 use options::Options;
@@ -22,6 +23,25 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.list {
         list::list(devices);
     }
+    if !options.beside {
+        return rest(devices, options);
+    }
+    if smp::count() < 2 {
+        return Err("there is no second processor to serve balloons beside the rest".into());
+    }
+    let mut balloons = core::mem::take(&mut devices.balloons);
+    let mut served = Ok(());
+    let mut done = Ok(());
+    let mut serve = || served = balloon::run(&mut balloons, options);
+    smp::run_all_on(core::iter::once((1, &mut serve as &mut (dyn FnMut() + Send))), || {
+        done = rest(devices, options);
+    });
+    devices.balloons = balloons;
+    served.and(done)
+}
+
+/// All but the list.
+fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.passed {
         passed::open(devices)?;
     }
@@ -38,7 +58,9 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.bench {
         bench::bench(devices, options)?;
     }
-    balloon::run(devices, options)?;
+    if !options.beside {
+        balloon::run(&mut devices.balloons, options)?;
+    }
     if let Some(seconds) = options.idle {
         idle::idle(devices, seconds);
     }

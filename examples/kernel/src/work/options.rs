@@ -25,6 +25,8 @@ pub struct Options {
     pub balloon: Option<u64>,
     /// Bytes of free memory that a balloon reports.
     pub report_free: Option<u64>,
+    /// Balloons are served on the second processor, beside the rest.
+    pub beside: bool,
     pub clock: bool,
     pub crash: bool,
     pub reset: bool,
@@ -77,6 +79,7 @@ impl Options {
                 ("list", None) => options.list = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
+                ("beside", None) => options.beside = true,
                 ("clock", None) => options.clock = true,
                 ("crash", None) => options.crash = true,
                 ("reset", None) => options.reset = true,
