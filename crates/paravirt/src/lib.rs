@@ -55,6 +55,7 @@ mod passed;
 mod physical;
 mod probe;
 mod services;
+mod timer;
 
 pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
 pub use found::{Address, Device, Found, Passed, Reason, Undriven, What};
@@ -65,6 +66,7 @@ pub use passed::PassedDevice;
 pub use physical::{Physical, acpi_tables, with_table};
 pub use probe::{Firmware, Options, probe};
 pub use services::{CrashReporter, Event, Services};
+pub use timer::HostTimer;
 
 /// The README's example, compiled.
 #[cfg(doctest)]

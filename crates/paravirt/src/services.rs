@@ -1,7 +1,7 @@
 //! What the host offers to the machine as a whole.
 
 use crate::{
-    Address, AnyBalloon, AnyClock, Device, Found, Host, Reason, Undriven, What,
+    Address, AnyBalloon, AnyClock, Device, Found, Host, HostTimer, Reason, Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
@@ -121,6 +121,11 @@ impl<P: Host> Services<P> {
         let base =
             search(|leaf| self.platform.cpuid(leaf)).find(|leaves| leaves.hypervisor == Kind::Kvm)?.base;
         KvmClock::open(&self.platform, base).ok().map(AnyClock::Kvm)
+    }
+
+    /// A timer of the hypervisor for `processor`, one at a time; `None` where there is none that raises an interrupt by itself.
+    pub fn timer(&self, processor: ProcessorId) -> Option<HostTimer<P>> {
+        HostTimer::open(self.hypervisor.as_ref()?, processor).ok()
     }
 
     /// What tells the host of a crash; to be kept for the panic handler.

@@ -1,13 +1,14 @@
-//! What the host offers to the machine as a whole: `clock`, `reset`, `crash`.
+//! What the host offers to the machine as a whole: `clock`, `timer`, `reset`, `crash`.
 
 use super::devices::Devices;
 use super::options::Options;
-use crate::arch::time;
-use crate::{exit, say};
+use crate::arch::{interrupts, smp, time};
+use crate::{exit, platform, say};
 use alloc::string::String;
 use core::time::Duration;
 use paravirt::AnyClock;
 use paravirt_device::Clock;
+use paravirt_platform::ProcessorId;
 
 /// Reads the host's clock beside the kernel's own, over a tenth of a second.
 fn clock(devices: &Devices) -> Result<(), String> {
@@ -37,9 +38,40 @@ fn clock(devices: &Devices) -> Result<(), String> {
     Ok(())
 }
 
+/// Sets the host's timer on the last processor a few times, and halts until it has gone off.
+fn timer(devices: &Devices) -> Result<(), String> {
+    const AFTER: Duration = Duration::from_millis(20);
+    const TIMES: u64 = 5;
+    let processor = smp::count() - 1;
+    let timer = devices.services.timer(ProcessorId(processor)).ok_or("the host has no timer")?;
+    timer.register(&platform::waker());
+    let mut longest = Duration::ZERO;
+    for time in 1..=TIMES {
+        let (start, before) = (time::now(), interrupts::device_interrupts_on(processor));
+        timer.set(AFTER).map_err(|error| alloc::format!("{error}"))?;
+        let has_fired = || interrupts::device_interrupts_on(processor) > before;
+        while !has_fired() {
+            platform::sleep(start.saturating_add(AFTER * 100), has_fired);
+            if !has_fired() && time::now().since(start) >= AFTER * 100 {
+                return Err(alloc::format!("the host's timer did not go off the {time}. time"));
+            }
+        }
+        let passed = time::now().since(start);
+        if passed < AFTER {
+            return Err("the host's timer went off ahead of its time".into());
+        }
+        longest = longest.max(passed);
+    }
+    say!("timer=host times={TIMES} processor={processor} longest_us={}", longest.as_micros());
+    Ok(())
+}
+
 pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.clock {
         clock(devices)?;
+    }
+    if options.timer {
+        timer(devices)?;
     }
     if options.crash {
         panic!("as the command line asks");

@@ -28,6 +28,7 @@ pub struct Options {
     /// Balloons are served on the second processor, beside the rest.
     pub beside: bool,
     pub clock: bool,
+    pub timer: bool,
     pub crash: bool,
     pub reset: bool,
     /// How often the devices are let go and found again.
@@ -81,6 +82,7 @@ impl Options {
                 ("bench", None) => options.bench = true,
                 ("beside", None) => options.beside = true,
                 ("clock", None) => options.clock = true,
+                ("timer", None) => options.timer = true,
                 ("crash", None) => options.crash = true,
                 ("reset", None) => options.reset = true,
                 ("passed", None) => options.passed = true,

@@ -1,0 +1,64 @@
+//! A timer of the hypervisor.
+
+use crate::Host;
+use core::task::Waker;
+use core::time::Duration;
+use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock, SyntheticTimer, TimerSignal};
+use paravirt_platform::{InterruptCell, PageArc, ProcessorId, Vector};
+
+/// Nanoseconds of a unit of the hypervisor's time.
+const UNIT: u64 = 100;
+
+/// A one-shot timer that the hypervisor offers to one processor, and whose interrupt wakes a task.
+///
+/// Its resolution is 100 ns. Dropped, it is stopped.
+pub struct HostTimer<P: Host> {
+    platform: P,
+    /// `None` while it is dropped: it is stopped ahead of its interrupt.
+    timer: Option<SyntheticTimer<P>>,
+    clock: ReferenceClock<P>,
+    cell: PageArc<P, InterruptCell>,
+    vector: Vector,
+}
+
+impl<P: Host> HostTimer<P> {
+    pub(crate) fn open(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        processor: ProcessorId,
+    ) -> Result<Self, OpenError> {
+        let platform = hypervisor.platform();
+        let clock = ReferenceClock::open(hypervisor)?;
+        let cell = PageArc::new(platform, InterruptCell::new())?;
+        // SAFETY: the cell lives until the drop has unbound the vector.
+        let vector = unsafe { platform.bind(InterruptCell::handler(cell.as_ptr()), processor) };
+        let vector = vector.map_err(|_| OpenError::Unsupported)?;
+        let mut this = Self { platform: platform.clone(), timer: None, clock, cell, vector };
+        let descriptor = platform.descriptor(vector).ok_or(OpenError::Unsupported)?;
+        let signal = TimerSignal::Direct(descriptor);
+        this.timer = Some(SyntheticTimer::open(hypervisor, processor, 0, signal)?);
+        Ok(this)
+    }
+
+    /// Sets it to go off `after` from now, in place of what it was set to.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Processor`] where its processor does not run any more.
+    pub fn set(&self, after: Duration) -> Result<(), OpenError> {
+        let units = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).checked_div(UNIT).unwrap_or(0);
+        let at = self.clock.reference_time().saturating_add(units);
+        self.timer.as_ref().map_or(Err(OpenError::Unsupported), |timer| timer.set(at))
+    }
+
+    /// Registers the task to wake when it goes off.
+    pub fn register(&self, waker: &Waker) {
+        self.cell.register(waker);
+    }
+}
+
+impl<P: Host> Drop for HostTimer<P> {
+    fn drop(&mut self) {
+        drop(self.timer.take());
+        self.platform.unbind(self.vector);
+    }
+}
