@@ -30,10 +30,10 @@ fn machine(interrupts: bool) -> (Guest, HvHost) {
     (guest, host)
 }
 
-fn connect(
-    guest: &Guest,
-    newest: Version,
-) -> Result<(PageArc<Guest, Hypervisor<Guest>>, Vmbus<Guest>), ConnectError> {
+/// The hypervisor, and the bus on it.
+type Connection = (PageArc<Guest, Hypervisor<Guest>>, Vmbus<Guest>);
+
+fn connect(guest: &Guest, newest: Version) -> Result<Connection, ConnectError> {
     let hypervisor = Hypervisor::open(guest).unwrap();
     let vmbus = Vmbus::connect(&hypervisor, newest)?;
     Ok((hypervisor, vmbus))
@@ -411,7 +411,7 @@ fn guest_memory_goes_by_its_frames() {
     assert_eq!(channel.wait(&mut buffer, Duration::from_secs(1)).unwrap().transaction, 0x41);
     let bytes = guest.read(region.bus().0, 3 * 4096);
     let filled: Vec<bool> = bytes.iter().map(|byte| *byte == 0x41).collect();
-    let expected = |at: usize| at < 6000 - 3996 || at >= 8192 + 100;
+    let expected = |at: usize| !(6000 - 3996..8192 + 100).contains(&at);
     assert!((0..bytes.len()).all(|at| filled[at] == expected(at)));
     drop((region, channel, vmbus, hypervisor));
     is_clean(&guest, &host);
