@@ -79,8 +79,7 @@ fn main(info: BootInfo) -> ! {
 
 /// Lets the devices go and finds them again, so many times; says whether what is found and what memory is left stay the same.
 fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> Devices {
-    let count = |devices: &Devices| devices.balloons.len() + devices.undriven.len() + devices.disks.len();
-    let (expected, mut before) = (count(&devices), 0);
+    let (expected, mut before) = (devices.count(), 0);
     let mut different = 0;
     for time in 0..times {
         // What the first one leaves for the panic handler stays.
@@ -90,7 +89,7 @@ fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> De
         let left = devices.services.leave();
         drop(devices);
         devices = find();
-        different += u32::from(left.is_err() || count(&devices) != expected);
+        different += u32::from(left.is_err() || devices.count() != expected);
     }
     let lost = before.saturating_sub(memory::statistics().1);
     say!("reconnect={times} devices={expected} different={different} lost_pages={lost}");

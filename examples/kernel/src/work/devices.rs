@@ -2,13 +2,14 @@
 
 use super::options::Options;
 use crate::platform::Machine;
+use crate::say;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
+use core::ops::{Deref, DerefMut};
 use paravirt::{
-    AnyBalloon, AnyConsole, AnyEntropy, Block, BlockQ, Device, Firmware, Net, NetQ, Passed, Services,
-    Undriven,
+    Address, AnyBalloon, AnyConsole, AnyEntropy, Block, BlockQ, Device, Event, Firmware, Net, NetQ, Passed,
+    Services, Undriven,
 };
 use paravirt_device::BlockDevice;
 use paravirt_platform::DmaSlice;
@@ -26,8 +27,9 @@ pub struct At<T> {
     pub device: T,
 }
 
-/// The devices, each kind numbered in bus order.
-pub struct Devices {
+/// The devices that were found, each kind numbered in bus order.
+#[derive(Default)]
+pub struct Found {
     pub disks: Vec<At<Box<Disk>>>,
     pub cards: Vec<At<Box<Card>>>,
     pub consoles: Vec<At<AnyConsole<Machine>>>,
@@ -35,8 +37,56 @@ pub struct Devices {
     pub balloons: Vec<At<Box<AnyBalloon<Machine>>>>,
     pub passed: Vec<At<Passed<Machine>>>,
     pub undriven: Vec<At<Undriven>>,
-    /// Last, so that devices go before the buses that they are on.
+}
+
+impl Found {
+    fn add(&mut self, found: paravirt::Found<Machine, Buffer>) {
+        let address = found.address;
+        match found.device {
+            Device::Block(device) => self.disks.push(At { address, device: Box::new(device) }),
+            Device::Net(device) => self.cards.push(At { address, device: Box::new(device) }),
+            Device::Console(device) => self.consoles.push(At { address, device }),
+            Device::Entropy(device) => self.entropy.push(At { address, device }),
+            Device::Balloon(device) => self.balloons.push(At { address, device: Box::new(device) }),
+            Device::Passed(device) => self.passed.push(At { address, device }),
+            Device::Undriven(device) => self.undriven.push(At { address, device }),
+            _ => {}
+        }
+    }
+
+    /// Drops what is at `address`.
+    fn remove(&mut self, address: Address) {
+        self.disks.retain(|device| device.address != address);
+        self.cards.retain(|device| device.address != address);
+        self.balloons.retain(|device| device.address != address);
+        self.undriven.retain(|device| device.address != address);
+    }
+
+    /// How many there are, of all kinds.
+    pub fn count(&self) -> usize {
+        let driven = self.disks.len() + self.cards.len() + self.consoles.len() + self.entropy.len();
+        driven + self.balloons.len() + self.passed.len() + self.undriven.len()
+    }
+}
+
+/// The devices, and the host.
+pub struct Devices {
+    found: Found,
+    /// Behind the devices, so that they go before the buses that they are on.
     pub services: Services<Machine>,
+}
+
+impl Deref for Devices {
+    type Target = Found;
+    fn deref(&self) -> &Found {
+        &self.found
+    }
+}
+
+impl DerefMut for Devices {
+    fn deref_mut(&mut self) -> &mut Found {
+        &mut self.found
+    }
 }
 
 impl Devices {
@@ -51,25 +101,26 @@ impl Devices {
         if let Some(version) = options.vmbus {
             open.vmbus = version;
         }
-        let (mut disks, mut cards, mut consoles, mut entropy) = (vec![], vec![], vec![], vec![]);
-        let (mut balloons, mut passed, mut undriven) = (vec![], vec![], vec![]);
+        let mut all = Found::default();
         // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
-        let services = unsafe {
-            paravirt::probe(&Machine, &firmware, &open, &mut |found| {
-                let address = found.address;
-                match found.device {
-                    Device::Block(device) => disks.push(At { address, device: Box::new(device) }),
-                    Device::Net(device) => cards.push(At { address, device: Box::new(device) }),
-                    Device::Console(device) => consoles.push(At { address, device }),
-                    Device::Entropy(device) => entropy.push(At { address, device }),
-                    Device::Balloon(device) => balloons.push(At { address, device: Box::new(device) }),
-                    Device::Passed(device) => passed.push(At { address, device }),
-                    Device::Undriven(device) => undriven.push(At { address, device }),
-                    _ => {}
-                }
-            })
-        };
-        Self { disks, cards, consoles, entropy, balloons, passed, undriven, services }
+        let services = unsafe { paravirt::probe(&Machine, &firmware, &open, &mut |found| all.add(found)) };
+        Self { found: all, services }
+    }
+
+    /// Takes in what has come and lets go of what has gone; says both.
+    pub fn poll(&mut self) {
+        let Self { found, services } = self;
+        services.poll(&mut |event| match event {
+            Event::Found(new) => {
+                say!("event=found at={}", new.address);
+                found.add(new);
+            }
+            Event::Removed(address) => {
+                say!("event=removed at={address}");
+                found.remove(address);
+            }
+            _ => {}
+        });
     }
 
     /// Disk `index`.

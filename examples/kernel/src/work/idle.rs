@@ -4,19 +4,20 @@ use super::devices::Devices;
 use crate::arch::{interrupts, time};
 use crate::{platform, say};
 use core::time::Duration;
-use paravirt_device::{BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
+use paravirt_device::{Arm, BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
 
 pub fn idle(devices: &mut Devices, seconds: u64) {
     let waker = platform::waker();
     devices.disks.iter_mut().for_each(|disk| disk.device.register(&waker));
     devices.cards.iter_mut().for_each(|card| card.device.register(&waker));
+    devices.services.register(&waker);
     report(devices);
     let before = interrupts::device_interrupts();
     say!("idle=begin seconds={seconds}");
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut woke = 0;
     while time::now() < end {
-        platform::sleep(end, || false);
+        platform::sleep(end, || devices.services.arm() == Arm::Pending);
         woke += 1;
         report(devices);
     }
@@ -24,6 +25,7 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
 }
 
 fn report(devices: &mut Devices) {
+    devices.poll();
     for (i, disk) in devices.disks.iter_mut().enumerate() {
         while let Some(event) = disk.device.poll_event() {
             match event {
