@@ -115,6 +115,8 @@ pub struct HvBalloon<P: HyperV> {
     owed: Option<Owed>,
     /// The ring had no room for what is owed.
     is_blocked: bool,
+    /// When it is looked at again.
+    retry: Instant,
     suppresses_reports: bool,
     next_report: Instant,
     transaction: u32,
@@ -145,6 +147,7 @@ impl<P: HyperV> HvBalloon<P> {
             ranges: PageTable::new(platform, RANGES, |_| PageRange::default())?,
             owed: None,
             is_blocked: false,
+            retry: Instant::NEVER,
             suppresses_reports: false,
             next_report: Instant::ZERO,
             transaction: 0,
@@ -292,6 +295,7 @@ impl<P: HyperV> HvBalloon<P> {
                 }
             }
             self.is_blocked = true;
+            self.retry = self.platform.now().saturating_add(RETRY_INTERVAL);
             return Ok(false);
         }
         self.owed = has_more.then_some(Owed { transaction, pages });
@@ -402,7 +406,15 @@ impl<P: HyperV> HvBalloon<P> {
 
 impl<P: HyperV> Notify for HvBalloon<P> {
     fn arm(&mut self) -> Arm {
-        if self.owed.is_some() && !self.is_blocked { Arm::Pending } else { self.channel.arm() }
+        match (&self.owed, self.is_blocked) {
+            (Some(_), false) => Arm::Pending,
+            // What came in has to wait for what is owed, and that for room.
+            (Some(_), true) if self.channel.fault().is_none() => {
+                let _ = self.channel.arm();
+                Arm::Armed
+            }
+            _ => self.channel.arm(),
+        }
     }
 
     fn disarm(&mut self) {
@@ -415,8 +427,7 @@ impl<P: HyperV> Notify for HvBalloon<P> {
 
     fn next_deadline(&self) -> Instant {
         // Not every host says when there is room again.
-        let retry =
-            if self.is_blocked { self.platform.now().saturating_add(RETRY_INTERVAL) } else { Instant::NEVER };
+        let retry = if self.is_blocked { self.retry } else { Instant::NEVER };
         let report = if self.suppresses_reports { Instant::NEVER } else { self.next_report };
         report.min(retry)
     }

@@ -48,10 +48,7 @@ impl<P: HyperV> ReferenceClock<P> {
 
     /// The reference time, in units of 100 ns.
     pub fn reference_time(&self) -> u64 {
-        self.page_time().unwrap_or_else(|| {
-            // SAFETY: the register is offered.
-            unsafe { self.hypervisor.platform().read_msr(HvMsr::TIME_REF_COUNT.0) }
-        })
+        self.page_time().or_else(|| self.hypervisor.reference_count()).unwrap_or(0)
     }
 
     /// Whether the time comes from the page, without an exit.

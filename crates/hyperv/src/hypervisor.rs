@@ -120,6 +120,17 @@ impl<P: HyperV> Hypervisor<P> {
     }
 }
 
+impl<P: HyperV> Hypervisor<P> {
+    /// The reference time, in units of 100 ns, by its register: an exit. `None` where it is not offered.
+    pub fn reference_count(&self) -> Option<u64> {
+        if !self.features.privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
+            return None;
+        }
+        // SAFETY: the register is offered.
+        Some(unsafe { self.platform.read_msr(HvMsr::TIME_REF_COUNT.0) })
+    }
+}
+
 impl<P: HyperV> Drop for Hypervisor<P> {
     fn drop(&mut self) {
         // SAFETY: the registers are offered, and nobody calls any more: this was the last reference. Where the page is

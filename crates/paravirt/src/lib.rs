@@ -60,6 +60,7 @@ mod timer;
 pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
 pub use found::{Address, Device, Found, Passed, Reason, Undriven, What};
 pub use paravirt_virtio::transport::AnyTransport;
+pub use paravirt_vmbus as vmbus;
 pub use paravirt_vmbus::Version as VmbusVersion;
 #[cfg(feature = "passthrough")]
 pub use passed::PassedDevice;

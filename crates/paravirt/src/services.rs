@@ -79,6 +79,11 @@ impl<P: Host> Services<P> {
         })
     }
 
+    /// The bus itself, for a driver of one's own: of a device that [`Device::Undriven`] names.
+    pub fn vmbus(&self) -> Option<&Vmbus<P>> {
+        self.vmbus.as_ref()
+    }
+
     /// The version of VMBus that is spoken, where there is one.
     pub fn vmbus_version(&self) -> Option<Version> {
         self.vmbus.as_ref().map(Vmbus::version)
@@ -111,7 +116,8 @@ impl<P: Host> Services<P> {
         self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm)
     }
 
-    /// The hypervisor's clock; `None` where it has none that all processors share.
+    /// The hypervisor's clock; `None` where it has none that all processors share. One at a time: a second takes over what the
+    /// first reads.
     pub fn clock(&self) -> Option<AnyClock<P>> {
         if let Some(clock) =
             self.hypervisor.as_ref().and_then(|hypervisor| ReferenceClock::open(hypervisor).ok())

@@ -3,7 +3,7 @@
 use crate::Host;
 use core::task::Waker;
 use core::time::Duration;
-use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock, SyntheticTimer, TimerSignal};
+use paravirt_hyperv::{Hypervisor, OpenError, SyntheticTimer, TimerSignal};
 use paravirt_platform::{InterruptCell, PageArc, ProcessorId, Vector};
 
 /// Nanoseconds of a unit of the hypervisor's time.
@@ -13,10 +13,9 @@ const UNIT: u64 = 100;
 ///
 /// Its resolution is 100 ns. Dropped, it is stopped.
 pub struct HostTimer<P: Host> {
-    platform: P,
+    hypervisor: PageArc<P, Hypervisor<P>>,
     /// `None` while it is dropped: it is stopped ahead of its interrupt.
     timer: Option<SyntheticTimer<P>>,
-    clock: ReferenceClock<P>,
     cell: PageArc<P, InterruptCell>,
     vector: Vector,
 }
@@ -27,12 +26,13 @@ impl<P: Host> HostTimer<P> {
         processor: ProcessorId,
     ) -> Result<Self, OpenError> {
         let platform = hypervisor.platform();
-        let clock = ReferenceClock::open(hypervisor)?;
+        // Its time is that of the register: the page may be a clock's.
+        hypervisor.reference_count().ok_or(OpenError::Unsupported)?;
         let cell = PageArc::new(platform, InterruptCell::new())?;
         // SAFETY: the cell lives until the drop has unbound the vector.
         let vector = unsafe { platform.bind(InterruptCell::handler(cell.as_ptr()), processor) };
         let vector = vector.map_err(|_| OpenError::Unsupported)?;
-        let mut this = Self { platform: platform.clone(), timer: None, clock, cell, vector };
+        let mut this = Self { hypervisor: hypervisor.clone(), timer: None, cell, vector };
         let descriptor = platform.descriptor(vector).ok_or(OpenError::Unsupported)?;
         let signal = TimerSignal::Direct(descriptor);
         this.timer = Some(SyntheticTimer::open(hypervisor, processor, 0, signal)?);
@@ -46,7 +46,7 @@ impl<P: Host> HostTimer<P> {
     /// [`OpenError::Processor`] where its processor does not run any more.
     pub fn set(&self, after: Duration) -> Result<(), OpenError> {
         let units = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).checked_div(UNIT).unwrap_or(0);
-        let at = self.clock.reference_time().saturating_add(units);
+        let at = self.hypervisor.reference_count().unwrap_or(0).saturating_add(units);
         self.timer.as_ref().map_or(Err(OpenError::Unsupported), |timer| timer.set(at))
     }
 
@@ -59,6 +59,6 @@ impl<P: Host> HostTimer<P> {
 impl<P: Host> Drop for HostTimer<P> {
     fn drop(&mut self) {
         drop(self.timer.take());
-        self.platform.unbind(self.vector);
+        self.hypervisor.platform().unbind(self.vector);
     }
 }

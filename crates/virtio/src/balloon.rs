@@ -72,6 +72,13 @@ impl FreePages {
     }
 }
 
+/// Whether the device has served a request.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Served {
+    Yes,
+    No,
+}
+
 /// A queue by which pages are named, one request at a time.
 struct Naming<P: Interrupts, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
@@ -87,11 +94,16 @@ impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
         Ok(Self { lane: draft.into_lane()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
     }
 
-    /// Whether a request has come back, served or, after a reset, not: the runs that it names are there until the next.
-    fn done(&mut self) -> Result<bool, Fault> {
-        let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? else { return Ok(false) };
+    /// Whether a request has come back, and whether the device has served it: a reset gives back one that it has not. The runs
+    /// that it names are there until the next.
+    fn done(&mut self) -> Result<Option<Served>, Fault> {
+        let (used, served) = match self.lane.next()? {
+            None => return Ok(None),
+            Some(Outcome::Used(used)) => (used, Served::Yes),
+            Some(Outcome::Aborted(used)) => (used, Served::No),
+        };
         self.spare = used.buffer;
-        Ok(true)
+        Ok(Some(served))
     }
 
     /// Sends a request that names the runs that `next` gives, for at most `most` pages; whether there was any.
@@ -145,6 +157,8 @@ pub struct VirtioBalloon<P: Interrupts, T: VirtioTransport> {
     target: u64,
     /// When a kernel that had nothing to spare is asked again.
     next_try: Instant,
+    /// The device has to be told how many pages it has.
+    must_tell: bool,
 }
 
 impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
@@ -188,6 +202,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
             reports: 0,
             target: 0,
             next_try: Instant::NEVER,
+            must_tell: false,
             core,
         };
         // The device keeps a first report and gives it back when it wants another one.
@@ -201,7 +216,10 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
         const AVAILABLE: u16 = 6;
         const CACHES: u16 = 7;
         let Some(lane) = &mut self.statistics else { return Ok(()) };
-        let Some(mut buffer) = self.report.take().filter(|_| lane.fault().is_none()) else { return Ok(()) };
+        if lane.fault().is_some() {
+            return Ok(());
+        }
+        let Some(mut buffer) = self.report.take() else { return Ok(()) };
         let statistics = memory.map(|memory| memory.statistics()).unwrap_or_default();
         let values = [
             (FREE, statistics.free),
@@ -221,19 +239,24 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
     }
 
     fn poll_inflate(&mut self) -> Result<(), Fault> {
-        while self.inflate.done()? {
-            // What the device has been told of is its own already.
+        while self.inflate.done()?.is_some() {
+            // What the device has been told of counts as its own, also where a reset came between.
             self.inflate.count = 0;
-            self.tell_actual();
+            self.must_tell = true;
         }
         Ok(())
     }
 
     fn poll_deflate(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        while self.deflate.done()? {
+        while let Some(served) = self.deflate.done()? {
             let count = core::mem::take(&mut self.deflate.count);
-            self.deflate.runs.iter().take(count).for_each(|run| memory.give_back(*run));
-            self.tell_actual();
+            for run in self.deflate.runs.iter().take(count) {
+                // What the device has not been told of is its own still.
+                if served == Served::Yes || !self.held.insert(*run) {
+                    memory.give_back(*run);
+                }
+            }
+            self.must_tell = true;
         }
         Ok(())
     }
@@ -249,9 +272,13 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
 
     fn poll_statistics(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         let Some(lane) = &mut self.statistics else { return Ok(()) };
-        if let Some(Outcome::Used(used) | Outcome::Aborted(used)) = lane.next()? {
-            self.report = used.buffer;
-            self.reports = self.reports.saturating_add(1);
+        match lane.next()? {
+            Some(Outcome::Used(used)) => {
+                self.report = used.buffer;
+                self.reports = self.reports.saturating_add(1);
+            }
+            Some(Outcome::Aborted(used)) => self.report = used.buffer,
+            None => {}
         }
         self.send_statistics(Some(memory))
     }
@@ -316,10 +343,24 @@ impl<P: Interrupts, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
             self.poll_reporting(memory),
             self.poll_statistics(memory),
         ];
-        // A device that is reset starts again once every queue has been looked at.
-        drained.into_iter().collect::<Result<(), Fault>>()?;
-        if let Some(fault) = self.core.fault() {
-            return Err(fault);
+        // A device that is reset starts again once every queue has been looked at: it is not out of service.
+        for result in drained {
+            match result {
+                Ok(()) | Err(Fault::Reset) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        match self.core.fault() {
+            None => {}
+            Some(Fault::Reset) => return Ok(()),
+            Some(fault) => return Err(fault),
+        }
+        // Also after a restart, of which the queues that were looked at first have to hear.
+        if [&self.inflate.lane, &self.deflate.lane].into_iter().any(|lane| lane.fault().is_some()) {
+            return Ok(());
+        }
+        if core::mem::take(&mut self.must_tell) {
+            self.tell_actual();
         }
         self.target = self.read_target();
         self.next_try = Instant::NEVER;

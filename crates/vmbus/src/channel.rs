@@ -91,15 +91,21 @@ pub struct Channel<P: HyperV> {
 struct Claim<'a, P: HyperV> {
     core: &'a Core<P>,
     place: usize,
+    generation: u32,
     is_kept: bool,
 }
 
 impl<P: HyperV> Drop for Claim<'_, P> {
     fn drop(&mut self) {
         if !self.is_kept {
-            if let Some(entry) = self.core.state.lock().entry(self.place) {
+            let mut state = self.core.state.lock();
+            // On a connection of later, the place is another one's.
+            if self.core.generation() == self.generation
+                && let Some(entry) = state.entry(self.place)
+            {
                 entry.is_taken = false;
             }
+            drop(state);
             self.core.release_if_gone(self.place);
         }
     }
@@ -117,7 +123,7 @@ impl<P: HyperV> Channel<P> {
         if let Some(fault) = core.fault() {
             return Err(fault.into());
         }
-        let (place, epoch, offer) = {
+        let (place, epoch, generation, offer) = {
             let mut state = core.state.lock();
             let place = state.place(offer.channel).ok_or(ChannelError::Gone)?;
             let entry = state.entry(place).ok_or(ChannelError::Gone)?;
@@ -127,10 +133,10 @@ impl<P: HyperV> Channel<P> {
             if core::mem::replace(&mut entry.is_taken, true) {
                 return Err(ChannelError::Busy);
             }
-            (place, core.epoch(place), entry.offer)
+            (place, core.epoch(place), core.generation(), entry.offer)
         };
         core.has_driver(offer.channel);
-        let mut claim = Claim { core, place, is_kept: false };
+        let mut claim = Claim { core, place, generation, is_kept: false };
         let outgoing_len = options.outgoing_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let len = outgoing_len.checked_add(incoming_len).ok_or(ChannelError::Size)?;
@@ -182,8 +188,12 @@ impl<P: HyperV> Channel<P> {
             downstream_page_offset: u32::try_from(options.outgoing_pages).map_err(|_| ChannelError::Size)?,
             user_defined: options.user_defined,
         };
-        if let Some(entry) = self.core.state.lock().entry(self.place) {
-            entry.open = Awaited::Yes;
+        {
+            let mut state = self.core.state.lock();
+            if !self.is_current() {
+                return Err(ChannelError::Gone);
+            }
+            state.entry(self.place).ok_or(ChannelError::Gone)?.open = Awaited::Yes;
         }
         self.core.post(message.as_bytes())?;
         let answer = self.core.wait(TIMEOUT, |state| {
@@ -459,7 +469,8 @@ impl<P: HyperV> Channel<P> {
         }
     }
 
-    /// Tells the host of `region` as memory of this channel: a buffer that both sides know. Drop the channel first.
+    /// Tells the host of `region` as memory of this channel: a buffer that both sides know. Drop the channel ahead of it:
+    /// a host need not let go while the channel is open, and the drop then waits ten seconds and leaks the memory.
     ///
     /// # Errors
     ///

@@ -112,7 +112,10 @@ impl<P: HyperV> Core<P> {
         } else if version.has_event_flags() {
             (VMBUS_MESSAGE_CONNECTION, [0; 8])
         } else {
-            (VMBUS_MESSAGE_CONNECTION, self.interrupt_page.bus().0.to_le_bytes())
+            (
+                VMBUS_MESSAGE_CONNECTION,
+                self.interrupt_page.as_ref().map_or(0, |page| page.bus().0).to_le_bytes(),
+            )
         };
         let message = VmbusInitiateContact {
             header: header(VmbusMessageType::INITIATE_CONTACT),
@@ -130,14 +133,16 @@ impl<P: HyperV> Core<P> {
             state.response = None;
         }
         if !version.has_event_flags() {
-            self.tell_page();
+            self.set_page_known(true);
         }
         // Before the answer: the first messages behind it may be handled by an interrupt.
         self.set_version(version);
-        match self.post_to(port, message.as_bytes(), Duration::ZERO) {
-            Ok(()) => {}
-            Err(HvStatus::INVALID_CONNECTION_ID) => return Err(ConnectError::Absent),
-            Err(status) => return Err(ConnectError::Refused(status)),
+        if let Err(status) = self.post_to(port, message.as_bytes(), Duration::ZERO) {
+            self.set_page_known(false);
+            return Err(match status {
+                HvStatus::INVALID_CONNECTION_ID => ConnectError::Absent,
+                status => ConnectError::Refused(status),
+            });
         }
         let response =
             self.wait(CONTACT_TIMEOUT, |state| state.response.take()).ok_or(ConnectError::Timeout)?;
@@ -151,7 +156,7 @@ impl<P: HyperV> Core<P> {
             (true, false) => {}
         }
         if !version.has_event_flags() {
-            self.tell_page();
+            self.set_page_known(true);
         }
         let returned = version.has_message_port() && response.connection_id != 0;
         let mut state = self.state.lock();

@@ -64,7 +64,8 @@ impl<P: HyperV> Core<P> {
                 self.wake(flag);
             }
         });
-        if scan && let Some(words) = self.interrupt_page.shared().at::<[AtomicU64; RECEIVE_WORDS]>(0) {
+        let page = self.interrupt_page.as_ref().filter(|_| scan);
+        if let Some(words) = page.and_then(|page| page.shared().at::<[AtomicU64; RECEIVE_WORDS]>(0)) {
             for (place, word) in (0u32..).zip(words) {
                 let mut set = word.swap(0, Ordering::AcqRel);
                 while set != 0 {
@@ -84,7 +85,8 @@ impl<P: HyperV> Core<P> {
     /// Sets the bit of a channel in the half of the interrupt page that the host reads.
     pub(crate) fn set_send_bit(&self, channel: u32) {
         let offset = SEND_OFFSET.saturating_add(((channel >> 6) << 3) as usize);
-        if let Some(word) = self.interrupt_page.shared().at::<AtomicU64>(offset) {
+        let page = self.interrupt_page.as_ref();
+        if let Some(word) = page.and_then(|page| page.shared().at::<AtomicU64>(offset)) {
             word.fetch_or(1 << (channel % 64), Ordering::SeqCst);
         }
     }

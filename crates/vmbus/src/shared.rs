@@ -4,7 +4,6 @@ use crate::inbox::Inbox;
 use crate::interrupt::Context;
 use crate::state::{MOST_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Version};
-use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::time::Duration;
 use hyperv_bindings::tlfs::HvMessageType;
@@ -32,7 +31,7 @@ pub(crate) struct Core<P: HyperV> {
     pub contact: ProcessorId,
     pub state: Mutex<State<P>>,
     post_page: Mutex<DmaRegion<P>>,
-    pub interrupt_page: ManuallyDrop<DmaRegion<P>>,
+    pub interrupt_page: Option<DmaRegion<P>>,
     /// The host may write the interrupt page.
     is_page_known: AtomicBool,
     /// The largest number of a channel that was open.
@@ -70,7 +69,7 @@ impl<P: HyperV> Core<P> {
                 contact,
                 state: Mutex::new(State::new(platform)?),
                 post_page: Mutex::new(DmaRegion::alloc(platform, PAGE_SIZE)?),
-                interrupt_page: ManuallyDrop::new(interrupt_page),
+                interrupt_page: Some(interrupt_page),
                 is_page_known: AtomicBool::new(false),
                 last_channel: AtomicU32::new(0),
                 cells: PageTable::new(platform, CELLS, |_| InterruptCell::new())?,
@@ -346,9 +345,9 @@ impl<P: HyperV> Core<P> {
         self.bus_cell.wake();
     }
 
-    /// Takes note that the host is told of the interrupt page.
-    pub fn tell_page(&self) {
-        self.is_page_known.store(true, Ordering::Release);
+    /// Takes note whether the host is told of the interrupt page.
+    pub fn set_page_known(&self, is_known: bool) {
+        self.is_page_known.store(is_known, Ordering::Release);
     }
 
     /// A new connection begins without the faults of the last.
@@ -384,9 +383,7 @@ impl<P: HyperV> Drop for Core<P> {
         }
         if self.is_page_known.load(Ordering::Acquire) {
             log::error!("vmbus: the host does not let go of the interrupt page: it is leaked");
-        } else {
-            // SAFETY: it is dropped once, here, and the host does not know of it.
-            unsafe { ManuallyDrop::drop(&mut self.interrupt_page) }
+            self.interrupt_page.take().into_iter().for_each(DmaRegion::leak);
         }
     }
 }

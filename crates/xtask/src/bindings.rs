@@ -166,11 +166,18 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
+/// Whether a file is the library that bindgen loads: `libclang.so`, `libclang.so.1`, `libclang-14.so.1`; not `libclang-cpp`.
+fn is_libclang(name: &str) -> bool {
+    let rest = name.strip_prefix("libclang").unwrap_or_default();
+    rest.starts_with(".so")
+        || rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// Makes sure that there is a libclang, with which bindgen reads headers.
 fn need_libclang() -> Result<()> {
     let is_there = |folder: &Path| {
         let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        files.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("libclang-"))
+        files.into_iter().any(|file| is_libclang(&file.file_name().to_string_lossy()))
     };
     let llvm =
         std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("lib"));
@@ -179,6 +186,9 @@ fn need_libclang() -> Result<()> {
         || llvm.chain(known).any(|folder: PathBuf| is_there(&folder))
     {
         return Ok(());
+    }
+    if !tools::has("apt-get") {
+        bail!("libclang is needed to read C headers: install it, or name its folder in LIBCLANG_PATH");
     }
     tools::install_newest("libclang1-")
 }

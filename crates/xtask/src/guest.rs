@@ -86,6 +86,13 @@ impl Machine {
         self
     }
 
+    /// Adds a drive of the raw image at `path`, whatever stands in its name.
+    pub fn drive(&mut self, id: &str, path: &Path, more: &str) -> &mut Self {
+        let path = path.display().to_string().replace(',', ",,");
+        self.arguments.extend(["-drive".into(), format!("file={path},if=none,id={id},format=raw{more}")]);
+        self
+    }
+
     /// QEMU's words for the machine itself.
     fn words(&self) -> Vec<String> {
         let mut words = vec!["qemu-system-x86_64".to_string()];
@@ -194,7 +201,7 @@ impl Machine {
         };
         let first = once();
         let is_late = match &first {
-            Ok(transcript) => !matches!(transcript.ended, Some(ended) if ended != 124 && ended != 137),
+            Ok(transcript) => has_hung(transcript.ended),
             Err(_) => true,
         };
         if self.nest.is_some() && is_late {
@@ -203,6 +210,11 @@ impl Machine {
         }
         first
     }
+}
+
+/// Whether a machine that ended so was given up rather than ended by itself.
+pub fn has_hung(ended: Option<i32>) -> bool {
+    ended.is_none_or(|code| code == 124 || code == 137)
 }
 
 fn pump(from: impl std::io::Read, mut each: impl FnMut(String) -> bool) {

@@ -108,10 +108,15 @@ pub fn run(options: &Options) -> Result<()> {
         machine.add("-global virtio-mmio.force-legacy=false");
         props = String::new();
     }
-    let first = options.disk.as_ref().unwrap_or(&disk0);
-    let file = |path: &std::path::Path| path.display().to_string();
-    machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", file(first)));
-    machine.add(&format!("-drive file={},if=none,id=d1,format=raw,discard=unmap", file(&disk1)));
+    let mut first = options.disk.as_ref().unwrap_or(&disk0);
+    if machine.nest.is_some()
+        && let Some(disk) = &options.disk
+    {
+        // The outer machine sees the one folder.
+        std::fs::copy(disk, &disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
+        first = &disk0;
+    }
+    machine.drive("d0", first, ",readonly=on").drive("d1", &disk1, ",discard=unmap");
     let mut disks = [
         format!("-device virtio-blk-{bus},drive=d0,serial=paravirt0{queues}{props}"),
         format!("-device virtio-blk-{bus},drive=d1,serial=paravirt1{queues}{props}"),

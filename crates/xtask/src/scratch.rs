@@ -3,6 +3,7 @@
 //! The usual crate for that brings the standard library to a crate that the kernel, built in the same workspace, has without.
 
 use anyhow::{Context, Result};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,10 +14,16 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// An empty directory of its own.
     pub fn new() -> Result<Self> {
-        let name = format!("paravirt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
+        loop {
+            let name = format!("paravirt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self(path)),
+                // Of a run of before that was killed.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {

@@ -1,5 +1,6 @@
 //! The machine in the machine, built of the distribution's packages: kernel, modules, busybox, and the QEMU that is installed.
 
+use super::Unavailable;
 use super::archive::Archive;
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -31,28 +32,41 @@ const INIT: &str = include_str!("init.sh");
 pub fn build() -> Result<Files> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !release.lines().any(|line| line == "ID=debian") {
-        bail!(
+        bail!(Unavailable(
             "the nested lab is built of Debian's packages: run it on Debian 12 or later, or with a KVM that has Hyper-V's interface"
-        );
+                .into()
+        ));
     }
     for (program, package) in [("xz", "xz-utils"), ("zstd", "zstd"), ("dpkg-deb", "dpkg")] {
         tools::need(program, package)?;
     }
-    let package = kernel_package()?;
     let folder = tools::root().join("target/lab");
+    fs::create_dir_all(&folder)?;
+    // One at a time: until the end of this function.
+    let lock = fs::File::create(folder.join("lock"))?;
+    lock.lock().context("cannot lock target/lab")?;
     let files = Files { kernel: folder.join("vmlinux"), initrd: folder.join("initrd") };
     let qemu = tools::path("qemu-system-x86_64").context("qemu-system-x86_64 is not in the path")?;
-    let stamp =
-        format!("{package}\n{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}", fs::metadata(&qemu)?.modified()?);
+    let rest = format!("{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}", fs::metadata(&qemu)?.modified()?);
     let stamp_file = folder.join("stamp");
+    let old = fs::read_to_string(&stamp_file).unwrap_or_default();
+    let mut packages = kernel_packages();
+    // What was built once is good enough where apt has nothing to say.
     let is_built = files.kernel.is_file() && files.initrd.is_file();
-    if is_built && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
+    let is_newest = old
+        .split_once('\n')
+        .is_some_and(|(package, old)| old == rest && packages.last().is_none_or(|newest| newest == package));
+    if is_built && is_newest {
         return Ok(files);
     }
+    if packages.is_empty() {
+        tools::update()?;
+        packages = kernel_packages();
+    }
+    let package = packages.last().context("apt knows no kernel (linux-image-…-amd64)")?;
     println!("lab: building a machine with KVM of {package}, busybox-static and {}", qemu.display());
-    fs::create_dir_all(&folder)?;
     let _ = fs::remove_file(&stamp_file);
-    let kernel = unpack(&folder, &package)?;
+    let kernel = unpack(&folder, package)?;
     let busybox = unpack(&folder, "busybox-static")?;
     let image = first_with(&kernel.join("boot"), "vmlinuz-").context("the package has no kernel")?;
     fs::write(&files.kernel, decompress(&fs::read(image)?)?)?;
@@ -60,27 +74,20 @@ pub fn build() -> Result<Files> {
     for unpacked in [kernel, busybox] {
         fs::remove_dir_all(unpacked)?;
     }
-    fs::write(&stamp_file, stamp)?;
+    fs::write(&stamp_file, format!("{package}\n{rest}"))?;
     Ok(files)
 }
 
-/// The newest kernel that there is a package of.
-fn kernel_package() -> Result<String> {
-    let find = || {
-        let mut names = tools::package_names("linux-image-");
-        names.retain(|name| {
-            let version = name.trim_start_matches("linux-image-").trim_end_matches("-amd64");
-            let is_plain = !["rt", "cloud", "dbg", "unsigned", "rpi"].iter().any(|kind| name.contains(kind));
-            name.ends_with("-amd64") && is_plain && version.starts_with(|c: char| c.is_ascii_digit())
-        });
-        names.sort_by_key(|name| tools::numbers(name));
-        names.pop()
-    };
-    if let Some(name) = find() {
-        return Ok(name);
-    }
-    tools::update()?;
-    find().context("apt knows no kernel (linux-image-…-amd64)")
+/// The kernels that apt knows packages of, the newest last.
+fn kernel_packages() -> Vec<String> {
+    let mut names = tools::package_names("linux-image-");
+    names.retain(|name| {
+        let version = name.trim_start_matches("linux-image-").trim_end_matches("-amd64");
+        let is_plain = !["rt", "cloud", "dbg", "unsigned", "rpi"].iter().any(|kind| name.contains(kind));
+        name.ends_with("-amd64") && is_plain && version.starts_with(|c: char| c.is_ascii_digit())
+    });
+    names.sort_by_key(|name| tools::numbers(name));
+    names
 }
 
 /// Downloads a package and unpacks it.

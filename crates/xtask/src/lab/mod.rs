@@ -17,6 +17,18 @@ use std::time::Duration;
 const FEATURES: &str = "kvm=off,hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-runtime,hv-reset,\
      hv-frequencies,hv-crash,hv-tlbflush,hv-ipi";
 
+/// This machine cannot have such a host, and why.
+#[derive(Debug)]
+pub struct Unavailable(pub String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
 /// The way to such a host.
 #[derive(Clone, Debug)]
 pub enum Lab {
@@ -28,18 +40,27 @@ pub enum Lab {
 
 impl Lab {
     /// Finds or makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] where this machine cannot have one; anything else is a fault.
     pub fn open() -> Result<Self> {
-        static LAB: OnceLock<std::result::Result<Lab, String>> = OnceLock::new();
-        let found = LAB.get_or_init(|| Self::make().map_err(|error| format!("{error:#}")));
-        found.clone().map_err(anyhow::Error::msg)
+        static LAB: OnceLock<std::result::Result<Lab, (bool, String)>> = OnceLock::new();
+        let found = LAB
+            .get_or_init(|| Self::make().map_err(|error| (error.is::<Unavailable>(), format!("{error:#}"))));
+        found.clone().map_err(|(is_unavailable, text)| match is_unavailable {
+            true => anyhow::Error::new(Unavailable(text)),
+            false => anyhow::Error::msg(text),
+        })
     }
 
     fn make() -> Result<Self> {
         tools::need_qemu()?;
         if !tools::has_device("hv-balloon") || !tools::has_device("vmbus-bridge") {
-            bail!(
+            bail!(Unavailable(
                 "this QEMU has no vmbus-bridge or no hv-balloon: install QEMU 8.2 or later (Debian 12 has it in its backports)"
-            );
+                    .into()
+            ));
         }
         if has_hyperv() {
             println!("lab: this machine's KVM has Hyper-V's interface");
@@ -101,6 +122,8 @@ fn has_hyperv() -> bool {
     if !Path::new("/dev/kvm").exists() {
         return false;
     }
-    let words = "-nodefaults -no-user-config -display none -M pc -accel kvm -cpu host,hv-vpindex,hv-synic -S -monitor stdio";
-    tools::answers("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
+    let words = format!(
+        "-nodefaults -no-user-config -display none -M pc -accel kvm -cpu host,{FEATURES} -device vmbus-bridge -S -monitor stdio"
+    );
+    tools::answers("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
 }

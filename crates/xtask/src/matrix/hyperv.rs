@@ -3,7 +3,7 @@
 use super::{Bench, DISK1, MIB, Outcome, must_end, must_say};
 use crate::guest::{Machine, Transcript};
 use crate::image;
-use crate::lab::Lab;
+use crate::lab::{Lab, Unavailable};
 use crate::qmp::Qmp;
 use crate::run::NESTED_PORT;
 use crate::scratch::Scratch;
@@ -31,7 +31,8 @@ const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
 fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
     let lab = match Lab::open() {
         Ok(lab) => lab,
-        Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+        Err(error) if error.is::<Unavailable>() => return Ok(Outcome::Skipped(format!("{error:#}"))),
+        Err(error) => return Err(error),
     };
     let folder = Scratch::new()?;
     work(&lab, folder.path(), bench).map(|()| Outcome::Passed)
@@ -119,13 +120,22 @@ fn with_qmp(
         work(&mut qmp, &mut running)?;
         running.finish()
     };
-    match once() {
-        Err(error) if machine.nest.is_some() && format!("{error:#}").contains("did not finish in time") => {
-            println!("lab: the machine in the machine hung: once more");
-            once()
+    let first = once();
+    let has_hung = match &first {
+        Ok(transcript) => crate::guest::has_hung(transcript.ended),
+        // What the guest said stands in the error, and how the machine ended.
+        Err(error) => {
+            let text = format!("{error:#}");
+            ["did not finish in time", "lab: ended with 124", "lab: ended with 137"]
+                .iter()
+                .any(|sign| text.contains(sign))
         }
-        result => result,
+    };
+    if machine.nest.is_some() && has_hung {
+        println!("lab: the machine in the machine hung: once more");
+        return once();
     }
+    first
 }
 
 /// Asks QEMU until `is_there` is content.

@@ -123,6 +123,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         cases.push((name.to_string(), Box::new(move || work(bench))));
     }
     cases.retain(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
+    ensure!(!cases.is_empty(), "no case has `{}` in its name", filter.unwrap_or_default());
     work(&cases)
 }
 
