@@ -23,6 +23,7 @@
 
 use paravirt_virtio::features::Features;
 
+mod balloon;
 mod blk;
 pub mod count;
 mod device;
@@ -32,6 +33,7 @@ mod net;
 mod packed;
 mod split;
 
+pub use balloon::VirtioBalloonHost;
 pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
 pub use guest::{Guest, WeakGuest};

@@ -1,0 +1,164 @@
+use crate::{Chain, FakeDevice, FakeTransport, Guest, Ring, Served, follow};
+use paravirt_virtio::features::Features;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use virtio_drivers::transport::DeviceType;
+
+/// Pages must be told of, statistics, free pages are reported. VIRTIO 1.3 §5.5.3
+const FEATURES: u64 = 1 << 0 | 1 << 1 | 1 << 5;
+
+struct State {
+    queues: Vec<Served>,
+    taken: BTreeSet<u32>,
+    reported: Vec<(u64, u32)>,
+    statistics: Vec<(u16, u64)>,
+    /// The buffer for statistics, and the set-up of the queue that it came from.
+    report: Option<(u32, Chain)>,
+    is_silent: bool,
+    faults: Vec<String>,
+}
+
+/// A virtio balloon.
+#[derive(Clone)]
+pub struct VirtioBalloonHost {
+    guest: Guest,
+    ring: Ring,
+    device: FakeDevice,
+    state: Arc<Mutex<State>>,
+}
+
+impl VirtioBalloonHost {
+    /// A balloon that has nothing and wants nothing.
+    pub fn new(guest: &Guest, ring: Ring) -> Self {
+        let packed = if ring == Ring::Packed { Features::RING_PACKED } else { Features::empty() };
+        let all = Features::EVENT_IDX | Features::INDIRECT_DESC | Features::VERSION_1 | packed;
+        let device = FakeDevice::new(DeviceType::MemoryBalloon, FEATURES | all.bits(), &[64; 4], &[0; 16]);
+        let state = State {
+            queues: (0..4).map(|_| None).collect(),
+            taken: BTreeSet::new(),
+            reported: vec![],
+            statistics: vec![],
+            report: None,
+            is_silent: false,
+            faults: vec![],
+        };
+        Self { guest: guest.clone(), ring, device, state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        work(&mut self.state.lock().expect("the balloon"))
+    }
+
+    /// A transport for the driver.
+    pub fn transport(&self) -> FakeTransport {
+        self.device.transport()
+    }
+
+    /// Its registers.
+    pub fn device(&self) -> &FakeDevice {
+        &self.device
+    }
+
+    /// Asks for so many pages in all.
+    pub fn set_target(&self, pages: u32) {
+        self.device.registers().config[..4].copy_from_slice(&pages.to_le_bytes());
+    }
+
+    /// How many pages the driver says that it has given.
+    pub fn actual(&self) -> u32 {
+        u32::from_le_bytes(self.device.registers().config[4..8].try_into().expect("four bytes"))
+    }
+
+    /// Takes requests and does not answer.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.with(|state| state.is_silent = is_silent);
+    }
+
+    /// The pages that it has.
+    pub fn taken(&self) -> BTreeSet<u32> {
+        self.with(|state| state.taken.clone())
+    }
+
+    /// The last statistics: tags and values.
+    pub fn statistics(&self) -> Vec<(u16, u64)> {
+        self.with(|state| state.statistics.clone())
+    }
+
+    /// Free pages that were reported: addresses and lengths.
+    pub fn reported(&self) -> Vec<(u64, u32)> {
+        self.with(|state| state.reported.clone())
+    }
+
+    /// What the driver did wrong.
+    pub fn faults(&self) -> Vec<String> {
+        self.with(|state| state.faults.clone())
+    }
+
+    /// Asks for new statistics.
+    pub fn ask(&self) {
+        self.with(|state| {
+            follow(&self.guest, self.ring, &self.device, &mut state.queues);
+            if let (Some((generation, queue)), Some((of, report))) =
+                (&mut state.queues[2], state.report.take())
+                && *generation == of
+            {
+                queue.push(&report, 0);
+            }
+        });
+    }
+
+    /// Forgets everything, as a reset does.
+    pub fn forget(&self) {
+        self.with(|state| {
+            state.taken.clear();
+            state.report = None;
+        });
+    }
+
+    /// Serves what is in the queues.
+    pub fn work(&self) {
+        self.with(|state| {
+            follow(&self.guest, self.ring, &self.device, &mut state.queues);
+            for index in 0..state.queues.len() {
+                let Some((generation, mut queue)) = state.queues[index].take() else { continue };
+                while let Some(chain) = queue.pop() {
+                    if index == 2 {
+                        state.take_statistics(&chain);
+                        state.report = Some((generation, chain));
+                    } else if !state.is_silent {
+                        state.serve(index, &chain);
+                        queue.push(&chain, 0);
+                    }
+                }
+                let _ = queue.wait();
+                state.queues[index] = Some((generation, queue));
+            }
+        });
+    }
+}
+
+impl State {
+    fn take_statistics(&mut self, chain: &Chain) {
+        let entries = chain.readable.as_chunks::<10>().0.iter();
+        self.statistics = entries
+            .map(|entry| {
+                let (tag, value) = entry.split_at(2);
+                let value = value.try_into().expect("eight bytes");
+                (u16::from_le_bytes([tag[0], tag[1]]), u64::from_le_bytes(value))
+            })
+            .collect();
+    }
+
+    fn serve(&mut self, index: usize, chain: &Chain) {
+        for page in chain.readable.as_chunks::<4>().0 {
+            let page = u32::from_le_bytes(*page);
+            let is_right = if index == 0 { self.taken.insert(page) } else { self.taken.remove(&page) };
+            if !is_right {
+                self.faults.push(format!("queue {index} names page {page:#x}"));
+            }
+        }
+        if index == 3 {
+            self.reported.extend(chain.writable.iter().copied());
+        }
+    }
+}

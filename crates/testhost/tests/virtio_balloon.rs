@@ -1,0 +1,177 @@
+//! virtio's balloon against a model of its device.
+
+use core::time::Duration;
+use paravirt_device::{Arm, Balloon, BalloonMemory, Fault, MemoryStatistics, Notify, PageRange};
+use paravirt_testhost::{Guest, Ring, VirtioBalloonHost};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::balloon::VirtioBalloon;
+use std::collections::BTreeSet;
+use virtio_drivers::transport::DeviceStatus;
+
+/// A kernel's memory, in runs of three pages.
+struct Pages {
+    free: BTreeSet<u64>,
+    taken: BTreeSet<u64>,
+}
+
+impl Pages {
+    fn new(pages: u64) -> Self {
+        Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new() }
+    }
+}
+
+impl BalloonMemory for Pages {
+    fn take(&mut self, most: u64) -> Option<PageRange> {
+        let first = *self.free.first()?;
+        let count = (0..most.min(3)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
+        for page in first..first + count {
+            self.free.remove(&page);
+            self.taken.insert(page);
+        }
+        Some(PageRange { first, count })
+    }
+    fn give_back(&mut self, range: PageRange) {
+        for page in range.first..range.end() {
+            assert!(self.taken.remove(&page), "page {page} was not taken");
+            self.free.insert(page);
+        }
+    }
+    fn statistics(&mut self) -> MemoryStatistics {
+        MemoryStatistics { total: 9, free: self.free.len() as u64, available: 4, caches: 1, committed: 0 }
+    }
+}
+
+type Driver = VirtioBalloon<Guest, paravirt_testhost::FakeTransport>;
+
+fn open(ring: Ring) -> (Guest, VirtioBalloonHost, Driver) {
+    let guest = Guest::new();
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_millis(100)));
+    let host = VirtioBalloonHost::new(&guest, ring);
+    let driver = VirtioBalloon::open(&guest, host.transport(), &OpenOptions::default()).unwrap();
+    (guest, host, driver)
+}
+
+/// Both sides, until there is nothing more to do.
+fn settle(host: &VirtioBalloonHost, driver: &mut Driver, pages: &mut Pages) -> Result<(), Fault> {
+    for _ in 0..100 {
+        host.work();
+        driver.poll(pages)?;
+        host.work();
+        if driver.arm() == Arm::Armed {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn pages_go_and_come_back_to_the_page() {
+    for ring in [Ring::Split, Ring::Packed] {
+        let (_guest, host, mut driver) = open(ring);
+        let mut pages = Pages::new(2000);
+        for target in [5u32, 700, 1999, 1998, 40, 41, 0, 300, 0] {
+            host.set_target(target);
+            settle(&host, &mut driver, &mut pages).unwrap();
+            let taken: BTreeSet<u64> = host.taken().into_iter().map(u64::from).collect();
+            assert_eq!(
+                (taken.len() as u32, host.actual(), &taken),
+                (target, target, &pages.taken),
+                "{ring:?}"
+            );
+            assert_eq!(driver.info().held, u64::from(target));
+        }
+        assert_eq!(host.faults(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_kernel_that_runs_dry_is_asked_again() {
+    let (guest, host, mut driver) = open(Ring::Split);
+    let mut pages = Pages::new(10);
+    host.set_target(50);
+    settle(&host, &mut driver, &mut pages).unwrap();
+    assert_eq!(driver.info().held, 10);
+    let at = driver.next_deadline();
+    assert!(at > paravirt_platform::Platform::now(&guest), "there is no time for another try");
+    pages.free.extend(5000..5100);
+    settle(&host, &mut driver, &mut pages).unwrap();
+    assert_eq!(driver.info().held, 50);
+}
+
+#[test]
+fn statistics_are_given_when_they_are_asked_for() {
+    let (_guest, host, mut driver) = open(Ring::Split);
+    let mut pages = Pages::new(7);
+    for round in 1..5 {
+        settle(&host, &mut driver, &mut pages).unwrap();
+        host.ask();
+        settle(&host, &mut driver, &mut pages).unwrap();
+        assert_eq!(host.statistics(), [(4, 7 * 4096), (5, 9 * 4096), (6, 4 * 4096), (7, 4096)]);
+        assert_eq!(driver.info().reports, round);
+    }
+}
+
+#[test]
+fn free_pages_are_reported_and_come_back() {
+    let (_guest, host, mut driver) = open(Ring::Split);
+    let mut pages = Pages::new(20);
+    host.set_silent(true);
+    assert_eq!(driver.report_free(&mut pages, 8), Ok(8));
+    settle(&host, &mut driver, &mut pages).unwrap();
+    assert_eq!(pages.taken.len(), 8, "they are the device's until it answers");
+    host.set_silent(false);
+    assert_eq!(driver.report_free(&mut pages, 3), Ok(3));
+    settle(&host, &mut driver, &mut pages).unwrap();
+    assert_eq!(host.reported().last(), Some(&(1008 * 4096, 3 * 4096)));
+}
+
+/// A reset with all queues at work: nothing is lost, nothing is given back that the device may have, and it goes on.
+#[test]
+fn a_reset_in_the_middle_loses_no_page() {
+    for ring in [Ring::Split, Ring::Packed] {
+        for target in [0u32, 900] {
+            let (_guest, host, mut driver) = open(ring);
+            let mut pages = Pages::new(2000);
+            host.set_target(500);
+            settle(&host, &mut driver, &mut pages).unwrap();
+            // An inflate or a deflate, a report of free pages and the statistics are with the device.
+            host.set_silent(true);
+            host.set_target(target);
+            driver.poll(&mut pages).unwrap();
+            assert_eq!(driver.report_free(&mut pages, 6), Ok(6));
+            host.work();
+            host.device().registers().status |= DeviceStatus::DEVICE_NEEDS_RESET;
+            let before = host.device().registers().resets;
+            host.set_silent(false);
+            for _ in 0..5 {
+                assert_eq!(driver.poll(&mut pages), Ok(()), "a reset is not the end");
+                if host.device().registers().resets > before {
+                    break;
+                }
+            }
+            host.forget();
+            settle(&host, &mut driver, &mut pages).unwrap();
+            assert_eq!(driver.info().held, u64::from(target), "{ring:?}");
+            assert_eq!(pages.taken.len() as u32, target, "what was reported has come back");
+            assert_eq!(host.actual(), target);
+            host.ask();
+            settle(&host, &mut driver, &mut pages).unwrap();
+            assert_eq!(host.statistics()[0], (4, (2000 - u64::from(target)) * 4096));
+        }
+    }
+}
+
+#[test]
+fn a_device_that_goes_away_is_a_fault_and_asks_for_nothing() {
+    let (_guest, host, mut driver) = open(Ring::Split);
+    let mut pages = Pages::new(100);
+    host.set_target(40);
+    settle(&host, &mut driver, &mut pages).unwrap();
+    host.device().registers().is_gone = true;
+    let mut fault = None;
+    for _ in 0..10 {
+        fault = driver.poll(&mut pages).err().or(fault);
+    }
+    assert_eq!((fault, driver.info().held, pages.taken.len()), (Some(Fault::Removed), 40, 40));
+}
