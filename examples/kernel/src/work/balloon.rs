@@ -13,6 +13,9 @@ use core::time::Duration;
 use paravirt::AnyBalloon;
 use paravirt_device::{Arm, Balloon, BalloonInfo, BalloonMemory, MemoryStatistics, Notify, PageRange};
 
+/// How long an answer is put off: QEMU up to 10.0 ends with an assertion where one comes before it is done with asking.
+const LAG: Duration = Duration::from_millis(50);
+
 /// The kernel's memory, as a balloon sees it.
 struct Spare;
 
@@ -74,6 +77,10 @@ pub fn run(balloons: &mut [At<Box<AnyBalloon<Machine>>>], options: &Options) -> 
             until = until.min(balloon.next_deadline());
         }
         platform::sleep(until, || balloons.iter_mut().any(|balloon| balloon.device.arm() == Arm::Pending));
+        let lag = time::now().saturating_add(LAG);
+        while time::now() < lag {
+            platform::sleep(lag, || false);
+        }
     }
     for (i, info) in said.iter().enumerate() {
         let (_, free) = memory::statistics();
