@@ -17,6 +17,26 @@
 //! What the host gives back must be pages that it was given: anything else is a fault of the device. What it adds is checked as
 //! far as the driver can: the rest is the kernel's to check ([`BalloonMemory::add`](paravirt_device::BalloonMemory::add)).
 //!
+//! ```
+//! use hyperv_bindings::{Guid, dynmem::DmVersion};
+//! use paravirt_device::Balloon;
+//! use paravirt_hv_balloon::{HvBalloon, INTERFACE};
+//! use paravirt_hyperv::Hypervisor;
+//! use paravirt_testhost::{BalloonHost, Guest, HvHost, HvOffer, OfferSettings};
+//! use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
+//!
+//! let guest = Guest::with(1, true);
+//! let host = HvHost::new(&guest, HvOffer::least());
+//! let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
+//! host.add(&guest, settings, BalloonHost::new(DmVersion::WIN10));
+//! let hypervisor = Hypervisor::open(&guest)?;
+//! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;
+//! let offer = vmbus.find(&Guid::default(), 0).ok_or("no offer")?;
+//! let balloon = HvBalloon::open(&guest, &vmbus, &offer, &ChannelOptions::default())?;
+//! assert_eq!((balloon.version(), balloon.info().held), ((2, 0), 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Source: the protocol as QEMU's hv-balloon and Linux' hv_balloon show it.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -28,6 +28,23 @@
 //!
 //! Message and event pages are the host's to write at any time: they are seen as atomics, and a message is copied once.
 //!
+//! ```
+//! use paravirt_device::Clock;
+//! use paravirt_hyperv::{Hypervisor, ReferenceClock, Synic};
+//! use paravirt_testhost::{Guest, HvHost, HvOffer};
+//!
+//! let guest = Guest::with(2, true);
+//! let host = HvHost::new(&guest, HvOffer::default());
+//! let hypervisor = Hypervisor::open(&guest)?;
+//! let clock = ReferenceClock::open(&hypervisor)?;
+//! assert!(clock.now() <= clock.now());
+//! let synic = Synic::open(&hypervisor)?;
+//! assert_eq!(host.processors_in_use().len(), 2);
+//! drop((synic, clock, hypervisor));
+//! assert!(!host.is_in_use(), "everything is switched off again");
+//! # Ok::<(), paravirt_hyperv::OpenError>(())
+//! ```
+//!
 //! "TLFS §n" is a section of the *Hyper-V Top-Level Functional Specification*.
 #![no_std]
 #![cfg_attr(

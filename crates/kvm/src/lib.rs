@@ -14,6 +14,19 @@
 //! The pages are the host's to write at any time: they are seen as atomics, and a page that does not come to rest is read a
 //! bounded number of times. The time never goes back, whatever the host writes.
 //!
+//! ```
+//! use paravirt_device::Clock;
+//! use paravirt_kvm::{KvmClock, OpenError};
+//! use paravirt_platform::Registers;
+//!
+//! /// The time since the machine was made, where KVM's leaves are at their usual place.
+//! fn uptime<P: Registers>(kernel: &P) -> Result<u64, OpenError> {
+//!     Ok(KvmClock::open(kernel, 0x4000_0000)?.now().as_nanos())
+//! }
+//! // A process is no guest.
+//! assert_eq!(uptime(&paravirt_testhost::Guest::new()), Err(OpenError::Absent));
+//! ```
+//!
 //! Source: Linux `Documentation/virt/kvm/x86/msr.rst` and `cpuid.rst`.
 #![no_std]
 #![cfg_attr(

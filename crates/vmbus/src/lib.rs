@@ -29,6 +29,29 @@
 //! is awaited, and accepted once. A message that is none puts the connection out of service, a packet that is none its
 //! channel. Memory that the host was told of is freed after the host let go of it, else leaked. Every wait has a deadline.
 //!
+//! ```
+//! use core::time::Duration;
+//! use paravirt_hyperv::Hypervisor;
+//! use paravirt_testhost::{Echo, Guest, HvHost, HvOffer, OfferSettings};
+//! use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
+//!
+//! let guest = Guest::with(1, true);
+//! let host = HvHost::new(&guest, HvOffer::least());
+//! host.add(&guest, OfferSettings::default(), Echo);
+//!
+//! let hypervisor = Hypervisor::open(&guest)?;
+//! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;
+//! let mut offers = vec![];
+//! vmbus.offers(&mut |offer| offers.push(*offer));
+//! let mut channel = vmbus.open(&offers[0], &ChannelOptions::default())?;
+//! channel.send_in_band(7, true, &[b"hello"])?;
+//! channel.kick();
+//! let mut buffer = [0; 64];
+//! let answer = channel.wait(&mut buffer, Duration::from_secs(1))?;
+//! assert_eq!((answer.transaction, answer.payload), (7, &b"hello\0\0\0"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Source: the protocol as OpenVMM (MIT) and FreeBSD (BSD) show it.
 #![no_std]
 #![cfg_attr(
