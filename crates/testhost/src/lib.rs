@@ -31,6 +31,7 @@ mod guest;
 mod hyperv;
 mod net;
 mod packed;
+mod pages;
 mod split;
 
 pub use balloon::VirtioBalloonHost;
@@ -40,6 +41,7 @@ pub use guest::{Guest, WeakGuest};
 pub use hyperv::{BalloonHost, Crash, Echo, Faults, HvHost, HvOffer, OfferSettings, Packets, VmbusDevice};
 pub use net::NetHost;
 pub use packed::PackedDevice;
+pub use pages::Pages;
 pub use split::SplitDevice;
 
 /// The format of a device's queues.

@@ -3,54 +3,13 @@
 use core::time::Duration;
 use hyperv_bindings::dynmem::{DmMessageType, DmVersion};
 use hyperv_bindings::{Guid, vmbus::DYNAMIC_MEMORY};
-use paravirt_device::{Arm, Balloon, BalloonMemory, Fault, MemoryStatistics, Notify, PageRange};
+use paravirt_device::{Arm, Balloon, Fault, Notify, PageRange};
 use paravirt_hv_balloon::{HvBalloon, OpenError};
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{Instant, PageArc};
-use paravirt_testhost::{BalloonHost, Guest, HvHost, HvOffer, OfferSettings};
+use paravirt_testhost::{BalloonHost, Guest, HvHost, HvOffer, OfferSettings, Pages};
 use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
-
-/// A kernel's memory: pages by number.
-struct Pages {
-    free: BTreeSet<u64>,
-    taken: BTreeSet<u64>,
-    run: u64,
-    added: Vec<PageRange>,
-}
-
-impl Pages {
-    fn new(pages: u64, run: u64) -> Self {
-        Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new(), run, added: vec![] }
-    }
-}
-
-impl BalloonMemory for Pages {
-    fn take(&mut self, most: u64) -> Option<PageRange> {
-        let first = *self.free.first()?;
-        let count = (0..most.min(self.run)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
-        for page in first..first + count {
-            self.free.remove(&page);
-            self.taken.insert(page);
-        }
-        Some(PageRange { first, count })
-    }
-    fn give_back(&mut self, range: PageRange) {
-        for page in range.first..range.end() {
-            assert!(self.taken.remove(&page), "page {page} was not taken");
-            self.free.insert(page);
-        }
-    }
-    fn add(&mut self, range: PageRange) -> u64 {
-        self.added.push(range);
-        range.count / 2
-    }
-    fn statistics(&mut self) -> MemoryStatistics {
-        let free = self.free.len() as u64;
-        MemoryStatistics { total: 5000, free, available: free + 5, caches: 5, committed: 77 }
-    }
-}
 
 struct Bench {
     balloon: HvBalloon<Guest>,

@@ -1,0 +1,48 @@
+use paravirt_device::{BalloonMemory, MemoryStatistics, PageRange};
+use std::collections::BTreeSet;
+
+/// A kernel's memory as a balloon sees it: pages by number, given up in runs of so many. What comes back and was not given up
+/// is a panic.
+pub struct Pages {
+    /// What the kernel has.
+    pub free: BTreeSet<u64>,
+    /// What the balloon has.
+    pub taken: BTreeSet<u64>,
+    /// Pages in a run, at most.
+    pub run: u64,
+    /// What the host wanted to add; half of it is taken into use.
+    pub added: Vec<PageRange>,
+}
+
+impl Pages {
+    /// So many pages from number 1000 on.
+    pub fn new(pages: u64, run: u64) -> Self {
+        Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new(), run, added: vec![] }
+    }
+}
+
+impl BalloonMemory for Pages {
+    fn take(&mut self, most: u64) -> Option<PageRange> {
+        let first = *self.free.first()?;
+        let count = (0..most.min(self.run)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
+        for page in first..first + count {
+            self.free.remove(&page);
+            self.taken.insert(page);
+        }
+        Some(PageRange { first, count })
+    }
+    fn give_back(&mut self, range: PageRange) {
+        for page in range.first..range.end() {
+            assert!(self.taken.remove(&page), "page {page} was not taken");
+            self.free.insert(page);
+        }
+    }
+    fn add(&mut self, range: PageRange) -> u64 {
+        self.added.push(range);
+        range.count / 2
+    }
+    fn statistics(&mut self) -> MemoryStatistics {
+        let free = self.free.len() as u64;
+        MemoryStatistics { total: 5000, free, available: free + 5, caches: 5, committed: 77 }
+    }
+}
