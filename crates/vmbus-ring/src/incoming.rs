@@ -1,4 +1,4 @@
-use crate::copy::copy_out;
+use crate::copy::get;
 use crate::memory::{control, size};
 use crate::packet::{COMPLETION_REQUESTED, FOOTER_LEN, Lengths, Packet};
 use crate::{RingError, RingMemory, decide};
@@ -71,7 +71,7 @@ impl<M: RingMemory> Incoming<M> {
         let body = (lengths.total as usize).wrapping_sub(16);
         let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
         match rest.get(..body >> 3) {
-            Some(words) => copy_out(words, buffer),
+            Some(words) => get(words, buffer),
             None => copy_split(rest, wrapped, buffer),
         }
         Ok(Some(self.take(lengths, transaction, buffer)))
@@ -148,6 +148,6 @@ fn copy_split(
     buffer: &mut [u8],
 ) {
     let (now, later) = buffer.split_at_mut(words.len().wrapping_mul(8).min(buffer.len()));
-    copy_out(words, now);
-    copy_out(wrapped, later);
+    get(words, now);
+    get(wrapped, later);
 }

@@ -81,9 +81,9 @@ fn rings() -> Result<()> {
     );
     let program = program("channel-bench")?;
     println!("{:36} {:>8} {:>8} {:>8} {:>8}", "bytes", "batch", "instr.", "signals", "allocs");
-    for bytes in ["64", "1500"] {
+    for bytes in ["0", "64", "1500"] {
         for batch in [1u64, 32] {
-            let count = each(&program, bytes, batch, "ring_side")? - each(&program, bytes, batch, "copy_")?;
+            let count = each(&program, bytes, batch, "ring_side")?;
             let [signals, allocs] =
                 fields(&program, &[bytes, &batch.to_string(), "2000"], ["signals", "allocations"])?;
             println!("{bytes:36} {batch:>8} {count:>8} {signals:>8} {allocs:>8}");

@@ -1,7 +1,7 @@
 //! What a packet costs in a VMBus ring: run under callgrind by `cargo xtask bench`.
 //!
 //! `channel-bench BYTES BATCH ROUNDS` writes and reads packets with that payload; what stands in functions named `ring_side` is
-//! the ring, and in functions named `copy_in` and `copy_out` the copy. `channel-bench ratio` times the ring beside copies of the
+//! the ring. Without payload there is nothing to copy. `channel-bench ratio` times the ring beside copies of the
 //! same bytes.
 
 use paravirt_testhost::count::{self, Counting, counted};
@@ -12,6 +12,7 @@ use std::time::Instant;
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+const PAGE: usize = 4096;
 const WORDS: usize = 16 << 10;
 
 struct Ends<'a> {
@@ -65,16 +66,20 @@ fn ratio() {
         let ring = Box::new(ArrayRing::default());
         let mut ends = Ends::new(&ring, bytes);
         let ours = best(|| ends.ring_side_batch(batch));
-        // The same bytes into a ring and out of it, at the places where the packets are.
+        // The same bytes into a ring and out of it, at the places where the packets are; in pages of their own, so that how
+        // they lie to each other is the same every time.
         let stride = bytes.next_multiple_of(8) + 24;
-        let (from, mut to, mut middle) =
-            (vec![1u8; bytes], vec![0u8; bytes], vec![0u8; stride * batch as usize]);
+        let mut memory = vec![1u8; 65 * PAGE];
+        let start = memory.as_ptr().align_offset(PAGE);
+        let (from, rest) = memory[start..].split_at_mut(6 * PAGE);
+        let (to, middle) = rest.split_at_mut(6 * PAGE);
+        let (from, to) = (&from[PAGE / 4..][..bytes], &mut to[PAGE / 2..][..bytes]);
         let floor = best(|| {
             for at in 0..batch as usize {
-                middle[at * stride..at * stride + bytes].copy_from_slice(black_box(&from));
+                middle[at * stride..at * stride + bytes].copy_from_slice(black_box(from));
             }
             for at in 0..batch as usize {
-                black_box(&mut to).copy_from_slice(&middle[at * stride..at * stride + bytes]);
+                black_box(&mut *to).copy_from_slice(&middle[at * stride..at * stride + bytes]);
             }
         });
         println!("ratio=ring bytes={bytes} batch={batch} over_memcpy={:.2}", ours / floor);
