@@ -56,7 +56,7 @@
     )
 )]
 
-#[allow(unsafe_code, reason = "a string instruction for long copies")]
+#[allow(unsafe_code, reason = "copies behind the compiler's back")]
 mod copy;
 pub mod decide;
 mod incoming;
