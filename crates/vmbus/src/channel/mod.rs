@@ -1,5 +1,7 @@
 //! A channel: two rings, and what a driver does with them.
 
+mod open;
+
 use crate::connect::header;
 use crate::gpadl::Gpadl;
 use crate::rings::RingSlice;
@@ -9,12 +11,10 @@ use crate::{ChannelError, GpaRange, Offer, Packet};
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
-use hyperv_bindings::vmbus::{
-    VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel, VmbusOpenChannel,
-};
+use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{DmaRegion, HyperV, PAGE_SIZE, PageArc, ProcessorId};
-use paravirt_vmbus_ring::{Incoming, Outgoing, RingError, reset};
+use paravirt_platform::{DmaRegion, HyperV, PageArc, ProcessorId};
+use paravirt_vmbus_ring::{Incoming, Outgoing, RingError};
 use zerocopy::IntoBytes;
 
 /// How long the host may take to open a channel, or to move it.
@@ -87,138 +87,7 @@ pub struct Channel<P: HyperV> {
     offer: Offer,
 }
 
-/// Takes a channel for a driver, and gives it back where that fails.
-struct Claim<'a, P: HyperV> {
-    core: &'a Core<P>,
-    place: usize,
-    generation: u32,
-    is_kept: bool,
-}
-
-impl<P: HyperV> Drop for Claim<'_, P> {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let mut state = self.core.state.lock();
-            // On a connection of later, the place is another one's.
-            if self.core.generation() == self.generation
-                && let Some(entry) = state.entry(self.place)
-            {
-                entry.is_taken = false;
-            }
-            drop(state);
-            self.core.release_if_gone(self.place);
-        }
-    }
-}
-
 impl<P: HyperV> Channel<P> {
-    pub(crate) fn open(
-        core: &PageArc<P, Core<P>>,
-        offer: &Offer,
-        options: &ChannelOptions,
-    ) -> Result<Self, ChannelError> {
-        if options.outgoing_pages < 2 || options.incoming_pages < 2 {
-            return Err(ChannelError::Size);
-        }
-        if let Some(fault) = core.fault() {
-            return Err(fault.into());
-        }
-        let (place, epoch, generation, offer) = {
-            let mut state = core.state.lock();
-            let place = state.place(offer.channel).ok_or(ChannelError::Gone)?;
-            let entry = state.entry(place).ok_or(ChannelError::Gone)?;
-            if entry.is_rescinded || entry.offer.instance != offer.instance {
-                return Err(ChannelError::Gone);
-            }
-            if core::mem::replace(&mut entry.is_taken, true) {
-                return Err(ChannelError::Busy);
-            }
-            (place, core.epoch(place), core.generation(), entry.offer)
-        };
-        core.has_driver(offer.channel);
-        let mut claim = Claim { core, place, generation, is_kept: false };
-        let outgoing_len = options.outgoing_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
-        let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
-        let len = outgoing_len.checked_add(incoming_len).ok_or(ChannelError::Size)?;
-        let region = DmaRegion::alloc(core.platform(), len)?;
-        // SAFETY: the channel owns both the slices and the region, by way of the GPADL.
-        let slices = unsafe {
-            RingSlice::new(region.shared(), 0, outgoing_len).zip(RingSlice::new(
-                region.shared(),
-                outgoing_len,
-                incoming_len,
-            ))
-        };
-        let (outgoing, incoming) = slices.ok_or(ChannelError::Size)?;
-        reset(&outgoing);
-        reset(&incoming);
-        let memory = Gpadl::new(core, place, epoch, region)?;
-        let channel = Self {
-            outgoing: Outgoing::new(outgoing).map_err(|_| ChannelError::Size)?,
-            incoming: Incoming::new(incoming).map_err(|_| ChannelError::Size)?,
-            fault: None,
-            is_armed: true,
-            has_own_connection: offer.is_dedicated || core.version().has_event_flags(),
-            connection_id: offer.connection_id,
-            channel: offer.channel,
-            place,
-            epoch,
-            core: core.clone(),
-            memory: Some(memory),
-            offer,
-        };
-        claim.is_kept = true;
-        // From here on, a drop closes the channel: whatever the host has done of the opening is undone.
-        channel.ask_to_open(options)?;
-        Ok(channel)
-    }
-
-    fn ask_to_open(&self, options: &ChannelOptions) -> Result<(), ChannelError> {
-        let version = self.core.version();
-        let processor = if version.has_event_flags() { options.processor } else { self.core.contact };
-        // Where that one has no interrupt, the one that messages come to may.
-        let processor = if self.core.has_vector(processor) { processor } else { self.core.contact };
-        let target_vp = self.core.synic.vp_index(processor).ok_or(ChannelError::Size)?;
-        let message = VmbusOpenChannel {
-            header: header(VmbusMessageType::OPEN_CHANNEL),
-            channel_id: self.channel,
-            open_id: self.channel,
-            ring_gpadl_id: self.memory.as_ref().map_or(0, Gpadl::id),
-            target_vp,
-            downstream_page_offset: u32::try_from(options.outgoing_pages).map_err(|_| ChannelError::Size)?,
-            user_defined: options.user_defined,
-        };
-        {
-            let mut state = self.core.state.lock();
-            if !self.is_current() {
-                return Err(ChannelError::Gone);
-            }
-            state.entry(self.place).ok_or(ChannelError::Gone)?.open = Awaited::Yes;
-        }
-        self.core.post(message.as_bytes())?;
-        let answer = self.core.wait(TIMEOUT, |state| {
-            if !self.is_current() {
-                return Some(Err(ChannelError::Gone));
-            }
-            match state.entry(self.place)?.open {
-                Awaited::Came(status) => Some(Ok(status)),
-                _ => None,
-            }
-        });
-        match answer {
-            Some(Ok(0)) => Ok(()),
-            Some(Ok(status)) => {
-                // There is nothing to close.
-                if let Some(entry) = self.core.state.lock().entry(self.place) {
-                    entry.open = Awaited::No;
-                }
-                Err(ChannelError::Refused(status))
-            }
-            Some(Err(gone)) => Err(gone),
-            None => Err(Fault::Timeout.into()),
-        }
-    }
-
     /// What the host offered.
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -525,36 +394,5 @@ impl<P: HyperV> Channel<P> {
             return Err(ChannelError::Gone);
         }
         state.entry(self.place).map(|entry| work(&mut entry.modify)).ok_or(ChannelError::Gone)
-    }
-}
-
-impl<P: HyperV> Drop for Channel<P> {
-    fn drop(&mut self) {
-        let Some(memory) = self.memory.take() else { return };
-        // On a connection of later, its place is another one's.
-        let must_close = {
-            let mut state = self.core.state.lock();
-            match state.entry(self.place).filter(|_| memory.is_current()) {
-                None => None,
-                Some(entry) => Some(core::mem::replace(&mut entry.open, Awaited::No) != Awaited::No),
-            }
-        };
-        let Some(must_close) = must_close else { return };
-        // The confirmation that the rings are torn down is the host's word that it has closed; but only if it was told to.
-        let is_closed =
-            !must_close || self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
-        let generation = memory.generation();
-        match is_closed {
-            true => drop(memory),
-            false => memory.leak(),
-        }
-        let mut state = self.core.state.lock();
-        if self.core.generation() == generation
-            && let Some(entry) = state.entry(self.place)
-        {
-            entry.is_taken = false;
-        }
-        drop(state);
-        self.core.release_if_gone(self.place);
     }
 }
