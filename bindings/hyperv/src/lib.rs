@@ -1,5 +1,6 @@
 //! What the ABI of a Hyper-V host says, and nothing that acts on it: the hypervisor ([`tlfs`]), the messages of VMBus
-//! ([`vmbus`]), a channel's rings ([`ring`]) and dynamic memory ([`dynmem`]).
+//! ([`vmbus`]), a channel's rings ([`ring`]), and what goes over them: dynamic memory ([`dynmem`]), storage ([`storvsp`]),
+//! network ([`netvsp`] and inside it [`rndis`]), integration services and input ([`ic`]).
 //!
 //! All but this file is generated from the C headers in `include/` by `cargo xtask bindgen`. Structures carry zerocopy's
 //! derives and assertions of their layout; an enumeration is an open newtype, so that an unknown value is a value; a flag
@@ -21,7 +22,15 @@
 pub mod dynmem;
 mod guid;
 #[allow(missing_docs, reason = "generated")]
+pub mod ic;
+#[allow(missing_docs, reason = "generated")]
+pub mod netvsp;
+#[allow(missing_docs, reason = "generated")]
 pub mod ring;
+#[allow(missing_docs, reason = "generated")]
+pub mod rndis;
+#[allow(missing_docs, reason = "generated")]
+pub mod storvsp;
 #[allow(missing_docs, reason = "generated")]
 pub mod tlfs;
 #[allow(missing_docs, reason = "generated")]

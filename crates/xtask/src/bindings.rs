@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-const HEADERS: &[&str] = &["tlfs", "vmbus", "ring", "dynmem"];
+const HEADERS: &[&str] = &["tlfs", "vmbus", "ring", "dynmem", "storvsp", "netvsp", "rndis", "ic"];
 /// The suffix of enumerations that become flags.
 const FLAGS: &str = "_flags";
 const GUID: &str = "VMBUS_GUID_";
@@ -62,8 +62,8 @@ impl ParseCallbacks for Callbacks {
         Some(short)
     }
 
-    fn int_macro(&self, _name: &str, _value: i64) -> Option<IntKind> {
-        Some(IntKind::U32)
+    fn int_macro(&self, _name: &str, value: i64) -> Option<IntKind> {
+        Some(if u32::try_from(value).is_ok() { IntKind::U32 } else { IntKind::U64 })
     }
 
     fn str_macro(&self, name: &str, value: &[u8]) {
