@@ -25,7 +25,8 @@
 //! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
 //!   [`DmaSlice`] is the implementation that comes with this crate.
 //! * [`PageArc`] and [`PageTable`] hold driver state in pages of the platform, so that nothing needs `alloc`.
-//! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop.
+//! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] is several of them that one
+//!   interrupt wakes.
 //!
 //! # Lifecycle
 //!
@@ -90,6 +91,7 @@ mod shared;
 mod slice;
 mod time;
 mod waker;
+mod waker_group;
 
 pub use buffer::{Direction, DmaBuffer, Either, LendError, Segment};
 pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
@@ -106,3 +108,4 @@ pub use shared::{RingArray, SharedAtom, SharedMemory};
 pub use slice::DmaSlice;
 pub use time::Instant;
 pub use waker::WakerCell;
+pub use waker_group::WakerGroup;

@@ -46,6 +46,22 @@ impl<P: Platform, T> PageArc<P, T> {
         NonNull::from(&**self)
     }
 
+    /// Makes it a pointer, which keeps the value until [`from_raw`](Self::from_raw) takes it back.
+    pub fn into_raw(self) -> NonNull<()> {
+        let inner = self.inner.cast();
+        core::mem::forget(self);
+        inner
+    }
+
+    /// Takes back what [`into_raw`](Self::into_raw) gave.
+    ///
+    /// # Safety
+    ///
+    /// `raw` came from there, of a value of this type, and is taken back once.
+    pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        Self { inner: raw.cast() }
+    }
+
     fn inner(&self) -> &ArcInner<P, T> {
         // SAFETY: written by `new` and alive while the count is above zero, to which this value contributes.
         unsafe { self.inner.as_ref() }
@@ -110,12 +126,26 @@ impl<P: Platform, T> PageTable<P, T> {
     ///
     /// [`AllocError`] where the platform has no room for it.
     pub fn new(platform: &P, len: usize, mut make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
+        Self::try_new(platform, len, |at| Ok(make(at)))
+    }
+
+    /// As [`new`](Self::new), with elements that may fail to be made.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `make`, after which what was made is dropped; and that of the platform.
+    pub fn try_new<E: From<AllocError>>(
+        platform: &P,
+        len: usize,
+        mut make: impl FnMut(usize) -> Result<T, E>,
+    ) -> Result<Self, E> {
         let raw = alloc_for::<P, T>(platform, len)?;
         let mut table = Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() };
         for i in 0..len {
-            // SAFETY: `alloc_for` made room for `len` elements, aligned; `len` counts those that are written, so a
-            // panic in `make` drops just these.
-            unsafe { table.base.add(i).write(make(i)) };
+            let value = make(i)?;
+            // SAFETY: `alloc_for` made room for `len` elements, aligned; `len` counts those that are written, so that
+            // just these are dropped where `make` fails or panics.
+            unsafe { table.base.add(i).write(value) };
             table.len = i.wrapping_add(1);
         }
         Ok(table)

@@ -11,9 +11,9 @@ use paravirt_platform::{HyperV, PageArc};
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
 pub enum BusEvent {
-    /// A channel is there: a device, or a further channel of one.
+    /// A device is there. Its further channels are not reported: its driver finds them by [`Vmbus::find`].
     Offered(Offer),
-    /// A channel has gone. Whoever has it open drops it.
+    /// A device has gone. Whoever has its channel open drops it.
     Removed(Offer),
 }
 

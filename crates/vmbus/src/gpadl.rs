@@ -32,6 +32,7 @@ pub struct Gpadl<P: HyperV> {
     place: usize,
     generation: u32,
     epoch: u32,
+    is_down: bool,
 }
 
 /// A message that is being built.
@@ -80,7 +81,16 @@ impl<P: HyperV> Gpadl<P> {
             (id, channel, core.generation())
         };
         // From here on, the drop sees to it that nothing is freed that the host may know of.
-        let this = Self { core: core.clone(), region: Some(region), id, channel, place, generation, epoch };
+        let this = Self {
+            core: core.clone(),
+            region: Some(region),
+            id,
+            channel,
+            place,
+            generation,
+            epoch,
+            is_down: false,
+        };
         this.announce()?;
         Ok(this)
     }
@@ -220,8 +230,17 @@ impl<P: HyperV> Gpadl<P> {
     }
 }
 
-impl<P: HyperV> Drop for Gpadl<P> {
-    fn drop(&mut self) {
+impl<P: HyperV> Gpadl<P> {
+    /// Takes it down; whether the host has let go. Where not, the memory is leaked.
+    pub(crate) fn free(mut self) -> bool {
+        self.take_down()
+    }
+
+    fn take_down(&mut self) -> bool {
+        if core::mem::replace(&mut self.is_down, true) {
+            return true;
+        }
+        // What was leaked is only forgotten here.
         let has_let_go = self.region.is_some() && self.tear_down();
         let is_ours = {
             let mut state = self.core.state.lock();
@@ -231,11 +250,19 @@ impl<P: HyperV> Drop for Gpadl<P> {
             }
             is_ours
         };
+        if is_ours && !has_let_go {
+            self.give_up();
+        }
+        self.region = None;
         if is_ours {
-            if !has_let_go {
-                self.give_up();
-            }
             self.core.release_if_gone(self.place);
         }
+        has_let_go || !is_ours
+    }
+}
+
+impl<P: HyperV> Drop for Gpadl<P> {
+    fn drop(&mut self) {
+        self.take_down();
     }
 }

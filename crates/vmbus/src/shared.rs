@@ -252,6 +252,7 @@ impl<P: HyperV> Core<P> {
                     cell.wake();
                 }
                 self.bus_cell.wake();
+                self.release_if_gone(place);
             }
         }
     }

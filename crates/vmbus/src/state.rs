@@ -290,8 +290,9 @@ impl<P: Platform> State<P> {
             is_taken: false,
             gpadls: 0,
             is_rescinded: false,
-            is_announced: false,
-            is_end_announced: false,
+            // Further channels of a device are its driver's to find.
+            is_announced: offer.subchannel > 0,
+            is_end_announced: offer.subchannel > 0,
             open: Awaited::No,
             modify: Awaited::No,
         });

@@ -90,6 +90,12 @@ pub(super) struct Channel {
     pub interrupts: u64,
 }
 
+impl Channel {
+    pub fn settings(&self) -> &OfferSettings {
+        &self.settings
+    }
+}
+
 pub(super) struct Gpadl {
     channel: u32,
     pub frames: Vec<u64>,
@@ -202,7 +208,11 @@ fn receive(state: &mut State, guest: &Guest, kind: VmbusMessageType, bytes: &[u8
         VmbusMessageType::CLOSE_CHANNEL => {
             let VmbusChannelMessage { channel_id, .. } = read(bytes)?;
             match state.bus.channels.get_mut(&channel_id) {
-                Some(channel) if channel.open.is_some() => channel.open = None,
+                Some(channel) if channel.open.is_some() => {
+                    channel.open = None;
+                    channel.device.close();
+                    close_further(state, guest, channel_id);
+                }
                 Some(channel) if channel.is_rescinded => {}
                 _ => state.violation("a channel is closed that is not open"),
             }
@@ -255,6 +265,45 @@ fn reset(bus: &mut Bus) {
     }
     bus.gpadls.clear();
     bus.are_offers_requested = false;
+}
+
+/// Takes the further channels of a device back, as its primary one was closed.
+fn close_further(state: &mut State, guest: &Guest, primary: u32) {
+    let Some(settings) = state.bus.channels.get(&primary).map(|channel| channel.settings) else { return };
+    if settings.subchannel == 0 {
+        let is_further = |other: &OfferSettings| other.instance == settings.instance && other.subchannel > 0;
+        let further: Vec<u32> = state
+            .bus
+            .channels
+            .iter()
+            .filter(|(_, channel)| is_further(&channel.settings) && !channel.is_rescinded)
+            .map(|(number, _)| *number)
+            .collect();
+        further.into_iter().for_each(|number| rescind(state, guest, number));
+    }
+}
+
+/// Takes a channel back.
+pub(super) fn rescind(state: &mut State, guest: &Guest, number: u32) {
+    if let Some(channel) = state.bus.channels.get_mut(&number) {
+        channel.is_rescinded = true;
+        if channel.open.take().is_some() {
+            channel.device.close();
+        }
+        let header = header(VmbusMessageType::RESCIND_CHANNEL_OFFER);
+        say(state, guest, &VmbusChannelMessage { header, channel_id: number });
+    }
+}
+
+/// Offers `count` further channels of the device whose primary channel this is.
+fn offer_further(state: &mut State, guest: &Guest, primary: u32, count: u16) {
+    for index in 1..=count {
+        let Some(channel) = state.bus.channels.get_mut(&primary) else { return };
+        let settings = OfferSettings { subchannel: index, ..channel.settings };
+        let Some(device) = channel.device.further(index) else { return };
+        let number = add(&mut state.bus, settings, device);
+        offer(state, guest, number);
+    }
 }
 
 fn contact(state: &mut State, guest: &Guest, message: &VmbusInitiateContact, port: u32) {
@@ -496,7 +545,7 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
     }
     must_signal |= open.incoming.release();
     channel.device.poll(&mut open.outbox);
-    while let Some(waiting) = open.outbox.0.front() {
+    while let Some(waiting) = open.outbox.waiting.front() {
         if waiting.write(&mut open.outgoing).is_err() {
             must_signal |= open.outgoing.publish();
             if !open.outgoing.await_room(waiting.len()).unwrap_or(false) {
@@ -504,13 +553,14 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
             }
             continue;
         }
-        open.outbox.0.pop_front();
+        open.outbox.waiting.pop_front();
     }
-    if open.outbox.0.is_empty() {
+    if open.outbox.waiting.is_empty() {
         open.outgoing.stop_waiting();
     }
     must_signal |= open.outgoing.publish();
     let processor = open.processor;
+    let further = std::mem::take(&mut open.outbox.further);
     channel.interrupts += u64::from(must_signal);
     if let Some(error) = error {
         state.violation(format!("the guest's ring: {error}"));
@@ -526,6 +576,9 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
             let target = state.bus.target;
             synic::set_flag(state, guest, target, VMBUS_SINT, 0);
         }
+    }
+    if further > 0 {
+        offer_further(state, guest, number, further);
     }
 }
 

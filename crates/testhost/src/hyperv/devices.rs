@@ -5,7 +5,7 @@ use hyperv_bindings::dynmem::{
     DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
     DmHotAddResponse, DmMessageType, DmStatus, DmUnballoon, DmVersion, DmVersionRequest, DmVersionResponse,
 };
-use paravirt_vmbus_ring::{Kind, Packet, RingError};
+use paravirt_vmbus_ring::{Kind, Packet, RingError, TransferRange};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, IntoBytes};
@@ -25,12 +25,39 @@ pub trait Packets {
     fn in_band(&mut self, payload: &[u8]);
     /// Completes a packet of the guest's.
     fn completion(&mut self, transaction: u64, payload: &[u8]);
+    /// Sends a packet with ranges of a buffer that both sides know: a completion is wanted.
+    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]);
+    /// Offers `count` further channels of the device.
+    fn offer_further(&mut self, count: u16);
+}
+
+/// Reads guest memory: addresses and lengths.
+pub(crate) fn gather(guest: &Guest, places: &[(u64, usize)]) -> Vec<u8> {
+    places.iter().flat_map(|(address, len)| guest.read(*address, *len)).collect()
+}
+
+/// Writes guest memory; how much there was room for.
+pub(crate) fn scatter(guest: &Guest, places: &[(u64, usize)], bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    for (address, len) in places {
+        let (now, later) = rest.split_at(rest.len().min(*len));
+        guest.write(*address, now);
+        rest = later;
+    }
+    bytes.len() - rest.len()
 }
 
 /// A device on a channel.
 pub trait VmbusDevice: Send {
     /// The guest has opened the channel.
     fn open(&mut self) {}
+    /// The guest has closed it, or it was taken back.
+    fn close(&mut self) {}
+    /// The device behind further channel `index`, from 1 up, that was offered by [`Packets::offer_further`].
+    fn further(&mut self, index: u16) -> Option<Box<dyn VmbusDevice>> {
+        let _ = index;
+        None
+    }
     /// The guest has sent a packet.
     fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets);
     /// There is an opportunity to send.
@@ -207,18 +234,29 @@ impl VmbusDevice for BalloonHost {
 pub(crate) enum Waiting {
     InBand(Vec<u8>),
     Completion(u64, Vec<u8>),
+    Transfer(u64, u16, Vec<TransferRange>, Vec<u8>),
 }
 
 /// Collects what a device sends.
 #[derive(Default)]
-pub(crate) struct Outbox(pub VecDeque<Waiting>);
+pub(crate) struct Outbox {
+    pub waiting: VecDeque<Waiting>,
+    /// Further channels that are to be offered.
+    pub further: u16,
+}
 
 impl Packets for Outbox {
     fn in_band(&mut self, payload: &[u8]) {
-        self.0.push_back(Waiting::InBand(payload.to_vec()));
+        self.waiting.push_back(Waiting::InBand(payload.to_vec()));
     }
     fn completion(&mut self, transaction: u64, payload: &[u8]) {
-        self.0.push_back(Waiting::Completion(transaction, payload.to_vec()));
+        self.waiting.push_back(Waiting::Completion(transaction, payload.to_vec()));
+    }
+    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]) {
+        self.waiting.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
+    }
+    fn offer_further(&mut self, count: u16) {
+        self.further = count;
     }
 }
 
@@ -231,6 +269,9 @@ impl Waiting {
         match self {
             Self::InBand(payload) => ring.in_band(0, false, &[payload]),
             Self::Completion(transaction, payload) => ring.completion(*transaction, &[payload]),
+            Self::Transfer(transaction, set, ranges, payload) => {
+                ring.transfer_pages(*transaction, *set, ranges, &[payload])
+            }
         }
     }
 
@@ -238,6 +279,7 @@ impl Waiting {
     pub fn len(&self) -> usize {
         match self {
             Self::InBand(payload) | Self::Completion(_, payload) => payload.len(),
+            Self::Transfer(_, _, ranges, payload) => 8 + ranges.len() * 8 + payload.len(),
         }
     }
 }

@@ -4,8 +4,9 @@ use super::bus::{self, Faults, OfferSettings};
 use super::devices::VmbusDevice;
 use super::{HvHost, synic};
 use crate::Guest;
+use hyperv_bindings::Guid;
 use hyperv_bindings::tlfs::HvMessageType;
-use hyperv_bindings::vmbus::{VMBUS_SINT, VmbusChannelMessage, VmbusMessageType};
+use hyperv_bindings::vmbus::VMBUS_SINT;
 use paravirt_vmbus_ring::RingMemory;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -24,12 +25,7 @@ impl HvHost {
     /// Takes a channel back.
     pub fn rescind(&self, guest: &Guest, channel: u32) {
         self.with(guest, |state| {
-            if let Some(entry) = state.bus.channels.get_mut(&channel) {
-                entry.is_rescinded = true;
-                entry.open = None;
-                let header = bus::header(VmbusMessageType::RESCIND_CHANNEL_OFFER);
-                bus::say(state, guest, &VmbusChannelMessage { header, channel_id: channel });
-            }
+            bus::rescind(state, guest, channel);
         });
     }
 
@@ -78,6 +74,16 @@ impl HvHost {
     pub fn signals(&self, channel: u32) -> (u64, u64) {
         let state = self.0.lock().expect("the host");
         state.bus.channels.get(&channel).map_or((0, 0), |channel| (channel.signals, channel.interrupts))
+    }
+
+    /// The number of channel `index` of the device `instance`, while it is on the bus.
+    pub fn channel(&self, instance: Guid, index: u16) -> Option<u32> {
+        let state = self.0.lock().expect("the host");
+        let is_wanted = |channel: &bus::Channel| {
+            let settings = channel.settings();
+            settings.instance == instance && settings.subchannel == index && !channel.is_rescinded
+        };
+        state.bus.channels.iter().find(|(_, channel)| is_wanted(channel)).map(|(number, _)| *number)
     }
 
     /// Whether the channel is on the bus still: what was taken back goes when the guest releases it.

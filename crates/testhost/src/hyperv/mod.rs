@@ -5,11 +5,15 @@
 
 mod bus;
 mod devices;
+mod drive;
 mod knobs;
+mod storvsp;
 mod synic;
 
 pub use bus::{Faults, OfferSettings};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
+pub use drive::StorDrive;
+pub use storvsp::{StorHost, StorMoods};
 
 use crate::Guest;
 use bus::Bus;

@@ -146,10 +146,21 @@ impl<P: HyperV> Channel<P> {
     }
 }
 
-impl<P: HyperV> Drop for Channel<P> {
-    fn drop(&mut self) {
-        let Some(memory) = self.memory.take() else { return };
-        // On a connection of later, its place is another one's.
+impl<P: HyperV> Channel<P> {
+    /// Closes the channel, and waits until the host has let go of its rings: with them it lets go of everything that was sent
+    /// by them. A drop does the same, but does not tell.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Timeout`] where the host does not confirm; it may then still use what it was told of.
+    pub fn close(mut self) -> Result<(), Fault> {
+        if self.shut() { Ok(()) } else { Err(Fault::Timeout) }
+    }
+
+    /// Closes it, once; whether the host has let go.
+    fn shut(&mut self) -> bool {
+        let Some(memory) = self.memory.take() else { return true };
+        // On a connection of later, its place is another one's, and the host has let go of all.
         let must_close = {
             let mut state = self.core.state.lock();
             match state.entry(self.place).filter(|_| memory.is_current()) {
@@ -157,15 +168,18 @@ impl<P: HyperV> Drop for Channel<P> {
                 Some(entry) => Some(core::mem::replace(&mut entry.open, Awaited::No) != Awaited::No),
             }
         };
-        let Some(must_close) = must_close else { return };
+        let Some(must_close) = must_close else { return true };
         // The confirmation that the rings are torn down is the host's word that it has closed; but only if it was told to.
         let is_closed =
             !must_close || self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
         let generation = memory.generation();
-        match is_closed {
-            true => drop(memory),
-            false => memory.leak(),
-        }
+        let has_let_go = match is_closed {
+            true => memory.free(),
+            false => {
+                memory.leak();
+                false
+            }
+        };
         let mut state = self.core.state.lock();
         if self.core.generation() == generation
             && let Some(entry) = state.entry(self.place)
@@ -174,5 +188,12 @@ impl<P: HyperV> Drop for Channel<P> {
         }
         drop(state);
         self.core.release_if_gone(self.place);
+        has_let_go
+    }
+}
+
+impl<P: HyperV> Drop for Channel<P> {
+    fn drop(&mut self) {
+        self.shut();
     }
 }

@@ -1,0 +1,189 @@
+//! A controller, from above: its disks, as they come and go.
+
+use crate::Cdb;
+use crate::core::{CONTROLLER, Core, MOST_ANSWER, MOST_PORTS, OpenError};
+use crate::data::{self, Peripheral};
+use crate::disk::Disk;
+use crate::identify::{identify, look};
+use crate::port::{Adapter, Address, Scan};
+use crate::shared::MOST_UNITS;
+use core::task::Waker;
+use paravirt_device::{Arm, Fault};
+use paravirt_platform::{DmaBuffer, PageArc, Platform};
+
+/// How a controller is opened.
+#[derive(Copy, Clone, Debug)]
+pub struct Options {
+    /// Queues of each disk, at most: ports are opened for them, 16 at most. Usually the number of processors.
+    pub queues: u16,
+    /// Requests in flight on a queue of a disk, at most.
+    pub depth: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { queues: 1, depth: 128 }
+    }
+}
+
+/// What happened to a controller.
+#[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
+pub enum ControllerEvent<P: Platform, A: Adapter, B: DmaBuffer> {
+    /// A disk is there.
+    Added(Disk<P, A, B>),
+    /// A disk has gone: whoever has it drops it.
+    Removed(Address),
+    /// The controller is out of service, and all of its disks.
+    Faulted(Fault),
+}
+
+/// A controller. Dropped, it stays open for as long as one of its disks or their queues is there.
+pub struct Controller<P: Platform, A: Adapter, B: DmaBuffer> {
+    core: PageArc<P, Core<P, A, B>>,
+    depth: u16,
+    /// Addresses that a scan has found, from the last to the first.
+    found: [Address; MOST_UNITS],
+    count: usize,
+    reported: Option<Fault>,
+}
+
+impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
+    /// Opens `adapter`. Its disks come from [`poll`](Self::poll).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the adapter is then closed.
+    pub fn open(platform: &P, adapter: A, options: &Options) -> Result<Self, OpenError> {
+        let ports = usize::from(options.queues).clamp(1, MOST_PORTS);
+        let depth = options.depth.clamp(1, 1024);
+        let core = Core::open(platform, adapter, ports, depth)?;
+        Ok(Self { core, depth, found: [Address::default(); MOST_UNITS], count: 0, reported: None })
+    }
+
+    /// What has happened since the last call, one event after the other; first of all, the disks that are there.
+    ///
+    /// Scans where the host said that units have come or gone. That takes several commands' time for each new unit, and at
+    /// most ten seconds and the time of a recovery where the host does not answer.
+    pub fn poll(&mut self) -> Option<ControllerEvent<P, A, B>> {
+        self.take_in();
+        if let Some(fault) = self.core.fault() {
+            if fault == Fault::Reset || self.reported == Some(fault) {
+                return None;
+            }
+            self.reported = Some(fault);
+            return Some(ControllerEvent::Faulted(fault));
+        }
+        if self.count == 0
+            && self.core.shared.take_scan()
+            && let Err(fault) = self.scan()
+        {
+            log::warn!("scsi: the scan failed: {fault}");
+            return None;
+        }
+        let gone = self.core.shared.units.iter().find(|unit| unit.take_end());
+        if let Some(unit) = gone {
+            return Some(ControllerEvent::Removed(unit.address()));
+        }
+        while let Some(left) = self.count.checked_sub(1) {
+            self.count = left;
+            let address = self.found.get(left).copied()?;
+            let identity = identify(&self.core, &mut self.core.control.lock(), address, self.depth);
+            match identity {
+                Ok(Some(identity)) => match Disk::new(&self.core, address, &identity) {
+                    Some(disk) => return Some(ControllerEvent::Added(disk)),
+                    None => log::warn!("scsi: no room for disk {address}"),
+                },
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// Takes in what the host said, of which a rescan may be.
+    fn take_in(&self) {
+        let _ = self.core.continue_reset();
+        let epoch = self.core.shared.epoch();
+        let Some(lane) = self.core.lane(0) else { return };
+        let pumped = lane.lock().pump(&self.core.shared, CONTROLLER);
+        if let Err(fault) = pumped
+            && self.core.fault().is_none()
+        {
+            let _ = self.core.recover(epoch, fault);
+        }
+    }
+
+    /// Registers the task to wake when something happens.
+    pub fn register(&self, waker: &Waker) {
+        self.core.shared.cell.register(waker);
+        if let Some(lane) = self.core.lane(0) {
+            lane.lock().wakers.register(usize::from(CONTROLLER), waker);
+        }
+    }
+
+    /// Whether the next event wakes, or something has happened already.
+    #[must_use]
+    pub fn arm(&self) -> Arm {
+        if self.core.shared.wants_scan() || self.count > 0 {
+            return Arm::Pending;
+        }
+        self.core.lane(0).map_or(Arm::Armed, |lane| lane.lock().arm(CONTROLLER))
+    }
+
+    /// How many queues each disk has.
+    pub fn queues(&self) -> usize {
+        self.core.lanes.len()
+    }
+
+    /// Looks which units are there: marks those that are not any more, and notes those that are new.
+    fn scan(&mut self) -> Result<(), Fault> {
+        let Self { core, found, count, .. } = self;
+        let control = &mut core.control.lock();
+        let mut there = [Address::default(); MOST_UNITS];
+        let mut len = 0usize;
+        let mut add = |address| {
+            if let Some(place) = there.get_mut(len) {
+                *place = address;
+                len = len.saturating_add(1);
+            }
+        };
+        match control.adapter.scan() {
+            Scan::One(address) => add(address),
+            Scan::Targets(targets) => {
+                for target in 0..targets {
+                    let mut bytes = [0; MOST_ANSWER];
+                    let address = Address { path: 0, target, lun: 0 };
+                    let cdb = Cdb::report_luns(MOST_ANSWER as u32);
+                    match core.command(control, address, cdb, &mut bytes) {
+                        Ok(len) => data::luns(bytes.get(..len).unwrap_or_default())
+                            .for_each(|lun| add(Address { path: 0, target, lun })),
+                        Err(error) => error.fault().map_or(Ok(()), Err)?,
+                    }
+                }
+            }
+        }
+        let there = there.get(..len).unwrap_or_default();
+        for unit in core.shared.units.iter().filter(|unit| unit.is_present()) {
+            let address = unit.address();
+            let is_same = there.contains(&address) && {
+                let found = look(core, control, address)?;
+                found.peripheral != Peripheral::None && found.hash == unit.identity()
+            };
+            if is_same {
+                unit.set_changed();
+            } else {
+                unit.set_gone();
+            }
+        }
+        // From the last to the first, so that the first is taken first.
+        for address in there.iter().rev() {
+            let is_known =
+                core.shared.units.iter().any(|unit| unit.is_present() && unit.address() == *address);
+            if !is_known && let Some(place) = found.get_mut(*count) {
+                *place = *address;
+                *count = count.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+}

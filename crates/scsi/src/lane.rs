@@ -1,0 +1,580 @@
+//! A port in service, and what is in flight on it. All units of a controller share its ports: whoever looks for a reply of
+//! their own takes all replies that there are, and wakes those to whom they belong.
+
+use crate::cdb::unmap_list;
+use crate::port::{Address, Command, Event, Port, Status};
+use crate::shared::{Shared, Stage};
+use crate::{Attention, Cdb, Meaning};
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use paravirt_device::{Arm, Fault, IoError, Rejected};
+use paravirt_platform::{
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Instant, PageTable, Platform, Segment, WakerGroup,
+};
+
+/// Nobody's: the end of a list.
+const NONE: u16 = u16::MAX;
+/// Of a queue that is gone.
+const ORPHAN: u16 = u16::MAX;
+/// What the reply to a reset carries.
+pub(crate) const RESET_ID: u64 = u64::MAX;
+/// How often a command is sent again after a unit attention.
+const MOST_ATTENTIONS: u8 = 5;
+/// How often a command is sent again after BUSY, and how long after.
+const MOST_RETRIES: u8 = 100;
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// Bytes for the parameter list of a slot.
+const LIST_STRIDE: usize = 32;
+
+/// What goes with a command.
+pub(crate) enum Data<B> {
+    None,
+    /// A buffer, lent while the command is under way.
+    Buffer(B, Direction),
+    /// A buffer that is not lent, kept for the completion.
+    Held(B),
+    /// Memory of the controller's own.
+    Own(Segment, Direction),
+    /// A list of one range to unmap.
+    Unmap {
+        lba: u64,
+        blocks: u32,
+    },
+}
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Place {
+    Free,
+    /// With the host.
+    Sent,
+    /// To be sent again.
+    Later,
+    /// In the list of those that are done.
+    Done,
+}
+
+/// A command, and what becomes of it.
+pub(crate) struct Wanted<B> {
+    pub tag: u64,
+    pub deadline: Instant,
+    pub address: Address,
+    pub stage: Stage,
+    pub data: Data<B>,
+}
+
+struct Slot<B> {
+    place: Place,
+    generation: u32,
+    owner: u16,
+    next: u16,
+    attentions: u8,
+    retries: u8,
+    cdb: Cdb,
+    /// Bytes that have to be transferred for it to be a success.
+    len: u32,
+    transferred: u32,
+    result: Result<(), IoError>,
+    wanted: Option<Wanted<B>>,
+}
+
+/// A command that is done.
+pub(crate) struct Finished<B> {
+    pub tag: u64,
+    pub data: Data<B>,
+    pub result: Result<(), IoError>,
+    pub transferred: u32,
+}
+
+#[derive(Copy, Clone)]
+struct Owner {
+    head: u16,
+    tail: u16,
+    in_flight: u16,
+}
+
+const IDLE: Owner = Owner { head: NONE, tail: NONE, in_flight: 0 };
+
+/// A set of owners.
+type Owners = u128;
+/// How many there can be.
+pub(crate) const MOST_OWNERS: usize = Owners::BITS as usize;
+
+const fn bit(owner: u16) -> Owners {
+    1u128.wrapping_shl(owner as u32)
+}
+
+pub(crate) struct Lane<P: Platform, Q, B> {
+    pub port: Option<Q>,
+    /// What ended the port, which is to be closed.
+    failed: Option<Fault>,
+    slots: PageTable<P, Slot<B>>,
+    free: u16,
+    owners: PageTable<P, Owner>,
+    /// Those who are to be woken when they have something to do.
+    armed: Owners,
+    /// Those who have.
+    news: Owners,
+    /// Those who were refused for want of room.
+    waiting: Owners,
+    /// Commands in flight of one owner, at most.
+    depth: u16,
+    later: u16,
+    retry_at: Instant,
+    /// Parameter lists. `None` once they were leaked.
+    lists: Option<DmaRegion<P>>,
+    pub wakers: WakerGroup<P>,
+}
+
+const fn pack(generation: u32, slot: u16) -> u64 {
+    (generation as u64) << 32 | (slot as u64).wrapping_add(1)
+}
+
+impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
+    /// A lane for `owners` owners of `depth` commands each at most.
+    pub fn new(platform: &P, owners: usize, depth: u16) -> Result<Self, AllocError> {
+        let count = depth.saturating_mul(2).clamp(2, NONE.wrapping_sub(1));
+        let slots = PageTable::new(platform, usize::from(count), |at| {
+            let next = (at as u16).wrapping_add(1);
+            Slot {
+                place: Place::Free,
+                generation: 1,
+                owner: ORPHAN,
+                next: if next == count { NONE } else { next },
+                attentions: 0,
+                retries: 0,
+                cdb: Cdb::test_unit_ready(),
+                len: 0,
+                transferred: 0,
+                result: Ok(()),
+                wanted: None,
+            }
+        })?;
+        Ok(Self {
+            port: None,
+            failed: None,
+            slots,
+            free: 0,
+            owners: PageTable::new(platform, owners.min(MOST_OWNERS), |_| IDLE)?,
+            armed: 0,
+            news: 0,
+            waiting: 0,
+            depth,
+            later: 0,
+            retry_at: Instant::NEVER,
+            lists: Some(DmaRegion::alloc(platform, usize::from(count).saturating_mul(LIST_STRIDE))?),
+            wakers: WakerGroup::new(platform, owners)?,
+        })
+    }
+
+    /// Takes a command of `owner`. `make` makes it of the data's segments, and says how many bytes have to be transferred.
+    #[inline(always)]
+    pub fn submit(
+        &mut self,
+        owner: u16,
+        wanted: Wanted<B>,
+        make: impl FnOnce(&[Segment]) -> Result<(Cdb, u32), Rejected>,
+    ) -> Result<(), (Rejected, Data<B>)> {
+        let Self { port, slots, owners, free, lists, depth, waiting, .. } = self;
+        let Some(port) = port else { return Err((Fault::Reset.into(), wanted.data)) };
+        let at = *free;
+        let (Some(mine), Some(slot)) = (owners.get_mut(usize::from(owner)), slots.get_mut(usize::from(at)))
+        else {
+            *waiting |= bit(owner);
+            return Err((Rejected::Full, wanted.data));
+        };
+        if mine.in_flight >= *depth {
+            return Err((Rejected::Full, wanted.data));
+        }
+        let wanted = slot.wanted.insert(wanted);
+        slot.attentions = 0;
+        slot.retries = 0;
+        let id = pack(slot.generation, at);
+        let (cdb, len) = (&mut slot.cdb, &mut slot.len);
+        let sent = transmit(port, id, wanted, lists, at, |segments| {
+            (*cdb, *len) = make(segments)?;
+            Ok(*cdb)
+        });
+        match sent {
+            Ok(()) => {
+                slot.place = Place::Sent;
+                slot.owner = owner;
+                *free = slot.next;
+                mine.in_flight = mine.in_flight.wrapping_add(1);
+                Ok(())
+            }
+            Err(reason) => {
+                if reason == Rejected::Full {
+                    // What is in the ring has to get out of it.
+                    port.kick();
+                    *waiting |= bit(owner);
+                }
+                let data = slot.wanted.take().map_or(Data::None, |wanted| wanted.data);
+                Err((reason, data))
+            }
+        }
+    }
+
+    /// Commands of `owner` that have not been taken back yet.
+    pub fn in_flight(&self, owner: u16) -> u16 {
+        self.owners.get(usize::from(owner)).map_or(0, |owner| owner.in_flight)
+    }
+
+    /// Commands that the host has, or is to get.
+    pub fn outstanding(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot.place, Place::Sent | Place::Later)).count()
+    }
+
+    /// The earliest deadline of what `owner` has in flight.
+    pub fn deadline(&self, owner: u16) -> Instant {
+        let mine = self
+            .slots
+            .iter()
+            .filter(|slot| slot.owner == owner && matches!(slot.place, Place::Sent | Place::Later));
+        mine.flat_map(|slot| &slot.wanted).map(|wanted| wanted.deadline).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// When something has to be sent again.
+    pub fn retry_at(&self) -> Instant {
+        if self.later == 0 { Instant::NEVER } else { self.retry_at }
+    }
+
+    /// Takes what is done of `owner`, the oldest first.
+    #[inline(always)]
+    pub fn take(&mut self, owner: u16) -> Option<Finished<B>> {
+        let mine = self.owners.get_mut(usize::from(owner))?;
+        let at = mine.head;
+        let slot = self.slots.get_mut(usize::from(at))?;
+        mine.head = slot.next;
+        if mine.head == NONE {
+            mine.tail = NONE;
+            self.news &= !bit(owner);
+        }
+        mine.in_flight = mine.in_flight.wrapping_sub(1);
+        let (result, transferred) = (slot.result, slot.transferred);
+        let Wanted { tag, data, .. } = slot.wanted.take()?;
+        self.release(at);
+        Some(Finished { tag, data, result, transferred })
+    }
+
+    #[inline(always)]
+    fn release(&mut self, at: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            slot.place = Place::Free;
+            slot.owner = ORPHAN;
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.next = self.free;
+            self.free = at;
+        }
+    }
+
+    /// Takes everything that came in, for `owner` and for the others, and sends again what is due.
+    #[inline]
+    pub fn pump(&mut self, shared: &Shared<P>, owner: u16) -> Result<(), Fault> {
+        if let Some(fault) = self.failed {
+            return Err(fault);
+        }
+        let taken = self.take_in(shared, owner);
+        self.failed = taken.err().filter(|_| self.port.is_some());
+        taken
+    }
+
+    #[inline(always)]
+    fn take_in(&mut self, shared: &Shared<P>, owner: u16) -> Result<(), Fault> {
+        let mut came = false;
+        while let Some(event) = self.port.as_mut().ok_or(Fault::Reset)?.next()? {
+            match event {
+                Event::Reply { id: RESET_ID, .. } => {}
+                Event::Reply { id, status, transferred } => {
+                    self.reply(shared, id, status, transferred)?;
+                    came = true;
+                }
+                Event::Rescan => shared.want_scan(),
+            }
+        }
+        if self.later > 0 {
+            self.send_again(shared);
+        }
+        if came {
+            self.armed &= !bit(owner);
+            self.waiting &= !bit(owner);
+            if self.armed != 0 {
+                self.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes the others who have something to do, and keeps the interrupt on for the rest.
+    fn wake(&mut self) {
+        let mut due = self.armed & (self.news | self.waiting);
+        self.armed &= !due;
+        self.waiting = 0;
+        while due != 0 {
+            self.wakers.wake(due.trailing_zeros() as usize);
+            due &= due.wrapping_sub(1);
+        }
+        if self.armed != 0
+            && let Some(port) = &mut self.port
+            && port.arm() == Arm::Pending
+        {
+            // Something came in just now: those who sleep are to look.
+            self.armed = 0;
+            self.wakers.wake_all();
+        }
+    }
+
+    #[inline(always)]
+    fn reply(&mut self, shared: &Shared<P>, id: u64, status: Status, transferred: u32) -> Result<(), Fault> {
+        let at = (id as u32).wrapping_sub(1) as u16;
+        let slot = self
+            .slots
+            .get_mut(usize::from(at))
+            .filter(|slot| slot.place == Place::Sent && pack(slot.generation, at) == id);
+        let Some(slot) = slot else {
+            log::error!("scsi: a reply to a command that is not under way");
+            return Err(Fault::Protocol);
+        };
+        if let Some(Wanted { data: Data::Buffer(buffer, _), .. }) = &mut slot.wanted {
+            // SAFETY: it was lent when the command was sent, and the host has answered.
+            unsafe { buffer.reclaim() };
+        }
+        slot.transferred = transferred;
+        let is_last = matches!(&slot.wanted, Some(Wanted { stage: Stage::Last, .. }));
+        if status == Status::Good && transferred == slot.len && is_last {
+            self.finish(at, Ok(()));
+        } else {
+            self.judge(shared, at, status);
+        }
+        Ok(())
+    }
+
+    /// Goes on with a command whose reply is more than a success.
+    #[cold]
+    fn judge(&mut self, shared: &Shared<P>, at: u16, status: Status) {
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+        let Some(wanted) = &mut slot.wanted else { return };
+        let meaning = match status {
+            Status::Good => Meaning::Done,
+            Status::Check(Some(sense)) => sense.meaning(),
+            Status::Check(None) | Status::Error => Meaning::Failed(IoError::Device),
+            Status::Busy => {
+                slot.retries = slot.retries.saturating_add(1);
+                if slot.retries <= MOST_RETRIES {
+                    return self.put_off(shared.now().saturating_add(RETRY_AFTER), at);
+                }
+                Meaning::Failed(IoError::Device)
+            }
+            Status::NoUnit => {
+                shared.gone(slot.owner, wanted.address);
+                Meaning::Failed(IoError::Aborted)
+            }
+            Status::Aborted => Meaning::Failed(IoError::Aborted),
+        };
+        match meaning {
+            Meaning::Done if slot.len > 0 && slot.transferred != slot.len => {
+                self.finish(at, Err(IoError::Device));
+            }
+            Meaning::Done if wanted.stage == Stage::FlushBehind => {
+                // The same slot carries the flush; the buffer waits in it.
+                wanted.stage = Stage::Last;
+                wanted.data = match core::mem::replace(&mut wanted.data, Data::None) {
+                    Data::Buffer(buffer, _) => Data::Held(buffer),
+                    data => data,
+                };
+                (slot.cdb, slot.len) = (Cdb::synchronize_cache(), 0);
+                self.put_off(Instant::ZERO, at);
+            }
+            Meaning::Done => self.finish(at, Ok(())),
+            Meaning::Again(attention) => {
+                match attention {
+                    Attention::Unit => shared.changed(slot.owner),
+                    Attention::Inventory => shared.want_scan(),
+                    Attention::Other => {}
+                }
+                slot.attentions = slot.attentions.saturating_add(1);
+                if slot.attentions > MOST_ATTENTIONS {
+                    self.finish(at, Err(IoError::Device));
+                } else {
+                    self.put_off(Instant::ZERO, at);
+                }
+            }
+            Meaning::Failed(error) => {
+                if error == IoError::ReadOnly {
+                    shared.changed(slot.owner);
+                }
+                self.finish(at, Err(error));
+            }
+        }
+    }
+
+    /// Sends it again at `when`.
+    fn put_off(&mut self, when: Instant, at: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            slot.place = Place::Later;
+            slot.generation = slot.generation.wrapping_add(1);
+            self.retry_at = if self.later == 0 { when } else { self.retry_at.min(when) };
+            self.later = self.later.saturating_add(1);
+        }
+    }
+
+    #[cold]
+    fn send_again(&mut self, shared: &Shared<P>) {
+        let now = shared.now();
+        if now < self.retry_at {
+            return;
+        }
+        self.retry_at = Instant::NEVER;
+        for at in 0..self.slots.len() as u16 {
+            let Self { port: Some(port), slots, lists, .. } = self else { return };
+            let Some(slot) = slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Later) else {
+                continue;
+            };
+            let Some(wanted) = &mut slot.wanted else { continue };
+            let cdb = slot.cdb;
+            match transmit(port, pack(slot.generation, at), wanted, lists, at, |_| Ok(cdb)) {
+                Ok(()) => {
+                    slot.place = Place::Sent;
+                    self.later = self.later.wrapping_sub(1);
+                }
+                Err(Rejected::Full) => {
+                    self.retry_at = now.saturating_add(RETRY_AFTER);
+                    break;
+                }
+                Err(_) => {
+                    self.later = self.later.wrapping_sub(1);
+                    self.finish(at, Err(IoError::Device));
+                }
+            }
+        }
+        if let Some(port) = &mut self.port {
+            port.kick();
+        }
+    }
+
+    /// Puts a command in the list of its owner; what nobody owns is dropped.
+    #[inline(always)]
+    fn finish(&mut self, at: u16, result: Result<(), IoError>) {
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+        let Some(owner) = self.owners.get_mut(usize::from(slot.owner)) else {
+            slot.wanted = None;
+            return self.release(at);
+        };
+        self.news |= bit(slot.owner);
+        slot.place = Place::Done;
+        slot.result = result;
+        slot.next = NONE;
+        let last = core::mem::replace(&mut owner.tail, at);
+        match self.slots.get_mut(usize::from(last)) {
+            Some(last) => last.next = at,
+            None => owner.head = at,
+        }
+    }
+
+    /// Ends everything that is under way, after the port is gone. What the host has let go of comes back as aborted; else it
+    /// is leaked.
+    pub fn end(&mut self, has_let_go: bool) {
+        self.failed = None;
+        self.later = 0;
+        for at in 0..self.slots.len() as u16 {
+            let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+            let is_sent = slot.place == Place::Sent;
+            if !is_sent && slot.place != Place::Later {
+                continue;
+            }
+            slot.generation = slot.generation.wrapping_add(1);
+            if let (true, Some(Wanted { data: Data::Buffer(buffer, _), .. })) = (is_sent, &mut slot.wanted) {
+                if !has_let_go {
+                    // Dropped as it is lent, its memory is never used again; there is nothing to give back.
+                    slot.wanted = None;
+                    if let Some(owner) = self.owners.get_mut(usize::from(slot.owner)) {
+                        owner.in_flight = owner.in_flight.wrapping_sub(1);
+                    }
+                    self.release(at);
+                    continue;
+                }
+                // SAFETY: it was lent when the command was sent, and the host has confirmed that it let go.
+                unsafe { buffer.reclaim() };
+            }
+            self.finish(at, Err(IoError::Aborted));
+        }
+        if !has_let_go {
+            self.lists.take().into_iter().for_each(DmaRegion::leak);
+        }
+        self.armed = 0;
+        self.wakers.wake_all();
+    }
+
+    /// Gives up what `owner` has: it is dropped as it comes back.
+    pub fn abandon(&mut self, owner: u16) {
+        while self.take(owner).is_some() {}
+        for slot in self.slots.iter_mut().filter(|slot| slot.owner == owner) {
+            slot.owner = ORPHAN;
+        }
+        if let Some(mine) = self.owners.get_mut(usize::from(owner)) {
+            *mine = IDLE;
+        }
+        self.disarm(owner);
+    }
+
+    /// Whether the next event wakes `owner`.
+    pub fn arm(&mut self, owner: u16) -> Arm {
+        if self.news & bit(owner) != 0 {
+            return Arm::Pending;
+        }
+        let arm = self.port.as_mut().map_or(Arm::Armed, Port::arm);
+        if arm == Arm::Armed {
+            self.armed |= bit(owner);
+        }
+        arm
+    }
+
+    /// Asks for no interrupts, unless others want them.
+    pub fn disarm(&mut self, owner: u16) {
+        self.armed &= !bit(owner);
+        if self.armed == 0
+            && let Some(port) = &mut self.port
+        {
+            port.disarm();
+        }
+    }
+}
+
+/// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.
+#[inline(always)]
+fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
+    port: &mut Q,
+    id: u64,
+    wanted: &mut Wanted<B>,
+    lists: &Option<DmaRegion<P>>,
+    at: u16,
+    make: impl FnOnce(&[Segment]) -> Result<Cdb, Rejected>,
+) -> Result<(), Rejected> {
+    let address = wanted.address;
+    let send = |segments: &[Segment], direction| {
+        let cdb = make(segments)?;
+        let len = segments.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len));
+        port.send(id, &Command { address, cdb, direction, segments, len })
+    };
+    match &mut wanted.data {
+        Data::Buffer(buffer, direction) => {
+            let segments = buffer.lend(*direction).map_err(Rejected::Lend)?;
+            let sent = send(segments, *direction);
+            if sent.is_err() {
+                // SAFETY: it was lent just now, and the host was not told of it.
+                unsafe { buffer.reclaim() };
+            }
+            sent
+        }
+        Data::Own(segment, direction) => send(core::slice::from_ref(segment), *direction),
+        Data::Unmap { lba, blocks } => {
+            let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
+            let lists = lists.as_ref().ok_or(Fault::Timeout)?;
+            let list = lists.shared().at::<[AtomicU64; 3]>(offset).ok_or(Rejected::Invalid)?;
+            let words = unmap_list(*lba, *blocks);
+            list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+            let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
+            send(&[Segment { addr, len: size_of_val(&words) as u32 }], Direction::ToDevice)
+        }
+        Data::None | Data::Held(_) => send(&[], Direction::ToDevice),
+    }
+}

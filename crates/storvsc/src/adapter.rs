@@ -1,0 +1,258 @@
+//! A controller: its versions, its properties, its channels.
+
+use crate::message::{HostPacket, properties};
+use crate::port::{PACKET, StorPort, header};
+use core::num::NonZeroU32;
+use core::time::Duration;
+use hyperv_bindings::storvsp::{
+    StorvspChannelFlags, StorvspCreateSubChannels, StorvspNtStatus, StorvspOperation, StorvspPlain,
+    StorvspProperties, StorvspQueryVersion, StorvspVersion,
+};
+use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
+use paravirt_device::Fault;
+use paravirt_platform::{HyperV, PAGE_SIZE, ProcessorId};
+use paravirt_scsi::{Adapter, Address, Limits, Scan};
+use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
+use zerocopy::{Immutable, IntoBytes};
+
+/// How long the host may take for a step of the set-up, and to offer further channels.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a transfer, where the host does not say.
+const DEFAULT_TRANSFER: u32 = 64 << 10;
+/// Bytes of a transfer that are used at most: a command of that many fits a ring of 20 pages several times.
+const MOST_TRANSFER: u32 = 2 << 20;
+/// Of Fibre Channel: larger ones fail on hosts of old.
+const MOST_FIBRE_CHANNEL: u32 = 512 << 10;
+const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
+/// Targets of a controller.
+const TARGETS: u8 = 2;
+const VERSIONS: [StorvspVersion; 5] = [
+    StorvspVersion::THRESHOLD,
+    StorvspVersion::BLUE,
+    StorvspVersion::WIN8,
+    StorvspVersion::WIN7,
+    StorvspVersion::WIN6,
+];
+
+/// How channels are opened.
+#[derive(Copy, Clone, Debug)]
+pub struct StorOptions {
+    /// Pages of each ring, its control page included.
+    pub ring_pages: usize,
+    /// Processors to which interrupts are spread, channel by channel, from 0 on.
+    pub processors: u32,
+    /// The newest version that is proposed.
+    pub newest: StorvspVersion,
+}
+
+impl Default for StorOptions {
+    /// 128 KiB each way, one processor, the newest version that is known.
+    fn default() -> Self {
+        Self { ring_pages: 33, processors: 1, newest: StorvspVersion::THRESHOLD }
+    }
+}
+
+/// A controller on VMBus.
+pub struct StorAdapter<P: HyperV> {
+    vmbus: Vmbus<P>,
+    offer: Offer,
+    options: StorOptions,
+    limits: Limits,
+    version: StorvspVersion,
+    /// Channels beside the primary one that were granted.
+    further: u16,
+    platform: P,
+}
+
+fn fault(error: ChannelError) -> Fault {
+    match error {
+        ChannelError::Gone => Fault::Removed,
+        ChannelError::Faulted(fault) => fault,
+        error => {
+            log::error!("storvsc: {error}");
+            Fault::Refused
+        }
+    }
+}
+
+fn send_fault(error: SendError) -> Fault {
+    match error {
+        SendError::Faulted(fault) => fault,
+        _ => Fault::Protocol,
+    }
+}
+
+impl<P: HyperV> StorAdapter<P> {
+    /// The controller that `offer` offers, to be opened by
+    /// [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
+    pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
+        let limits = Limits { max_bytes: 0, max_segments: 0, boundary: NonZeroU32::new(PAGE_SIZE as u32) };
+        Self {
+            vmbus: vmbus.clone(),
+            offer: *offer,
+            options: *options,
+            limits,
+            version: StorvspVersion(0),
+            further: 0,
+            platform: platform.clone(),
+        }
+    }
+
+    /// Where an IDE disk is: its channel and its place on it, of its instance GUID.
+    fn ide(&self) -> Address {
+        let [path, _, _, _, target, ..] = self.offer.instance.0;
+        Address { path, target, lun: 0 }
+    }
+
+    fn open_channel(&self, offer: &Offer, index: usize) -> Result<Channel<P>, Fault> {
+        let processors = self.options.processors.max(1);
+        let processor = ProcessorId((index as u32).checked_rem(processors).unwrap_or(0));
+        let pages = self.options.ring_pages;
+        let options = ChannelOptions {
+            outgoing_pages: pages,
+            incoming_pages: pages,
+            processor,
+            ..ChannelOptions::default()
+        };
+        self.vmbus.open(offer, &options).map_err(fault)
+    }
+
+    /// One step of the set-up: sends a packet and waits for its answer.
+    fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
+        // Any number will do: nothing else is under way.
+        const STEP: u64 = 0x5e7;
+        channel.send_in_band(STEP, true, &[packet.as_bytes()]).map_err(send_fault)?;
+        channel.kick();
+        let end = self.platform.now().saturating_add(TIMEOUT);
+        let mut buffer = [0; PACKET];
+        loop {
+            let left = end.since(self.platform.now());
+            let packet = channel.wait(&mut buffer, left)?;
+            match HostPacket::parse(&packet).map_err(|_| Fault::Protocol)? {
+                HostPacket::Completed { transaction: STEP, status } => {
+                    return Ok(Answer { status, properties: properties(packet.payload) });
+                }
+                HostPacket::Completed { .. } => return Err(Fault::Protocol),
+                // The scan to come sees it.
+                HostPacket::Rescan | HostPacket::Other(_) => {}
+            }
+        }
+    }
+
+    fn plain(&self, channel: &mut Channel<P>, operation: StorvspOperation) -> Result<Answer, Fault> {
+        let answer = self.step(channel, &StorvspPlain { header: header(operation), padding: [0; 52] })?;
+        if answer.status == StorvspNtStatus::SUCCESS {
+            return Ok(answer);
+        }
+        let (offer, status) = (channel.offer(), answer.status.0);
+        log::error!("storvsc: {offer}: the host refused step {} with status {status:#x}", operation.0);
+        Err(Fault::Refused)
+    }
+
+    /// Agrees on the newest version that both sides know.
+    fn agree(&self, channel: &mut Channel<P>) -> Result<StorvspVersion, Fault> {
+        for version in VERSIONS.into_iter().filter(|version| *version <= self.options.newest) {
+            let header = header(StorvspOperation::QUERY_PROTOCOL_VERSION);
+            let query = StorvspQueryVersion { header, version, revision: 0, padding: [0; 48] };
+            if self.step(channel, &query)?.status == StorvspNtStatus::SUCCESS {
+                return Ok(version);
+            }
+        }
+        log::error!("storvsc: {}: the host speaks no version that is known here", channel.offer());
+        Err(Fault::Refused)
+    }
+
+    /// Sets the controller up, and asks for `further` channels beside the primary one.
+    fn set_up(&mut self, channel: &mut Channel<P>, further: u16) -> Result<(), Fault> {
+        self.plain(channel, StorvspOperation::BEGIN_INITIALIZATION)?;
+        self.version = self.agree(channel)?;
+        let answer = self.plain(channel, StorvspOperation::QUERY_PROPERTIES)?;
+        let properties = answer.properties.ok_or(Fault::Protocol)?;
+        let is_fibre_channel = self.offer.interface == FIBRE_CHANNEL;
+        if is_fibre_channel {
+            self.plain(channel, StorvspOperation::FC_HBA_DATA)?;
+        }
+        self.plain(channel, StorvspOperation::END_INITIALIZATION)?;
+        let most = if is_fibre_channel { MOST_FIBRE_CHANNEL } else { MOST_TRANSFER };
+        // One segment more than pages, as the first need not begin at one.
+        let pages = match properties.maximum_transfer >> PAGE_SHIFT {
+            0 => DEFAULT_TRANSFER >> PAGE_SHIFT,
+            pages => pages.min(most >> PAGE_SHIFT),
+        };
+        self.limits.max_bytes = pages << PAGE_SHIFT;
+        self.limits.max_segments = u16::try_from(pages.saturating_add(1)).unwrap_or(u16::MAX);
+        let has_further = self.version >= StorvspVersion::WIN8
+            && self.offer.interface != IDE
+            && properties.flags & StorvspChannelFlags::MULTICHANNEL.bits() != 0;
+        self.further = if has_further { further.min(properties.maximum_sub_channels) } else { 0 };
+        if self.further > 0 {
+            let header = header(StorvspOperation::CREATE_SUB_CHANNELS);
+            let create = StorvspCreateSubChannels { header, count: self.further, padding: [0; 50] };
+            if self.step(channel, &create)?.status != StorvspNtStatus::SUCCESS {
+                log::warn!("storvsc: {}: the host gives no further channels", channel.offer());
+                self.further = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the host offers channel `index` of the device, or offers it no more.
+    fn wait_for_offer(&self, index: u16, is_wanted: bool) -> Option<Offer> {
+        let end = self.platform.now().saturating_add(OFFERS_TIMEOUT);
+        loop {
+            let offer = self.vmbus.find(&self.offer.instance, index);
+            if offer.is_some() == is_wanted || self.platform.now() >= end {
+                return offer;
+            }
+            self.platform.relax();
+        }
+    }
+}
+
+/// What came back from a step of the set-up.
+struct Answer {
+    status: StorvspNtStatus,
+    /// Of QUERY_PROPERTIES.
+    properties: Option<StorvspProperties>,
+}
+
+impl<P: HyperV> Adapter for StorAdapter<P> {
+    type Port = StorPort<P>;
+
+    fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
+        if index == 0 {
+            // Those of before go with the primary one, but not at once.
+            for index in 1..=self.further {
+                self.wait_for_offer(index, false);
+            }
+            let offer = self.vmbus.find(&self.offer.instance, 0).ok_or(Fault::Removed)?;
+            let mut channel = self.open_channel(&offer, 0)?;
+            let further = u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX);
+            self.set_up(&mut channel, further)?;
+            return Ok(Some(StorPort::new(channel, self.version)));
+        }
+        if index > self.further {
+            return Ok(None);
+        }
+        let Some(offer) = self.wait_for_offer(index, true) else {
+            log::warn!("storvsc: {}: the host does not offer channel {index}", self.offer);
+            return Ok(None);
+        };
+        let channel = self.open_channel(&offer, usize::from(index))?;
+        Ok(Some(StorPort::new(channel, self.version)))
+    }
+
+    fn close(&mut self, port: StorPort<P>) -> Result<(), Fault> {
+        port.into_channel().close()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn scan(&self) -> Scan {
+        if self.offer.interface == IDE { Scan::One(self.ide()) } else { Scan::Targets(TARGETS) }
+    }
+}

@@ -1,0 +1,91 @@
+//! Hyper-V's storage: the guest's side of StorVSP, for SCSI controllers, IDE disks and Fibre Channel on VMBus.
+//!
+//! [`StorAdapter`] is what `paravirt-scsi` makes a controller and block devices of; [`StorController`] and [`StorDisk`] are those
+//! by name.
+//!
+//! # Lifecycle
+//!
+//! ```text
+//!   open ─ BEGIN ─ version 6.2, 6.0, 5.1, 4.2, 2.0 ─ properties ─ END ─ CREATE_SUB_CHANNELS ─► in service
+//!     ▲                                                                                          │
+//!     └───────── recovery: every channel closed, and the host's confirmation awaited ◄───────────┘
+//! ```
+//!
+//! Each request is one packet: 64 bytes of StorVSP behind one range of guest memory, so that nothing is copied. Segments
+//! of a buffer have to meet at page boundaries for that ([`BlockInfo::segment_boundary`](paravirt_device::BlockInfo)).
+//!
+//! # Trust
+//!
+//! Packets of the host are copied out of the ring once and parsed by total functions ([`HostPacket`], [`Executed`]). A completion
+//! names a slot and its generation, and is accepted once; a packet that is none ends the controller.
+//!
+//! ```
+//! use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
+//! use paravirt_hyperv::Hypervisor;
+//! use paravirt_platform::{DmaSlice, Instant};
+//! use paravirt_scsi::{ControllerEvent, Options};
+//! use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
+//! use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
+//! use paravirt_vmbus::{Version, Vmbus};
+//!
+//! let guest = Guest::with(1, true);
+//! let host = HvHost::new(&guest, HvOffer::least());
+//! let drives = StorHost::new();
+//! drives.insert(0, StorDrive::memory(512, vec![7; 1 << 20]));
+//! host.add(&guest, OfferSettings { interface: INTERFACE, ..OfferSettings::default() }, drives);
+//!
+//! let hypervisor = Hypervisor::open(&guest)?;
+//! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;
+//! let offer = vmbus.find(&Default::default(), 0).ok_or("no offer")?;
+//! let adapter = StorAdapter::new(&guest, &vmbus, &offer, &StorOptions::default());
+//! let mut controller = StorController::open(&guest, adapter, &Options::default())?;
+//! let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { return Err("no disk".into()) };
+//!
+//! let mut queue = disk.take_queue(0).ok_or("no queue")?;
+//! let into = DmaSlice::alloc(&guest, 4096)?;
+//! let request = Request { tag: 1, op: Op::Read { lba: 0, into }, deadline: Instant::NEVER };
+//! queue.submit(request).map_err(|refused| refused.reason)?;
+//! queue.kick();
+//! let done = queue.complete()?.ok_or("not done")?;
+//! assert_eq!(done.buffer.ok_or("no buffer")?.bytes()[4095], 7);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Source: the protocol as OpenVMM's storvsp (MIT) and FreeBSD's driver (BSD) show it.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+mod adapter;
+mod message;
+mod port;
+
+pub use adapter::{StorAdapter, StorOptions};
+pub use hyperv_bindings::storvsp::StorvspVersion;
+pub use message::{Executed, HostPacket, Malformed, properties};
+pub use port::StorPort;
+
+use paravirt_vmbus::Guid;
+
+/// The class of SCSI controllers among the devices of VMBus.
+pub const INTERFACE: Guid = hyperv_bindings::vmbus::SCSI;
+/// The class of disks on an IDE controller.
+pub const IDE_INTERFACE: Guid = hyperv_bindings::vmbus::IDE;
+/// The class of Fibre Channel adapters.
+pub const FIBRE_CHANNEL_INTERFACE: Guid = hyperv_bindings::vmbus::FIBRE_CHANNEL;
+
+/// A controller on VMBus.
+pub type StorController<P, B> = paravirt_scsi::Controller<P, StorAdapter<P>, B>;
+/// A disk of such a controller.
+pub type StorDisk<P, B> = paravirt_scsi::Disk<P, StorAdapter<P>, B>;
+/// A queue of such a disk.
+pub type StorQueue<P, B> = paravirt_scsi::DiskQueue<P, StorAdapter<P>, B>;

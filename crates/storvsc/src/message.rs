@@ -1,0 +1,202 @@
+//! What comes from the host, parsed: pure, total, fuzzed.
+
+use hyperv_bindings::storvsp::{
+    STORVSP_SENSE_LENGTH, StorvspHeader, StorvspNtStatus, StorvspOperation, StorvspProperties,
+    StorvspSrbStatus, StorvspSrbStatusFlags,
+};
+use paravirt_scsi::{Sense, Status};
+use paravirt_vmbus::{Kind, Packet};
+use zerocopy::FromBytes;
+
+/// SCSI statuses. SAM-5 §5.3
+mod scsi_status {
+    pub const GOOD: u8 = 0;
+    pub const CHECK_CONDITION: u8 = 2;
+    pub const BUSY: u8 = 8;
+    pub const RESERVATION_CONFLICT: u8 = 0x18;
+    pub const TASK_SET_FULL: u8 = 0x28;
+}
+
+/// Bytes of a packet up to the end of the command or sense data: what every version has.
+const LEAST_EXECUTE: usize = 48;
+
+/// How a SCSI command was answered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Executed {
+    /// How it went.
+    pub status: Status,
+    /// Bytes that were transferred, as the host says; 0 where it failed.
+    pub transferred: u32,
+}
+
+/// A packet of the host's.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum HostPacket {
+    /// A request has been done.
+    Completed {
+        /// That of the request.
+        transaction: u64,
+        /// How it went, beside what a SCSI command has.
+        status: StorvspNtStatus,
+    },
+    /// Units may have come or gone.
+    Rescan,
+    /// A kind of notification that is not known.
+    Other(u32),
+}
+
+/// A packet that is none.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Malformed;
+
+impl HostPacket {
+    /// Parses a packet.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] where it is of no kind that this protocol has, or too short.
+    pub fn parse(packet: &Packet<'_>) -> Result<Self, Malformed> {
+        let (header, _) = StorvspHeader::read_from_prefix(packet.payload).map_err(|_| Malformed)?;
+        match packet.kind {
+            Kind::COMPLETION if header.operation == StorvspOperation::COMPLETE_IO => {
+                Ok(Self::Completed { transaction: packet.transaction, status: header.status })
+            }
+            Kind::IN_BAND => Ok(match header.operation {
+                StorvspOperation::ENUMERATE_BUS
+                | StorvspOperation::REMOVE_DEVICE
+                | StorvspOperation::EVENT_NOTIFICATION => Self::Rescan,
+                StorvspOperation(other) => Self::Other(other),
+            }),
+            _ => Err(Malformed),
+        }
+    }
+}
+
+impl Executed {
+    /// Parses the payload of a completed EXECUTE_SRB.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] where it is too short.
+    #[inline]
+    pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
+        // srb_status, scsi_status; sense_length; transfer_length; sense.
+        let request: &[u8; LEAST_EXECUTE] = payload.first_chunk().ok_or(Malformed)?;
+        let [.., _] = request;
+        let [
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _, // StorvspHeader
+            _,
+            _,
+            srb,
+            scsi,
+            _,
+            _,
+            _,
+            _,
+            _,
+            sense_len,
+            _,
+            _, // up to transfer_length
+            a,
+            b,
+            c,
+            d, //
+            ..,
+        ] = *request;
+        let transferred = u32::from_le_bytes([a, b, c, d]);
+        let code = srb & !(StorvspSrbStatusFlags::all().bits());
+        if code == StorvspSrbStatus::SUCCESS.0 && scsi == scsi_status::GOOD {
+            return Ok(Self { status: Status::Good, transferred });
+        }
+        Ok(Self::failed(payload, srb, scsi, sense_len, transferred))
+    }
+
+    #[cold]
+    fn failed(payload: &[u8], srb: u8, scsi: u8, sense_len: u8, transferred: u32) -> Self {
+        let flags = StorvspSrbStatusFlags::from_bits_truncate(srb);
+        let code = StorvspSrbStatus(srb & !(StorvspSrbStatusFlags::all().bits()));
+        let sense = || {
+            let len = usize::from(sense_len).min(STORVSP_SENSE_LENGTH as usize);
+            let bytes = payload.get(SENSE_OFFSET..)?;
+            Sense::parse(bytes.get(..len).unwrap_or(bytes))
+        };
+        let status = match (scsi, code) {
+            (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
+                Status::Check(sense())
+            }
+            (
+                _,
+                StorvspSrbStatus::INVALID_LUN | StorvspSrbStatus::NO_DEVICE | StorvspSrbStatus::INVALID_PATH,
+            ) => Status::NoUnit,
+            (_, StorvspSrbStatus::INVALID_TARGET) => Status::NoUnit,
+            (scsi_status::BUSY | scsi_status::TASK_SET_FULL, _) | (_, StorvspSrbStatus::BUSY) => Status::Busy,
+            // An underrun: the length tells, and where it matters it is checked.
+            (scsi_status::GOOD, StorvspSrbStatus::DATA_OVERRUN) => {
+                return Self { status: Status::Good, transferred };
+            }
+            (scsi_status::CHECK_CONDITION, _) => Status::Check(None),
+            (
+                _,
+                StorvspSrbStatus::ABORTED | StorvspSrbStatus::BUS_RESET | StorvspSrbStatus::REQUEST_FLUSHED,
+            ) => Status::Aborted,
+            (scsi_status::RESERVATION_CONFLICT, _) | (_, _) => Status::Error,
+        };
+        Self { status, transferred: 0 }
+    }
+}
+
+/// Where sense data begin in a packet.
+const SENSE_OFFSET: usize = 28;
+
+/// What the answer to QUERY_PROPERTIES says; `None` where it is too short.
+pub fn properties(payload: &[u8]) -> Option<StorvspProperties> {
+    let rest = payload.get(size_of::<StorvspHeader>()..)?;
+    StorvspProperties::read_from_prefix(rest).ok().map(|(properties, _)| properties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyperv_bindings::storvsp::{StorvspExecute, StorvspScsiRequest};
+    use paravirt_device::IoError;
+    use paravirt_scsi::Meaning;
+    use zerocopy::{FromZeros, IntoBytes};
+
+    fn answer(srb: u8, scsi: u8, sense: &[u8]) -> Executed {
+        let mut request = StorvspScsiRequest::new_zeroed();
+        (request.srb_status, request.scsi_status, request.transfer_length) = (srb, scsi, 4096);
+        request.sense_length = sense.len() as u8;
+        request.cdb_or_sense[..sense.len()].copy_from_slice(sense);
+        let header = StorvspHeader::new_zeroed();
+        Executed::parse(StorvspExecute { header, request }.as_bytes()).expect("long enough")
+    }
+
+    #[test]
+    fn statuses_mean_what_the_hosts_mean() {
+        assert_eq!(answer(1, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
+        // A queue that was frozen does not hide a success.
+        assert_eq!(answer(0x41, 0, &[]).status, Status::Good);
+        assert_eq!(answer(0x12, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
+        assert_eq!(answer(0x20, 2, &[]), Executed { status: Status::NoUnit, transferred: 0 });
+        assert_eq!(answer(5, 0, &[]).status, Status::Busy);
+        assert_eq!(answer(4, 8, &[]).status, Status::Busy);
+        assert_eq!(answer(0x0e, 0, &[]).status, Status::Aborted);
+        assert_eq!(answer(4, 0x18, &[]).status, Status::Error);
+        // Sense only where the host says that there is.
+        assert_eq!(answer(4, 2, &[0x72, 5, 0x20, 0]).status, Status::Check(None));
+        let Status::Check(Some(sense)) = answer(0x86, 2, &[0x72, 5, 0x20, 0]).status else { panic!() };
+        assert_eq!(sense.meaning(), Meaning::Failed(IoError::Unsupported));
+        assert_eq!(Executed::parse(&[0; 47]), Err(Malformed));
+    }
+}

@@ -1,0 +1,459 @@
+//! StorVSP: the host's side of storage on VMBus.
+
+use super::devices::{Packets, VmbusDevice, gather, scatter};
+use super::drive::{Answer, StorDrive};
+use crate::Guest;
+use hyperv_bindings::storvsp::*;
+use paravirt_vmbus_ring::{Kind, Packet};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Where a channel is in its set-up.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+enum Step {
+    #[default]
+    Closed,
+    Begun,
+    Versioned,
+    Queried,
+    Ready,
+}
+
+/// Changes a completion that is about to be sent.
+type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
+/// How the host misbehaves, or is busy.
+#[derive(Default)]
+pub struct StorMoods {
+    /// Commands are taken, and not answered until [`StorHost::release`].
+    pub holds: bool,
+    /// A reset of the bus aborts what is held.
+    pub reset_aborts: bool,
+    /// So many commands are answered with BUSY.
+    pub busy: u32,
+    /// The next commands are answered with this: status of the request, SCSI status.
+    pub fail: VecDeque<(u8, u8)>,
+    /// Applied to every completion of a command.
+    pub mutate: Option<Mutation>,
+    /// Every completion of a command is sent twice.
+    pub twice: bool,
+}
+
+struct Host {
+    newest: StorvspVersion,
+    further: u16,
+    max_transfer: u32,
+    step: Step,
+    version: StorvspVersion,
+    granted: u16,
+    drives: BTreeMap<(u8, u8), StorDrive>,
+    moods: StorMoods,
+    /// By channel: transactions and completions that are held.
+    held: Vec<(u16, u64, Vec<u8>)>,
+    /// What was let go of it.
+    released: Vec<(u16, u64, Vec<u8>)>,
+    notices: VecDeque<StorvspOperation>,
+    commands: Vec<(u16, u8)>,
+    cdbs: Vec<[u8; 16]>,
+    resets: u32,
+    versions: Vec<u16>,
+    violations: Vec<String>,
+}
+
+/// Storage on VMBus: a SCSI controller with [`StorDrive`]s. A handle: clones are the same controller.
+#[derive(Clone)]
+pub struct StorHost {
+    shared: Arc<Mutex<Host>>,
+    /// Which of its channels this is.
+    channel: u16,
+}
+
+impl Default for StorHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StorHost {
+    /// One that speaks every version, without disks, with three further channels.
+    pub fn new() -> Self {
+        let host = Host {
+            newest: StorvspVersion::THRESHOLD,
+            further: 3,
+            max_transfer: 256 << 10,
+            step: Step::Closed,
+            version: StorvspVersion(0),
+            granted: 0,
+            drives: BTreeMap::new(),
+            moods: StorMoods::default(),
+            held: vec![],
+            released: vec![],
+            notices: VecDeque::new(),
+            commands: vec![],
+            cdbs: vec![],
+            resets: 0,
+            versions: vec![],
+            violations: vec![],
+        };
+        Self { shared: Arc::new(Mutex::new(host)), channel: 0 }
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
+        work(&mut self.shared.lock().expect("the controller"))
+    }
+
+    /// Speaks versions up to `newest`.
+    pub fn set_newest(&self, newest: StorvspVersion) {
+        self.with(|host| host.newest = newest);
+    }
+
+    /// Puts a drive at `lun` of target 0, in place of the one before.
+    pub fn insert(&self, lun: u8, drive: StorDrive) {
+        self.with(|host| host.drives.insert((0, lun), drive));
+    }
+
+    /// Takes the drive at `lun` away.
+    pub fn remove(&self, lun: u8) -> Option<StorDrive> {
+        self.with(|host| host.drives.remove(&(0, lun)))
+    }
+
+    /// Tells the guest that units have come or gone, when the channel is served the next time.
+    pub fn notify(&self, operation: StorvspOperation) {
+        self.with(|host| host.notices.push_back(operation));
+    }
+
+    /// Does something with the drive at `lun`.
+    pub fn drive<R>(&self, lun: u8, work: impl FnOnce(&mut StorDrive) -> R) -> Option<R> {
+        self.with(|host| host.drives.get_mut(&(0, lun)).map(work))
+    }
+
+    /// Changes how it misbehaves.
+    pub fn moods(&self, change: impl FnOnce(&mut StorMoods)) {
+        self.with(|host| change(&mut host.moods));
+    }
+
+    /// Answers what is held, when the channels are served the next time.
+    pub fn release(&self) {
+        self.with(|host| {
+            let held = std::mem::take(&mut host.held);
+            host.released.extend(held);
+        });
+    }
+
+    /// How many commands are held.
+    pub fn held(&self) -> usize {
+        self.with(|host| host.held.len())
+    }
+
+    /// The commands since the last call: channels and opcodes.
+    pub fn take_commands(&self) -> Vec<(u16, u8)> {
+        self.with(|host| {
+            host.cdbs.clear();
+            std::mem::take(&mut host.commands)
+        })
+    }
+
+    /// The bytes of the commands since then.
+    pub fn cdbs(&self) -> Vec<[u8; 16]> {
+        self.with(|host| host.cdbs.clone())
+    }
+
+    /// How often the bus was reset.
+    pub fn resets(&self) -> u32 {
+        self.with(|host| host.resets)
+    }
+
+    /// The versions that were proposed.
+    pub fn versions(&self) -> Vec<u16> {
+        self.with(|host| host.versions.clone())
+    }
+
+    /// What the guest did wrong so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.with(|host| host.violations.clone())
+    }
+}
+
+impl VmbusDevice for StorHost {
+    fn open(&mut self) {
+        if self.channel == 0 {
+            self.with(|host| {
+                (host.step, host.granted) = (Step::Closed, 0);
+            });
+        }
+    }
+
+    fn close(&mut self) {
+        let channel = self.channel;
+        self.with(|host| {
+            host.held.retain(|held| held.0 != channel);
+            host.released.retain(|held| held.0 != channel);
+        });
+    }
+
+    fn further(&mut self, index: u16) -> Option<Box<dyn VmbusDevice>> {
+        Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
+    }
+
+    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+        let channel = self.channel;
+        self.with(|host| {
+            let Ok((header, rest)) = StorvspHeader::read_from_prefix(packet.payload) else {
+                return host.violations.push("a packet without a header".into());
+            };
+            if !packet.wants_completion || header.flags != StorvspPacketFlags::REQUEST_COMPLETION.bits() {
+                return host.violations.push("a packet that wants no completion".into());
+            }
+            if packet.payload.len() != 64 {
+                host.violations.push(format!("a packet of {} bytes", packet.payload.len()));
+            }
+            match header.operation {
+                StorvspOperation::EXECUTE_SRB => {
+                    let mut answer = packet.payload.to_vec();
+                    let is_done = host.execute(guest, channel, packet, rest, &mut answer);
+                    if let Some(mutate) = &mut host.moods.mutate {
+                        mutate(&mut answer);
+                    }
+                    if is_done {
+                        out.completion(packet.transaction, &answer);
+                        if host.moods.twice {
+                            out.completion(packet.transaction, &answer);
+                        }
+                    } else {
+                        host.held.push((channel, packet.transaction, answer));
+                    }
+                }
+                operation => {
+                    let mut answer = StorvspPlain::new_zeroed();
+                    answer.header.operation = StorvspOperation::COMPLETE_IO;
+                    answer.header.status = host.control(channel, operation, rest, &mut answer.padding, out);
+                    out.completion(packet.transaction, answer.as_bytes());
+                }
+            }
+        });
+    }
+
+    fn poll(&mut self, out: &mut dyn Packets) {
+        let channel = self.channel;
+        self.with(|host| {
+            let mut kept = vec![];
+            for (at, transaction, answer) in host.released.drain(..) {
+                match at == channel {
+                    true => out.completion(transaction, &answer),
+                    false => kept.push((at, transaction, answer)),
+                }
+            }
+            host.released = kept;
+            if channel == 0 && host.step == Step::Ready {
+                for operation in host.notices.drain(..) {
+                    let mut notice = StorvspPlain::new_zeroed();
+                    notice.header.operation = operation;
+                    out.in_band(notice.as_bytes());
+                }
+            }
+        });
+    }
+}
+
+impl Host {
+    /// What is no command; the status.
+    fn control(
+        &mut self,
+        channel: u16,
+        operation: StorvspOperation,
+        payload: &[u8],
+        answer: &mut [u8; 52],
+        out: &mut dyn Packets,
+    ) -> StorvspNtStatus {
+        if channel > 0 {
+            self.violations.push(format!("operation {} on channel {channel}", operation.0));
+            return StorvspNtStatus::INVALID_DEVICE_STATE;
+        }
+        let half = |at: usize| u16::from_le_bytes([payload[at], payload[at + 1]]);
+        match (operation, self.step) {
+            (StorvspOperation::BEGIN_INITIALIZATION, Step::Closed) => self.step = Step::Begun,
+            (StorvspOperation::QUERY_PROTOCOL_VERSION, Step::Begun) => {
+                let version = StorvspVersion(half(0));
+                self.versions.push(version.0);
+                const KNOWN: [StorvspVersion; 5] = [
+                    StorvspVersion::WIN6,
+                    StorvspVersion::WIN7,
+                    StorvspVersion::WIN8,
+                    StorvspVersion::BLUE,
+                    StorvspVersion::THRESHOLD,
+                ];
+                if !KNOWN.contains(&version) || version > self.newest {
+                    return StorvspNtStatus::REVISION_MISMATCH;
+                }
+                (self.version, self.step) = (version, Step::Versioned);
+            }
+            (StorvspOperation::QUERY_PROPERTIES, Step::Versioned) => {
+                let mut properties = StorvspProperties::new_zeroed();
+                properties.maximum_sub_channels = self.further;
+                properties.maximum_transfer = self.max_transfer;
+                let is_new = self.version >= StorvspVersion::WIN8;
+                properties.flags = if is_new { StorvspChannelFlags::MULTICHANNEL.bits() } else { 0 };
+                answer[..24].copy_from_slice(properties.as_bytes());
+                self.step = Step::Queried;
+            }
+            (StorvspOperation::END_INITIALIZATION, Step::Queried) => self.step = Step::Ready,
+            (StorvspOperation::CREATE_SUB_CHANNELS, Step::Ready) => {
+                let count = half(0);
+                if count > self.further || self.version < StorvspVersion::WIN8 {
+                    self.violations.push(format!("{count} channels are asked for"));
+                    return StorvspNtStatus::INVALID_PARAMETER;
+                }
+                self.granted = count;
+                out.offer_further(count);
+            }
+            (StorvspOperation::RESET_BUS, Step::Ready) => {
+                self.resets += 1;
+                if self.moods.reset_aborts {
+                    for (channel, transaction, mut answer) in self.held.drain(..) {
+                        let mut request = StorvspScsiRequest::new_zeroed();
+                        request.srb_status = StorvspSrbStatus::BUS_RESET.0;
+                        answer[12..64].copy_from_slice(request.as_bytes());
+                        self.released.push((channel, transaction, answer));
+                    }
+                }
+            }
+            _ => {
+                self.violations.push(format!("operation {} in step {:?}", operation.0, self.step));
+                return StorvspNtStatus::INVALID_DEVICE_STATE;
+            }
+        }
+        StorvspNtStatus::SUCCESS
+    }
+
+    /// A command; whether it is answered now.
+    fn execute(
+        &mut self,
+        guest: &Guest,
+        channel: u16,
+        packet: &Packet<'_>,
+        rest: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> bool {
+        let Ok((mut request, _)) = StorvspScsiRequest::read_from_prefix(rest) else {
+            self.violations.push("a command that is too short".into());
+            return true;
+        };
+        let data = self.check(packet, &request);
+        let cdb: [u8; 16] = request.cdb_or_sense[..16].try_into().expect("sixteen bytes");
+        self.commands.push((channel, cdb[0]));
+        self.cdbs.push(cdb);
+        let (mut srb, mut scsi, mut sense, mut transferred) = (StorvspSrbStatus::SUCCESS.0, 0u8, None, 0);
+        if self.step != Step::Ready {
+            self.violations.push("a command ahead of the end of the set-up".into());
+            srb = StorvspSrbStatus::ERROR.0;
+        } else if self.moods.busy > 0 {
+            self.moods.busy -= 1;
+            (srb, scsi) = (StorvspSrbStatus::BUSY.0, 8);
+        } else if let Some(failure) = self.moods.fail.pop_front() {
+            (srb, scsi) = failure;
+        } else {
+            let from = match request.direction {
+                StorvspDirection::OUT => gather(guest, &data),
+                _ => vec![],
+            };
+            let room = data.iter().map(|range| range.1).sum::<usize>();
+            match self.run(&request, &cdb, &from, room) {
+                None => (srb, scsi) = (StorvspSrbStatus::INVALID_LUN.0, 2),
+                Some(Answer::Done(len)) => transferred = len,
+                Some(Answer::Data(bytes)) => {
+                    transferred = scatter(guest, &data, &bytes) as u32;
+                }
+                Some(Answer::Sense(bytes)) => {
+                    let code = match bytes[2] {
+                        5 => StorvspSrbStatus::INVALID_REQUEST,
+                        _ => StorvspSrbStatus::ERROR,
+                    };
+                    (srb, scsi) = (code.0 | StorvspSrbStatusFlags::AUTOSENSE_VALID.bits(), 2);
+                    sense = Some(bytes);
+                }
+            }
+        }
+        request.srb_status = srb;
+        request.scsi_status = scsi;
+        request.transfer_length = transferred;
+        request.cdb_or_sense = [0; 20];
+        request.sense_length = 20;
+        if let Some(sense) = sense {
+            request.cdb_or_sense[..18].copy_from_slice(&sense);
+        }
+        let header = StorvspHeader {
+            operation: StorvspOperation::COMPLETE_IO,
+            flags: 0,
+            status: StorvspNtStatus::SUCCESS,
+        };
+        *answer = StorvspExecute { header, request }.as_bytes().to_vec();
+        !self.moods.holds
+    }
+
+    /// The memory of a command, as a real host checks it.
+    fn check(&mut self, packet: &Packet<'_>, request: &StorvspScsiRequest) -> Vec<(u64, usize)> {
+        let length = if self.version < StorvspVersion::WIN8 { 0x24 } else { 0x34 };
+        if request.length != length || !(6..=16).contains(&request.cdb_length) {
+            self.violations.push("a command with wrong lengths".into());
+        }
+        let mut ranges = packet.gpa_ranges().into_iter().flatten();
+        let Some(range) = ranges.next() else {
+            if request.transfer_length != 0 || packet.kind != Kind::IN_BAND {
+                self.violations.push("a command without its memory".into());
+            }
+            return vec![];
+        };
+        if ranges.next().is_some() || range.len < request.transfer_length {
+            self.violations.push("more than one range, or one that is too short".into());
+        }
+        let expected = match request.direction {
+            StorvspDirection::OUT => StorvspSrbFlags::DATA_OUT,
+            StorvspDirection::IN => StorvspSrbFlags::DATA_IN,
+            _ => {
+                self.violations.push("memory without a direction".into());
+                StorvspSrbFlags::empty()
+            }
+        };
+        let both = StorvspSrbFlags::DATA_OUT.union(StorvspSrbFlags::DATA_IN);
+        if StorvspSrbFlags::from_bits_retain(request.srb_flags).intersection(both) != expected {
+            self.violations.push("direction and flags disagree".into());
+        }
+        let (mut left, mut offset, mut data) =
+            (request.transfer_length as usize, u64::from(range.offset), vec![]);
+        for page in range.pages() {
+            let len = left.min(4096 - offset as usize);
+            data.push((page * 4096 + offset, len));
+            (left, offset) = (left - len, 0);
+        }
+        data
+    }
+
+    /// Does the command; `None` where there is no such unit.
+    fn run(
+        &mut self,
+        request: &StorvspScsiRequest,
+        cdb: &[u8; 16],
+        from: &[u8],
+        room: usize,
+    ) -> Option<Answer> {
+        if request.path_id != 0 {
+            return None;
+        }
+        if cdb[0] == 0xa0 {
+            let luns = self.drives.keys().filter(|(target, _)| *target == request.target_id);
+            let luns: Vec<u8> = luns.flat_map(|(_, lun)| [0, *lun, 0, 0, 0, 0, 0, 0]).collect();
+            let head = (luns.len() as u32).to_be_bytes();
+            return Some(Answer::Data([&head[..], &[0; 4], &luns].concat()));
+        }
+        match self.drives.get_mut(&(request.target_id, request.lun)) {
+            Some(drive) => Some(drive.run(cdb, from, room)),
+            None if cdb[0] == 0x12 && cdb[1] & 1 == 0 => {
+                let mut bytes = vec![0x7f, 0, 5, 2, 31];
+                bytes.resize(36, 0);
+                Some(Answer::Data(bytes))
+            }
+            None => None,
+        }
+    }
+}
