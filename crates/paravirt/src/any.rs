@@ -10,6 +10,7 @@ use paravirt_hv_balloon::HvBalloon;
 use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 use paravirt_platform::{DmaBuffer, HyperV, Instant, Mmio};
+use paravirt_storvsc::{StorDisk, StorQueue};
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::console::VirtioConsole;
@@ -25,6 +26,15 @@ macro_rules! each {
     ($self:expr, $d:ident => $call:expr) => {
         match $self {
             Self::Virtio($d) => $call,
+        }
+    };
+}
+
+macro_rules! both {
+    ($self:expr, $d:ident => $call:expr) => {
+        match $self {
+            Self::Virtio($d) => $call,
+            Self::HyperV($d) => $call,
         }
     };
 }
@@ -54,56 +64,63 @@ macro_rules! notify {
 
 /// A block device.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Block<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioBlk<P, AnyTransport<P>, B>),
+    /// Of a controller on VMBus.
+    HyperV(StorDisk<P, B>),
 }
 
 /// A queue of a block device.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum BlockQ<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(BlkQueue<P, AnyTransport<P>, B>),
+    /// Of a controller on VMBus.
+    HyperV(StorQueue<P, B>),
 }
 
 impl<P: Host, B: DmaBuffer> Notify for BlockQ<P, B> {
-    notify!();
+    notify!(both);
 }
 
 impl<P: Host, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
     type Buffer = B;
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        each!(self, q => q.submit(request))
+        both!(self, q => q.submit(request))
     }
     #[inline]
     fn kick(&mut self) {
-        each!(self, q => q.kick());
+        both!(self, q => q.kick());
     }
     #[inline]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        each!(self, q => q.complete())
+        both!(self, q => q.complete())
     }
     fn reset(&mut self) -> Result<(), Fault> {
-        each!(self, q => q.reset())
+        both!(self, q => q.reset())
     }
 }
 
 impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
     type Queue = BlockQ<P, B>;
     fn info(&self) -> BlockInfo {
-        each!(self, d => d.info())
+        both!(self, d => d.info())
     }
     fn take_queue(&mut self, index: u16) -> Option<BlockQ<P, B>> {
         match self {
             Self::Virtio(d) => d.take_queue(index).map(BlockQ::Virtio),
+            Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
         }
     }
     fn poll_event(&mut self) -> Option<BlockEvent> {
-        each!(self, d => d.poll_event())
+        both!(self, d => d.poll_event())
     }
     fn register(&mut self, waker: &Waker) {
-        each!(self, d => d.register(waker));
+        both!(self, d => d.register(waker));
     }
 }
 
@@ -236,28 +253,19 @@ pub enum AnyBalloon<P: Host> {
     HyperV(HvBalloon<P>),
 }
 
-macro_rules! balloon {
-    ($self:expr, $d:ident => $call:expr) => {
-        match $self {
-            Self::Virtio($d) => $call,
-            Self::HyperV($d) => $call,
-        }
-    };
-}
-
 impl<P: Host> Notify for AnyBalloon<P> {
-    notify!(balloon);
+    notify!(both);
 }
 
 impl<P: Host> Balloon for AnyBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        balloon!(self, d => d.poll(memory))
+        both!(self, d => d.poll(memory))
     }
     fn info(&self) -> BalloonInfo {
-        balloon!(self, d => d.info())
+        both!(self, d => d.info())
     }
     fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
-        balloon!(self, d => d.report_free(memory, most))
+        both!(self, d => d.report_free(memory, most))
     }
 }
 

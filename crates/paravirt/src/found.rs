@@ -1,6 +1,7 @@
 use crate::{AnyBalloon, AnyConsole, AnyEntropy, Block, Host, Net};
 use core::fmt;
 use paravirt_platform::DmaBuffer;
+use paravirt_scsi::Address as UnitAddress;
 use paravirt_virtio::pci::PciAddress;
 use paravirt_virtio::transport::{AnyTransport, MmioError, OpenError, PciError};
 use paravirt_vmbus::{Guid, Offer};
@@ -8,8 +9,17 @@ use virtio_drivers::transport::DeviceType;
 
 /// Where in the machine a device is. The order is that in which devices are numbered.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub struct Address {
+    /// The device, or the controller that it is on.
+    pub place: Place,
+    /// Which unit of that controller.
+    pub unit: Option<UnitAddress>,
+}
+
+/// A place on a bus.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 #[non_exhaustive]
-pub enum Address {
+pub enum Place {
     /// A PCI function.
     Pci(PciAddress),
     /// The physical address of a register block.
@@ -23,18 +33,40 @@ pub enum Address {
     },
 }
 
-impl From<&Offer> for Address {
+impl Address {
+    /// Whether `other` is here, or is a unit of the controller that is here.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.place == other.place && (self.unit.is_none() || self.unit == other.unit)
+    }
+}
+
+impl From<Place> for Address {
+    fn from(place: Place) -> Self {
+        Self { place, unit: None }
+    }
+}
+
+impl From<&Offer> for Place {
     fn from(offer: &Offer) -> Self {
         Self::Vmbus { channel: offer.channel, instance: offer.instance }
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pci(address) => write!(f, "pci:{address}"),
             Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
             Self::Vmbus { instance, .. } => write!(f, "vmbus:{instance}"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.unit {
+            Some(unit) => write!(f, "{}/{unit}", self.place),
+            None => self.place.fmt(f),
         }
     }
 }
@@ -123,6 +155,10 @@ pub enum Reason {
     Open(OpenError),
     /// Hyper-V's balloon was not taken into service.
     HvBalloon(paravirt_hv_balloon::OpenError),
+    /// A controller of disks was not taken into service.
+    Scsi(paravirt_scsi::OpenError),
+    /// There are more of its kind than this library keeps.
+    TooMany,
 }
 
 /// A device that is there and not driven.
@@ -158,6 +194,8 @@ impl fmt::Display for Reason {
             Self::Mmio(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
             Self::HvBalloon(error) => error.fmt(f),
+            Self::Scsi(error) => error.fmt(f),
+            Self::TooMany => f.write_str("there are too many of its kind"),
         }
     }
 }

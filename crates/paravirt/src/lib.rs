@@ -48,6 +48,7 @@
 )]
 
 mod any;
+mod controllers;
 mod found;
 pub mod hypervisor;
 #[cfg(feature = "passthrough")]
@@ -58,7 +59,8 @@ mod services;
 mod timer;
 
 pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, Block, BlockQ, Host, Net, NetQ};
-pub use found::{Address, Device, Found, Passed, Reason, Undriven, What};
+pub use found::{Address, Device, Found, Passed, Place, Reason, Undriven, What};
+pub use paravirt_scsi::Address as UnitAddress;
 pub use paravirt_virtio::transport::AnyTransport;
 pub use paravirt_vmbus as vmbus;
 pub use paravirt_vmbus::Version as VmbusVersion;

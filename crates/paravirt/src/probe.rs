@@ -1,5 +1,5 @@
 use crate::{
-    Address, AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Reason,
+    AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Place, Reason,
     Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
@@ -106,7 +106,7 @@ pub unsafe fn probe<P, B>(
     firmware: &Firmware<'_>,
     options: &Options,
     found: &mut dyn FnMut(Found<P, B>),
-) -> Services<P>
+) -> Services<P, B>
 where
     P: Host + PortIo,
     B: DmaBuffer,
@@ -122,7 +122,7 @@ where
         segments: options.segments,
     };
     let mut visit = |slot: PciSlot<P>| {
-        let address = Address::Pci(slot.address());
+        let address = Place::Pci(slot.address()).into();
         found(Found { address, device: pci_device(platform, &slot, &open, options) });
     };
     let mut is_reached = false;
@@ -159,9 +159,9 @@ where
             }
             Ok(transport) => virtio_device(platform, AnyTransport::Mmio(transport), &open, options),
         };
-        found(Found { address: Address::Mmio(next.base), device });
+        found(Found { address: Place::Mmio(next.base).into(), device });
     }
-    let services = Services::open(platform, options.vmbus);
+    let mut services = Services::open(platform, &open, options.vmbus);
     services.offers(found);
     services
 }

@@ -1,7 +1,8 @@
 //! What the host offers to the machine as a whole.
 
+use crate::controllers::Controllers;
 use crate::{
-    Address, AnyBalloon, AnyClock, Device, Found, Host, HostTimer, Reason, Undriven, What,
+    Address, AnyBalloon, AnyClock, Block, Device, Found, Host, HostTimer, Place, Reason, Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
@@ -10,16 +11,21 @@ use paravirt_hv_balloon::HvBalloon;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
 use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
+use paravirt_scsi::ControllerEvent;
+use paravirt_storvsc::StorDisk;
+use paravirt_virtio::OpenOptions;
 use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
 
 /// What the host offers to the machine as a whole: devices that come and go, a clock, crash reports, reset.
 ///
 /// Nothing here names a vendor: where the host has no such thing, there is nothing to be had. At the end a kernel calls
 /// [`leave`](Self::leave), so that the next one finds the host as it found it.
-pub struct Services<P: Host> {
+pub struct Services<P: Host, B: DmaBuffer> {
     platform: P,
     hypervisor: Option<PageArc<P, Hypervisor<P>>>,
     vmbus: Option<Vmbus<P>>,
+    controllers: Controllers<P, B>,
+    queues: u16,
 }
 
 /// What has happened on a bus.
@@ -28,13 +34,17 @@ pub struct Services<P: Host> {
 pub enum Event<P: Host, B: DmaBuffer> {
     /// A device has come.
     Found(Found<P, B>),
-    /// A device has gone: whoever has it finds it removed, and drops it.
+    /// A device has gone, or a controller with all of its units ([`Address::covers`]): whoever has it finds it removed, and
+    /// drops it.
     Removed(Address),
 }
 
-impl<P: Host> Services<P> {
-    pub(crate) fn open(platform: &P, newest: Version) -> Self {
-        let mut this = Self { platform: platform.clone(), hypervisor: None, vmbus: None };
+impl<P: Host, B: DmaBuffer> Services<P, B> {
+    pub(crate) fn open(platform: &P, open: &OpenOptions, newest: Version) -> Self {
+        let controllers = Controllers::new(platform);
+        let queues = open.queues;
+        let mut this =
+            Self { platform: platform.clone(), hypervisor: None, vmbus: None, controllers, queues };
         match Hypervisor::open(platform) {
             Ok(hypervisor) => this.hypervisor = Some(hypervisor),
             // A platform that gives no page does not want any of it.
@@ -52,31 +62,42 @@ impl<P: Host> Services<P> {
         this
     }
 
-    pub(crate) fn offers<B: DmaBuffer>(&self, found: &mut dyn FnMut(Found<P, B>)) {
-        let Some(vmbus) = &self.vmbus else { return };
-        vmbus.offers(&mut |offer| {
-            if let Some(device) = self.device(vmbus, offer) {
-                found(Found { address: offer.into(), device });
-            }
-        });
+    pub(crate) fn offers(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
+        let Some(vmbus) = self.vmbus.clone() else { return };
+        vmbus.offers(&mut |offer| self.offered(&vmbus, offer, found));
     }
 
-    /// The device whose primary channel is offered; `None` for a further channel of one.
-    fn device<B: DmaBuffer>(&self, vmbus: &Vmbus<P>, offer: &Offer) -> Option<Device<P, B>> {
+    /// Takes the device whose primary channel is offered into service.
+    fn offered(&mut self, vmbus: &Vmbus<P>, offer: &Offer, found: &mut dyn FnMut(Found<P, B>)) {
         if offer.subchannel != 0 {
-            return None;
+            return;
         }
+        let place = Place::from(offer);
         let undriven = |reason| Device::Undriven(Undriven { what: What::Vmbus(offer.interface), reason });
         // Channels are spread over the processors.
         let processor = offer.channel.checked_rem(self.platform.count()).unwrap_or(0);
         let options = ChannelOptions { processor: ProcessorId(processor), ..ChannelOptions::default() };
-        Some(match offer.interface {
+        let device = match offer.interface {
             paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
                 Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
                 Err(error) => undriven(Reason::HvBalloon(error)),
             },
+            paravirt_storvsc::INTERFACE
+            | paravirt_storvsc::IDE_INTERFACE
+            | paravirt_storvsc::FIBRE_CHANNEL_INTERFACE => {
+                match self.controllers.open(&self.platform, vmbus, offer, self.queues) {
+                    Ok(controller) => {
+                        while let Some(ControllerEvent::Added(disk)) = controller.poll() {
+                            found(disk_at(place, disk));
+                        }
+                        return;
+                    }
+                    Err(reason) => undriven(reason),
+                }
+            }
             _ => undriven(Reason::NoDriver),
-        })
+        };
+        found(Found { address: place.into(), device });
     }
 
     /// The bus itself, for a driver of one's own: of a device that [`Device::Undriven`] names.
@@ -89,31 +110,51 @@ impl<P: Host> Services<P> {
         self.vmbus.as_ref().map(Vmbus::version)
     }
 
-    /// What has come and gone since the last call, each handed to `each`.
-    pub fn poll<B: DmaBuffer>(&self, each: &mut dyn FnMut(Event<P, B>)) {
-        let Some(vmbus) = &self.vmbus else { return };
+    /// What has come and gone since the last call, each handed to `each`. A device that has come is taken into service here,
+    /// which takes the time of some messages to the host and back.
+    pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
+        let Some(vmbus) = self.vmbus.clone() else { return };
         while let Some(event) = vmbus.poll() {
             match event {
                 BusEvent::Offered(offer) => {
-                    if let Some(device) = self.device(vmbus, &offer) {
-                        each(Event::Found(Found { address: (&offer).into(), device }));
-                    }
+                    self.offered(&vmbus, &offer, &mut |found| each(Event::Found(found)));
                 }
-                BusEvent::Removed(offer) if offer.subchannel == 0 => each(Event::Removed((&offer).into())),
+                BusEvent::Removed(offer) if offer.subchannel == 0 => {
+                    let place = Place::from(&offer);
+                    self.controllers.remove(place);
+                    each(Event::Removed(place.into()));
+                }
                 _ => {}
+            }
+        }
+        for (place, controller) in self.controllers.iter_mut() {
+            while let Some(event) = controller.poll() {
+                each(match event {
+                    ControllerEvent::Added(disk) => Event::Found(disk_at(place, disk)),
+                    ControllerEvent::Removed(unit) => Event::Removed(Address { place, unit: Some(unit) }),
+                    // Its disks say so, each to whoever has it.
+                    ControllerEvent::Faulted(_) => continue,
+                });
             }
         }
     }
 
     /// Registers the task to wake when a device comes or goes.
-    pub fn register(&self, waker: &Waker) {
+    pub fn register(&mut self, waker: &Waker) {
         self.vmbus.iter().for_each(|vmbus| vmbus.register(waker));
+        self.controllers.iter_mut().for_each(|(_, controller)| controller.register(waker));
     }
 
     /// Whether the next event wakes, or [`poll`](Self::poll) has something to tell.
     #[must_use]
-    pub fn arm(&self) -> Arm {
-        self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm)
+    pub fn arm(&mut self) -> Arm {
+        let mut bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
+        for (_, controller) in self.controllers.iter_mut() {
+            if controller.arm() == Arm::Pending {
+                bus = Arm::Pending;
+            }
+        }
+        bus
     }
 
     /// The hypervisor's clock; `None` where it has none that all processors share. One at a time: a second takes over what the
@@ -154,6 +195,11 @@ impl<P: Host> Services<P> {
     pub fn leave(&self) -> Result<(), Fault> {
         self.vmbus.as_ref().map_or(Ok(()), Vmbus::unload)
     }
+}
+
+fn disk_at<P: Host, B: DmaBuffer>(place: Place, disk: StorDisk<P, B>) -> Found<P, B> {
+    let unit = Some(disk.address());
+    Found { address: Address { place, unit }, device: Device::Block(Block::HyperV(disk)) }
 }
 
 /// What tells the host of a crash.

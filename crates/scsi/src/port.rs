@@ -6,7 +6,7 @@ use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Segment};
 
 /// Where a unit is.
-#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Address {
     /// The bus of the controller.
     pub path: u8,

@@ -54,12 +54,12 @@ impl Found {
         }
     }
 
-    /// Drops what is at `address`.
+    /// Drops what is at `address`, or on the controller there.
     fn remove(&mut self, address: Address) {
-        self.disks.retain(|device| device.address != address);
-        self.cards.retain(|device| device.address != address);
-        self.balloons.retain(|device| device.address != address);
-        self.undriven.retain(|device| device.address != address);
+        self.disks.retain(|device| !address.covers(&device.address));
+        self.cards.retain(|device| !address.covers(&device.address));
+        self.balloons.retain(|device| !address.covers(&device.address));
+        self.undriven.retain(|device| !address.covers(&device.address));
     }
 
     /// How many there are, of all kinds.
@@ -73,7 +73,7 @@ impl Found {
 pub struct Devices {
     found: Found,
     /// Behind the devices, so that they go before the buses that they are on.
-    pub services: Services<Machine>,
+    pub services: Services<Machine, Buffer>,
 }
 
 impl Deref for Devices {
