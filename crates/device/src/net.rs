@@ -335,6 +335,11 @@ pub enum NetEvent {
     /// The guest should announce itself on the network (gratuitous ARP), as it was moved; then call
     /// [`NetDevice::announced`].
     Announce,
+    /// A virtual function stands beside it that reaches the same network, or does no more.
+    VirtualFunction {
+        /// Its serial number on the bus of virtual PCI devices; `None` where there is none any more.
+        serial: Option<u32>,
+    },
     /// It is out of service.
     Faulted(Fault),
 }

@@ -9,6 +9,7 @@ use paravirt_device::{
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
+use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{DmaBuffer, HyperV, Instant, Mmio};
 use paravirt_storvsc::{StorDisk, StorQueue};
 use paravirt_virtio::balloon::VirtioBalloon;
@@ -130,6 +131,8 @@ impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
 pub enum Net<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioNet<P, AnyTransport<P>, B>),
+    /// Of VMBus.
+    HyperV(NetVsc<P, B>),
 }
 
 /// A queue pair of a network device.
@@ -138,10 +141,12 @@ pub enum Net<P: Host, B: DmaBuffer> {
 pub enum NetQ<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioNetQueue<P, AnyTransport<P>, B>),
+    /// Of VMBus.
+    HyperV(NetVscQueue<P, B>),
 }
 
 impl<P: Host, B: DmaBuffer> Notify for NetQ<P, B> {
-    notify!();
+    notify!(both);
 }
 
 impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
@@ -149,11 +154,15 @@ impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
     type Tx = dyn NetTx<Buffer = B>;
     #[inline]
     fn poll(&mut self) -> Result<(), Fault> {
-        each!(self, q => q.poll())
+        both!(self, q => q.poll())
     }
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
         match self {
             Self::Virtio(q) => {
+                let (rx, tx) = q.split();
+                (rx, tx)
+            }
+            Self::HyperV(q) => {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
@@ -164,39 +173,40 @@ impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
 impl<P: Host, B: DmaBuffer> NetDevice for Net<P, B> {
     type Queue = NetQ<P, B>;
     fn info(&self) -> NetInfo {
-        each!(self, d => d.info())
+        both!(self, d => d.info())
     }
     fn link(&self) -> Link {
-        each!(self, d => d.link())
+        both!(self, d => d.link())
     }
     fn take_queue(&mut self, index: u16) -> Option<NetQ<P, B>> {
         match self {
             Self::Virtio(d) => d.take_queue(index).map(NetQ::Virtio),
+            Self::HyperV(d) => d.take_queue(index).map(NetQ::HyperV),
         }
     }
     fn poll_event(&mut self) -> Option<NetEvent> {
-        each!(self, d => d.poll_event())
+        both!(self, d => d.poll_event())
     }
     fn register(&mut self, waker: &Waker) {
-        each!(self, d => d.register(waker));
+        both!(self, d => d.register(waker));
     }
     fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {
-        each!(self, d => d.set_active_queues(queues))
+        both!(self, d => d.set_active_queues(queues))
     }
     fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
-        each!(self, d => d.set_receive_mode(mode))
+        both!(self, d => d.set_receive_mode(mode))
     }
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
-        each!(self, d => d.set_multicast(addresses))
+        both!(self, d => d.set_multicast(addresses))
     }
     fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
-        each!(self, d => d.set_mac(mac))
+        both!(self, d => d.set_mac(mac))
     }
     fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError> {
-        each!(self, d => d.set_offloads(offloads))
+        both!(self, d => d.set_offloads(offloads))
     }
     fn announced(&mut self) -> Result<(), ControlError> {
-        each!(self, d => d.announced())
+        both!(self, d => d.announced())
     }
 }
 

@@ -155,6 +155,8 @@ pub enum Reason {
     Open(OpenError),
     /// Hyper-V's balloon was not taken into service.
     HvBalloon(paravirt_hv_balloon::OpenError),
+    /// Hyper-V's network card was not taken into service.
+    NetVsc(paravirt_netvsc::OpenError),
     /// A controller of disks was not taken into service.
     Scsi(paravirt_scsi::OpenError),
     /// There are more of its kind than this library keeps.
@@ -194,6 +196,7 @@ impl fmt::Display for Reason {
             Self::Mmio(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
             Self::HvBalloon(error) => error.fmt(f),
+            Self::NetVsc(error) => error.fmt(f),
             Self::Scsi(error) => error.fmt(f),
             Self::TooMany => f.write_str("there are too many of its kind"),
         }

@@ -2,7 +2,7 @@
 
 use crate::controllers::Controllers;
 use crate::{
-    Address, AnyBalloon, AnyClock, Block, Device, Found, Host, HostTimer, Place, Reason, Undriven, What,
+    Address, AnyBalloon, AnyClock, Block, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
@@ -10,6 +10,7 @@ use paravirt_device::{Arm, Fault};
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
+use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
 use paravirt_scsi::ControllerEvent;
 use paravirt_storvsc::StorDisk;
@@ -82,6 +83,17 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
                 Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
                 Err(error) => undriven(Reason::HvBalloon(error)),
             },
+            paravirt_netvsc::INTERFACE => {
+                let options = NetOptions {
+                    queues: self.queues,
+                    processors: self.platform.count(),
+                    ..NetOptions::default()
+                };
+                match NetVsc::open(&self.platform, vmbus, offer, &options) {
+                    Ok(card) => Device::Net(Net::HyperV(card)),
+                    Err(error) => undriven(Reason::NetVsc(error)),
+                }
+            }
             paravirt_storvsc::INTERFACE
             | paravirt_storvsc::IDE_INTERFACE
             | paravirt_storvsc::FIBRE_CHANNEL_INTERFACE => {

@@ -24,7 +24,7 @@
 //!   it hands out atomics, never `&[u8]`.
 //! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
 //!   [`DmaSlice`] is the implementation that comes with this crate.
-//! * [`PageArc`] and [`PageTable`] hold driver state in pages of the platform, so that nothing needs `alloc`.
+//! * [`PageArc`], [`PageTable`] and [`Fifo`] hold driver state in pages of the platform, so that nothing needs `alloc`.
 //! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] is several of them that one
 //!   interrupt wakes.
 //!
@@ -81,6 +81,7 @@ extern crate alloc;
 
 mod buffer;
 mod dma;
+mod fifo;
 mod hyperv;
 mod interrupt;
 mod io;
@@ -95,6 +96,7 @@ mod waker_group;
 
 pub use buffer::{Direction, DmaBuffer, Either, LendError, Segment};
 pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
+pub use fifo::Fifo;
 pub use hyperv::HyperV;
 pub use interrupt::{
     BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Trigger,

@@ -2,11 +2,11 @@
 
 use crate::device::{Core, OpenOptions};
 use crate::features::Features;
-use crate::fifo::Fifo;
 use crate::lane::{Draft, Lane, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
+use paravirt_platform::Fifo;
 use paravirt_platform::{Direction, DmaSlice, Interrupts, ProcessorId};
 
 /// The device says how large its screen is. VIRTIO 1.3 §5.3.3
@@ -119,7 +119,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     fn arm(&mut self) -> Arm {
         self.refill();
         match (self.rx.arm(), self.tx.arm()) {
-            (Arm::Armed, Arm::Armed) if self.input.len() == 0 => Arm::Armed,
+            (Arm::Armed, Arm::Armed) if self.input.is_empty() => Arm::Armed,
             _ => Arm::Pending,
         }
     }

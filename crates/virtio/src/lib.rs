@@ -34,7 +34,6 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod features;
-mod fifo;
 pub mod hal;
 mod lane;
 pub mod net;

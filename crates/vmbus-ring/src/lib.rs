@@ -67,7 +67,7 @@ mod packet;
 pub use incoming::Incoming;
 pub use memory::{ArrayRing, RingMemory, reset};
 pub use outgoing::Outgoing;
-pub use packet::{GpaRange, GpaRanges, Kind, Packet, ParsedRange, TransferRange, TransferRanges};
+pub use packet::{FrameRun, GpaRange, GpaRanges, Kind, Packet, ParsedRange, TransferRange, TransferRanges};
 
 use core::fmt;
 

@@ -135,6 +135,43 @@ pub struct GpaRange<I> {
     pub pages: I,
 }
 
+/// Frame numbers one after the other.
+#[derive(Clone, Debug)]
+pub struct FrameRun {
+    next: u64,
+    end: u64,
+}
+
+impl Iterator for FrameRun {
+    type Item = u64;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<u64> {
+        if self.next == self.end {
+            return None;
+        }
+        let frame = self.next;
+        self.next = frame.wrapping_add(1);
+        Some(frame)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.end.wrapping_sub(self.next) as usize;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for FrameRun {}
+
+impl GpaRange<FrameRun> {
+    /// `len` bytes of guest memory from physical address `address` on.
+    #[inline]
+    pub fn contiguous(address: u64, len: u32) -> Self {
+        let end = address.saturating_add(u64::from(len)).div_ceil(4096);
+        Self { len, offset: (address % 4096) as u32, pages: FrameRun { next: address / 4096, end } }
+    }
+}
+
 /// A range of guest memory in a packet.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ParsedRange<'a> {

@@ -177,7 +177,12 @@ impl<P: HyperV> Gpadl<P> {
         self.core.generation() == self.generation
     }
 
-    /// The memory, which the host may write at any time.
+    /// The memory; `None` once it was given up.
+    pub fn region(&self) -> Option<&DmaRegion<P>> {
+        self.region.as_ref()
+    }
+
+    /// The memory as the host may write it at any time.
     pub fn shared(&self) -> Option<&SharedMemory> {
         self.region.as_ref().map(DmaRegion::shared)
     }

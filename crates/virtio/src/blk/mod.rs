@@ -7,7 +7,6 @@ pub use queue::BlkQueue;
 
 use crate::device::{Core, OpenOptions};
 use crate::features::Features;
-use crate::fifo::Fifo;
 use crate::lane::{Draft, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use config::{BlkFeatures, CONFIG_FIELDS};
@@ -16,6 +15,7 @@ use core::task::Waker;
 use paravirt_device::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Fault, Rejected, Unmap,
 };
+use paravirt_platform::Fifo;
 use paravirt_platform::{DmaBuffer, Interrupts, PageArc, PageTable, ProcessorId, Segment};
 
 /// The most queues of a block device that are used.

@@ -1,7 +1,6 @@
 //! One queue of a block device: requests on their way and back. VIRTIO 1.3 §5.2.6
 
 use super::Limits;
-use crate::fifo::Fifo;
 use crate::lane::{Lane, Live, Outcome};
 use crate::queue::{SlotArea, Used};
 use crate::transport::VirtioTransport;
@@ -12,6 +11,7 @@ use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, IoError, Notify, Op, Refused, Rejected, Request, Serial,
     Unmap,
 };
+use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, Instant, Interrupts, PageArc, PageTable, Segment};
 
 /// Request types. VIRTIO 1.3 §5.2.6
@@ -265,7 +265,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
 
 impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for BlkQueue<P, T, B> {
     fn arm(&mut self) -> Arm {
-        if self.local.len() > 0 { Arm::Pending } else { self.lane.arm() }
+        if !self.local.is_empty() { Arm::Pending } else { self.lane.arm() }
     }
 
     fn disarm(&mut self) {

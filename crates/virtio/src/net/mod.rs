@@ -11,7 +11,6 @@ pub use tx::VirtioTx;
 
 use crate::device::{Core, OpenOptions};
 use crate::features::Features;
-use crate::fifo::Fifo;
 use crate::lane::{Draft, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use config::{CONFIG_FIELDS, NetConfig, NetFeatures};
@@ -22,6 +21,7 @@ use paravirt_device::{
     Arm, ControlError, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, Notify, Offloads,
     ReceiveMode,
 };
+use paravirt_platform::Fifo;
 use paravirt_platform::{DmaBuffer, DmaSlice, Either, Interrupts, PageArc, PageTable, ProcessorId};
 
 /// The most queue pairs that are used.

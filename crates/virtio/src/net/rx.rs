@@ -1,10 +1,10 @@
 //! The receiving side: buffers that wait on the device, and frames that came in. VIRTIO 1.3 §5.1.6.3
 
 use super::header::{self, HEADER_LEN};
-use crate::fifo::Fifo;
 use crate::lane::{Lane, Outcome};
 use crate::transport::VirtioTransport;
 use paravirt_device::{Arm, Fault, NetRx, RxFrame, RxMeta};
+use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaSlice, Interrupts};
 
 /// A buffer that came in.

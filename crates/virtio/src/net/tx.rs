@@ -2,12 +2,12 @@
 
 use super::VLAN_LEN;
 use super::header::{self, HEADER_LEN};
-use crate::fifo::Fifo;
 use crate::lane::{Lane, Outcome};
 use crate::queue::{SlotArea, Unsubmitted};
 use crate::transport::VirtioTransport;
 use core::sync::atomic::Ordering;
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
+use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Interrupts, Segment};
 
 /// Where in a frame an 802.1Q tag goes.
@@ -79,7 +79,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
     /// Asks for an interrupt only where somebody waits for what is being sent.
     pub(super) fn arm(&mut self) -> Arm {
         self.lane.kick();
-        if self.slots.len() == 0 || self.lent > 0 || self.lane.fault().is_some() {
+        if self.slots.is_empty() || self.lent > 0 || self.lane.fault().is_some() {
             self.lane.arm()
         } else {
             Arm::Armed

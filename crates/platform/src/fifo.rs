@@ -1,20 +1,30 @@
-//! A queue of fixed length in pages of the platform.
+use crate::{AllocError, PageTable, Platform};
 
-use paravirt_platform::{AllocError, PageTable, Platform};
-
-pub(crate) struct Fifo<P: Platform, T> {
+/// A queue of fixed length in pages of the platform.
+pub struct Fifo<P: Platform, T> {
     entries: PageTable<P, Option<T>>,
     head: usize,
     count: usize,
 }
 
 impl<P: Platform, T> Fifo<P, T> {
+    /// An empty queue for `len` values, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has no room for it.
     pub fn new(platform: &P, len: usize) -> Result<Self, AllocError> {
         Ok(Self { entries: PageTable::new(platform, len.max(1), |_| None)?, head: 0, count: 0 })
     }
 
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// How many there can be.
@@ -28,7 +38,11 @@ impl<P: Platform, T> Fifo<P, T> {
         if index >= self.entries.len() { index.wrapping_sub(self.entries.len()) } else { index }
     }
 
-    /// Puts `value` at the end; hands it back where there is no room.
+    /// Puts `value` at the end.
+    ///
+    /// # Errors
+    ///
+    /// Hands it back where there is no room.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), T> {
         let at = self.index(self.count);
@@ -69,6 +83,7 @@ impl<P: Platform, T> Fifo<P, T> {
         if at < self.count { self.entries.get(self.index(at))?.as_ref() } else { None }
     }
 
+    /// The same, to change it.
     #[inline]
     pub fn get_mut(&mut self, at: usize) -> Option<&mut T> {
         let index = self.index(at);

@@ -1,0 +1,264 @@
+//! A frame on its way out: the RNDIS header ahead of it, and what has to be changed in its own headers.
+
+use crate::rndis::vlan_word;
+use hyperv_bindings::rndis::{
+    RNDIS_OFFSET_BASE, RndisHeader, RndisInfo, RndisInfoType, RndisInfoWord, RndisMessageType, RndisPacket,
+    RndisTxChecksumFlags,
+};
+use paravirt_device::{ChecksumRange, Offloads, Rejected, SegmentKind, TxMeta};
+use zerocopy::IntoBytes;
+
+/// Bytes that are kept free ahead of a frame: the header, a checksum or segmentation, a tag, padded to a multiple of 8.
+pub(crate) const HEADROOM: usize = 80;
+/// What messages are aligned to. All hosts want 8.
+pub(crate) const ALIGNMENT: usize = 8;
+/// Bytes of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
+const ETHERTYPE: usize = 12;
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+/// Where TCP and UDP have their checksums.
+const TCP_CHECKSUM: u16 = 16;
+const UDP_CHECKSUM: u16 = 6;
+/// Where an L4 header is behind an IP header without options.
+const BEHIND_IPV4: u16 = 34;
+const BEHIND_IPV6: u16 = 54;
+/// LSO version 2.
+const LSO2: u32 = 1 << 30;
+const LSO_IPV6: u32 = 1 << 31;
+/// The most that MSS and header offset can be.
+const MAX_MSS: u32 = 0xf_ffff;
+const MAX_OFFSET: u16 = 0x3ff;
+
+/// The frame's own bytes, as far as they can be seen.
+pub(crate) enum Bytes<'a> {
+    /// They are in a slot of ours.
+    Slot(&'a mut [u8]),
+    /// They are in memory of the caller's, which says only where they are.
+    Lent,
+}
+
+/// The header of a message with a frame.
+pub(crate) struct Header {
+    bytes: [u8; HEADROOM],
+    len: usize,
+}
+
+impl Header {
+    /// Makes the header for a frame of `len` bytes. Where `gap` is given, the frame begins [`HEADROOM`] bytes into the message;
+    /// else directly behind the header.
+    pub fn new(
+        len: usize,
+        meta: &TxMeta,
+        offloads: Offloads,
+        max_frame: usize,
+        frame: Bytes<'_>,
+        gap: bool,
+    ) -> Result<Self, Rejected> {
+        if len < ETHERNET || len > max_frame {
+            return Err(Rejected::Invalid);
+        }
+        let data_length = u32::try_from(len).map_err(|_| Rejected::Invalid)?;
+        let offload = offload(meta, offloads, frame)?;
+        let vlan = meta.vlan.map(|tag| word(RndisInfoType::VLAN, vlan_word(tag.0)));
+        let mut this = Self { bytes: [0; HEADROOM], len: size_of::<RndisPacket>() };
+        offload.iter().chain(&vlan).for_each(|info| this.push(info.as_bytes()));
+        let info_length = this.len.saturating_sub(size_of::<RndisPacket>()) as u32;
+        let start = if gap { HEADROOM } else { this.len };
+        let message = start.saturating_add(len).next_multiple_of(ALIGNMENT);
+        // What is sent from the caller's memory ends with it.
+        let message = if gap { message } else { start.saturating_add(len) };
+        let packet = RndisPacket {
+            header: RndisHeader {
+                message_type: RndisMessageType::PACKET,
+                message_length: u32::try_from(message).map_err(|_| Rejected::Invalid)?,
+            },
+            data_offset: (start as u32).wrapping_sub(RNDIS_OFFSET_BASE),
+            data_length,
+            oob_offset: 0,
+            oob_length: 0,
+            oob_count: 0,
+            info_offset: if info_length > 0 { INFO_OFFSET } else { 0 },
+            info_length,
+            vc_handle: 0,
+            reserved: 0,
+        };
+        this.bytes.iter_mut().zip(packet.as_bytes()).for_each(|(to, from)| *to = *from);
+        Ok(this)
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        room.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        self.len = self.len.saturating_add(bytes.len());
+    }
+
+    /// The header with room behind it: [`HEADROOM`] bytes.
+    pub fn padded(&self) -> &[u8; HEADROOM] {
+        &self.bytes
+    }
+
+    /// The bytes of the header alone.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Where what stands beside a frame begins, from behind the header.
+const INFO_OFFSET: u32 = size_of::<RndisPacket>() as u32 - RNDIS_OFFSET_BASE;
+const _: () = assert!(size_of::<RndisPacket>() + 2 * size_of::<RndisInfoWord>() <= HEADROOM);
+
+fn word(info_type: RndisInfoType, value: u32) -> RndisInfoWord {
+    let size = size_of::<RndisInfoWord>() as u32;
+    let offset = size_of::<RndisInfo>() as u32;
+    RndisInfoWord { info: RndisInfo { size, info_type, offset }, value }
+}
+
+/// Whether a frame is IPv6; `None` where it is neither that nor IPv4.
+fn is_ipv6(frame: &Bytes<'_>, start: u16) -> Option<bool> {
+    match frame {
+        Bytes::Slot(bytes) => match *bytes.get(ETHERTYPE..)?.first_chunk()? {
+            IPV4 => Some(false),
+            IPV6 => Some(true),
+            _ => None,
+        },
+        // All that tells is how long the IP header is.
+        Bytes::Lent => match start {
+            BEHIND_IPV4 => Some(false),
+            BEHIND_IPV6 => Some(true),
+            _ => None,
+        },
+    }
+}
+
+/// What the host is to do to the frame.
+fn offload(meta: &TxMeta, offloads: Offloads, frame: Bytes<'_>) -> Result<Option<RndisInfoWord>, Rejected> {
+    let Some(checksum) = meta.checksum else {
+        return if meta.segmentation.is_some() { Err(Rejected::Invalid) } else { Ok(None) };
+    };
+    let ChecksumRange { start, offset } = checksum;
+    if start > MAX_OFFSET || usize::from(start) < ETHERNET {
+        return Err(Rejected::Invalid);
+    }
+    let Some(segmentation) = meta.segmentation else {
+        if !offloads.contains(Offloads::TX_CHECKSUM) {
+            return Err(Rejected::Unsupported);
+        }
+        let ip = match is_ipv6(&frame, start).ok_or(Rejected::Unsupported)? {
+            true => RndisTxChecksumFlags::IPV6,
+            false => RndisTxChecksumFlags::IPV4,
+        };
+        let l4 = match offset {
+            TCP_CHECKSUM => RndisTxChecksumFlags::TCP,
+            UDP_CHECKSUM => RndisTxChecksumFlags::UDP,
+            _ => return Err(Rejected::Unsupported),
+        };
+        let value = (ip | l4).bits() | u32::from(start) << 16;
+        return Ok(Some(word(RndisInfoType::CHECKSUM, value)));
+    };
+    let (needed, is_ipv6) = match segmentation.kind {
+        SegmentKind::Tcp4 => (Offloads::TX_TCP4, false),
+        SegmentKind::Tcp6 => (Offloads::TX_TCP6, true),
+        _ => return Err(Rejected::Unsupported),
+    };
+    // The lengths in the frame's headers have to be taken out, which is not to be done in the caller's memory.
+    let Bytes::Slot(bytes) = frame else { return Err(Rejected::Unsupported) };
+    let mss = u32::from(segmentation.size);
+    if !offloads.contains(needed) || offset != TCP_CHECKSUM || mss == 0 || mss > MAX_MSS {
+        return Err(if mss == 0 { Rejected::Invalid } else { Rejected::Unsupported });
+    }
+    take_lengths_out(bytes, start, is_ipv6).ok_or(Rejected::Invalid)?;
+    let value = mss | u32::from(start) << 20 | LSO2 | if is_ipv6 { LSO_IPV6 } else { 0 };
+    Ok(Some(word(RndisInfoType::LSO, value)))
+}
+
+/// Makes the headers of a frame that is to be cut up what NDIS wants: no lengths in the IP header, nor in the sum of the
+/// pseudo-header.
+fn take_lengths_out(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
+    let len = u32::try_from(frame.len()).ok()?.checked_sub(u32::from(start))?;
+    let ip = frame.get_mut(ETHERNET..)?;
+    if is_ipv6 {
+        ip.get_mut(4..6)?.fill(0);
+    } else {
+        ip.get_mut(2..4)?.fill(0);
+        ip.get_mut(10..12)?.fill(0);
+    }
+    let field = frame.get_mut(usize::from(start.checked_add(TCP_CHECKSUM)?)..)?.first_chunk_mut::<2>()?;
+    // One's complement: what was added is taken away by adding its complement.
+    let mut sum = u32::from(u16::from_be_bytes(*field));
+    sum = sum.wrapping_add(u32::from(!(len as u16))).wrapping_add(u32::from(!((len >> 16) as u16)));
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    }
+    *field = (sum as u16).to_be_bytes();
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use paravirt_device::{Segmentation, VlanTag};
+    use std::vec;
+
+    const ALL: Offloads = Offloads::all();
+
+    fn words(header: &Header) -> std::vec::Vec<u32> {
+        header.padded().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+    }
+
+    #[test]
+    fn a_plain_frame_has_a_plain_header() {
+        let mut frame = vec![0; 60];
+        let header = Header::new(60, &TxMeta::default(), ALL, 1514, Bytes::Slot(&mut frame), true).unwrap();
+        assert_eq!(words(&header)[..11], [1, 144, 72, 60, 0, 0, 0, 0, 0, 0, 0]);
+        let header = Header::new(61, &TxMeta::default(), ALL, 1514, Bytes::Lent, false).unwrap();
+        assert_eq!((header.len(), &words(&header)[..4]), (44, &[1, 105, 36, 61][..]));
+        let refused = |len| Header::new(len, &TxMeta::default(), ALL, 1514, Bytes::Lent, false).err();
+        assert_eq!((refused(13), refused(1515)), (Some(Rejected::Invalid), Some(Rejected::Invalid)));
+    }
+
+    #[test]
+    fn checksums_and_tags_stand_beside() {
+        let mut frame = vec![0; 60];
+        frame[12..14].copy_from_slice(&IPV6);
+        let checksum = Some(ChecksumRange { start: 54, offset: 6 });
+        let meta = TxMeta { checksum, segmentation: None, vlan: Some(VlanTag(3)) };
+        let header = Header::new(60, &meta, ALL, 1514, Bytes::Slot(&mut frame), true).unwrap();
+        assert_eq!(words(&header)[7..9], [36, 32]);
+        assert_eq!(words(&header)[11..19], [16, 0, 12, 54 << 16 | 0b1010, 16, 6, 12, 0x30]);
+        let lent = Header::new(60, &meta, ALL, 1514, Bytes::Lent, false).unwrap();
+        assert_eq!((lent.len(), words(&lent)[2]), (76, 68));
+        let odd = TxMeta { checksum: Some(ChecksumRange { start: 58, offset: 6 }), ..meta };
+        assert_eq!(Header::new(60, &odd, ALL, 1514, Bytes::Lent, false).err(), Some(Rejected::Unsupported));
+        let without = ALL.difference(Offloads::TX_CHECKSUM);
+        assert_eq!(
+            Header::new(60, &meta, without, 1514, Bytes::Lent, false).err(),
+            Some(Rejected::Unsupported)
+        );
+    }
+
+    #[test]
+    fn lengths_are_taken_out_of_what_is_cut_up() {
+        let mut frame = vec![0; 4054];
+        frame[12..14].copy_from_slice(&IPV4);
+        frame[16..18].copy_from_slice(&4040u16.to_be_bytes());
+        frame[24..26].copy_from_slice(&[9, 9]);
+        // The sum of a pseudo-header: addresses and protocol, and the length of 4020.
+        frame[50..52].copy_from_slice(&(0x1234u16 + 4020).to_be_bytes());
+        let meta = TxMeta {
+            checksum: Some(ChecksumRange { start: 34, offset: 16 }),
+            segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 }),
+            vlan: None,
+        };
+        let header = Header::new(4054, &meta, ALL, 65000, Bytes::Slot(&mut frame), true).unwrap();
+        assert_eq!(words(&header)[11..15], [16, 2, 12, 1460 | 34 << 20 | 1 << 30]);
+        assert_eq!(
+            (&frame[16..18], &frame[24..26], &frame[50..52]),
+            (&[0; 2][..], &[0; 2][..], &[0x12, 0x34][..])
+        );
+        assert_eq!(
+            Header::new(4054, &meta, ALL, 65000, Bytes::Lent, false).err(),
+            Some(Rejected::Unsupported)
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! NVSP messages of the host, parsed: pure, total, fuzzed.
+
+use hyperv_bindings::netvsp::{
+    NVSP_SEND_TABLE_COUNT, NVSP_SEND_TABLE_OFFSET_V6, NvspChannelType, NvspIndirectionTable,
+    NvspInitComplete, NvspMessageType, NvspReceiveBufferComplete, NvspSendBufferComplete,
+    NvspSendRndisPacket, NvspSendRndisPacketComplete, NvspStatus, NvspSubchannelComplete, NvspVersion,
+    NvspVfAssociation,
+};
+use zerocopy::FromBytes;
+
+/// Entries of the table of channels.
+pub const SEND_TABLE: usize = NVSP_SEND_TABLE_COUNT as usize;
+/// The length from which an old host's message has the table at a fixed place, whatever it says.
+const LONG_TABLE: usize = 4 + NVSP_SEND_TABLE_OFFSET_V6 as usize - 4 + SEND_TABLE * 4;
+
+/// An NVSP message of the host's.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum HostMessage {
+    /// The answer to a version.
+    InitComplete(NvspInitComplete),
+    /// The answer to the receive buffer.
+    ReceiveBuffer(NvspReceiveBufferComplete),
+    /// The answer to the send buffer.
+    SendBuffer(NvspSendBufferComplete),
+    /// An RNDIS message comes with this packet.
+    Rndis(NvspChannelType),
+    /// An RNDIS message was taken.
+    RndisComplete(NvspStatus),
+    /// The answer to a request for further channels: how many there will be.
+    Subchannels(NvspStatus, u32),
+    /// Which channel to send on, by hash.
+    SendTable([u32; SEND_TABLE]),
+    /// A virtual function stands beside the device, or does no more.
+    VfAssociation {
+        /// Whether it does.
+        is_there: bool,
+        /// Its serial number on the bus of virtual PCI devices.
+        serial: u32,
+    },
+    /// A type that is not known.
+    Other(u32),
+}
+
+/// A message that is none.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Malformed;
+
+fn read<T: FromBytes>(bytes: &[u8]) -> Result<T, Malformed> {
+    T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| Malformed)
+}
+
+impl HostMessage {
+    /// Parses a message of a host that speaks `version`.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] where it is too short for its type.
+    pub fn parse(bytes: &[u8], version: NvspVersion) -> Result<Self, Malformed> {
+        let kind: NvspMessageType = read(bytes)?;
+        Ok(match kind {
+            NvspMessageType::INIT_COMPLETE => Self::InitComplete(read(bytes)?),
+            NvspMessageType::SEND_RECEIVE_BUFFER_COMPLETE => Self::ReceiveBuffer(read(bytes)?),
+            NvspMessageType::SEND_SEND_BUFFER_COMPLETE => Self::SendBuffer(read(bytes)?),
+            NvspMessageType::SEND_RNDIS_PACKET => {
+                // Eight bytes will do: nothing else of it is of use.
+                let [_, channel_type]: [u32; 2] = read(bytes)?;
+                Self::Rndis(NvspChannelType(channel_type))
+            }
+            NvspMessageType::SEND_RNDIS_PACKET_COMPLETE => {
+                Self::RndisComplete(read::<NvspSendRndisPacketComplete>(bytes)?.status)
+            }
+            NvspMessageType::SUBCHANNEL => {
+                let NvspSubchannelComplete { status, count, .. } = read(bytes)?;
+                Self::Subchannels(status, count)
+            }
+            NvspMessageType::SEND_VF_ASSOCIATION => {
+                let NvspVfAssociation { is_allocated, serial, .. } = read(bytes)?;
+                Self::VfAssociation { is_there: is_allocated != 0, serial }
+            }
+            NvspMessageType::SEND_INDIRECTION_TABLE => {
+                let NvspIndirectionTable { count, offset, .. } = read(bytes)?;
+                // Some hosts of version 6 and before say the wrong offset.
+                let is_fixed = version <= NvspVersion::V6 && bytes.len() >= LONG_TABLE;
+                let offset = if is_fixed { NVSP_SEND_TABLE_OFFSET_V6 } else { offset };
+                let table = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
+                match table.map(read) {
+                    Some(Ok(table)) if count == NVSP_SEND_TABLE_COUNT => Self::SendTable(table),
+                    _ => return Err(Malformed),
+                }
+            }
+            NvspMessageType(other) => Self::Other(other),
+        })
+    }
+}
+
+const _: () = assert!(size_of::<NvspSendRndisPacket>() == 40);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn messages_are_parsed_and_short_ones_are_none() {
+        let parse = |bytes: &[u8]| HostMessage::parse(bytes, NvspVersion::V61);
+        assert_eq!(parse(&words(&[107, 1])), Ok(HostMessage::Rndis(NvspChannelType::CONTROL)));
+        assert_eq!(parse(&words(&[108, 1])), Ok(HostMessage::RndisComplete(NvspStatus::SUCCESS)));
+        assert_eq!(parse(&words(&[108])), Err(Malformed));
+        assert_eq!(parse(&words(&[130, 7])), Ok(HostMessage::Other(130)));
+        assert_eq!(parse(&words(&[128, 1, 9])), Ok(HostMessage::VfAssociation { is_there: true, serial: 9 }));
+        assert_eq!(parse(&[]), Err(Malformed));
+    }
+
+    #[test]
+    fn the_table_is_where_the_host_has_it() {
+        let table: Vec<u32> = (0..16).collect();
+        let message = words(&[&[134, 16, 12], &table[..]].concat());
+        let expected = HostMessage::SendTable(core::array::from_fn(|at| at as u32));
+        assert_eq!(HostMessage::parse(&message, NvspVersion::V61), Ok(expected));
+        assert_eq!(HostMessage::parse(&message, NvspVersion::V5), Ok(expected));
+        // An old host that says 12 and means 40.
+        let message = words(&[&[134, 16, 12, 0, 0, 0, 0, 0, 0, 0], &table[..]].concat());
+        assert_eq!(HostMessage::parse(&message, NvspVersion::V6), Ok(expected));
+        assert_eq!(HostMessage::parse(&words(&[134, 16, 80]), NvspVersion::V61), Err(Malformed));
+        assert_eq!(HostMessage::parse(&words(&[134, 15, 12, 0]), NvspVersion::V61), Err(Malformed));
+    }
+}
