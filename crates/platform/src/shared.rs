@@ -185,6 +185,7 @@ impl<T: SharedAtom> RingArray<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use core::sync::atomic::Ordering;
 
     #[test]
     fn views_are_bounded_and_aligned() {

@@ -1,6 +1,6 @@
 //! VMBus, from the host's side.
 
-use super::devices::{Outbox, VmbusDevice};
+use super::devices::{Out, Outbox, VmbusDevice};
 use super::{State, synic};
 use crate::Guest;
 use hyperv_bindings::Guid;
@@ -96,7 +96,7 @@ impl Channel {
     }
 }
 
-pub(super) struct Gpadl {
+pub(crate) struct Gpadl {
     channel: u32,
     pub frames: Vec<u64>,
     expected: usize,
@@ -524,9 +524,8 @@ fn count_and_work(state: &mut State, guest: &Guest, number: u32) {
 
 /// Serves a channel: takes all packets, sends what the device has to say.
 pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
-    let Some(channel) = state.bus.channels.get_mut(&number).filter(|channel| !channel.is_rescinded) else {
-        return;
-    };
+    let Bus { channels, gpadls, .. } = &mut state.bus;
+    let Some(channel) = channels.get_mut(&number).filter(|channel| !channel.is_rescinded) else { return };
     let Some(open) = &mut channel.open else { return };
     let mut buffer = vec![0; 64 << 10];
     let mut error = None;
@@ -534,7 +533,10 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
     let mut must_signal = false;
     loop {
         match open.incoming.next(&mut buffer) {
-            Ok(Some(packet)) => channel.device.packet(guest, &packet, &mut open.outbox),
+            Ok(Some(packet)) => {
+                let mut out = Out { outbox: &mut open.outbox, gpadls };
+                channel.device.packet(guest, &packet, &mut out);
+            }
             Ok(None) if !open.incoming.unmask() => break,
             Ok(None) => {}
             Err(found) => {
@@ -544,7 +546,7 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
         }
     }
     must_signal |= open.incoming.release();
-    channel.device.poll(&mut open.outbox);
+    channel.device.poll(guest, &mut Out { outbox: &mut open.outbox, gpadls });
     while let Some(waiting) = open.outbox.waiting.front() {
         if waiting.write(&mut open.outgoing).is_err() {
             must_signal |= open.outgoing.publish();

@@ -29,6 +29,8 @@ pub trait Packets {
     fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]);
     /// Offers `count` further channels of the device.
     fn offer_further(&mut self, count: u16);
+    /// The frame numbers of memory that the guest has told the host of; empty where it has not.
+    fn memory(&self, gpadl: u32) -> Vec<u64>;
 }
 
 /// Reads guest memory: addresses and lengths.
@@ -61,8 +63,8 @@ pub trait VmbusDevice: Send {
     /// The guest has sent a packet.
     fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets);
     /// There is an opportunity to send.
-    fn poll(&mut self, out: &mut dyn Packets) {
-        let _ = out;
+    fn poll(&mut self, guest: &Guest, out: &mut dyn Packets) {
+        let _ = (guest, out);
     }
 }
 
@@ -221,7 +223,7 @@ impl VmbusDevice for BalloonHost {
         });
     }
 
-    fn poll(&mut self, out: &mut dyn Packets) {
+    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
         self.with(|balloon| {
             if balloon.capabilities {
                 balloon.send.drain(..).for_each(|bytes| out.in_band(&bytes));
@@ -245,18 +247,27 @@ pub(crate) struct Outbox {
     pub further: u16,
 }
 
-impl Packets for Outbox {
+/// What a device sends by, and what it may look at.
+pub(crate) struct Out<'a> {
+    pub outbox: &'a mut Outbox,
+    pub gpadls: &'a std::collections::BTreeMap<u32, super::bus::Gpadl>,
+}
+
+impl Packets for Out<'_> {
     fn in_band(&mut self, payload: &[u8]) {
-        self.waiting.push_back(Waiting::InBand(payload.to_vec()));
+        self.outbox.waiting.push_back(Waiting::InBand(payload.to_vec()));
     }
     fn completion(&mut self, transaction: u64, payload: &[u8]) {
-        self.waiting.push_back(Waiting::Completion(transaction, payload.to_vec()));
+        self.outbox.waiting.push_back(Waiting::Completion(transaction, payload.to_vec()));
     }
     fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]) {
-        self.waiting.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
+        self.outbox.waiting.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
     }
     fn offer_further(&mut self, count: u16) {
-        self.further = count;
+        self.outbox.further = count;
+    }
+    fn memory(&self, gpadl: u32) -> Vec<u64> {
+        self.gpadls.get(&gpadl).map(|gpadl| gpadl.frames.clone()).unwrap_or_default()
     }
 }
 

@@ -7,12 +7,14 @@ mod bus;
 mod devices;
 mod drive;
 mod knobs;
+mod netvsp;
 mod storvsp;
 mod synic;
 
 pub use bus::{Faults, OfferSettings};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
+pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
 pub use storvsp::{StorHost, StorMoods};
 
 use crate::Guest;

@@ -234,7 +234,7 @@ impl VmbusDevice for StorHost {
         });
     }
 
-    fn poll(&mut self, out: &mut dyn Packets) {
+    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             let mut kept = vec![];

@@ -1,0 +1,717 @@
+//! NetVSP: the host's side of a network device on VMBus.
+
+use super::devices::{Packets, VmbusDevice, gather};
+use crate::Guest;
+use hyperv_bindings::netvsp::*;
+use hyperv_bindings::rndis::*;
+use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Pieces of the receive buffer that only messages of the device use.
+const CONTROL_PIECES: usize = 16;
+/// Where in a piece a frame begins.
+const DATA_AT: usize = 256;
+const SECTION: u32 = 6144;
+
+/// A frame for the guest, and what stands beside it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct WireFrame {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What stands beside it: type and word.
+    pub info: Vec<(u32, u32)>,
+}
+
+/// Changes a message that is about to be sent: NVSP or RNDIS.
+type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
+/// What the host offers, and how it misbehaves.
+pub struct NetVspMoods {
+    /// The newest version that it speaks.
+    pub newest: NvspVersion,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// Queues.
+    pub queues: u32,
+    /// It knows no offloads.
+    pub lacks_offloads: bool,
+    /// Frames are taken, and not completed until this is false again.
+    pub holds: bool,
+    /// The status with which frames are completed.
+    pub status: NvspStatus,
+    /// It refuses the send buffer.
+    pub refuses_send_buffer: bool,
+    /// Frames of one packet, at most.
+    pub batch: usize,
+    /// Its address.
+    pub mac: [u8; 6],
+    /// Whether it takes another one.
+    pub takes_mac: bool,
+    /// Applied to every NVSP message, but for that with a frame.
+    pub mutate_nvsp: Option<Mutation>,
+    /// Applied to every RNDIS message.
+    pub mutate_rndis: Option<Mutation>,
+    /// Ranges are given this offset more.
+    pub shift_ranges: u32,
+}
+
+#[derive(Default)]
+struct Buffer {
+    frames: Vec<u64>,
+}
+
+impl Buffer {
+    fn places(&self, at: usize, len: usize) -> Option<Vec<(u64, usize)>> {
+        let (mut at, mut left, mut places) = (at, len, vec![]);
+        while left > 0 {
+            let now = left.min(4096 - at % 4096);
+            places.push((self.frames.get(at / 4096)? * 4096 + (at % 4096) as u64, now));
+            (at, left) = (at + now, left - now);
+        }
+        Some(places)
+    }
+}
+
+struct Host {
+    moods: NetVspMoods,
+    version: NvspVersion,
+    config: bool,
+    ndis: bool,
+    initialized: bool,
+    receive: Buffer,
+    send: Buffer,
+    piece: usize,
+    /// Pieces that nobody uses.
+    free: Vec<usize>,
+    /// Pieces of packets that the guest has not completed.
+    used: BTreeMap<u64, Vec<usize>>,
+    control: VecDeque<Vec<u8>>,
+    notices: VecDeque<Vec<u8>>,
+    to_guest: BTreeMap<u16, VecDeque<WireFrame>>,
+    sent: Vec<(u16, Vec<u8>)>,
+    infos: Vec<Vec<(u32, u32)>>,
+    packets: u64,
+    held: Vec<(u16, u64)>,
+    filter: u32,
+    table: Vec<u32>,
+    path: u32,
+    oids: Vec<u32>,
+    halted: bool,
+    violations: Vec<String>,
+}
+
+/// A network device on VMBus. A handle: clones are the same device.
+#[derive(Clone)]
+pub struct NetVspHost {
+    shared: Arc<Mutex<Host>>,
+    channel: u16,
+}
+
+impl Default for NetVspHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl NetVspHost {
+    /// One that speaks every version, with two queues.
+    pub fn new() -> Self {
+        let moods = NetVspMoods {
+            newest: NvspVersion::V61,
+            mtu: 9000,
+            queues: 2,
+            lacks_offloads: false,
+            holds: false,
+            status: NvspStatus::SUCCESS,
+            refuses_send_buffer: false,
+            batch: 8,
+            mac: [0, 0x15, 0x5d, 1, 2, 3],
+            takes_mac: true,
+            mutate_nvsp: None,
+            mutate_rndis: None,
+            shift_ranges: 0,
+        };
+        let host = Host {
+            moods,
+            version: NvspVersion(0),
+            config: false,
+            ndis: false,
+            initialized: false,
+            receive: Buffer::default(),
+            send: Buffer::default(),
+            piece: 0,
+            free: vec![],
+            used: BTreeMap::new(),
+            control: VecDeque::new(),
+            notices: VecDeque::new(),
+            to_guest: BTreeMap::new(),
+            sent: vec![],
+            infos: vec![],
+            packets: 0,
+            held: vec![],
+            filter: 0,
+            table: vec![],
+            path: 0,
+            oids: vec![],
+            halted: false,
+            violations: vec![],
+        };
+        Self { shared: Arc::new(Mutex::new(host)), channel: 0 }
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
+        work(&mut self.shared.lock().expect("the device"))
+    }
+
+    /// Changes what it offers, or how it misbehaves.
+    pub fn moods(&self, change: impl FnOnce(&mut NetVspMoods)) {
+        self.with(|host| change(&mut host.moods));
+    }
+
+    /// A frame comes in from the wire, on the primary channel, when that is served the next time.
+    pub fn receive(&self, bytes: &[u8]) {
+        self.receive_on(0, WireFrame { bytes: bytes.to_vec(), info: vec![] });
+    }
+
+    /// The same on any channel, with something beside it.
+    pub fn receive_on(&self, channel: u16, frame: WireFrame) {
+        self.with(|host| host.to_guest.entry(channel).or_default().push_back(frame));
+    }
+
+    /// Frames that wait for room.
+    pub fn waiting(&self) -> usize {
+        self.with(|host| host.to_guest.values().map(VecDeque::len).sum())
+    }
+
+    /// The frames that the guest has sent since the last call.
+    pub fn take_sent(&self) -> Vec<Vec<u8>> {
+        self.with(|host| std::mem::take(&mut host.sent)).into_iter().map(|(_, bytes)| bytes).collect()
+    }
+
+    /// The channels of those frames, and what stood beside them.
+    pub fn take_infos(&self) -> Vec<Vec<(u32, u32)>> {
+        self.with(|host| std::mem::take(&mut host.infos))
+    }
+
+    /// How many packets with frames have come.
+    pub fn packets(&self) -> u64 {
+        self.with(|host| host.packets)
+    }
+
+    /// The link comes or goes.
+    pub fn set_link(&self, is_up: bool) {
+        let status = if is_up { RndisStatus::MEDIA_CONNECT } else { RndisStatus::MEDIA_DISCONNECT };
+        self.indicate(status);
+    }
+
+    /// Something is indicated.
+    pub fn indicate(&self, status: RndisStatus) {
+        let header = RndisHeader {
+            message_type: RndisMessageType::INDICATE_STATUS,
+            message_length: size_of::<RndisIndicateStatus>() as u32,
+        };
+        let message = RndisIndicateStatus { header, status, info_length: 0, info_offset: 0 };
+        self.with(|host| host.control.push_back(message.as_bytes().to_vec()));
+    }
+
+    /// Asks whether the guest is there.
+    pub fn keep_alive(&self, request_id: u32) {
+        let header = RndisHeader { message_type: RndisMessageType::KEEPALIVE, message_length: 12 };
+        let message = RndisRequest { header, request_id };
+        self.with(|host| host.control.push_back(message.as_bytes().to_vec()));
+    }
+
+    /// A virtual function comes or goes.
+    pub fn associate(&self, serial: Option<u32>) {
+        let message = NvspVfAssociation {
+            message_type: NvspMessageType::SEND_VF_ASSOCIATION,
+            is_allocated: u32::from(serial.is_some()),
+            serial: serial.unwrap_or(0),
+        };
+        self.with(|host| host.notices.push_back(message.as_bytes().to_vec()));
+    }
+
+    /// The questions that were asked and the settings that were made, by OID, since the last call.
+    pub fn take_oids(&self) -> Vec<u32> {
+        self.with(|host| std::mem::take(&mut host.oids))
+    }
+
+    /// The filter, and the table of queues as it is set.
+    pub fn settings(&self) -> (u32, Vec<u32>) {
+        self.with(|host| (host.filter, host.table.clone()))
+    }
+
+    /// Which way frames go: 1 by the virtual function.
+    pub fn path(&self) -> u32 {
+        self.with(|host| host.path)
+    }
+
+    /// Pieces of the receive buffer that the guest has not given back.
+    pub fn pieces_in_use(&self) -> usize {
+        self.with(|host| host.used.values().map(Vec::len).sum())
+    }
+
+    /// Whether the guest has ended RNDIS.
+    pub fn is_halted(&self) -> bool {
+        self.with(|host| host.halted)
+    }
+
+    /// What the guest did wrong so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.with(|host| host.violations.clone())
+    }
+}
+
+fn padded(message: &[u8]) -> Vec<u8> {
+    let mut bytes = message.to_vec();
+    bytes.resize(bytes.len().max(40), 0);
+    bytes
+}
+
+impl VmbusDevice for NetVspHost {
+    fn open(&mut self) {
+        if self.channel == 0 {
+            self.with(|host| {
+                (host.config, host.ndis, host.initialized, host.version) =
+                    (false, false, false, NvspVersion(0));
+                host.used.clear();
+                host.free.clear();
+                host.filter = 0;
+            });
+        }
+    }
+
+    fn close(&mut self) {
+        let channel = self.channel;
+        self.with(|host| host.held.retain(|(at, _)| *at != channel));
+    }
+
+    fn further(&mut self, index: u16) -> Option<Box<dyn VmbusDevice>> {
+        Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
+    }
+
+    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+        let channel = self.channel;
+        self.with(|host| {
+            if packet.kind == Kind::COMPLETION {
+                match host.used.remove(&packet.transaction) {
+                    Some(pieces) if packet.payload.get(..4) == Some(&108u32.to_le_bytes()) => {
+                        host.free.extend(pieces);
+                    }
+                    // Of a notice.
+                    _ if packet.transaction >= 1 << 62 => {}
+                    _ => host.violations.push("a completion of no packet".into()),
+                }
+                return;
+            }
+            let Ok((kind, _)) = NvspMessageType::read_from_prefix(packet.payload) else {
+                return host.violations.push("a packet without a type".into());
+            };
+            if packet.payload.len() != NVSP_MESSAGE_LENGTH as usize {
+                host.violations.push(format!("a message of {} bytes", packet.payload.len()));
+            }
+            if kind == NvspMessageType::SEND_RNDIS_PACKET {
+                return host.rndis(guest, channel, packet, out);
+            }
+            if channel > 0 {
+                return host.violations.push(format!("message {} on channel {channel}", kind.0));
+            }
+            let answer = host.nvsp(kind, packet.payload, out);
+            if let Some(mut answer) = answer.filter(|_| packet.wants_completion) {
+                if let Some(mutate) = &mut host.moods.mutate_nvsp {
+                    mutate(&mut answer);
+                }
+                out.completion(packet.transaction, &answer);
+            }
+        });
+    }
+
+    fn poll(&mut self, guest: &Guest, out: &mut dyn Packets) {
+        let channel = self.channel;
+        self.with(|host| {
+            if channel == 0 {
+                for mut notice in host.notices.drain(..) {
+                    if let Some(mutate) = &mut host.moods.mutate_nvsp {
+                        mutate(&mut notice);
+                    }
+                    out.in_band(&padded(&notice));
+                }
+                while let Some(message) = host.control.pop_front() {
+                    host.deliver(guest, &[message], true, out);
+                }
+            }
+            if !host.moods.holds {
+                host.held.retain(|(at, transaction)| {
+                    if *at == channel {
+                        out.completion(*transaction, &padded(&[108, 0, 0, 0, 1, 0, 0, 0]));
+                    }
+                    *at != channel
+                });
+            }
+            while host.initialized && host.filter != 0 {
+                let Some(queue) = host.to_guest.get_mut(&channel).filter(|queue| !queue.is_empty()) else {
+                    break;
+                };
+                let room = host.free.len().saturating_sub(CONTROL_PIECES);
+                let count = queue.len().min(host.moods.batch).min(room);
+                if count == 0 {
+                    break;
+                }
+                let frames: Vec<WireFrame> = queue.drain(..count).collect();
+                let messages: Vec<Vec<u8>> = frames.iter().map(message).collect();
+                host.deliver(guest, &messages, false, out);
+            }
+        });
+    }
+}
+
+/// A frame as a message: the frame at a fixed place.
+fn message(frame: &WireFrame) -> Vec<u8> {
+    let mut bytes = vec![0; DATA_AT];
+    let mut at = size_of::<RndisPacket>();
+    for (kind, value) in &frame.info {
+        let info = RndisInfo { size: 16, info_type: RndisInfoType(*kind), offset: 12 };
+        let word = RndisInfoWord { info, value: *value };
+        bytes[at..at + 16].copy_from_slice(word.as_bytes());
+        at += 16;
+    }
+    let mut packet = RndisPacket::new_zeroed();
+    packet.header = RndisHeader {
+        message_type: RndisMessageType::PACKET,
+        message_length: (DATA_AT + frame.bytes.len()) as u32,
+    };
+    packet.data_offset = DATA_AT as u32 - 8;
+    packet.data_length = frame.bytes.len() as u32;
+    packet.info_offset = if frame.info.is_empty() { 0 } else { 36 };
+    packet.info_length = (at - size_of::<RndisPacket>()) as u32;
+    bytes[..size_of::<RndisPacket>()].copy_from_slice(packet.as_bytes());
+    bytes.extend(&frame.bytes);
+    bytes
+}
+
+impl Host {
+    fn violation(&mut self, text: impl Into<String>) {
+        self.violations.push(text.into());
+    }
+
+    /// A message of NVSP; its answer.
+    fn nvsp(&mut self, kind: NvspMessageType, payload: &[u8], out: &mut dyn Packets) -> Option<Vec<u8>> {
+        let word = |at: usize| u32::from_le_bytes(payload[at..at + 4].try_into().expect("four bytes"));
+        let answer =
+            |words: &[u32]| padded(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
+        match kind {
+            NvspMessageType::INIT => {
+                let version = NvspVersion(word(4));
+                let known = [
+                    NvspVersion::V1,
+                    NvspVersion::V2,
+                    NvspVersion::V4,
+                    NvspVersion::V5,
+                    NvspVersion::V6,
+                    NvspVersion::V61,
+                ];
+                let is_known = known.contains(&version) && version <= self.moods.newest;
+                self.version = if is_known { version } else { NvspVersion(0) };
+                Some(answer(&[2, u32::MAX, 34, u32::from(is_known)]))
+            }
+            NvspMessageType::SEND_NDIS_CONFIG => {
+                if self.version < NvspVersion::V2 || std::mem::replace(&mut self.config, true) {
+                    self.violation("a configuration out of turn");
+                }
+                let asked = word(4).saturating_sub(14);
+                self.moods.mtu =
+                    if (1500..=9202).contains(&asked) { asked.min(self.moods.mtu) } else { 1500 };
+                Some(vec![])
+            }
+            NvspMessageType::SEND_NDIS_VERSION => {
+                if std::mem::replace(&mut self.ndis, true) {
+                    self.violation("a version of NDIS twice");
+                }
+                Some(vec![])
+            }
+            NvspMessageType::SEND_RECEIVE_BUFFER => {
+                if self.version >= NvspVersion::V2 && !self.config {
+                    self.violation("a receive buffer ahead of the configuration");
+                }
+                self.receive.frames = out.memory(word(4));
+                let len = self.receive.frames.len() * 4096;
+                self.piece = DATA_AT + self.moods.mtu as usize + 14 + 36;
+                let count = len / self.piece;
+                self.free = (0..count).rev().collect();
+                let size = self.piece as u32;
+                Some(answer(&[102, 1, 1, 0, size, count as u32, count as u32 * size]))
+            }
+            NvspMessageType::SEND_SEND_BUFFER => {
+                self.send.frames = out.memory(word(4));
+                let status = if self.moods.refuses_send_buffer { 2 } else { 1 };
+                Some(answer(&[105, status, SECTION]))
+            }
+            NvspMessageType::SUBCHANNEL => {
+                if self.version < NvspVersion::V5 || word(4) != 1 {
+                    self.violation("further channels where there are none");
+                }
+                let is_granted = word(8) < self.moods.queues;
+                if is_granted {
+                    out.offer_further(word(8) as u16);
+                    let mut table = vec![134, 16, 12];
+                    table.extend((0..16).map(|at| at % self.moods.queues));
+                    self.notices.push_back(table.iter().flat_map(|word: &u32| word.to_le_bytes()).collect());
+                }
+                Some(answer(&[133, if is_granted { 1 } else { 2 }, if is_granted { word(8) } else { 0 }]))
+            }
+            NvspMessageType::SWITCH_DATA_PATH => {
+                self.path = word(4);
+                Some(vec![])
+            }
+            _ => {
+                self.violation(format!("message {}", kind.0));
+                None
+            }
+        }
+    }
+
+    /// A packet with RNDIS messages.
+    fn rndis(&mut self, guest: &Guest, channel: u16, packet: &Packet<'_>, out: &mut dyn Packets) {
+        let Ok((message, _)) = NvspSendRndisPacket::read_from_prefix(packet.payload) else {
+            return self.violation("a message that is too short");
+        };
+        if !packet.wants_completion || !self.ndis || self.receive.frames.is_empty() {
+            return self.violation("RNDIS out of turn");
+        }
+        let mut bytes = vec![];
+        if message.section_index != NVSP_NO_SECTION {
+            let at = message.section_index as usize * SECTION as usize;
+            let inside = message.section_size <= SECTION;
+            match self.send.places(at, message.section_size as usize).filter(|_| inside) {
+                Some(places) => bytes.extend(gather(guest, &places)),
+                None => return self.violation("a section that there is not"),
+            }
+        }
+        for range in packet.gpa_ranges().into_iter().flatten() {
+            let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
+            for page in range.pages() {
+                let len = left.min(4096 - offset as usize);
+                bytes.extend(guest.read(page * 4096 + offset, len));
+                (left, offset) = (left - len, 0);
+            }
+        }
+        let complete = |out: &mut dyn Packets, status: NvspStatus| {
+            let words = [108u32, status.0];
+            out.completion(packet.transaction, &padded(words.as_bytes()));
+        };
+        if message.channel_type == NvspChannelType::CONTROL {
+            complete(out, NvspStatus::SUCCESS);
+            self.control_message(guest, &bytes, out);
+            return;
+        }
+        self.packets += 1;
+        self.frames(channel, &bytes);
+        if self.moods.holds {
+            self.held.push((channel, packet.transaction));
+        } else {
+            complete(out, self.moods.status);
+        }
+    }
+
+    /// The frames in the messages of a packet.
+    fn frames(&mut self, channel: u16, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let Ok((head, _)) = RndisPacket::read_from_prefix(bytes) else {
+                return self.violation("a frame without a header");
+            };
+            let length = head.header.message_length as usize;
+            let start = head.data_offset as usize + 8;
+            let Some(frame) = bytes.get(start..start + head.data_length as usize) else {
+                return self.violation("a frame that is not inside");
+            };
+            if head.header.message_type != RndisMessageType::PACKET || length > bytes.len() || length < start
+            {
+                return self.violation("a frame of a wrong length");
+            }
+            let at = head.info_offset as usize + 8;
+            let mut infos = vec![];
+            let mut rest = match head.info_length {
+                0 => &[][..],
+                length => bytes.get(at..at + length as usize).unwrap_or_default(),
+            };
+            while let Ok((info, later)) = RndisInfoWord::read_from_prefix(rest) {
+                infos.push((info.info.info_type.0, info.value));
+                rest = later;
+            }
+            self.sent.push((channel, frame.to_vec()));
+            self.infos.push(infos);
+            bytes = &bytes[length..];
+            if !bytes.is_empty() && !length.is_multiple_of(8) {
+                return self.violation("a frame that is not aligned");
+            }
+        }
+    }
+
+    /// Puts messages in the receive buffer, and tells the guest in one packet.
+    fn deliver(&mut self, guest: &Guest, messages: &[Vec<u8>], is_control: bool, out: &mut dyn Packets) {
+        let (mut pieces, mut ranges) = (vec![], vec![]);
+        for message in messages {
+            let mut message = message.clone();
+            if let Some(mutate) = &mut self.moods.mutate_rndis {
+                mutate(&mut message);
+            }
+            let Some(piece) = self.free.pop() else {
+                return self.violation("the guest keeps the pieces for messages");
+            };
+            let at = piece * self.piece;
+            let len = message.len().min(self.piece);
+            for (place, bytes) in
+                self.receive.places(at, len).into_iter().flatten().scan(0, |done, (place, len)| {
+                    let from = *done;
+                    *done += len;
+                    Some((place, &message[from..from + len]))
+                })
+            {
+                guest.write(place, bytes);
+            }
+            pieces.push(piece);
+            ranges.push(TransferRange { len: len as u32, offset: at as u32 + self.moods.shift_ranges });
+        }
+        let transaction = pieces[0] as u64 + 1;
+        self.used.insert(transaction, pieces);
+        let words = [107u32, u32::from(is_control), u32::MAX, 0];
+        out.transfer(transaction, NVSP_RECEIVE_BUFFER_ID as u16, &ranges, &padded(words.as_bytes()));
+    }
+
+    /// A message of the device.
+    fn control_message(&mut self, guest: &Guest, bytes: &[u8], out: &mut dyn Packets) {
+        let Ok((header, _)) = RndisHeader::read_from_prefix(bytes) else {
+            return self.violation("no header");
+        };
+        let (request, _) = RndisRequest::read_from_prefix(bytes).expect("a request");
+        let reply = |kind: RndisMessageType, words: &[u32], data: &[u8]| {
+            let body: Vec<u8> =
+                words.iter().flat_map(|word| word.to_le_bytes()).chain(data.iter().copied()).collect();
+            let head = RndisHeader { message_type: kind, message_length: body.len() as u32 + 8 };
+            [head.as_bytes(), &body].concat()
+        };
+        let id = request.request_id;
+        let answer = match header.message_type {
+            RndisMessageType::INITIALIZE => {
+                if std::mem::replace(&mut self.initialized, true) {
+                    self.violation("RNDIS is begun twice");
+                }
+                let words = [id, 0, 1, 0, 1, 0, 8, 0xefff_ffff, 3, 0, 0];
+                reply(RndisMessageType::INITIALIZE_COMPLETE, &words, &[])
+            }
+            RndisMessageType::QUERY => {
+                let (query, _) = RndisQuery::read_from_prefix(bytes).expect("a query");
+                self.oids.push(query.oid.0);
+                match self.query(query.oid) {
+                    Some(data) => {
+                        let words = [id, 0, data.len() as u32, 16];
+                        reply(RndisMessageType::QUERY_COMPLETE, &words, &data)
+                    }
+                    None => {
+                        let words = [id, RndisStatus::NOT_SUPPORTED.0, 0, 0];
+                        reply(RndisMessageType::QUERY_COMPLETE, &words, &[])
+                    }
+                }
+            }
+            RndisMessageType::SET => {
+                let (set, _) = RndisQuery::read_from_prefix(bytes).expect("a setting");
+                self.oids.push(set.oid.0);
+                let at = set.info_offset as usize + 8;
+                let value = bytes.get(at..at + set.info_length as usize).unwrap_or_default().to_vec();
+                let status = self.set(set.oid, &value);
+                reply(RndisMessageType::SET_COMPLETE, &[id, status.0], &[])
+            }
+            RndisMessageType::HALT => {
+                self.halted = true;
+                return;
+            }
+            RndisMessageType::KEEPALIVE_COMPLETE => return self.oids.push(id),
+            other => return self.violation(format!("RNDIS message {:#x}", other.0)),
+        };
+        self.deliver(guest, &[answer], true, out);
+    }
+
+    fn query(&self, oid: RndisOid) -> Option<Vec<u8>> {
+        Some(match oid {
+            RndisOid::GEN_MAXIMUM_FRAME_SIZE => self.moods.mtu.to_le_bytes().to_vec(),
+            RndisOid::IEEE_802_3_CURRENT_ADDRESS | RndisOid::IEEE_802_3_PERMANENT_ADDRESS => {
+                self.moods.mac.to_vec()
+            }
+            RndisOid::GEN_LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
+            RndisOid::GEN_MEDIA_CONNECT_STATUS => 0u32.to_le_bytes().to_vec(),
+            RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE => 4u32.to_le_bytes().to_vec(),
+            RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES if !self.moods.lacks_offloads => {
+                let mut offload = NdisOffload::new_zeroed();
+                offload.header = NdisObjectHeader { object_type: 0xa7, revision: 3, size: 156 };
+                let all = NdisChecksumOffload { encapsulation: 2, flags: 0x155 };
+                (offload.tx_ipv4, offload.rx_ipv4, offload.tx_ipv6, offload.rx_ipv6) = (all, all, all, all);
+                offload.lso2.ipv4_encapsulation = 2;
+                offload.lso2.ipv4_maximum_size = 0xf53c;
+                offload.lso2.ipv6_encapsulation = 2;
+                offload.lso2.ipv6_maximum_size = 0xf53c;
+                let mut bytes = offload.as_bytes().to_vec();
+                bytes.resize(156, 0);
+                bytes[144] = 3;
+                bytes
+            }
+            RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES => {
+                let words = [0x0012_0288, 0x301, 1, self.moods.queues];
+                let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+                bytes.extend(128u16.to_le_bytes());
+                bytes
+            }
+            _ => return None,
+        })
+    }
+
+    fn set(&mut self, oid: RndisOid, value: &[u8]) -> RndisStatus {
+        let word =
+            |at: usize| value.get(at..at + 4).map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")));
+        match oid {
+            RndisOid::GEN_CURRENT_PACKET_FILTER => match word(0) {
+                Some(filter) => self.filter = filter,
+                None => return RndisStatus::FAILURE,
+            },
+            RndisOid::TCP_OFFLOAD_PARAMETERS if value.len() >= 20 && value[0] == 0x80 => {}
+            RndisOid::IEEE_802_3_MULTICAST_LIST if value.len().is_multiple_of(6) => {}
+            RndisOid::GEN_RECEIVE_SCALE_PARAMETERS => {
+                let (Some(size), Some(offset)) = (word(12), word(16)) else {
+                    return RndisStatus::INVALID_DATA;
+                };
+                let (size, offset) = ((size & 0xffff) as usize, offset as usize);
+                let Some(table) = value.get(offset..offset + size) else { return RndisStatus::INVALID_DATA };
+                let table: Vec<u32> = table
+                    .chunks_exact(4)
+                    .map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")))
+                    .collect();
+                if table.is_empty() || table.iter().any(|entry| *entry >= self.moods.queues) {
+                    return RndisStatus::INVALID_DATA;
+                }
+                self.table = table;
+            }
+            RndisOid::GEN_RNDIS_CONFIG_PARAMETER => {
+                let text = |offset: Option<u32>, length: Option<u32>| {
+                    let (offset, length) = (offset? as usize, length? as usize);
+                    let bytes = value.get(offset..offset + length)?;
+                    Some(bytes.chunks_exact(2).map(|pair| pair[0] as char).collect::<String>())
+                };
+                let (name, address) = (text(word(0), word(4)), text(word(12), word(16)));
+                if name.as_deref() != Some("NetworkAddress")
+                    || address.as_ref().is_none_or(|text| text.len() != 12)
+                {
+                    return RndisStatus::INVALID_DATA;
+                }
+                let text = address.expect("an address");
+                if self.moods.takes_mac {
+                    for (at, byte) in self.moods.mac.iter_mut().enumerate() {
+                        *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).expect("digits");
+                    }
+                }
+            }
+            _ => return RndisStatus::NOT_SUPPORTED,
+        }
+        RndisStatus::SUCCESS
+    }
+}

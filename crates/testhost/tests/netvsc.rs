@@ -1,0 +1,496 @@
+//! netvsc against our model of NetVSP.
+
+use hyperv_bindings::rndis::{RndisInfoType, RndisOid, RndisRxChecksumFlags, RndisStatus};
+use paravirt_device::{
+    Arm, ChecksumRange, ControlError, Fault, IoError, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx,
+    NetTx, Notify, Offloads, ReceiveMode, Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
+};
+use paravirt_hyperv::Hypervisor;
+use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
+use paravirt_platform::DmaSlice;
+use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, WireFrame};
+use paravirt_vmbus::{Guid, Version, Vmbus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+
+type Buffer = DmaSlice<Guest>;
+type Card = NetVsc<Guest, Buffer>;
+type Queue = NetVscQueue<Guest, Buffer>;
+
+const NOWHERE: Guid = Guid([0; 16]);
+
+/// A guest with a card, and its host.
+struct Bench {
+    guest: Guest,
+    host: HvHost,
+    wire: NetVspHost,
+    vmbus: Vmbus<Guest>,
+    channel: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let guest = Guest::with(2, true);
+        let host = HvHost::new(&guest, HvOffer::least());
+        let wire = NetVspHost::new();
+        let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
+        let channel = host.add(&guest, settings, wire.clone());
+        let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
+        let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
+        Self { guest, host, wire, vmbus, channel }
+    }
+
+    fn try_open(&self, options: &NetOptions) -> Result<Card, OpenError> {
+        let offer = self.vmbus.find(&NOWHERE, 0).expect("an offer");
+        Card::open(&self.guest, &self.vmbus, &offer, options)
+    }
+
+    fn first(&self) -> (Card, Queue) {
+        let mut card = self.try_open(&NetOptions::default()).expect("a card");
+        let queue = card.take_queue(0).expect("a queue");
+        (card, queue)
+    }
+
+    fn work(&self) {
+        self.host.work(&self.guest, self.channel);
+    }
+
+    fn is_clean(&self) {
+        assert_eq!(self.host.violations(), Vec::<String>::new());
+        assert_eq!(self.wire.violations(), Vec::<String>::new());
+    }
+}
+
+fn frame(len: usize, byte: u8) -> Vec<u8> {
+    (0..len).map(|at| if at < 14 { byte } else { at as u8 ^ byte }).collect()
+}
+
+fn commit(queue: &mut Queue, bytes: &[u8], meta: TxMeta) -> Result<(), Rejected> {
+    let (_, tx) = queue.split();
+    assert!(tx.reserve(bytes.len()), "no room for {} bytes", bytes.len());
+    tx.slot()[..bytes.len()].copy_from_slice(bytes);
+    tx.commit(bytes.len(), meta)
+}
+
+fn kick(queue: &mut Queue) {
+    queue.split().1.kick();
+}
+
+/// The next frame that came in, popped.
+fn next(queue: &mut Queue) -> Option<Vec<u8>> {
+    let (rx, _) = queue.split();
+    let mut scratch = vec![0; 65550];
+    let bytes = rx.contiguous(&mut scratch)?.to_vec();
+    rx.pop();
+    Some(bytes)
+}
+
+#[test]
+fn every_version_sends_and_receives() {
+    for newest in [
+        NvspVersion::V61,
+        NvspVersion::V6,
+        NvspVersion::V5,
+        NvspVersion::V4,
+        NvspVersion::V2,
+        NvspVersion::V1,
+    ] {
+        let bench = Bench::new();
+        bench.wire.moods(|moods| moods.newest = newest);
+        let (card, mut queue) = bench.first();
+        assert_eq!(card.version(), newest);
+        let info = card.info();
+        assert_eq!((info.mac, info.mtu, info.speed), (MacAddr([0, 0x15, 0x5d, 1, 2, 3]), 1500, Some(10_000)));
+        assert_eq!(card.link(), Link::Up);
+        for len in [14, 60, 1514] {
+            commit(&mut queue, &frame(len, 3), TxMeta::default()).expect("sent");
+            kick(&mut queue);
+            assert_eq!(bench.wire.take_sent(), [frame(len, 3)]);
+            bench.wire.receive(&frame(len, 5));
+            bench.work();
+            queue.poll().expect("no fault");
+            assert_eq!(next(&mut queue), Some(frame(len, 5)));
+        }
+        queue.poll().expect("no fault");
+        bench.work();
+        assert_eq!(bench.wire.pieces_in_use(), 0);
+        drop((queue, card));
+        assert!(bench.wire.is_halted());
+        assert_eq!((bench.host.gpadls(), bench.wire.settings().0), ((0, 0), 0));
+        bench.is_clean();
+    }
+}
+
+#[test]
+fn a_host_without_a_version_in_common_is_refused() {
+    let bench = Bench::new();
+    bench.wire.moods(|moods| moods.newest = NvspVersion(1));
+    assert_eq!(bench.try_open(&NetOptions::default()).err(), Some(OpenError::Version));
+    assert_eq!(bench.host.gpadls(), (0, 0));
+    bench.is_clean();
+}
+
+#[test]
+fn a_batch_of_32_costs_one_signal_and_few_packets() {
+    let bench = Bench::new();
+    let (_card, mut queue) = bench.first();
+    while queue.arm() == Arm::Pending {
+        queue.poll().expect("no fault");
+    }
+    let before = (bench.host.signals(bench.channel), bench.wire.packets());
+    for at in 0..32 {
+        commit(&mut queue, &frame(60, at), TxMeta::default()).expect("room");
+    }
+    kick(&mut queue);
+    kick(&mut queue);
+    let after = (bench.host.signals(bench.channel), bench.wire.packets());
+    assert_eq!((after.0.0 - before.0.0, after.0.1 - before.0.1, after.1 - before.1), (1, 1, 4));
+    assert_eq!(bench.wire.take_sent(), (0..32).map(|at| frame(60, at)).collect::<Vec<_>>());
+    // And back: eight to a packet, completed once each.
+    for at in 0..32 {
+        bench.wire.receive(&frame(60, at));
+    }
+    queue.poll().expect("no fault");
+    while queue.arm() == Arm::Pending {
+        queue.poll().expect("no fault");
+    }
+    let before = bench.host.signals(bench.channel);
+    bench.work();
+    queue.poll().expect("no fault");
+    for at in 0..32 {
+        assert_eq!(next(&mut queue), Some(frame(60, at)));
+    }
+    assert_eq!(bench.wire.pieces_in_use(), 32);
+    queue.poll().expect("no fault");
+    assert_eq!(bench.wire.pieces_in_use(), 0);
+    let after = bench.host.signals(bench.channel);
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1, 1));
+    bench.is_clean();
+}
+
+#[test]
+fn full_sections_hold_the_caller_back() {
+    let bench = Bench::new();
+    let options = NetOptions { send_bytes: 64 << 10, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    let mut queue = card.take_queue(0).expect("a queue");
+    bench.wire.moods(|moods| moods.holds = true);
+    let mut sent = 0;
+    while queue.split().1.is_ready(1514) {
+        commit(&mut queue, &frame(1514, sent), TxMeta::default()).expect("room");
+        sent += 1;
+    }
+    assert!(!queue.split().1.reserve(1514));
+    kick(&mut queue);
+    // Ten sections of 6144 bytes, three frames in each.
+    assert_eq!((sent, bench.wire.take_sent().len()), (30, 30));
+    bench.wire.moods(|moods| moods.holds = false);
+    bench.work();
+    queue.poll().expect("no fault");
+    assert!(queue.split().1.is_ready(1514));
+    bench.is_clean();
+}
+
+#[test]
+fn a_slot_stays_reserved_over_a_kick() {
+    let bench = Bench::new();
+    let (_card, mut queue) = bench.first();
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("room");
+    let (_, tx) = queue.split();
+    assert!(tx.reserve(60));
+    tx.slot()[..60].copy_from_slice(&frame(60, 2));
+    tx.kick();
+    tx.commit(60, TxMeta::default()).expect("reserved");
+    tx.kick();
+    assert_eq!(bench.wire.take_sent(), [frame(60, 1), frame(60, 2)]);
+    queue.poll().expect("no fault");
+    // Nothing is lost of the sections.
+    bench.wire.moods(|moods| moods.holds = true);
+    let mut count = 0;
+    while queue.split().1.is_ready(1514) {
+        commit(&mut queue, &frame(1514, 0), TxMeta::default()).expect("room");
+        count += 1;
+    }
+    assert_eq!(count, (1 << 20) / 6144 * 3);
+    bench.is_clean();
+}
+
+#[test]
+fn frames_go_from_the_callers_memory() {
+    let bench = Bench::new();
+    let (_card, mut queue) = bench.first();
+    let lent = |bytes: &[u8]| {
+        let mut buffer = DmaSlice::alloc(&bench.guest, bytes.len()).expect("memory");
+        buffer.bytes_mut().copy_from_slice(bytes);
+        buffer
+    };
+    let (_, tx) = queue.split();
+    tx.send(7, lent(&frame(1000, 4)), TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    bench.wire.moods(|moods| moods.status = hyperv_bindings::netvsp::NvspStatus::FAILURE);
+    let tcp = ChecksumRange { start: 34, offset: 16 };
+    let meta = TxMeta { checksum: Some(tcp), segmentation: None, vlan: Some(VlanTag(5)) };
+    tx.kick();
+    tx.send(8, lent(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
+    let cut = Segmentation { kind: SegmentKind::Tcp4, size: 400, headers: 54 };
+    let meta = TxMeta { checksum: Some(tcp), segmentation: Some(cut), vlan: None };
+    let refused = tx.send(9, lent(&frame(500, 6)), meta).unwrap_err();
+    assert_eq!((refused.reason, refused.buffer.bytes()), (Rejected::Unsupported, &frame(500, 6)[..]));
+    tx.kick();
+    assert_eq!(bench.wire.take_sent(), [frame(1000, 4), frame(500, 6)]);
+    assert_eq!(bench.wire.take_infos()[1], [(0, 34 << 16 | 0b101), (6, 0x50)]);
+    queue.poll().expect("no fault");
+    let (_, tx) = queue.split();
+    let first = tx.sent().expect("sent");
+    assert_eq!(
+        (first.tag, first.result, first.buffer.bytes()),
+        (7, Err(IoError::Device), &frame(1000, 4)[..])
+    );
+    assert_eq!(tx.sent().map(|sent| (sent.tag, sent.result)), Some((8, Err(IoError::Device))));
+    assert!(tx.sent().is_none());
+    bench.is_clean();
+}
+
+#[test]
+fn offloads_stand_beside_the_frame() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    let info = card.info();
+    let all = Offloads::all().difference(Offloads::TX_UDP | Offloads::RX_UDP);
+    assert_eq!((info.offloads, info.max_segmented), (all, 0xf53c));
+    let mut large = frame(20_000, 1);
+    large[12..14].copy_from_slice(&[0x08, 0x00]);
+    let cut = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
+    let checksum = Some(ChecksumRange { start: 34, offset: 16 });
+    commit(&mut queue, &large, TxMeta { checksum, segmentation: Some(cut), vlan: None }).expect("sent");
+    kick(&mut queue);
+    let sent = bench.wire.take_sent();
+    assert_eq!((sent[0].len(), &sent[0][60..]), (20_000, &large[60..]));
+    assert_eq!(bench.wire.take_infos(), [[(RndisInfoType::LSO.0, 1460 | 34 << 20 | 1 << 30)]]);
+    // In: what was verified, a tag, and several that are one.
+    let good = (RndisInfoType::CHECKSUM.0, RndisRxChecksumFlags::TCP_SUCCEEDED.bits());
+    let info = vec![good, (RndisInfoType::VLAN.0, 0x30)];
+    bench.wire.receive_on(0, WireFrame { bytes: frame(100, 1), info });
+    let mut tcp = frame(1514, 2);
+    tcp[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+    tcp[46] = 0x50;
+    let part = |flags: u32| (RndisInfoType::PACKET_ID.0, 1 | flags << 8);
+    bench.wire.receive_on(0, WireFrame { bytes: tcp.clone(), info: vec![good, part(3)] });
+    bench.wire.receive_on(0, WireFrame { bytes: vec![7; 1460], info: vec![part(1)] });
+    bench.wire.receive_on(0, WireFrame { bytes: vec![8; 10], info: vec![part(5)] });
+    bench.work();
+    queue.poll().expect("no fault");
+    let (rx, _) = queue.split();
+    let first = rx.front().expect("a frame");
+    assert_eq!((first.meta.checksum, first.meta.vlan), (RxChecksum::Valid, Some(VlanTag(3))));
+    rx.pop();
+    let second = rx.front().expect("a frame");
+    assert_eq!((second.len, second.segments, second.meta.segmentation), (1514 + 1470, 3, Some(cut)));
+    assert_eq!(rx.segment(2).expect("a part"), [8; 10]);
+    assert_eq!(rx.segment(0).expect("a part"), tcp);
+    assert_eq!(rx.segment(1).expect("a part"), [7; 1460]);
+    assert!(rx.segment(3).is_none());
+    rx.pop();
+    assert!(rx.front().is_none());
+    card.set_offloads(Offloads::RX_CHECKSUM).expect("a setting");
+    assert!(!card.info().offloads.contains(Offloads::RX_TCP4));
+    bench.is_clean();
+}
+
+#[test]
+fn a_host_that_offers_little_is_driven_all_the_same() {
+    let bench = Bench::new();
+    bench.wire.moods(|moods| (moods.lacks_offloads, moods.refuses_send_buffer) = (true, true));
+    let (card, mut queue) = bench.first();
+    assert_eq!(card.info().offloads, Offloads::empty());
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    kick(&mut queue);
+    assert_eq!(bench.wire.take_sent(), [frame(60, 1)]);
+    bench.is_clean();
+}
+
+#[test]
+fn jumbo_frames_come_and_go() {
+    let bench = Bench::new();
+    let options = NetOptions { mtu: 9000, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    assert_eq!(card.info().mtu, 9000);
+    let mut queue = card.take_queue(0).expect("a queue");
+    commit(&mut queue, &frame(9014, 1), TxMeta::default()).expect("sent");
+    kick(&mut queue);
+    bench.wire.receive(&frame(9014, 2));
+    bench.work();
+    queue.poll().expect("no fault");
+    assert_eq!((bench.wire.take_sent(), next(&mut queue)), (vec![frame(9014, 1)], Some(frame(9014, 2))));
+    let (_, tx) = queue.split();
+    assert!(tx.reserve(9016));
+    assert_eq!(tx.commit(9015, TxMeta::default()), Err(Rejected::Invalid));
+    bench.is_clean();
+}
+
+#[test]
+fn further_channels_are_queues() {
+    let bench = Bench::new();
+    bench.wire.moods(|moods| moods.queues = 4);
+    let options = NetOptions { queues: 3, processors: 2, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    assert_eq!(card.info().queues, 3);
+    card.set_active_queues(3).expect("a table");
+    let (_, table) = bench.wire.settings();
+    assert_eq!((table.len(), &table[..4]), (128, &[0, 1, 2, 0][..]));
+    let mut queues: Vec<Queue> = (0..3).map(|at| card.take_queue(at).expect("a queue")).collect();
+    for (at, queue) in queues.iter_mut().enumerate() {
+        commit(queue, &frame(60, at as u8), TxMeta::default()).expect("sent");
+        kick(queue);
+        bench.wire.receive_on(at as u16, WireFrame { bytes: frame(80, at as u8), info: vec![] });
+        let channel = bench.host.channel(NOWHERE, at as u16).expect("a channel");
+        bench.host.work(&bench.guest, channel);
+        queue.poll().expect("no fault");
+        assert_eq!(next(queue), Some(frame(80, at as u8)));
+    }
+    assert_eq!(bench.wire.take_sent(), [0, 1, 2].map(|at| frame(60, at)));
+    drop((queues, card));
+    assert_eq!(bench.host.gpadls(), (0, 0));
+    bench.is_clean();
+}
+
+struct Count(AtomicUsize);
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_happens_to_the_device_is_told() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    assert_eq!(card.poll_event(), None);
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    card.register(&Waker::from(count.clone()));
+    while queue.arm() == Arm::Pending {
+        queue.poll().expect("no fault");
+    }
+    count.0.store(0, Ordering::SeqCst);
+    bench.wire.set_link(false);
+    bench.work();
+    assert!(count.0.load(Ordering::SeqCst) > 0);
+    assert_eq!((card.poll_event(), card.link()), (Some(NetEvent::Link(Link::Down)), Link::Down));
+    bench.wire.set_link(true);
+    bench.wire.indicate(RndisStatus::NETWORK_CHANGE);
+    bench.wire.indicate(RndisStatus::OFFLOAD_CURRENT_CONFIG);
+    bench.work();
+    // Also where the queue takes it in.
+    queue.poll().expect("no fault");
+    assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
+    assert_eq!(card.poll_event(), Some(NetEvent::Announce));
+    bench.wire.associate(Some(9));
+    bench.work();
+    assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: Some(9) }));
+    card.switch_data_path(true).expect("switched");
+    assert_eq!(bench.wire.path(), 1);
+    card.switch_data_path(false).expect("switched");
+    bench.wire.associate(None);
+    bench.work();
+    assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: None }));
+    bench.wire.take_oids();
+    bench.wire.keep_alive(77);
+    bench.work();
+    assert_eq!((card.poll_event(), bench.wire.take_oids()), (None, vec![77]));
+    bench.is_clean();
+}
+
+#[test]
+fn settings_are_made_while_frames_come() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    assert_eq!(bench.wire.settings().0, 0xd);
+    bench.wire.receive(&frame(60, 1));
+    bench.work();
+    card.set_receive_mode(ReceiveMode::Promiscuous).expect("a setting");
+    assert_eq!(bench.wire.settings().0, 0x20);
+    // The frame that came in meanwhile is the queue's.
+    assert_eq!(next(&mut queue), Some(frame(60, 1)));
+    card.set_receive_mode(ReceiveMode::Filtered).expect("a setting");
+    card.set_multicast(&[MacAddr([1, 0, 0x5e, 0, 0, 1])]).expect("a list");
+    assert_eq!(card.set_multicast(&[MacAddr::default(); 5]), Err(ControlError::Refused));
+    card.set_mac(MacAddr([2, 0, 0, 0, 0, 9])).expect("an address");
+    assert_eq!(card.info().mac, MacAddr([2, 0, 0, 0, 0, 9]));
+    bench.wire.moods(|moods| moods.takes_mac = false);
+    assert_eq!(card.set_mac(MacAddr([2, 0, 0, 0, 0, 8])), Err(ControlError::Refused));
+    assert_eq!(card.info().mac, MacAddr([2, 0, 0, 0, 0, 9]));
+    assert!(bench.wire.take_oids().contains(&RndisOid::IEEE_802_3_MULTICAST_LIST.0));
+    bench.is_clean();
+}
+
+#[test]
+fn a_receive_buffer_that_is_used_up_goes_on() {
+    let bench = Bench::new();
+    let options = NetOptions { receive_bytes: 64 << 10, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    let mut queue = card.take_queue(0).expect("a queue");
+    for at in 0..100 {
+        bench.wire.receive(&frame(200, at));
+    }
+    let mut came = 0;
+    while came < 100 {
+        bench.work();
+        queue.poll().expect("no fault");
+        while let Some(bytes) = next(&mut queue) {
+            assert_eq!(bytes, frame(200, came));
+            came += 1;
+        }
+    }
+    bench.is_clean();
+}
+
+#[test]
+fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    bench.wire.moods(|moods| moods.holds = true);
+    let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+    let (_, tx) = queue.split();
+    tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    tx.kick();
+    bench.host.rescind(&bench.guest, bench.channel);
+    let fault = loop {
+        if let Err(fault) = queue.poll() {
+            break fault;
+        }
+    };
+    assert_eq!(fault, Fault::Removed);
+    let sent = queue.split().1.sent().expect("it came back");
+    assert_eq!((sent.tag, sent.result), (3, Err(IoError::Aborted)));
+    assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Removed)));
+    assert!(!queue.split().1.is_ready(60));
+    assert_eq!(queue.arm(), Arm::Armed);
+    drop((queue, card));
+    while bench.vmbus.poll().is_some() {}
+    assert_eq!((bench.host.has(bench.channel), bench.host.gpadls()), (false, (0, 0)));
+    bench.wire.moods(|moods| moods.holds = false);
+    let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
+    bench.host.add(&bench.guest, settings, bench.wire.clone());
+    let (_card, mut queue) = bench.first();
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    kick(&mut queue);
+    assert_eq!(bench.wire.take_sent().last(), Some(&frame(60, 1)));
+    bench.is_clean();
+}
+
+#[test]
+fn what_is_not_inside_the_buffer_ends_the_device() {
+    for at in 0..3 {
+        let bench = Bench::new();
+        let (_card, mut queue) = bench.first();
+        bench.wire.moods(|moods| match at {
+            0 => moods.shift_ranges = 2 << 20,
+            1 => moods.mutate_rndis = Some(Box::new(|bytes| bytes[12..16].fill(0xff))),
+            _ => moods.mutate_rndis = Some(Box::new(|bytes| bytes[8..12].copy_from_slice(&[0, 0, 1, 0]))),
+        });
+        bench.wire.receive(&frame(60, 1));
+        bench.work();
+        assert_eq!(queue.poll(), Err(Fault::Protocol));
+        assert_eq!(bench.host.gpadls().0, 2, "the rings are gone, the buffers stay for who looks at a frame");
+    }
+}
