@@ -34,6 +34,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("gpa_ranges", gpa_ranges),
     ("vmbus_message", vmbus_message),
     ("dynamic_memory", dynamic_memory),
+    ("storvsp_packet", storvsp_packet),
+    ("scsi_sense", scsi_sense),
+    ("scsi_data", scsi_data),
+    ("nvsp_message", nvsp_message),
+    ("rndis_message", rndis_message),
 ];
 
 thread_local! {
@@ -327,6 +332,75 @@ pub fn dynamic_memory(data: &[u8]) {
             assert!(model.is_empty());
         });
     }
+}
+
+/// Packets of StorVSP.
+pub fn storvsp_packet(data: &[u8]) {
+    use paravirt_storvsc::{Executed, HostPacket, properties};
+    for kind in [Kind::COMPLETION, Kind::IN_BAND] {
+        let packet = Packet { kind, wants_completion: false, transaction: 7, header: &[], payload: data };
+        if HostPacket::parse(&packet).is_ok() {
+            assert!(data.len() >= 12);
+        }
+    }
+    if let Ok(executed) = Executed::parse(data) {
+        assert!(data.len() >= 48 && Ok(executed) == Executed::parse(data));
+    }
+    assert!(properties(data).is_none() || data.len() >= 36);
+}
+
+/// Sense data, and what they mean.
+pub fn scsi_sense(data: &[u8]) {
+    if let Some(sense) = paravirt_scsi::Sense::parse(data) {
+        assert!(sense.key < 16);
+        let _ = sense.meaning();
+    }
+}
+
+/// What a SCSI unit tells of itself: the first byte says what is parsed.
+pub fn scsi_data(data: &[u8]) {
+    use paravirt_scsi::data::*;
+    let Some((kind, data)) = data.split_first() else { return };
+    match kind % 8 {
+        0 => drop(peripheral(data)),
+        1 => assert!(name(data).is_none_or(|name| !name.is_empty() && name.len() < data.len())),
+        2 => drop((block_limits(data), provisioning(data), serial(data))),
+        3 => drop((capacity_10(data), capacity_16(data))),
+        4 => drop(mode(data)),
+        5 => assert!(luns(data).count() * 8 + 8 <= data.len().max(8)),
+        page => assert!(vpd_body(data, *kind % page).is_none_or(|body| body.len() + 4 <= data.len())),
+    }
+}
+
+/// Messages of NVSP.
+pub fn nvsp_message(data: &[u8]) {
+    use paravirt_netvsc::{NvspVersion, message::HostMessage};
+    for version in [NvspVersion::V1, NvspVersion::V6, NvspVersion::V61] {
+        if let Ok(message) = HostMessage::parse(data, version) {
+            assert!(data.len() >= 4 && Ok(message) == HostMessage::parse(data, version));
+        }
+    }
+}
+
+/// Messages of RNDIS: frames with what stands beside them, and the others.
+pub fn rndis_message(data: &[u8]) {
+    use paravirt_netvsc::rndis::{Control, FrameHeader, FrameInfo, vlan_word};
+    let room = data.len() as u32;
+    if let Ok(header) = FrameHeader::parse(data, room) {
+        let inside =
+            |offset: u32, len: u32| data.get(offset as usize..(offset + len) as usize).expect("inside");
+        inside(header.offset, header.len);
+        if header.info_len > 0
+            && let Ok(info) = FrameInfo::parse(inside(header.info_offset, header.info_len))
+        {
+            let _ = info.is_verified();
+            assert!(info.tag().is_none_or(|tag| info.vlan.map(|word| word & 0xffff) == Some(vlan_word(tag))));
+        }
+    }
+    if let Ok(Control::Completed { info: (offset, len), .. }) = Control::parse(data) {
+        assert!(data.get(offset as usize..(offset + len) as usize).is_some());
+    }
+    let _ = FrameInfo::parse(data);
 }
 
 #[cfg(test)]

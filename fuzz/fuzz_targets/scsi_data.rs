@@ -1,0 +1,4 @@
+//! See `paravirt_fuzz::scsi_data`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| paravirt_fuzz::scsi_data(data));
