@@ -62,6 +62,7 @@
     )
 )]
 
+mod agent;
 mod balloon;
 mod block;
 mod blocking;
@@ -70,6 +71,7 @@ mod misc;
 mod net;
 mod notify;
 
+pub use agent::{Agent, Fact, HostTime, PowerRequest, ValuePool};
 pub use balloon::{Balloon, BalloonInfo, BalloonMemory, HeldPages, MemoryStatistics, PageRange};
 pub use block::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Completion, DiscardLimits, Durability, Op,

@@ -51,6 +51,7 @@ mod any;
 mod controllers;
 mod found;
 pub mod hypervisor;
+mod integration;
 #[cfg(feature = "passthrough")]
 mod passed;
 mod physical;

@@ -1,12 +1,13 @@
 //! What the host offers to the machine as a whole.
 
 use crate::controllers::Controllers;
+use crate::integration::Integration;
 use crate::{
     Address, AnyBalloon, AnyClock, Block, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
-use paravirt_device::{Arm, Fault};
+use paravirt_device::{Agent, Arm, Fault};
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
@@ -26,6 +27,7 @@ pub struct Services<P: Host, B: DmaBuffer> {
     hypervisor: Option<PageArc<P, Hypervisor<P>>>,
     vmbus: Option<Vmbus<P>>,
     controllers: Controllers<P, B>,
+    integration: Integration<P>,
     queues: u16,
 }
 
@@ -44,9 +46,9 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
     pub(crate) fn open(platform: &P, open: &OpenOptions, newest: Version) -> Self {
         let controllers = Controllers::new(platform);
         let queues = open.queues;
-        let mut this =
-            Self { platform: platform.clone(), hypervisor: None, vmbus: None, controllers, queues };
-        match Hypervisor::open(platform) {
+        let (platform, integration) = (platform.clone(), Integration::new(platform));
+        let mut this = Self { platform, hypervisor: None, vmbus: None, controllers, integration, queues };
+        match Hypervisor::open(&this.platform) {
             Ok(hypervisor) => this.hypervisor = Some(hypervisor),
             // A platform that gives no page does not want any of it.
             Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return this,
@@ -70,7 +72,7 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
 
     /// Takes the device whose primary channel is offered into service.
     fn offered(&mut self, vmbus: &Vmbus<P>, offer: &Offer, found: &mut dyn FnMut(Found<P, B>)) {
-        if offer.subchannel != 0 {
+        if offer.subchannel != 0 || self.integration.add(offer) {
             return;
         }
         let place = Place::from(offer);
@@ -133,6 +135,9 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
                 }
                 BusEvent::Removed(offer) if offer.subchannel == 0 => {
                     let place = Place::from(&offer);
+                    if self.integration.remove(place) {
+                        continue;
+                    }
                     self.controllers.remove(place);
                     each(Event::Removed(place.into()));
                 }
@@ -151,16 +156,29 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
         }
     }
 
-    /// Registers the task to wake when a device comes or goes.
+    /// Answers what the host has asked of the guest as a whole: to end, how it is, what it is called, which time it is. A kernel
+    /// that calls this once goes on calling it when it is woken, as the host expects answers from then on.
+    pub fn serve(&mut self, agent: &mut dyn Agent) {
+        let Some(vmbus) = &self.vmbus else { return };
+        let reference = self.hypervisor.as_ref().and_then(|hypervisor| hypervisor.reference_count());
+        self.integration.serve(&self.platform, vmbus, reference, agent);
+    }
+
+    /// Registers the task to wake when a device comes or goes, or when the host asks something of an agent that
+    /// [serves](Self::serve).
     pub fn register(&mut self, waker: &Waker) {
+        self.integration.register(waker);
         self.vmbus.iter().for_each(|vmbus| vmbus.register(waker));
         self.controllers.iter_mut().for_each(|(_, controller)| controller.register(waker));
     }
 
-    /// Whether the next event wakes, or [`poll`](Self::poll) has something to tell.
+    /// Whether the next event wakes, or [`poll`](Self::poll) or [`serve`](Self::serve) has something to do.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         let mut bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
+        if self.integration.arm() == Arm::Pending {
+            bus = Arm::Pending;
+        }
         for (_, controller) in self.controllers.iter_mut() {
             if controller.arm() == Arm::Pending {
                 bus = Arm::Pending;

@@ -1,5 +1,7 @@
-//! `idle=SECONDS`: waits, and says what happened and how often it woke.
+//! `idle=SECONDS`: waits, answers the host, and says what happened and how often it woke. Ends early where the host wants the
+//! machine to end.
 
+use super::agent::Kernel;
 use super::devices::Devices;
 use crate::arch::{interrupts, time};
 use crate::{platform, say};
@@ -10,16 +12,19 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
     let waker = platform::waker();
     devices.disks.iter_mut().for_each(|disk| disk.device.register(&waker));
     devices.cards.iter_mut().for_each(|card| card.device.register(&waker));
+    let mut kernel = Kernel::default();
+    devices.services.serve(&mut kernel);
     devices.services.register(&waker);
     report(devices);
     let before = interrupts::device_interrupts();
     say!("idle=begin seconds={seconds}");
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut woke = 0;
-    while time::now() < end {
+    while time::now() < end && kernel.end.is_none() {
         platform::sleep(end, || devices.services.arm() == Arm::Pending);
         woke += 1;
         report(devices);
+        devices.services.serve(&mut kernel);
     }
     say!("idle=end woke={woke} device_interrupts={}", interrupts::device_interrupts() - before);
 }

@@ -1,5 +1,6 @@
 //! What the kernel does: each part in a module of its own, in the order in which they run.
 
+mod agent;
 mod balloon;
 mod bench;
 pub mod devices;

@@ -1,0 +1,224 @@
+//! Key-value pairs: what host and guest tell each other.
+
+use crate::message::Malformed;
+use crate::text::{Text, put_utf16};
+use hyperv_bindings::ic::{
+    IcKvpDelete, IcKvpEnumerate, IcKvpHeader, IcKvpOperation, IcKvpPool, IcKvpValue, IcKvpValueType, IcStatus,
+};
+use paravirt_device::{Agent, Fact, ValuePool};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Bytes of a key and of a value as text: three for each unit of UTF-16.
+const KEY: usize = 768;
+const VALUE: usize = 3072;
+/// The facts by the names that hosts know, in the order in which they are told.
+const FACTS: [(&str, Fact); 9] = [
+    ("FullyQualifiedDomainName", Fact::HostName),
+    ("NetworkAddressIPv4", Fact::Addresses4),
+    ("NetworkAddressIPv6", Fact::Addresses6),
+    ("OSBuildNumber", Fact::OsBuild),
+    ("OSName", Fact::OsName),
+    ("OSMajorVersion", Fact::OsMajor),
+    ("OSMinorVersion", Fact::OsMinor),
+    ("OSVersion", Fact::OsVersion),
+    ("ProcessorArchitecture", Fact::Architecture),
+];
+
+/// Answers in place; the status.
+pub(crate) fn answer(body: &mut [u8], agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (header, _) = IcKvpHeader::read_from_prefix(body).map_err(|_| Malformed)?;
+    let rest = body.get_mut(size_of::<IcKvpHeader>()..).ok_or(Malformed)?;
+    let pool = match header.pool {
+        IcKvpPool::EXTERNAL => Some(ValuePool::FromHost),
+        IcKvpPool::GUEST => Some(ValuePool::FromGuest),
+        IcKvpPool::AUTO_EXTERNAL => Some(ValuePool::HostFacts),
+        IcKvpPool::AUTO => None,
+        _ => return Ok(IcStatus::FAILURE),
+    };
+    match (header.operation, pool) {
+        (IcKvpOperation::SET, Some(pool)) => {
+            let (value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
+            let key = text::<KEY>(&value.key, value.key_size)?;
+            let text = decode(&value)?;
+            Ok(done(agent.set_value(pool, key.as_str(), Some(text.as_str()))))
+        }
+        (IcKvpOperation::DELETE, Some(pool)) => {
+            let (delete, _) = IcKvpDelete::read_from_prefix(rest).map_err(|_| Malformed)?;
+            let key = text::<KEY>(&delete.key, delete.key_size)?;
+            Ok(done(agent.set_value(pool, key.as_str(), None)))
+        }
+        (IcKvpOperation::GET, Some(pool)) => {
+            let (mut value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
+            let key = text::<KEY>(&value.key, value.key_size)?;
+            let mut found = Text::<VALUE>::new();
+            if agent.value(pool, key.as_str(), &mut found).is_err() {
+                return Ok(IcStatus::NOT_FOUND);
+            }
+            encode(&mut value, key.as_str(), found.as_str()).ok_or(Malformed)?;
+            put(rest, value.as_bytes());
+            Ok(IcStatus::SUCCESS)
+        }
+        (IcKvpOperation::ENUMERATE, pool) => {
+            let (mut asked, _) = IcKvpEnumerate::read_from_prefix(rest).map_err(|_| Malformed)?;
+            asked.value = IcKvpValue::new_zeroed();
+            if enumerate(pool, asked.index, &mut asked.value, agent).is_none() {
+                return Ok(IcStatus::NO_MORE_ITEMS);
+            }
+            put(rest, asked.as_bytes());
+            Ok(IcStatus::SUCCESS)
+        }
+        // Addresses are told as facts; the host does not set them.
+        _ => Ok(IcStatus::NOT_SUPPORTED),
+    }
+}
+
+fn done(is_done: bool) -> IcStatus {
+    if is_done { IcStatus::SUCCESS } else { IcStatus::FAILURE }
+}
+
+fn put(rest: &mut [u8], bytes: &[u8]) {
+    rest.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+}
+
+/// Text of `size` bytes with its zero.
+fn text<const N: usize>(bytes: &[u8], size: u32) -> Result<Text<N>, Malformed> {
+    let bytes = bytes.get(..usize::try_from(size).map_err(|_| Malformed)?).ok_or(Malformed)?;
+    Text::from_utf16(bytes).ok_or(Malformed)
+}
+
+/// A value as text, whatever it is.
+fn decode(value: &IcKvpValue) -> Result<Text<VALUE>, Malformed> {
+    use core::fmt::Write;
+    let [a, b, c, d, e, f, g, h, ..] = value.value;
+    let mut number = Text::new();
+    match value.value_type {
+        IcKvpValueType::DWORD => {
+            write!(number, "{}", u32::from_le_bytes([a, b, c, d])).map_err(|_| Malformed)?
+        }
+        IcKvpValueType::QWORD => {
+            write!(number, "{}", u64::from_le_bytes([a, b, c, d, e, f, g, h])).map_err(|_| Malformed)?;
+        }
+        _ => return text(&value.value, value.value_size),
+    }
+    Ok(number)
+}
+
+fn encode(value: &mut IcKvpValue, key: &str, text: &str) -> Option<()> {
+    value.value_type = IcKvpValueType::STRING;
+    value.key_size = put_utf16(key, &mut value.key)?;
+    value.value_size = put_utf16(text, &mut value.value)?;
+    Some(())
+}
+
+/// Value `index` of a pool, or fact `index` where it is that of the guest's facts.
+fn enumerate(
+    pool: Option<ValuePool>,
+    index: u32,
+    value: &mut IcKvpValue,
+    agent: &mut dyn Agent,
+) -> Option<()> {
+    let mut text = Text::<VALUE>::new();
+    let Some(pool) = pool else {
+        // What the kernel does not know is told as empty, so that the others keep their places.
+        let (name, fact) = FACTS.get(usize::try_from(index).ok()?)?;
+        if agent.fact(*fact, &mut text).is_err() {
+            text = Text::new();
+        }
+        return encode(value, name, text.as_str());
+    };
+    let mut key = Text::<KEY>::new();
+    agent.key(pool, index, &mut key).ok()?;
+    agent.value(pool, key.as_str(), &mut text).ok()?;
+    encode(value, key.as_str(), text.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::fmt::{self, Write};
+    use std::{
+        string::{String, ToString},
+        vec::Vec,
+    };
+
+    #[derive(Default)]
+    struct Values(Vec<(String, String)>);
+
+    impl Agent for Values {
+        fn fact(&mut self, fact: Fact, out: &mut dyn Write) -> fmt::Result {
+            if fact == Fact::OsName { out.write_str("paravirt") } else { Err(fmt::Error) }
+        }
+        fn set_value(&mut self, _: ValuePool, key: &str, value: Option<&str>) -> bool {
+            let before = self.0.len();
+            self.0.retain(|(other, _)| other != key);
+            match value {
+                Some(value) => self.0.push((key.to_string(), value.to_string())),
+                None => return self.0.len() < before,
+            }
+            true
+        }
+        fn value(&mut self, _: ValuePool, key: &str, out: &mut dyn Write) -> fmt::Result {
+            let (_, value) = self.0.iter().find(|(other, _)| other == key).ok_or(fmt::Error)?;
+            out.write_str(value)
+        }
+        fn key(&mut self, _: ValuePool, index: u32, out: &mut dyn Write) -> fmt::Result {
+            out.write_str(&self.0.get(index as usize).ok_or(fmt::Error)?.0)
+        }
+    }
+
+    fn body(operation: IcKvpOperation, pool: IcKvpPool, rest: &[u8]) -> Vec<u8> {
+        [IcKvpHeader { operation, pool, reserved: 0 }.as_bytes(), rest].concat()
+    }
+
+    fn pair(key: &str, text: &str) -> IcKvpValue {
+        let mut value = IcKvpValue::new_zeroed();
+        encode(&mut value, key, text).expect("short");
+        value
+    }
+
+    #[test]
+    fn values_are_set_read_listed_and_deleted() {
+        let values = &mut Values::default();
+        let mut run = |operation, pool, rest: &[u8]| {
+            let mut bytes = body(operation, pool, rest);
+            let status = answer(&mut bytes, values).expect("well-formed");
+            (status, bytes[4..].to_vec())
+        };
+        let external = IcKvpPool::EXTERNAL;
+        assert_eq!(run(IcKvpOperation::SET, external, pair("k", "v\u{e9}").as_bytes()).0, IcStatus::SUCCESS);
+        let mut number = pair("n", "");
+        (number.value_type, number.value_size) = (IcKvpValueType::DWORD, 4);
+        number.value[..4].copy_from_slice(&77u32.to_le_bytes());
+        assert_eq!(run(IcKvpOperation::SET, external, number.as_bytes()).0, IcStatus::SUCCESS);
+        let (status, got) = run(IcKvpOperation::GET, external, pair("n", "").as_bytes());
+        assert_eq!((status, &got[..]), (IcStatus::SUCCESS, pair("n", "77").as_bytes()));
+        assert_eq!(run(IcKvpOperation::GET, external, pair("x", "").as_bytes()).0, IcStatus::NOT_FOUND);
+        let list = |index| IcKvpEnumerate { index, value: IcKvpValue::new_zeroed() };
+        let (_, got) = run(IcKvpOperation::ENUMERATE, external, list(0).as_bytes());
+        assert_eq!(&got[4..], pair("k", "v\u{e9}").as_bytes());
+        assert_eq!(run(IcKvpOperation::ENUMERATE, external, list(2).as_bytes()).0, IcStatus::NO_MORE_ITEMS);
+        let mut delete = IcKvpDelete { key_size: 0, key: [0; 512] };
+        delete.key_size = put_utf16("k", &mut delete.key).expect("short");
+        assert_eq!(run(IcKvpOperation::DELETE, external, delete.as_bytes()).0, IcStatus::SUCCESS);
+        assert_eq!(run(IcKvpOperation::DELETE, external, delete.as_bytes()).0, IcStatus::FAILURE);
+        let (_, got) = run(IcKvpOperation::ENUMERATE, IcKvpPool::AUTO, list(4).as_bytes());
+        assert_eq!(&got[4..], pair("OSName", "paravirt").as_bytes());
+        assert_eq!(
+            run(IcKvpOperation::ENUMERATE, IcKvpPool::AUTO, list(9).as_bytes()).0,
+            IcStatus::NO_MORE_ITEMS
+        );
+        assert_eq!(run(IcKvpOperation::GET_IP, external, &[0; 4096]).0, IcStatus::NOT_SUPPORTED);
+    }
+
+    #[test]
+    fn what_is_too_long_or_no_text_is_none() {
+        let values = &mut Values::default();
+        let mut value = pair("k", "v");
+        value.key_size = 514;
+        let mut bytes = body(IcKvpOperation::SET, IcKvpPool::EXTERNAL, value.as_bytes());
+        assert_eq!(answer(&mut bytes, values), Err(Malformed));
+        bytes.truncate(100);
+        assert_eq!(answer(&mut bytes, values), Err(Malformed));
+        assert_eq!(answer(&mut [3], values), Err(Malformed));
+    }
+}

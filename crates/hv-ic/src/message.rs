@@ -1,0 +1,292 @@
+//! Messages of the services, answered in place: total, fuzzed. The host asks, and the guest sends the same bytes back, edited.
+
+use crate::kvp;
+use core::time::Duration;
+use hyperv_bindings::ic::{
+    IC_UNIX_EPOCH, IcHeader, IcHeartbeat, IcHeartbeatState, IcMessageFlags, IcMessageType, IcNegotiate,
+    IcShutdown, IcShutdownFlags, IcStatus, IcTime, IcTime4, IcTimeFlags, IcVersion,
+};
+use paravirt_device::{Agent, HostTime, PowerRequest};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// A service.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Service {
+    /// The host asks the machine to end.
+    Shutdown,
+    /// The host looks whether the guest lives.
+    Heartbeat,
+    /// The host tells the time.
+    TimeSync,
+    /// Host and guest tell each other things.
+    KeyValue,
+    /// Backups of a machine that runs: declined.
+    Backup,
+    /// Files for the guest: declined.
+    FileCopy,
+}
+
+const fn version(major: u16, minor: u16) -> IcVersion {
+    IcVersion { major, minor }
+}
+
+/// The framework, from the newest version down.
+const FRAMEWORKS: [IcVersion; 2] = [version(3, 0), version(1, 0)];
+
+impl Service {
+    /// The versions of its messages, from the newest down.
+    const fn versions(self) -> &'static [IcVersion] {
+        match self {
+            Self::Shutdown => const { &[version(3, 2), version(3, 1), version(3, 0), version(1, 0)] },
+            Self::Heartbeat => const { &[version(3, 0), version(1, 0)] },
+            Self::TimeSync => const { &[version(4, 0), version(3, 0), version(1, 0)] },
+            Self::KeyValue => const { &[version(5, 0), version(4, 0), version(3, 0)] },
+            Self::Backup => const { &[version(7, 0), version(6, 0), version(5, 0), version(4, 0)] },
+            Self::FileCopy => const { &[version(1, 1)] },
+        }
+    }
+}
+
+/// A message that is none: it is not answered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Malformed;
+
+/// Bytes of the header.
+pub(crate) const HEADER: usize = size_of::<IcHeader>();
+
+fn set_status(header: &mut IcHeader, status: IcStatus) {
+    let IcStatus(status) = status;
+    (header.status_low, header.status_high) = (status as u16, (status >> 16) as u16);
+}
+
+/// Answers a message of `service` in place. `reference` is the guest's reference time, in units of 100 ns, where there is one.
+/// What is left to be done once the answer was sent comes back.
+///
+/// # Errors
+///
+/// [`Malformed`] where it is too short for what it says it is.
+pub fn answer(
+    service: Service,
+    message: &mut [u8],
+    reference: Option<u64>,
+    agent: &mut dyn Agent,
+) -> Result<(), Malformed> {
+    let (mut header, _) = IcHeader::read_from_prefix(message).map_err(|_| Malformed)?;
+    let body = message.get_mut(HEADER..).ok_or(Malformed)?;
+    let size = usize::from(header.message_size);
+    let body = body.get_mut(..size).ok_or(Malformed)?;
+    let status = match header.message_type {
+        IcMessageType::NEGOTIATE => {
+            header.message_size = negotiate(service, body)?;
+            IcStatus::SUCCESS
+        }
+        IcMessageType::HEARTBEAT if service == Service::Heartbeat => heartbeat(body)?,
+        IcMessageType::SHUTDOWN if service == Service::Shutdown => shutdown(body, agent)?,
+        IcMessageType::TIME_SYNC if service == Service::TimeSync => {
+            time(header.message_version, body, reference, agent)?
+        }
+        IcMessageType::KVP if service == Service::KeyValue => kvp::answer(body, agent)?,
+        // Backups and files, and what another service's message has to do here.
+        _ => IcStatus::NOT_SUPPORTED,
+    };
+    set_status(&mut header, status);
+    header.flags = (IcMessageFlags::TRANSACTION | IcMessageFlags::RESPONSE).bits();
+    message.iter_mut().zip(header.as_bytes()).for_each(|(to, from)| *to = *from);
+    Ok(())
+}
+
+/// The newest of ours that is among those of the host.
+fn common(ours: &[IcVersion], theirs: &[u8]) -> Option<IcVersion> {
+    let theirs = theirs.as_chunks::<4>().0;
+    let is_there = |version: &&IcVersion| theirs.iter().any(|bytes| bytes == version.as_bytes());
+    ours.iter().find(is_there).copied()
+}
+
+/// Chooses versions; the length of the answer.
+fn negotiate(service: Service, body: &mut [u8]) -> Result<u16, Malformed> {
+    let (offer, versions) = IcNegotiate::read_from_prefix(body).map_err(|_| Malformed)?;
+    let split = usize::from(offer.framework_count).checked_mul(4).ok_or(Malformed)?;
+    let len = usize::from(offer.message_count).checked_mul(4).ok_or(Malformed)?;
+    let (frameworks, messages) = versions.split_at_checked(split).ok_or(Malformed)?;
+    let messages = messages.get(..len).ok_or(Malformed)?;
+    let chosen = common(&FRAMEWORKS, frameworks).zip(common(service.versions(), messages));
+    let (count, versions) = match chosen {
+        Some((framework, message)) => (1, [framework, message]),
+        None => (0, [version(0, 0); 2]),
+    };
+    let answer = IcNegotiate { framework_count: count, message_count: count, reserved: 0 };
+    let bytes = answer.as_bytes().iter().chain(versions.as_bytes());
+    let len = body.len().min(size_of::<IcNegotiate>().saturating_add(size_of_val(&versions)));
+    body.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    Ok(len as u16)
+}
+
+fn heartbeat(body: &mut [u8]) -> Result<IcStatus, Malformed> {
+    let (mut beat, _) = IcHeartbeat::read_from_prefix(body).map_err(|_| Malformed)?;
+    beat.sequence = beat.sequence.wrapping_add(1);
+    beat.state = IcHeartbeatState::HEALTHY;
+    body.iter_mut().zip(beat.as_bytes()).for_each(|(to, from)| *to = *from);
+    Ok(IcStatus::SUCCESS)
+}
+
+fn shutdown(body: &[u8], agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (asked, _) = IcShutdown::read_from_prefix(body).map_err(|_| Malformed)?;
+    let flags = IcShutdownFlags::from_bits_retain(asked.flags);
+    let is_forced = flags.contains(IcShutdownFlags::FORCE);
+    let request = match flags.difference(IcShutdownFlags::FORCE) {
+        IcShutdownFlags::RESTART => PowerRequest::Restart,
+        IcShutdownFlags::HIBERNATE => PowerRequest::Hibernate,
+        flags if flags.is_empty() => PowerRequest::PowerOff,
+        _ => return Ok(IcStatus::FAILURE),
+    };
+    Ok(if agent.power(request, is_forced) { IcStatus::SUCCESS } else { IcStatus::FAILURE })
+}
+
+fn time(
+    version: IcVersion,
+    body: &[u8],
+    reference: Option<u64>,
+    agent: &mut dyn Agent,
+) -> Result<IcStatus, Malformed> {
+    let (time, passed, flags) = if version.major >= 4 {
+        let (time, _) = IcTime4::read_from_prefix(body).map_err(|_| Malformed)?;
+        // What has passed since it was taken, if that can be.
+        let passed = reference.and_then(|now| now.checked_sub(time.reference_time)).unwrap_or(0);
+        (time.parent_time, passed, time.flags)
+    } else {
+        let (time, _) = IcTime::read_from_prefix(body).map_err(|_| Malformed)?;
+        (time.parent_time, 0, time.flags)
+    };
+    let flags = IcTimeFlags::from_bits_truncate(flags);
+    if let Some(units) = time.checked_add(passed).and_then(|time| time.checked_sub(IC_UNIX_EPOCH))
+        && !flags.is_empty()
+    {
+        let (seconds, rest) = (units / UNITS, units % UNITS);
+        let since_1970 = Duration::new(seconds, (rest as u32).saturating_mul(100));
+        agent.time(HostTime { since_1970, is_step: flags.contains(IcTimeFlags::SYNC) });
+    }
+    Ok(IcStatus::SUCCESS)
+}
+
+/// Units of 100 ns in a second.
+const UNITS: u64 = 10_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{vec, vec::Vec};
+
+    #[derive(Default)]
+    struct Kernel {
+        power: Vec<(PowerRequest, bool)>,
+        times: Vec<HostTime>,
+    }
+
+    impl Agent for Kernel {
+        fn power(&mut self, request: PowerRequest, is_forced: bool) -> bool {
+            self.power.push((request, is_forced));
+            request != PowerRequest::Hibernate
+        }
+        fn time(&mut self, time: HostTime) {
+            self.times.push(time);
+        }
+    }
+
+    fn message(kind: IcMessageType, version: IcVersion, body: &[u8]) -> Vec<u8> {
+        let header = IcHeader {
+            framework_version: super::version(3, 0),
+            message_type: kind,
+            message_version: version,
+            message_size: body.len() as u16,
+            status_low: 0,
+            status_high: 0,
+            transaction_id: 9,
+            flags: 3,
+            reserved: 0,
+        };
+        [header.as_bytes(), body].concat()
+    }
+
+    /// The status, and the body.
+    fn ask(service: Service, kernel: &mut Kernel, mut bytes: Vec<u8>) -> (u32, Vec<u8>) {
+        answer(service, &mut bytes, Some(1_000_050), kernel).expect("well-formed");
+        let (header, body) = IcHeader::read_from_prefix(&bytes).expect("a header");
+        assert_eq!((header.transaction_id, header.flags), (9, 5));
+        let status = u32::from(header.status_low) | u32::from(header.status_high) << 16;
+        (status, body[..usize::from(header.message_size)].to_vec())
+    }
+
+    #[test]
+    fn the_newest_common_version_is_chosen() {
+        let offer = |frameworks: &[(u16, u16)], messages: &[(u16, u16)]| {
+            let counts = [frameworks.len() as u16, messages.len() as u16, 0, 0];
+            let words = frameworks.iter().chain(messages).flat_map(|(major, minor)| [*major, *minor]);
+            let body: Vec<u8> = counts.into_iter().chain(words).flat_map(u16::to_le_bytes).collect();
+            message(IcMessageType::NEGOTIATE, version(0, 0), &body)
+        };
+        let words =
+            |body: &[u8]| body.chunks(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect::<Vec<_>>();
+        let kernel = &mut Kernel::default();
+        let (_, body) = ask(Service::TimeSync, kernel, offer(&[(1, 0), (3, 0)], &[(3, 0), (4, 0), (9, 0)]));
+        assert_eq!(words(&body), [1, 1, 0, 0, 3, 0, 4, 0]);
+        let (_, body) = ask(Service::TimeSync, kernel, offer(&[(3, 0)], &[(9, 0)]));
+        assert_eq!(words(&body)[..2], [0, 0]);
+        // More versions than there are.
+        let mut bytes = offer(&[(3, 0)], &[(4, 0)]);
+        bytes[HEADER] = 3;
+        assert_eq!(answer(Service::TimeSync, &mut bytes, None, kernel), Err(Malformed));
+    }
+
+    #[test]
+    fn every_service_answers_its_own_messages() {
+        let kernel = &mut Kernel::default();
+        let beat = IcHeartbeat { sequence: 41, state: IcHeartbeatState::UNKNOWN, reserved: 0 };
+        let bytes = message(IcMessageType::HEARTBEAT, version(3, 0), beat.as_bytes());
+        let (status, body) = ask(Service::Heartbeat, kernel, bytes.clone());
+        assert_eq!((status, body[0], body[8]), (0, 42, 1));
+        assert_eq!(ask(Service::Shutdown, kernel, bytes).0, IcStatus::NOT_SUPPORTED.0);
+
+        let end = |flags: u32| {
+            let body = [0x8000_0000u32, 30, flags].map(u32::to_le_bytes).concat();
+            message(IcMessageType::SHUTDOWN, version(3, 2), &body)
+        };
+        assert_eq!(ask(Service::Shutdown, kernel, end(1)).0, 0);
+        assert_eq!(ask(Service::Shutdown, kernel, end(2)).0, 0);
+        assert_eq!(ask(Service::Shutdown, kernel, end(5)).0, IcStatus::FAILURE.0);
+        assert_eq!(ask(Service::Shutdown, kernel, end(8)).0, IcStatus::FAILURE.0);
+        let expected =
+            [(PowerRequest::PowerOff, true), (PowerRequest::Restart, false), (PowerRequest::Hibernate, true)];
+        assert_eq!(kernel.power, expected);
+
+        let parent_time = IC_UNIX_EPOCH + 5 * UNITS;
+        let time = IcTime4 {
+            parent_time,
+            reference_time: 1_000_000,
+            flags: 1,
+            leap: 0,
+            stratum: 0,
+            reserved: [0; 5],
+        };
+        let (status, body) =
+            ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(4, 0), time.as_bytes()));
+        assert_eq!((status, &body[..]), (0, time.as_bytes()));
+        let old = IcTime { parent_time, child_time: 0, round_trip: 0, flags: 2, reserved: [0; 7] };
+        ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(3, 0), old.as_bytes()));
+        let expected = [(5, 5_000, true), (5, 0, false)]
+            .map(|(seconds, nanos, is_step)| HostTime { since_1970: Duration::new(seconds, nanos), is_step });
+        assert_eq!(kernel.times, expected);
+        // Ahead of 1970, and at the end of time.
+        for parent_time in [0, u64::MAX] {
+            let time = IcTime4 { parent_time, ..time };
+            ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(4, 0), time.as_bytes()));
+        }
+        assert_eq!(kernel.times.len(), 2);
+        for (service, kind) in
+            [(Service::Backup, IcMessageType::VSS), (Service::FileCopy, IcMessageType::FILE_COPY)]
+        {
+            let bytes = message(kind, version(1, 1), &[0; 64]);
+            assert_eq!(ask(service, kernel, bytes), (IcStatus::NOT_SUPPORTED.0, vec![0; 64]));
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Text of a fixed length, and its UTF-16.
+
+use core::fmt;
+
+/// Text that is being written, up to `N` bytes.
+pub(crate) struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Text<N> {
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
+    }
+
+    pub fn as_str(&self) -> &str {
+        // Whole characters are written only.
+        self.bytes.get(..self.len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    /// Reads UTF-16 up to the first zero, or to the end; `None` where it is none, or too long.
+    pub fn from_utf16(bytes: &[u8]) -> Option<Self> {
+        let units = bytes.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
+        let mut this = Self::new();
+        for character in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
+            fmt::Write::write_char(&mut this, character.ok()?).ok()?;
+        }
+        Some(this)
+    }
+}
+
+impl<const N: usize> fmt::Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.len.checked_add(text.len()).ok_or(fmt::Error)?;
+        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
+/// Writes `text` and a zero as UTF-16; how many bytes, or `None` where it is too long.
+pub(crate) fn put_utf16(text: &str, into: &mut [u8]) -> Option<u32> {
+    into.fill(0);
+    let mut units = into.as_chunks_mut::<2>().0.iter_mut();
+    let mut count = 0u32;
+    for unit in text.encode_utf16().chain(core::iter::once(0)) {
+        *units.next()? = unit.to_le_bytes();
+        count = count.checked_add(2)?;
+    }
+    Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_goes_there_and_back() {
+        let mut bytes = [0xff; 16];
+        assert_eq!(put_utf16("a\u{e9}\u{1f600}", &mut bytes), Some(10));
+        assert_eq!(Text::<16>::from_utf16(&bytes).unwrap().as_str(), "a\u{e9}\u{1f600}");
+        assert_eq!(put_utf16("12345678", &mut bytes), None);
+        assert!(Text::<3>::from_utf16(&bytes).is_none());
+        assert!(Text::<8>::from_utf16(&[0, 0xd8, 1, 0]).is_none());
+        assert_eq!(Text::<8>::from_utf16(&[]).unwrap().as_str(), "");
+    }
+}

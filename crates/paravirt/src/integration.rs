@@ -1,0 +1,102 @@
+//! The integration services of the host, each on a channel of its own.
+
+use crate::{Host, Place};
+use core::task::Waker;
+use paravirt_device::{Agent, Arm};
+use paravirt_hv_ic::{Connection, Service, service};
+use paravirt_platform::PageTable;
+use paravirt_vmbus::{Offer, Vmbus};
+
+/// Services that are kept, at most: there are six of them.
+const MOST: usize = 8;
+
+#[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
+enum Entry<P: Host> {
+    /// Offered; its channel is opened when the kernel serves for the first time, as a host expects answers from then on.
+    Waiting(Offer, Service),
+    Open(Place, Connection<P>),
+}
+
+impl<P: Host> Entry<P> {
+    fn place(&self) -> Place {
+        match self {
+            Self::Waiting(offer, _) => Place::from(offer),
+            Self::Open(place, _) => *place,
+        }
+    }
+}
+
+/// The services.
+pub(crate) struct Integration<P: Host> {
+    /// `None` where there was no memory for it.
+    table: Option<PageTable<P, Option<Entry<P>>>>,
+}
+
+impl<P: Host> Integration<P> {
+    pub fn new(platform: &P) -> Self {
+        Self { table: PageTable::new(platform, MOST, |_| None).ok() }
+    }
+
+    fn entries(&mut self) -> impl Iterator<Item = &mut Option<Entry<P>>> {
+        self.table.iter_mut().flat_map(|table| table.iter_mut())
+    }
+
+    /// Takes note of an offer; whether it is of a service.
+    pub fn add(&mut self, offer: &Offer) -> bool {
+        let Some(service) = service(&offer.interface) else { return false };
+        self.remove(Place::from(offer));
+        match self.entries().find(|entry| entry.is_none()) {
+            Some(free) => *free = Some(Entry::Waiting(*offer, service)),
+            None => log::warn!("{offer}: there are more services than are kept"),
+        }
+        true
+    }
+
+    /// Lets a service go; whether there was one.
+    pub fn remove(&mut self, place: Place) -> bool {
+        let is_there =
+            |entry: &&mut Option<Entry<P>>| entry.as_ref().is_some_and(|entry| entry.place() == place);
+        self.entries().find(is_there).is_some_and(|entry| entry.take().is_some())
+    }
+
+    /// Answers what the host has asked; opens what is not yet open.
+    pub fn serve(&mut self, platform: &P, vmbus: &Vmbus<P>, reference: Option<u64>, agent: &mut dyn Agent) {
+        for slot in self.entries() {
+            if let Some(Entry::Waiting(offer, service)) = slot {
+                *slot = match Connection::open(platform, vmbus, offer, *service) {
+                    Ok(connection) => Some(Entry::Open(Place::from(&*offer), connection)),
+                    Err(error) => {
+                        log::warn!("{offer}: {error}");
+                        None
+                    }
+                };
+            }
+            if let Some(Entry::Open(_, connection)) = slot
+                && let Err(fault) = connection.serve(reference, agent)
+            {
+                log::debug!("{:?}: {fault}", connection.service());
+                *slot = None;
+            }
+        }
+    }
+
+    pub fn register(&mut self, waker: &Waker) {
+        for entry in self.entries().flatten() {
+            if let Entry::Open(_, connection) = entry {
+                connection.register(waker);
+            }
+        }
+    }
+
+    pub fn arm(&mut self) -> Arm {
+        let mut all = Arm::Armed;
+        for entry in self.entries().flatten() {
+            if let Entry::Open(_, connection) = entry
+                && connection.arm() == Arm::Pending
+            {
+                all = Arm::Pending;
+            }
+        }
+        all
+    }
+}
