@@ -13,9 +13,10 @@
 //! A port that fails (protocol, removed) goes the same way from "ports closed" on, and stays out of service.
 
 use crate::Cdb;
-use crate::lane::{Data, Lane, MOST_OWNERS, RESET_ID, Wanted};
+use crate::lane::{Lane, MOST_OWNERS, RESET_ID};
 use crate::port::{Adapter, Address, Limits, Port};
 use crate::shared::{MOST_UNITS, Phase, Shared, Stage, Unit};
+use crate::slot::{Data, Wanted};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::task::Waker;

@@ -1,15 +1,14 @@
 //! A port in service, and what is in flight on it. All units of a controller share its ports: whoever looks for a reply of
 //! their own takes all replies that there are, and wakes those to whom they belong.
 
-use crate::cdb::unmap_list;
-use crate::port::{Address, Command, Event, Port, Status};
+use crate::port::{Event, Port, Status};
 use crate::shared::{Shared, Stage};
+use crate::slot::{Data, Finished, LIST_STRIDE, Place, Slot, Wanted, pack, transmit};
 use crate::{Attention, Cdb, Meaning};
-use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use paravirt_device::{Arm, Fault, IoError, Rejected};
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Instant, PageTable, Platform, Segment, WakerGroup,
+    AllocError, DmaBuffer, DmaRegion, Instant, PageTable, Platform, Segment, WakerGroup,
 };
 
 /// Nobody's: the end of a list.
@@ -23,67 +22,6 @@ const MOST_ATTENTIONS: u8 = 5;
 /// How often a command is sent again after BUSY, and how long after.
 const MOST_RETRIES: u8 = 100;
 const RETRY_AFTER: Duration = Duration::from_millis(20);
-/// Bytes for the parameter list of a slot.
-const LIST_STRIDE: usize = 32;
-
-/// What goes with a command.
-pub(crate) enum Data<B> {
-    None,
-    /// A buffer, lent while the command is under way.
-    Buffer(B, Direction),
-    /// A buffer that is not lent, kept for the completion.
-    Held(B),
-    /// Memory of the controller's own.
-    Own(Segment, Direction),
-    /// A list of one range to unmap.
-    Unmap {
-        lba: u64,
-        blocks: u32,
-    },
-}
-
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Place {
-    Free,
-    /// With the host.
-    Sent,
-    /// To be sent again.
-    Later,
-    /// In the list of those that are done.
-    Done,
-}
-
-/// A command, and what becomes of it.
-pub(crate) struct Wanted<B> {
-    pub tag: u64,
-    pub deadline: Instant,
-    pub address: Address,
-    pub stage: Stage,
-    pub data: Data<B>,
-}
-
-struct Slot<B> {
-    place: Place,
-    generation: u32,
-    owner: u16,
-    next: u16,
-    attentions: u8,
-    retries: u8,
-    cdb: Cdb,
-    /// Bytes that have to be transferred for it to be a success.
-    len: u32,
-    transferred: u32,
-    result: Result<(), IoError>,
-    wanted: Option<Wanted<B>>,
-}
-
-/// A command that is done.
-pub(crate) struct Finished<B> {
-    pub tag: u64,
-    pub data: Data<B>,
-    pub result: Result<(), IoError>,
-    pub transferred: u32,
-}
 
 #[derive(Copy, Clone)]
 struct Owner {
@@ -123,10 +61,6 @@ pub(crate) struct Lane<P: Platform, Q, B> {
     /// Parameter lists. `None` once they were leaked.
     lists: Option<DmaRegion<P>>,
     pub wakers: WakerGroup<P>,
-}
-
-const fn pack(generation: u32, slot: u16) -> u64 {
-    (generation as u64) << 32 | (slot as u64).wrapping_add(1)
 }
 
 impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
@@ -536,45 +470,5 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         {
             port.disarm();
         }
-    }
-}
-
-/// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.
-#[inline(always)]
-fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
-    port: &mut Q,
-    id: u64,
-    wanted: &mut Wanted<B>,
-    lists: &Option<DmaRegion<P>>,
-    at: u16,
-    make: impl FnOnce(&[Segment]) -> Result<Cdb, Rejected>,
-) -> Result<(), Rejected> {
-    let address = wanted.address;
-    let send = |segments: &[Segment], direction| {
-        let cdb = make(segments)?;
-        let len = segments.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len));
-        port.send(id, &Command { address, cdb, direction, segments, len })
-    };
-    match &mut wanted.data {
-        Data::Buffer(buffer, direction) => {
-            let segments = buffer.lend(*direction).map_err(Rejected::Lend)?;
-            let sent = send(segments, *direction);
-            if sent.is_err() {
-                // SAFETY: it was lent just now, and the host was not told of it.
-                unsafe { buffer.reclaim() };
-            }
-            sent
-        }
-        Data::Own(segment, direction) => send(core::slice::from_ref(segment), *direction),
-        Data::Unmap { lba, blocks } => {
-            let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
-            let lists = lists.as_ref().ok_or(Fault::Timeout)?;
-            let list = lists.shared().at::<[AtomicU64; 3]>(offset).ok_or(Rejected::Invalid)?;
-            let words = unmap_list(*lba, *blocks);
-            list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-            let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
-            send(&[Segment { addr, len: size_of_val(&words) as u32 }], Direction::ToDevice)
-        }
-        Data::None | Data::Held(_) => send(&[], Direction::ToDevice),
     }
 }

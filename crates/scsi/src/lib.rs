@@ -53,6 +53,7 @@ mod port;
 mod queue;
 mod sense;
 mod shared;
+mod slot;
 
 pub use crate::core::OpenError;
 pub use cdb::{CDB_LEN, Cdb};

@@ -3,9 +3,9 @@
 use crate::Cdb;
 use crate::core::Core;
 use crate::disk::Limits;
-use crate::lane::{Data, Finished, Wanted};
 use crate::port::{Adapter, Port};
 use crate::shared::{Phase, Stage, Unit};
+use crate::slot::{Data, Finished, Wanted};
 use core::task::Waker;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, Notify, Op, Refused, Rejected, Request, Unmap,

@@ -8,6 +8,7 @@ mod image;
 mod kernel;
 mod lab;
 mod matrix;
+mod openvmm;
 mod qmp;
 mod run;
 mod scratch;

@@ -1,27 +1,29 @@
 //! `cargo xtask run`: the main job.
 
-use crate::guest::Machine;
-use crate::lab::Lab;
+use crate::guest::{Machine, Transcript};
+use crate::lab::{Lab, Unavailable};
 use crate::scratch::Scratch;
-use crate::{image, kernel, serve, tools};
+use crate::{image, kernel, openvmm, serve, tools};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-#[derive(Copy, Clone, ValueEnum)]
+#[derive(Copy, Clone, Debug, Eq, PartialEq, ValueEnum)]
 enum Host {
     /// QEMU with virtio devices
     Qemu,
     /// KVM with Hyper-V's interface and VMBus, and virtio devices beside: on this machine's KVM, or in a machine in the machine
     Hyperv,
+    /// Microsoft's OpenVMM, with disks and card on VMBus: the binary that OPENVMM names, on KVM as above
+    Openvmm,
 }
 
 #[derive(Args)]
 pub struct Options {
-    /// The host to boot on
-    #[arg(long, value_enum, default_value = "qemu")]
-    host: Host,
+    /// The host to boot on; both vendors' one after the other, and compared, if it is not given
+    #[arg(long, value_enum)]
+    host: Option<Host>,
     /// QEMU's machine type: q35, pc, microvm, or one of these with options
     #[arg(long, default_value = "q35")]
     machine: String,
@@ -49,7 +51,7 @@ pub struct Options {
     /// A kernel ELF of one's own
     #[arg(long, value_name = "ELF")]
     kernel: Option<PathBuf>,
-    /// More words for QEMU's command line
+    /// More words for the command line of QEMU or OpenVMM
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     qemu: Option<String>,
     /// Seconds after which the guest is given up
@@ -61,11 +63,53 @@ pub struct Options {
 pub const NESTED_PORT: u16 = 8080;
 
 pub fn run(options: &Options) -> Result<()> {
+    match options.host {
+        Some(host) => on(options, host).map(drop),
+        None => both(options),
+    }
+}
+
+/// Boots the same kernel on either vendor's host, and compares what it says: on QEMU, and on OpenVMM where the user has one, else
+/// on KVM with Hyper-V's interface.
+fn both(options: &Options) -> Result<()> {
+    let second = if std::env::var_os("OPENVMM").is_some() { Host::Openvmm } else { Host::Hyperv };
+    println!("host 1: QEMU");
+    let first = on(options, Host::Qemu)?;
+    println!("host 2: {}", if second == Host::Openvmm { "OpenVMM" } else { "KVM with Hyper-V's interface" });
+    let second = match on(options, second) {
+        Err(error) if error.is::<Unavailable>() => {
+            println!("verdict: not compared, as there is no second host: {error}");
+            return Ok(());
+        }
+        other => other?,
+    };
+    let (one, two) = (first.same(), second.same());
+    let width = 60;
+    let cut = |line: Option<&&str>| line.map_or(String::new(), |line| line.chars().take(width).collect());
+    for at in 0..one.len().max(two.len()) {
+        let (left, right) = (one.get(at), two.get(at));
+        let sign = if left == right { '=' } else { '!' };
+        println!("{:width$} {sign} {}", cut(left), cut(right));
+    }
+    match one.iter().zip(&two).find(|(left, right)| left != right) {
+        Some((left, right)) => bail!("the two differ:\n  {left}\n  {right}"),
+        None if one.len() != two.len() => bail!("one of the two says less"),
+        None => println!("verdict: identical, {} lines", one.len()),
+    }
+    Ok(())
+}
+
+/// Boots the kernel on a host, and compares what it says with what is so.
+fn on(options: &Options, host: Host) -> Result<Transcript> {
     for file in options.disk.iter().chain(&options.kernel) {
         if !file.is_file() {
             bail!("there is no file {}", file.display());
         }
     }
+    let openvmm = match host {
+        Host::Openvmm => Some(openvmm::binary()?),
+        _ => None,
+    };
     tools::need_qemu()?;
     println!("building the kernel");
     let elf = match &options.kernel {
@@ -88,7 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
         bail!("{} queues for {} processors are more than QEMU takes", options.queues, options.cpus);
     }
     let mut port = server.port;
-    let mut machine = match options.host {
+    let mut machine = match host {
         Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &options.memory),
         Host::Hyperv if is_mmio => bail!("QEMU has no VMBus on microvm: --machine pc or q35"),
         Host::Hyperv => {
@@ -102,7 +146,11 @@ pub fn run(options: &Options) -> Result<()> {
             machine.add("-device hv-balloon,id=hv0,status-report=on");
             machine
         }
+        Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
+    if let Some(binary) = &openvmm {
+        return on_openvmm(options, binary, machine, &tree, [&disk0, &disk1]);
+    }
     machine.timeout = Duration::from_secs(options.timeout);
     if is_mmio {
         machine.add("-global virtio-mmio.force-legacy=false");
@@ -137,19 +185,70 @@ pub fn run(options: &Options) -> Result<()> {
     });
     let page = format!("http://10.0.2.2:{port}/large.bin");
     let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
-    let more = if matches!(options.host, Host::Hyperv) { " clock balloon=3" } else { "" };
+    let more = if host == Host::Hyperv { " clock balloon=3" } else { "" };
     let usual = format!("list entropy=64 mount=disk0 test=disk1{network}{more}");
     machine.command_line = options.args.clone().unwrap_or(usual);
     println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
 
+    verify(options, host, &transcript, &tree, &disk1)?;
+    Ok(transcript)
+}
+
+/// The same on OpenVMM, whose disks and card are on VMBus.
+fn on_openvmm(
+    options: &Options,
+    binary: &Path,
+    mut machine: Machine,
+    tree: &Path,
+    disks: [&PathBuf; 2],
+) -> Result<Transcript> {
+    let [disk0, disk1] = disks;
+    let folder = disk0.parent().context("a disk without a folder")?;
+    let is_nested = machine.nest.is_some();
+    // A page is served where the guest looks for it, which takes an address of its own on the outer machine.
+    let has_page = is_nested && !options.no_nic;
+    if is_nested {
+        let (gateway, port, tree) = (openvmm::GATEWAY, NESTED_PORT, tree.display());
+        // Without a name server, its network does not start.
+        let name_server = "mkdir -p /etc; echo nameserver 127.0.0.1 > /etc/resolv.conf";
+        let page = format!("ip addr add {gateway}/32 dev lo; httpd -p {gateway}:{port} -h '{tree}'");
+        machine.prepare = format!("{name_server}; {page}");
+    }
+    let mut network = if options.no_nic { String::new() } else { " dhcp ping".to_string() };
+    if has_page {
+        network += &format!(" http=http://{}:{NESTED_PORT}/large.bin", openvmm::GATEWAY);
+    }
+    let usual = format!("list mount=disk0 test=disk1{network} clock");
+    let command_line = options.args.clone().unwrap_or(usual);
+    let guest = openvmm::Guest {
+        kernel: &machine.kernel,
+        command_line: &command_line,
+        cpus: options.cpus,
+        memory: &options.memory,
+        disks: &[(options.disk.as_ref().unwrap_or(disk0), true), (disk1, false)],
+        has_network: !options.no_nic,
+        more: options.qemu.as_deref().unwrap_or_default(),
+    };
+    openvmm::prepare(binary, folder, &guest)?;
+    machine.script = Some(folder.join(openvmm::SCRIPT));
+    machine.timeout = Duration::from_secs(options.timeout);
+    println!("booting: {command_line}");
+    let transcript = machine.run(|line| println!("  {line}"))?;
+    verify(options, Host::Openvmm, &transcript, tree, disk1)?;
+    Ok(transcript)
+}
+
+/// Compares what the kernel said with what is so.
+fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, disk1: &Path) -> Result<()> {
     let code = transcript.exit.with_context(|| "the kernel did not get to its end")?;
     if code != 0 {
         bail!("the kernel ended with {code}");
     }
     if options.args.is_none() {
-        let mut expected = if options.disk.is_none() { image::expected_files(&tree)? } else { vec![] };
-        if !options.no_nic {
+        let mut expected = if options.disk.is_none() { image::expected_files(tree)? } else { vec![] };
+        let has_page = transcript.lines.iter().any(|line| line.starts_with("http=done"));
+        if !options.no_nic && (has_page || host != Host::Openvmm) {
             let body = std::fs::read(tree.join("large.bin"))?;
             expected.push(format!(
                 "same http=/large.bin status=200 size={} sha256={}",
@@ -162,14 +261,14 @@ pub fn run(options: &Options) -> Result<()> {
                 bail!("the kernel did not say: {line}");
             }
         }
-        if matches!(options.host, Host::Hyperv) {
+        if host == Host::Hyperv {
             for text in ["bus=vmbus version=", "device=balloon0", "clock=hyper-v"] {
                 if !transcript.text().contains(text) {
                     bail!("the kernel did not say `{text}`");
                 }
             }
         }
-        image::check_pattern(&disk1, 16 << 20)?;
+        image::check_pattern(disk1, 16 << 20)?;
         println!(
             "verdict: {} lines are as the host knows them, and disk1 holds what the guest wrote",
             expected.len()

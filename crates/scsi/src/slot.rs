@@ -1,0 +1,118 @@
+//! A command in its slot, and how it is sent.
+
+use crate::Cdb;
+use crate::cdb::unmap_list;
+use crate::port::{Address, Command, Port};
+use crate::shared::Stage;
+use core::sync::atomic::{AtomicU64, Ordering};
+use paravirt_device::{Fault, IoError, Rejected};
+use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaRegion, Instant, Platform, Segment};
+
+/// Bytes for the parameter list of a slot.
+pub(crate) const LIST_STRIDE: usize = 32;
+
+/// What the host is told of a slot: with its generation, so that an answer is accepted once.
+pub(crate) const fn pack(generation: u32, slot: u16) -> u64 {
+    (generation as u64) << 32 | (slot as u64).wrapping_add(1)
+}
+
+/// What goes with a command.
+pub(crate) enum Data<B> {
+    None,
+    /// A buffer, lent while the command is under way.
+    Buffer(B, Direction),
+    /// A buffer that is not lent, kept for the completion.
+    Held(B),
+    /// Memory of the controller's own.
+    Own(Segment, Direction),
+    /// A list of one range to unmap.
+    Unmap {
+        lba: u64,
+        blocks: u32,
+    },
+}
+
+/// Where a command is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    Free,
+    /// With the host.
+    Sent,
+    /// To be sent again.
+    Later,
+    /// In the list of those that are done.
+    Done,
+}
+
+/// A command, and what becomes of it.
+pub(crate) struct Wanted<B> {
+    pub tag: u64,
+    pub deadline: Instant,
+    pub address: Address,
+    pub stage: Stage,
+    pub data: Data<B>,
+}
+
+/// A command under way, and what is known of it.
+pub(crate) struct Slot<B> {
+    pub place: Place,
+    pub generation: u32,
+    pub owner: u16,
+    pub next: u16,
+    pub attentions: u8,
+    pub retries: u8,
+    pub cdb: Cdb,
+    /// Bytes that have to be transferred for it to be a success.
+    pub len: u32,
+    pub transferred: u32,
+    pub result: Result<(), IoError>,
+    pub wanted: Option<Wanted<B>>,
+}
+
+/// A command that is done.
+pub(crate) struct Finished<B> {
+    pub tag: u64,
+    pub data: Data<B>,
+    pub result: Result<(), IoError>,
+    pub transferred: u32,
+}
+
+/// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.
+#[inline(always)]
+pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
+    port: &mut Q,
+    id: u64,
+    wanted: &mut Wanted<B>,
+    lists: &Option<DmaRegion<P>>,
+    at: u16,
+    make: impl FnOnce(&[Segment]) -> Result<Cdb, Rejected>,
+) -> Result<(), Rejected> {
+    let address = wanted.address;
+    let send = |segments: &[Segment], direction| {
+        let cdb = make(segments)?;
+        let len = segments.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len));
+        port.send(id, &Command { address, cdb, direction, segments, len })
+    };
+    match &mut wanted.data {
+        Data::Buffer(buffer, direction) => {
+            let segments = buffer.lend(*direction).map_err(Rejected::Lend)?;
+            let sent = send(segments, *direction);
+            if sent.is_err() {
+                // SAFETY: it was lent just now, and the host was not told of it.
+                unsafe { buffer.reclaim() };
+            }
+            sent
+        }
+        Data::Own(segment, direction) => send(core::slice::from_ref(segment), *direction),
+        Data::Unmap { lba, blocks } => {
+            let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
+            let lists = lists.as_ref().ok_or(Fault::Timeout)?;
+            let list = lists.shared().at::<[AtomicU64; 3]>(offset).ok_or(Rejected::Invalid)?;
+            let words = unmap_list(*lba, *blocks);
+            list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+            let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
+            send(&[Segment { addr, len: size_of_val(&words) as u32 }], Direction::ToDevice)
+        }
+        Data::None | Data::Held(_) => send(&[], Direction::ToDevice),
+    }
+}

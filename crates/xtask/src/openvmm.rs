@@ -1,0 +1,96 @@
+//! Microsoft's OpenVMM as the host: a binary of the user's, named by the variable `OPENVMM`.
+
+use crate::tools;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The address that the guest knows the host by; its page is served there.
+pub const GATEWAY: &str = "10.0.0.1";
+/// The script that starts it, in the folder that the outer machine sees.
+pub const SCRIPT: &str = "openvmm.sh";
+
+/// The binary that the user names.
+pub fn binary() -> Result<PathBuf> {
+    let Some(path) = std::env::var_os("OPENVMM").map(PathBuf::from) else {
+        bail!(
+            "name an OpenVMM binary in the variable OPENVMM: OPENVMM=~/openvmm/target/release/openvmm cargo xtask run --host openvmm"
+        );
+    };
+    if !path.is_file() {
+        bail!("OPENVMM names {}, which is no file", path.display());
+    }
+    Ok(path)
+}
+
+/// A guest on OpenVMM.
+pub struct Guest<'a> {
+    pub kernel: &'a Path,
+    pub command_line: &'a str,
+    pub cpus: u16,
+    pub memory: &'a str,
+    /// Images, and whether they cannot be written. What the guest writes is in them afterwards.
+    pub disks: &'a [(&'a Path, bool)],
+    pub has_network: bool,
+    /// More words for its command line.
+    pub more: &'a str,
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Writes to `folder`, which holds all files of the guest, a script that starts it and ends as it does. The images are copied
+/// to memory meanwhile, as OpenVMM takes none from a shared folder.
+pub fn prepare(binary: &Path, folder: &Path, guest: &Guest<'_>) -> Result<()> {
+    fs::copy(binary, folder.join("openvmm")).with_context(|| format!("cannot copy {}", binary.display()))?;
+    let libraries = folder.join("lib");
+    fs::create_dir_all(&libraries)?;
+    for library in tools::libraries(binary)? {
+        let name = library.file_name().context("a library without a name")?;
+        // The loader itself is where the binary says.
+        if !name.to_string_lossy().starts_with("ld-linux") {
+            fs::copy(&library, libraries.join(name))?;
+        }
+    }
+    let mut words: Vec<String> = ["--hv", "--com1", "stderr", "-m", guest.memory].map(String::from).into();
+    words.extend(["-p".into(), guest.cpus.to_string()]);
+    words.extend(["--guest-shutdown-action", "exit:0", "--guest-reset-action", "exit:3"].map(String::from));
+    words.extend(["--guest-crash-action", "exit:4"].map(String::from));
+    let channels = guest.cpus.saturating_sub(1);
+    words.extend(["--scsi-sub-channels".into(), channels.to_string()]);
+    let (mut there, mut back) = (String::new(), String::new());
+    for (number, (image, is_read_only)) in guest.disks.iter().enumerate() {
+        let inside = format!("$work/{number}.img");
+        there += &format!("cp {} \"{inside}\"\n", quoted(&image.display().to_string()));
+        if !is_read_only {
+            back += &format!("cp \"{inside}\" {}\n", quoted(&image.display().to_string()));
+        }
+        let option = if *is_read_only { ",ro" } else { "" };
+        words.extend(["--disk".into(), format!("file:{inside}{option}")]);
+    }
+    if guest.has_network {
+        words.extend(["--net", "consomme"].map(String::from));
+    }
+    words.extend(["--kernel".into(), guest.kernel.display().to_string()]);
+    words.extend(["-c".into(), guest.command_line.into()]);
+    words.extend(guest.more.split_whitespace().map(String::from));
+    let words: Vec<String> = words.iter().map(|word| quoted(word).replace("$work", "'\"$work\"'")).collect();
+    let here = quoted(&folder.display().to_string());
+    // The guest's serial port is its standard error, and its prompt, which waits for commands, standard output.
+    let start = format!(
+        "LD_LIBRARY_PATH={here}/lib OPENVMM_LOG=off {here}/openvmm {} < \"$work/console\" 2>&1 > {here}/openvmm.log\n\
+         echo $? > \"$work/code\"\n",
+        words.join(" ")
+    );
+    fs::write(folder.join("start.sh"), start)?;
+    // It wants a terminal, if only to leave it alone.
+    let script = format!(
+        "export work=$(mktemp -d)\n{there}mkfifo \"$work/console\"\nsleep 3600 > \"$work/console\" &\n\
+         if command -v script > /dev/null; then script -qec \"sh \"{here}/start.sh /dev/null\n\
+         else setsid cttyhack sh {here}/start.sh; fi\n\
+         code=$(cat \"$work/code\")\nkill $!\n{back}rm -r \"$work\"\nexit $code\n"
+    );
+    fs::write(folder.join(SCRIPT), script)?;
+    Ok(())
+}
