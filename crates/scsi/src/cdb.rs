@@ -88,7 +88,7 @@ impl Cdb {
         long(opcode::WRITE_SAME_16, if unmap { WRITE_SAME_UNMAP } else { 0 }, lba, blocks)
     }
 
-    /// UNMAP with a list of [`UnmapList`]. SBC-3 §5.28
+    /// UNMAP with a list of one range. SBC-3 §5.28
     pub const fn unmap() -> Self {
         let len = UNMAP_LIST_LEN as u8;
         Self { bytes: [opcode::UNMAP, 0, 0, 0, 0, 0, 0, 0, len, 0, 0, 0, 0, 0, 0, 0], len: 10 }

@@ -17,6 +17,14 @@ pub fn counted<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Does `work`, in which allocations do not count.
+pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
+    let was_counted = IS_COUNTED.swap(false, Ordering::Relaxed);
+    let result = work();
+    IS_COUNTED.store(was_counted, Ordering::Relaxed);
+    result
+}
+
 /// How many there were.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)

@@ -77,7 +77,8 @@ pub fn test(options: &Options) -> Result<()> {
         // The core crates, as a module of a kernel has them: no allocator, no standard library.
         cargo(
             "build --quiet -p hyperv-bindings -p paravirt-platform -p paravirt-device -p paravirt-virtio -p paravirt-firmware \
-             -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus -p paravirt-hv-balloon -p paravirt",
+             -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus -p paravirt-hv-balloon \
+             -p paravirt-scsi -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt",
         )?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;
