@@ -186,8 +186,9 @@ impl<P: HyperV> Synic<P> {
     /// Whether there is a message in the slot of `sint`. One load; from any processor.
     #[inline]
     pub fn has_message(&self, processor: ProcessorId, sint: u32) -> bool {
-        self.slot(processor, sint)
-            .is_some_and(|slot| slot.message_type.load(Ordering::Acquire) != HvMessageType::NONE.0)
+        let base = (sint as usize).wrapping_mul(SLOT_LEN);
+        let message_type = self.vp(processor).and_then(|vp| vp.messages.shared().at::<AtomicU32>(base));
+        message_type.is_some_and(|kind| kind.load(Ordering::Acquire) != HvMessageType::NONE.0)
     }
 
     fn slot(&self, processor: ProcessorId, sint: u32) -> Option<MessageSlot<'_>> {

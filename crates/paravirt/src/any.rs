@@ -11,12 +11,14 @@ use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{DmaBuffer, HyperV, Instant, Mmio};
+use paravirt_scsi::{Disk, DiskQueue};
 use paravirt_storvsc::{StorDisk, StorQueue};
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::console::VirtioConsole;
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
 use paravirt_virtio::rng::VirtioRng;
+use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::transport::AnyTransport;
 
 /// What a platform is that can hold devices of every bus.
@@ -35,6 +37,16 @@ macro_rules! both {
     ($self:expr, $d:ident => $call:expr) => {
         match $self {
             Self::Virtio($d) => $call,
+            Self::HyperV($d) => $call,
+        }
+    };
+}
+
+macro_rules! block {
+    ($self:expr, $d:ident => $call:expr) => {
+        match $self {
+            Self::Virtio($d) => $call,
+            Self::VirtioScsi($d) => $call,
             Self::HyperV($d) => $call,
         }
     };
@@ -69,6 +81,8 @@ macro_rules! notify {
 pub enum Block<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioBlk<P, AnyTransport<P>, B>),
+    /// Of a controller of a virtio bus.
+    VirtioScsi(Disk<P, ScsiAdapter<P, AnyTransport<P>>, B>),
     /// Of a controller on VMBus.
     HyperV(StorDisk<P, B>),
 }
@@ -79,49 +93,52 @@ pub enum Block<P: Host, B: DmaBuffer> {
 pub enum BlockQ<P: Host, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(BlkQueue<P, AnyTransport<P>, B>),
+    /// Of a controller of a virtio bus.
+    VirtioScsi(DiskQueue<P, ScsiAdapter<P, AnyTransport<P>>, B>),
     /// Of a controller on VMBus.
     HyperV(StorQueue<P, B>),
 }
 
 impl<P: Host, B: DmaBuffer> Notify for BlockQ<P, B> {
-    notify!(both);
+    notify!(block);
 }
 
 impl<P: Host, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
     type Buffer = B;
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        both!(self, q => q.submit(request))
+        block!(self, q => q.submit(request))
     }
     #[inline]
     fn kick(&mut self) {
-        both!(self, q => q.kick());
+        block!(self, q => q.kick());
     }
     #[inline]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        both!(self, q => q.complete())
+        block!(self, q => q.complete())
     }
     fn reset(&mut self) -> Result<(), Fault> {
-        both!(self, q => q.reset())
+        block!(self, q => q.reset())
     }
 }
 
 impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
     type Queue = BlockQ<P, B>;
     fn info(&self) -> BlockInfo {
-        both!(self, d => d.info())
+        block!(self, d => d.info())
     }
     fn take_queue(&mut self, index: u16) -> Option<BlockQ<P, B>> {
         match self {
             Self::Virtio(d) => d.take_queue(index).map(BlockQ::Virtio),
+            Self::VirtioScsi(d) => d.take_queue(index).map(BlockQ::VirtioScsi),
             Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
         }
     }
     fn poll_event(&mut self) -> Option<BlockEvent> {
-        both!(self, d => d.poll_event())
+        block!(self, d => d.poll_event())
     }
     fn register(&mut self, waker: &Waker) {
-        both!(self, d => d.register(waker));
+        block!(self, d => d.register(waker));
     }
 }
 

@@ -1,15 +1,59 @@
 //! The controllers of disks, kept for the disks that come and go on them.
 
-use crate::{Host, Place, Reason};
+use crate::{Address, Block, Device, Event, Found, Host, Place, Reason};
+use core::task::Waker;
+use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable};
-use paravirt_scsi::Options;
+use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
 use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+use paravirt_virtio::scsi::ScsiAdapter;
+use paravirt_virtio::transport::AnyTransport;
 use paravirt_vmbus::{Offer, Vmbus};
 
 /// Controllers that are kept, at most: Hyper-V has four, and four IDE disks.
 const MOST: usize = 16;
 
-type Entry<P, B> = Option<(Place, StorController<P, B>)>;
+type VirtioController<P, B> = Controller<P, ScsiAdapter<P, AnyTransport<P>>, B>;
+
+/// A controller of either bus.
+#[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
+enum Any<P: Host, B: DmaBuffer> {
+    Virtio(VirtioController<P, B>),
+    HyperV(StorController<P, B>),
+}
+
+/// What a controller says.
+enum Said<P: Host, B: DmaBuffer> {
+    Added(Block<P, B>, paravirt_scsi::Address),
+    Removed(paravirt_scsi::Address),
+    /// Its disks say so, each to whoever has it.
+    Faulted,
+}
+
+impl<P: Host, B: DmaBuffer> Any<P, B> {
+    fn poll(&mut self) -> Option<Said<P, B>> {
+        Some(match self {
+            Self::Virtio(controller) => match controller.poll()? {
+                ControllerEvent::Added(disk) => {
+                    let unit = disk.address();
+                    Said::Added(Block::VirtioScsi(disk), unit)
+                }
+                ControllerEvent::Removed(unit) => Said::Removed(unit),
+                ControllerEvent::Faulted(_) => Said::Faulted,
+            },
+            Self::HyperV(controller) => match controller.poll()? {
+                ControllerEvent::Added(disk) => {
+                    let unit = disk.address();
+                    Said::Added(Block::HyperV(disk), unit)
+                }
+                ControllerEvent::Removed(unit) => Said::Removed(unit),
+                ControllerEvent::Faulted(_) => Said::Faulted,
+            },
+        })
+    }
+}
+
+type Entry<P, B> = Option<(Place, Any<P, B>)>;
 
 /// The controllers.
 pub(crate) struct Controllers<P: Host, B: DmaBuffer> {
@@ -22,23 +66,47 @@ impl<P: Host, B: DmaBuffer> Controllers<P, B> {
         Self { table: PageTable::new(platform, MOST, |_| None).ok() }
     }
 
-    /// Takes the controller that is offered into service, with up to `queues` queues for each disk.
-    pub fn open(
+    /// Takes the controller that VMBus offers into service, with up to `queues` queues for each disk. Its disks come from
+    /// [`poll`](Self::poll).
+    pub fn open_offer(
         &mut self,
         platform: &P,
         vmbus: &Vmbus<P>,
         offer: &Offer,
         queues: u16,
-    ) -> Result<&mut StorController<P, B>, Reason> {
-        let place = Place::from(offer);
-        self.remove(place);
-        let table = self.table.as_mut().ok_or(Reason::Scsi(paravirt_scsi::OpenError::Memory))?;
-        let free = table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)?;
+    ) -> Result<(), Reason> {
         let stor = StorOptions { processors: platform.count(), ..StorOptions::default() };
-        let adapter = StorAdapter::new(platform, vmbus, offer, &stor);
-        let options = Options { queues, ..Options::default() };
-        let controller = StorController::open(platform, adapter, &options).map_err(Reason::Scsi)?;
-        Ok(&mut free.insert((place, controller)).1)
+        self.add(Place::from(offer), || {
+            let adapter = StorAdapter::new(platform, vmbus, offer, &stor);
+            let options = Options { queues, ..Options::default() };
+            Ok(Any::HyperV(Controller::open(platform, adapter, &options)?))
+        })
+    }
+
+    /// Takes a virtio controller into service.
+    pub fn open_virtio(
+        &mut self,
+        platform: &P,
+        place: Place,
+        adapter: ScsiAdapter<P, AnyTransport<P>>,
+        queues: u16,
+    ) -> Result<(), Reason> {
+        self.add(place, || {
+            let options = Options { queues, ..Options::default() };
+            Ok(Any::Virtio(Controller::open(platform, adapter, &options)?))
+        })
+    }
+
+    fn add(
+        &mut self,
+        place: Place,
+        open: impl FnOnce() -> Result<Any<P, B>, OpenError>,
+    ) -> Result<(), Reason> {
+        self.remove(place);
+        let table = self.table.as_mut().ok_or(Reason::Scsi(OpenError::Memory))?;
+        let free = table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)?;
+        *free = Some((place, open().map_err(Reason::Scsi)?));
+        Ok(())
     }
 
     /// Lets a controller go.
@@ -49,8 +117,47 @@ impl<P: Host, B: DmaBuffer> Controllers<P, B> {
             .for_each(|entry| *entry = None);
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Place, &mut StorController<P, B>)> {
-        let table = self.table.iter_mut().flat_map(|table| table.iter_mut());
-        table.flatten().map(|(place, controller)| (*place, controller))
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut (Place, Any<P, B>)> {
+        self.table.iter_mut().flat_map(|table| table.iter_mut()).flatten()
+    }
+
+    /// What has come and gone on the controller at `only`, or on all of them.
+    pub fn poll(&mut self, only: Option<Place>, each: &mut dyn FnMut(Event<P, B>)) {
+        for (place, controller) in self.iter_mut().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
+            while let Some(said) = controller.poll() {
+                let place = *place;
+                match said {
+                    Said::Added(disk, unit) => {
+                        let address = Address { place, unit: Some(unit) };
+                        each(Event::Found(Found { address, device: Device::Block(disk) }));
+                    }
+                    Said::Removed(unit) => each(Event::Removed(Address { place, unit: Some(unit) })),
+                    Said::Faulted => {}
+                }
+            }
+        }
+    }
+
+    pub fn register(&mut self, waker: &Waker) {
+        for (_, controller) in self.iter_mut() {
+            match controller {
+                Any::Virtio(controller) => controller.register(waker),
+                Any::HyperV(controller) => controller.register(waker),
+            }
+        }
+    }
+
+    pub fn arm(&mut self) -> Arm {
+        let mut all = Arm::Armed;
+        for (_, controller) in self.iter_mut() {
+            let arm = match controller {
+                Any::Virtio(controller) => controller.arm(),
+                Any::HyperV(controller) => controller.arm(),
+            };
+            if arm == Arm::Pending {
+                all = Arm::Pending;
+            }
+        }
+        all
     }
 }

@@ -1,6 +1,7 @@
+use crate::controllers::Controllers;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Found, Host, Net, Passed, Physical, Place, Reason,
-    Services, Undriven, What, acpi_tables, with_table,
+    AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Event, Found, Host, Net, Passed, Physical, Place,
+    Reason, Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
@@ -14,6 +15,7 @@ use paravirt_virtio::console::VirtioConsole;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::pci::{ConfigAccess, PciSlot, Window, Windows, enumerate};
 use paravirt_virtio::rng::VirtioRng;
+use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::transport::{AnyTransport, MmioError, MmioTransport, OpenError, PciTransport};
 use paravirt_vmbus::Version;
 use virtio_drivers::transport::DeviceType;
@@ -121,9 +123,20 @@ where
         processors,
         segments: options.segments,
     };
+    let mut controllers = Controllers::new(platform);
+    let mut hand_over = |place: Place, device: Device<P, B>| {
+        let Device::Passed(passed) = device else { return found(Found { address: place.into(), device }) };
+        match scsi_host(platform, place, passed, &open, &mut controllers) {
+            Some(device) => found(Found { address: place.into(), device }),
+            None => controllers.poll(Some(place), &mut |event| {
+                if let Event::Found(disk) = event {
+                    found(disk);
+                }
+            }),
+        }
+    };
     let mut visit = |slot: PciSlot<P>| {
-        let address = Place::Pci(slot.address()).into();
-        found(Found { address, device: pci_device(platform, &slot, &open, options) });
+        hand_over(Place::Pci(slot.address()), pci_device(platform, &slot, &open, options));
     };
     let mut is_reached = false;
     for range in map.ecam.iter() {
@@ -159,9 +172,9 @@ where
             }
             Ok(transport) => virtio_device(platform, AnyTransport::Mmio(transport), &open, options),
         };
-        found(Found { address: Place::Mmio(next.base).into(), device });
+        hand_over(Place::Mmio(next.base), device);
     }
-    let mut services = Services::open(platform, &open, options.vmbus);
+    let mut services = Services::open(platform, &open, controllers, options.vmbus);
     services.offers(found);
     services
 }
@@ -268,6 +281,24 @@ fn pci_device<P: Host, B: DmaBuffer>(
     }
 }
 
+/// Makes a controller of a SCSI host device, whose disks are then to be asked for; the device itself where it is another one,
+/// or is not taken into service.
+fn scsi_host<P: Host, B: DmaBuffer>(
+    platform: &P,
+    place: Place,
+    passed: Passed<P>,
+    open: &OpenOptions,
+    controllers: &mut Controllers<P, B>,
+) -> Option<Device<P, B>> {
+    if passed.device_type != DeviceType::ScsiHost {
+        return Some(Device::Passed(passed));
+    }
+    let opened = ScsiAdapter::open(platform, passed.transport, open).map_err(Reason::Open);
+    let added = opened.and_then(|adapter| controllers.open_virtio(platform, place, adapter, open.queues));
+    let undriven = |reason| Device::Undriven(Undriven { what: What::Virtio(DeviceType::ScsiHost), reason });
+    added.err().map(undriven)
+}
+
 fn virtio_device<P: Host, B: DmaBuffer>(
     platform: &P,
     transport: AnyTransport<P>,
@@ -293,6 +324,8 @@ fn virtio_device<P: Host, B: DmaBuffer>(
         DeviceType::MemoryBalloon => {
             VirtioBalloon::open(platform, transport, open).map(|d| Device::Balloon(AnyBalloon::Virtio(d)))
         }
+        // The caller makes a controller of it.
+        DeviceType::ScsiHost => Ok(Device::Passed(Passed { device_type, transport })),
         DeviceType::GPU | DeviceType::Input | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
             Ok(Device::Passed(Passed { device_type, transport }))
         }

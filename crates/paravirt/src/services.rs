@@ -3,7 +3,7 @@
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
-    Address, AnyBalloon, AnyClock, Block, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven, What,
+    Address, AnyBalloon, AnyClock, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
@@ -13,8 +13,6 @@ use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
-use paravirt_scsi::ControllerEvent;
-use paravirt_storvsc::StorDisk;
 use paravirt_virtio::OpenOptions;
 use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
 
@@ -43,8 +41,12 @@ pub enum Event<P: Host, B: DmaBuffer> {
 }
 
 impl<P: Host, B: DmaBuffer> Services<P, B> {
-    pub(crate) fn open(platform: &P, open: &OpenOptions, newest: Version) -> Self {
-        let controllers = Controllers::new(platform);
+    pub(crate) fn open(
+        platform: &P,
+        open: &OpenOptions,
+        controllers: Controllers<P, B>,
+        newest: Version,
+    ) -> Self {
         let queues = open.queues;
         let (platform, integration) = (platform.clone(), Integration::new(platform));
         let mut this = Self { platform, hypervisor: None, vmbus: None, controllers, integration, queues };
@@ -99,11 +101,13 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
             paravirt_storvsc::INTERFACE
             | paravirt_storvsc::IDE_INTERFACE
             | paravirt_storvsc::FIBRE_CHANNEL_INTERFACE => {
-                match self.controllers.open(&self.platform, vmbus, offer, self.queues) {
-                    Ok(controller) => {
-                        while let Some(ControllerEvent::Added(disk)) = controller.poll() {
-                            found(disk_at(place, disk));
-                        }
+                match self.controllers.open_offer(&self.platform, vmbus, offer, self.queues) {
+                    Ok(()) => {
+                        self.controllers.poll(Some(place), &mut |event| {
+                            if let Event::Found(disk) = event {
+                                found(disk);
+                            }
+                        });
                         return;
                     }
                     Err(reason) => undriven(reason),
@@ -127,33 +131,24 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
     /// What has come and gone since the last call, each handed to `each`. A device that has come is taken into service here,
     /// which takes the time of some messages to the host and back.
     pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
-        let Some(vmbus) = self.vmbus.clone() else { return };
-        while let Some(event) = vmbus.poll() {
-            match event {
-                BusEvent::Offered(offer) => {
-                    self.offered(&vmbus, &offer, &mut |found| each(Event::Found(found)));
-                }
-                BusEvent::Removed(offer) if offer.subchannel == 0 => {
-                    let place = Place::from(&offer);
-                    if self.integration.remove(place) {
-                        continue;
+        if let Some(vmbus) = self.vmbus.clone() {
+            while let Some(event) = vmbus.poll() {
+                match event {
+                    BusEvent::Offered(offer) => {
+                        self.offered(&vmbus, &offer, &mut |found| each(Event::Found(found)));
                     }
-                    self.controllers.remove(place);
-                    each(Event::Removed(place.into()));
+                    BusEvent::Removed(offer) if offer.subchannel == 0 => {
+                        let place = Place::from(&offer);
+                        if !self.integration.remove(place) {
+                            self.controllers.remove(place);
+                            each(Event::Removed(place.into()));
+                        }
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
-        for (place, controller) in self.controllers.iter_mut() {
-            while let Some(event) = controller.poll() {
-                each(match event {
-                    ControllerEvent::Added(disk) => Event::Found(disk_at(place, disk)),
-                    ControllerEvent::Removed(unit) => Event::Removed(Address { place, unit: Some(unit) }),
-                    // Its disks say so, each to whoever has it.
-                    ControllerEvent::Faulted(_) => continue,
-                });
-            }
-        }
+        self.controllers.poll(None, each);
     }
 
     /// Answers what the host has asked of the guest as a whole: to end, how it is, what it is called, which time it is. A kernel
@@ -169,22 +164,17 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
     pub fn register(&mut self, waker: &Waker) {
         self.integration.register(waker);
         self.vmbus.iter().for_each(|vmbus| vmbus.register(waker));
-        self.controllers.iter_mut().for_each(|(_, controller)| controller.register(waker));
+        self.controllers.register(waker);
     }
 
     /// Whether the next event wakes, or [`poll`](Self::poll) or [`serve`](Self::serve) has something to do.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
-        let mut bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
-        if self.integration.arm() == Arm::Pending {
-            bus = Arm::Pending;
+        let bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
+        match (bus, self.integration.arm(), self.controllers.arm()) {
+            (Arm::Armed, Arm::Armed, Arm::Armed) => Arm::Armed,
+            _ => Arm::Pending,
         }
-        for (_, controller) in self.controllers.iter_mut() {
-            if controller.arm() == Arm::Pending {
-                bus = Arm::Pending;
-            }
-        }
-        bus
     }
 
     /// The hypervisor's clock; `None` where it has none that all processors share. One at a time: a second takes over what the
@@ -225,11 +215,6 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
     pub fn leave(&self) -> Result<(), Fault> {
         self.vmbus.as_ref().map_or(Ok(()), Vmbus::unload)
     }
-}
-
-fn disk_at<P: Host, B: DmaBuffer>(place: Place, disk: StorDisk<P, B>) -> Found<P, B> {
-    let unit = Some(disk.address());
-    Found { address: Address { place, unit }, device: Device::Block(Block::HyperV(disk)) }
 }
 
 /// What tells the host of a crash.

@@ -123,10 +123,10 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         slot.attentions = 0;
         slot.retries = 0;
         let id = pack(slot.generation, at);
-        let (cdb, len) = (&mut slot.cdb, &mut slot.len);
-        let sent = transmit(port, id, wanted, lists, at, |segments| {
+        let len = &mut slot.len;
+        let sent = transmit(port, id, wanted, lists, at, &mut slot.cdb, |segments, cdb| {
             (*cdb, *len) = make(segments)?;
-            Ok(*cdb)
+            Ok(())
         });
         match sent {
             Ok(()) => {
@@ -364,8 +364,8 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 continue;
             };
             let Some(wanted) = &mut slot.wanted else { continue };
-            let cdb = slot.cdb;
-            match transmit(port, pack(slot.generation, at), wanted, lists, at, |_| Ok(cdb)) {
+            let id = pack(slot.generation, at);
+            match transmit(port, id, wanted, lists, at, &mut slot.cdb, |_, _| Ok(())) {
                 Ok(()) => {
                     slot.place = Place::Sent;
                     self.later = self.later.wrapping_sub(1);

@@ -56,20 +56,23 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if self.unit().is_none_or(Unit::is_gone) { Some(Fault::Removed) } else { None }
     }
 
-    /// Sends a command. `make` makes it of the segments of its data.
+    /// Sends a command. `make` makes it of the segments of its data, and of how large the medium is.
     #[inline(always)]
     fn send(
         &mut self,
         request: (u64, Instant),
         stage: Stage,
         data: Data<B>,
-        make: impl FnOnce(&[Segment]) -> Result<(Cdb, u32), Rejected>,
+        make: impl FnOnce(&Limits, &[Segment], u64) -> Result<(Cdb, u32), Rejected>,
     ) -> Result<(), (Rejected, Data<B>)> {
         let (tag, deadline) = request;
-        let Some(lane) = self.core.lane(self.lane) else { return Err((Rejected::Invalid, data)) };
-        let wanted = Wanted { tag, deadline, address: self.limits.address, stage, data };
-        lane.lock().submit(self.owner, wanted, make)?;
-        self.earliest = self.earliest.min(deadline);
+        let Self { core, limits, lane, place, owner, earliest, .. } = self;
+        let (Some(lane), Some(unit)) = (core.lane(*lane), core.shared.units.get(*place)) else {
+            return Err((Rejected::Invalid, data));
+        };
+        let wanted = Wanted { tag, deadline, address: limits.address, stage, data };
+        lane.lock().submit(*owner, wanted, |segments| make(limits, segments, unit.blocks()))?;
+        *earliest = deadline.min(*earliest);
         Ok(())
     }
 
@@ -83,16 +86,14 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         direction: Direction,
         durability: Durability,
     ) -> Result<(), (Rejected, Option<B>)> {
-        let Self { limits, core, place, .. } = self;
-        let (limits, blocks) = (*limits, core.shared.units.get(*place).map_or(0, Unit::blocks));
-        let is_durable = durability == Durability::Durable && limits.has_cache;
-        let behind = is_durable && !limits.has_fua;
+        let is_durable = durability == Durability::Durable && self.limits.has_cache;
+        let (is_fua, behind) = (is_durable && self.limits.has_fua, is_durable && !self.limits.has_fua);
         let stage = if behind { Stage::FlushBehind } else { Stage::Last };
-        self.send(request, stage, Data::Buffer(buffer, direction), |segments| {
+        self.send(request, stage, Data::Buffer(buffer, direction), |limits, segments, blocks| {
             let (count, len) = limits.check(lba, segments, blocks)?;
             let cdb = match direction {
                 Direction::FromDevice => limits.read(lba, count)?,
-                Direction::ToDevice => Cdb::write(lba, count, is_durable && limits.has_fua),
+                Direction::ToDevice => Cdb::write(lba, count, is_fua),
             };
             Ok((cdb, len))
         })
@@ -105,7 +106,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
     fn flush(&mut self, request: (u64, Instant)) -> Result<(), Rejected> {
         if self.limits.has_cache {
             return self
-                .send(request, Stage::Last, Data::None, |_| Ok((Cdb::synchronize_cache(), 0)))
+                .send(request, Stage::Last, Data::None, |_, _, _| Ok((Cdb::synchronize_cache(), 0)))
                 .map_err(|(reason, _)| reason);
         }
         let place = self.local.get_mut(self.locals).ok_or(Rejected::Full)?;
@@ -136,7 +137,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if lba.checked_add(u64::from(blocks)).is_none_or(|end| end > unit.blocks()) {
             return Err(Rejected::Range);
         }
-        self.send(request, Stage::Last, data, |_| Ok((cdb, 0))).map_err(|(reason, _)| reason)
+        self.send(request, Stage::Last, data, |_, _, _| Ok((cdb, 0))).map_err(|(reason, _)| reason)
     }
 
     fn accept(&mut self, request: (u64, Instant), op: Op<B>) -> Result<(), (Rejected, Option<Op<B>>)> {

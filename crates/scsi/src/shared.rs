@@ -112,6 +112,7 @@ impl Unit {
         self.identity.load(Ordering::Relaxed)
     }
 
+    #[inline(always)]
     fn has(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Acquire) & flag != 0
     }

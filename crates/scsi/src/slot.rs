@@ -85,34 +85,45 @@ pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
     wanted: &mut Wanted<B>,
     lists: &Option<DmaRegion<P>>,
     at: u16,
-    make: impl FnOnce(&[Segment]) -> Result<Cdb, Rejected>,
+    cdb: &mut Cdb,
+    make: impl FnOnce(&[Segment], &mut Cdb) -> Result<(), Rejected>,
 ) -> Result<(), Rejected> {
-    let address = wanted.address;
-    let send = |segments: &[Segment], direction| {
-        let cdb = make(segments)?;
-        let len = segments.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len));
-        port.send(id, &Command { address, cdb, direction, segments, len })
-    };
-    match &mut wanted.data {
-        Data::Buffer(buffer, direction) => {
-            let segments = buffer.lend(*direction).map_err(Rejected::Lend)?;
-            let sent = send(segments, *direction);
-            if sent.is_err() {
-                // SAFETY: it was lent just now, and the host was not told of it.
-                unsafe { buffer.reclaim() };
-            }
-            sent
-        }
-        Data::Own(segment, direction) => send(core::slice::from_ref(segment), *direction),
+    let Wanted { address, data, .. } = wanted;
+    let list;
+    let (segments, direction): (&[Segment], Direction) = match data {
+        Data::Buffer(buffer, direction) => (buffer.lend(*direction).map_err(Rejected::Lend)?, *direction),
+        Data::Own(segment, direction) => (core::slice::from_ref(segment), *direction),
         Data::Unmap { lba, blocks } => {
-            let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
-            let lists = lists.as_ref().ok_or(Fault::Timeout)?;
-            let list = lists.shared().at::<[AtomicU64; 3]>(offset).ok_or(Rejected::Invalid)?;
-            let words = unmap_list(*lba, *blocks);
-            list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-            let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
-            send(&[Segment { addr, len: size_of_val(&words) as u32 }], Direction::ToDevice)
+            list = [write_list(lists.as_ref().ok_or(Fault::Timeout)?, at, *lba, *blocks)
+                .ok_or(Rejected::Invalid)?];
+            (&list, Direction::ToDevice)
         }
-        Data::None | Data::Held(_) => send(&[], Direction::ToDevice),
+        Data::None | Data::Held(_) => (&[], Direction::ToDevice),
+    };
+    let len = match segments {
+        [one] => one.len,
+        all => all.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len)),
+    };
+    let sent = match make(segments, cdb) {
+        Ok(()) => port.send(id, &Command { address: *address, cdb: *cdb, direction, segments, len }),
+        Err(reason) => Err(reason),
+    };
+    if sent.is_err()
+        && let Data::Buffer(buffer, _) = data
+    {
+        // SAFETY: it was lent just now, and the host was not told of it.
+        unsafe { buffer.reclaim() };
     }
+    sent
+}
+
+/// Writes the parameter list of an UNMAP to the memory of slot `at`; where that is.
+#[cold]
+fn write_list<P: Platform>(lists: &DmaRegion<P>, at: u16, lba: u64, blocks: u32) -> Option<Segment> {
+    let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
+    let list = lists.shared().at::<[AtomicU64; 3]>(offset)?;
+    let words = unmap_list(lba, blocks);
+    list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+    let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
+    Some(Segment { addr, len: size_of_val(&words) as u32 })
 }

@@ -55,6 +55,7 @@ impl HostPacket {
     /// # Errors
     ///
     /// [`Malformed`] where it is of no kind that this protocol has, or too short.
+    #[inline]
     pub fn parse(packet: &Packet<'_>) -> Result<Self, Malformed> {
         let (header, _) = StorvspHeader::read_from_prefix(packet.payload).map_err(|_| Malformed)?;
         match packet.kind {
@@ -80,9 +81,7 @@ impl Executed {
     /// [`Malformed`] where it is too short.
     #[inline]
     pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
-        // srb_status, scsi_status; sense_length; transfer_length; sense.
         let request: &[u8; LEAST_EXECUTE] = payload.first_chunk().ok_or(Malformed)?;
-        let [.., _] = request;
         let [
             _,
             _,

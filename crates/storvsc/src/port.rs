@@ -77,8 +77,8 @@ impl ExactSizeIterator for Frames<'_> {}
 /// A channel of a controller, in service.
 pub struct StorPort<P: HyperV> {
     channel: Channel<P>,
-    /// The same in every request.
-    template: StorvspScsiRequest,
+    /// The packet that was sent last: what is the same in every one stays.
+    packet: StorvspExecute,
     buffer: [u8; PACKET],
 }
 
@@ -110,7 +110,8 @@ impl<P: HyperV> StorPort<P> {
             timeout: TIMEOUT_SECONDS,
             queue_sort_key: 0,
         };
-        Self { channel, template, buffer: [0; PACKET] }
+        let packet = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request: template };
+        Self { channel, packet, buffer: [0; PACKET] }
     }
 
     pub(crate) fn into_channel(self) -> Channel<P> {
@@ -140,8 +141,7 @@ impl<P: HyperV> Port for StorPort<P> {
             (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
             (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
         };
-        let mut packet =
-            StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request: self.template };
+        let Self { channel, packet, .. } = self;
         let request = &mut packet.request;
         request.path_id = *path;
         request.target_id = *target;
@@ -153,12 +153,17 @@ impl<P: HyperV> Port for StorPort<P> {
             *bytes = *cdb.bytes();
         }
         request.srb_flags = COMMON_FLAGS.union(flag).bits();
-        let sent = match segments.first() {
-            None => self.channel.send_in_band(id, true, &[packet.as_bytes()]),
-            Some(first) => {
+        let payload = &[packet.as_bytes()];
+        let sent = match segments {
+            [] => channel.send_in_band(id, true, payload),
+            [one] => {
+                let range = GpaRange::contiguous(one.addr.0, one.len);
+                channel.send_gpa_direct(id, core::iter::once(range), payload)
+            }
+            [first, ..] => {
                 let offset = (first.addr.0 & PAGE_MASK) as u32;
                 let range = GpaRange { len: *len, offset, pages: Frames::new(segments) };
-                self.channel.send_gpa_direct(id, core::iter::once(range), &[packet.as_bytes()])
+                channel.send_gpa_direct(id, core::iter::once(range), payload)
             }
         };
         sent.map_err(refused)

@@ -20,6 +20,7 @@ type Buffer = DmaSlice<Guest>;
 /// Submits a read into each of `buffers`, and takes them back.
 #[inline(never)]
 fn driver_side_batch(queue: &mut StorQueue<Guest, Buffer>, buffers: &mut Vec<Buffer>) {
+    let batch = buffers.len();
     let mut lba = 0;
     while let Some(into) = buffers.pop() {
         let request = Request { tag: lba, op: Op::Read { lba, into }, deadline: Instant::NEVER };
@@ -27,9 +28,11 @@ fn driver_side_batch(queue: &mut StorQueue<Guest, Buffer>, buffers: &mut Vec<Buf
         lba += 8;
     }
     queue.kick();
-    while let Some(done) = queue.complete().expect("no fault") {
-        done.result.expect("read");
-        buffers.push(done.buffer.expect("its buffer"));
+    while buffers.len() < batch {
+        if let Some(done) = queue.complete().expect("no fault") {
+            done.result.expect("read");
+            buffers.push(done.buffer.expect("its buffer"));
+        }
     }
 }
 

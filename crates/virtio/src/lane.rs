@@ -119,6 +119,11 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
         self.port.core()
     }
 
+    /// See [`VirtQueue::ignore_lengths`].
+    pub fn ignore_lengths(&mut self) {
+        self.queue.ignore_lengths();
+    }
+
     /// The fault that keeps requests out; `None` where there is none.
     #[inline(always)]
     pub fn fault(&self) -> Option<Fault> {

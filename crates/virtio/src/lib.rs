@@ -41,6 +41,7 @@ pub mod pci;
 mod port;
 pub mod queue;
 pub mod rng;
+pub mod scsi;
 pub mod transport;
 
 pub use device::OpenOptions;

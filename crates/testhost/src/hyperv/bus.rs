@@ -78,6 +78,8 @@ pub(super) struct Open {
     pub outgoing: Outgoing<HostRing>,
     processor: u32,
     outbox: Outbox,
+    /// What a packet is copied to.
+    buffer: Vec<u8>,
 }
 
 pub(super) struct Channel {
@@ -484,8 +486,14 @@ fn open(state: &mut State, guest: &Guest, message: &VmbusOpenChannel) {
     if channel.open.is_some() {
         return state.violation("a channel is opened twice");
     }
-    channel.open =
-        Some(Open { gpadl: ring_gpadl_id, incoming, outgoing, processor, outbox: Outbox::default() });
+    channel.open = Some(Open {
+        gpadl: ring_gpadl_id,
+        incoming,
+        outgoing,
+        processor,
+        outbox: Outbox::default(),
+        buffer: vec![0; 64 << 10],
+    });
     channel.device.open();
     result(state, 0);
     work(state, guest, channel_id);
@@ -527,12 +535,11 @@ pub(super) fn work(state: &mut State, guest: &Guest, number: u32) {
     let Bus { channels, gpadls, .. } = &mut state.bus;
     let Some(channel) = channels.get_mut(&number).filter(|channel| !channel.is_rescinded) else { return };
     let Some(open) = &mut channel.open else { return };
-    let mut buffer = vec![0; 64 << 10];
     let mut error = None;
     open.incoming.mask();
     let mut must_signal = false;
     loop {
-        match open.incoming.next(&mut buffer) {
+        match open.incoming.next(&mut open.buffer) {
             Ok(Some(packet)) => {
                 let mut out = Out { outbox: &mut open.outbox, gpadls };
                 channel.device.packet(guest, &packet, &mut out);

@@ -240,6 +240,12 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         Some((areas.words.at(usize::from(slot)), areas.base.offset(offset)))
     }
 
+    /// Lets the device say what it likes of how much it wrote: for devices that count what they read as well, as QEMU's SCSI host
+    /// does. [`Used::len`] means nothing then.
+    pub(crate) fn ignore_lengths(&mut self) {
+        self.slots.ignores_lengths = true;
+    }
+
     /// Lends `buffer` and puts a request in the ring: `prefix`, which the device reads, the buffer in `direction`, and
     /// `suffix`, which the device writes. Before that, `prepare` may look at the buffer's segments and write to the slot's
     /// area, or refuse. The device sees the request at the next [`publish`](Self::publish).

@@ -27,6 +27,8 @@ pub(super) struct Slots<P: Platform, B, X> {
     free_head: u16,
     free: u16,
     in_flight: u16,
+    /// What the device says it wrote is not looked at.
+    pub ignores_lengths: bool,
 }
 
 impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
@@ -38,7 +40,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
             writable: 0,
             owned: None,
         })?;
-        Ok(Self { table, free_head: 0, free: size, in_flight: 0 })
+        Ok(Self { table, free_head: 0, free: size, in_flight: 0, ignores_lengths: false })
     }
 
     /// Ring entries (descriptors) that are free.
@@ -99,7 +101,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
     pub fn release(&mut self, id: u16, len: u32) -> Result<Owned<B, X>, Fault> {
         let free_head = self.free_head;
         let slot = self.table.get_mut(usize::from(id)).ok_or(Fault::Protocol)?;
-        if slot.entries == 0 || len > slot.writable {
+        if slot.entries == 0 || (len > slot.writable && !self.ignores_lengths) {
             return Err(Fault::Protocol);
         }
         let owned = slot.owned.take().ok_or(Fault::Protocol)?;
