@@ -39,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("scsi_data", scsi_data),
     ("nvsp_message", nvsp_message),
     ("rndis_message", rndis_message),
+    ("integration_message", integration_message),
 ];
 
 thread_local! {
@@ -401,6 +402,46 @@ pub fn rndis_message(data: &[u8]) {
         assert!(data.get(offset as usize..(offset + len) as usize).is_some());
     }
     let _ = FrameInfo::parse(data);
+}
+
+/// Messages of the integration services, answered by a kernel that keeps what it is told.
+pub fn integration_message(data: &[u8]) {
+    use core::fmt::{Error, Write};
+    use paravirt_device::{Agent, Fact, ValuePool};
+    use paravirt_hv_ic::{Service, answer};
+
+    /// Knows some values.
+    struct Kernel;
+    impl Agent for Kernel {
+        fn fact(&mut self, _: Fact, out: &mut dyn Write) -> std::fmt::Result {
+            out.write_str("fact")
+        }
+        fn set_value(&mut self, _: ValuePool, key: &str, value: Option<&str>) -> bool {
+            assert!(key.len() <= 768 && value.is_none_or(|value| value.len() <= 3072));
+            key.len() % 2 == 0
+        }
+        fn value(&mut self, _: ValuePool, key: &str, out: &mut dyn Write) -> std::fmt::Result {
+            out.write_str(key)?;
+            out.write_str(key)
+        }
+        fn key(&mut self, _: ValuePool, index: u32, out: &mut dyn Write) -> std::fmt::Result {
+            if index < 5 { write!(out, "key {index}") } else { Err(Error) }
+        }
+    }
+    for service in [
+        Service::Shutdown,
+        Service::Heartbeat,
+        Service::TimeSync,
+        Service::KeyValue,
+        Service::Backup,
+        Service::FileCopy,
+    ] {
+        let mut message = data.to_vec();
+        if answer(service, &mut message, Some(1 << 40), &mut Kernel).is_ok() {
+            // Flags of an answer, and the version of the framework as it was.
+            assert!(message.len() == data.len() && message[17] == 5 && message[..4] == data[..4]);
+        }
+    }
 }
 
 #[cfg(test)]
