@@ -7,7 +7,7 @@
 //!   model of a packed one, since rust-vmm has none.
 //! * [`BlkHost`] and [`NetHost`] are devices on top of either.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus, with [`Echo`], [`BalloonHost`],
-//!   [`StorHost`] and [`NetVspHost`] to put on it.
+//!   [`StorHost`], [`NetVspHost`] and [`IcHost`] to put on it.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -40,8 +40,8 @@ pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
-    BalloonHost, Crash, Echo, Faults, HvHost, HvOffer, NetVspHost, NetVspMoods, OfferSettings, Packets,
-    StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame,
+    BalloonHost, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, NetVspHost, NetVspMoods,
+    OfferSettings, Packets, StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame,
 };
 pub use net::NetHost;
 pub use packed::PackedDevice;

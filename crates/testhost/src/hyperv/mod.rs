@@ -6,6 +6,7 @@
 mod bus;
 mod devices;
 mod drive;
+mod ic;
 mod knobs;
 mod netvsp;
 mod storvsp;
@@ -14,6 +15,7 @@ mod synic;
 pub use bus::{Faults, OfferSettings};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
+pub use ic::{IcAnswer, IcHost};
 pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
 pub use storvsp::{StorHost, StorMoods};
 

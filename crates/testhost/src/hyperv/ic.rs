@@ -1,0 +1,97 @@
+//! An integration service, from the host's side.
+
+use super::devices::{Packets, VmbusDevice};
+use crate::Guest;
+use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcVersion};
+use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
+use paravirt_vmbus_ring::Packet;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use zerocopy::{FromBytes, IntoBytes};
+
+/// What the guest answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IcAnswer {
+    /// The type of the message.
+    pub kind: IcMessageType,
+    /// How it was taken.
+    pub status: u32,
+    /// What stands behind the header.
+    pub body: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Service {
+    send: VecDeque<Vec<u8>>,
+    answers: Vec<IcAnswer>,
+    violations: Vec<String>,
+}
+
+/// An integration service. A handle: clones are the same service.
+#[derive(Clone, Default)]
+pub struct IcHost(Arc<Mutex<Service>>);
+
+impl IcHost {
+    fn with<R>(&self, work: impl FnOnce(&mut Service) -> R) -> R {
+        work(&mut self.0.lock().expect("the service"))
+    }
+
+    /// Asks something, when the channel is served the next time.
+    pub fn ask(&self, message_type: IcMessageType, version: IcVersion, body: &[u8]) {
+        let header = IcHeader {
+            framework_version: IcVersion { major: 3, minor: 0 },
+            message_type,
+            message_version: version,
+            message_size: body.len() as u16,
+            status_low: 0,
+            status_high: 0,
+            transaction_id: 1,
+            flags: (IcMessageFlags::TRANSACTION | IcMessageFlags::REQUEST).bits(),
+            reserved: 0,
+        };
+        self.send(&[header.as_bytes(), body].concat());
+    }
+
+    /// Sends a message as it is.
+    pub fn send(&self, message: &[u8]) {
+        let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
+        self.with(|service| service.send.push_back([header.as_bytes(), message].concat()));
+    }
+
+    /// What the guest answered since the last call.
+    pub fn take_answers(&self) -> Vec<IcAnswer> {
+        self.with(|service| std::mem::take(&mut service.answers))
+    }
+
+    /// What the guest did wrong so far.
+    pub fn violations(&self) -> Vec<String> {
+        self.with(|service| service.violations.clone())
+    }
+}
+
+impl VmbusDevice for IcHost {
+    fn packet(&mut self, _guest: &Guest, packet: &Packet<'_>, _out: &mut dyn Packets) {
+        self.with(|service| {
+            let message = RingPipeHeader::read_from_prefix(packet.payload)
+                .ok()
+                .and_then(|(pipe, rest)| rest.get(..pipe.byte_count as usize));
+            let parsed = message.and_then(|bytes| IcHeader::read_from_prefix(bytes).ok());
+            let Some((header, rest)) = parsed else {
+                return service.violations.push("an answer that is none".into());
+            };
+            let expected = IcMessageFlags::TRANSACTION | IcMessageFlags::RESPONSE;
+            let Some(body) = rest.get(..usize::from(header.message_size)) else {
+                return service.violations.push("an answer that is too short".into());
+            };
+            if header.flags != expected.bits() || header.transaction_id != 1 {
+                service.violations.push("an answer that is not marked as one".into());
+            }
+            let status = u32::from(header.status_low) | u32::from(header.status_high) << 16;
+            service.answers.push(IcAnswer { kind: header.message_type, status, body: body.to_vec() });
+        });
+    }
+
+    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
+        self.with(|service| service.send.drain(..).for_each(|bytes| out.in_band(&bytes)));
+    }
+}
