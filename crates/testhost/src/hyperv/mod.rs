@@ -9,6 +9,7 @@ mod drive;
 mod ic;
 mod knobs;
 mod netvsp;
+mod rndis;
 mod storvsp;
 mod synic;
 

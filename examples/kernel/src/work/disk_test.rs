@@ -17,7 +17,8 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaSlice, Platform};
 
-const TIMEOUT: Duration = Duration::from_secs(120);
+/// Seconds that a request may take, if the command line does not say.
+const TIMEOUT: u64 = 120;
 /// Bytes of all buffers of a queue together, and of one, at most.
 const BUFFERS: usize = 4 << 20;
 const BUFFER: usize = 64 << 10;
@@ -60,11 +61,13 @@ struct Plan {
     first: u64,
     /// Every how many strides one is this part's.
     step: u64,
+    /// How long a request may take.
+    timeout: Duration,
 }
 
 impl Plan {
     fn requests(self) -> impl Iterator<Item = (u64, u64)> {
-        let Self { info, chunk, stride, first, step } = self;
+        let Self { info, chunk, stride, first, step, .. } = self;
         let count = info.blocks.div_ceil(stride);
         (first..count).step_by(step as usize).map(move |i| {
             let lba = i * stride;
@@ -91,7 +94,7 @@ fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass
                 }
                 Pass::Read => Op::Read { lba, into: buffer },
             };
-            let deadline = Machine.now().saturating_add(TIMEOUT);
+            let deadline = Machine.now().saturating_add(plan.timeout);
             match queue.submit(Request { tag: lba, op, deadline }) {
                 Ok(()) => {
                     in_flight += 1;
@@ -194,12 +197,13 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     let chunk = bytes.max(size) / size;
     let stride = options.stride.map_or(chunk, |stride| (stride / size).max(chunk));
     let step = queues.len() as u64;
+    let timeout = Duration::from_secs(options.timeout.unwrap_or(TIMEOUT));
     let mut workers = Vec::new();
     for (first, queue) in queues.into_iter().enumerate() {
         let mut buffers = Vec::with_capacity(depth);
         DmaSlice::alloc_many(&Machine, depth, (chunk * size) as usize, |slice| buffers.push(slice))
             .map_err(|e| e.to_string())?;
-        let plan = Plan { info, chunk, stride, first: first as u64, step };
+        let plan = Plan { info, chunk, stride, first: first as u64, step, timeout };
         workers.push(Worker { queue, buffers, plan, result: Ok(0), allocations: 0 });
     }
     say!(

@@ -12,6 +12,8 @@ pub struct Options {
     pub test: Option<usize>,
     /// Bytes between the requests of a test: not the whole disk then.
     pub stride: Option<u64>,
+    /// Seconds that a request of a test may take.
+    pub timeout: Option<u64>,
     pub dhcp: bool,
     pub address: Option<Ipv4Cidr>,
     pub gateway: Option<Ipv4Address>,
@@ -91,6 +93,7 @@ impl Options {
                 ("mount", Some(text)) => options.mount = Some(value(key, text, disk)?),
                 ("test", Some(text)) => options.test = Some(value(key, text, disk)?),
                 ("stride", Some(text)) => options.stride = Some(value(key, text, number)?),
+                ("timeout", Some(text)) => options.timeout = Some(value(key, text, number)?),
                 ("ip", Some(text)) => options.address = Some(value(key, text, |t| t.parse().ok())?),
                 ("gw", Some(text)) => options.gateway = Some(value(key, text, |t| t.parse().ok())?),
                 ("ping", Some(text)) => options.ping = Some(Some(value(key, text, |t| t.parse().ok())?)),
