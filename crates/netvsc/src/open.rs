@@ -165,17 +165,21 @@ impl<P: HyperV> Setup<'_, P> {
         })
     }
 
+    /// Tells the host of a buffer; its answer.
+    fn share(
+        &mut self,
+        message_type: NvspMessageType,
+        gpadl: &Gpadl<P>,
+        id: u32,
+    ) -> Result<HostMessage, OpenError> {
+        let (gpadl, id) = (gpadl.id(), id as u16);
+        self.ask(&NvspSendBuffer { message_type, gpadl, id, reserved: 0, padding: [0; 28] })
+    }
+
+    /// How many frames the host has room for in the buffer.
     fn share_receive_buffer(&mut self, gpadl: &Gpadl<P>, len: usize) -> Result<u32, OpenError> {
-        let message = NvspSendBuffer {
-            message_type: NvspMessageType::SEND_RECEIVE_BUFFER,
-            gpadl: gpadl.id(),
-            id: NVSP_RECEIVE_BUFFER_ID as u16,
-            reserved: 0,
-            padding: [0; 28],
-        };
-        let HostMessage::ReceiveBuffer(answer) = self.ask(&message)? else {
-            return Err(Fault::Protocol.into());
-        };
+        let answer = self.share(NvspMessageType::SEND_RECEIVE_BUFFER, gpadl, NVSP_RECEIVE_BUFFER_ID)?;
+        let HostMessage::ReceiveBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
         let NvspReceiveBufferComplete { status, section_count, allocation_size, allocation_count, .. } =
             answer;
         if status != NvspStatus::SUCCESS {
@@ -190,16 +194,8 @@ impl<P: HyperV> Setup<'_, P> {
 
     /// The size of a section; `None` where the host gives none that can be used.
     fn share_send_buffer(&mut self, gpadl: &Gpadl<P>) -> Result<Option<u32>, OpenError> {
-        let message = NvspSendBuffer {
-            message_type: NvspMessageType::SEND_SEND_BUFFER,
-            gpadl: gpadl.id(),
-            id: NVSP_SEND_BUFFER_ID as u16,
-            reserved: 0,
-            padding: [0; 28],
-        };
-        let HostMessage::SendBuffer(answer) = self.ask(&message)? else {
-            return Err(Fault::Protocol.into());
-        };
+        let answer = self.share(NvspMessageType::SEND_SEND_BUFFER, gpadl, NVSP_SEND_BUFFER_ID)?;
+        let HostMessage::SendBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
         let is_usable = answer.status == NvspStatus::SUCCESS
             && answer.section_size >= 128
             && answer.section_size.is_multiple_of(8);
