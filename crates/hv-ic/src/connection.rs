@@ -21,6 +21,8 @@ pub struct Connection<P: HyperV> {
     buffer: PageTable<P, u8>,
     /// An answer that waits for room: its length, and the transaction.
     late: Option<(usize, u64)>,
+    /// There was room for it, right after there was none.
+    has_room: bool,
 }
 
 impl<P: HyperV> Connection<P> {
@@ -41,7 +43,7 @@ impl<P: HyperV> Connection<P> {
             incoming_pages: RING_PAGES,
             ..ChannelOptions::default()
         };
-        Ok(Self { channel: vmbus.open(offer, &options)?, service, buffer, late: None })
+        Ok(Self { channel: vmbus.open(offer, &options)?, service, buffer, late: None, has_room: false })
     }
 
     /// What it is.
@@ -57,6 +59,7 @@ impl<P: HyperV> Connection<P> {
     pub fn serve(&mut self, reference: Option<u64>, agent: &mut dyn Agent) -> Result<(), Fault> {
         loop {
             if let Some((len, transaction)) = self.late {
+                self.has_room = false;
                 if !self.send(len, transaction)? {
                     return Ok(());
                 }
@@ -87,7 +90,11 @@ impl<P: HyperV> Connection<P> {
                 self.channel.kick();
                 Ok(true)
             }
-            Err(SendError::Full) => self.channel.await_room(len),
+            Err(SendError::Full) => {
+                // Where there is room just now, the next round sends it.
+                self.has_room = self.channel.await_room(len.saturating_add(PIPE))?;
+                Ok(false)
+            }
             Err(SendError::Faulted(fault)) => Err(fault),
             Err(_) => Err(Fault::Protocol),
         }
@@ -101,6 +108,6 @@ impl<P: HyperV> Connection<P> {
     /// Whether the next question wakes, or there is one.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
-        self.channel.arm()
+        if self.has_room { Arm::Pending } else { self.channel.arm() }
     }
 }

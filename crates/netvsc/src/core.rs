@@ -229,13 +229,18 @@ impl<P: HyperV, B: DmaBuffer> Core<P, B> {
             if !is_sent {
                 match send(&mut lane.lock()) {
                     Ok(()) => is_sent = true,
-                    Err(Rejected::Full) => {}
+                    // What is in the ring has to get out of it.
+                    Err(Rejected::Full) => lane.lock().kick()?,
                     Err(Rejected::Faulted(fault)) => return Err(fault),
                     Err(_) => return Err(Fault::Refused),
                 }
             }
             // Not by `pump`: a fault is dealt with when the lock of requests is free.
-            lane.lock().pump(&self.shared, memory)?;
+            {
+                let mut lane = lane.lock();
+                lane.pump(&self.shared, memory)?;
+                lane.tell_queue();
+            }
             let answer = self.shared.answer.lock();
             if answer.is_sent && (answer.awaited == 0 || answer.status.is_some()) {
                 return Ok(());
@@ -316,12 +321,12 @@ impl<P: HyperV, B: DmaBuffer> Core<P, B> {
 
     /// Answers the host where it wants to know whether the guest is there.
     pub fn keep_alive(&self) {
+        if self.shared.is_answering.load(Ordering::Acquire) {
+            return;
+        }
         let Some(request_id) = self.shared.take_keep_alive() else { return };
         let control = self.control.lock();
-        let Some(page) = control.page.as_ref().filter(|_| !self.shared.is_answering.load(Ordering::Acquire))
-        else {
-            return;
-        };
+        let Some(page) = &control.page else { return };
         let size = size_of::<RndisComplete>();
         let header = header(RndisMessageType::KEEPALIVE_COMPLETE, size);
         let message = RndisComplete { header, request_id, status: RndisStatus::SUCCESS };

@@ -25,6 +25,9 @@ const RSS_KEY: [u8; NDIS_RSS_KEY_LENGTH as usize] = [
 ];
 const RSS_TABLE: usize = NDIS_RSS_TABLE_COUNT as usize;
 
+/// How often what comes in is looked at in one go.
+const ROUNDS: usize = 8;
+
 /// A network device on VMBus whose frames can be sent from buffers `B`.
 pub struct NetVsc<P: HyperV, B: DmaBuffer> {
     core: PageArc<P, Core<P, B>>,
@@ -97,22 +100,29 @@ impl<P: HyperV, B: DmaBuffer> NetVsc<P, B> {
     /// Takes in what came by the primary channel, where no queue does.
     fn take_in(&mut self) {
         let Some(lane) = self.core.lane(0) else { return };
-        loop {
+        for _ in 0..ROUNDS {
             if self.core.pump(0).is_err() {
                 return;
             }
             let mut lane = lane.lock();
-            if lane.is_taken || lane.kick().is_err() {
-                return;
+            if lane.is_taken {
+                return lane.tell_queue();
             }
             // Nobody takes its frames.
             while lane.received.front().is_some() {
                 lane.received.pop();
             }
-            if lane.channel.as_mut().is_none_or(|channel| channel.arm() == Arm::Armed) {
+            if lane.kick().is_err() {
+                return;
+            }
+            let is_pending = lane.has_found_room()
+                || lane.channel.as_mut().is_some_and(|channel| channel.arm() == Arm::Pending);
+            if !is_pending {
                 return;
             }
         }
+        // More comes than can be thrown away in a while.
+        lane.lock().wakers.wake(DEVICE);
     }
 
     fn alive(&self) -> Result<(), ControlError> {

@@ -70,7 +70,7 @@ impl<P: HyperV, B: DmaBuffer> Lane<P, B> {
             is_idle = false;
             let handled = match packet.kind {
                 Kind::COMPLETION if packet.transaction & id::CONTROL != 0 => {
-                    shared.control_sent(packet.transaction)
+                    shared.control_sent(packet.transaction, packet.payload)
                 }
                 Kind::COMPLETION => {
                     let is_taken = matches!(
@@ -127,6 +127,24 @@ impl<P: HyperV, B: DmaBuffer> Lane<P, B> {
         received.must_tell(true);
         channel.kick();
         Ok(())
+    }
+
+    /// Where something waits for room in the ring: asks for an interrupt when there is; whether there is already, or a fault.
+    pub fn has_found_room(&mut self) -> bool {
+        /// What waits is not larger: a completion, or a message.
+        const PACKET: usize = 40;
+        if self.received.is_settled() && !self.sending.is_late() {
+            return false;
+        }
+        let Some(channel) = &mut self.channel else { return false };
+        !matches!(channel.await_room(PACKET), Ok(false))
+    }
+
+    /// Wakes the queue where the device has taken in what is its.
+    pub fn tell_queue(&self) {
+        if self.is_taken && (self.received.front().is_some() || self.sending.has_sent()) {
+            self.wakers.wake(QUEUE);
+        }
     }
 
     /// Sends a message of the device's own from `address`.

@@ -1,7 +1,7 @@
 //! Taking a device into service: version, buffers, RNDIS, further channels.
 
 use crate::core::{Core, OpenError, TIMEOUT};
-use crate::encode::ETHERNET;
+use crate::encode::{ALIGNMENT, ETHERNET, HEADROOM};
 use crate::lane::Lane;
 use crate::message::HostMessage;
 use crate::send::{SendBuffer, SendLimits, Sending};
@@ -24,10 +24,14 @@ const VERSIONS: [NvspVersion; 6] =
     [NvspVersion::V61, NvspVersion::V6, NvspVersion::V5, NvspVersion::V4, NvspVersion::V2, NvspVersion::V1];
 /// How long the host may take to offer further channels.
 const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Notices that may come ahead of an answer of the set-up.
+const NOTICES: usize = 8;
 /// Bytes of any answer of the set-up.
 const ANSWER: usize = 256;
 /// Pieces of the receive buffer, at least: with fewer, control messages alone could use it up.
 const LEAST_PIECES: u32 = 24;
+/// Bytes of a piece, at least.
+const LEAST_PIECE: u32 = 256;
 /// What old hosts take of a receive buffer, and what all do: a GPADL has 8190 pages.
 const MOST_RECEIVE_V2: usize = 15 << 20;
 const MOST_RECEIVE: usize = 31 << 20;
@@ -107,18 +111,21 @@ impl<P: HyperV> Setup<'_, P> {
         self.channel.send_in_band(STEP, true, &[message.as_bytes()])?;
         self.channel.kick();
         let mut buffer = [0; ANSWER];
-        loop {
+        // A few notices may come ahead of it, of which none matters yet.
+        for _ in 0..NOTICES {
             let packet = self.channel.wait(&mut buffer, TIMEOUT)?;
+            let (transaction, wants_completion) = (packet.transaction, packet.wants_completion);
             match packet.kind {
-                Kind::COMPLETION if packet.transaction == STEP => {
+                Kind::COMPLETION if transaction == STEP => {
                     return HostMessage::parse(packet.payload, self.version)
                         .map_err(|_| Fault::Protocol.into());
                 }
-                // A notice may come ahead of it; the host says it again where it matters.
+                Kind::IN_BAND if wants_completion => self.channel.send_completion(transaction, &[])?,
                 Kind::IN_BAND => {}
-                _ => return Err(Fault::Protocol.into()),
+                _ => break,
             }
         }
+        Err(Fault::Protocol.into())
     }
 
     /// Agrees on the newest version that both sides know.
@@ -186,7 +193,11 @@ impl<P: HyperV> Setup<'_, P> {
             return Err(OpenError::Buffers);
         }
         let total = u64::from(allocation_size).saturating_mul(u64::from(allocation_count));
-        if section_count != 1 || total > len as u64 || allocation_count < LEAST_PIECES {
+        if section_count != 1
+            || total > len as u64
+            || allocation_count < LEAST_PIECES
+            || allocation_size < LEAST_PIECE
+        {
             return Err(Fault::Protocol.into());
         }
         Ok(allocation_count)
@@ -284,7 +295,10 @@ pub(crate) fn open<P: HyperV, B: DmaBuffer>(
     for (index, lane) in (0u16..queues).zip(core.lanes.iter()) {
         let buffer = section_size.and_then(|size| send_buffer(&core, size, index, queues));
         depth = buffer.map_or(LENT, |buffer| buffer.count);
-        let larges = if limits.max_segmented > max_frame || buffer.is_none() { LARGES } else { 0 };
+        // Also where the largest frame that is not cut up does not fit a section.
+        let room = buffer.map_or(0, |buffer| buffer.section_size as usize);
+        let is_large = max_frame.saturating_add(HEADROOM).saturating_add(ALIGNMENT) > room;
+        let larges = if limits.max_segmented > max_frame || is_large { LARGES } else { 0 };
         lane.lock().sending = Sending::new(platform, buffer, limits, larges, LENT)?;
     }
     Ok(Opened { core, queues, mtu, receives: offloads.receives, limits, depth })
@@ -421,15 +435,9 @@ fn further_channels<P: HyperV, B: DmaBuffer>(
         count: wanted.saturating_sub(1),
         padding: [0; 28],
     };
-    let granted = {
-        let mut lane = core.lanes.first().ok_or(Fault::Refused)?.lock();
-        let channel = lane.channel.as_mut().ok_or(Fault::Removed)?;
-        match (Setup { channel, version }).ask(&request)? {
-            HostMessage::Subchannels(NvspStatus::SUCCESS, count) => count.min(wanted.saturating_sub(1)),
-            HostMessage::Subchannels(..) => 0,
-            _ => return Err(Fault::Protocol.into()),
-        }
-    };
+    // The channel is in service: whatever else comes by it is taken in meanwhile.
+    core.tell(request.as_bytes())?;
+    let granted = core.shared.answer.lock().further.take().unwrap_or(0).min(wanted.saturating_sub(1));
     let platform = &core.shared.platform;
     for index in 1..=granted {
         let end = platform.now().saturating_add(OFFERS_TIMEOUT);

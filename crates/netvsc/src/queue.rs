@@ -1,7 +1,8 @@
 //! A queue of the device: one channel, both ways.
 
 use crate::core::Core;
-use crate::lane::QUEUE;
+use crate::lane::{DEVICE, QUEUE};
+use crate::receive::MAX_RECEIVED;
 use core::ptr::NonNull;
 use core::task::Waker;
 use paravirt_device::{
@@ -9,9 +10,6 @@ use paravirt_device::{
     TxMeta, VlanTag,
 };
 use paravirt_platform::{AllocError, DmaBuffer, HyperV, PageArc, PageTable};
-
-/// Bytes of the largest frame that comes in: several segments that the host has made one.
-const MAX_RECEIVED: usize = 65536 + 18;
 
 /// The receiving side of a queue: frames stay where the host has put them until they are looked at, and are copied then, once.
 pub struct NetVscRx<P: HyperV, B: DmaBuffer> {
@@ -59,7 +57,7 @@ impl<P: HyperV, B: DmaBuffer> Notify for NetVscQueue<P, B> {
         if lane.received.front().is_some() || lane.sending.has_sent() {
             return Arm::Pending;
         }
-        if lane.kick().is_err() {
+        if lane.kick().is_err() || lane.has_found_room() {
             return Arm::Pending;
         }
         // Once out of service, nothing comes any more.
@@ -105,6 +103,8 @@ impl<P: HyperV, B: DmaBuffer> Drop for NetVscQueue<P, B> {
             }
             while lane.sending.take_sent().is_some() {}
             let _ = lane.kick();
+            // Who has the device looks after the channel from here on.
+            lane.wakers.wake(DEVICE);
         }
     }
 }

@@ -16,8 +16,10 @@ const HEAD: usize = 128;
 const MOST_HEAD: usize = 512;
 /// Completions of which the host is told at once.
 const MANY: usize = 32;
-/// Segments of a frame that came as several.
-const MOST_PARTS: u16 = 64;
+/// Parts of a frame that came as several: as many as a packet has ranges.
+const MOST_PARTS: u16 = 562;
+/// Bytes of the largest frame that comes in: several segments that the host has made one.
+pub(crate) const MAX_RECEIVED: usize = 65536 + 18;
 
 /// A frame, or a part of one, in the receive buffer.
 #[derive(Copy, Clone)]
@@ -137,7 +139,11 @@ impl<P: HyperV> Received<P> {
         memory: &SharedMemory,
     ) -> Result<(), Fault> {
         let mut message = [0; MOST_HEAD];
-        let len = (len as usize).min(MOST_HEAD);
+        let len = len as usize;
+        if len > MOST_HEAD {
+            log::debug!("netvsc: a message of {len} bytes is passed over");
+            return Ok(());
+        }
         let bytes = message.get_mut(..len).ok_or(Fault::Protocol)?;
         memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
         let parsed = Control::parse(bytes).map_err(|_| Fault::Protocol)?;
@@ -148,6 +154,7 @@ impl<P: HyperV> Received<P> {
     /// Adds a frame, or a part of one.
     #[inline(always)]
     fn add(&mut self, frame: Frame, part: Option<RndisPacketIdFlags>) -> Result<(), Fault> {
+        let part = part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION));
         let (is_first, is_last) = match part {
             None => (true, true),
             Some(flags) => {
@@ -166,7 +173,8 @@ impl<P: HyperV> Received<P> {
             first.total = first.total.saturating_add(frame.len);
             first.parts = self.begun;
         }
-        if self.begun > MOST_PARTS {
+        let total = self.frames.get(at).map_or(0, |first| first.total as usize);
+        if self.begun > MOST_PARTS || total > MAX_RECEIVED {
             return Err(Fault::Protocol);
         }
         if is_last {
@@ -209,6 +217,11 @@ impl<P: HyperV> Received<P> {
             self.untold = 0;
         }
         must_tell
+    }
+
+    /// Whether no completion waits for room.
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_empty()
     }
 
     /// Writes the completions that are owed, as far as the ring has room. The host is not told yet.

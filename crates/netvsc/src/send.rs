@@ -195,7 +195,8 @@ impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
 
     /// Bytes of a section from a frame's message on, header included.
     fn message(len: usize) -> u32 {
-        u32::try_from(len.saturating_add(HEADROOM).next_multiple_of(ALIGNMENT)).unwrap_or(u32::MAX)
+        let len = len.saturating_add(HEADROOM).checked_next_multiple_of(ALIGNMENT);
+        len.and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX)
     }
 
     fn fits_open(&self, needed: u32) -> bool {
@@ -319,7 +320,15 @@ impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
                 }
                 sent
             }
-            Reserved::Large(index) => self.send_large(&header?, index, len, channel),
+            Reserved::Large(index) => {
+                let header = header?;
+                // In their order: what was committed goes first.
+                self.flush(channel)?;
+                if self.open.is_some_and(|open| open.frames > 0) {
+                    return Err(Rejected::Full);
+                }
+                self.send_large(&header, index, len, channel)
+            }
         }
     }
 

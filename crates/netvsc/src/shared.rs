@@ -4,7 +4,7 @@ use crate::message::HostMessage;
 use crate::rndis::Control;
 use crate::send::id;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use hyperv_bindings::netvsp::NvspVersion;
+use hyperv_bindings::netvsp::{NvspStatus, NvspVersion};
 use hyperv_bindings::rndis::RndisStatus;
 use paravirt_device::Fault;
 use paravirt_platform::Platform;
@@ -29,6 +29,8 @@ pub(crate) struct Answer {
     pub is_sent: bool,
     /// The answer to INITIALIZE: packets of a message, and the power of two to which they are aligned.
     pub limits: (u32, u32),
+    /// The answer to a request for further channels: how many there will be.
+    pub further: Option<u32>,
 }
 
 /// Flags of what is new.
@@ -57,8 +59,15 @@ pub(crate) struct Shared<P: Platform> {
 
 impl<P: Platform> Shared<P> {
     pub fn new(platform: &P, version: NvspVersion) -> Self {
-        let answer =
-            Answer { awaited: 0, status: None, bytes: [0; ANSWER], len: 0, is_sent: true, limits: (1, 3) };
+        let answer = Answer {
+            awaited: 0,
+            status: None,
+            bytes: [0; ANSWER],
+            len: 0,
+            is_sent: true,
+            limits: (1, 3),
+            further: None,
+        };
         Self {
             platform: platform.clone(),
             version: AtomicU32::new(version.0),
@@ -104,9 +113,17 @@ impl<P: Platform> Shared<P> {
     }
 
     /// The host has taken a message of the device's own, for the first time since it was sent.
-    pub fn control_sent(&self, transaction: u64) -> Result<(), Fault> {
+    pub fn control_sent(&self, transaction: u64, payload: &[u8]) -> Result<(), Fault> {
         let is_again = match transaction & !id::CONTROL {
-            REQUEST => core::mem::replace(&mut self.answer.lock().is_sent, true),
+            REQUEST => {
+                let mut answer = self.answer.lock();
+                if let Ok(HostMessage::Subchannels(NvspStatus::SUCCESS, count)) =
+                    HostMessage::parse(payload, self.version())
+                {
+                    answer.further = Some(count);
+                }
+                core::mem::replace(&mut answer.is_sent, true)
+            }
             ANSWERED => !self.is_answering.swap(false, Ordering::AcqRel),
             _ => true,
         };

@@ -31,6 +31,13 @@ enum Said<P: Host, B: DmaBuffer> {
 }
 
 impl<P: Host, B: DmaBuffer> Any<P, B> {
+    fn register(&self, waker: &Waker) {
+        match self {
+            Self::Virtio(controller) => controller.register(waker),
+            Self::HyperV(controller) => controller.register(waker),
+        }
+    }
+
     fn poll(&mut self) -> Option<Said<P, B>> {
         Some(match self {
             Self::Virtio(controller) => match controller.poll()? {
@@ -59,11 +66,13 @@ type Entry<P, B> = Option<(Place, Any<P, B>)>;
 pub(crate) struct Controllers<P: Host, B: DmaBuffer> {
     /// `None` where there was no memory for it.
     table: Option<PageTable<P, Entry<P, B>>>,
+    /// What is registered with each that is opened.
+    waker: Option<Waker>,
 }
 
 impl<P: Host, B: DmaBuffer> Controllers<P, B> {
     pub fn new(platform: &P) -> Self {
-        Self { table: PageTable::new(platform, MOST, |_| None).ok() }
+        Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None }
     }
 
     /// Takes the controller that VMBus offers into service, with up to `queues` queues for each disk. Its disks come from
@@ -105,7 +114,9 @@ impl<P: Host, B: DmaBuffer> Controllers<P, B> {
         self.remove(place);
         let table = self.table.as_mut().ok_or(Reason::Scsi(OpenError::Memory))?;
         let free = table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)?;
-        *free = Some((place, open().map_err(Reason::Scsi)?));
+        let controller = open().map_err(Reason::Scsi)?;
+        self.waker.iter().for_each(|waker| controller.register(waker));
+        *free = Some((place, controller));
         Ok(())
     }
 
@@ -139,12 +150,8 @@ impl<P: Host, B: DmaBuffer> Controllers<P, B> {
     }
 
     pub fn register(&mut self, waker: &Waker) {
-        for (_, controller) in self.iter_mut() {
-            match controller {
-                Any::Virtio(controller) => controller.register(waker),
-                Any::HyperV(controller) => controller.register(waker),
-            }
-        }
+        self.waker = Some(waker.clone());
+        self.iter_mut().for_each(|(_, controller)| controller.register(waker));
     }
 
     pub fn arm(&mut self) -> Arm {

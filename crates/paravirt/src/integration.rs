@@ -30,11 +30,15 @@ impl<P: Host> Entry<P> {
 pub(crate) struct Integration<P: Host> {
     /// `None` where there was no memory for it.
     table: Option<PageTable<P, Option<Entry<P>>>>,
+    /// What is registered with each that is opened.
+    waker: Option<Waker>,
+    /// The kernel serves.
+    is_serving: bool,
 }
 
 impl<P: Host> Integration<P> {
     pub fn new(platform: &P) -> Self {
-        Self { table: PageTable::new(platform, MOST, |_| None).ok() }
+        Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None, is_serving: false }
     }
 
     fn entries(&mut self) -> impl Iterator<Item = &mut Option<Entry<P>>> {
@@ -52,19 +56,29 @@ impl<P: Host> Integration<P> {
         true
     }
 
-    /// Lets a service go; whether there was one.
-    pub fn remove(&mut self, place: Place) -> bool {
+    /// Whether it is one of a service.
+    pub fn is_service(offer: &Offer) -> bool {
+        service(&offer.interface).is_some()
+    }
+
+    /// Lets a service go.
+    pub fn remove(&mut self, place: Place) {
         let is_there =
             |entry: &&mut Option<Entry<P>>| entry.as_ref().is_some_and(|entry| entry.place() == place);
-        self.entries().find(is_there).is_some_and(|entry| entry.take().is_some())
+        self.entries().filter(is_there).for_each(|entry| *entry = None);
     }
 
     /// Answers what the host has asked; opens what is not yet open.
     pub fn serve(&mut self, platform: &P, vmbus: &Vmbus<P>, reference: Option<u64>, agent: &mut dyn Agent) {
+        self.is_serving = true;
+        let waker = self.waker.clone();
         for slot in self.entries() {
             if let Some(Entry::Waiting(offer, service)) = slot {
                 *slot = match Connection::open(platform, vmbus, offer, *service) {
-                    Ok(connection) => Some(Entry::Open(Place::from(&*offer), connection)),
+                    Ok(connection) => {
+                        waker.iter().for_each(|waker| connection.register(waker));
+                        Some(Entry::Open(Place::from(&*offer), connection))
+                    }
                     Err(error) => {
                         log::warn!("{offer}: {error}");
                         None
@@ -81,6 +95,7 @@ impl<P: Host> Integration<P> {
     }
 
     pub fn register(&mut self, waker: &Waker) {
+        self.waker = Some(waker.clone());
         for entry in self.entries().flatten() {
             if let Entry::Open(_, connection) = entry {
                 connection.register(waker);
@@ -89,11 +104,15 @@ impl<P: Host> Integration<P> {
     }
 
     pub fn arm(&mut self) -> Arm {
+        let is_serving = self.is_serving;
         let mut all = Arm::Armed;
         for entry in self.entries().flatten() {
-            if let Entry::Open(_, connection) = entry
-                && connection.arm() == Arm::Pending
-            {
+            let is_pending = match entry {
+                // It is opened by the next call.
+                Entry::Waiting(..) => is_serving,
+                Entry::Open(_, connection) => connection.arm() == Arm::Pending,
+            };
+            if is_pending {
                 all = Arm::Pending;
             }
         }

@@ -139,7 +139,8 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
                     }
                     BusEvent::Removed(offer) if offer.subchannel == 0 => {
                         let place = Place::from(&offer);
-                        if !self.integration.remove(place) {
+                        self.integration.remove(place);
+                        if !Integration::<P>::is_service(&offer) {
                             self.controllers.remove(place);
                             each(Event::Removed(place.into()));
                         }

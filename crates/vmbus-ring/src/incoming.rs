@@ -37,13 +37,24 @@ impl<M: RingMemory> Incoming<M> {
     fn available(&mut self) -> Result<u32, RingError> {
         if self.read == self.write {
             let write = control(&self.memory).write.load(Ordering::Acquire);
-            if write >= self.size || write & 7 != 0 {
+            if write >= self.size || write & 7 != 0 || self.passes(write) {
                 return Err(RingError::Index);
             }
             self.write = write;
         }
         let ahead = self.write.wrapping_sub(self.read);
         Ok(if self.write >= self.read { ahead } else { ahead.wrapping_add(self.size) })
+    }
+
+    /// Whether `write` is in what was taken and not released yet, where a producer writes nothing: one that does could go on for
+    /// ever, and keep who drains the ring at it.
+    #[inline(always)]
+    fn passes(&self, write: u32) -> bool {
+        let from_released = |index: u32| {
+            let ahead = index.wrapping_sub(self.released);
+            if index >= self.released { ahead } else { ahead.wrapping_add(self.size) }
+        };
+        from_released(write) < from_released(self.read)
     }
 
     /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
