@@ -1,14 +1,14 @@
 //! A controller, from above: its disks, as they come and go.
 
 use crate::Cdb;
-use crate::core::{CONTROLLER, Core, MOST_ANSWER, MOST_PORTS, OpenError};
+use crate::core::{CONTROLLER, CommandError, Core, MOST_ANSWER, MOST_PORTS, OpenError};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
 use crate::identify::{identify, look};
 use crate::port::{Adapter, Address, Scan};
-use crate::shared::MOST_UNITS;
+use crate::shared::{MOST_UNITS, Unit};
 use core::task::Waker;
-use paravirt_device::{Arm, Fault};
+use paravirt_device::{Arm, Fault, IoError};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 
 /// How a controller is opened.
@@ -124,8 +124,12 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
     /// Whether the next event wakes, or something has happened already.
     #[must_use]
     pub fn arm(&self) -> Arm {
-        if self.core.shared.wants_scan() || self.count > 0 {
-            return Arm::Pending;
+        match self.core.fault() {
+            None if self.core.shared.wants_scan() || self.count > 0 => return Arm::Pending,
+            Some(fault) if fault != Fault::Reset => {
+                return if self.reported == Some(fault) { Arm::Armed } else { Arm::Pending };
+            }
+            _ => {}
         }
         self.core.lane(0).map_or(Arm::Armed, |lane| lane.lock().arm(CONTROLLER))
     }
@@ -157,7 +161,15 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
                     match core.command(control, address, cdb, &mut bytes) {
                         Ok(len) => data::luns(bytes.get(..len).unwrap_or_default())
                             .for_each(|lun| add(Address { path: 0, target, lun })),
-                        Err(error) => error.fault().map_or(Ok(()), Err)?,
+                        Err(CommandError::Faulted(fault)) => return Err(fault),
+                        // There is none, or none that lists its units.
+                        Err(CommandError::Absent | CommandError::Io(IoError::Unsupported)) => {}
+                        // It is not known which there are: those that were known stay.
+                        Err(CommandError::Io(error)) => {
+                            log::warn!("scsi: target {target} does not list its units: {error}");
+                            let known = core.shared.units.iter().filter(|unit| unit.is_present());
+                            known.map(Unit::address).filter(|at| at.target == target).for_each(&mut add);
+                        }
                     }
                 }
             }
@@ -166,8 +178,8 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
         for unit in core.shared.units.iter().filter(|unit| unit.is_present()) {
             let address = unit.address();
             let is_same = there.contains(&address) && {
-                let found = look(core, control, address)?;
-                found.peripheral != Peripheral::None && found.hash == unit.identity()
+                look(core, control, address)?
+                    .is_none_or(|found| found.peripheral != Peripheral::None && found.hash == unit.identity())
             };
             if is_same {
                 unit.set_changed();

@@ -13,7 +13,7 @@
 //! A port that fails (protocol, removed) goes the same way from "ports closed" on, and stays out of service.
 
 use crate::Cdb;
-use crate::lane::{Lane, MOST_OWNERS, RESET_ID};
+use crate::lane::{Lane, MOST_OWNERS, NOBODY, RESET_ID};
 use crate::port::{Adapter, Address, Limits, Port};
 use crate::shared::{MOST_UNITS, Phase, Shared, Stage, Unit};
 use crate::slot::{Data, Wanted};
@@ -36,7 +36,7 @@ pub(crate) const MOST_PORTS: usize = 16;
 /// The owner that is the controller itself.
 pub(crate) const CONTROLLER: u16 = 0;
 
-const _: () = assert!(MOST_UNITS < MOST_OWNERS);
+const _: () = assert!(MOST_UNITS + 1 < MOST_OWNERS);
 
 /// Bytes of an answer to a command of its own, at most.
 pub(crate) const MOST_ANSWER: usize = 1024;
@@ -79,20 +79,12 @@ impl From<Fault> for OpenError {
 /// How a command of the controller's own failed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum CommandError {
-    /// The unit refused it.
+    /// The unit refused it, or it was aborted.
     Io(IoError),
+    /// There is no such unit.
+    Absent,
     /// The controller is out of service.
     Faulted(Fault),
-}
-
-impl CommandError {
-    /// The fault that it is; `None` where only the command failed.
-    pub fn fault(self) -> Option<Fault> {
-        match self {
-            Self::Io(_) => None,
-            Self::Faulted(fault) => Some(fault),
-        }
-    }
 }
 
 impl From<IoError> for CommandError {
@@ -183,7 +175,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
 
     /// Takes in what came on every lane; the fault of the first that fails.
     fn pump(&self) -> Result<(), Fault> {
-        self.lanes.iter().try_for_each(|lane| lane.lock().pump(&self.shared, CONTROLLER))
+        self.lanes.iter().try_for_each(|lane| lane.lock().pump(&self.shared, NOBODY))
     }
 
     fn outstanding(&self) -> usize {
@@ -208,19 +200,28 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
 
     /// Goes on with a reset that was begun: ends it where everything came back, or closes the ports where the time is up.
     pub fn continue_reset(&self) -> Result<(), Fault> {
+        // Ahead of the phase: what another one does meanwhile then shows.
+        let epoch = self.shared.epoch();
         if self.shared.phase() == Phase::Resetting {
-            let epoch = self.shared.epoch();
             if let Err(fault) = self.pump() {
                 return self.recover(epoch, fault);
             }
             if self.outstanding() == 0 {
                 self.shared.end_reset();
-                self.shared.wake_units();
+                self.resumed();
             } else if self.shared.now() >= self.shared.reset_until() {
                 return self.recover(epoch, Fault::Reset);
             }
         }
         Ok(())
+    }
+
+    /// The controller is in service again: what was refused meanwhile is looked at again.
+    fn resumed(&self) {
+        self.shared.want_scan();
+        self.shared.units.iter().filter(|unit| unit.is_present()).for_each(Unit::set_changed);
+        self.shared.wake_units();
+        self.lanes.iter().for_each(|lane| lane.lock().wakers.wake_all());
     }
 
     /// Closes the ports because of `fault`, unless that was done since `epoch`; with [`Fault::Reset`] opens them again.
@@ -236,21 +237,21 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
                 _ => Ok(()),
             };
         }
+        if let Phase::Down(fault) = self.shared.phase()
+            && fault != Fault::Reset
+        {
+            return Err(fault);
+        }
         self.shared.set_phase(Phase::Down(Fault::Reset));
         let closed = self.close(control);
         let mut fault = closed.err().unwrap_or(fault);
-        if fault == Fault::Reset {
-            match self.open_again(control) {
-                Ok(()) => {
-                    self.shared.want_scan();
-                    self.shared.units.iter().filter(|unit| unit.is_present()).for_each(Unit::set_changed);
-                }
-                Err(error) => {
-                    // What was opened of it is closed again.
-                    let closed = self.close(control);
-                    fault = closed.err().unwrap_or(error);
-                }
-            }
+        if fault == Fault::Reset
+            && let Err(error) = self.open_again(control)
+        {
+            // What was opened of it is closed again.
+            let closed = self.close(control);
+            let error = if error == Fault::Reset { Fault::Refused } else { error };
+            fault = closed.err().unwrap_or(error);
         }
         self.shared.next_epoch();
         let result = if fault == Fault::Reset { Ok(()) } else { Err(fault) };
@@ -261,8 +262,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
                 self.shared.set_phase(Phase::Down(fault));
             }
         }
-        self.shared.wake_units();
-        self.lanes.iter().for_each(|lane| lane.lock().wakers.wake_all());
+        self.resumed();
         result
     }
 
@@ -334,7 +334,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
             Err(CommandError::Faulted(fault)) => Err(fault),
             // Out of range is what a unit says that knows the command.
             Err(CommandError::Io(error)) => Ok(error == IoError::Device),
-            Ok(_) => Ok(false),
+            Ok(_) | Err(CommandError::Absent) => Ok(false),
         }
     }
 
@@ -345,8 +345,10 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
         cdb: Cdb,
         data: Data<B>,
     ) -> Result<usize, CommandError> {
-        let epoch = self.shared.epoch();
+        let mut epoch = self.shared.epoch();
         let lane = self.lanes.first().ok_or(Fault::Refused)?;
+        // Of a command that was given up.
+        while lane.lock().take(CONTROLLER).is_some() {}
         let deadline = self.shared.now().saturating_add(COMMAND_TIMEOUT);
         let mut wanted = Wanted { tag: 0, deadline, address, stage: Stage::Last, data };
         loop {
@@ -370,27 +372,37 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
                 Err(_) => return Err(Fault::Refused.into()),
             }
             // Others have to be served for there to be room.
-            let pumped = lane.lock().pump(&self.shared, CONTROLLER);
-            pumped.or_else(|fault| self.recover_with(control, epoch, fault))?;
+            let pumped = lane.lock().pump(&self.shared, NOBODY);
+            if let Err(fault) = pumped {
+                self.recover_with(control, epoch, fault)?;
+                epoch = self.shared.epoch();
+            }
             self.shared.platform.relax();
         }
         loop {
             let (pumped, done) = {
                 let mut lane = lane.lock();
-                (lane.pump(&self.shared, CONTROLLER), lane.take(CONTROLLER))
+                (lane.pump(&self.shared, NOBODY), lane.take(CONTROLLER))
             };
             if let Some(done) = done {
+                if done.is_absent {
+                    return Err(CommandError::Absent);
+                }
                 done.result?;
                 return Ok(done.transferred as usize);
             }
             let now = self.shared.now();
             if let Err(fault) = pumped {
                 self.recover_with(control, epoch, fault)?;
+                epoch = self.shared.epoch();
             } else if self.shared.phase() == Phase::Resetting {
+                let pumped = self.pump();
                 if self.outstanding() == 0 {
                     self.shared.end_reset();
-                } else if now >= self.shared.reset_until() {
-                    self.recover_with(control, epoch, Fault::Reset)?;
+                    self.resumed();
+                } else if pumped.is_err() || now >= self.shared.reset_until() {
+                    self.recover_with(control, epoch, pumped.err().unwrap_or(Fault::Reset))?;
+                    epoch = self.shared.epoch();
                 }
             } else if now >= deadline {
                 self.begin_reset();

@@ -4,7 +4,7 @@ use crate::Cdb;
 use crate::core::{CommandError, Control, Core};
 use crate::data::{self, BlockLimits, Capacity, Peripheral, Provisioning, page};
 use crate::port::{Adapter, Address};
-use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Fault, Serial, Unmap, ZeroLimits};
+use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Fault, IoError, Serial, Unmap, ZeroLimits};
 use paravirt_platform::{DmaBuffer, Platform};
 
 /// Blocks of a WRITE SAME, where the unit does not say.
@@ -40,6 +40,22 @@ fn ask<'a, P: Platform, A: Adapter, B: DmaBuffer>(
 ) -> Result<Option<&'a [u8]>, Fault> {
     match core.command(control, address, cdb, answer) {
         Ok(len) => Ok(answer.get(..len)),
+        Err(CommandError::Io(_) | CommandError::Absent) => Ok(None),
+        Err(CommandError::Faulted(fault)) => Err(fault),
+    }
+}
+
+/// As [`ask`], where it matters whether the unit does not know it (`Some(None)`) or did not come to answer (`None`).
+fn sure<'a, P: Platform, A: Adapter, B: DmaBuffer>(
+    core: &Core<P, A, B>,
+    control: &mut Control<P, A>,
+    address: Address,
+    cdb: Cdb,
+    answer: &'a mut [u8],
+) -> Result<Option<Option<&'a [u8]>>, Fault> {
+    match core.command(control, address, cdb, answer) {
+        Ok(len) => Ok(Some(answer.get(..len))),
+        Err(CommandError::Io(IoError::Unsupported) | CommandError::Absent) => Ok(Some(None)),
         Err(CommandError::Io(_)) => Ok(None),
         Err(CommandError::Faulted(fault)) => Err(fault),
     }
@@ -54,20 +70,21 @@ pub(crate) struct Found {
     pub hash: u64,
 }
 
-/// What is at `address`, and its name.
+/// What is at `address`, and its name; `None` where that could not be found out, as the command was aborted.
 pub(crate) fn look<P: Platform, A: Adapter, B: DmaBuffer>(
     core: &Core<P, A, B>,
     control: &mut Control<P, A>,
     address: Address,
-) -> Result<Found, Fault> {
+) -> Result<Option<Found>, Fault> {
     let mut bytes = [0; 36];
-    let inquiry = ask(core, control, address, Cdb::inquiry(36), &mut bytes)?;
+    let Some(inquiry) = sure(core, control, address, Cdb::inquiry(36), &mut bytes)? else { return Ok(None) };
     let peripheral = inquiry.and_then(data::peripheral).unwrap_or(Peripheral::None);
     let mut found = Found { peripheral, name: Serial::default(), hash: SEED };
     found.hash = hash(found.hash, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
     if peripheral != Peripheral::None {
         let mut bytes = [0; 255];
-        let page = ask(core, control, address, Cdb::vpd(page::IDENTIFICATION, 255), &mut bytes)?;
+        let cdb = Cdb::vpd(page::IDENTIFICATION, 255);
+        let Some(page) = sure(core, control, address, cdb, &mut bytes)? else { return Ok(None) };
         let name = page.and_then(data::name).unwrap_or_default();
         found.hash = hash(found.hash, name);
         let mut digits = [0u8; 32];
@@ -77,7 +94,7 @@ pub(crate) fn look<P: Platform, A: Adapter, B: DmaBuffer>(
         }
         found.name = Serial::new(&digits);
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 /// How large a unit is; `None` where it does not say, as without a medium.
@@ -116,7 +133,7 @@ pub(crate) fn identify<P: Platform, A: Adapter, B: DmaBuffer>(
     address: Address,
     depth: u16,
 ) -> Result<Option<Identity>, Fault> {
-    let found = look(core, control, address)?;
+    let Some(found) = look(core, control, address)? else { return Ok(None) };
     let is_optical = match found.peripheral {
         Peripheral::Disk => false,
         Peripheral::Optical => true,

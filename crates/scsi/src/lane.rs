@@ -1,6 +1,7 @@
 //! A port in service, and what is in flight on it. All units of a controller share its ports: whoever looks for a reply of
 //! their own takes all replies that there are, and wakes those to whom they belong.
 
+use crate::core::CONTROLLER;
 use crate::port::{Event, Port, Status};
 use crate::shared::{Shared, Stage};
 use crate::slot::{Data, Finished, LIST_STRIDE, Place, Slot, Wanted, pack, transmit};
@@ -15,6 +16,8 @@ use paravirt_platform::{
 const NONE: u16 = u16::MAX;
 /// Of a queue that is gone.
 const ORPHAN: u16 = u16::MAX;
+/// Who takes in what came for all, and waits for nothing: no owner.
+pub(crate) const NOBODY: u16 = MOST_OWNERS as u16 - 1;
 /// What the reply to a reset carries.
 pub(crate) const RESET_ID: u64 = u64::MAX;
 /// How often a command is sent again after a unit attention.
@@ -52,8 +55,9 @@ pub(crate) struct Lane<P: Platform, Q, B> {
     armed: Owners,
     /// Those who have.
     news: Owners,
-    /// Those who were refused for want of room.
+    /// Those who were refused for want of room, and those of them for whom there is some now.
     waiting: Owners,
+    roomy: Owners,
     /// Commands in flight of one owner, at most.
     depth: u16,
     later: u16,
@@ -80,6 +84,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 len: 0,
                 transferred: 0,
                 result: Ok(()),
+                is_absent: false,
                 wanted: None,
             }
         })?;
@@ -92,6 +97,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             armed: 0,
             news: 0,
             waiting: 0,
+            roomy: 0,
             depth,
             later: 0,
             retry_at: Instant::NEVER,
@@ -117,6 +123,11 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             return Err((Rejected::Full, wanted.data));
         };
         if mine.in_flight >= *depth {
+            return Err((Rejected::Full, wanted.data));
+        }
+        // The last slot is the controller's, which could wait for ever for those who have the others.
+        if slot.next == NONE && owner != CONTROLLER {
+            *waiting |= bit(owner);
             return Err((Rejected::Full, wanted.data));
         }
         let wanted = slot.wanted.insert(wanted);
@@ -184,10 +195,13 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             self.news &= !bit(owner);
         }
         mine.in_flight = mine.in_flight.wrapping_sub(1);
-        let (result, transferred) = (slot.result, slot.transferred);
+        let (result, transferred, is_absent) = (slot.result, slot.transferred, slot.is_absent);
         let Wanted { tag, data, .. } = slot.wanted.take()?;
         self.release(at);
-        Some(Finished { tag, data, result, transferred })
+        if self.waiting != 0 {
+            self.make_room();
+        }
+        Some(Finished { tag, data, result, transferred, is_absent })
     }
 
     #[inline(always)]
@@ -218,19 +232,19 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         while let Some(event) = self.port.as_mut().ok_or(Fault::Reset)?.next()? {
             match event {
                 Event::Reply { id: RESET_ID, .. } => {}
-                Event::Reply { id, status, transferred } => {
-                    self.reply(shared, id, status, transferred)?;
-                    came = true;
-                }
+                Event::Reply { id, status, transferred } => self.reply(shared, id, status, transferred)?,
                 Event::Rescan => shared.want_scan(),
             }
+            came = true;
         }
         if self.later > 0 {
-            self.send_again(shared);
+            came |= self.send_again(shared);
         }
         if came {
             self.armed &= !bit(owner);
-            self.waiting &= !bit(owner);
+            if self.waiting != 0 {
+                self.make_room();
+            }
             if self.armed != 0 {
                 self.wake();
             }
@@ -240,13 +254,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
 
     /// Wakes the others who have something to do, and keeps the interrupt on for the rest.
     fn wake(&mut self) {
-        let mut due = self.armed & (self.news | self.waiting);
-        self.armed &= !due;
-        self.waiting = 0;
-        while due != 0 {
-            self.wakers.wake(due.trailing_zeros() as usize);
-            due &= due.wrapping_sub(1);
-        }
+        self.wake_those(self.news);
         if self.armed != 0
             && let Some(port) = &mut self.port
             && port.arm() == Arm::Pending
@@ -255,6 +263,23 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             self.armed = 0;
             self.wakers.wake_all();
         }
+    }
+
+    /// Wakes those of `owners` who are armed.
+    fn wake_those(&mut self, owners: Owners) {
+        let mut due = self.armed & owners;
+        self.armed &= !due;
+        while due != 0 {
+            self.wakers.wake(due.trailing_zeros() as usize);
+            due &= due.wrapping_sub(1);
+        }
+    }
+
+    /// There is room again: those who wait for it look, now or when they would sleep.
+    #[cold]
+    fn make_room(&mut self) {
+        self.roomy |= core::mem::take(&mut self.waiting);
+        self.wake_those(self.roomy);
     }
 
     #[inline(always)]
@@ -273,6 +298,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             unsafe { buffer.reclaim() };
         }
         slot.transferred = transferred;
+        slot.is_absent = false;
         let is_last = matches!(&slot.wanted, Some(Wanted { stage: Stage::Last, .. }));
         if status == Status::Good && transferred == slot.len && is_last {
             self.finish(at, Ok(()));
@@ -299,6 +325,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 Meaning::Failed(IoError::Device)
             }
             Status::NoUnit => {
+                slot.is_absent = true;
                 shared.gone(slot.owner, wanted.address);
                 Meaning::Failed(IoError::Aborted)
             }
@@ -319,11 +346,19 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 self.put_off(Instant::ZERO, at);
             }
             Meaning::Done => self.finish(at, Ok(())),
+            Meaning::Again(Attention::NotReady) => {
+                slot.retries = slot.retries.saturating_add(1);
+                if slot.retries > MOST_RETRIES {
+                    self.finish(at, Err(IoError::Device));
+                } else {
+                    self.put_off(shared.now().saturating_add(RETRY_AFTER), at);
+                }
+            }
             Meaning::Again(attention) => {
                 match attention {
                     Attention::Unit => shared.changed(slot.owner),
                     Attention::Inventory => shared.want_scan(),
-                    Attention::Other => {}
+                    _ => {}
                 }
                 slot.attentions = slot.attentions.saturating_add(1);
                 if slot.attentions > MOST_ATTENTIONS {
@@ -348,18 +383,23 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             slot.generation = slot.generation.wrapping_add(1);
             self.retry_at = if self.later == 0 { when } else { self.retry_at.min(when) };
             self.later = self.later.saturating_add(1);
+            let owner = slot.owner;
+            // When it is due is something that they sleep until.
+            self.wake_those(bit(owner));
         }
     }
 
+    /// Sends what is due again; whether anything has become of it that somebody waits for.
     #[cold]
-    fn send_again(&mut self, shared: &Shared<P>) {
+    fn send_again(&mut self, shared: &Shared<P>) -> bool {
         let now = shared.now();
         if now < self.retry_at {
-            return;
+            return false;
         }
+        let mut has_ended = false;
         self.retry_at = Instant::NEVER;
         for at in 0..self.slots.len() as u16 {
-            let Self { port: Some(port), slots, lists, .. } = self else { return };
+            let Self { port: Some(port), slots, lists, .. } = self else { return has_ended };
             let Some(slot) = slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Later) else {
                 continue;
             };
@@ -377,12 +417,14 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 Err(_) => {
                     self.later = self.later.wrapping_sub(1);
                     self.finish(at, Err(IoError::Device));
+                    has_ended = true;
                 }
             }
         }
         if let Some(port) = &mut self.port {
             port.kick();
         }
+        has_ended
     }
 
     /// Puts a command in the list of its owner; what nobody owns is dropped.
@@ -447,12 +489,15 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         if let Some(mine) = self.owners.get_mut(usize::from(owner)) {
             *mine = IDLE;
         }
+        self.waiting &= !bit(owner);
+        self.roomy &= !bit(owner);
         self.disarm(owner);
     }
 
     /// Whether the next event wakes `owner`.
     pub fn arm(&mut self, owner: u16) -> Arm {
-        if self.news & bit(owner) != 0 {
+        if (self.news | self.roomy) & bit(owner) != 0 {
+            self.roomy &= !bit(owner);
             return Arm::Pending;
         }
         let arm = self.port.as_mut().map_or(Arm::Armed, Port::arm);

@@ -49,6 +49,8 @@ pub enum Attention {
     Inventory,
     /// Nothing that matters: a reset.
     Other,
+    /// It is not ready yet.
+    NotReady,
 }
 
 impl Sense {
@@ -72,13 +74,18 @@ impl Sense {
 
     /// What it asks for. SPC-4 table 48 and annex F
     pub fn meaning(&self) -> Meaning {
+        // It tells of a command of before, and this one was not executed.
+        if self.is_deferred && self.key != key::UNIT_ATTENTION {
+            return Meaning::Again(Attention::Other);
+        }
         match (self.key, self.code, self.qualifier) {
             (key::NO_SENSE | key::RECOVERED, ..) => Meaning::Done,
             (key::UNIT_ATTENTION, 0x28 | 0x2a, _) => Meaning::Again(Attention::Unit),
             (key::UNIT_ATTENTION, 0x3f, _) => Meaning::Again(Attention::Inventory),
             (key::UNIT_ATTENTION, ..) => Meaning::Again(Attention::Other),
             // Becoming ready.
-            (key::NOT_READY, 0x04, 0x01) | (key::ABORTED_COMMAND, ..) => Meaning::Again(Attention::Other),
+            (key::NOT_READY, 0x04, 0x01) => Meaning::Again(Attention::NotReady),
+            (key::ABORTED_COMMAND, ..) => Meaning::Again(Attention::Other),
             (key::MEDIUM_ERROR, ..) => Meaning::Failed(IoError::Medium),
             // The medium is not there.
             (key::NOT_READY, 0x3a, _) => Meaning::Failed(IoError::Medium),
@@ -118,5 +125,9 @@ mod tests {
         assert_eq!(meaning(5, 0x21, 0), Meaning::Failed(IoError::Device));
         assert_eq!(meaning(6, 0x3f, 0x0e), Meaning::Again(Attention::Inventory));
         assert_eq!(meaning(1, 0x17, 1), Meaning::Done);
+        assert_eq!(meaning(2, 4, 1), Meaning::Again(Attention::NotReady));
+        // Of a command of before: this one was not executed, whatever became of that.
+        let deferred = Sense { key: 1, code: 0x17, qualifier: 1, is_deferred: true };
+        assert_eq!(deferred.meaning(), Meaning::Again(Attention::Other));
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Slot<B> {
     pub len: u32,
     pub transferred: u32,
     pub result: Result<(), IoError>,
+    /// There is no such unit.
+    pub is_absent: bool,
     pub wanted: Option<Wanted<B>>,
 }
 
@@ -75,6 +77,8 @@ pub(crate) struct Finished<B> {
     pub data: Data<B>,
     pub result: Result<(), IoError>,
     pub transferred: u32,
+    /// There is no such unit.
+    pub is_absent: bool,
 }
 
 /// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.

@@ -134,6 +134,9 @@ impl<P: HyperV> StorAdapter<P> {
                     return Ok(Answer { status, properties: properties(packet.payload) });
                 }
                 HostPacket::Completed { .. } => return Err(Fault::Protocol),
+                HostPacket::Rescan | HostPacket::Other(_) if self.platform.now() >= end => {
+                    return Err(Fault::Timeout);
+                }
                 // The scan to come sees it.
                 HostPacket::Rescan | HostPacket::Other(_) => {}
             }

@@ -25,7 +25,7 @@ const LEAST_EXECUTE: usize = 48;
 pub struct Executed {
     /// How it went.
     pub status: Status,
-    /// Bytes that were transferred, as the host says; 0 where it failed.
+    /// Bytes that were transferred, as the host says; 0 where it failed without sense data.
     pub transferred: u32,
 }
 
@@ -131,8 +131,9 @@ impl Executed {
             Sense::parse(bytes.get(..len).unwrap_or(bytes))
         };
         let status = match (scsi, code) {
+            // The length counts where the sense data tell of a success.
             (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
-                Status::Check(sense())
+                return Self { status: Status::Check(sense()), transferred };
             }
             (
                 _,

@@ -4,6 +4,7 @@ use crate::device::{Core, OpenOptions};
 use crate::features::Features;
 use crate::lane::{Draft, Lane, Live, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
+use core::mem::ManuallyDrop;
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{
@@ -50,7 +51,8 @@ pub fn parse_response(bytes: &[u8; RESPONSE_LEN], len: u32) -> (Status, u32) {
         (0, 2) => {
             let sense_len = usize::try_from(u32::from_le_bytes([*s0, *s1, *s2, *s3])).unwrap_or(usize::MAX);
             let sense = sense.get(..sense_len).unwrap_or(sense);
-            Status::Check(if sense.is_empty() { None } else { Sense::parse(sense) })
+            // The length counts where the sense data tell of a success.
+            return (Status::Check(if sense.is_empty() { None } else { Sense::parse(sense) }), transferred);
         }
         (0, 8 | 0x28) | (5, _) => Status::Busy,
         (2 | 4, _) => Status::Aborted,
@@ -71,7 +73,18 @@ struct Sent {
 /// A request queue, with memory for the requests.
 struct Line<P: Interrupts, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, Sent>,
-    memory: DmaRegion<P>,
+    memory: ManuallyDrop<DmaRegion<P>>,
+    /// The device may still use the memory.
+    is_held: bool,
+}
+
+impl<P: Interrupts, T: VirtioTransport> Drop for Line<P, T> {
+    fn drop(&mut self) {
+        if !self.is_held {
+            // SAFETY: it is dropped once, here, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.memory) };
+        }
+    }
 }
 
 /// The event queue.
@@ -99,7 +112,9 @@ impl<P: Interrupts, T: VirtioTransport> Events<P, T> {
     /// Whether something has happened: whatever it is, the controller looks again which units there are.
     fn take(&mut self) -> bool {
         let mut came = false;
-        while let Ok(Some(outcome)) = self.lane.next() {
+        // No more than wait on the device: it could go on for ever.
+        for _ in 0..EVENT_COUNT {
+            let Ok(Some(outcome)) = self.lane.next() else { break };
             came |= matches!(outcome, Outcome::Used(_));
             let (Outcome::Used(used) | Outcome::Aborted(used)) = outcome;
             let _ = used.buffer.map(|buffer| self.spare.push(buffer));
@@ -181,7 +196,7 @@ impl<P: Interrupts, T: VirtioTransport> ScsiAdapter<P, T> {
             let memory = DmaRegion::alloc(platform, usize::from(draft.size()).saturating_mul(STRIDE))?;
             let mut lane = draft.into_lane()?;
             lane.ignore_lengths();
-            Ok::<_, OpenError>(Some(Line { lane, memory }))
+            Ok::<_, OpenError>(Some(Line { lane, memory: ManuallyDrop::new(memory), is_held: false }))
         })?;
         Ok(Self { core, lines, events, limits, targets })
     }
@@ -220,6 +235,7 @@ impl<P: Interrupts, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
         let ScsiPort { mut line, events, index } = port;
         let _ = line.lane.reset_device();
         let has_let_go = self.core.quiesced().is_some();
+        line.is_held = !has_let_go;
         while let Ok(Some(_)) = line.lane.next() {}
         if let Some(slot) = self.lines.get_mut(index) {
             *slot = Some(line);
@@ -254,7 +270,7 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN as usi
 
 impl<P: Interrupts, T: VirtioTransport> Port for ScsiPort<P, T> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Line { lane, memory } = &mut self.line;
+        let Line { lane, memory, .. } = &mut self.line;
         if let Some(fault) = lane.fault() {
             return Err(fault.into());
         }
@@ -297,7 +313,7 @@ impl<P: Interrupts, T: VirtioTransport> Port for ScsiPort<P, T> {
     }
 
     fn next(&mut self) -> Result<Option<Event>, Fault> {
-        let Line { lane, memory } = &mut self.line;
+        let Line { lane, memory, .. } = &mut self.line;
         match lane.pop() {
             Live::Yes(Some(used)) => {
                 let at = usize::from(used.slot).saturating_mul(STRIDE).saturating_add(RESPONSE);
