@@ -418,7 +418,7 @@ pub fn integration_message(data: &[u8]) {
         }
         fn set_value(&mut self, _: ValuePool, key: &str, value: Option<&str>) -> bool {
             assert!(key.len() <= 768 && value.is_none_or(|value| value.len() <= 3072));
-            key.len() % 2 == 0
+            key.len().is_multiple_of(2)
         }
         fn value(&mut self, _: ValuePool, key: &str, out: &mut dyn Write) -> std::fmt::Result {
             out.write_str(key)?;

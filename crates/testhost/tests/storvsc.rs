@@ -527,6 +527,59 @@ fn disks_of_one_controller_wake_each_their_own() {
 }
 
 #[test]
+fn who_found_no_room_is_woken_when_there_is() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        for lun in 0..3 {
+            storage.insert(lun, tuned(disk(512, 1 << 20), |drive| drive.name = [lun + 1; 16]));
+        }
+    });
+    // Four slots, of which the controller keeps one.
+    let mut controller = bench.open(&Options { queues: 1, depth: 2 });
+    let mut disks = [(); 3].map(|()| added(&mut controller));
+    let [mut one, mut two, mut three] = disks.each_mut().map(|disk| disk.take_queue(0).expect("a queue"));
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    three.register(&Waker::from(count.clone()));
+    for (is_one, tag) in [(true, 1), (true, 2), (false, 3)] {
+        let queue = if is_one { &mut one } else { &mut two };
+        queue.submit(read(tag, 0, bench.filled(512, 0))).expect("room");
+        queue.kick();
+    }
+    let refused = three.submit(read(4, 0, bench.filled(512, 0))).unwrap_err();
+    assert_eq!(refused.reason, Rejected::Full);
+    // It takes in the replies, which the others have not taken yet: there is no room still.
+    assert!(three.complete().expect("no fault").is_none());
+    let refused = three.submit(refused.request).unwrap_err();
+    assert_eq!(refused.reason, Rejected::Full);
+    while three.arm() == Arm::Pending {
+        assert!(three.complete().expect("no fault").is_none());
+    }
+    let before = count.0.load(Ordering::SeqCst);
+    assert_eq!(one.complete().expect("no fault").expect("done").tag, 1);
+    assert!(count.0.load(Ordering::SeqCst) > before, "there is room, and nobody says so");
+    three.submit(refused.request).expect("room");
+    // Also where it had not gone to sleep yet.
+    let refused = three.submit(read(5, 0, bench.filled(512, 0))).map_err(|refused| refused.reason);
+    assert_eq!(refused.unwrap_err(), Rejected::Full);
+    assert_eq!(one.complete().expect("no fault").expect("done").tag, 2);
+    assert_eq!(three.arm(), Arm::Pending);
+    bench.is_clean();
+}
+
+#[test]
+fn a_scan_that_is_disturbed_takes_no_disk_away() {
+    let bench = Bench::new();
+    let (mut controller, mut disk, mut queue) = bench.first();
+    // REPORT LUNS is aborted, as by a reset of the bus.
+    bench.storage.moods(|moods| moods.fail.push_back((0x0e, 0)));
+    bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
+    bench.work();
+    assert!(controller.poll().is_none());
+    assert_eq!(disk.poll_event(), None);
+    assert_eq!(run(&mut queue, read(1, 1, bench.filled(512, 0))).result, Ok(()));
+    bench.is_clean();
+}
+
+#[test]
 fn further_channels_are_queues() {
     let bench = Bench::new();
     let mut controller = bench.open(&Options { queues: 3, depth: 32 });
