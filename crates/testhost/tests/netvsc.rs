@@ -329,6 +329,64 @@ fn jumbo_frames_come_and_go() {
 }
 
 #[test]
+fn jumbo_frames_go_where_nothing_is_cut_up() {
+    let bench = Bench::new();
+    bench.wire.moods(|moods| moods.lacks_offloads = true);
+    let options = NetOptions { mtu: 9000, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    let mut queue = card.take_queue(0).expect("a queue");
+    // What is small goes first, though it waits in a section.
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    commit(&mut queue, &frame(9014, 2), TxMeta::default()).expect("sent");
+    commit(&mut queue, &frame(60, 3), TxMeta::default()).expect("sent");
+    kick(&mut queue);
+    assert_eq!(bench.wire.take_sent(), [frame(60, 1), frame(9014, 2), frame(60, 3)]);
+    bench.is_clean();
+}
+
+#[test]
+fn a_small_ring_holds_completions_back_and_goes_on() {
+    let bench = Bench::new();
+    let options = NetOptions { ring_pages: 2, ..NetOptions::default() };
+    let mut card = bench.try_open(&options).expect("a card");
+    let mut queue = card.take_queue(0).expect("a queue");
+    let (mut came, mut sent) = (0, 0);
+    bench.wire.moods(|moods| moods.batch = 1);
+    for at in 0..600usize {
+        bench.wire.receive(&frame(100, at as u8));
+    }
+    while came < 600 {
+        bench.work();
+        if queue.split().1.is_ready(1000) {
+            commit(&mut queue, &frame(1000, 9), TxMeta::default()).expect("room");
+            sent += 1;
+        }
+        while let Some(bytes) = next(&mut queue) {
+            assert_eq!(bytes, frame(100, came as u8));
+            came += 1;
+        }
+        let _ = queue.arm();
+        queue.poll().expect("no fault");
+    }
+    kick(&mut queue);
+    assert_eq!(bench.wire.take_sent().len(), sent);
+    bench.is_clean();
+}
+
+#[test]
+fn parts_that_are_no_parts_are_frames() {
+    let bench = Bench::new();
+    let (_card, mut queue) = bench.first();
+    let info = vec![(RndisInfoType::PACKET_ID.0, 1)];
+    bench.wire.receive_on(0, WireFrame { bytes: frame(100, 1), info });
+    bench.wire.receive(&frame(100, 2));
+    bench.work();
+    queue.poll().expect("no fault");
+    assert_eq!([(); 2].map(|()| next(&mut queue)), [1, 2].map(|byte| Some(frame(100, byte))));
+    bench.is_clean();
+}
+
+#[test]
 fn further_channels_are_queues() {
     let bench = Bench::new();
     bench.wire.moods(|moods| moods.queues = 4);
