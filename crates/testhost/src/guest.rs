@@ -1,5 +1,5 @@
-use crate::HvHost;
 use crate::count::uncounted;
+use crate::{HvHost, Memory};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, Interrupts, MapError, Mmio, PAGE_SIZE, Platform, PortIo,
     ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 /// Where guest memory begins: not at 0, so that a null address is one that does not exist.
 const BASE: u64 = 0x10_0000;
@@ -19,7 +19,7 @@ const PAGES: usize = 16 << 10;
 type Hook = Box<dyn FnMut() + Send>;
 
 struct Inner {
-    memory: GuestMemoryMmap,
+    memory: Memory,
     /// Free runs of pages: first and count.
     free: Mutex<Vec<(usize, usize)>>,
     pages: AtomicU64,
@@ -83,7 +83,7 @@ impl Guest {
         let range = [(GuestAddress(BASE), PAGES * PAGE_SIZE)];
         let memory = GuestMemoryMmap::<()>::from_ranges(&range).expect("64 MiB of memory");
         Self(Arc::new(Inner {
-            memory,
+            memory: Memory::new(memory),
             free: Mutex::new(vec![(0, PAGES)]),
             pages: AtomicU64::new(0),
             turned: AtomicU64::new(0),
@@ -136,8 +136,8 @@ impl Guest {
         self.now().as_nanos() / 100
     }
 
-    /// Its memory, for rust-vmm's device side.
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    /// Its memory, as a device sees it.
+    pub fn memory(&self) -> &Memory {
         &self.0.memory
     }
 
@@ -158,19 +158,17 @@ impl Guest {
 
     /// Writes guest memory, as a device does.
     pub fn write(&self, address: u64, bytes: &[u8]) {
-        self.0.memory.write_slice(bytes, GuestAddress(address)).expect("an address in guest memory");
+        self.0.memory.write(address, bytes);
     }
 
     /// Reads guest memory, as a device does.
     pub fn read(&self, address: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.0.memory.read_slice(&mut bytes, GuestAddress(address)).expect("an address in guest memory");
-        bytes
+        self.0.memory.read(address, len)
     }
 
     /// Where the host sees an address of the guest's.
     pub fn host(&self, address: u64) -> *mut u8 {
-        self.0.memory.get_host_address(GuestAddress(address)).expect("an address in guest memory")
+        self.0.memory.host(address, 1).expect("an address in guest memory")
     }
 }
 

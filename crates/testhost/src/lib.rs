@@ -30,6 +30,7 @@ pub mod count;
 mod device;
 mod guest;
 mod hyperv;
+mod memory;
 mod net;
 mod packed;
 mod pages;
@@ -40,9 +41,11 @@ pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
-    BalloonHost, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, NetVspHost, NetVspMoods,
-    OfferSettings, Packets, StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame,
+    BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, NetVspHost,
+    NetVspMoods, OfferSettings, Packets, StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame, put_message,
+    set_event,
 };
+pub use memory::Memory;
 pub use net::NetHost;
 pub use packed::PackedDevice;
 pub use pages::Pages;

@@ -35,8 +35,9 @@ impl PackedDevice {
 
     /// The word with the flags first: what it says of the rest holds then.
     fn read(&self, at: u64) -> Desc {
-        let load =
-            |at| self.guest.memory().load::<u64>(GuestAddress(at), Ordering::Acquire).expect("a descriptor");
+        let load = |at| {
+            self.guest.memory().map().load::<u64>(GuestAddress(at), Ordering::Acquire).expect("a descriptor")
+        };
         let word = load(at + 8);
         Desc { addr: load(at), len: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
     }
@@ -49,7 +50,7 @@ impl PackedDevice {
 
     fn set_event(&self, event: u32) {
         let at = GuestAddress(self.state.addresses.device.0);
-        self.guest.memory().store(event, at, Ordering::Relaxed).expect("the event word");
+        self.guest.memory().map().store(event, at, Ordering::Relaxed).expect("the event word");
         fence(Ordering::SeqCst);
     }
 
@@ -69,7 +70,7 @@ impl PackedDevice {
     pub fn needs_notification(&self) -> bool {
         fence(Ordering::SeqCst);
         let at = GuestAddress(self.state.addresses.driver.0);
-        let event = self.guest.memory().load::<u32>(at, Ordering::Acquire).expect("the event word");
+        let event = self.guest.memory().map().load::<u32>(at, Ordering::Acquire).expect("the event word");
         let size = self.state.addresses.size;
         let (last, wrap) = match self.used.checked_sub(1) {
             Some(last) => (last, self.used_wrap),
@@ -144,6 +145,6 @@ impl PackedDevice {
         let flags = if self.used_wrap { F_AVAIL | F_USED } else { 0 };
         let at = self.at(self.used);
         let word = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
-        self.guest.memory().store(word, GuestAddress(at + 8), Ordering::Release).expect("a descriptor");
+        self.guest.memory().map().store(word, GuestAddress(at + 8), Ordering::Release).expect("a descriptor");
     }
 }

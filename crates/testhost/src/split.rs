@@ -23,13 +23,16 @@ impl SplitDevice {
         queue.set_used_ring_address(low, high);
         queue.set_event_idx(event_idx);
         queue.set_ready(true);
-        assert!(queue.is_valid(guest.memory()), "rust-vmm does not accept the queue that the driver set up");
+        assert!(
+            queue.is_valid(guest.memory().map()),
+            "rust-vmm does not accept the queue that the driver set up"
+        );
         Self { guest: guest.clone(), queue }
     }
 
     /// The next request.
     pub fn pop(&mut self) -> Option<Chain> {
-        let chain = self.queue.pop_descriptor_chain(self.guest.memory())?;
+        let chain = self.queue.pop_descriptor_chain(self.guest.memory().map())?;
         let id = chain.head_index();
         let (mut readable, mut writable) = (vec![], vec![]);
         for descriptor in chain {
@@ -44,22 +47,22 @@ impl SplitDevice {
 
     /// Returns a request.
     pub fn push(&mut self, id: u16, len: u32) {
-        self.queue.add_used(self.guest.memory(), id, len).expect("a used entry");
+        self.queue.add_used(self.guest.memory().map(), id, len).expect("a used entry");
     }
 
     /// Asks for kicks again; whether requests came meanwhile.
     pub fn enable_notification(&mut self) -> bool {
-        self.queue.enable_notification(self.guest.memory()).expect("the used ring")
+        self.queue.enable_notification(self.guest.memory().map()).expect("the used ring")
     }
 
     /// Whether the driver wants an interrupt for what was returned since the last call.
     pub fn needs_notification(&mut self) -> bool {
-        self.queue.needs_notification(self.guest.memory()).expect("the available ring")
+        self.queue.needs_notification(self.guest.memory().map()).expect("the available ring")
     }
 
     /// Asks for no kicks.
     pub fn disable_notification(&mut self) {
-        self.queue.disable_notification(self.guest.memory()).expect("the used ring");
+        self.queue.disable_notification(self.guest.memory().map()).expect("the used ring");
     }
 
     /// Writes a used element and index as a device that does not keep to the protocol: `(index, id, len)`.
@@ -68,6 +71,6 @@ impl SplitDevice {
         let slot = u64::from(index.wrapping_sub(1) & (state.addresses.size - 1));
         guest.write(used + 4 + slot * 8, &id.to_le_bytes());
         guest.write(used + 8 + slot * 8, &len.to_le_bytes());
-        guest.memory().write_obj(index.to_le(), GuestAddress(used + 2)).expect("the used ring");
+        guest.memory().map().write_obj(index.to_le(), GuestAddress(used + 2)).expect("the used ring");
     }
 }

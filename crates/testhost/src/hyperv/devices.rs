@@ -1,6 +1,6 @@
 //! Devices on VMBus.
 
-use crate::Guest;
+use crate::Memory;
 use hyperv_bindings::dynmem::{
     DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
     DmHotAddResponse, DmMessageType, DmStatus, DmUnballoon, DmVersion, DmVersionRequest, DmVersionResponse,
@@ -34,16 +34,16 @@ pub trait Packets {
 }
 
 /// Reads guest memory: addresses and lengths.
-pub(crate) fn gather(guest: &Guest, places: &[(u64, usize)]) -> Vec<u8> {
-    places.iter().flat_map(|(address, len)| guest.read(*address, *len)).collect()
+pub(crate) fn gather(memory: &Memory, places: &[(u64, usize)]) -> Vec<u8> {
+    places.iter().flat_map(|(address, len)| memory.read(*address, *len)).collect()
 }
 
 /// Writes guest memory; how much there was room for.
-pub(crate) fn scatter(guest: &Guest, places: &[(u64, usize)], bytes: &[u8]) -> usize {
+pub(crate) fn scatter(memory: &Memory, places: &[(u64, usize)], bytes: &[u8]) -> usize {
     let mut rest = bytes;
     for (address, len) in places {
         let (now, later) = rest.split_at(rest.len().min(*len));
-        guest.write(*address, now);
+        memory.write(*address, now);
         rest = later;
     }
     bytes.len() - rest.len()
@@ -61,10 +61,10 @@ pub trait VmbusDevice: Send {
         None
     }
     /// The guest has sent a packet.
-    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets);
+    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets);
     /// There is an opportunity to send.
-    fn poll(&mut self, guest: &Guest, out: &mut dyn Packets) {
-        let _ = (guest, out);
+    fn poll(&mut self, memory: &Memory, out: &mut dyn Packets) {
+        let _ = (memory, out);
     }
 }
 
@@ -74,12 +74,12 @@ pub trait VmbusDevice: Send {
 pub struct Echo;
 
 impl VmbusDevice for Echo {
-    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         for range in packet.gpa_ranges().into_iter().flatten() {
             let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
             for page in range.pages() {
                 let len = left.min(4096 - offset as usize);
-                guest.write(page * 4096 + offset, &vec![packet.transaction as u8; len]);
+                memory.write(page * 4096 + offset, &vec![packet.transaction as u8; len]);
                 (left, offset) = (left - len, 0);
             }
         }
@@ -179,7 +179,7 @@ impl BalloonHost {
 }
 
 impl VmbusDevice for BalloonHost {
-    fn packet(&mut self, _guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         let bytes = packet.payload;
         let Ok((header, _)) = DmHeader::read_from_prefix(bytes) else { return };
         let transaction = header.transaction_id;
@@ -223,7 +223,7 @@ impl VmbusDevice for BalloonHost {
         });
     }
 
-    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
+    fn poll(&mut self, _memory: &Memory, out: &mut dyn Packets) {
         self.with(|balloon| {
             if balloon.capabilities {
                 balloon.send.drain(..).for_each(|bytes| out.in_band(&bytes));
@@ -250,7 +250,7 @@ pub(crate) struct Outbox {
 /// What a device sends by, and what it may look at.
 pub(crate) struct Out<'a> {
     pub outbox: &'a mut Outbox,
-    pub gpadls: &'a std::collections::BTreeMap<u32, super::bus::Gpadl>,
+    pub gpadls: &'a std::collections::BTreeMap<u32, super::gpadl::Gpadl>,
 }
 
 impl Packets for Out<'_> {

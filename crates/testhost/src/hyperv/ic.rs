@@ -1,7 +1,7 @@
 //! An integration service, from the host's side.
 
 use super::devices::{Packets, VmbusDevice};
-use crate::Guest;
+use crate::Memory;
 use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcVersion};
 use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
 use paravirt_vmbus_ring::Packet;
@@ -70,7 +70,7 @@ impl IcHost {
 }
 
 impl VmbusDevice for IcHost {
-    fn packet(&mut self, _guest: &Guest, packet: &Packet<'_>, _out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, _out: &mut dyn Packets) {
         self.with(|service| {
             let message = RingPipeHeader::read_from_prefix(packet.payload)
                 .ok()
@@ -91,7 +91,7 @@ impl VmbusDevice for IcHost {
         });
     }
 
-    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
+    fn poll(&mut self, _memory: &Memory, out: &mut dyn Packets) {
         self.with(|service| service.send.drain(..).for_each(|bytes| out.in_band(&bytes)));
     }
 }

@@ -1,44 +1,34 @@
 //! What a test does with the host.
 
-use super::bus::{self, Faults, OfferSettings};
+use super::HvHost;
+use super::bus::{Controller, Faults, OfferSettings};
+use super::channel::Channel;
 use super::devices::VmbusDevice;
-use super::{HvHost, synic};
 use crate::Guest;
 use hyperv_bindings::Guid;
-use hyperv_bindings::tlfs::HvMessageType;
-use hyperv_bindings::vmbus::VMBUS_SINT;
 use paravirt_vmbus_ring::RingMemory;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 impl HvHost {
     /// Puts a device on the bus; the number of its channel. Where the guest is there, it is told.
     pub fn add(&self, guest: &Guest, settings: OfferSettings, device: impl VmbusDevice + 'static) -> u32 {
-        self.with(guest, |state| {
-            let number = bus::add(&mut state.bus, settings, Box::new(device));
-            if state.bus.are_offers_requested {
-                bus::offer(state, guest, number);
-            }
-            number
-        })
+        self.with(guest, |state| state.bus.add(&mut state.synic, settings, Box::new(device)))
     }
 
     /// Takes a channel back.
     pub fn rescind(&self, guest: &Guest, channel: u32) {
-        self.with(guest, |state| {
-            bus::rescind(state, guest, channel);
-        });
+        self.with(guest, |state| state.bus.rescind(&mut state.synic, channel));
     }
 
     /// Changes how the host misbehaves.
     pub fn faults(&self, guest: &Guest, change: impl FnOnce(&mut Faults)) {
-        self.with(guest, |state| change(&mut state.bus.faults));
+        self.with(guest, |state| state.bus.faults(change));
     }
 
     /// Sends `bytes` as a message.
     pub fn say(&self, guest: &Guest, bytes: &[u8]) {
         self.with(guest, |state| {
-            let target = state.bus.target;
-            synic::send(state, guest, target, VMBUS_SINT, HvMessageType::CHANNEL, bytes);
+            state.synic.send(state.bus.target, bytes);
         });
     }
 
@@ -48,15 +38,14 @@ impl HvHost {
             let mut messages: Vec<Vec<u8>> = state.bus.delayed.drain(..).collect();
             arrange(&mut messages);
             for bytes in messages {
-                let target = state.bus.target;
-                synic::send(state, guest, target, VMBUS_SINT, HvMessageType::CHANNEL, &bytes);
+                state.synic.send(state.bus.target, &bytes);
             }
         });
     }
 
     /// Serves a channel, as when its device has something to say.
     pub fn work(&self, guest: &Guest, channel: u32) {
-        self.with(guest, |state| bus::work(state, guest, channel));
+        self.with(guest, |state| state.bus.work(&mut state.synic, channel));
     }
 
     /// Lets `change` write the rings of an open channel as it likes: the ring to the guest.
@@ -79,8 +68,8 @@ impl HvHost {
     /// The number of channel `index` of the device `instance`, while it is on the bus.
     pub fn channel(&self, instance: Guid, index: u16) -> Option<u32> {
         let state = self.0.lock().expect("the host");
-        let is_wanted = |channel: &bus::Channel| {
-            let settings = channel.settings();
+        let is_wanted = |channel: &Channel| {
+            let settings = &channel.settings;
             settings.instance == instance && settings.subchannel == index && !channel.is_rescinded
         };
         state.bus.channels.iter().find(|(_, channel)| is_wanted(channel)).map(|(number, _)| *number)

@@ -4,24 +4,27 @@
 //! [`violations`](HvHost::violations) is empty at the end of a good test.
 
 mod bus;
+mod channel;
 mod devices;
 mod drive;
+mod gpadl;
 mod ic;
 mod knobs;
 mod netvsp;
+mod page;
 mod rndis;
 mod storvsp;
 mod synic;
 
-pub use bus::{Faults, OfferSettings};
+pub use bus::{Bus, Controller, Faults, OfferSettings};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
 pub use ic::{IcAnswer, IcHost};
 pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
+pub use page::{put_message, set_event};
 pub use storvsp::{StorHost, StorMoods};
 
 use crate::Guest;
-use bus::Bus;
 use hyperv_bindings::tlfs::{
     HV_INTERFACE_SIGNATURE, HvCpuidLeaf, HvCrashFlags, HvFeatureFlags, HvHypercallCode, HvHypercallFlags,
     HvMsr, HvPageFlags, HvPostMessageInput, HvPrivilegeFlags, HvReferenceTsc, HvStatus,
@@ -74,8 +77,6 @@ pub(crate) struct State {
     resets: u32,
     pub synic: Synic,
     pub bus: Bus,
-    /// Descriptors of interrupts that wait to be raised, with their processors.
-    pub raised: VecDeque<(u32, u8)>,
     pub violations: Vec<String>,
     /// What the next messages are refused with.
     pub refuse: VecDeque<HvStatus>,
@@ -104,9 +105,8 @@ impl HvHost {
             crash: [0; 5],
             crashes: vec![],
             resets: 0,
-            synic: Synic::new(processors),
-            bus: Bus::default(),
-            raised: VecDeque::new(),
+            synic: Synic::new(guest.memory().clone(), processors),
+            bus: Bus::new(guest.memory().clone()),
             violations: vec![],
             refuse: VecDeque::new(),
         })));
@@ -123,7 +123,7 @@ impl HvHost {
     /// Raises the interrupts that wait, one after the other, out of the lock: their handlers call back.
     fn settle(&self, guest: &Guest) {
         loop {
-            let next = self.0.lock().expect("the host").raised.pop_front();
+            let next = self.0.lock().expect("the host").synic.raised.pop_front();
             let Some((processor, descriptor)) = next else { return };
             guest.interrupt(processor, descriptor);
         }
@@ -131,7 +131,12 @@ impl HvHost {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> Vec<String> {
-        self.0.lock().expect("the host").violations.clone()
+        let state = self.0.lock().expect("the host");
+        let strays = match state.bus.memory.strays() {
+            0 => vec![],
+            count => vec![format!("{count} addresses where there is no memory")],
+        };
+        [&state.violations[..], &state.synic.violations, state.bus.violations(), &strays].concat()
     }
 
     /// The crashes that were reported.
@@ -162,7 +167,13 @@ impl HvHost {
 
     /// Fires the timers that are due.
     pub fn run_timers(&self, guest: &Guest) {
-        self.with(guest, |state| synic::run_timers(state, guest));
+        let now = guest.reference_time();
+        self.with(guest, |state| {
+            state.synic.run_timers(now);
+            if !state.offer.privileges.contains(HvPrivilegeFlags::STIMER) {
+                state.violation("timers of a host that has none");
+            }
+        });
     }
 
     /// How the guest sees the processor.
@@ -229,7 +240,7 @@ impl HvHost {
                 let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
                 state.crashes.push(Crash { values: state.crash, text });
             }
-            _ => synic::write(state, guest, processor, index, value),
+            _ => state.synic.write(processor, index, value),
         });
     }
 
@@ -250,9 +261,9 @@ impl HvHost {
                     }
                     let bytes = guest.read(input, size_of::<HvPostMessageInput>());
                     let message = HvPostMessageInput::read_from_bytes(&bytes).expect("an input");
-                    bus::post(state, guest, &message)
+                    state.bus.post(&mut state.synic, &message)
                 }
-                (HvHypercallCode::SIGNAL_EVENT, true) => bus::signal(state, guest, input as u32),
+                (HvHypercallCode::SIGNAL_EVENT, true) => state.bus.signal(&mut state.synic, input as u32),
                 _ => HvStatus::INVALID_HYPERCALL_CODE,
             }
         });

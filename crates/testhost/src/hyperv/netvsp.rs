@@ -1,7 +1,7 @@
 //! NetVSP: the host's side of a network device on VMBus.
 
 use super::devices::{Packets, VmbusDevice, gather};
-use crate::Guest;
+use crate::Memory;
 use hyperv_bindings::netvsp::*;
 use hyperv_bindings::rndis::*;
 use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
@@ -292,7 +292,7 @@ impl VmbusDevice for NetVspHost {
         Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
     }
 
-    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             if packet.kind == Kind::COMPLETION {
@@ -313,7 +313,7 @@ impl VmbusDevice for NetVspHost {
                 host.violations.push(format!("a message of {} bytes", packet.payload.len()));
             }
             if kind == NvspMessageType::SEND_RNDIS_PACKET {
-                return host.rndis(guest, channel, packet, out);
+                return host.rndis(memory, channel, packet, out);
             }
             if channel > 0 {
                 return host.violations.push(format!("message {} on channel {channel}", kind.0));
@@ -328,7 +328,7 @@ impl VmbusDevice for NetVspHost {
         });
     }
 
-    fn poll(&mut self, guest: &Guest, out: &mut dyn Packets) {
+    fn poll(&mut self, memory: &Memory, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             if channel == 0 {
@@ -339,7 +339,7 @@ impl VmbusDevice for NetVspHost {
                     out.in_band(&padded(&notice));
                 }
                 while let Some(message) = host.control.pop_front() {
-                    host.deliver(guest, &[message], true, out);
+                    host.deliver(memory, &[message], true, out);
                 }
             }
             if !host.moods.holds {
@@ -361,7 +361,7 @@ impl VmbusDevice for NetVspHost {
                 }
                 let frames: Vec<WireFrame> = queue.drain(..count).collect();
                 let messages: Vec<Vec<u8>> = frames.iter().map(message).collect();
-                host.deliver(guest, &messages, false, out);
+                host.deliver(memory, &messages, false, out);
             }
         });
     }
@@ -473,7 +473,7 @@ impl Host {
     }
 
     /// A packet with RNDIS messages.
-    fn rndis(&mut self, guest: &Guest, channel: u16, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn rndis(&mut self, memory: &Memory, channel: u16, packet: &Packet<'_>, out: &mut dyn Packets) {
         let Ok((message, _)) = NvspSendRndisPacket::read_from_prefix(packet.payload) else {
             return self.violation("a message that is too short");
         };
@@ -485,7 +485,7 @@ impl Host {
             let at = message.section_index as usize * SECTION as usize;
             let inside = message.section_size <= SECTION;
             match self.send.places(at, message.section_size as usize).filter(|_| inside) {
-                Some(places) => bytes.extend(gather(guest, &places)),
+                Some(places) => bytes.extend(gather(memory, &places)),
                 None => return self.violation("a section that there is not"),
             }
         }
@@ -493,7 +493,7 @@ impl Host {
             let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
             for page in range.pages() {
                 let len = left.min(4096 - offset as usize);
-                bytes.extend(guest.read(page * 4096 + offset, len));
+                bytes.extend(memory.read(page * 4096 + offset, len));
                 (left, offset) = (left - len, 0);
             }
         }
@@ -503,7 +503,7 @@ impl Host {
         };
         if message.channel_type == NvspChannelType::CONTROL {
             complete(out, NvspStatus::SUCCESS);
-            self.control_message(guest, &bytes, out);
+            self.control_message(memory, &bytes, out);
             return;
         }
         self.packets += 1;
@@ -552,7 +552,7 @@ impl Host {
     /// Puts messages in the receive buffer, and tells the guest in one packet.
     pub(super) fn deliver(
         &mut self,
-        guest: &Guest,
+        memory: &Memory,
         messages: &[Vec<u8>],
         is_control: bool,
         out: &mut dyn Packets,
@@ -575,7 +575,7 @@ impl Host {
                     Some((place, &message[from..from + len]))
                 })
             {
-                guest.write(place, bytes);
+                memory.write(place, bytes);
             }
             pieces.push(piece);
             ranges.push(TransferRange { len: len as u32, offset: at as u32 + self.moods.shift_ranges });

@@ -2,13 +2,13 @@
 
 use super::devices::Packets;
 use super::netvsp::Host;
-use crate::Guest;
+use crate::Memory;
 use hyperv_bindings::rndis::*;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 impl Host {
     /// A message of the device.
-    pub(super) fn control_message(&mut self, guest: &Guest, bytes: &[u8], out: &mut dyn Packets) {
+    pub(super) fn control_message(&mut self, memory: &Memory, bytes: &[u8], out: &mut dyn Packets) {
         let Ok((header, _)) = RndisHeader::read_from_prefix(bytes) else {
             return self.violation("no header");
         };
@@ -57,7 +57,7 @@ impl Host {
             RndisMessageType::KEEPALIVE_COMPLETE => return self.oids.push(id),
             other => return self.violation(format!("RNDIS message {:#x}", other.0)),
         };
-        self.deliver(guest, &[answer], true, out);
+        self.deliver(memory, &[answer], true, out);
     }
 
     fn query(&self, oid: RndisOid) -> Option<Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use super::devices::{Packets, VmbusDevice, gather, scatter};
 use super::drive::{Answer, StorDrive};
-use crate::Guest;
+use crate::Memory;
 use hyperv_bindings::storvsp::*;
 use paravirt_vmbus_ring::{Kind, Packet};
 use std::collections::{BTreeMap, VecDeque};
@@ -196,7 +196,7 @@ impl VmbusDevice for StorHost {
         Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
     }
 
-    fn packet(&mut self, guest: &Guest, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             let Ok((header, rest)) = StorvspHeader::read_from_prefix(packet.payload) else {
@@ -211,7 +211,7 @@ impl VmbusDevice for StorHost {
             match header.operation {
                 StorvspOperation::EXECUTE_SRB => {
                     let mut answer = packet.payload.to_vec();
-                    let is_done = host.execute(guest, channel, packet, rest, &mut answer);
+                    let is_done = host.execute(memory, channel, packet, rest, &mut answer);
                     if let Some(mutate) = &mut host.moods.mutate {
                         mutate(&mut answer);
                     }
@@ -234,7 +234,7 @@ impl VmbusDevice for StorHost {
         });
     }
 
-    fn poll(&mut self, _guest: &Guest, out: &mut dyn Packets) {
+    fn poll(&mut self, _memory: &Memory, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             let mut kept = vec![];
@@ -329,7 +329,7 @@ impl Host {
     /// A command; whether it is answered now.
     fn execute(
         &mut self,
-        guest: &Guest,
+        memory: &Memory,
         channel: u16,
         packet: &Packet<'_>,
         rest: &[u8],
@@ -354,7 +354,7 @@ impl Host {
             (srb, scsi) = failure;
         } else {
             let from = match request.direction {
-                StorvspDirection::OUT => gather(guest, &data),
+                StorvspDirection::OUT => gather(memory, &data),
                 _ => vec![],
             };
             let room = data.iter().map(|range| range.1).sum::<usize>();
@@ -362,7 +362,7 @@ impl Host {
                 None => (srb, scsi) = (StorvspSrbStatus::INVALID_LUN.0, 2),
                 Some(Answer::Done(len)) => transferred = len,
                 Some(Answer::Data(bytes)) => {
-                    transferred = scatter(guest, &data, &bytes) as u32;
+                    transferred = scatter(memory, &data, &bytes) as u32;
                 }
                 Some(Answer::Sense(bytes)) => {
                     let code = match bytes[2] {

@@ -1,13 +1,14 @@
 //! The synthetic interrupt controller and the timers, from the host's side.
 
-use super::State;
-use crate::Guest;
+use super::bus::Controller;
+use super::page::{put_message, set_event};
+use crate::Memory;
 use hyperv_bindings::tlfs::{
-    HV_SLOT_LEN, HvMessage, HvMessageFlags, HvMessageHeader, HvMessageType, HvMsr, HvPageFlags,
-    HvPrivilegeFlags, HvScontrolFlags, HvSintFlags, HvStimerFlags, HvTimerMessage,
+    HvMessage, HvMessageHeader, HvMessageType, HvMsr, HvPageFlags, HvScontrolFlags, HvSintFlags,
+    HvStimerFlags, HvTimerMessage,
 };
+use hyperv_bindings::vmbus::VMBUS_SINT;
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use zerocopy::IntoBytes;
 
 const SINTS: usize = 16;
@@ -26,13 +27,17 @@ struct Vp {
 
 /// The controllers of all processors.
 pub(crate) struct Synic {
+    memory: Memory,
     processors: Vec<Vp>,
+    /// Descriptors of interrupts that wait to be raised, with their processors.
+    pub raised: VecDeque<(u32, u8)>,
+    pub violations: Vec<String>,
     /// How often end-of-message was written.
     pub eoms: u64,
 }
 
 impl Synic {
-    pub fn new(processors: u32) -> Self {
+    pub fn new(memory: Memory, processors: u32) -> Self {
         let vp = |index| Vp {
             index,
             control: 0,
@@ -43,7 +48,13 @@ impl Synic {
             waiting: VecDeque::new(),
         };
         // The last processor has index 0.
-        Self { processors: (0..processors).rev().map(vp).collect(), eoms: 0 }
+        Self {
+            memory,
+            processors: (0..processors).rev().map(vp).collect(),
+            raised: VecDeque::new(),
+            violations: vec![],
+            eoms: 0,
+        }
     }
 
     pub fn vp_index(&self, processor: u32) -> u32 {
@@ -80,146 +91,140 @@ impl Synic {
     }
 }
 
-pub(crate) fn write(state: &mut State, guest: &Guest, processor: u32, index: u32, value: u64) {
-    let vp = &mut state.synic.processors[processor as usize];
-    match HvMsr(index) {
-        HvMsr::SCONTROL => vp.control = value,
-        HvMsr::SIMP => vp.simp = value,
-        HvMsr::SIEFP => vp.siefp = value,
-        HvMsr::EOM => {
-            state.synic.eoms += 1;
-            deliver(state, guest, processor);
-        }
-        HvMsr(at) if (HvMsr::SINT0.0..=HvMsr::SINT15.0).contains(&at) => {
-            let is_masked = value & HvSintFlags::MASKED.bits() != 0;
-            vp.sints[(at - HvMsr::SINT0.0) as usize] = value;
-            if !is_masked && value & 0xff < 16 {
-                state.violation("a source is unmasked with a vector below 16");
-            }
-        }
-        HvMsr(at) if (HvMsr::STIMER0_CONFIG.0..=HvMsr::STIMER3_COUNT.0).contains(&at) => {
-            let place = at - HvMsr::STIMER0_CONFIG.0;
-            let (config, count) = &mut vp.timers[place as usize / 2];
-            if place.is_multiple_of(2) {
-                *config = value;
-            } else {
-                *count = value;
-                let is_auto = *config & HvStimerFlags::AUTO_ENABLE.bits() != 0;
-                match value {
-                    0 => *config &= !HvStimerFlags::ENABLE.bits(),
-                    _ if is_auto => *config |= HvStimerFlags::ENABLE.bits(),
-                    _ => {}
-                }
-            }
-        }
-        _ => panic!("register {index:#x} is written, which is not offered"),
-    }
-}
-
 /// Where a message or a flag goes: the address of a page, if it is enabled.
 fn page(register: u64) -> Option<u64> {
     (register & HvPageFlags::ENABLE.bits() != 0).then_some(register & !0xfff)
 }
 
-/// Raises the interrupt of a source.
-fn raise(state: &mut State, processor: u32, sint: u32) {
-    let value = state.synic.processors[processor as usize].sints[sint as usize];
-    if value & (HvSintFlags::MASKED.bits() | HvSintFlags::POLLING.bits()) == 0 {
-        state.raised.push_back((processor, value as u8));
-    }
-}
-
-/// Sends a message to the source of a processor.
-pub(crate) fn send(
-    state: &mut State,
-    guest: &Guest,
-    processor: u32,
-    sint: u32,
-    message_type: HvMessageType,
-    payload: &[u8],
-) {
-    let mut message = HvMessage {
-        header: HvMessageHeader {
-            message_type,
-            payload_size: payload.len() as u8,
-            flags: 0,
-            reserved: 0,
-            sender: 1,
-        },
-        payload: [0; 240],
-    };
-    message.payload[..payload.len()].copy_from_slice(payload);
-    state.synic.processors[processor as usize].waiting.push_back((sint, message));
-    deliver(state, guest, processor);
-}
-
-/// Puts the next messages into the slots that are free; a slot that is not gets its flag, and then another look.
-fn deliver(state: &mut State, guest: &Guest, processor: u32) {
-    let vp = &state.synic.processors[processor as usize];
-    let is_on = vp.control & HvScontrolFlags::ENABLE.bits() != 0;
-    let Some(base) = page(vp.simp).filter(|_| is_on) else { return };
-    let mut blocked = BTreeSet::new();
-    let waiting = std::mem::take(&mut state.synic.processors[processor as usize].waiting);
-    for (sint, message) in waiting {
-        let at = base + u64::from(sint * HV_SLOT_LEN);
-        // SAFETY: the page is guest memory, which lives as long as the guest, and is seen as atomics by both sides.
-        let (kind, flags) =
-            unsafe { (&*guest.host(at).cast::<AtomicU32>(), &*guest.host(at + 5).cast::<AtomicU8>()) };
-        let is_free = |kind: &AtomicU32| kind.load(Ordering::Acquire) == HvMessageType::NONE.0;
-        if !blocked.contains(&sint) && !is_free(kind) {
-            flags.fetch_or(HvMessageFlags::PENDING.bits(), Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-        }
-        if blocked.contains(&sint) || !is_free(kind) {
-            blocked.insert(sint);
-            state.synic.processors[processor as usize].waiting.push_back((sint, message));
-            continue;
-        }
-        guest.write(at + 4, &message.as_bytes()[4..]);
-        kind.store(message.header.message_type.0, Ordering::Release);
-        raise(state, processor, sint);
-    }
-}
-
-/// Sets an event flag of a processor; an interrupt comes of a flag that was not set.
-pub(crate) fn set_flag(state: &mut State, guest: &Guest, processor: u32, sint: u32, flag: u32) {
-    let vp = &state.synic.processors[processor as usize];
-    let Some(base) = page(vp.siefp).filter(|_| vp.control & HvScontrolFlags::ENABLE.bits() != 0) else {
-        return;
-    };
-    let at = base + u64::from(sint * HV_SLOT_LEN) + u64::from(flag / 64 * 8);
-    // SAFETY: as in `deliver`.
-    let word = unsafe { &*guest.host(at).cast::<AtomicU64>() };
-    if word.fetch_or(1 << (flag % 64), Ordering::SeqCst) & 1 << (flag % 64) == 0 {
-        raise(state, processor, sint);
-    }
-}
-
-pub(crate) fn run_timers(state: &mut State, guest: &Guest) {
-    let now = guest.reference_time();
-    for processor in 0..state.synic.processors.len() as u32 {
-        for index in 0..4u32 {
-            let (config, count) = &mut state.synic.processors[processor as usize].timers[index as usize];
-            if *config & HvStimerFlags::ENABLE.bits() == 0 || *count > now {
-                continue;
+impl Synic {
+    pub fn write(&mut self, processor: u32, index: u32, value: u64) {
+        let vp = &mut self.processors[processor as usize];
+        match HvMsr(index) {
+            HvMsr::SCONTROL => vp.control = value,
+            HvMsr::SIMP => vp.simp = value,
+            HvMsr::SIEFP => vp.siefp = value,
+            HvMsr::EOM => {
+                self.eoms += 1;
+                self.deliver(processor);
             }
-            *config &= !HvStimerFlags::ENABLE.bits();
-            let (config, count) = (*config, *count);
-            if config & HvStimerFlags::DIRECT.bits() != 0 {
-                state.raised.push_back((processor, (config >> 4) as u8));
-                continue;
+            HvMsr(at) if (HvMsr::SINT0.0..=HvMsr::SINT15.0).contains(&at) => {
+                let is_masked = value & HvSintFlags::MASKED.bits() != 0;
+                vp.sints[(at - HvMsr::SINT0.0) as usize] = value;
+                if !is_masked && value & 0xff < 16 {
+                    self.violations.push("a source is unmasked with a vector below 16".into());
+                }
             }
-            let sint = (config >> 16) as u32 & 15;
-            let message = HvTimerMessage {
-                timer_index: index,
+            HvMsr(at) if (HvMsr::STIMER0_CONFIG.0..=HvMsr::STIMER3_COUNT.0).contains(&at) => {
+                let place = at - HvMsr::STIMER0_CONFIG.0;
+                let (config, count) = &mut vp.timers[place as usize / 2];
+                if place.is_multiple_of(2) {
+                    *config = value;
+                } else {
+                    *count = value;
+                    let is_auto = *config & HvStimerFlags::AUTO_ENABLE.bits() != 0;
+                    match value {
+                        0 => *config &= !HvStimerFlags::ENABLE.bits(),
+                        _ if is_auto => *config |= HvStimerFlags::ENABLE.bits(),
+                        _ => {}
+                    }
+                }
+            }
+            _ => panic!("register {index:#x} is written, which is not offered"),
+        }
+    }
+
+    /// Raises the interrupt of a source.
+    fn raise(&mut self, processor: u32, sint: u32) {
+        let value = self.processors[processor as usize].sints[sint as usize];
+        if value & (HvSintFlags::MASKED.bits() | HvSintFlags::POLLING.bits()) == 0 {
+            self.raised.push_back((processor, value as u8));
+        }
+    }
+
+    /// Sends a message to the source of a processor.
+    fn send_message(&mut self, processor: u32, sint: u32, message_type: HvMessageType, payload: &[u8]) {
+        let mut message = HvMessage {
+            header: HvMessageHeader {
+                message_type,
+                payload_size: payload.len() as u8,
+                flags: 0,
                 reserved: 0,
-                expiration_time: count,
-                delivery_time: now,
-            };
-            send(state, guest, processor, sint, HvMessageType::TIMER_EXPIRED, message.as_bytes());
+                sender: 1,
+            },
+            payload: [0; 240],
+        };
+        message.payload[..payload.len()].copy_from_slice(payload);
+        self.processors[processor as usize].waiting.push_back((sint, message));
+        self.deliver(processor);
+    }
+
+    /// Puts the next messages into the slots that are free; a slot that is not gets its flag, and then another look.
+    fn deliver(&mut self, processor: u32) {
+        let vp = &self.processors[processor as usize];
+        let is_on = vp.control & HvScontrolFlags::ENABLE.bits() != 0;
+        let Some(base) = page(vp.simp).filter(|_| is_on) else { return };
+        let mut blocked = BTreeSet::new();
+        let waiting = std::mem::take(&mut self.processors[processor as usize].waiting);
+        for (sint, message) in waiting {
+            if blocked.contains(&sint) || !put_message(&self.memory, base, sint, &message) {
+                blocked.insert(sint);
+                self.processors[processor as usize].waiting.push_back((sint, message));
+                continue;
+            }
+            self.raise(processor, sint);
         }
     }
-    if !state.offer.privileges.contains(HvPrivilegeFlags::STIMER) {
-        state.violation("timers of a host that has none");
+
+    /// Sets an event flag of a processor; an interrupt comes of a flag that was not set.
+    fn set_event_flag(&mut self, processor: u32, sint: u32, flag: u32) {
+        let vp = &self.processors[processor as usize];
+        let Some(base) = page(vp.siefp).filter(|_| vp.control & HvScontrolFlags::ENABLE.bits() != 0) else {
+            return;
+        };
+        if set_event(&self.memory, base, sint, flag) {
+            self.raise(processor, sint);
+        }
+    }
+
+    /// Fires the timers that are due.
+    pub fn run_timers(&mut self, now: u64) {
+        for processor in 0..self.processors.len() as u32 {
+            for index in 0..4u32 {
+                let (config, count) = &mut self.processors[processor as usize].timers[index as usize];
+                if *config & HvStimerFlags::ENABLE.bits() == 0 || *count > now {
+                    continue;
+                }
+                *config &= !HvStimerFlags::ENABLE.bits();
+                let (config, count) = (*config, *count);
+                if config & HvStimerFlags::DIRECT.bits() != 0 {
+                    self.raised.push_back((processor, (config >> 4) as u8));
+                    continue;
+                }
+                let sint = (config >> 16) as u32 & 15;
+                let message = HvTimerMessage {
+                    timer_index: index,
+                    reserved: 0,
+                    expiration_time: count,
+                    delivery_time: now,
+                };
+                self.send_message(processor, sint, HvMessageType::TIMER_EXPIRED, message.as_bytes());
+            }
+        }
+    }
+}
+
+impl Controller for Synic {
+    fn is_on(&self, vp: u32) -> bool {
+        self.in_use().contains(&vp)
+    }
+    fn send(&mut self, vp: u32, payload: &[u8]) {
+        if let Some(processor) = self.processor(vp) {
+            self.send_message(processor, VMBUS_SINT, HvMessageType::CHANNEL, payload);
+        }
+    }
+    fn set_flag(&mut self, vp: u32, flag: u32) {
+        if let Some(processor) = self.processor(vp) {
+            self.set_event_flag(processor, VMBUS_SINT, flag);
+        }
     }
 }

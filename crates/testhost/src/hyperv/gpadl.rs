@@ -1,0 +1,79 @@
+//! Memory that the guest tells the host of.
+
+use super::bus::{Bus, Controller, header};
+use super::channel::Channel;
+use hyperv_bindings::vmbus::*;
+
+pub(crate) struct Gpadl {
+    pub channel: u32,
+    pub frames: Vec<u64>,
+    expected: usize,
+    pub is_created: bool,
+}
+
+impl Bus {
+    pub(super) fn gpadl_header(
+        &mut self,
+        synic: &mut dyn Controller,
+        message: &VmbusGpadlHeader,
+        bytes: &[u8],
+    ) {
+        let VmbusGpadlHeader {
+            channel_id,
+            gpadl_id,
+            range_buffer_len,
+            range_count,
+            byte_count,
+            byte_offset,
+            ..
+        } = *message;
+        let pages = (byte_count as usize).div_ceil(4096);
+        let is_whole = byte_offset == 0 && byte_count.is_multiple_of(4096) && range_count == 1 && pages > 0;
+        if !is_whole || usize::from(range_buffer_len) != 8 + pages * 8 {
+            return self.violation("a GPADL of a shape that some hosts do not know");
+        }
+        if gpadl_id == 0 || self.gpadls.contains_key(&gpadl_id) {
+            return self.violation("a GPADL whose id is 0 or in use");
+        }
+        if !self.channels.contains_key(&channel_id) {
+            return self.violation("a GPADL for no channel");
+        }
+        let gpadl = Gpadl { channel: channel_id, frames: vec![], expected: pages, is_created: false };
+        self.gpadls.insert(gpadl_id, gpadl);
+        self.gpadl_frames(synic, gpadl_id, &bytes[size_of::<VmbusGpadlHeader>()..]);
+    }
+
+    pub(super) fn gpadl_frames(&mut self, synic: &mut dyn Controller, id: u32, bytes: &[u8]) {
+        let Some(gpadl) = self.gpadls.get_mut(&id) else { return };
+        let left = gpadl.expected - gpadl.frames.len();
+        gpadl
+            .frames
+            .extend(bytes.as_chunks::<8>().0.iter().take(left).map(|frame| u64::from_le_bytes(*frame)));
+        if gpadl.frames.len() < gpadl.expected {
+            return;
+        }
+        let status = self.faults.gpadl_status;
+        gpadl.is_created = true;
+        let channel_id = gpadl.channel;
+        if status != 0 {
+            self.gpadls.remove(&id);
+        }
+        let header = header(VmbusMessageType::GPADL_CREATED);
+        self.say(synic, &VmbusGpadlCreated { header, channel_id, gpadl_id: id, status });
+    }
+
+    pub(super) fn gpadl_teardown(&mut self, synic: &mut dyn Controller, message: &VmbusGpadlTeardown) {
+        let VmbusGpadlTeardown { channel_id, gpadl_id, .. } = *message;
+        let is_open = |channel: &Channel| channel.open.as_ref().is_some_and(|open| open.gpadl == gpadl_id);
+        if self.channels.get(&channel_id).is_some_and(is_open) {
+            return self.violation("a GPADL is torn down under an open channel");
+        }
+        match self.gpadls.remove(&gpadl_id) {
+            Some(gpadl) if gpadl.channel == channel_id && gpadl.is_created => {
+                let header = header(VmbusMessageType::GPADL_TORNDOWN);
+                self.say(synic, &VmbusGpadlTorndown { header, gpadl_id });
+            }
+            _ => self.violation("a GPADL is torn down that there is not"),
+        }
+    }
+}

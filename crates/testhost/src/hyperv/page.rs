@@ -1,0 +1,38 @@
+//! The two pages of a virtual processor that its interrupt controller writes: a message slot for each source, and event flags.
+//! TLFS 11.8, 11.9
+
+use crate::Memory;
+use hyperv_bindings::tlfs::{HV_SLOT_LEN, HvMessage, HvMessageFlags, HvMessageType};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
+use zerocopy::IntoBytes;
+
+/// Puts a message into the slot of source `sint` in the page at `page`; whether it was free. A slot that is not gets its flag, so
+/// that the guest writes end-of-message, and then another look.
+pub fn put_message(memory: &Memory, page: u64, sint: u32, message: &HvMessage) -> bool {
+    let at = GuestAddress(page + u64::from(sint * HV_SLOT_LEN));
+    let slot = memory.checked(memory.map().get_slice(at, HV_SLOT_LEN as usize));
+    let Some(slot) = slot else { return false };
+    let (Ok(kind), Ok(flags)) = (slot.get_atomic_ref::<AtomicU32>(0), slot.get_atomic_ref::<AtomicU8>(5))
+    else {
+        return false;
+    };
+    let is_free = || kind.load(Ordering::Acquire) == HvMessageType::NONE.0;
+    if !is_free() {
+        flags.fetch_or(HvMessageFlags::PENDING.bits(), Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if !is_free() {
+            return false;
+        }
+    }
+    memory.checked(slot.write_slice(&message.as_bytes()[4..], 4));
+    kind.store(message.header.message_type.0, Ordering::Release);
+    true
+}
+
+/// Sets an event flag of source `sint` in the page at `page`; whether it was not set.
+pub fn set_event(memory: &Memory, page: u64, sint: u32, flag: u32) -> bool {
+    let at = page + u64::from(sint * HV_SLOT_LEN) + u64::from(flag / 64 * 8);
+    let bit = 1 << (flag % 64);
+    memory.set_bits(at, bit).is_some_and(|before| before & bit == 0)
+}
