@@ -149,6 +149,11 @@ impl StorDrive {
         let long = |at: usize| u64::from_be_bytes(cdb[at..at + 8].try_into().expect("eight bytes"));
         let word = |at: usize| u32::from_be_bytes(cdb[at..at + 4].try_into().expect("four bytes"));
         let half = |at: usize| u16::from_be_bytes(cdb[at..at + 2].try_into().expect("two bytes"));
+        // Of reads and writes.
+        let range = match opcode {
+            0x28 | 0x2a => (u64::from(word(2)), u32::from(half(7))),
+            _ => (long(2), word(10)),
+        };
         Ok(match opcode {
             0x00 => Answer::Done(0),
             0x12 => {
@@ -160,11 +165,19 @@ impl StorDrive {
                 bytes.truncate(allocation);
                 Answer::Data(bytes)
             }
-            0x1a => {
+            0x1a | 0x5a => {
                 let specific = u8::from(self.is_read_only) << 7 | u8::from(!self.lacks_fua) << 4;
-                let mut bytes = vec![23, 0, specific, 0, 0x08, 18, u8::from(!self.lacks_cache) << 2];
-                bytes.resize(24, 0);
-                bytes.truncate(usize::from(cdb[4]));
+                let caching = [&[0x08, 18, u8::from(!self.lacks_cache) << 2][..], &[0; 17]].concat();
+                let pages = match cdb[2] & 0x3f {
+                    0x08 | 0x3f => caching,
+                    _ => return Err(INVALID_FIELD),
+                };
+                let (mut bytes, most) = match opcode {
+                    0x1a => (vec![pages.len() as u8 + 3, 0, specific, 0], usize::from(cdb[4])),
+                    _ => (vec![0, pages.len() as u8 + 6, 0, specific, 0, 0, 0, 0], usize::from(half(7))),
+                };
+                bytes.extend(pages);
+                bytes.truncate(most);
                 Answer::Data(bytes)
             }
             0x25 => {
@@ -179,11 +192,7 @@ impl StorDrive {
                 Answer::Data(bytes)
             }
             0x28 | 0x88 => {
-                let (lba, count) = if opcode == 0x28 {
-                    (u64::from(word(2)), u32::from(half(7)))
-                } else {
-                    (long(2), word(10))
-                };
+                let (lba, count) = range;
                 self.check(lba, count)?;
                 let len = count as usize * size;
                 if room < len {
@@ -191,16 +200,21 @@ impl StorDrive {
                 }
                 Answer::Data(self.read(lba * size as u64, len).ok_or(OUT_OF_RANGE)?)
             }
-            0x8a if !self.is_optical => {
+            0x2a | 0x8a if !self.is_optical => {
                 self.check_writable()?;
-                let (lba, count) = (long(2), word(10));
+                let (lba, count) = range;
                 self.check(lba, count)?;
                 let len = count as usize * size;
                 let data = data.get(..len).ok_or(OUT_OF_RANGE)?;
                 self.write(lba * size as u64, data).ok_or(WRITE_FAULT)?;
                 Answer::Done(len as u32)
             }
-            0x35 => Answer::Done(0),
+            0x35 | 0x91 => {
+                if let Store::File(file, _) = &self.store {
+                    file.sync_data().map_err(|_| WRITE_FAULT)?;
+                }
+                Answer::Done(0)
+            }
             0x42 if !self.lacks_unmap => {
                 self.check_writable()?;
                 for range in data.get(8..).unwrap_or_default().chunks_exact(16) {

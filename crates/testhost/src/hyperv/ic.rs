@@ -2,7 +2,7 @@
 
 use super::devices::{Packets, VmbusDevice};
 use crate::Memory;
-use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcVersion};
+use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcNegotiate, IcVersion};
 use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
 use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
@@ -22,6 +22,8 @@ pub struct IcAnswer {
 
 #[derive(Default)]
 struct Service {
+    /// What an opened channel begins with.
+    greeting: Option<Vec<u8>>,
     send: VecDeque<Vec<u8>>,
     answers: Vec<IcAnswer>,
     violations: Vec<String>,
@@ -36,8 +38,21 @@ impl IcHost {
         work(&mut self.0.lock().expect("the service"))
     }
 
+    /// Begins every opened channel with the negotiation of `version`, as hosts do.
+    pub fn greet(&self, version: IcVersion) {
+        let framework = IcVersion { major: 3, minor: 0 };
+        let count = IcNegotiate { framework_count: 1, message_count: 1, reserved: 0 };
+        let body = [count.as_bytes(), framework.as_bytes(), version.as_bytes()].concat();
+        let message = Self::message(IcMessageType::NEGOTIATE, version, &body);
+        self.with(|service| service.greeting = Some(framed(&message)));
+    }
+
     /// Asks something, when the channel is served the next time.
     pub fn ask(&self, message_type: IcMessageType, version: IcVersion, body: &[u8]) {
+        self.send(&Self::message(message_type, version, body));
+    }
+
+    fn message(message_type: IcMessageType, version: IcVersion, body: &[u8]) -> Vec<u8> {
         let header = IcHeader {
             framework_version: IcVersion { major: 3, minor: 0 },
             message_type,
@@ -49,13 +64,12 @@ impl IcHost {
             flags: (IcMessageFlags::TRANSACTION | IcMessageFlags::REQUEST).bits(),
             reserved: 0,
         };
-        self.send(&[header.as_bytes(), body].concat());
+        [header.as_bytes(), body].concat()
     }
 
     /// Sends a message as it is.
     pub fn send(&self, message: &[u8]) {
-        let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
-        self.with(|service| service.send.push_back([header.as_bytes(), message].concat()));
+        self.with(|service| service.send.push_back(framed(message)));
     }
 
     /// What the guest answered since the last call.
@@ -69,7 +83,21 @@ impl IcHost {
     }
 }
 
+fn framed(message: &[u8]) -> Vec<u8> {
+    let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
+    [header.as_bytes(), message].concat()
+}
+
 impl VmbusDevice for IcHost {
+    fn open(&mut self) {
+        self.with(|service| {
+            if let Some(greeting) = service.greeting.clone() {
+                service.send.clear();
+                service.send.push_back(greeting);
+            }
+        });
+    }
+
     fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, _out: &mut dyn Packets) {
         self.with(|service| {
             let message = RingPipeHeader::read_from_prefix(packet.payload)

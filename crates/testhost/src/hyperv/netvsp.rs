@@ -195,6 +195,12 @@ impl NetVspHost {
         self.with(|host| std::mem::take(&mut host.infos))
     }
 
+    /// The frames with what stood beside them, since the last call of this or of the two above.
+    pub fn take_frames(&self) -> Vec<WireFrame> {
+        let frames = self.take_sent().into_iter().zip(self.take_infos());
+        frames.map(|(bytes, info)| WireFrame { bytes, info }).collect()
+    }
+
     /// How many packets with frames have come.
     pub fn packets(&self) -> u64 {
         self.with(|host| host.packets)

@@ -69,18 +69,21 @@ impl Host {
             RndisOid::GEN_LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
             RndisOid::GEN_MEDIA_CONNECT_STATUS => 0u32.to_le_bytes().to_vec(),
             RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE => 4u32.to_le_bytes().to_vec(),
-            RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES if !self.moods.lacks_offloads => {
+            RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => {
                 let mut offload = NdisOffload::new_zeroed();
                 offload.header = NdisObjectHeader { object_type: 0xa7, revision: 3, size: 156 };
-                let all = NdisChecksumOffload { encapsulation: 2, flags: 0x155 };
-                (offload.tx_ipv4, offload.rx_ipv4, offload.tx_ipv6, offload.rx_ipv6) = (all, all, all, all);
-                offload.lso2.ipv4_encapsulation = 2;
-                offload.lso2.ipv4_maximum_size = 0xf53c;
-                offload.lso2.ipv6_encapsulation = 2;
-                offload.lso2.ipv6_maximum_size = 0xf53c;
+                if !self.moods.lacks_offloads {
+                    let all = NdisChecksumOffload { encapsulation: 2, flags: 0x155 };
+                    (offload.tx_ipv4, offload.rx_ipv4, offload.tx_ipv6, offload.rx_ipv6) =
+                        (all, all, all, all);
+                    offload.lso2.ipv4_encapsulation = 2;
+                    offload.lso2.ipv4_maximum_size = 0xf53c;
+                    offload.lso2.ipv6_encapsulation = 2;
+                    offload.lso2.ipv6_maximum_size = 0xf53c;
+                }
                 let mut bytes = offload.as_bytes().to_vec();
                 bytes.resize(156, 0);
-                bytes[144] = 3;
+                bytes[144] = if self.moods.lacks_offloads { 0 } else { 3 };
                 bytes
             }
             RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES => {

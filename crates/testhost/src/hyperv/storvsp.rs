@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+/// Commands that are kept for who asks.
+const RECORDED: usize = 1 << 16;
+
 /// Where a channel is in its set-up.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 enum Step {
@@ -106,6 +109,11 @@ impl StorHost {
     /// Speaks versions up to `newest`.
     pub fn set_newest(&self, newest: StorvspVersion) {
         self.with(|host| host.newest = newest);
+    }
+
+    /// Gives it as many further channels as that.
+    pub fn set_further(&self, count: u16) {
+        self.with(|host| host.further = count);
     }
 
     /// Puts a drive at `lun` of target 0, in place of the one before.
@@ -341,8 +349,10 @@ impl Host {
         };
         let data = self.check(packet, &request);
         let cdb: [u8; 16] = request.cdb_or_sense[..16].try_into().expect("sixteen bytes");
-        self.commands.push((channel, cdb[0]));
-        self.cdbs.push(cdb);
+        if self.commands.len() < RECORDED {
+            self.commands.push((channel, cdb[0]));
+            self.cdbs.push(cdb);
+        }
         let (mut srb, mut scsi, mut sense, mut transferred) = (StorvspSrbStatus::SUCCESS.0, 0u8, None, 0);
         if self.step != Step::Ready {
             self.violations.push("a command ahead of the end of the set-up".into());
@@ -437,16 +447,15 @@ impl Host {
         from: &[u8],
         room: usize,
     ) -> Option<Answer> {
-        if request.path_id != 0 {
-            return None;
-        }
+        // All drives are on the first path; guests look on others too.
+        let is_first = request.path_id == 0;
         if cdb[0] == 0xa0 {
-            let luns = self.drives.keys().filter(|(target, _)| *target == request.target_id);
+            let luns = self.drives.keys().filter(|(target, _)| is_first && *target == request.target_id);
             let luns: Vec<u8> = luns.flat_map(|(_, lun)| [0, *lun, 0, 0, 0, 0, 0, 0]).collect();
             let head = (luns.len() as u32).to_be_bytes();
             return Some(Answer::Data([&head[..], &[0; 4], &luns].concat()));
         }
-        match self.drives.get_mut(&(request.target_id, request.lun)) {
+        match self.drives.get_mut(&(request.target_id, request.lun)).filter(|_| is_first) {
             Some(drive) => Some(drive.run(cdb, from, room)),
             None if cdb[0] == 0x12 && cdb[1] & 1 == 0 => {
                 let mut bytes = vec![0x7f, 0, 5, 2, 31];

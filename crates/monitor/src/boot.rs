@@ -1,0 +1,172 @@
+//! What a guest begins with: its kernel, command line and first file system, the map of its memory, and its registers.
+
+use crate::acpi;
+use crate::machine::HOLE;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use kvm_bindings::{kvm_regs, kvm_segment};
+use kvm_ioctls::VcpuFd;
+use linux_loader::configurator::linux::LinuxBootConfigurator;
+use linux_loader::configurator::pvh::PvhBootConfigurator;
+use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::bzimage::BzImage;
+use linux_loader::loader::elf::{Elf, PvhBootCapability, start_info::*};
+use linux_loader::loader::{Cmdline, KernelLoader, load_cmdline};
+use std::fs::File;
+use std::path::Path;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+const START_INFO: u64 = 0x6000;
+const MAP: u64 = 0x7000;
+const MODULES: u64 = 0x8000;
+const ZERO_PAGE: u64 = 0x9000;
+const COMMAND_LINE: u64 = 0x2_0000;
+const COMMAND_LINE_LEN: usize = 4096;
+const LOW_END: u64 = 0x9_fc00;
+const HIGH: u64 = 0x10_0000;
+/// Types of memory, of both protocols.
+const RAM: u32 = 1;
+const RESERVED: u32 = 2;
+
+/// What is booted.
+pub struct Guest<'a> {
+    /// An ELF with a PVH note, or a bzImage.
+    pub kernel: &'a Path,
+    pub initrd: Option<&'a Path>,
+    pub command_line: &'a str,
+    pub processors: u32,
+}
+
+/// Where the first processor begins.
+#[derive(Clone, Copy, Debug)]
+enum Entry {
+    /// Xen's protocol. docs/misc/pvh.pandoc
+    Pvh(u64),
+    /// Linux's 32-bit protocol. Documentation/arch/x86/boot.rst
+    Linux(u64),
+}
+
+/// Puts `guest` in memory and `first` at its beginning.
+pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Result<()> {
+    let mut line = Cmdline::new(COMMAND_LINE_LEN)?;
+    line.insert_str(guest.command_line).context("the command line is too long, or no text")?;
+    load_cmdline(memory, GuestAddress(COMMAND_LINE), &line)?;
+    let initrd = guest.initrd.map(|path| load_initrd(memory, path)).transpose()?;
+    let tables = acpi::write(memory, guest.processors)?;
+    let path = guest.kernel.display();
+    let mut file = File::open(guest.kernel).with_context(|| format!("cannot open {path}"))?;
+    let entry = match Elf::load(memory, None, &mut file, None) {
+        Ok(kernel) => {
+            let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
+                bail!("{path} has no PVH note: link one in, or name a bzImage");
+            };
+            write_start_info(memory, tables, initrd)?;
+            Entry::Pvh(entry.0)
+        }
+        Err(elf) => {
+            let loaded = BzImage::load(memory, None, &mut file, Some(GuestAddress(HIGH)));
+            let loaded =
+                loaded.map_err(|error| anyhow!("{path} is no kernel: as ELF: {elf}; as bzImage: {error}"))?;
+            let header = loaded.setup_header.context("a bzImage without a header")?;
+            write_zero_page(memory, tables, initrd, header)?;
+            Entry::Linux(loaded.kernel_load.0)
+        }
+    };
+    begin(first, entry)
+}
+
+/// Puts the first file system at the end of low memory; where it is and how long.
+fn load_initrd(memory: &GuestMemoryMmap, path: &Path) -> Result<(u64, u64)> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let low = memory.iter().next().context("no memory")?.last_addr().0 + 1;
+    let at = low.min(HOLE).checked_sub(bytes.len() as u64).map(|at| at & !0xfff);
+    let at =
+        at.filter(|at| *at > HIGH).with_context(|| format!("{} does not fit in memory", path.display()))?;
+    memory.write_slice(&bytes, GuestAddress(at))?;
+    Ok((at, bytes.len() as u64))
+}
+
+/// Ranges of addresses: begin, end, type.
+fn map(memory: &GuestMemoryMmap) -> Vec<(u64, u64, u32)> {
+    let mut map = vec![(0, LOW_END, RAM), (acpi::TABLES, HIGH, RESERVED)];
+    map.extend(
+        memory
+            .iter()
+            .map(|region| (region.start_addr().0.max(HIGH), region.last_addr().unchecked_add(1).0, RAM)),
+    );
+    map
+}
+
+fn write_start_info(memory: &GuestMemoryMmap, tables: u64, initrd: Option<(u64, u64)>) -> Result<()> {
+    let map: Vec<_> = map(memory)
+        .into_iter()
+        .map(|(addr, end, type_)| hvm_memmap_table_entry { addr, size: end - addr, type_, reserved: 0 })
+        .collect();
+    let info = hvm_start_info {
+        magic: XEN_HVM_START_MAGIC_VALUE,
+        version: 1,
+        cmdline_paddr: COMMAND_LINE,
+        rsdp_paddr: tables,
+        memmap_paddr: MAP,
+        memmap_entries: map.len() as u32,
+        modlist_paddr: if initrd.is_some() { MODULES } else { 0 },
+        nr_modules: u32::from(initrd.is_some()),
+        ..Default::default()
+    };
+    let mut parameters = BootParams::new(&info, GuestAddress(START_INFO));
+    parameters.set_sections(&map, GuestAddress(MAP));
+    if let Some((paddr, size)) = initrd {
+        let module = hvm_modlist_entry { paddr, size, ..Default::default() };
+        parameters.set_modules(&[module], GuestAddress(MODULES));
+    }
+    Ok(PvhBootConfigurator::write_bootparams(&parameters, memory)?)
+}
+
+fn write_zero_page(
+    memory: &GuestMemoryMmap,
+    tables: u64,
+    initrd: Option<(u64, u64)>,
+    header: linux_loader::loader::bootparam::setup_header,
+) -> Result<()> {
+    let mut parameters = boot_params { hdr: header, acpi_rsdp_addr: tables, ..Default::default() };
+    // A loader without a number of its own.
+    parameters.hdr.type_of_loader = 0xff;
+    parameters.hdr.cmd_line_ptr = COMMAND_LINE as u32;
+    if let Some((at, len)) = initrd {
+        (parameters.hdr.ramdisk_image, parameters.hdr.ramdisk_size) = (at as u32, len as u32);
+    }
+    let map = map(memory);
+    ensure!(map.len() <= parameters.e820_table.len(), "too many ranges of memory");
+    for (entry, (addr, end, kind)) in parameters.e820_table.iter_mut().zip(&map) {
+        *entry = boot_e820_entry { addr: *addr, size: end - addr, r#type: *kind };
+    }
+    parameters.e820_entries = map.len() as u8;
+    let parameters = BootParams::new(&parameters, GuestAddress(ZERO_PAGE));
+    Ok(LinuxBootConfigurator::write_bootparams(&parameters, memory)?)
+}
+
+/// 32 bits, protected, without paging.
+fn begin(processor: &VcpuFd, entry: Entry) -> Result<()> {
+    let mut special = processor.get_sregs()?;
+    let flat = kvm_segment {
+        limit: u32::MAX,
+        selector: 0x10,
+        type_: 3,
+        present: 1,
+        s: 1,
+        db: 1,
+        g: 1,
+        ..Default::default()
+    };
+    (special.ds, special.es, special.ss, special.fs, special.gs) = (flat, flat, flat, flat, flat);
+    special.cs = kvm_segment { selector: 8, type_: 0xb, ..flat };
+    special.tr = kvm_segment { limit: 0x67, selector: 0x18, type_: 0xb, present: 1, ..Default::default() };
+    (special.cr0, special.cr4, special.efer) = (0x11, 0, 0);
+    processor.set_sregs(&special)?;
+    let mut registers = kvm_regs { rflags: 2, ..Default::default() };
+    match entry {
+        Entry::Pvh(at) => (registers.rip, registers.rbx) = (at, START_INFO),
+        Entry::Linux(at) => (registers.rip, registers.rsi) = (at, ZERO_PAGE),
+    }
+    Ok(processor.set_regs(&registers)?)
+}

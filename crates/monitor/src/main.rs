@@ -1,0 +1,125 @@
+//! A small machine monitor on `/dev/kvm` whose guest sees Hyper-V: KVM's own emulation of the hypervisor, and on it VMBus with
+//! disks (StorVSP), a network card (NetVSP) and integration services, the models of `paravirt-testhost`.
+
+mod acpi;
+mod boot;
+mod host;
+mod machine;
+mod options;
+mod peer;
+mod ports;
+mod processor;
+mod services;
+mod synic;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use host::{Devices, Host};
+use machine::Machine;
+use options::Options;
+use paravirt_testhost::Memory;
+use ports::{Console, End, Ports, SERIAL_GSI};
+use processor::Board;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("monitor: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Interrupts a processor's run; there is nothing else to do.
+extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let Machine { vm, memory, processors } = Machine::new(options.cpus, options.memory << 20)?;
+    let command_line = options.append.join(" ");
+    let guest = boot::Guest {
+        kernel: &options.kernel,
+        initrd: options.initrd.as_deref(),
+        command_line: &command_line,
+        processors: options.cpus,
+    };
+    boot::boot(&memory, &processors[0], &guest)?;
+    let line = EventFd::new(EFD_CLOEXEC)?;
+    vm.register_irqfd(&line, SERIAL_GSI)?;
+    let (sender, shutdown) = channel();
+    let watch = options.shutdown_at.clone().map(|text| (text, sender));
+    let devices = Devices {
+        newest: options.vmbus(),
+        disks: options.disks()?,
+        card: options.card(),
+        shutdown: watch.is_some().then_some(shutdown),
+    };
+    let board = Arc::new(Board {
+        host: Host::new(vm, Memory::new(memory), options.cpus, devices)?,
+        ports: Mutex::new(Ports::new(line, Console::new(watch))),
+        stop: AtomicBool::new(false),
+    });
+
+    register_signal_handler(SIGRTMIN(), interrupt)?;
+    let (sender, ends) = channel();
+    let mut threads = vec![];
+    for (vp, processor) in processors.into_iter().enumerate() {
+        let (board, sender) = (board.clone(), sender.clone());
+        threads.push(std::thread::spawn(move || {
+            // Who listens no more has heard of another end.
+            processor::run(&board, vp as u32, processor).into_iter().for_each(|end| drop(sender.send(end)));
+        }));
+    }
+    let serving = {
+        let board = board.clone();
+        std::thread::spawn(move || {
+            let result = board.host.serve(&board.stop);
+            result.err().into_iter().for_each(|error| drop(sender.send(End::Fault(format!("{error:#}")))));
+        })
+    };
+    let end = loop {
+        match ends.recv_timeout(Duration::from_millis(100)) {
+            Ok(end) => break end,
+            Err(RecvTimeoutError::Timeout) if threads.iter().any(|thread| thread.is_finished()) => {
+                break End::Fault("a thread of the monitor has failed".into());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                break End::Fault("all threads of the monitor have failed".into());
+            }
+        }
+    };
+    board.stop.store(true, Ordering::Release);
+    for thread in &threads {
+        // The signal may come ahead of the run that it is to interrupt.
+        while !thread.is_finished() {
+            let _ = thread.kill(SIGRTMIN());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    serving.join().ok().context("the thread that serves the bus has failed")?;
+    board.ports.lock().unwrap_or_else(PoisonError::into_inner).flush();
+    board.host.report();
+    Ok(match end {
+        End::Debug(value) => ExitCode::from(value << 1 | 1),
+        End::Off => {
+            eprintln!("monitor: the guest has switched off");
+            ExitCode::SUCCESS
+        }
+        End::Reset => {
+            eprintln!("monitor: the guest has asked for a reset");
+            ExitCode::SUCCESS
+        }
+        End::Fault(text) => {
+            eprintln!("monitor: the machine cannot go on: {text}");
+            ExitCode::from(2)
+        }
+    })
+}
