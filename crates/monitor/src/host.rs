@@ -119,7 +119,7 @@ impl Host {
                 match state.follow() {
                     Ok(()) => status,
                     Err(error) => {
-                        eprintln!("monitor: {error:#}");
+                        tell!("{error:#}");
                         HvStatus::INSUFFICIENT_MEMORY
                     }
                 }
@@ -160,7 +160,7 @@ impl Host {
             state.services.iter().flat_map(|(_, service)| service.device.violations()).collect(),
         ]
         .concat();
-        wrong.iter().for_each(|text| eprintln!("monitor: the guest did wrong: {text}"));
+        wrong.iter().for_each(|text| tell!("the guest did wrong: {text}"));
         if state.memory.strays() > 0 {
             eprintln!(
                 "monitor: the guest did wrong: {} addresses where there is no memory",
@@ -168,7 +168,7 @@ impl Host {
             );
         }
         let State { hypercalls, signals, synic, .. } = &*state;
-        eprintln!("monitor: hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts);
+        tell!("hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts);
     }
 }
 

@@ -1,6 +1,16 @@
 //! A small machine monitor on `/dev/kvm` whose guest sees Hyper-V: KVM's own emulation of the hypervisor, and on it VMBus with
 //! disks (StorVSP), a network card (NetVSP) and integration services, the models of `paravirt-testhost`.
 
+/// Says something on standard error: a line in one piece, beside what the guest writes.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let line = format!("monitor: {}\n", format_args!($($words)*));
+        // There is nobody else to tell.
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }};
+}
+
 mod acpi;
 mod boot;
 mod host;
@@ -32,7 +42,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("monitor: {error:#}");
+            tell!("{error:#}");
             ExitCode::FAILURE
         }
     }
@@ -105,20 +115,25 @@ fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     serving.join().ok().context("the thread that serves the bus has failed")?;
-    board.ports.lock().unwrap_or_else(PoisonError::into_inner).flush();
+    board
+        .ports
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .finish()
+        .context("cannot write to standard output")?;
     board.host.report();
     Ok(match end {
         End::Debug(value) => ExitCode::from(value << 1 | 1),
         End::Off => {
-            eprintln!("monitor: the guest has switched off");
+            tell!("the guest has switched off");
             ExitCode::SUCCESS
         }
         End::Reset => {
-            eprintln!("monitor: the guest has asked for a reset");
+            tell!("the guest has asked for a reset");
             ExitCode::SUCCESS
         }
         End::Fault(text) => {
-            eprintln!("monitor: the machine cannot go on: {text}");
+            tell!("the machine cannot go on: {text}");
             ExitCode::from(2)
         }
     })

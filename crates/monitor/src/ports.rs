@@ -78,12 +78,11 @@ impl Write for Console {
                 let _ = sender.send(());
             }
         }
-        self.out.flush()?;
         Ok(bytes.len())
     }
+    /// The port asks for it with each byte; lines are written whole.
     fn flush(&mut self) -> std::io::Result<()> {
-        self.out.write_all(&std::mem::take(&mut self.line))?;
-        self.out.flush()
+        Ok(())
     }
 }
 
@@ -142,9 +141,10 @@ impl Ports {
         }
     }
 
-    /// Writes out what is left.
-    pub fn flush(&mut self) {
-        // There is nobody to tell where standard output is gone.
-        let _ = self.serial.writer_mut().flush();
+    /// Writes out the line that was begun.
+    pub fn finish(&mut self) -> std::io::Result<()> {
+        let console = self.serial.writer_mut();
+        console.out.write_all(&std::mem::take(&mut console.line))?;
+        console.out.flush()
     }
 }

@@ -74,5 +74,5 @@ fn tell_crash(processor: &VcpuFd) {
         processor.get_msrs(&mut registers).ok()?;
         Some(registers.as_slice().iter().map(|register| format!("{:#x}", register.data)).collect::<Vec<_>>())
     });
-    eprintln!("monitor: the guest has crashed: {}", values.unwrap_or_default().join(" "));
+    tell!("the guest has crashed: {}", values.unwrap_or_default().join(" "));
 }

@@ -67,14 +67,14 @@ impl Service {
         for answer in self.device.take_answers() {
             match answer.kind {
                 IcMessageType::NEGOTIATE => {
-                    eprintln!("monitor: {:?} is there", self.kind);
+                    tell!("{:?} is there", self.kind);
                     (self.is_ready, self.next, self.sequence) = (true, now, 0);
                 }
                 IcMessageType::HEARTBEAT => {
                     let beat = IcHeartbeat::read_from_prefix(&answer.body).map(|(beat, _)| beat.sequence);
                     let is_next = beat.is_ok_and(|beat| beat == self.sequence.wrapping_add(1));
                     if self.sequence < 2 || !is_next {
-                        eprintln!("monitor: heartbeat {} is answered: {is_next}", self.sequence);
+                        tell!("heartbeat {} is answered: {is_next}", self.sequence);
                     }
                     self.sequence += 1;
                 }

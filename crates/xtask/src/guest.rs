@@ -15,12 +15,20 @@ pub struct Nest {
     pub share: PathBuf,
 }
 
+/// What the guest runs on.
+pub enum Monitor {
+    Qemu,
+    /// Ours: its words, to which kernel and command line are added.
+    Ours(Vec<String>),
+    /// Another, that this script starts, and that ends with 0 where the guest switched itself off.
+    Script(PathBuf),
+}
+
 /// A machine that is to run.
 pub struct Machine {
     pub kernel: PathBuf,
     pub nest: Option<Nest>,
-    /// A script that starts another monitor than QEMU, and ends with 0 where the guest switched itself off.
-    pub script: Option<PathBuf>,
+    pub monitor: Monitor,
     /// What the outer machine does ahead of the inner one.
     pub prepare: String,
     /// The socket of QEMU's machine protocol.
@@ -74,7 +82,7 @@ impl Machine {
         Self {
             kernel: kernel.into(),
             nest: None,
-            script: None,
+            monitor: Monitor::Qemu,
             prepare: String::new(),
             qmp: None,
             prefix: vec![],
@@ -99,17 +107,15 @@ impl Machine {
 
     /// The words that start the machine itself.
     fn words(&self) -> Vec<String> {
-        if let Some(script) = &self.script {
-            return vec!["sh".into(), script.display().to_string()];
+        let kernel = self.kernel.display().to_string();
+        match &self.monitor {
+            Monitor::Qemu => {}
+            Monitor::Ours(words) => return [words, &[kernel, self.command_line.clone()][..]].concat(),
+            Monitor::Script(script) => return vec!["sh".into(), script.display().to_string()],
         }
         let mut words = vec!["qemu-system-x86_64".to_string()];
         words.extend(self.arguments.iter().cloned());
-        words.extend([
-            "-kernel".into(),
-            self.kernel.display().to_string(),
-            "-append".into(),
-            self.command_line.clone(),
-        ]);
+        words.extend(["-kernel".into(), kernel, "-append".into(), self.command_line.clone()]);
         words
     }
 
@@ -191,7 +197,7 @@ impl Machine {
             seen: vec![],
             deadline: Instant::now() + self.timeout,
             is_nested: self.nest.is_some(),
-            is_scripted: self.script.is_some(),
+            is_scripted: matches!(self.monitor, Monitor::Script(_)),
         })
     }
 

@@ -4,13 +4,25 @@ use crate::tools;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 
+/// Where cargo puts what it builds for release.
+fn release() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), PathBuf::from);
+    target.join("release")
+}
+
+/// Builds our machine monitor; where it is.
+pub fn monitor() -> Result<PathBuf> {
+    let words = "build --quiet --release --package paravirt-monitor";
+    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
+    Ok(release().join("paravirt-monitor"))
+}
+
 /// Builds the kernel; where its ELF is.
 pub fn build() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-kernel --features bare-metal";
     tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), PathBuf::from);
-    Ok(target.join("release/paravirt-kernel"))
+    Ok(release().join("paravirt-kernel"))
 }
 
 /// Builds the kernel and leaves its ELF at `target/paravirt.elf`.

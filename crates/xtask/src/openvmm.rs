@@ -1,7 +1,7 @@
 //! Microsoft's OpenVMM as the host: a binary of the user's, named by the variable `OPENVMM`.
 
 use crate::tools;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,15 +43,9 @@ fn quoted(word: &str) -> String {
 /// Writes to `folder`, which holds all files of the guest, a script that starts it and ends as it does. The images are copied
 /// to memory meanwhile, as OpenVMM takes none from a shared folder.
 pub fn prepare(binary: &Path, folder: &Path, guest: &Guest<'_>) -> Result<()> {
-    fs::copy(binary, folder.join("openvmm")).with_context(|| format!("cannot copy {}", binary.display()))?;
-    let libraries = folder.join("lib");
-    fs::create_dir_all(&libraries)?;
-    for library in tools::libraries(binary)? {
-        let name = library.file_name().context("a library without a name")?;
-        // The loader itself is where the binary says.
-        if !name.to_string_lossy().starts_with("ld-linux") {
-            fs::copy(&library, libraries.join(name))?;
-        }
+    tools::copy_program(binary, folder)?;
+    if let Some(name) = binary.file_name().filter(|name| *name != "openvmm") {
+        fs::rename(folder.join(name), folder.join("openvmm"))?;
     }
     let mut words: Vec<String> = ["--hv", "--com1", "stderr", "-m", guest.memory].map(String::from).into();
     words.extend(["-p".into(), guest.cpus.to_string()]);

@@ -1,6 +1,6 @@
 //! `cargo xtask run`: the main job.
 
-use crate::guest::{Machine, Transcript};
+use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::scratch::Scratch;
 use crate::{image, kernel, openvmm, serve, tools};
@@ -13,7 +13,8 @@ use std::time::Duration;
 enum Host {
     /// QEMU with virtio devices
     Qemu,
-    /// KVM with Hyper-V's interface and VMBus, and virtio devices beside: on this machine's KVM, or in a machine in the machine
+    /// KVM with Hyper-V's interface, with disks and card on VMBus by our own monitor: on this machine's KVM, or in a machine in
+    /// the machine
     Hyperv,
     /// Microsoft's OpenVMM, with disks and card on VMBus: the binary that OPENVMM names, on KVM as above
     Openvmm,
@@ -51,7 +52,7 @@ pub struct Options {
     /// A kernel ELF of one's own
     #[arg(long, value_name = "ELF")]
     kernel: Option<PathBuf>,
-    /// More words for the command line of QEMU or OpenVMM
+    /// More words for the command line of QEMU, OpenVMM or our monitor
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     qemu: Option<String>,
     /// Seconds after which the guest is given up
@@ -131,21 +132,9 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     if options.queues > 1 && options.queues > options.cpus * 8 {
         bail!("{} queues for {} processors are more than QEMU takes", options.queues, options.cpus);
     }
-    let mut port = server.port;
     let mut machine = match host {
         Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &options.memory),
-        Host::Hyperv if is_mmio => bail!("QEMU has no VMBus on microvm: --machine pc or q35"),
-        Host::Hyperv => {
-            let mut machine =
-                Lab::open()?.machine(&elf, &options.machine, options.cpus, &options.memory, folder.path())?;
-            if machine.nest.is_some() {
-                // The outer machine is what the guest knows as 10.0.2.2.
-                port = NESTED_PORT;
-                machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
-            }
-            machine.add("-device hv-balloon,id=hv0,status-report=on");
-            machine
-        }
+        Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
     if let Some(binary) = &openvmm {
@@ -156,14 +145,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         machine.add("-global virtio-mmio.force-legacy=false");
         props = String::new();
     }
-    let mut first = options.disk.as_ref().unwrap_or(&disk0);
-    if machine.nest.is_some()
-        && let Some(disk) = &options.disk
-    {
-        // The outer machine sees the one folder.
-        std::fs::copy(disk, &disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
-        first = &disk0;
-    }
+    let first = options.disk.as_ref().unwrap_or(&disk0);
     machine.drive("d0", first, ",readonly=on").drive("d1", &disk1, ",discard=unmap");
     let mut disks = [
         format!("-device virtio-blk-{bus},drive=d0,serial=paravirt0{queues}{props}"),
@@ -183,16 +165,55 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     options.qemu.iter().for_each(|words| {
         machine.add(words);
     });
-    let page = format!("http://10.0.2.2:{port}/large.bin");
+    let page = format!("http://10.0.2.2:{}/large.bin", server.port);
     let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
-    let more = if host == Host::Hyperv { " clock balloon=3" } else { "" };
-    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}{more}");
+    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}");
     machine.command_line = options.args.clone().unwrap_or(usual);
     println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
 
     verify(options, host, &transcript, &tree, &disk1)?;
     Ok(transcript)
+}
+
+/// The same on our own monitor, whose disks and card are on VMBus.
+fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
+    let [disk0, disk1] = disks;
+    let folder = disk0.parent().context("a disk without a folder")?;
+    if let Some(disk) = &options.disk {
+        // The outer machine, if there is one, sees the one folder.
+        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
+    }
+    let Options { cpus, queues, .. } = options;
+    let network = if options.no_nic { "" } else { "--net" };
+    let words = format!(
+        "--cpus {cpus} --memory {} --queues {queues} --disk {},ro --disk {} {network} --web {} {}",
+        mebibytes(&options.memory)?,
+        disk0.display(),
+        disk1.display(),
+        tree.display(),
+        options.qemu.as_deref().unwrap_or_default(),
+    );
+    let mut machine = Lab::open()?.monitored(elf, folder, &words)?;
+    let network = if options.no_nic { "" } else { " dhcp ping http=http://10.0.2.2/large.bin" };
+    let usual = format!("list mount=disk0 test=disk1{network} clock");
+    machine.command_line = options.args.clone().unwrap_or(usual);
+    machine.timeout = Duration::from_secs(options.timeout);
+    println!("booting: {}", machine.command_line);
+    let transcript = machine.run(|line| println!("  {line}"))?;
+    verify(options, Host::Hyperv, &transcript, tree, disk1)?;
+    Ok(transcript)
+}
+
+/// MiB of a size as QEMU takes it.
+fn mebibytes(text: &str) -> Result<u64> {
+    let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
+    let number: u64 = number.parse().with_context(|| format!("--memory {text} is no size, such as 512M"))?;
+    match unit {
+        "" | "M" => Ok(number),
+        "G" => Ok(number << 10),
+        _ => bail!("--memory {text} is no size, such as 512M or 2G"),
+    }
 }
 
 /// The same on OpenVMM, whose disks and card are on VMBus.
@@ -231,7 +252,7 @@ fn on_openvmm(
         more: options.qemu.as_deref().unwrap_or_default(),
     };
     openvmm::prepare(binary, folder, &guest)?;
-    machine.script = Some(folder.join(openvmm::SCRIPT));
+    machine.monitor = Monitor::Script(folder.join(openvmm::SCRIPT));
     machine.timeout = Duration::from_secs(options.timeout);
     println!("booting: {command_line}");
     let transcript = machine.run(|line| println!("  {line}"))?;
@@ -262,7 +283,7 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
             }
         }
         if host == Host::Hyperv {
-            for text in ["bus=vmbus version=", "device=balloon0", "clock=hyper-v"] {
+            for text in ["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"] {
                 if !transcript.text().contains(text) {
                     bail!("the kernel did not say `{text}`");
                 }

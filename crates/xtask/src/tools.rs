@@ -61,6 +61,22 @@ pub fn rustfmt(source: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Copies a program to `folder`, and the libraries that it needs to `lib` in it.
+pub fn copy_program(program: &Path, folder: &Path) -> Result<()> {
+    let beside = folder.join("lib");
+    fs::create_dir_all(&beside)?;
+    for library in libraries(program)? {
+        let name = library.file_name().context("a library without a name")?;
+        // The loader itself is where the binary says.
+        if !name.to_string_lossy().starts_with("ld-linux") {
+            fs::copy(&library, beside.join(name))?;
+        }
+    }
+    let name = program.file_name().context("a program without a name")?;
+    fs::copy(program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
+    Ok(())
+}
+
 /// Whether packages can be installed here: Debian's tools, and the right to use them.
 fn installer() -> Option<Vec<&'static str>> {
     if !has("apt-get") {

@@ -9,11 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the outer machine boots.
+/// What the outer machine boots, and a Linux guest in it.
 #[derive(Clone, Debug)]
 pub struct Files {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
+    /// The first file system of a guest that has Hyper-V's drivers; its kernel is the same.
+    pub guest: PathBuf,
 }
 
 /// What it needs beside what is built in, and what these need.
@@ -27,6 +29,41 @@ const COMMANDS: &[&str] = &[
 ];
 
 const INIT: &str = include_str!("init.sh");
+
+/// The same of a Linux guest under Hyper-V's interface.
+const GUEST_MODULES: &[&str] =
+    &["hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc", "hv_utils", "crc32c_generic", "ext4"];
+const GUEST_COMMANDS: &[&str] = &[
+    "sh",
+    "mount",
+    "umount",
+    "insmod",
+    "sleep",
+    "uname",
+    "cat",
+    "basename",
+    "readlink",
+    "ls",
+    "wc",
+    "find",
+    "sort",
+    "sha256sum",
+    "cut",
+    "cp",
+    "dd",
+    "ip",
+    "udhcpc",
+    "sed",
+    "wget",
+    "ping",
+    "grep",
+    "date",
+];
+const GUEST_INIT: &str = include_str!("linux.sh");
+/// What a lease is set with.
+const GUEST_LEASE: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add \"$ip/24\" dev \"$interface\"\nip route add default via \"$router\"\n";
+/// What the kernel switches off with when the host asks.
+const GUEST_POWEROFF: &str = "#!/bin/sh\nexec /bin/busybox poweroff -f\n";
 
 /// Builds it, unless that was done already.
 pub fn build() -> Result<Files> {
@@ -45,14 +82,18 @@ pub fn build() -> Result<Files> {
     // One at a time: until the end of this function.
     let lock = fs::File::create(folder.join("lock"))?;
     lock.lock().context("cannot lock target/lab")?;
-    let files = Files { kernel: folder.join("vmlinux"), initrd: folder.join("initrd") };
+    let files =
+        Files { kernel: folder.join("vmlinux"), initrd: folder.join("initrd"), guest: folder.join("guest") };
     let qemu = tools::path("qemu-system-x86_64").context("qemu-system-x86_64 is not in the path")?;
-    let rest = format!("{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}", fs::metadata(&qemu)?.modified()?);
+    let rest = format!(
+        "{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}\n{GUEST_INIT}\n{GUEST_MODULES:?}",
+        fs::metadata(&qemu)?.modified()?
+    );
     let stamp_file = folder.join("stamp");
     let old = fs::read_to_string(&stamp_file).unwrap_or_default();
     let mut packages = kernel_packages();
     // What was built once is good enough where apt has nothing to say.
-    let is_built = files.kernel.is_file() && files.initrd.is_file();
+    let is_built = [&files.kernel, &files.initrd, &files.guest].iter().all(|file| file.is_file());
     let is_newest = old
         .split_once('\n')
         .is_some_and(|(package, old)| old == rest && packages.last().is_none_or(|newest| newest == package));
@@ -70,7 +111,8 @@ pub fn build() -> Result<Files> {
     let busybox = unpack(&folder, "busybox-static")?;
     let image = first_with(&kernel.join("boot"), "vmlinuz-").context("the package has no kernel")?;
     fs::write(&files.kernel, decompress(&fs::read(image)?)?)?;
-    fs::write(&files.initrd, archive(&kernel, &busybox, &qemu)?)?;
+    fs::write(&files.initrd, outer(&kernel, &busybox, &qemu)?)?;
+    fs::write(&files.guest, guest(&kernel, &busybox)?)?;
     for unpacked in [kernel, busybox] {
         fs::remove_dir_all(unpacked)?;
     }
@@ -172,24 +214,30 @@ fn add_module(
     Ok(())
 }
 
-fn archive(kernel: &Path, busybox: &Path, qemu: &Path) -> Result<Vec<u8>> {
+/// A file system with busybox and modules.
+fn system(kernel: &Path, busybox: &Path, commands: &[&str], wanted: &[&str]) -> Result<Archive> {
     let mut archive = Archive::default();
-    for folder in ["dev", "proc", "sys", "tmp", "bin", "usr/bin", "lib64"] {
+    for folder in ["dev", "proc", "sys", "tmp", "bin", "sbin", "usr/bin", "lib64"] {
         archive.folder(folder);
     }
     let program = [busybox.join("bin/busybox"), busybox.join("usr/bin/busybox")];
     let program = program.iter().find(|path| path.is_file()).context("the package has no busybox")?;
     archive.copy("bin/busybox", program)?;
-    COMMANDS.iter().for_each(|command| archive.link(&format!("bin/{command}"), "busybox"));
+    commands.iter().for_each(|command| archive.link(&format!("bin/{command}"), "busybox"));
     let mut known = BTreeMap::new();
     for folder in ["lib/modules", "usr/lib/modules"] {
         modules(&kernel.join(folder), &mut known);
     }
     let mut added = vec![];
-    for name in MODULES {
+    for name in wanted {
         add_module(name, &known, &mut added, &mut archive)?;
     }
     archive.file("modules/order", 0o644, (added.join("\n") + "\n").as_bytes());
+    Ok(archive)
+}
+
+fn outer(kernel: &Path, busybox: &Path, qemu: &Path) -> Result<Vec<u8>> {
+    let mut archive = system(kernel, busybox, COMMANDS, MODULES)?;
     archive.file("init", 0o755, INIT.as_bytes());
     archive.copy("usr/bin/qemu-system-x86_64", qemu)?;
     for library in tools::libraries(qemu)? {
@@ -201,5 +249,14 @@ fn archive(kernel: &Path, busybox: &Path, qemu: &Path) -> Result<Vec<u8>> {
             archive.copy(&format!("usr/share/{file}"), &path)?;
         }
     }
+    Ok(archive.finish())
+}
+
+fn guest(kernel: &Path, busybox: &Path) -> Result<Vec<u8>> {
+    let mut archive = system(kernel, busybox, GUEST_COMMANDS, GUEST_MODULES)?;
+    archive.folder("disk");
+    archive.file("init", 0o755, GUEST_INIT.as_bytes());
+    archive.file("lease", 0o755, GUEST_LEASE.as_bytes());
+    archive.file("sbin/poweroff", 0o755, GUEST_POWEROFF.as_bytes());
     Ok(archive.finish())
 }

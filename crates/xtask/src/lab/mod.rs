@@ -6,10 +6,10 @@
 mod archive;
 mod build;
 
-use crate::guest::{Machine, Nest};
-use crate::tools;
+use crate::guest::{Machine, Monitor, Nest};
+use crate::{kernel, tools};
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -56,12 +56,6 @@ impl Lab {
 
     fn make() -> Result<Self> {
         tools::need_qemu()?;
-        if !tools::has_device("hv-balloon") || !tools::has_device("vmbus-bridge") {
-            bail!(Unavailable(
-                "this QEMU has no vmbus-bridge or no hv-balloon: install QEMU 8.2 or later (Debian 12 has it in its backports)"
-                    .into()
-            ));
-        }
         if has_hyperv() {
             println!("lab: this machine's KVM has Hyper-V's interface");
             return Ok(Self::Direct);
@@ -78,6 +72,12 @@ impl Lab {
         memory: &str,
         share: &Path,
     ) -> Result<Machine> {
+        if !tools::has_device("hv-balloon") || !tools::has_device("vmbus-bridge") {
+            bail!(Unavailable(
+                "this QEMU has no vmbus-bridge or no hv-balloon: install QEMU 8.2 or later (Debian 12 has it in its backports)"
+                    .into()
+            ));
+        }
         let mut machine = self.with(kernel, machine, &format!("host,{FEATURES}"), cpus, memory, share)?;
         machine.add("-device vmbus-bridge");
         Ok(machine)
@@ -86,6 +86,33 @@ impl Lab {
     /// A machine on KVM with this processor, and nothing on it.
     pub fn bare(&self, kernel: &Path, machine: &str, processor: &str, share: &Path) -> Result<Machine> {
         self.with(kernel, machine, processor, 1, "256M", share)
+    }
+
+    /// A machine under our own monitor with these words: Hyper-V's interface, and VMBus with our models on it. All files that it
+    /// uses are in `share`.
+    pub fn monitored(&self, kernel: &Path, share: &Path, words: &str) -> Result<Machine> {
+        let binary = kernel::monitor()?;
+        let mut machine = self.bare(kernel, "q35", "host", share)?;
+        let mut program = binary.clone();
+        if machine.nest.is_some() {
+            // With the libraries that it was built with.
+            tools::copy_program(&binary, share)?;
+            machine.prepare = format!("export LD_LIBRARY_PATH='{}'", share.join("lib").display());
+            program = share.join("paravirt-monitor");
+        }
+        let words = words.split_whitespace().map(String::from);
+        let all = std::iter::once(program.display().to_string()).chain(words).collect();
+        machine.monitor = Monitor::Ours(all);
+        Ok(machine)
+    }
+
+    /// The files of a Linux guest: kernel and first file system.
+    pub fn linux(&self) -> Result<(PathBuf, PathBuf)> {
+        let files = match self {
+            Self::Direct => build::build()?,
+            Self::Nested(files) => files.clone(),
+        };
+        Ok((files.kernel, files.guest))
     }
 
     fn with(

@@ -30,7 +30,7 @@ const QEMU_ASSERTION: &str = "gpadl_iter_seek: Assertion";
 const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
 
 /// Runs `work` with the lab and a folder for its files; skipped where there is no lab.
-fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
+pub fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
     let lab = match Lab::open() {
         Ok(lab) => lab,
         Err(error) if error.is::<Unavailable>() => return Ok(Outcome::Skipped(format!("{error:#}"))),
@@ -93,13 +93,13 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
     })
 }
 
-fn must_be(transcript: &Transcript, line: &str, key: &str, value: &str) -> Result<()> {
+pub fn must_be(transcript: &Transcript, line: &str, key: &str, value: &str) -> Result<()> {
     let found = transcript.value(line, key);
     ensure!(found == Some(value), "{key} of `{line}` is {found:?}:\n{}", transcript.text());
     Ok(())
 }
 
-fn number(transcript: &Transcript, line: &str, key: &str) -> Result<u64> {
+pub fn number(transcript: &Transcript, line: &str, key: &str) -> Result<u64> {
     let text = transcript
         .value(line, key)
         .with_context(|| format!("no {key} in `{line}`:\n{}", transcript.text()))?;

@@ -1,6 +1,7 @@
 //! The kernel under QEMU, over a matrix of machines, queues and devices.
 
 mod hyperv;
+mod monitor;
 mod scsi;
 
 use crate::guest::{Machine, Transcript};
@@ -119,7 +120,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("a command line that cannot be read", Bench::bad_words),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
-    for (name, work) in special.iter().chain(scsi::CASES).chain(hyperv::CASES) {
+    for (name, work) in special.iter().chain(scsi::CASES).chain(hyperv::CASES).chain(monitor::CASES) {
         let bench = &bench;
         cases.push((name.to_string(), Box::new(move || work(bench))));
     }

@@ -1,0 +1,39 @@
+#!/bin/sh
+# A Linux guest under Hyper-V's interface: mounts its disk, reads and writes, gets its address, fetches a page, and waits until
+# it is asked to end. What it says, the test compares with what is so.
+export PATH=/bin:/sbin HOME=/
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+while read -r name; do insmod "/modules/$name.ko"; done < /modules/order
+tries=0
+until [ -b /dev/sda ] && [ -b /dev/sdb ] && [ -e /sys/class/net/eth0 ] || [ "$tries" = 100 ]; do
+    sleep 0.1
+    tries=$((tries + 1))
+done
+echo "linux version=$(uname -r) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+for device in /sys/bus/vmbus/devices/*; do
+    echo "linux device=$(basename "$device") driver=$(basename "$(readlink "$device/driver")") channels=$(ls "$device/channels" | wc -l)"
+done
+mount -t ext4 /dev/sda /disk
+cd /disk || exit
+find . -type f | sort | while read -r file; do
+    echo "linux file=${file#.} sha256=$(sha256sum < "$file" | cut -d' ' -f1)"
+done
+cp large.bin copy.bin
+cd /
+umount /disk
+dd if=/dev/urandom of=/random bs=64k count=64 2> /dev/null
+dd if=/random of=/dev/sdb bs=64k conv=fsync 2> /dev/null
+echo 3 > /proc/sys/vm/drop_caches
+echo "linux written=$(sha256sum < /random | cut -d' ' -f1)"
+echo "linux read=$(dd if=/dev/sdb bs=64k count=64 2> /dev/null | sha256sum | cut -d' ' -f1)"
+ip link set eth0 up
+udhcpc -i eth0 -n -q -s /lease > /dev/null 2>&1
+echo "linux address=$(ip -4 addr show eth0 | sed -n 's/.*inet \([^ ]*\).*/\1/p')"
+echo "linux page=$(wget -q -O - http://10.0.2.2/large.bin | sha256sum | cut -d' ' -f1)"
+echo "linux answers=$(ping -c 3 10.0.2.2 | grep -c 'seq=')"
+# The host tells the time within seconds; before it does, it is 1970.
+echo "linux year=$(date -u +%Y)"
+echo "linux=ready"
+while :; do sleep 1; done
