@@ -18,6 +18,8 @@ pub struct Nest {
 /// What the guest runs on.
 pub enum Monitor {
     Qemu,
+    /// QEMU, whose machine boots by itself.
+    QemuDisk,
     /// Ours: its words, to which kernel and command line are added.
     Ours(Vec<String>),
     /// Another, that this script starts, and that ends with 0 where the guest switched itself off.
@@ -109,13 +111,15 @@ impl Machine {
     fn words(&self) -> Vec<String> {
         let kernel = self.kernel.display().to_string();
         match &self.monitor {
-            Monitor::Qemu => {}
+            Monitor::Qemu | Monitor::QemuDisk => {}
             Monitor::Ours(words) => return [words, &[kernel, self.command_line.clone()][..]].concat(),
             Monitor::Script(script) => return vec!["sh".into(), script.display().to_string()],
         }
         let mut words = vec!["qemu-system-x86_64".to_string()];
         words.extend(self.arguments.iter().cloned());
-        words.extend(["-kernel".into(), kernel, "-append".into(), self.command_line.clone()]);
+        if matches!(self.monitor, Monitor::Qemu) {
+            words.extend(["-kernel".into(), kernel, "-append".into(), self.command_line.clone()]);
+        }
         words
     }
 

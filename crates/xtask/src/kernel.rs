@@ -1,7 +1,7 @@
 //! The example kernel, built for running.
 
 use crate::tools;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::path::PathBuf;
 
 /// Where cargo puts what it builds for release.
@@ -23,11 +23,4 @@ pub fn build() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-kernel --features bare-metal";
     tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
     Ok(release().join("paravirt-kernel"))
-}
-
-/// Builds the kernel and leaves its ELF at `target/paravirt.elf`.
-pub fn image() -> Result<PathBuf> {
-    let path = tools::root().join("target/paravirt.elf");
-    std::fs::copy(build()?, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
 }

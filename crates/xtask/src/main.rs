@@ -2,6 +2,7 @@
 
 mod bench;
 mod bindings;
+mod bootable;
 mod fuzz;
 mod guest;
 mod image;
@@ -32,8 +33,8 @@ struct Cli {
 enum Command {
     /// Boot the example kernel, let it read a disk and fetch a page, and say how that went
     Run(run::Options),
-    /// Build the example kernel and leave its ELF at a stated path
-    Image,
+    /// Build the example kernel, and disk images of it that boot by BIOS and by UEFI: raw, VHD and VHDX
+    Image(bootable::Options),
     /// Format, lints, documentation, unit and property tests, fuzz targets, the kernel under QEMU
     Test(test::Options),
     /// Count instructions, kicks and allocations, and measure the kernel under QEMU; no verdict
@@ -52,7 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let result: Result<()> = match Cli::parse().command {
         Command::Run(options) => run::run(&options),
-        Command::Image => kernel::image().map(|path| println!("{}", path.display())),
+        Command::Image(options) => bootable::run(&options),
         Command::Test(options) => test::test(&options),
         Command::Bench => bench::bench(),
         Command::Fuzz(options) => fuzz::fuzz(&options),

@@ -120,6 +120,14 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that the file at `path` is there, from the Debian package given.
+pub fn need_file(path: &str, package: &str) -> Result<()> {
+    if !Path::new(path).is_file() {
+        install(&[package], None)?;
+    }
+    Ok(())
+}
+
 /// The packages that apt knows whose names begin with `prefix`.
 pub fn package_names(prefix: &str) -> Vec<String> {
     let text = output(Command::new("apt-cache").args(["pkgnames", prefix])).unwrap_or_default();

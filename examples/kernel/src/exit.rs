@@ -1,10 +1,14 @@
 //! The end: the verdict, and three ways to switch the machine off.
 
 use crate::{arch::acpi, say};
+use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::{hlt, interrupts, port::Port};
 
 /// QEMU's isa-debug-exit; harmless elsewhere.
 const DEBUG_EXIT: u16 = 0xf4;
+
+/// Whether a reset is an end, too: of a machine that was made for this kernel, but not of one that boots from a disk.
+pub static RESET_ENDS: AtomicBool = AtomicBool::new(true);
 
 /// Says how it went and switches the machine off. `code` is 0 for success.
 pub fn exit(code: u8) -> ! {
@@ -13,8 +17,15 @@ pub fn exit(code: u8) -> ! {
     // SAFETY: the port is QEMU's isa-debug-exit or nobody's.
     unsafe { Port::<u8>::new(DEBUG_EXIT).write(code) }
     interrupts::disable();
+    off()
+}
+
+fn off() -> ! {
     acpi::power_off();
-    triple_fault()
+    match RESET_ENDS.load(Ordering::Relaxed) {
+        true => triple_fault(),
+        false => stop(),
+    }
 }
 
 /// Resets the machine by an exception that cannot be delivered.
@@ -60,6 +71,5 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     crate::console::last_line(format_args!("exit=101"));
     // SAFETY: as in `exit`.
     unsafe { Port::<u8>::new(DEBUG_EXIT).write(101) }
-    acpi::power_off();
-    triple_fault()
+    off()
 }

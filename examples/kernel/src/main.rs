@@ -26,6 +26,11 @@ static mut FIRST: PerProcessor = PerProcessor::new();
 /// From the entry code to the end.
 fn main(info: BootInfo) -> ! {
     console::init();
+    // A boot loader leaves the cursor, and perhaps words for a terminal, anywhere in a line.
+    if info.protocol == Protocol::Multiboot2 {
+        exit::RESET_ENDS.store(false, core::sync::atomic::Ordering::Relaxed);
+        say!("");
+    }
     let first = &raw mut FIRST;
     // SAFETY: the first processor comes here once.
     unsafe { (*first).install() }
@@ -49,7 +54,11 @@ fn main(info: BootInfo) -> ! {
     arch::smp::start(options.cpus.unwrap_or(u32::MAX));
     x86_64::instructions::interrupts::enable();
 
-    let entry = if info.protocol == Protocol::Pvh { "pvh" } else { "linux" };
+    let entry = match info.protocol {
+        Protocol::Pvh => "pvh",
+        Protocol::Linux => "linux",
+        Protocol::Multiboot2 => "multiboot2",
+    };
     let apic = if arch::apic::is_x2apic() { "x2apic" } else { "xapic" };
     let processors = arch::smp::count();
     say!("kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}");

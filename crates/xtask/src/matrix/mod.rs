@@ -1,5 +1,6 @@
 //! The kernel under QEMU, over a matrix of machines, queues and devices.
 
+mod bootable;
 mod hyperv;
 mod monitor;
 mod scsi;
@@ -120,7 +121,9 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("a command line that cannot be read", Bench::bad_words),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
-    for (name, work) in special.iter().chain(scsi::CASES).chain(hyperv::CASES).chain(monitor::CASES) {
+    for (name, work) in
+        special.iter().chain(scsi::CASES).chain(hyperv::CASES).chain(monitor::CASES).chain(bootable::CASES)
+    {
         let bench = &bench;
         cases.push((name.to_string(), Box::new(move || work(bench))));
     }

@@ -30,8 +30,9 @@ pub struct IoApic {
 /// How the machine is switched off.
 #[derive(Copy, Clone)]
 enum Power {
-    /// PM1 control registers, and what to write in them.
-    Pm1 { a: (u16, u8), b: Option<(u16, u8)> },
+    /// PM1 control registers, and what to write in them; and how ACPI is switched on, where firmware leaves that to us: port and
+    /// value.
+    Pm1 { a: (u16, u8), b: Option<(u16, u8)>, enable: Option<(u16, u8)> },
     /// The sleep control register of hardware-reduced ACPI, in memory or I/O space.
     Sleep { is_io: bool, address: u64, sleep_type: u8 },
 }
@@ -148,8 +149,10 @@ fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
         && port != 0
     {
         let b = fadt.pm1b_control_block().ok().flatten().and_then(|b| u16::try_from(b.address).ok());
-        board.power =
-            Some(Power::Pm1 { a: (port, type_a), b: b.filter(|port| *port != 0).map(|port| (port, type_b)) });
+        let b = b.filter(|port| *port != 0).map(|port| (port, type_b));
+        let smi = u16::try_from(fadt.smi_cmd_port).ok().filter(|port| *port != 0);
+        let enable = smi.map(|port| (port, fadt.acpi_enable)).filter(|(_, value)| *value != 0);
+        board.power = Some(Power::Pm1 { a: (port, type_a), b, enable });
     }
 }
 
@@ -175,8 +178,10 @@ pub fn overridden(line: InterruptLine) -> InterruptLine {
     }
 }
 
-/// Switches the machine off (state S5), where ACPI says how.
+/// Switches the machine off (state S5), where ACPI says how, and leaves it time to.
 pub fn power_off() {
+    const SCI_ENABLE_PM1: u16 = 1 << 0;
+    const SLEEP_TYPE_PM1: u16 = 7 << 10;
     const SLEEP_ENABLE_PM1: u16 = 1 << 13;
     const SLEEP_ENABLE: u8 = 1 << 5;
     // The lock may be held by who failed.
@@ -184,9 +189,16 @@ pub fn power_off() {
     // SAFETY: the ports and registers are those that the FADT names.
     unsafe {
         match board.power {
-            Some(Power::Pm1 { a, b }) => {
+            Some(Power::Pm1 { a, b, enable }) => {
+                let mut control = Port::<u16>::new(a.0);
+                if let Some((port, value)) = enable.filter(|_| control.read() & SCI_ENABLE_PM1 == 0) {
+                    Port::<u8>::new(port).write(value);
+                    (0..WAITS).take_while(|_| control.read() & SCI_ENABLE_PM1 == 0).for_each(|_| wait());
+                }
                 for (port, sleep_type) in [Some(a), b].into_iter().flatten() {
-                    Port::<u16>::new(port).write(u16::from(sleep_type) << 10 | SLEEP_ENABLE_PM1);
+                    let mut control = Port::<u16>::new(port);
+                    let others = control.read() & !SLEEP_TYPE_PM1;
+                    control.write(others | u16::from(sleep_type) << 10 | SLEEP_ENABLE_PM1);
                 }
             }
             Some(Power::Sleep { is_io, address, sleep_type }) => {
@@ -197,7 +209,17 @@ pub fn power_off() {
                     register.as_ptr().write_volatile(value);
                 }
             }
-            None => {}
+            None => return,
         }
+        // The processor may run on for a while: it must not seem to crash meanwhile.
+        (0..WAITS).for_each(|_| wait());
     }
+}
+
+/// How often firmware is waited for, about a microsecond each.
+const WAITS: u32 = 1_000_000;
+
+fn wait() {
+    // SAFETY: the port is that of a display for firmware's progress, and is there to be written.
+    unsafe { Port::<u8>::new(0x80).write(0) }
 }

@@ -25,16 +25,59 @@
     .long pvh_entry
     .align 4
 
+# The Multiboot2 header, for GRUB: it must be in the first 32 KiB of the file, at a multiple of 8. Each tag begins at one, too.
+.set MB2_MAGIC, 0xe85250d6
+.set MB2_I386, 0
+
+.section .multiboot2, "a", @progbits
+    .align 8
+mb2_header:
+    .long MB2_MAGIC
+    .long MB2_I386
+    .long mb2_header_end - mb2_header
+    .long -(MB2_MAGIC + MB2_I386 + (mb2_header_end - mb2_header))
+    # Information request: command line, memory map, both RSDPs (a loader without them loads nevertheless: optional).
+    .align 8
+1:  .short 1
+    .short 1
+    .long 2f - 1b
+    .long 1
+    .long 6
+    .long 14
+    .long 15
+2:
+    # The entry address, as the one of the ELF header is another protocol's.
+    .align 8
+1:  .short 3
+    .short 0
+    .long 2f - 1b
+    .long multiboot2_entry
+2:
+    # The end.
+    .align 8
+    .short 0
+    .short 0
+    .long 8
+mb2_header_end:
+
 .section .text.boot, "ax", @progbits
 
-# PVH: 32-bit protected mode without paging, EBX points to the start info.
+# Multiboot2: 32-bit protected mode without paging, EBX points to the information.
 .code32
+.global multiboot2_entry
+multiboot2_entry:
+    mov edi, 2
+    jmp from_32_bit
+
+# PVH: 32-bit protected mode without paging, EBX points to the start info.
 .global pvh_entry
 pvh_entry:
+    xor edi, edi
+from_32_bit:
     cli
     cld
     mov esp, offset boot_stack_end
-    mov edi, ebx
+    mov esi, ebx
 
     # PML4 -> PDPT -> four directories of 2 MiB pages.
     mov eax, offset boot_pdpt + 3
@@ -79,8 +122,9 @@ pvh_long:
     mov ds, ax
     mov es, ax
     mov ss, ax
-    mov esi, edi
-    mov edi, 0
+    # The upper halves are undefined after the switch of modes.
+    mov esi, esi
+    mov edi, edi
     jmp into_rust
 
 # Linux 64-bit boot protocol: long mode, RSI points to boot_params.

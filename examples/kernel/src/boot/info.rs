@@ -30,6 +30,28 @@ pub struct BootInfo {
     pub rsdp: Option<u64>,
 }
 
+/// The copy of the RSDP that Multiboot2 hands over, for those who want its address: what it came in is memory like any other.
+#[repr(align(16))]
+struct Rsdp([u8; multiboot2::RSDP_LEN]);
+static mut RSDP: Rsdp = Rsdp([0; multiboot2::RSDP_LEN]);
+
+/// Offsets in the Multiboot2 information: its length and a reserved word, then tags at multiples of 8, each with type and
+/// length ahead. Multiboot2 Specification 2.0, 3.4 to 3.6
+mod multiboot2 {
+    pub const FIRST: u64 = 8;
+    pub const ALIGN: u64 = 8;
+    pub const HEADER: u64 = 8;
+    pub const END: u32 = 0;
+    pub const COMMAND_LINE: u32 = 1;
+    pub const MAP: u32 = 6;
+    pub const MAP_ENTRY_LEN: u64 = 8;
+    pub const MAP_ENTRIES: u64 = 16;
+    pub const RSDP_1: u32 = 14;
+    pub const RSDP_2: u32 = 15;
+    /// Of ACPI 2.0; the one of ACPI 1.0 is the first 20 of it.
+    pub const RSDP_LEN: usize = 36;
+}
+
 /// Offsets in `hvm_start_info`. Xen public/arch-x86/hvm/start_info.h
 mod pvh {
     pub const MAGIC: u32 = 0x336e_c578;
@@ -81,6 +103,7 @@ impl BootInfo {
             match protocol {
                 Protocol::Pvh => info.read_pvh(information),
                 Protocol::Linux => info.read_linux(information),
+                Protocol::Multiboot2 => info.read_multiboot2(information),
             }
         }
         info
@@ -119,6 +142,51 @@ impl BootInfo {
                 self.add_range(at + linux::E820 + i * linux::E820_ENTRY_LEN);
             }
         }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`read`](Self::read).
+    unsafe fn read_multiboot2(&mut self, at: u64) {
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let end = at + u64::from(peek::<u32>(at));
+            let mut tag = at + multiboot2::FIRST;
+            while tag + multiboot2::HEADER <= end {
+                let (kind, len) = (peek::<u32>(tag), u64::from(peek::<u32>(tag + 4)));
+                if kind == multiboot2::END || len < multiboot2::HEADER || len > end - tag {
+                    break;
+                }
+                match kind {
+                    multiboot2::COMMAND_LINE => self.read_command_line(tag + multiboot2::HEADER),
+                    multiboot2::MAP => {
+                        let entry = u64::from(peek::<u32>(tag + multiboot2::MAP_ENTRY_LEN)).max(24);
+                        let mut next = tag + multiboot2::MAP_ENTRIES;
+                        while next + entry <= tag + len {
+                            self.add_range(next);
+                            next += entry;
+                        }
+                    }
+                    // The newer one is the one to take, whichever comes first.
+                    multiboot2::RSDP_1 if self.rsdp.is_none() => self.copy_rsdp(tag, len),
+                    multiboot2::RSDP_2 => self.copy_rsdp(tag, len),
+                    _ => {}
+                }
+                tag += len.next_multiple_of(multiboot2::ALIGN);
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `tag` is the address of a tag of `len` bytes that holds an RSDP; one processor runs.
+    unsafe fn copy_rsdp(&mut self, tag: u64, len: u64) {
+        let to = &raw mut RSDP;
+        for i in 0..(len - multiboot2::HEADER).min(multiboot2::RSDP_LEN as u64) {
+            // SAFETY: passed on from the caller; nobody else uses the copy before this is through.
+            unsafe { (*to).0[i as usize] = peek(tag + multiboot2::HEADER + i) }
+        }
+        self.rsdp = Some(to as u64);
     }
 
     /// # Safety

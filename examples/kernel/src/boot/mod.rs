@@ -41,12 +41,18 @@ pub enum Protocol {
     Pvh,
     /// The 64-bit Linux boot protocol; the information is `boot_params`.
     Linux,
+    /// The Multiboot2 entry point; the information is a list of tags.
+    Multiboot2,
 }
 
 /// Called by the entry code, on the boot stack.
 #[unsafe(no_mangle)]
 extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
-    let protocol = if protocol == 0 { Protocol::Pvh } else { Protocol::Linux };
+    let protocol = match protocol {
+        0 => Protocol::Pvh,
+        1 => Protocol::Linux,
+        _ => Protocol::Multiboot2,
+    };
     // SAFETY: the entry code passes on what the loader gave, and the first 4 GiB are mapped.
     let info = unsafe { BootInfo::read(protocol, information) };
     if protocol == Protocol::Pvh && info.command_line().split(' ').any(|word| word == "reenter=linux") {
