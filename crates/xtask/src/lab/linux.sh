@@ -6,16 +6,24 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r name; do insmod "/modules/$name.ko"; done < /modules/order
+# The name of the disk at LUN $1: Linux looks at its disks side by side, and their names follow who is first.
+disk() {
+    for disk in /sys/bus/scsi/devices/*:"$1"/block/*; do
+        [ -b "/dev/${disk##*/}" ] && echo "/dev/${disk##*/}"
+    done
+}
 tries=0
-until [ -b /dev/sda ] && [ -b /dev/sdb ] && [ -e /sys/class/net/eth0 ] || [ "$tries" = 100 ]; do
+until [ "$(disk 0)" ] && [ "$(disk 1)" ] && [ -e /sys/class/net/eth0 ] || [ "$tries" = 600 ]; do
     sleep 0.1
     tries=$((tries + 1))
 done
+files=$(disk 0)
+scratch=$(disk 1)
 echo "linux version=$(uname -r) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 for device in /sys/bus/vmbus/devices/*; do
     echo "linux device=$(basename "$device") driver=$(basename "$(readlink "$device/driver")") channels=$(ls "$device/channels" | wc -l)"
 done
-mount -t ext4 /dev/sda /disk
+mount -t ext4 "$files" /disk
 cd /disk || exit
 find . -type f | sort | while read -r file; do
     echo "linux file=${file#.} sha256=$(sha256sum < "$file" | cut -d' ' -f1)"
@@ -24,10 +32,10 @@ cp large.bin copy.bin
 cd /
 umount /disk
 dd if=/dev/urandom of=/random bs=64k count=64 2> /dev/null
-dd if=/random of=/dev/sdb bs=64k conv=fsync 2> /dev/null
+dd if=/random of="$scratch" bs=64k conv=fsync 2> /dev/null
 echo 3 > /proc/sys/vm/drop_caches
 echo "linux written=$(sha256sum < /random | cut -d' ' -f1)"
-echo "linux read=$(dd if=/dev/sdb bs=64k count=64 2> /dev/null | sha256sum | cut -d' ' -f1)"
+echo "linux read=$(dd if="$scratch" bs=64k count=64 2> /dev/null | sha256sum | cut -d' ' -f1)"
 ip link set eth0 up
 udhcpc -i eth0 -n -q -s /lease > /dev/null 2>&1
 echo "linux address=$(ip -4 addr show eth0 | sed -n 's/.*inet \([^ ]*\).*/\1/p')"
