@@ -40,6 +40,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nvsp_message", nvsp_message),
     ("rndis_message", rndis_message),
     ("integration_message", integration_message),
+    ("input_message", input_message),
+    ("hid_reports", hid_reports),
 ];
 
 thread_local! {
@@ -456,5 +458,36 @@ mod tests {
             assert!(!files.is_empty(), "{name}");
             files.iter().for_each(|file| target(&std::fs::read(file.path()).expect("a file")));
         }
+    }
+}
+
+/// Messages of keyboards (first byte even) and mice.
+pub fn input_message(data: &[u8]) {
+    use paravirt_hv_input::{HostMessage, Keyboard};
+    let [kind, message @ ..] = data else { return };
+    let parsed =
+        if kind & 1 == 0 { HostMessage::of_keyboard(message) } else { HostMessage::of_mouse(message) };
+    match parsed {
+        Ok(HostMessage::Descriptor(part) | HostMessage::Report(part)) => {
+            assert!(part.len() <= message.len(), "more than there is");
+        }
+        Ok(HostMessage::Keystroke(stroke)) => {
+            let mut keyboard = Keyboard::default();
+            let _ = (keyboard.event(stroke), keyboard.event(stroke));
+        }
+        _ => {}
+    }
+}
+
+/// The descriptor of a mouse's reports, as long as the first byte says, and reports of 8 bytes behind it.
+pub fn hid_reports(data: &[u8]) {
+    use paravirt_hv_input::{Layout, Pointer};
+    let [len, rest @ ..] = data else { return };
+    let (descriptor, reports) = rest.split_at(rest.len().min((*len).into()));
+    let (layout, mut pointer) = (Layout::parse(descriptor), Pointer::default());
+    for report in reports.chunks(8) {
+        let mut count = 0;
+        pointer.report(&layout, report, &mut |_| count += 1);
+        assert!(count <= 10, "more events than a driver has room for");
     }
 }

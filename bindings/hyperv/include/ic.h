@@ -202,6 +202,20 @@ struct keyboard_event {
     uint32_t flags;
 };
 
+/// Lights of a keyboard.
+enum keyboard_led_flags : uint16_t {
+    KEYBOARD_LED_FLAGS_SCROLL_LOCK = 1u << 0,
+    KEYBOARD_LED_FLAGS_NUM_LOCK = 1u << 1,
+    KEYBOARD_LED_FLAGS_CAPS_LOCK = 1u << 2,
+};
+
+struct keyboard_set_led_indicators {
+    enum keyboard_message_type message_type;
+    /// keyboard_led_flags
+    uint16_t leds;
+    uint16_t reserved;
+};
+
 /// Types of a mouse's messages.
 enum mouse_message_type : uint32_t {
     MOUSE_MESSAGE_TYPE_PROTOCOL_REQUEST = 0,
@@ -220,6 +234,24 @@ struct mouse_header {
 struct mouse_protocol_request {
     struct mouse_header header;
     uint32_t version;
+};
+
+struct mouse_protocol_response {
+    struct mouse_header header;
+    uint32_t version;
+    /// Only the first byte is sent.
+    uint32_t is_accepted;
+};
+
+/// What describes a mouse: a USB descriptor of HID follows, and the descriptor of reports that it names.
+struct mouse_device_info {
+    struct mouse_header header;
+    /// Bytes of the attributes.
+    uint32_t attributes_size;
+    uint16_t vendor;
+    uint16_t product;
+    uint16_t version;
+    uint16_t reserved[11];
 };
 
 /// The host's time of 1970 in its own units.

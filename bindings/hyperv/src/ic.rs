@@ -42,6 +42,16 @@ bitflags::bitflags! {
         const E1 = 0x8;
     }
 }
+bitflags::bitflags! {
+    /// Lights of a keyboard.
+    #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
+    #[repr(transparent)]
+    pub struct KeyboardLedFlags: u16 {
+        const SCROLL_LOCK = 0x1;
+        const NUM_LOCK = 0x2;
+        const CAPS_LOCK = 0x4;
+    }
+}
 pub const IC_UNIX_EPOCH: u64 = 116444736000000000;
 pub const IC_MESSAGE_MAXIMUM: u32 = 13312;
 pub const KEYBOARD_VERSION: u32 = 65536;
@@ -389,6 +399,25 @@ const _: () = {
     ["Offset of field: KeyboardEvent::reserved"][::core::mem::offset_of!(KeyboardEvent, reserved) - 6usize];
     ["Offset of field: KeyboardEvent::flags"][::core::mem::offset_of!(KeyboardEvent, flags) - 8usize];
 };
+#[repr(C)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct KeyboardSetLedIndicators {
+    pub message_type: KeyboardMessageType,
+    #[doc = " keyboard_led_flags"]
+    pub leds: u16,
+    pub reserved: u16,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of KeyboardSetLedIndicators"][::core::mem::size_of::<KeyboardSetLedIndicators>() - 8usize];
+    ["Alignment of KeyboardSetLedIndicators"][::core::mem::align_of::<KeyboardSetLedIndicators>() - 4usize];
+    ["Offset of field: KeyboardSetLedIndicators::message_type"]
+        [::core::mem::offset_of!(KeyboardSetLedIndicators, message_type) - 0usize];
+    ["Offset of field: KeyboardSetLedIndicators::leds"]
+        [::core::mem::offset_of!(KeyboardSetLedIndicators, leds) - 4usize];
+    ["Offset of field: KeyboardSetLedIndicators::reserved"]
+        [::core::mem::offset_of!(KeyboardSetLedIndicators, reserved) - 6usize];
+};
 impl MouseMessageType {
     pub const PROTOCOL_REQUEST: MouseMessageType = MouseMessageType(0);
     pub const PROTOCOL_RESPONSE: MouseMessageType = MouseMessageType(1);
@@ -431,4 +460,50 @@ const _: () = {
         [::core::mem::offset_of!(MouseProtocolRequest, header) - 0usize];
     ["Offset of field: MouseProtocolRequest::version"]
         [::core::mem::offset_of!(MouseProtocolRequest, version) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct MouseProtocolResponse {
+    pub header: MouseHeader,
+    pub version: u32,
+    #[doc = " Only the first byte is sent."]
+    pub is_accepted: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MouseProtocolResponse"][::core::mem::size_of::<MouseProtocolResponse>() - 16usize];
+    ["Alignment of MouseProtocolResponse"][::core::mem::align_of::<MouseProtocolResponse>() - 4usize];
+    ["Offset of field: MouseProtocolResponse::header"]
+        [::core::mem::offset_of!(MouseProtocolResponse, header) - 0usize];
+    ["Offset of field: MouseProtocolResponse::version"]
+        [::core::mem::offset_of!(MouseProtocolResponse, version) - 8usize];
+    ["Offset of field: MouseProtocolResponse::is_accepted"]
+        [::core::mem::offset_of!(MouseProtocolResponse, is_accepted) - 12usize];
+};
+#[doc = " What describes a mouse: a USB descriptor of HID follows, and the descriptor of reports that it names."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct MouseDeviceInfo {
+    pub header: MouseHeader,
+    #[doc = " Bytes of the attributes."]
+    pub attributes_size: u32,
+    pub vendor: u16,
+    pub product: u16,
+    pub version: u16,
+    pub reserved: [u16; 11usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MouseDeviceInfo"][::core::mem::size_of::<MouseDeviceInfo>() - 40usize];
+    ["Alignment of MouseDeviceInfo"][::core::mem::align_of::<MouseDeviceInfo>() - 4usize];
+    ["Offset of field: MouseDeviceInfo::header"][::core::mem::offset_of!(MouseDeviceInfo, header) - 0usize];
+    ["Offset of field: MouseDeviceInfo::attributes_size"]
+        [::core::mem::offset_of!(MouseDeviceInfo, attributes_size) - 8usize];
+    ["Offset of field: MouseDeviceInfo::vendor"][::core::mem::offset_of!(MouseDeviceInfo, vendor) - 12usize];
+    ["Offset of field: MouseDeviceInfo::product"]
+        [::core::mem::offset_of!(MouseDeviceInfo, product) - 14usize];
+    ["Offset of field: MouseDeviceInfo::version"]
+        [::core::mem::offset_of!(MouseDeviceInfo, version) - 16usize];
+    ["Offset of field: MouseDeviceInfo::reserved"]
+        [::core::mem::offset_of!(MouseDeviceInfo, reserved) - 18usize];
 };

@@ -67,6 +67,7 @@ mod balloon;
 mod block;
 mod blocking;
 mod error;
+mod input;
 mod misc;
 mod net;
 mod notify;
@@ -79,6 +80,7 @@ pub use block::{
 };
 pub use blocking::{Blocking, BlockingError};
 pub use error::{ControlError, Fault, IoError, Rejected};
+pub use input::{Axis, Input, InputEvent, InputInfo, Key, Leds};
 pub use misc::{Clock, Console, ConsoleSize, Entropy};
 pub use net::{
     ChecksumRange, Erased, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Offloads,

@@ -3,10 +3,12 @@
 use core::task::Waker;
 use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Clock,
-    Completion, Console, ConsoleSize, ControlError, Entropy, Fault, Link, MacAddr, NetDevice, NetEvent,
-    NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused, Request,
+    Completion, Console, ConsoleSize, ControlError, Entropy, Fault, Input, InputEvent, InputInfo, Leds, Link,
+    MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused,
+    Request,
 };
 use paravirt_hv_balloon::HvBalloon;
+use paravirt_hv_input::HvInput;
 use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetVsc, NetVscQueue};
@@ -16,6 +18,7 @@ use paravirt_storvsc::{StorDisk, StorQueue};
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::console::VirtioConsole;
+use paravirt_virtio::input::VirtioInput;
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
 use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
@@ -267,6 +270,32 @@ impl<P: Host> Notify for AnyEntropy<P> {
 impl<P: Host> Entropy for AnyEntropy<P> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         each!(self, d => d.fill(bytes))
+    }
+}
+
+/// A keyboard, a mouse, a tablet.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
+pub enum AnyInput<P: Host> {
+    /// Of a virtio bus.
+    Virtio(VirtioInput<P, AnyTransport<P>>),
+    /// Of VMBus.
+    HyperV(HvInput<P>),
+}
+
+impl<P: Host> Notify for AnyInput<P> {
+    notify!(both);
+}
+
+impl<P: Host> Input for AnyInput<P> {
+    fn info(&self) -> InputInfo {
+        both!(self, d => d.info())
+    }
+    fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
+        both!(self, d => d.poll())
+    }
+    fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
+        both!(self, d => d.set_leds(leds))
     }
 }
 

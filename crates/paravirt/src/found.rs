@@ -1,4 +1,4 @@
-use crate::{AnyBalloon, AnyConsole, AnyEntropy, Block, Host, Net};
+use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, Block, Host, Net};
 use core::fmt;
 use paravirt_platform::DmaBuffer;
 use paravirt_scsi::Address as UnitAddress;
@@ -91,6 +91,8 @@ pub enum Device<P: Host, B: DmaBuffer> {
     Console(AnyConsole<P>),
     /// A source of random bytes.
     Entropy(AnyEntropy<P>),
+    /// A keyboard, a mouse, a tablet.
+    Input(AnyInput<P>),
     /// A balloon, by which the host takes memory and gives it back.
     Balloon(AnyBalloon<P>),
     /// A device for a driver of the `virtio-drivers` crate, **outside the trust rule**.
@@ -155,6 +157,8 @@ pub enum Reason {
     Open(OpenError),
     /// Hyper-V's balloon was not taken into service.
     HvBalloon(paravirt_hv_balloon::OpenError),
+    /// Hyper-V's keyboard or mouse was not taken into service.
+    HvInput(paravirt_hv_input::OpenError),
     /// Hyper-V's network card was not taken into service.
     NetVsc(paravirt_netvsc::OpenError),
     /// A controller of disks was not taken into service.
@@ -196,6 +200,7 @@ impl fmt::Display for Reason {
             Self::Mmio(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
             Self::HvBalloon(error) => error.fmt(f),
+            Self::HvInput(error) => error.fmt(f),
             Self::NetVsc(error) => error.fmt(f),
             Self::Scsi(error) => error.fmt(f),
             Self::TooMany => f.write_str("there are too many of its kind"),

@@ -4,7 +4,6 @@ use crate::{Host, Passed};
 use paravirt_virtio::hal::{BounceHal, PoolSource};
 use paravirt_virtio::transport::AnyTransport;
 use virtio_drivers::device::gpu::VirtIOGpu;
-use virtio_drivers::device::input::VirtIOInput;
 use virtio_drivers::device::socket::VirtIOSocket;
 use virtio_drivers::device::sound::VirtIOSound;
 use virtio_drivers::device::virtio_9p::VirtIO9p;
@@ -18,8 +17,6 @@ use virtio_drivers::transport::DeviceType;
 pub enum PassedDevice<P: Host, S: PoolSource> {
     /// A display.
     Gpu(VirtIOGpu<BounceHal<S>, AnyTransport<P>>),
-    /// A keyboard, mouse or tablet.
-    Input(VirtIOInput<BounceHal<S>, AnyTransport<P>>),
     /// A sound card.
     Sound(VirtIOSound<BounceHal<S>, AnyTransport<P>>),
     /// A socket to the host.
@@ -38,7 +35,6 @@ impl<P: Host> Passed<P> {
         let transport = self.transport;
         Ok(match self.device_type {
             DeviceType::GPU => PassedDevice::Gpu(VirtIOGpu::new(transport)?),
-            DeviceType::Input => PassedDevice::Input(VirtIOInput::new(transport)?),
             DeviceType::Sound => PassedDevice::Sound(VirtIOSound::new(transport)?),
             DeviceType::Socket => PassedDevice::Socket(VirtIOSocket::new(transport)?),
             DeviceType::_9P => PassedDevice::P9(VirtIO9p::new(transport)?),

@@ -1,7 +1,7 @@
 use crate::controllers::Controllers;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, Block, Device, Event, Found, Host, Net, Passed, Physical, Place,
-    Reason, Services, Undriven, What, acpi_tables, with_table,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, Block, Device, Event, Found, Host, Net, Passed, Physical,
+    Place, Reason, Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
@@ -12,6 +12,7 @@ use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
 use paravirt_virtio::console::VirtioConsole;
+use paravirt_virtio::input::VirtioInput;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::pci::{ConfigAccess, PciSlot, Window, Windows, enumerate};
 use paravirt_virtio::rng::VirtioRng;
@@ -324,9 +325,12 @@ fn virtio_device<P: Host, B: DmaBuffer>(
         DeviceType::MemoryBalloon => {
             VirtioBalloon::open(platform, transport, open).map(|d| Device::Balloon(AnyBalloon::Virtio(d)))
         }
+        DeviceType::Input => {
+            VirtioInput::open(platform, transport, open).map(|d| Device::Input(AnyInput::Virtio(d)))
+        }
         // The caller makes a controller of it.
         DeviceType::ScsiHost => Ok(Device::Passed(Passed { device_type, transport })),
-        DeviceType::GPU | DeviceType::Input | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
+        DeviceType::GPU | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
             Ok(Device::Passed(Passed { device_type, transport }))
         }
         _ => {

@@ -3,12 +3,14 @@
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
-    Address, AnyBalloon, AnyClock, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven, What,
+    Address, AnyBalloon, AnyClock, AnyInput, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven,
+    What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
 use paravirt_device::{Agent, Arm, Fault};
 use paravirt_hv_balloon::HvBalloon;
+use paravirt_hv_input::HvInput;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetOptions, NetVsc};
@@ -87,6 +89,12 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
                 Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
                 Err(error) => undriven(Reason::HvBalloon(error)),
             },
+            interface if paravirt_hv_input::is_input(&interface) => {
+                match HvInput::open(&self.platform, vmbus, offer, &options) {
+                    Ok(input) => Device::Input(AnyInput::HyperV(input)),
+                    Err(error) => undriven(Reason::HvInput(error)),
+                }
+            }
             paravirt_netvsc::INTERFACE => {
                 let options = NetOptions {
                     queues: self.queues,

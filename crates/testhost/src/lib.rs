@@ -7,7 +7,7 @@
 //!   model of a packed one, since rust-vmm has none.
 //! * [`BlkHost`] and [`NetHost`] are devices on top of either.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus, with [`Echo`], [`BalloonHost`],
-//!   [`StorHost`], [`NetVspHost`] and [`IcHost`] to put on it.
+//!   [`StorHost`], [`NetVspHost`], [`IcHost`] and [`InputHost`] to put on it.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -41,9 +41,9 @@ pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
-    BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, NetVspHost,
-    NetVspMoods, OfferSettings, Packets, StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame, put_message,
-    set_event,
+    BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
+    NetVspHost, NetVspMoods, OfferSettings, Packets, StorDrive, StorHost, StorMoods, VmbusDevice, WireFrame,
+    put_message, set_event,
 };
 pub use memory::Memory;
 pub use net::NetHost;

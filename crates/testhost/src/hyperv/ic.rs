@@ -83,9 +83,16 @@ impl IcHost {
     }
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+/// A message in the framing of a pipe.
+pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
     [header.as_bytes(), message].concat()
+}
+
+/// The message in a packet of a pipe.
+pub(crate) fn unframed(payload: &[u8]) -> Option<&[u8]> {
+    let (header, rest) = RingPipeHeader::ref_from_prefix(payload).ok()?;
+    rest.get(..header.byte_count as usize)
 }
 
 impl VmbusDevice for IcHost {
@@ -100,9 +107,7 @@ impl VmbusDevice for IcHost {
 
     fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, _out: &mut dyn Packets) {
         self.with(|service| {
-            let message = RingPipeHeader::read_from_prefix(packet.payload)
-                .ok()
-                .and_then(|(pipe, rest)| rest.get(..pipe.byte_count as usize));
+            let message = unframed(packet.payload);
             let parsed = message.and_then(|bytes| IcHeader::read_from_prefix(bytes).ok());
             let Some((header, rest)) = parsed else {
                 return service.violations.push("an answer that is none".into());

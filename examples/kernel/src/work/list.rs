@@ -2,7 +2,7 @@
 
 use super::devices::{At, Devices};
 use crate::say;
-use paravirt_device::{Access, Balloon, BlockDevice, Cache, Console, Link, NetDevice, Unmap};
+use paravirt_device::{Access, Balloon, BlockDevice, Cache, Console, Input, Link, NetDevice, Unmap};
 
 pub fn list(devices: &mut Devices) {
     for (i, At { address, device }) in devices.disks.iter().enumerate() {
@@ -52,6 +52,16 @@ pub fn list(devices: &mut Devices) {
     }
     for (i, At { address, .. }) in devices.entropy.iter().enumerate() {
         say!("device=entropy{i} at={address}");
+    }
+    for (i, At { address, device }) in devices.inputs.iter().enumerate() {
+        let info = device.info();
+        say!(
+            "device=input{i} at={address} keys={} buttons={} relative={} absolute={}",
+            info.has_keys,
+            info.has_buttons,
+            info.is_relative,
+            info.is_absolute,
+        );
     }
     for (i, At { address, device }) in devices.balloons.iter().enumerate() {
         let target = device.info().target.map_or("none".into(), |target| alloc::format!("{target}"));

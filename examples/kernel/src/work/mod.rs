@@ -8,6 +8,7 @@ mod disk_test;
 mod entropy;
 mod host;
 mod idle;
+mod input;
 mod list;
 mod mount;
 mod net;
@@ -61,6 +62,9 @@ fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
     }
     if !options.beside {
         balloon::run(&mut devices.balloons, options)?;
+    }
+    if let Some(seconds) = options.input {
+        input::run(devices, seconds)?;
     }
     if let Some(seconds) = options.idle {
         idle::idle(devices, seconds);

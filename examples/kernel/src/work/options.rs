@@ -23,6 +23,8 @@ pub struct Options {
     pub echo: Option<u16>,
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
+    /// Seconds for which keys and mice are heard.
+    pub input: Option<u64>,
     /// Seconds for which balloons are served.
     pub balloon: Option<u64>,
     /// Bytes of free memory that a balloon reports.
@@ -101,6 +103,7 @@ impl Options {
                 ("echo", Some(text)) => options.echo = Some(value(key, text, number)?),
                 ("entropy", Some(text)) => options.entropy = Some(value(key, text, number)?),
                 ("idle", Some(text)) => options.idle = Some(value(key, text, number)?),
+                ("input", Some(text)) => options.input = Some(value(key, text, number)?),
                 ("balloon", Some(text)) => options.balloon = Some(value(key, text, number)?),
                 ("report-free", Some(text)) => options.report_free = Some(value(key, text, number)?),
                 ("reconnect", Some(text)) => options.reconnect = Some(value(key, text, number)?),

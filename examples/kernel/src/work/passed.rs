@@ -38,10 +38,6 @@ pub fn open(devices: &mut Devices) -> Result<(), String> {
                 let (width, height) = gpu.resolution().map_err(|e| e.to_string())?;
                 format!("{width}x{height}")
             }
-            PassedDevice::Input(mut input) => {
-                let name = input.name().map_err(|e| e.to_string())?;
-                name.trim_end_matches('\0').to_string()
-            }
             PassedDevice::Socket(socket) => format!("cid {}", socket.guest_cid()),
             _ => String::new(),
         };

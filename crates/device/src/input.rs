@@ -1,0 +1,246 @@
+//! Keyboards, mice and tablets.
+
+use crate::{Fault, Notify};
+use core::ops::BitOr;
+
+/// A key or a button, by its number among Linux' event codes, which virtio has as its own (VIRTIO 1.3 §5.8): 1 is Escape, 30 is
+/// the key that is A on an American keyboard, 0x110 a mouse's left button. What a key means in a country is the kernel's.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct Key(pub u16);
+
+impl Key {
+    /// Escape.
+    pub const ESCAPE: Self = Self(1);
+    /// Backspace.
+    pub const BACKSPACE: Self = Self(14);
+    /// Tabulator.
+    pub const TAB: Self = Self(15);
+    /// Enter.
+    pub const ENTER: Self = Self(28);
+    /// The left control key.
+    pub const LEFT_CONTROL: Self = Self(29);
+    /// The left shift key.
+    pub const LEFT_SHIFT: Self = Self(42);
+    /// The right shift key.
+    pub const RIGHT_SHIFT: Self = Self(54);
+    /// The left alternate key.
+    pub const LEFT_ALT: Self = Self(56);
+    /// The space bar.
+    pub const SPACE: Self = Self(57);
+    /// The right control key.
+    pub const RIGHT_CONTROL: Self = Self(97);
+    /// The right alternate key.
+    pub const RIGHT_ALT: Self = Self(100);
+    /// The cursor upwards.
+    pub const UP: Self = Self(103);
+    /// The cursor to the left.
+    pub const LEFT: Self = Self(105);
+    /// The cursor to the right.
+    pub const RIGHT: Self = Self(106);
+    /// The cursor downwards.
+    pub const DOWN: Self = Self(108);
+    /// The left button of a mouse.
+    pub const BUTTON_LEFT: Self = Self(0x110);
+    /// The right button of a mouse.
+    pub const BUTTON_RIGHT: Self = Self(0x111);
+    /// The middle button of a mouse.
+    pub const BUTTON_MIDDLE: Self = Self(0x112);
+    /// The fourth button of a mouse.
+    pub const BUTTON_SIDE: Self = Self(0x113);
+    /// The fifth button of a mouse.
+    pub const BUTTON_EXTRA: Self = Self(0x114);
+
+    /// The key of a scan code of set 1, as keyboards of PCs have sent them since the AT and Hyper-V's sends them; `is_extended`
+    /// with the prefix E0. `None` for one that no keyboard has.
+    pub fn from_scan_code(code: u8, is_extended: bool) -> Option<Self> {
+        if !is_extended {
+            // The numbers were made after this set.
+            return matches!(code, 1..=0x53 | 0x56..=0x58).then_some(Self(code.into()));
+        }
+        Some(Self(match code {
+            0x10 => 165,
+            0x19 => 163,
+            0x1c => 96,
+            0x1d => 97,
+            0x20 => 113,
+            0x21 => 140,
+            0x22 => 164,
+            0x24 => 166,
+            0x2e => 114,
+            0x30 => 115,
+            0x32 => 172,
+            0x35 => 98,
+            0x37 => 99,
+            0x38 => 100,
+            0x46 => 119,
+            0x47 => 102,
+            0x48 => 103,
+            0x49 => 104,
+            0x4b => 105,
+            0x4d => 106,
+            0x4f => 107,
+            0x50 => 108,
+            0x51 => 109,
+            0x52 => 110,
+            0x53 => 111,
+            0x5b => 125,
+            0x5c => 126,
+            0x5d => 127,
+            0x5e => 116,
+            0x5f => 142,
+            0x63 => 143,
+            0x65 => 217,
+            0x66 => 156,
+            0x67 => 173,
+            0x68 => 128,
+            0x69 => 159,
+            0x6a => 158,
+            0x6b => 157,
+            0x6c => 155,
+            0x6d => 226,
+            _ => return None,
+        }))
+    }
+}
+
+/// What moves.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+#[non_exhaustive]
+pub enum Axis {
+    /// To the right.
+    X,
+    /// Downwards.
+    Y,
+    /// The wheel: away from the user is positive, in steps.
+    Wheel,
+    /// The wheel to the side: to the right is positive, in steps.
+    HorizontalWheel,
+}
+
+/// What a user did. Events up to a [`Sync`](Self::Sync) belong together.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum InputEvent {
+    /// A key or button went down, or up again. A key that is held may be reported as going down again and again.
+    Key {
+        /// Which.
+        key: Key,
+        /// Down.
+        is_pressed: bool,
+    },
+    /// Something moved by so much.
+    Relative {
+        /// What.
+        axis: Axis,
+        /// In units of the device.
+        by: i32,
+    },
+    /// Something is at a place.
+    Absolute {
+        /// What: [`Axis::X`] or [`Axis::Y`].
+        axis: Axis,
+        /// From 0 for the left or upper border to [`InputEvent::END`] for the other, whatever the device counts in.
+        at: u16,
+    },
+    /// A unit of UTF-16 was typed, or let go: by a host that pastes text.
+    Text {
+        /// The unit.
+        unit: u16,
+        /// Down.
+        is_pressed: bool,
+    },
+    /// One that has no name here, as VIRTIO 1.3 §5.8 has it: Linux' type, code and value.
+    Other {
+        /// Its type.
+        kind: u16,
+        /// Its code.
+        code: u16,
+        /// Its value.
+        value: i32,
+    },
+    /// What came before it is all that happened at once.
+    Sync,
+}
+
+impl InputEvent {
+    /// The largest place on an axis.
+    pub const END: u16 = 32767;
+}
+
+/// The lights of a keyboard that are on.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Leds(u8);
+
+impl Leds {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// Num lock.
+    pub const NUM_LOCK: Self = Self(1);
+    /// Caps lock.
+    pub const CAPS_LOCK: Self = Self(2);
+    /// Scroll lock.
+    pub const SCROLL_LOCK: Self = Self(4);
+
+    /// Whether all of `leds` are on.
+    pub const fn contains(self, leds: Self) -> bool {
+        self.0 & leds.0 == leds.0
+    }
+}
+
+impl BitOr for Leds {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What a device for input has.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct InputInfo {
+    /// Keys of a keyboard.
+    pub has_keys: bool,
+    /// Buttons of a mouse.
+    pub has_buttons: bool,
+    /// It moves: [`InputEvent::Relative`].
+    pub is_relative: bool,
+    /// It points at a place: [`InputEvent::Absolute`].
+    pub is_absolute: bool,
+}
+
+/// A keyboard, a mouse, a tablet.
+pub trait Input: Notify + Send {
+    /// What it has.
+    fn info(&self) -> InputInfo;
+
+    /// The next event; `None`: wait for one.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] where the device is out of service and all that came in before has been handed over.
+    fn poll(&mut self) -> Result<Option<InputEvent>, Fault>;
+
+    /// Sets the lights; `false` where it has none, or no room for the message now.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] where the device is out of service.
+    fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scan_codes_are_the_keys_that_they_were() {
+        assert_eq!(Key::from_scan_code(0x1c, false), Some(Key::ENTER));
+        assert_eq!(Key::from_scan_code(0x39, false), Some(Key::SPACE));
+        assert_eq!(Key::from_scan_code(0x48, true), Some(Key::UP));
+        assert_eq!(Key::from_scan_code(0x48, false), Some(Key(72)));
+        assert_eq!([Key::from_scan_code(0, false), Key::from_scan_code(0x7f, true)], [None; 2]);
+        assert!(
+            (Leds::NUM_LOCK | Leds::CAPS_LOCK).contains(Leds::CAPS_LOCK)
+                && !Leds::NONE.contains(Leds::NUM_LOCK)
+        );
+    }
+}

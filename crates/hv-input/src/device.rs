@@ -1,0 +1,296 @@
+//! A keyboard or a mouse on its channel.
+
+use crate::hid::{Layout, MOST_EVENTS, Pointer};
+use crate::message::{HostMessage, Keyboard};
+use core::fmt;
+use core::task::Waker;
+use core::time::Duration;
+use hyperv_bindings::ic::{
+    KEYBOARD_VERSION, KeyboardLedFlags, KeyboardMessageType, KeyboardProtocolRequest,
+    KeyboardSetLedIndicators, MOUSE_VERSION, MouseHeader, MouseMessageType, MouseProtocolRequest,
+};
+use hyperv_bindings::vmbus;
+use paravirt_device::{Arm, Fault, Input, InputEvent, InputInfo, Leds, Notify};
+use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Kind, Offer, SendError, Vmbus, pipe};
+use zerocopy::IntoBytes;
+
+/// Pages of each ring, its control page included.
+const RING_PAGES: usize = 10;
+/// Bytes of a packet: no more are in a ring.
+const PACKET: usize = (RING_PAGES - 1) * 4096;
+/// How long the host may take to answer while the device is opened.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the device was not taken into service.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Its channel could not be opened.
+    Channel(ChannelError),
+    /// It is neither keyboard nor mouse.
+    Class,
+    /// The host does not speak the version that this driver does.
+    Version,
+    /// The host broke the protocol, or does not answer.
+    Faulted(Fault),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Channel(error) => error.fmt(f),
+            Self::Class => f.write_str("this is neither a keyboard nor a mouse"),
+            Self::Version => f.write_str("the host refused the version that is known here"),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<ChannelError> for OpenError {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        Self::Channel(ChannelError::Memory)
+    }
+}
+
+impl From<Fault> for OpenError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+impl From<SendError> for OpenError {
+    fn from(error: SendError) -> Self {
+        Self::Faulted(match error {
+            SendError::Faulted(fault) => fault,
+            _ => Fault::Protocol,
+        })
+    }
+}
+
+#[allow(clippy::large_enum_variant, reason = "one device is one value")]
+enum Model {
+    Keyboard(Keyboard),
+    Mouse(Layout, Pointer),
+}
+
+/// Events that wait to be handed over, the next one last.
+#[derive(Default)]
+struct Waiting {
+    events: [Option<InputEvent>; MOST_EVENTS],
+    next: usize,
+    end: usize,
+}
+
+impl Waiting {
+    /// Begins anew; all that was there has been handed over.
+    fn clear(&mut self) {
+        (self.next, self.end) = (0, 0);
+    }
+
+    fn push(&mut self, event: InputEvent) {
+        if let Some(free) = self.events.get_mut(self.end) {
+            *free = Some(event);
+            self.end = self.end.saturating_add(1);
+        }
+    }
+
+    fn pop(&mut self) -> Option<InputEvent> {
+        let event = self.events.get(self.next..self.end)?.first().copied().flatten()?;
+        self.next = self.next.saturating_add(1);
+        Some(event)
+    }
+}
+
+/// What a message was.
+enum Heard {
+    Version { is_accepted: bool },
+    Described,
+    Events,
+}
+
+/// A keyboard or a mouse on a VMBus channel.
+pub struct HvInput<P: HyperV> {
+    channel: Channel<P>,
+    buffer: PageTable<P, u8>,
+    model: Model,
+    waiting: Waiting,
+}
+
+impl<P: HyperV> HvInput<P> {
+    /// Opens the channel of `offer`, agrees with the host on a version, and learns what a mouse's reports hold.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the channel is closed again.
+    pub fn open(
+        platform: &P,
+        vmbus: &Vmbus<P>,
+        offer: &Offer,
+        options: &ChannelOptions,
+    ) -> Result<Self, OpenError> {
+        let model = match offer.interface {
+            vmbus::KEYBOARD => Model::Keyboard(Keyboard::default()),
+            vmbus::MOUSE => Model::Mouse(Layout::default(), Pointer::default()),
+            _ => return Err(OpenError::Class),
+        };
+        let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
+        let buffer = PageTable::new(platform, PACKET, |_| 0)?;
+        let mut this =
+            Self { channel: vmbus.open(offer, &options)?, buffer, model, waiting: Waiting::default() };
+        this.greet()?;
+        let end = platform.now().saturating_add(TIMEOUT);
+        loop {
+            match this.hear(platform, end)? {
+                Heard::Version { is_accepted: false } => return Err(OpenError::Version),
+                Heard::Version { is_accepted: true } if matches!(this.model, Model::Keyboard(_)) => break,
+                Heard::Described => break,
+                // A mouse describes itself next; a key that was pressed meanwhile is let go.
+                Heard::Version { .. } | Heard::Events => this.waiting.clear(),
+            }
+        }
+        Ok(this)
+    }
+
+    /// Asks for the version.
+    fn greet(&mut self) -> Result<(), SendError> {
+        match self.model {
+            Model::Keyboard(_) => {
+                let message_type = KeyboardMessageType::PROTOCOL_REQUEST;
+                self.say(KeyboardProtocolRequest { message_type, version: KEYBOARD_VERSION }.as_bytes())
+            }
+            Model::Mouse(..) => {
+                let header = MouseHeader { message_type: MouseMessageType::PROTOCOL_REQUEST, size: 4 };
+                self.say(MouseProtocolRequest { header, version: MOUSE_VERSION }.as_bytes())
+            }
+        }
+    }
+
+    fn say(&mut self, message: &[u8]) -> Result<(), SendError> {
+        pipe::send(&mut self.channel, 0, message)?;
+        self.channel.kick();
+        Ok(())
+    }
+
+    /// Waits for the next message until `end`.
+    fn hear(&mut self, platform: &P, end: Instant) -> Result<Heard, OpenError> {
+        loop {
+            if let Some(heard) = self.next()? {
+                return Ok(heard);
+            }
+            if platform.now() >= end {
+                return Err(Fault::Timeout.into());
+            }
+            platform.relax();
+        }
+    }
+
+    /// Takes the next message in.
+    fn next(&mut self) -> Result<Option<Heard>, Fault> {
+        let Self { channel, buffer, model, waiting } = self;
+        let Some(packet) = channel.receive(buffer)? else { return Ok(None) };
+        let is_plain = packet.kind == Kind::IN_BAND && packet.header.is_empty();
+        let bytes = if is_plain { pipe::parse(packet.payload) } else { None };
+        let parsed = bytes.map(|bytes| match model {
+            Model::Keyboard(_) => HostMessage::of_keyboard(bytes),
+            Model::Mouse(..) => HostMessage::of_mouse(bytes),
+        });
+        let Some(Ok(message)) = parsed else {
+            log::error!("hv-input: {}: a message that is none", channel.offer());
+            channel.fail(Fault::Protocol);
+            return Err(Fault::Protocol);
+        };
+        waiting.clear();
+        match (model, message) {
+            (_, HostMessage::Version { is_accepted }) => return Ok(Some(Heard::Version { is_accepted })),
+            (Model::Keyboard(keyboard), HostMessage::Keystroke(stroke)) => {
+                if let Some(event) = keyboard.event(stroke) {
+                    waiting.push(event);
+                    waiting.push(InputEvent::Sync);
+                }
+            }
+            (Model::Mouse(layout, pointer), HostMessage::Report(report)) => {
+                pointer.report(layout, report, &mut |event| waiting.push(event));
+            }
+            (Model::Mouse(layout, pointer), HostMessage::Descriptor(descriptor)) => {
+                (*layout, *pointer) = (Layout::parse(descriptor), Pointer::default());
+                let header = MouseHeader { message_type: MouseMessageType::DEVICE_INFO_ACK, size: 1 };
+                let mut message = [0; size_of::<MouseHeader>() + 1];
+                message.iter_mut().zip(header.as_bytes()).for_each(|(to, from)| *to = *from);
+                // There always is room: nothing else is sent.
+                self.say(&message).map_err(|_| Fault::Protocol)?;
+                return Ok(Some(Heard::Described));
+            }
+            (_, HostMessage::Other(kind)) => {
+                log::debug!("hv-input: {}: message {kind}", channel.offer());
+            }
+            _ => {}
+        }
+        Ok(Some(Heard::Events))
+    }
+}
+
+impl<P: HyperV> Notify for HvInput<P> {
+    fn arm(&mut self) -> Arm {
+        if self.waiting.next < self.waiting.end { Arm::Pending } else { self.channel.arm() }
+    }
+
+    fn disarm(&mut self) {
+        self.channel.disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.channel.register(waker);
+    }
+}
+
+impl<P: HyperV> Input for HvInput<P> {
+    fn info(&self) -> InputInfo {
+        match &self.model {
+            Model::Keyboard(_) => InputInfo { has_keys: true, ..InputInfo::default() },
+            Model::Mouse(layout, _) => {
+                let (has_buttons, is_relative, is_absolute) = layout.kinds();
+                InputInfo { has_keys: false, has_buttons, is_relative, is_absolute }
+            }
+        }
+    }
+
+    fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
+        loop {
+            if let Some(event) = self.waiting.pop() {
+                return Ok(Some(event));
+            }
+            if self.next()?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
+        if !matches!(self.model, Model::Keyboard(_)) {
+            return Ok(false);
+        }
+        let flags = [
+            (Leds::SCROLL_LOCK, KeyboardLedFlags::SCROLL_LOCK),
+            (Leds::NUM_LOCK, KeyboardLedFlags::NUM_LOCK),
+            (Leds::CAPS_LOCK, KeyboardLedFlags::CAPS_LOCK),
+        ];
+        let lit = flags.into_iter().filter(|(led, _)| leds.contains(*led)).map(|(_, flag)| flag);
+        let message_type = KeyboardMessageType::SET_LED_INDICATORS;
+        let leds = lit.collect::<KeyboardLedFlags>().bits();
+        match self.say(KeyboardSetLedIndicators { message_type, leds, reserved: 0 }.as_bytes()) {
+            Ok(()) => Ok(true),
+            Err(SendError::Full) => Ok(false),
+            Err(SendError::Faulted(fault)) => Err(fault),
+            Err(_) => Err(Fault::Protocol),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Keyboard and mouse against our model of them.
+
+use hyperv_bindings::ic::KeyboardEventFlags;
+use hyperv_bindings::vmbus;
+use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
+use paravirt_hv_input::{HvInput, OpenError};
+use paravirt_hyperv::Hypervisor;
+use paravirt_testhost::{Guest, HvHost, HvOffer, InputHost, OfferSettings};
+use paravirt_vmbus::{ChannelOptions, Guid, Version, Vmbus};
+
+struct Bench {
+    guest: Guest,
+    host: HvHost,
+    device: InputHost,
+    channel: u32,
+    vmbus: Vmbus<Guest>,
+}
+
+impl Bench {
+    fn new(interface: Guid, device: InputHost) -> Self {
+        let guest = Guest::with(1, true);
+        let host = HvHost::new(&guest, HvOffer::least());
+        let settings = OfferSettings { interface, is_pipe: true, ..OfferSettings::default() };
+        let channel = host.add(&guest, settings, device.clone());
+        let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
+        let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
+        Self { guest, host, device, channel, vmbus }
+    }
+
+    fn open(&self) -> Result<HvInput<Guest>, OpenError> {
+        let offer = self.vmbus.find(&Guid::default(), 0).expect("an offer");
+        HvInput::open(&self.guest, &self.vmbus, &offer, &ChannelOptions::default())
+    }
+
+    fn work(&self) {
+        self.host.work(&self.guest, self.channel);
+    }
+
+    fn events(&self, input: &mut HvInput<Guest>) -> Vec<InputEvent> {
+        self.work();
+        std::iter::from_fn(|| input.poll().expect("no fault")).collect()
+    }
+}
+
+#[test]
+fn what_is_typed_comes_out_and_lights_go_on() {
+    let bench = Bench::new(vmbus::KEYBOARD, InputHost::keyboard());
+    let mut keyboard = bench.open().expect("open");
+    assert_eq!(keyboard.info(), InputInfo { has_keys: true, ..InputInfo::default() });
+    assert_eq!(keyboard.arm(), Arm::Armed);
+    let up = KeyboardEventFlags::BREAK.bits();
+    bench.device.keystroke(0x1e, 0);
+    bench.device.keystroke(0x1e, up);
+    bench.device.keystroke(0x48, KeyboardEventFlags::E0.bits());
+    let key = |key, is_pressed| InputEvent::Key { key, is_pressed };
+    let expected = [
+        key(Key(30), true),
+        InputEvent::Sync,
+        key(Key(30), false),
+        InputEvent::Sync,
+        key(Key::UP, true),
+        InputEvent::Sync,
+    ];
+    assert_eq!(bench.events(&mut keyboard), expected);
+    assert_eq!(keyboard.set_leds(Leds::CAPS_LOCK | Leds::SCROLL_LOCK), Ok(true));
+    assert_eq!(bench.device.leds(), Some(5));
+    bench.host.rescind(&bench.guest, bench.channel);
+    // The first look finds the message, the next one that the channel is gone.
+    let _ = keyboard.poll();
+    assert_eq!((keyboard.poll(), keyboard.set_leds(Leds::NONE)), (Err(Fault::Removed), Err(Fault::Removed)));
+    assert_eq!(bench.device.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_mouse_describes_itself_and_says_what_is_new() {
+    let bench = Bench::new(vmbus::MOUSE, InputHost::mouse());
+    let mut mouse = bench.open().expect("open");
+    let info = InputInfo { has_buttons: true, is_absolute: true, ..InputInfo::default() };
+    assert_eq!(mouse.info(), info);
+    bench.work();
+    assert!(bench.device.is_ready());
+    bench.device.report(1, 100, 200, 0);
+    bench.device.report(0, 100, 200, -2);
+    let absolute = |axis, at| InputEvent::Absolute { axis, at };
+    let left = |is_pressed| InputEvent::Key { key: Key::BUTTON_LEFT, is_pressed };
+    let expected = [
+        absolute(Axis::X, 100),
+        absolute(Axis::Y, 200),
+        left(true),
+        InputEvent::Sync,
+        InputEvent::Relative { axis: Axis::Wheel, by: -2 },
+        left(false),
+        InputEvent::Sync,
+    ];
+    assert_eq!(bench.events(&mut mouse), expected);
+    assert_eq!(mouse.set_leds(Leds::NUM_LOCK), Ok(false));
+    assert_eq!(bench.device.violations(), Vec::<String>::new());
+}
+
+#[test]
+fn a_version_that_is_refused_is_an_error() {
+    for (interface, device) in [(vmbus::KEYBOARD, InputHost::keyboard()), (vmbus::MOUSE, InputHost::mouse())]
+    {
+        device.refuse();
+        let bench = Bench::new(interface, device);
+        assert_eq!(bench.open().err(), Some(OpenError::Version));
+    }
+    let bench = Bench::new(vmbus::SHUTDOWN, InputHost::keyboard());
+    assert_eq!(bench.open().err(), Some(OpenError::Class));
+}
+
+#[test]
+fn a_message_that_is_none_is_a_fault_of_the_device() {
+    let bench = Bench::new(vmbus::KEYBOARD, InputHost::keyboard());
+    let mut keyboard = bench.open().expect("open");
+    bench.device.keystroke(0x1e, 0);
+    bench.device.send(&[3, 0, 0]);
+    bench.work();
+    // What came ahead of it counts.
+    assert_eq!(keyboard.poll(), Ok(Some(InputEvent::Key { key: Key(30), is_pressed: true })));
+    assert_eq!(keyboard.poll(), Ok(Some(InputEvent::Sync)));
+    assert_eq!(keyboard.poll(), Err(Fault::Protocol));
+}
+
+/// Every byte of what a mouse and a keyboard say, changed three ways: an event, nothing or a fault, and never a panic.
+#[test]
+fn every_byte_may_be_anything() {
+    let stroke = [3u8, 0, 0, 0, 0x1e, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    let report = [4u8, 0, 0, 0, 7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7].to_vec();
+    for (interface, message) in [(vmbus::KEYBOARD, stroke), (vmbus::MOUSE, report)] {
+        for at in 0..message.len() {
+            for change in [0x01, 0x80, 0xff] {
+                let is_mouse = interface == vmbus::MOUSE;
+                let device = if is_mouse { InputHost::mouse() } else { InputHost::keyboard() };
+                let bench = Bench::new(interface, device);
+                let mut input = bench.open().expect("open");
+                let mut bytes = message.clone();
+                bytes[at] ^= change;
+                bench.work();
+                bench.device.send(&bytes);
+                bench.work();
+                let mut count = 0;
+                while let Ok(Some(_)) = input.poll() {
+                    count += 1;
+                    assert!(count < 20, "there is no end to it");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Keyboards, mice and tablets. VIRTIO 1.3 §5.8
+
+use crate::device::{Core, OpenOptions};
+use crate::features::Features;
+use crate::lane::{Draft, Lane, Outcome, Wish};
+use crate::transport::{OpenError, VirtioTransport, read_config};
+use core::task::Waker;
+use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
+use paravirt_platform::{Direction, DmaSlice, Fifo, Interrupts, ProcessorId};
+
+const EVENTS: u16 = 0;
+const STATUS: u16 = 1;
+/// Buffers for events, and for what is said to the device.
+const EVENT_BUFFERS: u16 = 64;
+const STATUS_BUFFERS: u16 = 8;
+/// Bytes of an event: type, code, value. §5.8.5
+const EVENT_LEN: usize = 8;
+/// What configuration answers, from its beginning: 8 bytes of head, and of the answer as many as are looked at. §5.8.4
+const ANSWER: usize = 8;
+const CONFIG_LEN: usize = ANSWER + 36;
+
+/// Questions to configuration.
+mod question {
+    pub const BITS: u8 = 0x11;
+    pub const AXIS: u8 = 0x12;
+}
+
+/// Types of events, as Linux numbers them.
+mod kind {
+    pub const SYNC: u16 = 0;
+    pub const KEY: u16 = 1;
+    pub const RELATIVE: u16 = 2;
+    pub const ABSOLUTE: u16 = 3;
+    pub const LED: u16 = 0x11;
+}
+
+/// What an axis counts: the least, and how many steps there are from it to the largest.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Range {
+    /// The value at the left or upper border.
+    pub least: i32,
+    /// Steps to the other one.
+    pub span: u32,
+}
+
+impl Range {
+    /// Where `value` is between the borders.
+    fn place(self, value: i32) -> u16 {
+        let from_least = u64::try_from(i64::from(value).saturating_sub(self.least.into())).unwrap_or(0);
+        let scaled = from_least.saturating_mul(InputEvent::END.into()).checked_div(self.span.into());
+        u16::try_from(scaled.unwrap_or(0)).unwrap_or(u16::MAX).min(InputEvent::END)
+    }
+}
+
+/// Says what an event of the device means; `x` and `y` are what its axes count. Total.
+pub fn event(bytes: [u8; EVENT_LEN], x: Range, y: Range) -> InputEvent {
+    let [k0, k1, c0, c1, value @ ..] = bytes;
+    let (kind, code) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([c0, c1]));
+    let value = i32::from_le_bytes(value);
+    let relative = |axis| InputEvent::Relative { axis, by: value };
+    match (kind, code) {
+        (kind::SYNC, 0) => InputEvent::Sync,
+        (kind::KEY, code) => InputEvent::Key { key: Key(code), is_pressed: value != 0 },
+        (kind::RELATIVE, 0) => relative(Axis::X),
+        (kind::RELATIVE, 1) => relative(Axis::Y),
+        (kind::RELATIVE, 6) => relative(Axis::HorizontalWheel),
+        (kind::RELATIVE, 8) => relative(Axis::Wheel),
+        (kind::ABSOLUTE, 0) => InputEvent::Absolute { axis: Axis::X, at: x.place(value) },
+        (kind::ABSOLUTE, 1) => InputEvent::Absolute { axis: Axis::Y, at: y.place(value) },
+        _ => InputEvent::Other { kind, code, value },
+    }
+}
+
+/// A virtio input device.
+pub struct VirtioInput<P: Interrupts, T: VirtioTransport> {
+    events: Lane<P, T, DmaSlice<P>, ()>,
+    status: Lane<P, T, DmaSlice<P>, ()>,
+    event_spare: Fifo<P, DmaSlice<P>>,
+    status_spare: Fifo<P, DmaSlice<P>>,
+    info: InputInfo,
+    has_leds: bool,
+    x: Range,
+    y: Range,
+}
+
+/// Asks configuration; how many bytes it answers, and the beginning of the answer.
+fn ask<T: VirtioTransport>(transport: &mut T, select: u8, of: u16) -> (usize, [u8; CONFIG_LEN]) {
+    const FIELDS: &[(u8, u8)] =
+        &[(2, 1), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4)];
+    let asked = transport.write_config_space(0, select).and(transport.write_config_space(1, of as u8));
+    if asked.is_err() {
+        return (0, [0; CONFIG_LEN]);
+    }
+    let answer: [u8; CONFIG_LEN] = read_config(transport, FIELDS);
+    let len = usize::from(answer.get(2).copied().unwrap_or(0));
+    (len, answer)
+}
+
+/// Whether any of the bits of `bytes` is set in the bitmap of the codes of events of type `of`.
+fn has<T: VirtioTransport>(transport: &mut T, of: u16, bytes: core::ops::Range<usize>) -> bool {
+    let (len, answer) = ask(transport, question::BITS, of);
+    let bitmap = answer.get(ANSWER..).unwrap_or_default();
+    let bitmap = bitmap.get(..len).unwrap_or(bitmap);
+    bitmap.iter().enumerate().any(|(at, byte)| bytes.contains(&at) && *byte != 0)
+}
+
+fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
+    let (len, answer) = ask(transport, question::AXIS, axis);
+    match answer.get(ANSWER..).and_then(<[u8]>::first_chunk) {
+        Some([a, b, c, d, e, f, g, h]) if len >= 8 => {
+            let (least, most) = (i32::from_le_bytes([*a, *b, *c, *d]), i32::from_le_bytes([*e, *f, *g, *h]));
+            let span = i64::from(most).saturating_sub(least.into());
+            Range { least, span: u32::try_from(span).unwrap_or(0) }
+        }
+        _ => Range::default(),
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
+    /// Takes the device into service.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; the device has then been reset.
+    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+        let core = Core::open(platform, transport, |_| Features::SUPPORTED.bits())?;
+        let wish =
+            |index, most| Wish { index, size: options.queue_size.min(most), indirect: 0, slot_areas: false };
+        let events = Draft::new(&core, &wish(EVENTS, EVENT_BUFFERS))?;
+        let status = Draft::new(&core, &wish(STATUS, STATUS_BUFFERS))?;
+        let (info, has_leds, x, y) = core.with_transport(|transport| {
+            let info = InputInfo {
+                has_keys: has(transport, kind::KEY, 0..32),
+                has_buttons: has(transport, kind::KEY, 34..35),
+                is_relative: has(transport, kind::RELATIVE, 0..1),
+                is_absolute: has(transport, kind::ABSOLUTE, 0..1),
+            };
+            let has_leds = has(transport, kind::LED, 0..1);
+            (info, has_leds, range(transport, 0), range(transport, 1))
+        });
+        Core::start(&core, |_| ProcessorId(0))?;
+        let mut event_spare = Fifo::new(platform, usize::from(EVENT_BUFFERS))?;
+        let mut status_spare = Fifo::new(platform, usize::from(STATUS_BUFFERS))?;
+        // There is room for as many.
+        DmaSlice::alloc_many(platform, usize::from(EVENT_BUFFERS), EVENT_LEN, |slice| {
+            let _ = event_spare.push(slice);
+        })?;
+        DmaSlice::alloc_many(platform, usize::from(STATUS_BUFFERS), EVENT_LEN, |slice| {
+            let _ = status_spare.push(slice);
+        })?;
+        let (events, status) = (events.into_lane()?, status.into_lane()?);
+        let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };
+        input.refill();
+        Ok(input)
+    }
+
+    /// Gives the device what is spare.
+    fn refill(&mut self) {
+        while self.events.fault().is_none()
+            && self.events.queue().has_room(1)
+            && let Some(buffer) = self.event_spare.pop()
+        {
+            let _ = self.events.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
+        }
+        self.events.kick();
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
+    fn arm(&mut self) -> Arm {
+        self.refill();
+        self.events.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.events.disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.events.register(waker);
+    }
+}
+
+impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
+    fn info(&self) -> InputInfo {
+        self.info
+    }
+
+    fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
+        loop {
+            let (came, used) = match self.events.next()? {
+                Some(Outcome::Used(used)) => (true, used),
+                Some(Outcome::Aborted(used)) => (false, used),
+                None => {
+                    self.refill();
+                    return Ok(None);
+                }
+            };
+            let Some(buffer) = used.buffer else { continue };
+            let bytes = buffer.bytes().first_chunk().copied();
+            let _ = self.event_spare.push(buffer);
+            if let Some(bytes) = bytes.filter(|_| came && used.len as usize == EVENT_LEN) {
+                return Ok(Some(event(bytes, self.x, self.y)));
+            }
+        }
+    }
+
+    fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.status.next()? {
+            used.buffer.into_iter().for_each(|buffer| drop(self.status_spare.push(buffer)));
+        }
+        let events = [Leds::NUM_LOCK, Leds::CAPS_LOCK, Leds::SCROLL_LOCK]
+            .map(Some)
+            .into_iter()
+            .chain([None])
+            .enumerate()
+            .map(|(code, led)| match led {
+                Some(led) => (kind::LED, code as u16, u32::from(leds.contains(led))),
+                None => (kind::SYNC, 0, 0),
+            });
+        let is_ready = self.status.fault().is_none() && self.status_spare.len() >= 4;
+        if !self.has_leds || !is_ready {
+            return Ok(false);
+        }
+        for (kind, code, value) in events {
+            let Some(mut buffer) = self.status_spare.pop() else { break };
+            let bytes = u64::from(kind) | u64::from(code) << 16 | u64::from(value) << 32;
+            buffer.bytes_mut().copy_from_slice(&bytes.to_le_bytes());
+            let sent = self.status.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
+            if let Some(buffer) = sent.err().and_then(|refused| refused.buffer) {
+                let _ = self.status_spare.push(buffer);
+                break;
+            }
+        }
+        self.status.kick();
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: u16, code: u16, value: i32, range: Range) -> InputEvent {
+        let [a, b] = kind.to_le_bytes();
+        let [c, d] = code.to_le_bytes();
+        let [e, f, g, h] = value.to_le_bytes();
+        event([a, b, c, d, e, f, g, h], range, Range::default())
+    }
+
+    #[test]
+    fn places_are_between_the_borders_whatever_the_device_says() {
+        let wide = Range { least: i32::MIN, span: u32::MAX };
+        let x = |at| InputEvent::Absolute { axis: Axis::X, at };
+        assert_eq!(of(3, 0, i32::MAX, wide), x(InputEvent::END));
+        assert_eq!(of(3, 0, i32::MIN, wide), x(0));
+        let small = Range { least: 10, span: 2 };
+        assert_eq!([9, 11, 12, 13].map(|value| of(3, 0, value, small)), [x(0), x(16383), x(32767), x(32767)]);
+        assert_eq!(of(3, 0, 7, Range::default()), x(0));
+    }
+
+    #[test]
+    fn events_mean_what_linux_means() {
+        let none = Range::default();
+        assert_eq!(of(1, 30, 1, none), InputEvent::Key { key: Key(30), is_pressed: true });
+        assert_eq!(of(2, 8, -1, none), InputEvent::Relative { axis: Axis::Wheel, by: -1 });
+        assert_eq!(of(4, 4, 5, none), InputEvent::Other { kind: 4, code: 4, value: 5 });
+        assert_eq!(of(0, 0, 0, none), InputEvent::Sync);
+    }
+}

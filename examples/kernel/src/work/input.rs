@@ -1,0 +1,47 @@
+//! `input=SECONDS`: says what is typed, moved and clicked.
+
+use super::devices::Devices;
+use crate::arch::time;
+use crate::{platform, say};
+use alloc::string::{String, ToString};
+use core::time::Duration;
+use paravirt_device::{Arm, Input, InputEvent, Key, Leds, Notify};
+
+/// Ends ahead of its time when Escape is let go.
+pub fn run(devices: &mut Devices, seconds: u64) -> Result<(), String> {
+    if devices.inputs.is_empty() {
+        return Err("there is no device for input".into());
+    }
+    let waker = platform::waker();
+    let end = time::now().saturating_add(Duration::from_secs(seconds));
+    for (i, input) in devices.inputs.iter_mut().enumerate() {
+        input.device.register(&waker);
+        let has_lights = input.device.set_leds(Leds::CAPS_LOCK).map_err(|fault| fault.to_string())?;
+        say!("input={i} lights={has_lights}");
+    }
+    say!("input=begin seconds={seconds}");
+    let mut is_over = false;
+    while !is_over && time::now() < end {
+        for (i, input) in devices.inputs.iter_mut().enumerate() {
+            while let Some(event) = input.device.poll().map_err(|fault| fault.to_string())? {
+                match event {
+                    InputEvent::Key { key, is_pressed } => {
+                        say!("input={i} key={} pressed={is_pressed}", key.0);
+                        is_over |= key == Key::ESCAPE && !is_pressed;
+                    }
+                    InputEvent::Relative { axis, by } => say!("input={i} axis={axis:?} by={by}"),
+                    InputEvent::Absolute { axis, at } => say!("input={i} axis={axis:?} at={at}"),
+                    InputEvent::Sync => {}
+                    other => say!("input={i} event=\"{other:?}\""),
+                }
+            }
+        }
+        if !is_over {
+            platform::sleep(end, || {
+                devices.inputs.iter_mut().any(|input| input.device.arm() == Arm::Pending)
+            });
+        }
+    }
+    say!("input=end");
+    Ok(())
+}
