@@ -1,5 +1,5 @@
 // Integration services: shutdown, heartbeat, time, key-value pairs and the rest, and keyboard and mouse, as OpenVMM (MIT) and
-// FreeBSD (BSD) show them. All go in pipe framing.
+// FreeBSD (BSD) show them. All but the keyboard go in pipe framing.
 #include <stdint.h>
 
 /// Types of messages.

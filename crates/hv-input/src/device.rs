@@ -175,7 +175,11 @@ impl<P: HyperV> HvInput<P> {
     }
 
     fn say(&mut self, message: &[u8]) -> Result<(), SendError> {
-        pipe::send(&mut self.channel, 0, message)?;
+        match self.model {
+            // A keyboard's messages are packets as they are, a mouse's have the header of a pipe.
+            Model::Keyboard(_) => self.channel.send_in_band(0, false, &[message])?,
+            Model::Mouse(..) => pipe::send(&mut self.channel, 0, message)?,
+        }
         self.channel.kick();
         Ok(())
     }
@@ -198,12 +202,11 @@ impl<P: HyperV> HvInput<P> {
         let Self { channel, buffer, model, waiting } = self;
         let Some(packet) = channel.receive(buffer)? else { return Ok(None) };
         let is_plain = packet.kind == Kind::IN_BAND && packet.header.is_empty();
-        let bytes = if is_plain { pipe::parse(packet.payload) } else { None };
-        let parsed = bytes.map(|bytes| match model {
-            Model::Keyboard(_) => HostMessage::of_keyboard(bytes),
-            Model::Mouse(..) => HostMessage::of_mouse(bytes),
-        });
-        let Some(Ok(message)) = parsed else {
+        let parsed = match model {
+            Model::Keyboard(_) => Some(HostMessage::of_keyboard(packet.payload)),
+            Model::Mouse(..) => pipe::parse(packet.payload).map(HostMessage::of_mouse),
+        };
+        let Some(Ok(message)) = parsed.filter(|_| is_plain) else {
             log::error!("hv-input: {}: a message that is none", channel.offer());
             channel.fail(Fault::Protocol);
             return Err(Fault::Protocol);

@@ -20,7 +20,8 @@ impl Bench {
     fn new(interface: Guid, device: InputHost) -> Self {
         let guest = Guest::with(1, true);
         let host = HvHost::new(&guest, HvOffer::least());
-        let settings = OfferSettings { interface, is_pipe: true, ..OfferSettings::default() };
+        let is_pipe = interface == vmbus::MOUSE;
+        let settings = OfferSettings { interface, is_pipe, ..OfferSettings::default() };
         let channel = host.add(&guest, settings, device.clone());
         let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
         let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");

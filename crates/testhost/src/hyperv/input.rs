@@ -76,7 +76,11 @@ impl InputHost {
 
     /// Sends a message as it is.
     pub fn send(&self, message: &[u8]) {
-        self.with(|device| device.send.push_back(framed(message)));
+        self.with(|device| {
+            // Only a mouse is a pipe.
+            let packet = if device.is_mouse { framed(message) } else { message.to_vec() };
+            device.send.push_back(packet);
+        });
     }
 
     /// The lights that the guest has set, as the wire has them.
@@ -98,7 +102,7 @@ impl Device {
                 self.is_ready = request.version == KEYBOARD_VERSION && !self.refuses;
                 let message_type = KeyboardMessageType::PROTOCOL_RESPONSE;
                 let is_accepted = self.is_ready.into();
-                out.in_band(&framed(KeyboardProtocolResponse { message_type, is_accepted }.as_bytes()));
+                out.in_band(KeyboardProtocolResponse { message_type, is_accepted }.as_bytes());
             }
             KeyboardMessageType::SET_LED_INDICATORS => {
                 self.leds = Some(KeyboardSetLedIndicators::read_from_prefix(message).ok()?.0.leds);
@@ -150,10 +154,10 @@ impl VmbusDevice for InputHost {
 
     fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         self.with(|device| {
-            let taken = match unframed(packet.payload) {
-                Some(message) if device.is_mouse => device.mouse(message, out),
-                Some(message) => device.keyboard(message, out),
-                None => None,
+            let taken = if device.is_mouse {
+                unframed(packet.payload).and_then(|message| device.mouse(message, out))
+            } else {
+                device.keyboard(packet.payload, out)
             };
             if taken.is_none() {
                 device.violations.push("a message that is none".into());
