@@ -2,8 +2,10 @@
 
 use crate::machine::set_door;
 use crate::peer::Peer;
+use crate::ports::Wish;
 use crate::services::{self, Service};
 use crate::synic::Synic;
+use crate::typist::Typist;
 use anyhow::{Context, Result};
 use hyperv_bindings::Guid;
 use hyperv_bindings::tlfs::{HvHypercallCode, HvHypercallFlags, HvPostMessageInput, HvStatus};
@@ -23,6 +25,8 @@ use zerocopy::FromBytes;
 
 /// What is added to a channel's number for its event; below are processors.
 const CHANNELS: u64 = 1 << 32;
+/// The event of a processor's thread that has served a channel.
+const NEWS: u64 = CHANNELS - 1;
 /// How long the thread sleeps at most: then it looks whether the machine has ended.
 const NAP: Duration = Duration::from_millis(200);
 
@@ -32,8 +36,9 @@ pub struct Devices {
     pub newest: VmbusVersion,
     pub disks: Option<StorHost>,
     pub card: Option<(NetVspHost, Peer)>,
-    /// Ends the guest when something comes.
-    pub shutdown: Option<Receiver<()>>,
+    pub typist: Option<Typist>,
+    /// What is to be done as it comes.
+    pub wishes: Receiver<Wish>,
 }
 
 struct State {
@@ -43,11 +48,13 @@ struct State {
     bus: Bus,
     epoll: Arc<Epoll>,
     doors: BTreeMap<u32, (u32, EventFd)>,
+    news: EventFd,
     disks: Option<StorHost>,
     card: Option<(NetVspHost, Peer)>,
     card_channel: u32,
     services: Vec<(u32, Service)>,
-    shutdown: Option<Receiver<()>>,
+    typist: Option<(Typist, [u32; 2])>,
+    wishes: Receiver<Wish>,
     must_end: bool,
     hypercalls: u64,
     signals: u64,
@@ -64,6 +71,8 @@ impl Host {
             let event = EpollEvent::new(EventSet::IN, vp as u64);
             epoll.ctl(ControlOperation::Add, end.as_raw_fd(), event)?;
         }
+        let news = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        epoll.ctl(ControlOperation::Add, news.as_raw_fd(), EpollEvent::new(EventSet::IN, NEWS))?;
         let mut state = State {
             vm,
             bus: Bus::new(memory.clone()),
@@ -71,11 +80,13 @@ impl Host {
             synic,
             epoll,
             doors: BTreeMap::new(),
+            news,
             disks: devices.disks,
             card: devices.card,
             card_channel: 0,
             services: vec![],
-            shutdown: devices.shutdown,
+            typist: None,
+            wishes: devices.wishes,
             must_end: false,
             hypercalls: 0,
             signals: 0,
@@ -90,6 +101,11 @@ impl Host {
         }
         if let Some(card) = state.card.as_ref().map(|(card, _)| card.clone()) {
             state.card_channel = state.add(vmbus::NETWORK, 0x20, false, card);
+        }
+        if let Some(typist) = devices.typist {
+            let keyboard = state.add(vmbus::KEYBOARD, 0x30, false, typist.keyboard.clone());
+            let mouse = state.add(vmbus::MOUSE, 0x31, true, typist.mouse.clone());
+            state.typist = Some((typist, [keyboard, mouse]));
         }
         state.follow()?;
         Ok(Self(Mutex::new(state)))
@@ -116,6 +132,7 @@ impl Host {
                 let bytes = state.memory.read(parameter, size_of::<HvPostMessageInput>());
                 let message = HvPostMessageInput::read_from_bytes(&bytes).expect("as many bytes as it has");
                 let status = state.bus.post(&mut state.synic, &message);
+                state.has_worked();
                 match state.follow() {
                     Ok(()) => status,
                     Err(error) => {
@@ -125,7 +142,11 @@ impl Host {
                 }
             }
             // Here the parameter is the value, in either form.
-            HvHypercallCode::SIGNAL_EVENT => state.bus.signal(&mut state.synic, parameter as u32),
+            HvHypercallCode::SIGNAL_EVENT => {
+                let status = state.bus.signal(&mut state.synic, parameter as u32);
+                state.has_worked();
+                status
+            }
             _ => HvStatus::INVALID_HYPERCALL_CODE,
         }
     }
@@ -142,11 +163,13 @@ impl Host {
                 Err(error) if error.kind() == ErrorKind::Interrupted => 0,
                 other => other.context("cannot wait for the guest")?,
             };
-            let mut state = self.lock();
-            for event in &events[..count] {
-                state.woken(event.data());
-            }
+            self.lock().woken(&events[..count]);
         }
+        // What the guest said last has its answer, or is in the report.
+        let count = epoll.wait(0, &mut events).unwrap_or(0);
+        let mut state = self.lock();
+        state.woken(&events[..count]);
+        state.tick(Instant::now());
         Ok(())
     }
 
@@ -158,14 +181,12 @@ impl Host {
             state.disks.as_ref().map(StorHost::violations).unwrap_or_default(),
             state.card.as_ref().map(|(card, _)| card.violations()).unwrap_or_default(),
             state.services.iter().flat_map(|(_, service)| service.device.violations()).collect(),
+            state.typist.as_ref().map(|(typist, _)| typist.violations()).unwrap_or_default(),
         ]
         .concat();
         wrong.iter().for_each(|text| tell!("the guest did wrong: {text}"));
         if state.memory.strays() > 0 {
-            eprintln!(
-                "monitor: the guest did wrong: {} addresses where there is no memory",
-                state.memory.strays()
-            );
+            tell!("the guest did wrong: {} addresses where there is no memory", state.memory.strays());
         }
         let State { hypercalls, signals, synic, .. } = &*state;
         tell!("hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts);
@@ -207,25 +228,48 @@ impl State {
         result
     }
 
-    fn woken(&mut self, token: u64) {
-        let Some(channel) = token.checked_sub(CHANNELS) else { return self.synic.ended(token as u32) };
-        if let Some((connection, door)) = self.doors.get(&(channel as u32)) {
-            self.signals += door.read().unwrap_or(0);
-            self.bus.signal(&mut self.synic, *connection);
+    fn woken(&mut self, events: &[EpollEvent]) {
+        for event in events {
+            let Some(channel) = event.data().checked_sub(CHANNELS) else {
+                if event.data() == NEWS {
+                    let _ = self.news.read();
+                } else {
+                    self.synic.ended(event.data() as u32);
+                }
+                continue;
+            };
+            if let Some((connection, door)) = self.doors.get(&(channel as u32)) {
+                self.signals += door.read().unwrap_or(0);
+                self.bus.signal(&mut self.synic, *connection);
+            }
         }
+    }
+
+    /// A processor's thread has served a channel: what it took in is looked at by the thread that serves.
+    fn has_worked(&self) {
+        // Where the count is full it wakes as well.
+        let _ = self.news.write(1);
     }
 
     /// Does what is due; how long there is nothing.
     fn tick(&mut self, now: Instant) -> Duration {
-        if let Some(shutdown) = &self.shutdown
-            && shutdown.try_recv().is_ok()
-        {
-            self.must_end = true;
+        while let Ok(wish) = self.wishes.try_recv() {
+            match (wish, &self.typist) {
+                (Wish::End, _) => self.must_end = true,
+                (Wish::Type, Some((typist, channels))) => {
+                    typist.work();
+                    channels.iter().for_each(|channel| self.bus.work(&mut self.synic, *channel));
+                }
+                (Wish::Type, None) => {}
+            }
         }
         let mut next = NAP;
+        // What serving a channel took in, with no signal, is looked at by the next round.
+        let mut has_worked = false;
         for (channel, service) in &mut self.services {
             if service.serve(now, self.must_end) {
                 self.bus.work(&mut self.synic, *channel);
+                has_worked = true;
             }
             if let Some(due) = service.due() {
                 next = next.min(due.saturating_duration_since(now));
@@ -234,15 +278,25 @@ impl State {
         if let Some((card, peer)) = &mut self.card {
             let frames = peer.serve(card.take_frames());
             if !frames.is_empty() {
+                let (_, table) = card.settings();
                 for bytes in frames {
-                    card.receive_on(0, WireFrame { bytes, info: vec![] });
+                    card.receive_on(steer(&bytes, &table), WireFrame { bytes, info: vec![] });
                 }
-                self.bus.work(&mut self.synic, self.card_channel);
+                self.bus.work_all(&mut self.synic, self.card_channel);
+                has_worked = true;
             }
             if let Some(delay) = peer.delay() {
                 next = next.min(delay);
             }
         }
-        next
+        if has_worked { Duration::ZERO } else { next }
     }
+}
+
+/// The channel of a frame: by its addresses and ports, and the table that the guest has set.
+fn steer(frame: &[u8], table: &[u32]) -> u16 {
+    // Of IPv4 without options, and TCP or UDP in it.
+    let flow = frame.get(26..38).unwrap_or_default();
+    let sum = flow.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+    sum.checked_rem(table.len()).map_or(0, |at| table[at] as u16)
 }

@@ -21,6 +21,7 @@ mod ports;
 mod processor;
 mod services;
 mod synic;
+mod typist;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -32,7 +33,7 @@ use ports::{Console, End, Ports, SERIAL_GSI};
 use processor::Board;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
@@ -43,10 +44,13 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tell!("{error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(FAILED)
         }
     }
 }
+
+/// What the monitor ends with when it cannot go on: no value that a guest writes makes it.
+const FAILED: u8 = 2;
 
 /// Interrupts a processor's run; there is nothing else to do.
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -63,17 +67,17 @@ fn run(options: &Options) -> Result<ExitCode> {
     boot::boot(&memory, &processors[0], &guest)?;
     let line = EventFd::new(EFD_CLOEXEC)?;
     vm.register_irqfd(&line, SERIAL_GSI)?;
-    let (sender, shutdown) = channel();
-    let watch = options.shutdown_at.clone().map(|text| (text, sender));
+    let (sender, wishes) = channel();
     let devices = Devices {
         newest: options.vmbus(),
         disks: options.disks()?,
-        card: options.card(),
-        shutdown: watch.is_some().then_some(shutdown),
+        card: options.card()?,
+        typist: options.input()?,
+        wishes,
     };
     let board = Arc::new(Board {
         host: Host::new(vm, Memory::new(memory), options.cpus, devices)?,
-        ports: Mutex::new(Ports::new(line, Console::new(watch))),
+        ports: Mutex::new(Ports::new(line, Console::new(options.watches(), sender))),
         stop: AtomicBool::new(false),
     });
 
@@ -97,13 +101,12 @@ fn run(options: &Options) -> Result<ExitCode> {
     let end = loop {
         match ends.recv_timeout(Duration::from_millis(100)) {
             Ok(end) => break end,
-            Err(RecvTimeoutError::Timeout) if threads.iter().any(|thread| thread.is_finished()) => {
-                break End::Fault("a thread of the monitor has failed".into());
+            Err(_) if serving.is_finished() || threads.iter().any(|thread| thread.is_finished()) => {
+                // One that has ended has said so, unless it failed.
+                let failed = || End::Fault("a thread of the monitor has failed".into());
+                break ends.try_recv().unwrap_or_else(|_| failed());
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                break End::Fault("all threads of the monitor have failed".into());
-            }
+            Err(_) => {}
         }
     };
     board.stop.store(true, Ordering::Release);
@@ -114,7 +117,8 @@ fn run(options: &Options) -> Result<ExitCode> {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    serving.join().ok().context("the thread that serves the bus has failed")?;
+    // Where it failed, that is the end which is reported.
+    let _ = serving.join();
     board
         .ports
         .lock()
@@ -134,7 +138,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         }
         End::Fault(text) => {
             tell!("the machine cannot go on: {text}");
-            ExitCode::from(2)
+            ExitCode::from(FAILED)
         }
     })
 }

@@ -1,6 +1,8 @@
 //! The command line.
 
 use crate::peer::Peer;
+use crate::ports::Wish;
+use crate::typist::Typist;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use hyperv_bindings::vmbus::VmbusVersion;
@@ -34,7 +36,7 @@ pub struct Options {
     #[arg(long)]
     net: bool,
     /// The files that the router serves
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "net")]
     web: Option<PathBuf>,
     /// The newest version of VMBus, such as 4.0
     #[arg(long, value_name = "VERSION", value_parser = version)]
@@ -42,6 +44,13 @@ pub struct Options {
     /// Queues of the controller and the card, at most
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     queues: u16,
+    /// Types this text on a keyboard, then Escape, and clicks in the middle of the screen, when the guest has written the text
+    /// of `--type-at`
+    #[arg(long, value_name = "TEXT", requires = "type_at")]
+    pub type_text: Option<String>,
+    /// See `--type-text`
+    #[arg(long, value_name = "TEXT", requires = "type_text")]
+    pub type_at: Option<String>,
     /// Asks the guest to end, by the integration service, when it has written this text
     #[arg(long, value_name = "TEXT")]
     pub shutdown_at: Option<String>,
@@ -61,6 +70,17 @@ fn version(text: &str) -> Result<VmbusVersion, String> {
 }
 
 impl Options {
+    /// The texts that are looked for in what the guest writes.
+    pub fn watches(&self) -> Vec<(String, Wish)> {
+        let wishes = [(&self.shutdown_at, Wish::End), (&self.type_at, Wish::Type)];
+        wishes.into_iter().filter_map(|(text, wish)| Some((text.clone()?, wish))).collect()
+    }
+
+    /// Keyboard and mouse.
+    pub fn input(&self) -> Result<Option<Typist>> {
+        self.type_text.as_deref().map(Typist::new).transpose()
+    }
+
     pub fn vmbus(&self) -> VmbusVersion {
         self.vmbus.unwrap_or(VmbusVersion(0))
     }
@@ -82,6 +102,11 @@ impl Options {
             }
             let file = OpenOptions::new().read(true).write(!is_read_only).open(path);
             let file = file.with_context(|| format!("cannot open {path}"))?;
+            let len = file.metadata().with_context(|| format!("cannot look at {path}"))?.len();
+            ensure!(
+                len > 0 && len.is_multiple_of(u64::from(block)),
+                "{path} is no image of a disk: its {len} bytes are no whole blocks of {block}"
+            );
             let mut drive = StorDrive::file(block, file)?;
             drive.is_read_only = is_read_only;
             drive.name[15] = drives.len() as u8;
@@ -105,11 +130,14 @@ impl Options {
     }
 
     /// The network card.
-    pub fn card(&self) -> Option<(NetVspHost, Peer)> {
+    pub fn card(&self) -> Result<Option<(NetVspHost, Peer)>> {
+        if let Some(folder) = &self.web {
+            ensure!(folder.is_dir(), "{} is no folder", folder.display());
+        }
         let card = NetVspHost::new();
         card.moods(|moods| {
             (moods.mtu, moods.queues, moods.lacks_offloads) = (1500, self.queues.into(), true);
         });
-        self.net.then(|| (card, Peer::new(self.web.clone())))
+        Ok(self.net.then(|| (card, Peer::new(self.web.clone()))))
     }
 }

@@ -53,13 +53,26 @@ impl Trigger for Line {
 pub struct Console {
     out: Stdout,
     line: Vec<u8>,
-    watch: Option<(String, Sender<()>)>,
+    watches: Vec<(String, Wish)>,
+    wishes: Sender<Wish>,
 }
 
+/// What a user wants when the guest has written a text.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Wish {
+    /// That it ends.
+    End,
+    /// That somebody types.
+    Type,
+}
+
+/// Bytes of a line that are kept back until it is whole.
+const LINE: usize = 4096;
+
 impl Console {
-    /// A console that tells when a line has this text in it.
-    pub fn new(watch: Option<(String, Sender<()>)>) -> Self {
-        Self { out: std::io::stdout(), line: vec![], watch }
+    /// A console that tells when a line has one of these texts in it, of each once.
+    pub fn new(watches: Vec<(String, Wish)>, wishes: Sender<Wish>) -> Self {
+        Self { out: std::io::stdout(), line: vec![], watches, wishes }
     }
 }
 
@@ -67,15 +80,15 @@ impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         for byte in bytes {
             self.line.push(*byte);
-            if *byte != b'\n' {
+            if *byte != b'\n' && self.line.len() < LINE {
                 continue;
             }
             let line = std::mem::take(&mut self.line);
             self.out.write_all(&line)?;
-            let is_watched = |text: &str| String::from_utf8_lossy(&line).contains(text);
-            if let Some((_, sender)) = self.watch.take_if(|(text, _)| is_watched(text)) {
+            let line = String::from_utf8_lossy(&line);
+            for (_, wish) in self.watches.extract_if(.., |(text, _)| line.contains(text.as_str())) {
                 // Nobody listens any more where the machine has ended.
-                let _ = sender.send(());
+                let _ = self.wishes.send(wish);
             }
         }
         Ok(bytes.len())

@@ -80,10 +80,7 @@ impl Service {
                 }
                 IcMessageType::SHUTDOWN => {
                     let is_taken = answer.status == IcStatus::SUCCESS.0;
-                    eprintln!(
-                        "monitor: the guest was asked to end: {}",
-                        if is_taken { "it will" } else { "it will not" }
-                    );
+                    tell!("the guest was asked to end: {}", if is_taken { "taken" } else { "refused" });
                 }
                 _ => {}
             }

@@ -36,12 +36,20 @@ impl Web {
                 socket.listen(PORT).expect("a port that is not 0");
             }
             while socket.can_recv() {
-                let taken = socket.recv(|data| (data.len(), data.to_vec()));
-                connection.request.extend(taken.unwrap_or_default());
+                let taken = socket.recv(|data| (data.len(), data.to_vec())).unwrap_or_default();
+                // What comes behind a request is not read.
+                if connection.response.is_none() {
+                    connection.request.extend(taken);
+                }
             }
+            let is_over = socket.may_send() && !socket.may_recv();
             let is_whole = connection.request.windows(4).any(|window| window == b"\r\n\r\n");
             if connection.response.is_none() && (is_whole || connection.request.len() > REQUEST) {
                 connection.response = Some(respond(self.root.as_deref(), &connection.request));
+            }
+            if connection.response.is_none() && is_over {
+                // Nothing more comes, and it was not enough.
+                socket.abort();
             }
             if let Some(response) = &connection.response {
                 while connection.sent < response.len() && socket.can_send() {

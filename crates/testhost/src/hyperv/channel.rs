@@ -161,6 +161,16 @@ impl Bus {
         self.work(synic, number);
     }
 
+    /// Serves a device: its primary channel and all further ones.
+    pub fn work_all(&mut self, synic: &mut dyn Controller, primary: u32) {
+        let Some(instance) = self.channels.get(&primary).map(|channel| channel.settings.instance) else {
+            return;
+        };
+        let of_it = self.channels.iter().filter(|(_, channel)| channel.settings.instance == instance);
+        let numbers: Vec<u32> = of_it.map(|(number, _)| *number).collect();
+        numbers.into_iter().for_each(|number| self.work(synic, number));
+    }
+
     /// Serves a channel: takes all packets, sends what the device has to say.
     pub fn work(&mut self, synic: &mut dyn Controller, number: u32) {
         let Self { channels, gpadls, memory, .. } = self;

@@ -31,8 +31,20 @@ const COMMANDS: &[&str] = &[
 const INIT: &str = include_str!("init.sh");
 
 /// The same of a Linux guest under Hyper-V's interface.
-const GUEST_MODULES: &[&str] =
-    &["hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc", "hv_utils", "crc32c_generic", "ext4"];
+const GUEST_MODULES: &[&str] = &[
+    "hv_vmbus",
+    "hv_storvsc",
+    "sd_mod",
+    "hv_netvsc",
+    "hv_utils",
+    "crc32c_generic",
+    "ext4",
+    "evdev",
+    "atkbd",
+    "hyperv_keyboard",
+    "hid_generic",
+    "hid_hyperv",
+];
 const GUEST_COMMANDS: &[&str] = &[
     "sh",
     "mount",
@@ -58,6 +70,9 @@ const GUEST_COMMANDS: &[&str] = &[
     "ping",
     "grep",
     "date",
+    "od",
+    "awk",
+    "uniq",
 ];
 const GUEST_INIT: &str = include_str!("linux.sh");
 /// What a lease is set with.
@@ -86,7 +101,8 @@ pub fn build() -> Result<Files> {
         Files { kernel: folder.join("vmlinux"), initrd: folder.join("initrd"), guest: folder.join("guest") };
     let qemu = tools::path("qemu-system-x86_64").context("qemu-system-x86_64 is not in the path")?;
     let rest = format!(
-        "{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}\n{GUEST_INIT}\n{GUEST_MODULES:?}",
+        "{:?}\n{INIT}\n{MODULES:?}\n{FIRMWARE:?}\n{COMMANDS:?}\n{GUEST_INIT}\n{GUEST_MODULES:?}\n{GUEST_COMMANDS:?}\n\
+         {GUEST_LEASE}\n{GUEST_POWEROFF}",
         fs::metadata(&qemu)?.modified()?
     );
     let stamp_file = folder.join("stamp");
@@ -106,10 +122,11 @@ pub fn build() -> Result<Files> {
     }
     let package = packages.last().context("apt knows no kernel (linux-image-…-amd64)")?;
     println!("lab: building a machine with KVM of {package}, busybox-static and {}", qemu.display());
-    let _ = fs::remove_file(&stamp_file);
     let kernel = unpack(&folder, package)?;
     let busybox = unpack(&folder, "busybox-static")?;
     let image = first_with(&kernel.join("boot"), "vmlinuz-").context("the package has no kernel")?;
+    // From here on there is nothing whole until the new stamp.
+    let _ = fs::remove_file(&stamp_file);
     fs::write(&files.kernel, decompress(&fs::read(image)?)?)?;
     fs::write(&files.initrd, outer(&kernel, &busybox, &qemu)?)?;
     fs::write(&files.guest, guest(&kernel, &busybox)?)?;

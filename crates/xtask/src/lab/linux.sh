@@ -1,28 +1,36 @@
 #!/bin/sh
-# A Linux guest under Hyper-V's interface: mounts its disk, reads and writes, gets its address, fetches a page, and waits until
-# it is asked to end. What it says, the test compares with what is so.
+# A Linux guest under Hyper-V's interface: mounts its disk, reads and writes, gets its address, fetches a page, hears what is
+# typed, and waits until it is asked to end. What it says, the test compares with what is so.
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r name; do insmod "/modules/$name.ko"; done < /modules/order
+# Waits until the command says something, for half a minute at most.
+await() {
+    tries=0
+    until [ "$($1)" ] || [ "$tries" = 300 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+}
 # The name of the disk at LUN $1: Linux looks at its disks side by side, and their names follow who is first.
 disk() {
     for disk in /sys/bus/scsi/devices/*:"$1"/block/*; do
         [ -b "/dev/${disk##*/}" ] && echo "/dev/${disk##*/}"
     done
 }
-tries=0
-until [ "$(disk 0)" ] && [ "$(disk 1)" ] && [ -e /sys/class/net/eth0 ] || [ "$tries" = 600 ]; do
-    sleep 0.1
-    tries=$((tries + 1))
-done
+disks() { [ "$(disk 0)" ] && [ "$(disk 1)" ] && echo there; }
+card() { [ -e /sys/class/net/eth0 ] && echo there; }
+clock() { [ "$(date -u +%Y)" -gt 1970 ] && echo set; }
+# Devices whose further channel has come.
+further() { ls -d /sys/bus/vmbus/devices/*/channels/* | cut -d/ -f6 | sort | uniq -d; }
+pairs() { [ "$(further | wc -l)" = 2 ] && echo there; }
+await disks
+await card
 files=$(disk 0)
 scratch=$(disk 1)
 echo "linux version=$(uname -r) clock=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
-for device in /sys/bus/vmbus/devices/*; do
-    echo "linux device=$(basename "$device") driver=$(basename "$(readlink "$device/driver")") channels=$(ls "$device/channels" | wc -l)"
-done
 mount -t ext4 "$files" /disk
 cd /disk || exit
 find . -type f | sort | while read -r file; do
@@ -37,11 +45,29 @@ echo 3 > /proc/sys/vm/drop_caches
 echo "linux written=$(sha256sum < /random | cut -d' ' -f1)"
 echo "linux read=$(dd if="$scratch" bs=64k count=64 2> /dev/null | sha256sum | cut -d' ' -f1)"
 ip link set eth0 up
-udhcpc -i eth0 -n -q -s /lease > /dev/null 2>&1
+udhcpc -i eth0 -n -q -t 20 -s /lease > /dev/null 2>&1
 echo "linux address=$(ip -4 addr show eth0 | sed -n 's/.*inet \([^ ]*\).*/\1/p')"
 echo "linux page=$(wget -q -O - http://10.0.2.2/large.bin | sha256sum | cut -d' ' -f1)"
 echo "linux answers=$(ping -c 3 10.0.2.2 | grep -c 'seq=')"
+await pairs
+for device in /sys/bus/vmbus/devices/*; do
+    echo "linux device=$(basename "$device") driver=$(basename "$(readlink "$device/driver")") channels=$(ls "$device/channels" | wc -l)"
+done
+keyboard_and_mouse() { [ "$(grep -lE 'keyboard|Mouse' /sys/class/input/event*/device/name | wc -l)" = 2 ] && echo there; }
+await keyboard_and_mouse
+# Events of 24 bytes: a time of 16, type, code, value. What happens before a device is open is lost.
+for device in /dev/input/event*; do cat "$device" >> /events & done
+listeners() { [ "$(ls -l /proc/[0-9]*/fd | grep -c /dev/input/event)" = "$(ls /dev/input/event* | wc -l)" ] && echo there; }
+await listeners
+events() { od -An -v -t u2 -w24 /events; }
+# Escape, let go.
+escape() { events | awk '$9 == 1 && $10 == 1 && $11 == 0'; }
+echo "linux=typing"
+await escape
+echo "linux keys=$(events | awk '$9 == 1 && $11 == 1 { printf "%s%s", comma, $10; comma = "," }')"
+echo "linux places=$(events | awk '$9 == 3 && $10 < 2 { printf "%s%s", comma, $11; comma = "," }')"
 # The host tells the time within seconds; before it does, it is 1970.
+await clock
 echo "linux year=$(date -u +%Y)"
 echo "linux=ready"
 while :; do sleep 1; done

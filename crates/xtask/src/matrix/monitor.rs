@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub const CASES: &[(&str, super::Special)] = &[
-    ("monitor: disks and card on VMBus, two queues", usual),
+    ("monitor: disks, card, keyboard and mouse on VMBus, two queues", usual),
     ("monitor: older versions, sectors of 4096 bytes, one queue", versions),
     ("monitor: a medium that is read only, and no card", medium),
     ("monitor: the guest is asked to end", asked),
@@ -58,16 +58,26 @@ fn usual(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let [disk0, disk1] = disks(bench, folder)?;
         let words = format!(
-            "--cpus 2 --queues 2 --disk {},ro --disk {} --net --web {}",
+            "--cpus 2 --queues 2 --disk {},ro --disk {} --net --web {} --type-text paravirt --type-at input=begin",
             disk0.display(),
             disk1.display(),
             folder.join("web").display()
         );
         let mut machine = lab.monitored(&bench.kernel, folder, &words)?;
-        machine.command_line = format!("{WORK} clock timer");
+        machine.command_line = format!("{WORK} clock timer input=30");
         let transcript = machine.run(|_| ())?;
         must_have_worked(bench, &transcript, &disk1)?;
-        for text in ["processors=2", "bus=vmbus version=6.0", "clock=hyper-v-page", "timer=host times=5"] {
+        for text in [
+            "processors=2",
+            "bus=vmbus version=6.0",
+            "clock=hyper-v-page",
+            "timer=host times=5",
+            "key=47 pressed=false",
+            "key=272 pressed=true",
+            "axis=Y at=16384",
+            "lights=true",
+            "input=end",
+        ] {
             must_say(&transcript, text)?;
         }
         must_be(&transcript, "device=disk1 at=vmbus:", "queues", "2")?;
@@ -118,11 +128,11 @@ fn asked(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let mut machine = lab.monitored(&bench.kernel, folder, "--shutdown-at idle=begin")?;
         // Far longer than the test takes: it ends since it is asked.
-        machine.command_line = "list idle=100".into();
+        machine.command_line = "list idle=50".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         must_be_right(&transcript)?;
-        for text in ["monitor: heartbeat 0 is answered: true", "the guest was asked to end: it will"] {
+        for text in ["monitor: heartbeat 0 is answered: true", "the guest was asked to end: taken"] {
             must_say(&transcript, text)?;
         }
         Ok(())
@@ -137,7 +147,7 @@ fn linux(bench: &Bench) -> Result<Outcome> {
         let inside = folder.join("linux.initrd");
         fs::copy(initrd, &inside)?;
         let words = format!(
-            "--cpus 2 --queues 2 --disk {} --disk {} --net --web {} --initrd {} --shutdown-at linux=ready",
+            "--cpus 2 --queues 2 --disk {} --disk {} --net --web {} --initrd {} --type-text paravirt --type-at linux=typing --shutdown-at linux=ready",
             disk0.display(),
             disk1.display(),
             folder.join("web").display(),
@@ -180,13 +190,22 @@ fn linux(bench: &Bench) -> Result<Outcome> {
         let large = image::sha256(&fs::read(bench.tree.join("large.bin"))?);
         ensure!(image::sha256(&fs::read(&copy)?) == large, "the file that Linux wrote is another");
         must_be(&transcript, "linux page=", "page", &large)?;
+        // The letters, Escape and the button, in whatever order the two devices are.
+        let keys = transcript.value("linux keys=", "keys").context("nothing was typed")?;
+        ensure!(
+            keys.contains("25,30,19,30,47,23,19,20,1"),
+            "something else was typed:\n{}",
+            transcript.text()
+        );
+        ensure!(keys.split(',').any(|key| key == "272"), "nothing was clicked: {keys}");
+        must_be(&transcript, "linux places=", "places", "16384,16384")?;
         must_be(&transcript, "linux address=", "address", "10.0.2.15/24")?;
         must_be(&transcript, "linux answers=", "answers", "3")?;
         ensure!(number(&transcript, "linux year=", "year")? >= 2026, "the time was not told");
         for text in [
             "monitor: Heartbeat is there",
             "monitor: heartbeat 0 is answered: true",
-            "the guest was asked to end: it will",
+            "the guest was asked to end: taken",
             "monitor: the guest has switched off",
         ] {
             must_say(&transcript, text)?;
