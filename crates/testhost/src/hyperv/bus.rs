@@ -3,9 +3,10 @@
 use super::channel::Channel;
 use super::devices::VmbusDevice;
 use super::gpadl::Gpadl;
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::Guid;
-use hyperv_bindings::tlfs::{HvMessageType, HvPostMessageInput, HvStatus};
+use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HvMessageType, HvPostMessageInput, HvStatus};
 use hyperv_bindings::vmbus::*;
 use std::collections::{BTreeMap, VecDeque};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -76,11 +77,10 @@ pub struct Bus {
     are_offers_requested: bool,
     pub(super) channels: BTreeMap<u32, Channel>,
     pub(super) gpadls: BTreeMap<u32, Gpadl>,
-    next_channel: u32,
     pub(super) delayed: VecDeque<Vec<u8>>,
     pub(super) contacts: Vec<u32>,
     pub(super) posts: u64,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 pub(super) fn header(message_type: VmbusMessageType) -> VmbusMessageHeader {
@@ -103,11 +103,10 @@ impl Bus {
             are_offers_requested: false,
             channels: BTreeMap::new(),
             gpadls: BTreeMap::new(),
-            next_channel: 0,
             delayed: VecDeque::new(),
             contacts: vec![],
             posts: 0,
-            violations: vec![],
+            violations: Violations::default(),
         }
     }
 
@@ -118,11 +117,11 @@ impl Bus {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> &[String] {
-        &self.violations
+        self.violations.list()
     }
 
     pub(super) fn violation(&mut self, text: impl Into<String>) {
-        self.violations.push(text.into());
+        self.violations.note(text);
     }
 
     /// The channels that there are, and the connections by which the guest signals them.
@@ -298,6 +297,12 @@ impl Bus {
             if channel.open.take().is_some() {
                 channel.device.close();
             }
+            if !channel.is_offered {
+                // Nobody knows of it, and nobody will release it.
+                self.channels.remove(&number);
+                self.gpadls.retain(|_, gpadl| gpadl.channel != number);
+                return;
+            }
             let header = header(VmbusMessageType::RESCIND_CHANNEL_OFFER);
             self.say(synic, &VmbusChannelMessage { header, channel_id: number });
         }
@@ -309,6 +314,9 @@ impl Bus {
             let Some(channel) = self.channels.get_mut(&primary) else { return };
             let settings = OfferSettings { subchannel: index, ..channel.settings };
             let Some(device) = channel.device.further(index) else { return };
+            if self.free_number() >= HV_EVENT_FLAGS {
+                return self.violation("more channels than there are event flags");
+            }
             self.add(synic, settings, device);
         }
     }
@@ -392,15 +400,20 @@ impl Bus {
         self.say(synic, &message);
     }
 
-    /// Puts a device on the bus; the number of its channel. Where the guest is there, it is told.
+    /// The lowest number that no channel has. Those of channels that the guest has released come again.
+    fn free_number(&self) -> u32 {
+        let are_taken = self.channels.keys().zip(1..).take_while(|(number, place)| *number == place);
+        are_taken.count() as u32 + 1
+    }
+
+    /// Puts a device on the bus; the number of its channel, the lowest that is free. Where the guest is there, it is told.
     pub fn add(
         &mut self,
         synic: &mut dyn Controller,
         settings: OfferSettings,
         device: Box<dyn VmbusDevice>,
     ) -> u32 {
-        self.next_channel += 1;
-        let number = self.next_channel;
+        let number = self.free_number();
         self.channels.insert(number, Channel::new(settings, device));
         if self.are_offers_requested {
             self.offer(synic, number);

@@ -1,9 +1,9 @@
 //! Channels: rings, signals, and the device behind.
 
 use super::bus::{Bus, CHANNEL_CONNECTIONS, Controller, FAILURE, OfferSettings, header};
-use super::devices::{Out, Outbox, VmbusDevice};
+use super::devices::{Out, Outbox, VmbusDevice, address};
 use crate::Memory;
-use hyperv_bindings::tlfs::HvStatus;
+use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HvStatus};
 use hyperv_bindings::vmbus::*;
 use paravirt_vmbus_ring::{Incoming, Outgoing, RingMemory};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -67,8 +67,8 @@ impl Channel {
 /// The ring in pages `from` to `to` of a GPADL, which this model wants to be one piece.
 fn ring(memory: &Memory, frames: &[u64], from: usize, to: usize) -> Option<HostRing> {
     let frames = frames.get(from..to).filter(|frames| frames.len() >= 2)?;
-    let is_contiguous = frames.windows(2).all(|pair| pair[1] == pair[0] + 1);
-    let base = frames[0] * 4096;
+    let is_contiguous = frames.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
+    let base = address(frames[0], 0)?;
     let at = memory.host(base, frames.len() * 4096).filter(|_| is_contiguous)?;
     let (control, data) = (at.cast(), at.wrapping_add(4096).cast());
     Some(HostRing { _memory: memory.clone(), control, data, words: (frames.len() - 1) * 512 })
@@ -135,7 +135,7 @@ impl Bus {
     pub fn signal(&mut self, synic: &mut dyn Controller, connection: u32) -> HvStatus {
         if connection == VMBUS_EVENT_CONNECTION && self.interrupt_page != 0 {
             for at in 0..32u64 {
-                let address = self.interrupt_page + 2048 + at * 8;
+                let Some(address) = self.interrupt_page.checked_add(2048 + at * 8) else { break };
                 let set = self.memory.take_word(address);
                 for bit in (0..64).filter(|bit| set & 1 << bit != 0) {
                     self.count_and_work(synic, at as u32 * 64 + bit);
@@ -219,8 +219,10 @@ impl Bus {
             let page = self.interrupt_page;
             if page == 0 {
                 synic.set_flag(vp, number);
-            } else {
-                self.memory.set_bits(page + u64::from(number / 64 * 8), 1 << (number % 64));
+            } else if number < HV_EVENT_FLAGS {
+                if let Some(address) = page.checked_add(u64::from(number / 64 * 8)) {
+                    self.memory.set_bits(address, 1 << (number % 64));
+                }
                 synic.set_flag(self.target, 0);
             }
         }

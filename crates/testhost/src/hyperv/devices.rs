@@ -5,7 +5,7 @@ use hyperv_bindings::dynmem::{
     DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
     DmHotAddResponse, DmMessageType, DmStatus, DmUnballoon, DmVersion, DmVersionRequest, DmVersionResponse,
 };
-use paravirt_vmbus_ring::{Kind, Packet, RingError, TransferRange};
+use paravirt_vmbus_ring::{Kind, Packet, ParsedRange, RingError, TransferRange};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, IntoBytes};
@@ -31,6 +31,23 @@ pub trait Packets {
     fn offer_further(&mut self, count: u16);
     /// The frame numbers of memory that the guest has told the host of; empty where it has not.
     fn memory(&self, gpadl: u32) -> Vec<u64>;
+}
+
+/// The address of a byte in a page of guest memory. `None` where no address is that of the page: frame numbers have 52 bits.
+pub(crate) fn address(frame: u64, offset: u64) -> Option<u64> {
+    frame.checked_mul(4096)?.checked_add(offset)
+}
+
+/// Where the first `len` bytes of a packet's range are in guest memory: addresses and lengths, as far as the range goes. `None`
+/// where a frame number is none.
+pub(crate) fn places(range: &ParsedRange<'_>, len: usize) -> Option<Vec<(u64, usize)>> {
+    let (mut left, mut offset, mut places) = (len, range.offset as usize, vec![]);
+    for frame in range.pages() {
+        let now = left.min(4096 - offset);
+        places.push((address(frame, offset as u64)?, now));
+        (left, offset) = (left - now, 0);
+    }
+    Some(places)
 }
 
 /// Reads guest memory: addresses and lengths.
@@ -76,11 +93,8 @@ pub struct Echo;
 impl VmbusDevice for Echo {
     fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
         for range in packet.gpa_ranges().into_iter().flatten() {
-            let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
-            for page in range.pages() {
-                let len = left.min(4096 - offset as usize);
-                memory.write(page * 4096 + offset, &vec![packet.transaction as u8; len]);
-                (left, offset) = (left - len, 0);
+            for (at, len) in places(&range, range.len as usize).into_iter().flatten() {
+                memory.write(at, &vec![packet.transaction as u8; len]);
             }
         }
         if packet.wants_completion {

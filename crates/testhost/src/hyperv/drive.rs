@@ -33,6 +33,11 @@ const INVALID_FIELD: [u8; 3] = [5, 0x24, 0];
 const PROTECTED: [u8; 3] = [7, 0x27, 0];
 const WRITE_FAULT: [u8; 3] = [3, 0x03, 0];
 
+/// Blocks of a WRITE SAME, at most.
+const MOST_SAME: u32 = 0x4000;
+/// Bytes that are written at once where there is no end of them.
+const PIECE: usize = 64 << 10;
+
 /// A SCSI unit: a disk, or a drive of optical media.
 pub struct StorDrive {
     store: Store,
@@ -122,6 +127,38 @@ impl StorDrive {
             Store::File(file, _) => file.write_all_at(from, at).ok()?,
         }
         Some(())
+    }
+
+    /// Writes `count` times the same block, in pieces.
+    fn fill(&mut self, lba: u64, count: u32, block: &[u8]) -> Result<(), [u8; 3]> {
+        let most = (PIECE / block.len()).clamp(1, count.max(1) as usize);
+        let bytes = block.repeat(most);
+        let (mut at, mut left) = (lba * block.len() as u64, count as usize);
+        while left > 0 {
+            let len = left.min(most) * block.len();
+            self.write(at, &bytes[..len]).ok_or(WRITE_FAULT)?;
+            (at, left) = (at + len as u64, left - left.min(most));
+        }
+        Ok(())
+    }
+
+    /// Forgets what is in `count` blocks. They may read as anything: in memory they do, so that tests see it. A file gets
+    /// zeros, and is not written where it has them already, so that what is sparse stays sparse.
+    fn unmap(&mut self, lba: u64, count: u32) -> Result<(), [u8; 3]> {
+        let size = self.block_size as usize;
+        if let Store::Memory(_) = self.store {
+            return self.fill(lba, count, &vec![0xdd; size]);
+        }
+        let step = (PIECE / size).max(1);
+        for from in (0..count).step_by(step) {
+            let blocks = (step as u32).min(count - from);
+            let at = lba + u64::from(from);
+            let bytes = self.read(at * size as u64, blocks as usize * size).ok_or(WRITE_FAULT)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                self.fill(at, blocks, &vec![0; size])?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives a disk in memory another length, and says so with the next command.
@@ -221,8 +258,7 @@ impl StorDrive {
                     let lba = u64::from_be_bytes(range[..8].try_into().expect("eight bytes"));
                     let count = u32::from_be_bytes(range[8..12].try_into().expect("four bytes"));
                     self.check(lba, count)?;
-                    // What is unmapped may read as anything.
-                    self.write(lba * size as u64, &vec![0xdd; count as usize * size]);
+                    self.unmap(lba, count)?;
                 }
                 // As some hosts have it.
                 Answer::Done(0)
@@ -230,13 +266,14 @@ impl StorDrive {
             0x93 if !self.lacks_write_same && !self.is_optical => {
                 self.check_writable()?;
                 let (lba, count) = (long(2), word(10));
-                self.check(lba, count)?;
-                let block = data.get(..size).ok_or(INVALID_FIELD)?.to_vec();
-                for at in lba..lba + u64::from(count) {
-                    self.write(at * size as u64, &block);
+                if count > MOST_SAME {
+                    return Err(INVALID_FIELD);
                 }
+                self.check(lba, count)?;
+                let block = data.get(..size).ok_or(INVALID_FIELD)?;
+                self.fill(lba, count, block)?;
                 // As some hosts have it.
-                Answer::Done(count * self.block_size)
+                Answer::Done(count.saturating_mul(self.block_size))
             }
             _ => return Err(INVALID_OPCODE),
         })
@@ -278,11 +315,11 @@ impl StorDrive {
                 body[20..24].copy_from_slice(&4096u32.to_be_bytes());
                 body[24..28].copy_from_slice(&1u32.to_be_bytes());
                 if !self.lacks_write_same {
-                    body[32..40].copy_from_slice(&0x4000u64.to_be_bytes());
+                    body[32..40].copy_from_slice(&u64::from(MOST_SAME).to_be_bytes());
                 }
                 body
             }
-            0xb2 if !self.lacks_unmap => vec![0, 0xe0, 2, 0],
+            0xb2 if !self.lacks_unmap => vec![0, 0xc0, 2, 0],
             _ => return Err(INVALID_FIELD),
         };
         let kind = if self.is_optical { 5 } else { 0 };

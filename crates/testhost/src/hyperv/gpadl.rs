@@ -1,7 +1,8 @@
 //! Memory that the guest tells the host of.
 
-use super::bus::{Bus, Controller, header};
+use super::bus::{Bus, Controller, FAILURE, header};
 use super::channel::Channel;
+use super::devices::address;
 use hyperv_bindings::vmbus::*;
 
 pub(crate) struct Gpadl {
@@ -46,15 +47,20 @@ impl Bus {
     pub(super) fn gpadl_frames(&mut self, synic: &mut dyn Controller, id: u32, bytes: &[u8]) {
         let Some(gpadl) = self.gpadls.get_mut(&id) else { return };
         let left = gpadl.expected - gpadl.frames.len();
+        let before = gpadl.frames.len();
         gpadl
             .frames
             .extend(bytes.as_chunks::<8>().0.iter().take(left).map(|frame| u64::from_le_bytes(*frame)));
-        if gpadl.frames.len() < gpadl.expected {
+        let is_memory = gpadl.frames[before..].iter().all(|frame| address(*frame, 0).is_some());
+        if is_memory && gpadl.frames.len() < gpadl.expected {
             return;
         }
-        let status = self.faults.gpadl_status;
+        let status = if is_memory { self.faults.gpadl_status } else { FAILURE };
         gpadl.is_created = true;
         let channel_id = gpadl.channel;
+        if !is_memory {
+            self.violation("a GPADL with memory beyond all addresses");
+        }
         if status != 0 {
             self.gpadls.remove(&id);
         }

@@ -1,12 +1,13 @@
 //! An integration service, from the host's side.
 
 use super::devices::{Packets, VmbusDevice};
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcNegotiate, IcVersion};
 use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
 use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What the guest answered.
@@ -26,7 +27,7 @@ struct Service {
     greeting: Option<Vec<u8>>,
     send: VecDeque<Vec<u8>>,
     answers: Vec<IcAnswer>,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 /// An integration service. A handle: clones are the same service.
@@ -35,7 +36,7 @@ pub struct IcHost(Arc<Mutex<Service>>);
 
 impl IcHost {
     fn with<R>(&self, work: impl FnOnce(&mut Service) -> R) -> R {
-        work(&mut self.0.lock().expect("the service"))
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Begins every opened channel with the negotiation of `version`, as hosts do.
@@ -79,7 +80,7 @@ impl IcHost {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> Vec<String> {
-        self.with(|service| service.violations.clone())
+        self.with(|service| service.violations.list().to_vec())
     }
 }
 
@@ -110,14 +111,14 @@ impl VmbusDevice for IcHost {
             let message = unframed(packet.payload);
             let parsed = message.and_then(|bytes| IcHeader::read_from_prefix(bytes).ok());
             let Some((header, rest)) = parsed else {
-                return service.violations.push("an answer that is none".into());
+                return service.violations.note("an answer that is none");
             };
             let expected = IcMessageFlags::TRANSACTION | IcMessageFlags::RESPONSE;
             let Some(body) = rest.get(..usize::from(header.message_size)) else {
-                return service.violations.push("an answer that is too short".into());
+                return service.violations.note("an answer that is too short");
             };
             if header.flags != expected.bits() || header.transaction_id != 1 {
-                service.violations.push("an answer that is not marked as one".into());
+                service.violations.note("an answer that is not marked as one");
             }
             let status = u32::from(header.status_low) | u32::from(header.status_high) << 16;
             service.answers.push(IcAnswer { kind: header.message_type, status, body: body.to_vec() });

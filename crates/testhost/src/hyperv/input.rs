@@ -2,6 +2,7 @@
 
 use super::devices::{Packets, VmbusDevice};
 use super::ic::{framed, unframed};
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::ic::{
     KEYBOARD_VERSION, KeyboardEvent, KeyboardMessageType, KeyboardProtocolRequest, KeyboardProtocolResponse,
@@ -10,7 +11,7 @@ use hyperv_bindings::ic::{
 };
 use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What the mouse's reports hold: five buttons, X and Y from 0 to 32767, a wheel that is relative. HID 1.11 §6.2.2
@@ -29,7 +30,7 @@ struct Device {
     is_ready: bool,
     send: VecDeque<Vec<u8>>,
     leds: Option<u16>,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 /// A keyboard or a mouse. A handle: clones are the same device.
@@ -48,7 +49,7 @@ impl InputHost {
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Device) -> R) -> R {
-        work(&mut self.0.lock().expect("the device"))
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Refuses every version.
@@ -90,7 +91,7 @@ impl InputHost {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> Vec<String> {
-        self.with(|device| device.violations.clone())
+        self.with(|device| device.violations.list().to_vec())
     }
 }
 
@@ -160,7 +161,7 @@ impl VmbusDevice for InputHost {
                 device.keyboard(packet.payload, out)
             };
             if taken.is_none() {
-                device.violations.push("a message that is none".into());
+                device.violations.note("a message that is none");
             }
         });
     }

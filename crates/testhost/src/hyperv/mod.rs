@@ -12,10 +12,12 @@ mod ic;
 mod input;
 mod knobs;
 mod netvsp;
+mod nvsp;
 mod page;
 mod rndis;
 mod storvsp;
 mod synic;
+mod violations;
 
 pub use bus::{Bus, Controller, Faults, OfferSettings};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
@@ -34,6 +36,7 @@ use hyperv_bindings::tlfs::{
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use synic::Synic;
+use violations::Violations;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What a hypervisor of this model offers.
@@ -79,7 +82,7 @@ pub(crate) struct State {
     resets: u32,
     pub synic: Synic,
     pub bus: Bus,
-    pub violations: Vec<String>,
+    pub violations: Violations,
     /// What the next messages are refused with.
     pub refuse: VecDeque<HvStatus>,
 }
@@ -87,7 +90,7 @@ pub(crate) struct State {
 impl State {
     /// Writes down what the guest did wrong.
     pub fn violation(&mut self, text: impl Into<String>) {
-        self.violations.push(text.into());
+        self.violations.note(text);
     }
 }
 
@@ -109,7 +112,7 @@ impl HvHost {
             resets: 0,
             synic: Synic::new(guest.memory().clone(), processors),
             bus: Bus::new(guest.memory().clone()),
-            violations: vec![],
+            violations: Violations::default(),
             refuse: VecDeque::new(),
         })));
         guest.set_hypervisor(host.clone());
@@ -138,7 +141,7 @@ impl HvHost {
             0 => vec![],
             count => vec![format!("{count} addresses where there is no memory")],
         };
-        [&state.violations[..], &state.synic.violations, state.bus.violations(), &strays].concat()
+        [state.violations.list(), state.synic.violations.list(), state.bus.violations(), &strays].concat()
     }
 
     /// The crashes that were reported.

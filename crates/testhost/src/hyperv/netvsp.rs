@@ -1,19 +1,18 @@
 //! NetVSP: the host's side of a network device on VMBus.
 
-use super::devices::{Packets, VmbusDevice, gather};
+use super::devices::{Packets, VmbusDevice, gather, places};
+use super::nvsp::{Buffer, DATA_AT, SECTION, padded};
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::netvsp::*;
 use hyperv_bindings::rndis::*;
 use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Pieces of the receive buffer that only messages of the device use.
 const CONTROL_PIECES: usize = 16;
-/// Where in a piece a frame begins.
-const DATA_AT: usize = 256;
-const SECTION: u32 = 6144;
 
 /// A frame for the guest, and what stands beside it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -57,38 +56,21 @@ pub struct NetVspMoods {
     pub shift_ranges: u32,
 }
 
-#[derive(Default)]
-struct Buffer {
-    frames: Vec<u64>,
-}
-
-impl Buffer {
-    fn places(&self, at: usize, len: usize) -> Option<Vec<(u64, usize)>> {
-        let (mut at, mut left, mut places) = (at, len, vec![]);
-        while left > 0 {
-            let now = left.min(4096 - at % 4096);
-            places.push((self.frames.get(at / 4096)? * 4096 + (at % 4096) as u64, now));
-            (at, left) = (at + now, left - now);
-        }
-        Some(places)
-    }
-}
-
 pub(super) struct Host {
     pub moods: NetVspMoods,
-    version: NvspVersion,
-    config: bool,
-    ndis: bool,
+    pub version: NvspVersion,
+    pub config: bool,
+    pub ndis: bool,
     pub initialized: bool,
-    receive: Buffer,
-    send: Buffer,
-    piece: usize,
+    pub receive: Buffer,
+    pub send: Buffer,
+    pub piece: usize,
     /// Pieces that nobody uses.
-    free: Vec<usize>,
+    pub free: Vec<usize>,
     /// Pieces of packets that the guest has not completed.
-    used: BTreeMap<u64, Vec<usize>>,
+    pub used: BTreeMap<u64, Vec<usize>>,
     control: VecDeque<Vec<u8>>,
-    notices: VecDeque<Vec<u8>>,
+    pub notices: VecDeque<Vec<u8>>,
     to_guest: BTreeMap<u16, VecDeque<WireFrame>>,
     sent: Vec<(u16, Vec<u8>)>,
     infos: Vec<Vec<(u32, u32)>>,
@@ -96,10 +78,10 @@ pub(super) struct Host {
     held: Vec<(u16, u64)>,
     pub filter: u32,
     pub table: Vec<u32>,
-    path: u32,
+    pub path: u32,
     pub oids: Vec<u32>,
     pub halted: bool,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 /// A network device on VMBus. A handle: clones are the same device.
@@ -156,13 +138,13 @@ impl NetVspHost {
             path: 0,
             oids: vec![],
             halted: false,
-            violations: vec![],
+            violations: Violations::default(),
         };
         Self { shared: Arc::new(Mutex::new(host)), channel: 0 }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
-        work(&mut self.shared.lock().expect("the device"))
+        work(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes what it offers, or how it misbehaves.
@@ -266,14 +248,8 @@ impl NetVspHost {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> Vec<String> {
-        self.with(|host| host.violations.clone())
+        self.with(|host| host.violations.list().to_vec())
     }
-}
-
-fn padded(message: &[u8]) -> Vec<u8> {
-    let mut bytes = message.to_vec();
-    bytes.resize(bytes.len().max(40), 0);
-    bytes
 }
 
 impl VmbusDevice for NetVspHost {
@@ -282,8 +258,9 @@ impl VmbusDevice for NetVspHost {
             self.with(|host| {
                 (host.config, host.ndis, host.initialized, host.version) =
                     (false, false, false, NvspVersion(0));
+                host.take_receive_buffer_back();
+                host.send = Buffer::default();
                 host.used.clear();
-                host.free.clear();
                 host.filter = 0;
             });
         }
@@ -308,21 +285,21 @@ impl VmbusDevice for NetVspHost {
                     }
                     // Of a notice.
                     _ if packet.transaction >= 1 << 62 => {}
-                    _ => host.violations.push("a completion of no packet".into()),
+                    _ => host.violation("a completion of no packet"),
                 }
                 return;
             }
             let Ok((kind, _)) = NvspMessageType::read_from_prefix(packet.payload) else {
-                return host.violations.push("a packet without a type".into());
+                return host.violation("a packet without a type");
             };
             if packet.payload.len() != NVSP_MESSAGE_LENGTH as usize {
-                host.violations.push(format!("a message of {} bytes", packet.payload.len()));
+                return host.violation(format!("a message of {} bytes", packet.payload.len()));
             }
             if kind == NvspMessageType::SEND_RNDIS_PACKET {
                 return host.rndis(memory, channel, packet, out);
             }
             if channel > 0 {
-                return host.violations.push(format!("message {} on channel {channel}", kind.0));
+                return host.violation(format!("message {} on channel {channel}", kind.0));
             }
             let answer = host.nvsp(kind, packet.payload, out);
             if let Some(mut answer) = answer.filter(|_| packet.wants_completion) {
@@ -344,7 +321,9 @@ impl VmbusDevice for NetVspHost {
                     }
                     out.in_band(&padded(&notice));
                 }
-                while let Some(message) = host.control.pop_front() {
+                while !host.receive.frames.is_empty()
+                    && let Some(message) = host.control.pop_front()
+                {
                     host.deliver(memory, &[message], true, out);
                 }
             }
@@ -399,83 +378,7 @@ fn message(frame: &WireFrame) -> Vec<u8> {
 
 impl Host {
     pub(super) fn violation(&mut self, text: impl Into<String>) {
-        self.violations.push(text.into());
-    }
-
-    /// A message of NVSP; its answer.
-    fn nvsp(&mut self, kind: NvspMessageType, payload: &[u8], out: &mut dyn Packets) -> Option<Vec<u8>> {
-        let word = |at: usize| u32::from_le_bytes(payload[at..at + 4].try_into().expect("four bytes"));
-        let answer =
-            |words: &[u32]| padded(&words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>());
-        match kind {
-            NvspMessageType::INIT => {
-                let version = NvspVersion(word(4));
-                let known = [
-                    NvspVersion::V1,
-                    NvspVersion::V2,
-                    NvspVersion::V4,
-                    NvspVersion::V5,
-                    NvspVersion::V6,
-                    NvspVersion::V61,
-                ];
-                let is_known = known.contains(&version) && version <= self.moods.newest;
-                self.version = if is_known { version } else { NvspVersion(0) };
-                Some(answer(&[2, u32::MAX, 34, u32::from(is_known)]))
-            }
-            NvspMessageType::SEND_NDIS_CONFIG => {
-                if self.version < NvspVersion::V2 || std::mem::replace(&mut self.config, true) {
-                    self.violation("a configuration out of turn");
-                }
-                let asked = word(4).saturating_sub(14);
-                self.moods.mtu =
-                    if (1500..=9202).contains(&asked) { asked.min(self.moods.mtu) } else { 1500 };
-                Some(vec![])
-            }
-            NvspMessageType::SEND_NDIS_VERSION => {
-                if std::mem::replace(&mut self.ndis, true) {
-                    self.violation("a version of NDIS twice");
-                }
-                Some(vec![])
-            }
-            NvspMessageType::SEND_RECEIVE_BUFFER => {
-                if self.version >= NvspVersion::V2 && !self.config {
-                    self.violation("a receive buffer ahead of the configuration");
-                }
-                self.receive.frames = out.memory(word(4));
-                let len = self.receive.frames.len() * 4096;
-                self.piece = DATA_AT + self.moods.mtu as usize + 14 + 36;
-                let count = len / self.piece;
-                self.free = (0..count).rev().collect();
-                let size = self.piece as u32;
-                Some(answer(&[102, 1, 1, 0, size, count as u32, count as u32 * size]))
-            }
-            NvspMessageType::SEND_SEND_BUFFER => {
-                self.send.frames = out.memory(word(4));
-                let status = if self.moods.refuses_send_buffer { 2 } else { 1 };
-                Some(answer(&[105, status, SECTION]))
-            }
-            NvspMessageType::SUBCHANNEL => {
-                if self.version < NvspVersion::V5 || word(4) != 1 {
-                    self.violation("further channels where there are none");
-                }
-                let is_granted = word(8) < self.moods.queues;
-                if is_granted {
-                    out.offer_further(word(8) as u16);
-                    let mut table = vec![134, 16, 12];
-                    table.extend((0..16).map(|at| at % self.moods.queues));
-                    self.notices.push_back(table.iter().flat_map(|word: &u32| word.to_le_bytes()).collect());
-                }
-                Some(answer(&[133, if is_granted { 1 } else { 2 }, if is_granted { word(8) } else { 0 }]))
-            }
-            NvspMessageType::SWITCH_DATA_PATH => {
-                self.path = word(4);
-                Some(vec![])
-            }
-            _ => {
-                self.violation(format!("message {}", kind.0));
-                None
-            }
-        }
+        self.violations.note(text);
     }
 
     /// A packet with RNDIS messages.
@@ -496,12 +399,10 @@ impl Host {
             }
         }
         for range in packet.gpa_ranges().into_iter().flatten() {
-            let (mut left, mut offset) = (range.len as usize, u64::from(range.offset));
-            for page in range.pages() {
-                let len = left.min(4096 - offset as usize);
-                bytes.extend(memory.read(page * 4096 + offset, len));
-                (left, offset) = (left - len, 0);
-            }
+            let Some(places) = places(&range, range.len as usize) else {
+                return self.violation("a packet with memory beyond all addresses");
+            };
+            bytes.extend(gather(memory, &places));
         }
         let complete = |out: &mut dyn Packets, status: NvspStatus| {
             let words = [108u32, status.0];

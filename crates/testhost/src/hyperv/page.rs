@@ -2,7 +2,7 @@
 //! TLFS 11.8, 11.9
 
 use crate::Memory;
-use hyperv_bindings::tlfs::{HV_SLOT_LEN, HvMessage, HvMessageFlags, HvMessageType};
+use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HV_SLOT_LEN, HvMessage, HvMessageFlags, HvMessageType};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 use zerocopy::IntoBytes;
@@ -30,8 +30,12 @@ pub fn put_message(memory: &Memory, page: u64, sint: u32, message: &HvMessage) -
     true
 }
 
-/// Sets an event flag of source `sint` in the page at `page`; whether it was not set.
+/// Sets an event flag of source `sint` in the page at `page`; whether it was not set. A source has 2048 flags, and of others
+/// nothing is written.
 pub fn set_event(memory: &Memory, page: u64, sint: u32, flag: u32) -> bool {
+    if flag >= HV_EVENT_FLAGS {
+        return false;
+    }
     let at = page + u64::from(sint * HV_SLOT_LEN) + u64::from(flag / 64 * 8);
     let bit = 1 << (flag % 64);
     memory.set_bits(at, bit).is_some_and(|before| before & bit == 0)

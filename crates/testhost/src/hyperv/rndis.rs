@@ -9,10 +9,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 impl Host {
     /// A message of the device.
     pub(super) fn control_message(&mut self, memory: &Memory, bytes: &[u8], out: &mut dyn Packets) {
-        let Ok((header, _)) = RndisHeader::read_from_prefix(bytes) else {
-            return self.violation("no header");
+        let Ok((request, _)) = RndisRequest::read_from_prefix(bytes) else {
+            return self.violation("an RNDIS message that is too short");
         };
-        let (request, _) = RndisRequest::read_from_prefix(bytes).expect("a request");
         let reply = |kind: RndisMessageType, words: &[u32], data: &[u8]| {
             let body: Vec<u8> =
                 words.iter().flat_map(|word| word.to_le_bytes()).chain(data.iter().copied()).collect();
@@ -20,7 +19,7 @@ impl Host {
             [head.as_bytes(), &body].concat()
         };
         let id = request.request_id;
-        let answer = match header.message_type {
+        let answer = match request.header.message_type {
             RndisMessageType::INITIALIZE => {
                 if std::mem::replace(&mut self.initialized, true) {
                     self.violation("RNDIS is begun twice");
@@ -29,7 +28,9 @@ impl Host {
                 reply(RndisMessageType::INITIALIZE_COMPLETE, &words, &[])
             }
             RndisMessageType::QUERY => {
-                let (query, _) = RndisQuery::read_from_prefix(bytes).expect("a query");
+                let Ok((query, _)) = RndisQuery::read_from_prefix(bytes) else {
+                    return self.violation("a query that is too short");
+                };
                 self.oids.push(query.oid.0);
                 match self.query(query.oid) {
                     Some(data) => {
@@ -43,7 +44,9 @@ impl Host {
                 }
             }
             RndisMessageType::SET => {
-                let (set, _) = RndisQuery::read_from_prefix(bytes).expect("a setting");
+                let Ok((set, _)) = RndisQuery::read_from_prefix(bytes) else {
+                    return self.violation("a setting that is too short");
+                };
                 self.oids.push(set.oid.0);
                 let at = set.info_offset as usize + 8;
                 let value = bytes.get(at..at + set.info_length as usize).unwrap_or_default().to_vec();
@@ -51,7 +54,7 @@ impl Host {
                 reply(RndisMessageType::SET_COMPLETE, &[id, status.0], &[])
             }
             RndisMessageType::HALT => {
-                self.halted = true;
+                (self.halted, self.initialized, self.filter) = (true, false, 0);
                 return;
             }
             RndisMessageType::KEEPALIVE_COMPLETE => return self.oids.push(id),
@@ -128,12 +131,12 @@ impl Host {
                     Some(bytes.chunks_exact(2).map(|pair| pair[0] as char).collect::<String>())
                 };
                 let (name, address) = (text(word(0), word(4)), text(word(12), word(16)));
-                if name.as_deref() != Some("NetworkAddress")
-                    || address.as_ref().is_none_or(|text| text.len() != 12)
-                {
+                let is_address =
+                    |text: &String| text.len() == 12 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let Some(text) = address.filter(is_address) else { return RndisStatus::INVALID_DATA };
+                if name.as_deref() != Some("NetworkAddress") {
                     return RndisStatus::INVALID_DATA;
                 }
-                let text = address.expect("an address");
                 if self.moods.takes_mac {
                     for (at, byte) in self.moods.mac.iter_mut().enumerate() {
                         *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).expect("digits");

@@ -1,12 +1,13 @@
 //! StorVSP: the host's side of storage on VMBus.
 
-use super::devices::{Packets, VmbusDevice, gather, scatter};
+use super::devices::{Packets, VmbusDevice, gather, places, scatter};
 use super::drive::{Answer, StorDrive};
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::storvsp::*;
 use paravirt_vmbus_ring::{Kind, Packet};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Commands that are kept for who asks.
@@ -61,7 +62,7 @@ struct Host {
     cdbs: Vec<[u8; 16]>,
     resets: u32,
     versions: Vec<u16>,
-    violations: Vec<String>,
+    violations: Violations,
 }
 
 /// Storage on VMBus: a SCSI controller with [`StorDrive`]s. A handle: clones are the same controller.
@@ -97,13 +98,13 @@ impl StorHost {
             cdbs: vec![],
             resets: 0,
             versions: vec![],
-            violations: vec![],
+            violations: Violations::default(),
         };
         Self { shared: Arc::new(Mutex::new(host)), channel: 0 }
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
-        work(&mut self.shared.lock().expect("the controller"))
+        work(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Speaks versions up to `newest`.
@@ -179,7 +180,7 @@ impl StorHost {
 
     /// What the guest did wrong so far.
     pub fn violations(&self) -> Vec<String> {
-        self.with(|host| host.violations.clone())
+        self.with(|host| host.violations.list().to_vec())
     }
 }
 
@@ -208,13 +209,13 @@ impl VmbusDevice for StorHost {
         let channel = self.channel;
         self.with(|host| {
             let Ok((header, rest)) = StorvspHeader::read_from_prefix(packet.payload) else {
-                return host.violations.push("a packet without a header".into());
+                return host.violations.note("a packet without a header");
             };
             if !packet.wants_completion || header.flags != StorvspPacketFlags::REQUEST_COMPLETION.bits() {
-                return host.violations.push("a packet that wants no completion".into());
+                return host.violations.note("a packet that wants no completion");
             }
             if packet.payload.len() != 64 {
-                host.violations.push(format!("a packet of {} bytes", packet.payload.len()));
+                host.violations.note(format!("a packet of {} bytes", packet.payload.len()));
             }
             match header.operation {
                 StorvspOperation::EXECUTE_SRB => {
@@ -275,14 +276,15 @@ impl Host {
         out: &mut dyn Packets,
     ) -> StorvspNtStatus {
         if channel > 0 {
-            self.violations.push(format!("operation {} on channel {channel}", operation.0));
+            self.violations.note(format!("operation {} on channel {channel}", operation.0));
             return StorvspNtStatus::INVALID_DEVICE_STATE;
         }
-        let half = |at: usize| u16::from_le_bytes([payload[at], payload[at + 1]]);
+        // That it is too short was written down already.
+        let first = payload.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
         match (operation, self.step) {
             (StorvspOperation::BEGIN_INITIALIZATION, Step::Closed) => self.step = Step::Begun,
             (StorvspOperation::QUERY_PROTOCOL_VERSION, Step::Begun) => {
-                let version = StorvspVersion(half(0));
+                let version = StorvspVersion(first);
                 self.versions.push(version.0);
                 const KNOWN: [StorvspVersion; 5] = [
                     StorvspVersion::WIN6,
@@ -307,9 +309,9 @@ impl Host {
             }
             (StorvspOperation::END_INITIALIZATION, Step::Queried) => self.step = Step::Ready,
             (StorvspOperation::CREATE_SUB_CHANNELS, Step::Ready) => {
-                let count = half(0);
+                let count = first;
                 if count > self.further || self.version < StorvspVersion::WIN8 {
-                    self.violations.push(format!("{count} channels are asked for"));
+                    self.violations.note(format!("{count} channels are asked for"));
                     return StorvspNtStatus::INVALID_PARAMETER;
                 }
                 self.granted = count;
@@ -327,7 +329,7 @@ impl Host {
                 }
             }
             _ => {
-                self.violations.push(format!("operation {} in step {:?}", operation.0, self.step));
+                self.violations.note(format!("operation {} in step {:?}", operation.0, self.step));
                 return StorvspNtStatus::INVALID_DEVICE_STATE;
             }
         }
@@ -344,7 +346,7 @@ impl Host {
         answer: &mut Vec<u8>,
     ) -> bool {
         let Ok((mut request, _)) = StorvspScsiRequest::read_from_prefix(rest) else {
-            self.violations.push("a command that is too short".into());
+            self.violations.note("a command that is too short");
             return true;
         };
         let data = self.check(packet, &request);
@@ -355,7 +357,7 @@ impl Host {
         }
         let (mut srb, mut scsi, mut sense, mut transferred) = (StorvspSrbStatus::SUCCESS.0, 0u8, None, 0);
         if self.step != Step::Ready {
-            self.violations.push("a command ahead of the end of the set-up".into());
+            self.violations.note("a command ahead of the end of the set-up");
             srb = StorvspSrbStatus::ERROR.0;
         } else if self.moods.busy > 0 {
             self.moods.busy -= 1;
@@ -405,38 +407,34 @@ impl Host {
     fn check(&mut self, packet: &Packet<'_>, request: &StorvspScsiRequest) -> Vec<(u64, usize)> {
         let length = if self.version < StorvspVersion::WIN8 { 0x24 } else { 0x34 };
         if request.length != length || !(6..=16).contains(&request.cdb_length) {
-            self.violations.push("a command with wrong lengths".into());
+            self.violations.note("a command with wrong lengths");
         }
         let mut ranges = packet.gpa_ranges().into_iter().flatten();
         let Some(range) = ranges.next() else {
             if request.transfer_length != 0 || packet.kind != Kind::IN_BAND {
-                self.violations.push("a command without its memory".into());
+                self.violations.note("a command without its memory");
             }
             return vec![];
         };
         if ranges.next().is_some() || range.len < request.transfer_length {
-            self.violations.push("more than one range, or one that is too short".into());
+            self.violations.note("more than one range, or one that is too short");
         }
         let expected = match request.direction {
             StorvspDirection::OUT => StorvspSrbFlags::DATA_OUT,
             StorvspDirection::IN => StorvspSrbFlags::DATA_IN,
             _ => {
-                self.violations.push("memory without a direction".into());
+                self.violations.note("memory without a direction");
                 StorvspSrbFlags::empty()
             }
         };
         let both = StorvspSrbFlags::DATA_OUT.union(StorvspSrbFlags::DATA_IN);
         if StorvspSrbFlags::from_bits_retain(request.srb_flags).intersection(both) != expected {
-            self.violations.push("direction and flags disagree".into());
+            self.violations.note("direction and flags disagree");
         }
-        let (mut left, mut offset, mut data) =
-            (request.transfer_length as usize, u64::from(range.offset), vec![]);
-        for page in range.pages() {
-            let len = left.min(4096 - offset as usize);
-            data.push((page * 4096 + offset, len));
-            (left, offset) = (left - len, 0);
-        }
-        data
+        places(&range, request.transfer_length as usize).unwrap_or_else(|| {
+            self.violations.note("a command with memory beyond all addresses");
+            vec![]
+        })
     }
 
     /// Does the command; `None` where there is no such unit.

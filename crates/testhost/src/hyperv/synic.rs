@@ -2,6 +2,7 @@
 
 use super::bus::Controller;
 use super::page::{put_message, set_event};
+use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::tlfs::{
     HvMessage, HvMessageHeader, HvMessageType, HvMsr, HvPageFlags, HvScontrolFlags, HvSintFlags,
@@ -31,7 +32,7 @@ pub(crate) struct Synic {
     processors: Vec<Vp>,
     /// Descriptors of interrupts that wait to be raised, with their processors.
     pub raised: VecDeque<(u32, u8)>,
-    pub violations: Vec<String>,
+    pub violations: Violations,
     /// How often end-of-message was written.
     pub eoms: u64,
 }
@@ -52,7 +53,7 @@ impl Synic {
             memory,
             processors: (0..processors).rev().map(vp).collect(),
             raised: VecDeque::new(),
-            violations: vec![],
+            violations: Violations::default(),
             eoms: 0,
         }
     }
@@ -111,7 +112,7 @@ impl Synic {
                 let is_masked = value & HvSintFlags::MASKED.bits() != 0;
                 vp.sints[(at - HvMsr::SINT0.0) as usize] = value;
                 if !is_masked && value & 0xff < 16 {
-                    self.violations.push("a source is unmasked with a vector below 16".into());
+                    self.violations.note("a source is unmasked with a vector below 16");
                 }
             }
             HvMsr(at) if (HvMsr::STIMER0_CONFIG.0..=HvMsr::STIMER3_COUNT.0).contains(&at) => {

@@ -1,0 +1,220 @@
+//! The models of Hyper-V's devices against guests that send anything: what is wrong is written down, and they go on.
+
+mod bus;
+mod card;
+mod storage;
+
+use hyperv_bindings::ic::{
+    IcHeader, IcMessageFlags, IcMessageType, IcVersion, KEYBOARD_VERSION, KeyboardMessageType, MOUSE_VERSION,
+    MouseMessageType,
+};
+use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
+use paravirt_testhost::{Guest, IcHost, InputHost, Memory, NetVspHost, Packets, StorHost, VmbusDevice};
+use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use zerocopy::IntoBytes;
+
+/// Packets of each flood, and how many of them come between two openings.
+const PACKETS: usize = 6000;
+const OPENING: usize = 200;
+/// The page that packets refer to, and GPADLs: memory, and frames that no address has.
+const PAGE: u64 = 0x103;
+const BUFFER: u32 = 1;
+const NOWHERE: u32 = 2;
+
+/// Numbers as if by chance, the same ones each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: usize) -> usize {
+        (self.roll() >> 16) as usize % end
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.roll() as u8).collect()
+    }
+
+    /// The bytes as they are, cut short, with some of them changed, or others.
+    fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        match self.below(8) {
+            0 => bytes.truncate(self.below(bytes.len() + 1)),
+            1 => {
+                let len = self.below(100);
+                bytes = self.bytes(len);
+            }
+            2..5 => {
+                for _ in 0..1 + self.below(4) {
+                    let at = self.below(bytes.len().max(1));
+                    let byte = [0, 0xff, 0x80, self.roll() as u8][self.below(4)];
+                    bytes.iter_mut().skip(at).take(1 + self.below(4)).for_each(|place| *place = byte);
+                }
+            }
+            _ => {}
+        }
+        bytes
+    }
+}
+
+/// What a device sends.
+#[derive(Default)]
+struct Sent {
+    packets: Vec<Vec<u8>>,
+    transfers: usize,
+    further: u16,
+}
+
+impl Packets for Sent {
+    fn in_band(&mut self, payload: &[u8]) {
+        self.packets.push(payload.to_vec());
+    }
+    fn completion(&mut self, _transaction: u64, payload: &[u8]) {
+        self.packets.push(payload.to_vec());
+    }
+    fn transfer(&mut self, _transaction: u64, _set: u16, _ranges: &[TransferRange], _payload: &[u8]) {
+        self.transfers += 1;
+    }
+    fn offer_further(&mut self, count: u16) {
+        self.further = count;
+    }
+    fn memory(&self, gpadl: u32) -> Vec<u64> {
+        match gpadl {
+            BUFFER => (0x110..0x1d8).collect(),
+            NOWHERE => vec![u64::MAX; 200],
+            _ => vec![],
+        }
+    }
+}
+
+/// A packet's payload, and what is in the memory that it refers to.
+type Sample = (Vec<u8>, Vec<u8>);
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.as_bytes().to_vec()
+}
+
+/// What stands between descriptor and payload: one range, of `len` bytes from `offset` in the first of these frames on.
+fn range(len: u32, offset: u32, frames: &[u64]) -> Vec<u8> {
+    [&words(&[0, 1, len, offset])[..], frames.as_bytes()].concat()
+}
+
+/// Sends what is as it should be.
+fn send(device: &mut dyn VmbusDevice, memory: &Memory, sample: &Sample) -> Sent {
+    let (payload, data) = sample;
+    memory.write(PAGE * 4096, data);
+    let header = range(data.len() as u32, 0, &[PAGE]);
+    let kind = if data.is_empty() { Kind::IN_BAND } else { Kind::GPA_DIRECT };
+    let packet = Packet { kind, wants_completion: true, transaction: 1, header: &header, payload };
+    let mut sent = Sent::default();
+    device.packet(memory, &packet, &mut sent);
+    device.poll(memory, &mut sent);
+    sent
+}
+
+/// Opens a device over and over, sets it up as `begin` has it, and sends samples that are spoilt.
+fn flood(device: &mut dyn VmbusDevice, begin: &[Sample], samples: &[Sample], mut each: impl FnMut()) {
+    let guest = Guest::new();
+    let memory = guest.memory();
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for number in 0..PACKETS {
+        if number % OPENING == 0 {
+            device.close();
+            device.open();
+            begin.iter().for_each(|sample| drop(send(device, memory, sample)));
+        }
+        each();
+        let (payload, data) = &samples[dice.below(samples.len())];
+        let (payload, data) = (dice.spoil(payload), dice.spoil(data));
+        memory.write(PAGE * 4096, &data[..data.len().min(4096)]);
+        let mut header = range(data.len() as u32, 0, &[PAGE]);
+        match dice.below(8) {
+            0 => header = dice.spoil(&header),
+            1 => header = range(5000, 4000, &[PAGE, dice.roll(), PAGE]),
+            2 => header = range(1, 4095, &[(1 << 52) - 1 + dice.roll() % 2]),
+            _ => {}
+        }
+        let kind = match dice.below(8) {
+            0 => Kind(dice.below(16) as u16),
+            1 => Kind::COMPLETION,
+            _ if data.is_empty() => Kind::IN_BAND,
+            _ => Kind::GPA_DIRECT,
+        };
+        let transaction = dice.below(64) as u64;
+        let wants_completion = dice.below(8) > 0;
+        let packet = Packet { kind, wants_completion, transaction, header: &header, payload: &payload };
+        let mut sent = Sent::default();
+        device.packet(memory, &packet, &mut sent);
+        device.poll(memory, &mut sent);
+    }
+}
+
+/// There were so many violations that not all were kept.
+fn is_cut(violations: &[String]) {
+    assert_eq!(violations.len(), 100, "{violations:?}");
+}
+
+/// A message in the framing of a pipe.
+fn framed(message: &[u8]) -> Sample {
+    let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
+    ([header.as_bytes(), message].concat(), vec![])
+}
+
+#[test]
+fn integration_services_go_on_whatever_comes() {
+    let header = IcHeader {
+        framework_version: IcVersion { major: 3, minor: 0 },
+        message_type: IcMessageType::HEARTBEAT,
+        message_version: IcVersion { major: 3, minor: 0 },
+        message_size: 16,
+        status_low: 0,
+        status_high: 0,
+        transaction_id: 1,
+        flags: (IcMessageFlags::TRANSACTION | IcMessageFlags::RESPONSE).bits(),
+        reserved: 0,
+    };
+    let service = IcHost::default();
+    service.greet(IcVersion { major: 3, minor: 0 });
+    let samples = [framed(&[header.as_bytes(), &[0; 16]].concat()), framed(&[])];
+    flood(&mut service.clone(), &[], &samples, || {});
+    is_cut(&service.violations());
+    assert!(service.take_answers().len() > 100);
+}
+
+#[test]
+fn keyboards_and_mice_go_on_whatever_comes() {
+    let keyboard = InputHost::keyboard();
+    let samples = [
+        (words(&[KeyboardMessageType::PROTOCOL_REQUEST.0, KEYBOARD_VERSION]), vec![]),
+        (words(&[KeyboardMessageType::SET_LED_INDICATORS.0, 5]), vec![]),
+    ];
+    flood(&mut keyboard.clone(), &samples, &samples, || keyboard.keystroke(0x1e, 0));
+    is_cut(&keyboard.violations());
+    assert!(keyboard.leds().is_some());
+    let mouse = InputHost::mouse();
+    let samples = [
+        framed(&words(&[MouseMessageType::PROTOCOL_REQUEST.0, 4, MOUSE_VERSION])),
+        framed(&words(&[MouseMessageType::DEVICE_INFO_ACK.0, 0])),
+    ];
+    flood(&mut mouse.clone(), &samples, &samples, || mouse.report(1, 2, 3, 4));
+    is_cut(&mouse.violations());
+    assert!(mouse.is_ready());
+}
+
+#[test]
+fn a_panic_leaves_the_report_as_it_was() {
+    let (storage, card) = (StorHost::new(), NetVspHost::new());
+    let panics = [
+        catch_unwind(AssertUnwindSafe(|| storage.moods(|_| panic!("of a test")))),
+        catch_unwind(AssertUnwindSafe(|| card.moods(|_| panic!("of a test")))),
+    ];
+    assert!(panics.iter().all(Result::is_err));
+    assert_eq!((storage.violations(), card.violations()), (vec![], vec![]));
+}
