@@ -38,6 +38,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    configuration(&options.args)?;
     let folder = options.out.clone().unwrap_or_else(|| tools::root().join("target"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     make(&kernel::build()?, &options.args, &folder)?;
@@ -49,36 +50,40 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Makes the images of the kernel at `elf` in `folder`.
 pub fn make(elf: &Path, words: &str, folder: &Path) -> Result<()> {
-    for (program, package) in
-        [("grub-mkimage", "grub-common"), ("qemu-img", "qemu-utils"), ("strip", "binutils")]
-    {
-        tools::need(program, package)?;
-    }
-    tools::need_file(&format!("{GRUB}/i386-pc/boot.img"), "grub-pc-bin")?;
-    tools::need_file(&format!("{GRUB}/x86_64-efi/multiboot2.mod"), "grub-efi-amd64-bin")?;
+    tools::need_all(
+        &[("grub-mkimage", "grub-common"), ("qemu-img", "qemu-utils"), ("strip", "binutils")],
+        &[
+            (&format!("{GRUB}/i386-pc/boot.img"), "grub-pc-bin"),
+            (&format!("{GRUB}/x86_64-efi/multiboot2.mod"), "grub-efi-amd64-bin"),
+        ],
+    )?;
     let file = |name: &str| folder.join(format!("paravirt.{name}"));
     // GRUB loads sections for debuggers, too.
     tools::run(Command::new("strip").arg("-o").arg(file("elf")).arg(elf))?;
     let image = file("raw");
     let disk = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&image);
-    let disk = disk.with_context(|| format!("cannot write {}", image.display()))?;
-    disk.set_len(LEN)?;
-    partition(disk.try_clone()?)?;
+    let written = || format!("cannot write {}", image.display());
+    let disk = disk.with_context(written)?;
+    disk.set_len(LEN).with_context(written)?;
+    partition(disk.try_clone()?).with_context(written)?;
     let bios = grub("i386-pc", "(,gpt2)/boot/grub", &["biosdisk"], folder)?;
-    embed(&disk, &bios)?;
+    embed(&disk, &bios).with_context(written)?;
     let uefi = grub("x86_64-efi", "/boot/grub", &[], folder)?;
     let contents = [
         ("EFI/BOOT/BOOTX64.EFI", uefi),
         ("boot/paravirt.elf", fs::read(file("elf"))?),
         ("boot/grub/grub.cfg", configuration(words)?.into_bytes()),
     ];
-    fill(disk, &contents)?;
+    fill(disk, &contents).with_context(written)?;
     let convert = |format: &str, options: &str, to: &str| {
         let mut command = Command::new("qemu-img");
-        command.args(["convert", "-f", "raw", "-O", format, "-o", options]).arg(&image).arg(file(to));
+        command
+            .args(["convert", "-S", "0", "-f", "raw", "-O", format, "-o", options])
+            .arg(&image)
+            .arg(file(to));
         tools::run(&mut command)
     };
-    // Exactly as long as it is, rather than as cylinders have it.
+    // Exactly as long as it is, rather than as cylinders have it, as Azure takes no other; and with no holes, as Hyper-V takes none.
     convert("vpc", "subformat=fixed,force_size=on", "vhd")?;
     convert("vhdx", "subformat=dynamic", "vhdx")
 }
@@ -86,8 +91,8 @@ pub fn make(elf: &Path, words: &str, folder: &Path) -> Result<()> {
 /// What GRUB does: loads the kernel with `words`, and talks by the serial port.
 fn configuration(words: &str) -> Result<String> {
     ensure!(
-        !words.contains(['\'', '\n']) && words.is_ascii(),
-        "--args takes words of ASCII without quotation marks and newlines: GRUB passes them on"
+        !words.contains(['\'', '"', '\\', '\n']) && words.is_ascii(),
+        "--args takes words of ASCII without quotation marks, backslashes and newlines: GRUB would change them"
     );
     let words: Vec<String> = words.split_whitespace().map(|word| format!("'{word}'")).collect();
     Ok(format!(

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Whether `program` can be started.
@@ -85,19 +86,27 @@ fn installer() -> Option<Vec<&'static str>> {
     if output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0") {
         return Some(vec![]);
     }
-    output(Command::new("sudo").args(["-n", "true"])).map(|_| vec!["sudo", "-n"])
+    // sudo drops the environment.
+    output(Command::new("sudo").args(["-n", "true"])).map(|_| vec!["sudo", "-n", "env", NONINTERACTIVE])
 }
 
+const NONINTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
+
 fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
-    let words: Vec<&str> =
-        prefix.iter().copied().chain(["apt-get", "-qq"]).chain(arguments.iter().copied()).collect();
+    // A fresh machine may be at its own upgrades.
+    let fixed = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"];
+    let words: Vec<&str> = prefix.iter().copied().chain(fixed).chain(arguments.iter().copied()).collect();
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+    let (name, value) = NONINTERACTIVE.split_once('=').unwrap_or_default();
+    command.args(&words[1..]).env(name, value).stdout(Stdio::null());
     run(&mut command)
 }
 
 /// Installs `packages`, from the suite given where there is one.
 fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
+    // Cases of tests run side by side, apt does not.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let hint = match suite {
         Some(suite) => format!("apt-get install -t {suite} {}", packages.join(" ")),
         None => format!("apt-get install {}", packages.join(" ")),
@@ -120,12 +129,22 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that the file at `path` is there, from the Debian package given.
-pub fn need_file(path: &str, package: &str) -> Result<()> {
-    if !Path::new(path).is_file() {
-        install(&[package], None)?;
+/// Makes sure that programs and files are there, each from the Debian package beside it; what is missing is installed, or named,
+/// at one go.
+pub fn need_all(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<()> {
+    let missing = || {
+        let programs = programs.iter().filter(|(program, _)| !has(program));
+        let files = files.iter().filter(|(path, _)| !Path::new(path).is_file());
+        programs.chain(files).copied().collect::<Vec<_>>()
+    };
+    let packages: Vec<&str> = missing().into_iter().map(|(_, package)| package).collect();
+    if !packages.is_empty() {
+        install(&packages, None)?;
     }
-    Ok(())
+    match missing().first() {
+        Some((wanted, package)) => bail!("{wanted} is needed, and {package} does not have it"),
+        None => Ok(()),
+    }
 }
 
 /// The packages that apt knows whose names begin with `prefix`.

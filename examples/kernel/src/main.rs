@@ -51,7 +51,7 @@ fn main(info: BootInfo) -> ! {
             exit::exit(2);
         }
     };
-    arch::smp::start(options.cpus.unwrap_or(u32::MAX));
+    arch::smp::start(options.cpus.unwrap_or(u32::MAX), info.ram());
     x86_64::instructions::interrupts::enable();
 
     let entry = match info.protocol {

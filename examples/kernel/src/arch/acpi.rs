@@ -4,7 +4,7 @@ use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
 use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
 use core::ops::ControlFlow;
-use core::ptr::NonNull;
+use core::time::Duration;
 use paravirt::{Physical, acpi_tables, with_table};
 use paravirt_firmware::aml;
 use paravirt_firmware::tables::find_rsdp;
@@ -12,6 +12,7 @@ use paravirt_platform::{InterruptLine, Polarity, Trigger};
 use spin::Mutex;
 use x86_64::instructions::port::Port;
 
+use super::time;
 use crate::platform::Machine;
 
 pub const MOST_PROCESSORS: usize = 64;
@@ -60,7 +61,9 @@ struct Identity;
 impl AcpiHandler for Identity {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
         // RAM and everything below 4 GiB is mapped one to one; a table elsewhere is nothing that this kernel can read.
-        let start = crate::memory::map(address as u64, size).unwrap_or(NonNull::dangling());
+        let Some(start) = crate::memory::map(address as u64, size).ok().filter(|_| address != 0) else {
+            panic!("the firmware names a table of {size} bytes at {address:#x}, where there is none");
+        };
         // SAFETY: the range is mapped.
         unsafe { PhysicalMapping::new(address, start.cast(), size, size, Self) }
     }
@@ -139,7 +142,10 @@ fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
         board.timer = u16::try_from(timer.address).ok().map(|port| (port, flags.pm_timer_is_32_bit()));
     }
     let Some((type_a, type_b)) = sleep else { return };
-    if let Ok(Some(register)) = fadt.sleep_control_register()
+    let flags = { fadt.flags };
+    // A FADT may name the register though it is not used. ACPI 6.5 §4.8.3.7
+    if flags.system_is_hw_reduced_acpi()
+        && let Ok(Some(register)) = fadt.sleep_control_register()
         && register.address != 0
     {
         let is_io = register.address_space == AddressSpace::SystemIo;
@@ -193,7 +199,7 @@ pub fn power_off() {
                 let mut control = Port::<u16>::new(a.0);
                 if let Some((port, value)) = enable.filter(|_| control.read() & SCI_ENABLE_PM1 == 0) {
                     Port::<u8>::new(port).write(value);
-                    (0..WAITS).take_while(|_| control.read() & SCI_ENABLE_PM1 == 0).for_each(|_| wait());
+                    wait(|| control.read() & SCI_ENABLE_PM1 != 0);
                 }
                 for (port, sleep_type) in [Some(a), b].into_iter().flatten() {
                     let mut control = Port::<u16>::new(port);
@@ -212,14 +218,21 @@ pub fn power_off() {
             None => return,
         }
         // The processor may run on for a while: it must not seem to crash meanwhile.
-        (0..WAITS).for_each(|_| wait());
+        wait(|| false);
     }
 }
 
-/// How often firmware is waited for, about a microsecond each.
-const WAITS: u32 = 1_000_000;
+/// How long firmware is waited for; also in turns of the loop, for who fails before there is a clock.
+const PATIENCE: Duration = Duration::from_secs(1);
+const TURNS: u32 = 1_000_000;
 
-fn wait() {
-    // SAFETY: the port is that of a display for firmware's progress, and is there to be written.
-    unsafe { Port::<u8>::new(0x80).write(0) }
+fn wait(mut is_done: impl FnMut() -> bool) {
+    let end = time::now().saturating_add(PATIENCE);
+    for _ in 0..TURNS {
+        if is_done() || time::now() >= end {
+            break;
+        }
+        // SAFETY: the port is that of a display for firmware's progress, or nobody's.
+        unsafe { Port::<u8>::new(0x80).write(0) }
+    }
 }

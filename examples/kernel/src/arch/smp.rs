@@ -8,8 +8,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use core::time::Duration;
 use paravirt_platform::{ProcessorId, RunError};
 
-/// Where the trampoline goes, below 1 MiB.
+/// Where the trampoline goes if that is RAM, as it is where no firmware is in the way; else the first page of RAM between that of
+/// address 0 and what was a BIOS's.
 const TRAMPOLINE: u64 = 0x8000;
+const LOW: core::ops::Range<u64> = 0x1000..0xa_0000;
 const STACK_LEN: usize = 128 << 10;
 const MOST: usize = acpi::MOST_PROCESSORS;
 
@@ -44,15 +46,21 @@ pub fn apic_id(processor: u32) -> u32 {
     APIC_IDS.get(processor as usize).map_or(0, |id| id.load(Ordering::Relaxed))
 }
 
-/// Starts every processor that the MADT names, up to `limit` with this one.
-pub fn start(limit: u32) {
+/// Starts every processor that the MADT names, up to `limit` with this one. `ram` is what firmware says that RAM is.
+pub fn start(limit: u32, ram: &[boot::Memory]) {
+    let is_ram = |page: u64| ram.iter().any(|range| range.start <= page && page + 4096 <= range.end);
+    let mut pages = core::iter::once(TRAMPOLINE).chain(LOW.step_by(4096));
+    let Some(trampoline) = pages.find(|page| is_ram(*page)) else {
+        log::warn!("there is no RAM below 1 MiB to start other processors in");
+        return;
+    };
     let this = apic::id();
     APIC_IDS[0].store(this, Ordering::Relaxed);
     let (code, cr3_at) = boot::trampoline();
     // SAFETY: the page is RAM below 1 MiB that nobody uses, mapped one to one.
     unsafe {
-        (TRAMPOLINE as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len());
-        ((TRAMPOLINE as usize + cr3_at) as *mut u32).write_unaligned(memory::paging::root() as u32);
+        (trampoline as *mut u8).copy_from_nonoverlapping(code.as_ptr(), code.len());
+        ((trampoline as usize + cr3_at) as *mut u32).write_unaligned(memory::paging::root() as u32);
     }
     for id in acpi::processors().into_iter().flatten().filter(|id| *id != this) {
         let number = count();
@@ -68,7 +76,7 @@ pub fn start(limit: u32) {
         apic::send_init(id);
         wait_for(Duration::from_millis(10), || false);
         for _ in 0..2 {
-            apic::send_startup(id, (TRAMPOLINE >> 12) as u8);
+            apic::send_startup(id, (trampoline >> 12) as u8);
             if wait_for(Duration::from_millis(200), || count() > number) {
                 break;
             }

@@ -67,6 +67,10 @@ mb2_header_end:
 .global multiboot2_entry
 multiboot2_entry:
     mov edi, 2
+    # What a loader of this protocol says; else there is no information.
+    cmp eax, 0x36d76289
+    je from_32_bit
+    xor ebx, ebx
     jmp from_32_bit
 
 # PVH: 32-bit protected mode without paging, EBX points to the start info.

@@ -49,6 +49,8 @@ mod multiboot2 {
     pub const RSDP_1: u32 = 14;
     pub const RSDP_2: u32 = 15;
     /// Of ACPI 2.0; the one of ACPI 1.0 is the first 20 of it.
+    /// Bytes of an RSDP of ACPI 1, and of a later one.
+    pub const RSDP_1_LEN: usize = 20;
     pub const RSDP_LEN: usize = 36;
 }
 
@@ -118,7 +120,7 @@ impl BootInfo {
             if peek::<u32>(at) != pvh::MAGIC {
                 return;
             }
-            self.read_command_line(peek(at + pvh::COMMAND_LINE));
+            self.read_command_line(peek(at + pvh::COMMAND_LINE), u64::MAX);
             self.rsdp = Some(peek(at + pvh::RSDP)).filter(|rsdp| *rsdp != 0);
             if peek::<u32>(at + pvh::VERSION) >= 1 {
                 let map: u64 = peek(at + pvh::MAP);
@@ -136,7 +138,8 @@ impl BootInfo {
         // SAFETY: passed on from the caller.
         unsafe {
             let low = u64::from(peek::<u32>(at + linux::COMMAND_LINE));
-            self.read_command_line(low | u64::from(peek::<u32>(at + linux::EXT_COMMAND_LINE)) << 32);
+            let high = u64::from(peek::<u32>(at + linux::EXT_COMMAND_LINE));
+            self.read_command_line(low | high << 32, u64::MAX);
             self.rsdp = Some(peek(at + linux::RSDP)).filter(|rsdp| *rsdp != 0);
             for i in 0..u64::from(peek::<u8>(at + linux::E820_ENTRIES)).min(linux::E820_MOST) {
                 self.add_range(at + linux::E820 + i * linux::E820_ENTRY_LEN);
@@ -158,7 +161,9 @@ impl BootInfo {
                     break;
                 }
                 match kind {
-                    multiboot2::COMMAND_LINE => self.read_command_line(tag + multiboot2::HEADER),
+                    multiboot2::COMMAND_LINE => {
+                        self.read_command_line(tag + multiboot2::HEADER, len - multiboot2::HEADER);
+                    }
                     multiboot2::MAP => {
                         let entry = u64::from(peek::<u32>(tag + multiboot2::MAP_ENTRY_LEN)).max(24);
                         let mut next = tag + multiboot2::MAP_ENTRIES;
@@ -168,8 +173,10 @@ impl BootInfo {
                         }
                     }
                     // The newer one is the one to take, whichever comes first.
-                    multiboot2::RSDP_1 if self.rsdp.is_none() => self.copy_rsdp(tag, len),
-                    multiboot2::RSDP_2 => self.copy_rsdp(tag, len),
+                    multiboot2::RSDP_1 if self.rsdp.is_none() => {
+                        self.copy_rsdp(tag, len, multiboot2::RSDP_1_LEN)
+                    }
+                    multiboot2::RSDP_2 => self.copy_rsdp(tag, len, multiboot2::RSDP_LEN),
                     _ => {}
                 }
                 tag += len.next_multiple_of(multiboot2::ALIGN);
@@ -179,12 +186,15 @@ impl BootInfo {
 
     /// # Safety
     ///
-    /// `tag` is the address of a tag of `len` bytes that holds an RSDP; one processor runs.
-    unsafe fn copy_rsdp(&mut self, tag: u64, len: u64) {
+    /// `tag` is the address of a tag of `len` bytes that holds an RSDP of `size` bytes; one processor runs.
+    unsafe fn copy_rsdp(&mut self, tag: u64, len: u64, size: usize) {
+        if len - multiboot2::HEADER < size as u64 {
+            return;
+        }
         let to = &raw mut RSDP;
-        for i in 0..(len - multiboot2::HEADER).min(multiboot2::RSDP_LEN as u64) {
+        for i in 0..size {
             // SAFETY: passed on from the caller; nobody else uses the copy before this is through.
-            unsafe { (*to).0[i as usize] = peek(tag + multiboot2::HEADER + i) }
+            unsafe { (*to).0[i] = peek(tag + multiboot2::HEADER + i as u64) }
         }
         self.rsdp = Some(to as u64);
     }
@@ -203,9 +213,9 @@ impl BootInfo {
 
     /// # Safety
     ///
-    /// `at` is the address of a string that ends in a zero, or 0.
-    unsafe fn read_command_line(&mut self, at: u64) {
-        for (i, to) in self.command_line.iter_mut().enumerate() {
+    /// `at` is the address of a string that ends in a zero or after `most` bytes, or 0.
+    unsafe fn read_command_line(&mut self, at: u64, most: u64) {
+        for (i, to) in self.command_line.iter_mut().enumerate().take(most as usize) {
             // SAFETY: passed on from the caller.
             match unsafe { peek::<u8>(at + i as u64) } {
                 0 => break,

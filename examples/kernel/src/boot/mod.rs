@@ -2,7 +2,7 @@
 
 mod info;
 
-pub use info::BootInfo;
+pub use info::{BootInfo, Memory};
 
 use core::arch::{asm, global_asm};
 
