@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -25,7 +24,7 @@ use zerocopy::FromBytes;
 
 /// What is added to a channel's number for its event; below are processors.
 const CHANNELS: u64 = 1 << 32;
-/// The event of a processor's thread that has served a channel.
+/// The event of a processor's thread that has something for the one that serves.
 const NEWS: u64 = CHANNELS - 1;
 /// How long the thread sleeps at most: then it looks whether the machine has ended.
 const NAP: Duration = Duration::from_millis(200);
@@ -37,8 +36,6 @@ pub struct Devices {
     pub disks: Option<StorHost>,
     pub card: Option<(NetVspHost, Peer)>,
     pub typist: Option<Typist>,
-    /// What is to be done as it comes.
-    pub wishes: Receiver<Wish>,
 }
 
 struct State {
@@ -54,7 +51,6 @@ struct State {
     card_channel: u32,
     services: Vec<(u32, Service)>,
     typist: Option<(Typist, [u32; 2])>,
-    wishes: Receiver<Wish>,
     must_end: bool,
     hypercalls: u64,
     signals: u64,
@@ -86,7 +82,6 @@ impl Host {
             card_channel: 0,
             services: vec![],
             typist: None,
-            wishes: devices.wishes,
             must_end: false,
             hypercalls: 0,
             signals: 0,
@@ -151,6 +146,25 @@ impl Host {
         }
     }
 
+    /// Does what a user wants, now that the guest has written a text.
+    pub fn wish(&self, wish: Wish) {
+        let mut state = self.lock();
+        let state = &mut *state;
+        match (wish, &state.typist) {
+            (Wish::Count, _) => tell!("counted {}", state.counts()),
+            (Wish::End, _) => {
+                state.must_end = true;
+                state.has_worked();
+            }
+            (Wish::Type, Some((typist, channels))) => {
+                typist.work();
+                channels.iter().for_each(|channel| state.bus.work(&mut state.synic, *channel));
+                state.has_worked();
+            }
+            (Wish::Type, None) => {}
+        }
+    }
+
     /// Serves the bus until `stop`.
     pub fn serve(&self, stop: &AtomicBool) -> Result<()> {
         let mut events = vec![EpollEvent::default(); 64];
@@ -188,8 +202,7 @@ impl Host {
         if state.memory.strays() > 0 {
             tell!("the guest did wrong: {} addresses where there is no memory", state.memory.strays());
         }
-        let State { hypercalls, signals, synic, .. } = &*state;
-        tell!("hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts);
+        tell!("{}", state.counts());
     }
 }
 
@@ -245,24 +258,20 @@ impl State {
         }
     }
 
-    /// A processor's thread has served a channel: what it took in is looked at by the thread that serves.
+    /// A processor's thread has served a channel, or has heard a wish: the thread that serves looks at what comes of it.
     fn has_worked(&self) {
         // Where the count is full it wakes as well.
         let _ = self.news.write(1);
     }
 
+    /// What was counted so far.
+    fn counts(&self) -> String {
+        let Self { hypercalls, signals, synic, .. } = self;
+        format!("hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts)
+    }
+
     /// Does what is due; how long there is nothing.
     fn tick(&mut self, now: Instant) -> Duration {
-        while let Ok(wish) = self.wishes.try_recv() {
-            match (wish, &self.typist) {
-                (Wish::End, _) => self.must_end = true,
-                (Wish::Type, Some((typist, channels))) => {
-                    typist.work();
-                    channels.iter().for_each(|channel| self.bus.work(&mut self.synic, *channel));
-                }
-                (Wish::Type, None) => {}
-            }
-        }
         let mut next = NAP;
         // What serving a channel took in, with no signal, is looked at by the next round.
         let mut has_worked = false;

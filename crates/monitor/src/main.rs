@@ -67,17 +67,15 @@ fn run(options: &Options) -> Result<ExitCode> {
     boot::boot(&memory, &processors[0], &guest)?;
     let line = EventFd::new(EFD_CLOEXEC)?;
     vm.register_irqfd(&line, SERIAL_GSI)?;
-    let (sender, wishes) = channel();
     let devices = Devices {
         newest: options.vmbus(),
         disks: options.disks()?,
         card: options.card()?,
         typist: options.input()?,
-        wishes,
     };
     let board = Arc::new(Board {
         host: Host::new(vm, Memory::new(memory), options.cpus, devices)?,
-        ports: Mutex::new(Ports::new(line, Console::new(options.watches(), sender))),
+        ports: Mutex::new(Ports::new(line, Console::new(options.watches()))),
         stop: AtomicBool::new(false),
     });
 

@@ -54,6 +54,9 @@ pub struct Options {
     /// Asks the guest to end, by the integration service, when it has written this text
     #[arg(long, value_name = "TEXT")]
     pub shutdown_at: Option<String>,
+    /// Says what was counted (hypercalls, signals, interrupts) whenever the guest has written a line with this text
+    #[arg(long, value_name = "TEXT")]
+    count_at: Option<String>,
     /// An ELF with a PVH note, or a bzImage
     pub kernel: PathBuf,
     /// Words of the kernel's command line
@@ -72,7 +75,8 @@ fn version(text: &str) -> Result<VmbusVersion, String> {
 impl Options {
     /// The texts that are looked for in what the guest writes.
     pub fn watches(&self) -> Vec<(String, Wish)> {
-        let wishes = [(&self.shutdown_at, Wish::End), (&self.type_at, Wish::Type)];
+        let wishes =
+            [(&self.shutdown_at, Wish::End), (&self.type_at, Wish::Type), (&self.count_at, Wish::Count)];
         wishes.into_iter().filter_map(|(text, wish)| Some((text.clone()?, wish))).collect()
     }
 

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use std::io::{Stdout, Write};
-use std::sync::mpsc::Sender;
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
@@ -49,12 +48,12 @@ impl Trigger for Line {
     }
 }
 
-/// Where the serial port writes: standard output, and to who looks for a text.
+/// Where the serial port writes: standard output. It hears texts that are looked for.
 pub struct Console {
     out: Stdout,
     line: Vec<u8>,
     watches: Vec<(String, Wish)>,
-    wishes: Sender<Wish>,
+    heard: Vec<Wish>,
 }
 
 /// What a user wants when the guest has written a text.
@@ -64,15 +63,17 @@ pub enum Wish {
     End,
     /// That somebody types.
     Type,
+    /// That what was counted is said, each time.
+    Count,
 }
 
 /// Bytes of a line that are kept back until it is whole.
 const LINE: usize = 4096;
 
 impl Console {
-    /// A console that tells when a line has one of these texts in it, of each once.
-    pub fn new(watches: Vec<(String, Wish)>, wishes: Sender<Wish>) -> Self {
-        Self { out: std::io::stdout(), line: vec![], watches, wishes }
+    /// A console that hears when a line has one of these texts in it.
+    pub fn new(watches: Vec<(String, Wish)>) -> Self {
+        Self { out: std::io::stdout(), line: vec![], watches, heard: vec![] }
     }
 }
 
@@ -86,10 +87,11 @@ impl Write for Console {
             let line = std::mem::take(&mut self.line);
             self.out.write_all(&line)?;
             let line = String::from_utf8_lossy(&line);
-            for (_, wish) in self.watches.extract_if(.., |(text, _)| line.contains(text.as_str())) {
-                // Nobody listens any more where the machine has ended.
-                let _ = self.wishes.send(wish);
-            }
+            let heard = self.watches.iter().filter(|(text, _)| line.contains(text.as_str()));
+            let heard: Vec<Wish> = heard.map(|(_, wish)| *wish).collect();
+            // The others are granted once.
+            self.watches.retain(|(_, wish)| *wish == Wish::Count || !heard.contains(wish));
+            self.heard.extend(heard);
         }
         Ok(bytes.len())
     }
@@ -135,6 +137,11 @@ impl Ports {
             }
             _ => None,
         })
+    }
+
+    /// What is wanted by what the guest has written since this was asked last.
+    pub fn take_wishes(&mut self) -> Vec<Wish> {
+        std::mem::take(&mut self.serial.writer_mut().heard)
     }
 
     /// The guest reads.

@@ -23,11 +23,18 @@ pub fn run(board: &Board, vp: u32, mut processor: VcpuFd) -> Option<End> {
     let ports = || board.ports.lock().unwrap_or_else(PoisonError::into_inner);
     while !board.stop.load(Ordering::Acquire) {
         match processor.run() {
-            Ok(VcpuExit::IoOut(port, data)) => match ports().write(port, data) {
-                Ok(None) => {}
-                Ok(end) => return end,
-                Err(error) => return Some(End::Fault(format!("the serial port: {error:#}"))),
-            },
+            Ok(VcpuExit::IoOut(port, data)) => {
+                let (result, wishes) = {
+                    let mut ports = ports();
+                    (ports.write(port, data), ports.take_wishes())
+                };
+                wishes.into_iter().for_each(|wish| board.host.wish(wish));
+                match result {
+                    Ok(None) => {}
+                    Ok(end) => return end,
+                    Err(error) => return Some(End::Fault(format!("the serial port: {error:#}"))),
+                }
+            }
             Ok(VcpuExit::IoIn(port, data)) => ports().read(port, data),
             Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
             Ok(VcpuExit::MmioWrite(..)) => {}
