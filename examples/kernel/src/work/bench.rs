@@ -1,18 +1,16 @@
-//! `bench`: how fast disk and network are; each part says when it begins and ends, so that counters can be sampled from
-//! outside. With `peer`, disks are driven by the `virtio-drivers` crate instead.
+//! `bench`: how fast a disk is, and `bench=write`, which destroys what is on it; each part says when it begins and ends, so that
+//! counters can be sampled from outside. With `peer`, disks are driven by the `virtio-drivers` crate instead.
 
-use super::devices::{Devices, DiskQueue};
+use super::devices::{Buffer, Devices, DiskQueue};
 use super::options::Options;
 use super::passed::Pool;
-use crate::arch::time;
+use crate::arch::{interrupts, time};
 use crate::platform::{self, Machine};
 use crate::{memory, say};
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::time::Duration;
 use paravirt::AnyTransport;
-use paravirt_device::{Arm, BlockDevice, BlockQueue, Notify, Op, Request};
+use paravirt_device::{Access, Arm, BlockDevice, BlockInfo, BlockQueue, Durability, Notify, Op, Request};
 use paravirt_platform::{DmaSlice, Instant};
 use paravirt_virtio::hal::BounceHal;
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
@@ -20,35 +18,81 @@ use virtio_drivers::transport::DeviceType;
 
 const REQUEST: usize = 4096;
 const REQUESTS: u64 = 2000;
+const FLUSHES: u64 = 100;
+/// Requests at a time, at most.
+const DEPTH: usize = 32;
 
-/// Says how a part went.
-fn report(name: &str, requests: u64, time: Duration, allocations: u64) {
-    let nanos = time.as_nanos().max(1);
-    let iops = u128::from(requests) * 1_000_000_000 / nanos;
-    let rate = u128::from(requests) * REQUEST as u128 * 1000 / nanos;
-    say!("bench={name} end requests={requests} iops={iops} mb_per_s={rate} allocations={allocations}");
+/// What is counted from the beginning of a part on.
+struct Counts {
+    start: Instant,
+    allocations: u64,
+    interrupts: u64,
 }
 
-fn disk(
-    queue: &mut DiskQueue,
-    blocks_per_request: u64,
-    blocks: u64,
+impl Counts {
+    fn begin(name: &str) -> Self {
+        say!("bench={name} begin");
+        let (allocations, interrupts) = (memory::allocations(), interrupts::device_interrupts());
+        Self { start: time::now(), allocations, interrupts }
+    }
+
+    /// Says how the part went, whose requests are of so many bytes.
+    fn end(self, name: &str, requests: u64, bytes: usize) {
+        let time = time::now().since(self.start);
+        let interrupts = interrupts::device_interrupts() - self.interrupts;
+        let allocations = memory::allocations() - self.allocations;
+        let nanos = time.as_nanos().max(1);
+        let iops = u128::from(requests) * 1_000_000_000 / nanos;
+        let rate = u128::from(requests) * bytes as u128 * 1000 / nanos;
+        let micros = time.as_micros();
+        say!(
+            "bench={name} end requests={requests} micros={micros} iops={iops} mb_per_s={rate} allocations={allocations} \
+             interrupts={interrupts}"
+        );
+    }
+}
+
+/// What a part asks for.
+#[derive(Copy, Clone, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    Flush,
+}
+
+/// So many requests of a kind, `depth` at a time.
+#[derive(Copy, Clone)]
+struct Part {
+    name: &'static str,
+    kind: Kind,
+    requests: u64,
     depth: usize,
-    name: &str,
-) -> Result<(), String> {
-    let mut buffers = Vec::with_capacity(depth);
-    DmaSlice::alloc_many(&Machine, depth, REQUEST, |slice| buffers.push(slice)).map_err(|e| e.to_string())?;
-    queue.register(&platform::waker());
-    say!("bench={name} begin");
-    let (before, start) = (memory::allocations(), time::now());
+}
+
+const fn part(name: &'static str, kind: Kind, requests: u64, depth: usize) -> Part {
+    Part { name, kind, requests, depth }
+}
+
+const READS: [Part; 2] =
+    [part("read-depth1", Kind::Read, REQUESTS, 1), part("read-depth32", Kind::Read, REQUESTS, DEPTH)];
+const WRITES: [Part; 2] =
+    [part("write-depth32", Kind::Write, REQUESTS, DEPTH), part("flush", Kind::Flush, FLUSHES, 1)];
+
+/// Does a part; there are buffers for as many requests as it has at a time.
+fn work(queue: &mut DiskQueue, info: &BlockInfo, part: Part, buffers: &mut Vec<Buffer>) -> Result<(), String> {
+    let blocks = (REQUEST as u64).div_ceil(u64::from(info.block_size));
+    let slots = info.blocks / blocks;
     let (mut sent, mut done) = (0, 0);
-    let slots = blocks / blocks_per_request;
-    while done < REQUESTS {
-        while sent < REQUESTS
-            && let Some(into) = buffers.pop()
-        {
-            let lba = sent % slots * blocks_per_request;
-            let request = Request { tag: sent, op: Op::Read { lba, into }, deadline: Instant::NEVER };
+    while done < part.requests {
+        while sent < part.requests && sent - done < part.depth as u64 {
+            let lba = sent % slots * blocks;
+            let mut buffer = || buffers.pop().ok_or("a buffer did not come back");
+            let op = match part.kind {
+                Kind::Read => Op::Read { lba, into: buffer()? },
+                Kind::Write => Op::Write { lba, from: buffer()?, durability: Durability::Cached },
+                Kind::Flush => Op::Flush,
+            };
+            let request = Request { tag: sent, op, deadline: Instant::NEVER };
             queue.submit(request).map_err(|refused| refused.to_string())?;
             sent += 1;
         }
@@ -64,7 +108,29 @@ fn disk(
             platform::sleep(Instant::NEVER, || queue.arm() == Arm::Pending);
         }
     }
-    report(name, REQUESTS, time::now().since(start), memory::allocations() - before);
+    Ok(())
+}
+
+/// The parts on disk0, and ahead of them a read of it: until then, the kernel booted.
+fn disk(devices: &mut Devices, writes: bool) -> Result<(), String> {
+    let info = devices.disk(0)?.info();
+    if writes && info.access == Access::ReadOnly {
+        return Err("disk0 is read-only".into());
+    }
+    if info.blocks * u64::from(info.block_size) < REQUEST as u64 {
+        return Err("disk0 is too small to be measured".into());
+    }
+    let mut queue = devices.disk_queues(0)?.swap_remove(0);
+    queue.register(&platform::waker());
+    let mut buffers = Vec::with_capacity(DEPTH);
+    DmaSlice::alloc_many(&Machine, DEPTH, REQUEST, |slice| buffers.push(slice)).map_err(|e| e.to_string())?;
+    work(&mut queue, &info, part("first", Kind::Read, 1, 1), &mut buffers)?;
+    say!("bench=boot micros={}", time::now().as_nanos() / 1000);
+    for part in READS.iter().chain(WRITES.iter().filter(|_| writes)) {
+        let counts = Counts::begin(part.name);
+        work(&mut queue, &info, *part, &mut buffers)?;
+        counts.end(part.name, part.requests, if part.kind == Kind::Flush { 0 } else { REQUEST });
+    }
     Ok(())
 }
 
@@ -79,8 +145,7 @@ fn peer(
     let mut buffers: Vec<_> = (0..depth)
         .map(|_| (alloc::vec![0u8; REQUEST], BlkReq::default(), BlkResp::default(), 0u16))
         .collect();
-    say!("bench={name} begin");
-    let (before, start) = (memory::allocations(), time::now());
+    let counts = Counts::begin(name);
     let mut done = 0;
     while done < REQUESTS {
         for (i, (buffer, request, response, token)) in buffers.iter_mut().enumerate() {
@@ -99,12 +164,11 @@ fn peer(
             done += 1;
         }
     }
-    report(name, done, time::now().since(start), memory::allocations() - before);
+    counts.end(name, done, REQUEST);
     Ok(disk)
 }
 
 pub fn bench(devices: &mut Devices, options: &Options) -> Result<(), String> {
-    say!("bench=boot micros={}", time::now().as_nanos() / 1000);
     if options.peer {
         let at = devices.passed.iter().position(|p| p.device.device_type() == DeviceType::Block);
         let passed = devices.passed.swap_remove(at.ok_or("there is no disk to bench")?);
@@ -112,16 +176,5 @@ pub fn bench(devices: &mut Devices, options: &Options) -> Result<(), String> {
         drop(disk);
         return Ok(());
     }
-    if !devices.disks.is_empty() {
-        let info = devices.disk(0)?.info();
-        let blocks = (REQUEST as u64).div_ceil(u64::from(info.block_size)).max(1);
-        let mut queue = devices.disk_queues(0)?.swap_remove(0);
-        for depth in [1, 32] {
-            disk(&mut queue, blocks, info.blocks, depth, &format!("read-depth{depth}"))?;
-        }
-    }
-    if options.uses_network() {
-        log::info!("the network was used before: its figures are those of http and echo");
-    }
-    Ok(())
+    disk(devices, options.bench_writes)
 }

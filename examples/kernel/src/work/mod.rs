@@ -56,10 +56,10 @@ fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if let Some(disk) = options.test {
         disk_test::test(devices, disk, options)?;
     }
-    net::run(devices, options)?;
     if options.bench {
         bench::bench(devices, options)?;
     }
+    net::run(devices, options)?;
     if !options.beside {
         balloon::run(&mut devices.balloons, options)?;
     }

@@ -1,4 +1,6 @@
-//! The network: DHCP, ping, HTTP, and an echo server, over smoltcp.
+//! The network: DHCP, ping, HTTP, an echo server, and round trips to one, over smoltcp.
+
+mod round_trips;
 
 use super::devices::{CardQueue, Devices};
 use super::mount;
@@ -218,6 +220,14 @@ impl Stack {
         self.sockets.add(tcp::Socket::new(buffer(), buffer()))
     }
 
+    /// Begins to connect to a server, from a port that was not used lately.
+    fn connect(&mut self, handle: SocketHandle, server: (IpAddress, u16)) -> Result<(), String> {
+        let local = 49152 + (time::now().as_nanos() / 1000 % 16000) as u16;
+        let context = self.interface.context();
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        socket.connect(context, server, local).map_err(|e| e.to_string())
+    }
+
     /// Fetches `url`, and says what came.
     fn http(&mut self, url: &str) -> Result<(), String> {
         let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} does not begin with http://"))?;
@@ -230,10 +240,7 @@ impl Stack {
         };
         let address = self.resolve(host)?;
         let handle = self.tcp();
-        let local = 49152 + (time::now().as_nanos() / 1000 % 16000) as u16;
-        let context = self.interface.context();
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        socket.connect(context, (address, port), local).map_err(|e| e.to_string())?;
+        self.connect(handle, (address, port))?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: paravirt\r\n\r\n");
         let start = time::now();
         let mut answer = Answer::default();
@@ -350,6 +357,9 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if let Some(to) = options.ping {
         let to = to.or(stack.gateway).ok_or("ping: there is no gateway, give an address")?;
         stack.ping(to)?;
+    }
+    if let Some((address, port)) = options.round_trips {
+        stack.round_trips(address, port)?;
     }
     if let Some(url) = &options.http {
         stack.http(url)?;

@@ -21,6 +21,8 @@ pub struct Options {
     pub ping: Option<Option<Ipv4Address>>,
     pub http: Option<String>,
     pub echo: Option<u16>,
+    /// Address and port of a server that echoes.
+    pub round_trips: Option<(Ipv4Address, u16)>,
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
     /// Seconds for which keys and mice are heard.
@@ -40,6 +42,8 @@ pub struct Options {
     /// The newest version of VMBus to speak.
     pub vmbus: Option<paravirt::VmbusVersion>,
     pub bench: bool,
+    /// It also writes to disk0.
+    pub bench_writes: bool,
     /// Devices of the `virtio-drivers` crate are opened.
     pub passed: bool,
     /// Disks are left to the `virtio-drivers` crate: for comparison.
@@ -64,6 +68,15 @@ fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
     T::try_from(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?).ok()
 }
 
+/// An address, and a port: that of echoes, if it is not given.
+fn server(text: &str) -> Option<(Ipv4Address, u16)> {
+    const ECHO: u16 = 7;
+    match text.split_once(':') {
+        Some((address, port)) => Some((address.parse().ok()?, port.parse().ok()?)),
+        None => Some((text.parse().ok()?, ECHO)),
+    }
+}
+
 fn version(text: &str) -> Option<paravirt::VmbusVersion> {
     let (major, minor) = text.split_once('.')?;
     Some(paravirt::VmbusVersion::new(major.parse().ok()?, minor.parse().ok()?))
@@ -84,6 +97,10 @@ impl Options {
                 ("list", None) => options.list = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
+                ("bench", Some(text)) => {
+                    options.bench_writes = value(key, text, |t| (t == "write").then_some(true))?;
+                    options.bench = true;
+                }
                 ("beside", None) => options.beside = true,
                 ("clock", None) => options.clock = true,
                 ("timer", None) => options.timer = true,
@@ -101,6 +118,7 @@ impl Options {
                 ("ping", Some(text)) => options.ping = Some(Some(value(key, text, |t| t.parse().ok())?)),
                 ("http", Some(text)) => options.http = Some(text.to_string()),
                 ("echo", Some(text)) => options.echo = Some(value(key, text, number)?),
+                ("round-trips", Some(text)) => options.round_trips = Some(value(key, text, server)?),
                 ("entropy", Some(text)) => options.entropy = Some(value(key, text, number)?),
                 ("idle", Some(text)) => options.idle = Some(value(key, text, number)?),
                 ("input", Some(text)) => options.input = Some(value(key, text, number)?),
@@ -124,6 +142,7 @@ impl Options {
 
     /// Whether anything needs the network.
     pub fn uses_network(&self) -> bool {
-        self.dhcp || self.ping.is_some() || self.http.is_some() || self.echo.is_some()
+        let connects = self.http.is_some() || self.echo.is_some() || self.round_trips.is_some();
+        self.dhcp || self.ping.is_some() || connects
     }
 }
