@@ -18,6 +18,13 @@ pub fn monitor() -> Result<PathBuf> {
     Ok(release().join("paravirt-monitor"))
 }
 
+/// Builds the program that does under Linux what the kernel's bench does; where it is.
+pub fn linux_load() -> Result<PathBuf> {
+    let words = "build --quiet --release --package paravirt-monitor --example linux-load";
+    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
+    Ok(release().join("examples/linux-load"))
+}
+
 /// Builds the kernel; where its ELF is.
 pub fn build() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-kernel --features bare-metal";

@@ -226,7 +226,8 @@ pub fn answers(program: &str, words: &str, input: &str, at_most: Duration) -> bo
 
 /// The libraries that `program` loads.
 pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let text = output(Command::new("ldd").arg(program)).context("ldd does not know QEMU's libraries")?;
+    let text = output(Command::new("ldd").arg(program))
+        .with_context(|| format!("ldd does not know the libraries of {}", program.display()))?;
     let words = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut found: Vec<PathBuf> = words.map(PathBuf::from).collect();
     found.sort();

@@ -80,6 +80,9 @@ const GUEST_LEASE: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add 
 /// What the kernel switches off with when the host asks.
 const GUEST_POWEROFF: &str = "#!/bin/sh\nexec /bin/busybox poweroff -f\n";
 
+/// What a Linux guest does that measures.
+const GUEST_BENCH: &str = include_str!("linux-bench.sh");
+
 /// Builds it, unless that was done already.
 pub fn build() -> Result<Files> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
@@ -253,13 +256,19 @@ fn system(kernel: &Path, busybox: &Path, commands: &[&str], wanted: &[&str]) -> 
     Ok(archive)
 }
 
+/// A program with its libraries.
+fn add_program(archive: &mut Archive, name: &str, program: &Path) -> Result<()> {
+    archive.copy(name, program)?;
+    for library in tools::libraries(program)? {
+        archive.copy(library.display().to_string().trim_start_matches('/'), &library)?;
+    }
+    Ok(())
+}
+
 fn outer(kernel: &Path, busybox: &Path, qemu: &Path) -> Result<Vec<u8>> {
     let mut archive = system(kernel, busybox, COMMANDS, MODULES)?;
     archive.file("init", 0o755, INIT.as_bytes());
-    archive.copy("usr/bin/qemu-system-x86_64", qemu)?;
-    for library in tools::libraries(qemu)? {
-        archive.copy(library.display().to_string().trim_start_matches('/'), &library)?;
-    }
+    add_program(&mut archive, "usr/bin/qemu-system-x86_64", qemu)?;
     for file in FIRMWARE {
         let path = Path::new("/usr/share").join(file);
         if path.is_file() {
@@ -275,5 +284,13 @@ fn guest(kernel: &Path, busybox: &Path) -> Result<Vec<u8>> {
     archive.file("init", 0o755, GUEST_INIT.as_bytes());
     archive.file("lease", 0o755, GUEST_LEASE.as_bytes());
     archive.file("sbin/poweroff", 0o755, GUEST_POWEROFF.as_bytes());
+    Ok(archive.finish())
+}
+
+/// What goes behind the first file system of a Linux guest that is to measure: the program that does, and what starts it.
+pub fn load(program: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    archive.file("bench", 0o755, GUEST_BENCH.as_bytes());
+    add_program(&mut archive, "linux-load", program)?;
     Ok(archive.finish())
 }

@@ -115,6 +115,15 @@ impl Lab {
         Ok((files.kernel, files.guest))
     }
 
+    /// The files of a Linux guest that measures and switches off, where its command line says `rdinit=/bench`: its kernel, and its
+    /// first file system, which is written to `initrd`.
+    pub fn linux_bench(&self, initrd: &Path) -> Result<PathBuf> {
+        let (kernel, guest) = self.linux()?;
+        let archives = [std::fs::read(guest)?, build::load(&kernel::linux_load()?)?];
+        std::fs::write(initrd, archives.concat())?;
+        Ok(kernel)
+    }
+
     fn with(
         &self,
         kernel: &Path,

@@ -3,7 +3,9 @@
 
 use super::hyperv::{must_be, number, with_lab};
 use super::{Bench, DISK1, Outcome, must_end, must_say};
+use crate::bench::guests;
 use crate::guest::Transcript;
+use crate::lab::Lab;
 use crate::{image, tools};
 use anyhow::{Context, Result, ensure};
 use std::fs::{self, File};
@@ -16,6 +18,8 @@ pub const CASES: &[(&str, super::Special)] = &[
     ("monitor: a medium that is read only, and no card", medium),
     ("monitor: the guest is asked to end", asked),
     ("monitor: Linux on the same devices", linux),
+    ("monitor: what reads and writes cost", costs),
+    ("monitor: what they cost Linux, and on virtio", costs_elsewhere),
 ];
 
 /// Disks for a guest in `folder`: one with the tree, one to be written.
@@ -209,6 +213,63 @@ fn linux(bench: &Bench) -> Result<Outcome> {
             "monitor: the guest has switched off",
         ] {
             must_say(&transcript, text)?;
+        }
+        Ok(())
+    })
+}
+
+/// What the guests of `cargo xtask bench` do, in counts.
+fn costs(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let transcript = guests::ours_on_vmbus(lab, &bench.kernel, folder)?;
+        must_end(&transcript, 0)?;
+        must_be_right(&transcript)?;
+        for text in ["bench=boot micros=", "round-trips=done count=500", "same http=/bulk.bin status=200"] {
+            must_say(&transcript, text)?;
+        }
+        let parts = guests::parts(&transcript);
+        for (name, requests, batch) in [
+            ("read-depth1", 2000, 1),
+            ("read-depth32", 2000, 16),
+            ("write-depth32", 2000, 16),
+            ("flush", 100, 1),
+        ] {
+            must_be(&transcript, &format!("bench={name} end"), "allocations", "0")?;
+            let part = parts.get(name).with_context(|| format!("no {name}:\n{}", transcript.text()))?;
+            let (signals, interrupts) = part.signals.zip(part.interrupts).context("nothing was counted")?;
+            ensure!(part.requests == requests && signals > 0, "{name} has not worked: {part:?}");
+            // In a machine of one processor, guest and host take turns; else one may find the other's ring empty at each request.
+            let batch = if matches!(lab, Lab::Nested(_)) { batch } else { 1 };
+            let most = requests / batch + 20;
+            ensure!(signals <= most && interrupts <= most, "{name} costs more than {most}: {part:?}");
+        }
+        Ok(())
+    })
+}
+
+fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let folders = [folder.join("linux"), folder.join("virtio")];
+        folders.iter().try_for_each(fs::create_dir)?;
+        let linux = guests::linux_on_vmbus(lab, &folders[0])?;
+        must_be_right(&linux)?;
+        let virtio = guests::ours_on_virtio(lab, &bench.kernel, &folders[1])?;
+        must_end(&virtio, 0)?;
+        for transcript in [&linux, &virtio] {
+            must_say(transcript, "round-trips=done count=500")?;
+            let parts = guests::parts(transcript);
+            let all =
+                [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
+            for (name, requests) in all {
+                let part = parts.get(name).with_context(|| format!("no {name}:\n{}", transcript.text()))?;
+                // One interrupt at most for each; few others come meanwhile.
+                let is_right =
+                    part.requests == requests && part.interrupts.is_some_and(|n| n <= requests + 20);
+                ensure!(is_right, "{name} has not worked: {part:?}");
+            }
+        }
+        for name in ["read-depth1", "read-depth32", "write-depth32", "flush"] {
+            must_be(&virtio, &format!("bench={name} end"), "allocations", "0")?;
         }
         Ok(())
     })

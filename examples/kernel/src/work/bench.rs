@@ -79,7 +79,12 @@ const WRITES: [Part; 2] =
     [part("write-depth32", Kind::Write, REQUESTS, DEPTH), part("flush", Kind::Flush, FLUSHES, 1)];
 
 /// Does a part; there are buffers for as many requests as it has at a time.
-fn work(queue: &mut DiskQueue, info: &BlockInfo, part: Part, buffers: &mut Vec<Buffer>) -> Result<(), String> {
+fn work(
+    queue: &mut DiskQueue,
+    info: &BlockInfo,
+    part: Part,
+    buffers: &mut Vec<Buffer>,
+) -> Result<(), String> {
     let blocks = (REQUEST as u64).div_ceil(u64::from(info.block_size));
     let slots = info.blocks / blocks;
     let (mut sent, mut done) = (0, 0);

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: numbers, no verdict.
 
+pub mod guests;
+
 use crate::guest::Machine;
 use crate::scratch::Scratch;
 use crate::{image, kernel, serve, tools};
@@ -147,5 +149,5 @@ pub fn bench() -> Result<()> {
             println!("  tcp {line}");
         }
     })?;
-    Ok(())
+    guests::bench()
 }

@@ -1,0 +1,201 @@
+//! Disk and network in three guests of one host, side by side: our kernel on VMBus, Linux on the same devices, our kernel on virtio.
+
+use crate::guest::{Machine, Transcript};
+use crate::lab::{Lab, Unavailable};
+use crate::run::NESTED_PORT;
+use crate::scratch::Scratch;
+use crate::{image, kernel, serve};
+use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of the disk, and of the file that is fetched.
+const DISK: u64 = 16 << 20;
+const FILE: usize = 16 << 20;
+const REQUEST: f64 = 4096.0;
+
+/// The parts on a disk, and what they are called in the table.
+const PARTS: [(&str, &str); 4] = [
+    ("read-depth1", "read 4 KiB, 1 at a time"),
+    ("read-depth32", "read 4 KiB, 32 at a time"),
+    ("write-depth32", "write 4 KiB, 32 at a time"),
+    ("flush", "flush"),
+];
+
+/// What became of a part.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Part {
+    pub requests: u64,
+    pub micros: u64,
+    /// That the monitor took from the guest, where it counts.
+    pub signals: Option<u64>,
+    /// That the monitor raised, or, where it does not count, that the guest had.
+    pub interrupts: Option<u64>,
+}
+
+fn number(line: &str, key: &str) -> Option<u64> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
+}
+
+/// The parts of a bench in what was printed, by name. Our monitor says what it counted at each line of the bench, in order,
+/// though perhaps not right behind it.
+pub fn parts(transcript: &Transcript) -> BTreeMap<String, Part> {
+    let counted = |line: &&String| line.contains("monitor: counted ");
+    let counts: Vec<&String> = transcript.lines.iter().filter(counted).collect();
+    let lines: Vec<&String> = transcript.lines.iter().filter(|line| line.starts_with("bench=")).collect();
+    let mut parts = BTreeMap::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Some((name, rest)) = line["bench=".len()..].split_once(" end ") else { continue };
+        let since = |key: &str| {
+            let (before, after) = (counts.get(at.checked_sub(1)?)?, counts.get(at)?);
+            number(after, key)?.checked_sub(number(before, key)?)
+        };
+        let part = Part {
+            requests: number(rest, "requests").unwrap_or(0),
+            micros: number(rest, "micros").unwrap_or(0),
+            signals: since("signals"),
+            interrupts: since("interrupts").or_else(|| number(rest, "interrupts")),
+        };
+        parts.insert(name.to_string(), part);
+    }
+    parts
+}
+
+/// The words by which our kernel measures, with a server of files at `port`.
+fn words(echo: &str, port: u16) -> String {
+    format!("bench=write dhcp round-trips={echo} http=http://10.0.2.2:{port}/bulk.bin")
+}
+
+/// A disk in `folder`, or in the memory of an outer machine where there is one: where it is, and how it comes there.
+fn disk(lab: &Lab, folder: &Path) -> Result<(String, String)> {
+    let file = folder.join("disk.img");
+    File::create(&file)?.set_len(DISK)?;
+    Ok(match lab {
+        Lab::Direct => (file.display().to_string(), String::new()),
+        Lab::Nested(_) => ("/tmp/disk.img".into(), format!("\ncat '{}' > /tmp/disk.img", file.display())),
+    })
+}
+
+/// The folder with the file that is fetched.
+fn web(folder: &Path) -> Result<PathBuf> {
+    let web = folder.join("web");
+    fs::create_dir_all(&web)?;
+    fs::write(web.join("bulk.bin"), image::bytes(3, FILE))?;
+    Ok(web)
+}
+
+/// A kernel on our monitor.
+fn monitored(lab: &Lab, kernel: &Path, folder: &Path, more: &str, words: &str) -> Result<Transcript> {
+    let (disk, prepare) = disk(lab, folder)?;
+    let web = web(folder)?;
+    let options = format!("--disk {disk} --net --web {} --count-at bench= {more}", web.display());
+    let mut machine = lab.monitored(kernel, folder, &options)?;
+    machine.prepare += &prepare;
+    machine.command_line = words.into();
+    finish(&mut machine)
+}
+
+/// Our kernel on our monitor. All files of a guest are in `folder`, which is its own.
+pub fn ours_on_vmbus(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
+    monitored(lab, elf, folder, "", &words("10.0.2.2", 80))
+}
+
+/// Linux on our monitor, with the same devices.
+pub fn linux_on_vmbus(lab: &Lab, folder: &Path) -> Result<Transcript> {
+    let initrd = folder.join("linux.initrd");
+    let kernel = lab.linux_bench(&initrd)?;
+    let words = "console=ttyS0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on rdinit=/bench";
+    monitored(lab, &kernel, folder, &format!("--initrd {}", initrd.display()), words)
+}
+
+/// Our kernel on QEMU, with virtio's devices.
+pub fn ours_on_virtio(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
+    let web = web(folder)?;
+    let (disk, prepare) = disk(lab, folder)?;
+    let mut machine = lab.bare(elf, "q35", "host", folder)?;
+    let server = match lab {
+        Lab::Direct => Some(serve::start(&web)?),
+        Lab::Nested(_) => None,
+    };
+    let port = server.as_ref().map_or(NESTED_PORT, |server| server.port);
+    machine.prepare = prepare;
+    if server.is_none() {
+        machine.prepare += &format!("\nhttpd -p 127.0.0.1:{port} -h '{}'", web.display());
+    }
+    machine.drive("d0", Path::new(&disk), "").add("-device virtio-blk-pci,drive=d0");
+    machine.add("-netdev user,id=n0,guestfwd=tcp:10.0.2.100:7-cmd:cat -device virtio-net-pci,netdev=n0");
+    machine.command_line = words("10.0.2.100", port);
+    finish(&mut machine)
+}
+
+/// Runs it to its end, which must be as wanted.
+fn finish(machine: &mut Machine) -> Result<Transcript> {
+    machine.timeout = Duration::from_secs(300);
+    let transcript = machine.run(|_| ())?;
+    let has_ended = transcript.exit == Some(0) || transcript.ended == Some(0);
+    let is_wrong = transcript.lines.iter().any(|line| line.contains("did wrong"));
+    let sum = format!("sha256={}", image::sha256(&image::bytes(3, FILE)));
+    let has_fetched = transcript.lines.iter().any(|line| line.contains(&sum));
+    ensure!(has_ended && !is_wrong && has_fetched, "it did not measure:\n{}", transcript.text());
+    Ok(transcript)
+}
+
+/// A row of the table: a number for each guest, where there is one, with as many digits as say something.
+fn row(name: &str, values: [Option<f64>; 3]) {
+    let shown = values.map(|value| match value {
+        None => "-".to_string(),
+        Some(value) if value >= 100.0 => format!("{value:.0}"),
+        Some(value) => format!("{value:.2}"),
+    });
+    println!("{name:42} {:>16} {:>16} {:>16}", shown[0], shown[1], shown[2]);
+}
+
+fn table(guests: &[Transcript; 3]) {
+    println!("{:42} {:>16} {:>16} {:>16}", "", "ours on VMBus", "Linux on VMBus", "ours on virtio");
+    let all = guests.each_ref().map(parts);
+    let said =
+        |line: &str, key: &str| guests.each_ref().map(|guest| guest.value(line, key)?.parse::<f64>().ok());
+    row("boot to the first read, ms", said("bench=boot", "micros").map(|micros| Some(micros? / 1e3)));
+    for (name, text) in PARTS {
+        let show = |unit: &str, value: &dyn Fn(&Part) -> Option<f64>| {
+            row(&format!("{text}, {unit}"), all.each_ref().map(|parts| value(parts.get(name)?)));
+        };
+        let each = |count: Option<u64>, part: &Part| Some(count? as f64 / part.requests as f64);
+        show("per s", &|part| Some(part.requests as f64 * 1e6 / part.micros as f64));
+        if name != "flush" {
+            show("MB/s", &|part| Some(part.requests as f64 * REQUEST / part.micros as f64));
+        }
+        show("signals each", &|part| each(part.signals, part));
+        show("interrupts each", &|part| each(part.interrupts, part));
+    }
+    let rate = |line: &str, key: &str, times: f64| {
+        let (counts, micros) = (said(line, key), said(line, "micros"));
+        [0, 1, 2].map(|guest| Some(counts[guest]? * times / micros[guest]?))
+    };
+    row("TCP round trips of 64 bytes, per s", rate("round-trips=done", "count", 1e6));
+    row("TCP, 16 MiB with their SHA-256, MB/s", rate("http=done", "size", 1.0));
+}
+
+/// Runs the three and prints what they measured; one sentence where this machine cannot.
+pub fn bench() -> Result<()> {
+    println!("in guests of one host, beside Linux");
+    let lab = match Lab::open() {
+        Ok(lab) => lab,
+        Err(error) if error.is::<Unavailable>() => {
+            println!("  not measured: {error}");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let elf = kernel::build()?;
+    let folders = [Scratch::new()?, Scratch::new()?, Scratch::new()?];
+    let [first, second, third] = folders.each_ref().map(Scratch::path);
+    table(&[
+        ours_on_vmbus(&lab, &elf, first)?,
+        linux_on_vmbus(&lab, second)?,
+        ours_on_virtio(&lab, &elf, third)?,
+    ]);
+    Ok(())
+}
