@@ -446,21 +446,6 @@ pub fn integration_message(data: &[u8]) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_target_has_a_program_and_a_corpus() {
-        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        for (name, target) in super::TARGETS {
-            assert!(here.join(format!("fuzz_targets/{name}.rs")).is_file(), "{name}");
-            let corpus = std::fs::read_dir(here.join("corpus").join(name)).expect("a corpus");
-            let files: Vec<_> = corpus.flatten().collect();
-            assert!(!files.is_empty(), "{name}");
-            files.iter().for_each(|file| target(&std::fs::read(file.path()).expect("a file")));
-        }
-    }
-}
-
 /// Messages of keyboards (first byte even) and mice.
 pub fn input_message(data: &[u8]) {
     use paravirt_hv_input::{HostMessage, Keyboard};
@@ -489,5 +474,20 @@ pub fn hid_reports(data: &[u8]) {
         let mut count = 0;
         pointer.report(&layout, report, &mut |_| count += 1);
         assert!(count <= 10, "more events than a driver has room for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_target_has_a_program_and_a_corpus() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (name, target) in super::TARGETS {
+            assert!(here.join(format!("fuzz_targets/{name}.rs")).is_file(), "{name}");
+            let corpus = std::fs::read_dir(here.join("corpus").join(name)).expect("a corpus");
+            let files: Vec<_> = corpus.flatten().collect();
+            assert!(!files.is_empty(), "{name}");
+            files.iter().for_each(|file| target(&std::fs::read(file.path()).expect("a file")));
+        }
     }
 }
