@@ -71,6 +71,7 @@ mod input;
 mod misc;
 mod net;
 mod notify;
+mod socket;
 
 pub use agent::{Agent, Fact, HostTime, PowerRequest, ValuePool};
 pub use balloon::{Balloon, BalloonInfo, BalloonMemory, HeldPages, MemoryStatistics, PageRange};
@@ -87,3 +88,4 @@ pub use net::{
     ReceiveMode, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, SendRefused, Sent, TxMeta, VlanTag,
 };
 pub use notify::{Arm, Notify};
+pub use socket::{CloseReason, SocketError, SocketId, SocketState, Sockets};

@@ -5,7 +5,7 @@ use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Clock,
     Completion, Console, ConsoleSize, ControlError, Entropy, Fault, Input, InputEvent, InputInfo, Leds, Link,
     MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused,
-    Request,
+    Request, SocketError, SocketId, SocketState, Sockets,
 };
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hv_input::HvInput;
@@ -22,6 +22,7 @@ use paravirt_virtio::input::VirtioInput;
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
 use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
+use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::AnyTransport;
 
 /// What a platform is that can hold devices of every bus.
@@ -296,6 +297,51 @@ impl<P: Host> Input for AnyInput<P> {
     }
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
         both!(self, d => d.set_leds(leds))
+    }
+}
+
+/// Stream sockets to the host.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
+pub enum AnySockets<P: Host> {
+    /// Of a virtio bus.
+    Virtio(VirtioSockets<P, AnyTransport<P>>),
+}
+
+impl<P: Host> Notify for AnySockets<P> {
+    notify!();
+}
+
+impl<P: Host> Sockets for AnySockets<P> {
+    fn capacity(&self) -> u16 {
+        each!(self, d => d.capacity())
+    }
+    fn poll(&mut self) -> Result<(), Fault> {
+        each!(self, d => d.poll())
+    }
+    fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
+        each!(self, d => d.connect(port))
+    }
+    fn listen(&mut self, port: u32) -> Result<(), SocketError> {
+        each!(self, d => d.listen(port))
+    }
+    fn accept(&mut self, port: u32) -> Option<SocketId> {
+        each!(self, d => d.accept(port))
+    }
+    fn state(&self, socket: SocketId) -> Option<SocketState> {
+        each!(self, d => d.state(socket))
+    }
+    fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
+        each!(self, d => d.send(socket, bytes))
+    }
+    fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
+        each!(self, d => d.receive(socket, bytes))
+    }
+    fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
+        each!(self, d => d.finish(socket))
+    }
+    fn close(&mut self, socket: SocketId) {
+        each!(self, d => d.close(socket));
     }
 }
 

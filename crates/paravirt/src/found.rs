@@ -1,4 +1,4 @@
-use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, Block, Host, Net};
+use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Host, Net};
 use core::fmt;
 use paravirt_platform::DmaBuffer;
 use paravirt_scsi::Address as UnitAddress;
@@ -93,6 +93,8 @@ pub enum Device<P: Host, B: DmaBuffer> {
     Entropy(AnyEntropy<P>),
     /// A keyboard, a mouse, a tablet.
     Input(AnyInput<P>),
+    /// Stream sockets to the host.
+    Sockets(AnySockets<P>),
     /// A balloon, by which the host takes memory and gives it back.
     Balloon(AnyBalloon<P>),
     /// A device for a driver of the `virtio-drivers` crate, **outside the trust rule**.

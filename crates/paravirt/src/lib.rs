@@ -59,7 +59,9 @@ mod probe;
 mod services;
 mod timer;
 
-pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, Block, BlockQ, Host, Net, NetQ};
+pub use any::{
+    AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Host, Net, NetQ,
+};
 pub use found::{Address, Device, Found, Passed, Place, Reason, Undriven, What};
 pub use paravirt_scsi::Address as UnitAddress;
 pub use paravirt_virtio::transport::AnyTransport;

@@ -4,7 +4,6 @@ use crate::{Host, Passed};
 use paravirt_virtio::hal::{BounceHal, PoolSource};
 use paravirt_virtio::transport::AnyTransport;
 use virtio_drivers::device::gpu::VirtIOGpu;
-use virtio_drivers::device::socket::VirtIOSocket;
 use virtio_drivers::device::sound::VirtIOSound;
 use virtio_drivers::device::virtio_9p::VirtIO9p;
 use virtio_drivers::transport::DeviceType;
@@ -19,8 +18,6 @@ pub enum PassedDevice<P: Host, S: PoolSource> {
     Gpu(VirtIOGpu<BounceHal<S>, AnyTransport<P>>),
     /// A sound card.
     Sound(VirtIOSound<BounceHal<S>, AnyTransport<P>>),
-    /// A socket to the host.
-    Socket(VirtIOSocket<BounceHal<S>, AnyTransport<P>>),
     /// A 9P transport.
     P9(VirtIO9p<BounceHal<S>, AnyTransport<P>>),
 }
@@ -36,7 +33,6 @@ impl<P: Host> Passed<P> {
         Ok(match self.device_type {
             DeviceType::GPU => PassedDevice::Gpu(VirtIOGpu::new(transport)?),
             DeviceType::Sound => PassedDevice::Sound(VirtIOSound::new(transport)?),
-            DeviceType::Socket => PassedDevice::Socket(VirtIOSocket::new(transport)?),
             DeviceType::_9P => PassedDevice::P9(VirtIO9p::new(transport)?),
             _ => return Err(virtio_drivers::Error::Unsupported),
         })

@@ -1,7 +1,7 @@
 use crate::controllers::Controllers;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, Block, Device, Event, Found, Host, Net, Passed, Physical,
-    Place, Reason, Services, Undriven, What, acpi_tables, with_table,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Host, Net, Passed,
+    Physical, Place, Reason, Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
@@ -17,6 +17,7 @@ use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::pci::{ConfigAccess, PciSlot, Window, Windows, enumerate};
 use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
+use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{AnyTransport, MmioError, MmioTransport, OpenError, PciTransport};
 use paravirt_vmbus::Version;
 use virtio_drivers::transport::DeviceType;
@@ -328,9 +329,12 @@ fn virtio_device<P: Host, B: DmaBuffer>(
         DeviceType::Input => {
             VirtioInput::open(platform, transport, open).map(|d| Device::Input(AnyInput::Virtio(d)))
         }
+        DeviceType::Socket => {
+            VirtioSockets::open(platform, transport, open).map(|d| Device::Sockets(AnySockets::Virtio(d)))
+        }
         // The caller makes a controller of it.
         DeviceType::ScsiHost => Ok(Device::Passed(Passed { device_type, transport })),
-        DeviceType::GPU | DeviceType::Sound | DeviceType::Socket | DeviceType::_9P => {
+        DeviceType::GPU | DeviceType::Sound | DeviceType::_9P => {
             Ok(Device::Passed(Passed { device_type, transport }))
         }
         _ => {

@@ -1,8 +1,8 @@
 //! virtio guest drivers that do not trust the device.
 //!
-//! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console, entropy, input and balloon devices
-//! are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is read
-//! once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
+//! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console, entropy, input, socket and
+//! balloon devices are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is
+//! read once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
 //! and everything lent to it comes back. PCI enumeration, device types and the `Transport` trait are those of the
 //! `virtio-drivers` crate.
 //!
@@ -11,7 +11,7 @@
 //!
 //! # Devices of the `virtio-drivers` crate
 //!
-//! GPU, sound, socket and 9P devices are driven by that crate, over a [`hal`] of ours. They inherit its queue and
+//! GPU, sound and 9P devices are driven by that crate, over a [`hal`] of ours. They inherit its queue and
 //! stand **outside the trust rule**: a device may make them panic, spin or lose a wake-up.
 //!
 //! # References
@@ -29,6 +29,9 @@
     )
 )]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod balloon;
 pub mod blk;
 pub mod console;
@@ -43,6 +46,7 @@ mod port;
 pub mod queue;
 pub mod rng;
 pub mod scsi;
+pub mod socket;
 pub mod transport;
 
 pub use device::OpenOptions;

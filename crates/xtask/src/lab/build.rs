@@ -19,7 +19,7 @@ pub struct Files {
 }
 
 /// What it needs beside what is built in, and what these need.
-const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd"];
+const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd", "vhost_vsock"];
 /// Firmware of the inner machine.
 const FIRMWARE: &[&str] =
     &["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin"];

@@ -63,6 +63,14 @@ impl Lab {
         Ok(Self::Nested(build::build()?))
     }
 
+    /// The one of a machine in the machine, whatever this machine's KVM can do: for what a guest's host is to have loaded and running.
+    pub fn nested(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Direct => Self::Nested(build::build()?),
+            Self::Nested(files) => Self::Nested(files.clone()),
+        })
+    }
+
     /// A machine on this host, with VMBus and nothing on it. All files that it uses are in `share`.
     pub fn machine(
         &self,

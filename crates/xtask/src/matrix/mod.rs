@@ -5,6 +5,7 @@ mod hyperv;
 mod input;
 mod monitor;
 mod scsi;
+mod socket;
 
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
@@ -126,6 +127,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         .iter()
         .chain(scsi::CASES)
         .chain(input::CASES)
+        .chain(socket::CASES)
         .chain(hyperv::CASES)
         .chain(monitor::CASES)
         .chain(bootable::CASES)

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
 use core::ops::{Deref, DerefMut};
 use paravirt::{
-    Address, AnyBalloon, AnyConsole, AnyEntropy, AnyInput, Block, BlockQ, Device, Event, Firmware, Net, NetQ,
-    Passed, Services, Undriven,
+    Address, AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Device, Event,
+    Firmware, Net, NetQ, Passed, Services, Undriven,
 };
 use paravirt_device::BlockDevice;
 use paravirt_platform::DmaSlice;
@@ -34,6 +34,7 @@ pub struct Found {
     pub cards: Vec<At<Box<Card>>>,
     pub consoles: Vec<At<AnyConsole<Machine>>>,
     pub entropy: Vec<At<AnyEntropy<Machine>>>,
+    pub sockets: Vec<At<Box<AnySockets<Machine>>>>,
     pub inputs: Vec<At<Box<AnyInput<Machine>>>>,
     pub balloons: Vec<At<Box<AnyBalloon<Machine>>>>,
     pub passed: Vec<At<Passed<Machine>>>,
@@ -48,6 +49,7 @@ impl Found {
             Device::Net(device) => self.cards.push(At { address, device: Box::new(device) }),
             Device::Console(device) => self.consoles.push(At { address, device }),
             Device::Entropy(device) => self.entropy.push(At { address, device }),
+            Device::Sockets(device) => self.sockets.push(At { address, device: Box::new(device) }),
             Device::Input(device) => self.inputs.push(At { address, device: Box::new(device) }),
             Device::Balloon(device) => self.balloons.push(At { address, device: Box::new(device) }),
             Device::Passed(device) => self.passed.push(At { address, device }),
@@ -60,6 +62,7 @@ impl Found {
     fn remove(&mut self, address: Address) {
         self.disks.retain(|device| !address.covers(&device.address));
         self.cards.retain(|device| !address.covers(&device.address));
+        self.sockets.retain(|device| !address.covers(&device.address));
         self.inputs.retain(|device| !address.covers(&device.address));
         self.balloons.retain(|device| !address.covers(&device.address));
         self.undriven.retain(|device| !address.covers(&device.address));
@@ -68,7 +71,12 @@ impl Found {
     /// How many there are, of all kinds.
     pub fn count(&self) -> usize {
         let driven = self.disks.len() + self.cards.len() + self.consoles.len() + self.entropy.len();
-        driven + self.inputs.len() + self.balloons.len() + self.passed.len() + self.undriven.len()
+        driven
+            + self.sockets.len()
+            + self.inputs.len()
+            + self.balloons.len()
+            + self.passed.len()
+            + self.undriven.len()
     }
 }
 

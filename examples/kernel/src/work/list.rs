@@ -2,7 +2,7 @@
 
 use super::devices::{At, Devices};
 use crate::say;
-use paravirt_device::{Access, Balloon, BlockDevice, Cache, Console, Input, Link, NetDevice, Unmap};
+use paravirt_device::{Access, Balloon, BlockDevice, Cache, Console, Input, Link, NetDevice, Sockets, Unmap};
 
 pub fn list(devices: &mut Devices) {
     for (i, At { address, device }) in devices.disks.iter().enumerate() {
@@ -52,6 +52,9 @@ pub fn list(devices: &mut Devices) {
     }
     for (i, At { address, .. }) in devices.entropy.iter().enumerate() {
         say!("device=entropy{i} at={address}");
+    }
+    for (i, At { address, device }) in devices.sockets.iter().enumerate() {
+        say!("device=sockets{i} at={address} capacity={}", device.capacity());
     }
     for (i, At { address, device }) in devices.inputs.iter().enumerate() {
         let info = device.info();

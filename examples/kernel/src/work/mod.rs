@@ -14,6 +14,7 @@ mod mount;
 mod net;
 pub mod options;
 mod passed;
+mod socket;
 
 use crate::arch::smp;
 use alloc::string::String;
@@ -63,6 +64,7 @@ fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if !options.beside {
         balloon::run(&mut devices.balloons, options)?;
     }
+    socket::run(devices, options)?;
     if let Some(seconds) = options.input {
         input::run(devices, seconds)?;
     }

@@ -25,6 +25,9 @@ pub struct Options {
     pub round_trips: Option<(Ipv4Address, u16)>,
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
+    /// The host's port that is connected to, and the guest's that it connects to.
+    pub socket: Option<u32>,
+    pub socket_echo: Option<u32>,
     /// Seconds for which keys and mice are heard.
     pub input: Option<u64>,
     /// Seconds for which balloons are served.
@@ -121,6 +124,8 @@ impl Options {
                 ("round-trips", Some(text)) => options.round_trips = Some(value(key, text, server)?),
                 ("entropy", Some(text)) => options.entropy = Some(value(key, text, number)?),
                 ("idle", Some(text)) => options.idle = Some(value(key, text, number)?),
+                ("socket", Some(text)) => options.socket = Some(value(key, text, number)?),
+                ("socket-echo", Some(text)) => options.socket_echo = Some(value(key, text, number)?),
                 ("input", Some(text)) => options.input = Some(value(key, text, number)?),
                 ("balloon", Some(text)) => options.balloon = Some(value(key, text, number)?),
                 ("report-free", Some(text)) => options.report_free = Some(value(key, text, number)?),

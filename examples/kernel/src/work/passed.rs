@@ -38,7 +38,6 @@ pub fn open(devices: &mut Devices) -> Result<(), String> {
                 let (width, height) = gpu.resolution().map_err(|e| e.to_string())?;
                 format!("{width}x{height}")
             }
-            PassedDevice::Socket(socket) => format!("cid {}", socket.guest_cid()),
             _ => String::new(),
         };
         say!("passed={kind:?} at={address} says=\"{what}\"");
