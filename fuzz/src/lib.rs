@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("integration_message", integration_message),
     ("input_message", input_message),
     ("hid_reports", hid_reports),
+    ("socket_packet", socket_packet),
 ];
 
 thread_local! {
@@ -474,6 +475,14 @@ pub fn hid_reports(data: &[u8]) {
         let mut count = 0;
         pointer.report(&layout, report, &mut |_| count += 1);
         assert!(count <= 10, "more events than a driver has room for");
+    }
+}
+
+/// Packets of virtio's sockets.
+pub fn socket_packet(data: &[u8]) {
+    use paravirt_virtio::socket::packet::Packet;
+    if let Some((packet, payload)) = Packet::parse(data) {
+        assert_eq!((payload.len(), packet.bytes()[..]), (packet.len as usize, data[..44]));
     }
 }
 

@@ -229,6 +229,25 @@ struct vmbus_open_channel {
 /// No interrupts, on hosts that know it.
 #define VMBUS_VP_DISABLED 0xffffffff
 
+/// A guest's wish for a socket. The silo is from version 5.2 on.
+struct vmbus_tl_connect_request {
+    struct vmbus_message_header header;
+    uint8_t endpoint_id[16];
+    uint8_t service_id[16];
+    uint8_t silo_id[16];
+};
+
+/// That it is refused; where it is granted, a channel is offered.
+struct vmbus_tl_connect_result {
+    struct vmbus_message_header header;
+    uint8_t endpoint_id[16];
+    uint8_t service_id[16];
+    uint32_t status;
+};
+
+/// The class of a socket at port 0: the port is in the first four bytes.
+#define VMBUS_GUID_SOCKET "00000000-facb-11e6-bd58-64006a7986d3"
+
 struct vmbus_open_channel_result {
     struct vmbus_message_header header;
     uint32_t channel_id;

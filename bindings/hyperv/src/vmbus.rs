@@ -33,6 +33,10 @@ bitflags::bitflags! {
         const HVSOCK = 0x2000;
     }
 }
+/// `00000000-facb-11e6-bd58-64006a7986d3`
+pub const SOCKET: crate::Guid = crate::Guid([
+    0x00, 0x00, 0x00, 0x00, 0xcb, 0xfa, 0xe6, 0x11, 0xbd, 0x58, 0x64, 0x00, 0x6a, 0x79, 0x86, 0xd3,
+]);
 /// `ba6163d9-04a1-4d29-b605-72e2ffb1dc7f`
 pub const SCSI: crate::Guid = crate::Guid([
     0xd9, 0x63, 0x61, 0xba, 0xa1, 0x04, 0x29, 0x4d, 0xb6, 0x05, 0x72, 0xe2, 0xff, 0xb1, 0xdc, 0x7f,
@@ -529,6 +533,50 @@ const _: () = {
         [::core::mem::offset_of!(VmbusOpenChannel, downstream_page_offset) - 24usize];
     ["Offset of field: VmbusOpenChannel::user_defined"]
         [::core::mem::offset_of!(VmbusOpenChannel, user_defined) - 28usize];
+};
+#[doc = " A guest's wish for a socket. The silo is from version 5.2 on."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct VmbusTlConnectRequest {
+    pub header: VmbusMessageHeader,
+    pub endpoint_id: [u8; 16usize],
+    pub service_id: [u8; 16usize],
+    pub silo_id: [u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VmbusTlConnectRequest"][::core::mem::size_of::<VmbusTlConnectRequest>() - 56usize];
+    ["Alignment of VmbusTlConnectRequest"][::core::mem::align_of::<VmbusTlConnectRequest>() - 4usize];
+    ["Offset of field: VmbusTlConnectRequest::header"]
+        [::core::mem::offset_of!(VmbusTlConnectRequest, header) - 0usize];
+    ["Offset of field: VmbusTlConnectRequest::endpoint_id"]
+        [::core::mem::offset_of!(VmbusTlConnectRequest, endpoint_id) - 8usize];
+    ["Offset of field: VmbusTlConnectRequest::service_id"]
+        [::core::mem::offset_of!(VmbusTlConnectRequest, service_id) - 24usize];
+    ["Offset of field: VmbusTlConnectRequest::silo_id"]
+        [::core::mem::offset_of!(VmbusTlConnectRequest, silo_id) - 40usize];
+};
+#[doc = " That it is refused; where it is granted, a channel is offered."]
+#[repr(C)]
+#[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct VmbusTlConnectResult {
+    pub header: VmbusMessageHeader,
+    pub endpoint_id: [u8; 16usize],
+    pub service_id: [u8; 16usize],
+    pub status: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of VmbusTlConnectResult"][::core::mem::size_of::<VmbusTlConnectResult>() - 44usize];
+    ["Alignment of VmbusTlConnectResult"][::core::mem::align_of::<VmbusTlConnectResult>() - 4usize];
+    ["Offset of field: VmbusTlConnectResult::header"]
+        [::core::mem::offset_of!(VmbusTlConnectResult, header) - 0usize];
+    ["Offset of field: VmbusTlConnectResult::endpoint_id"]
+        [::core::mem::offset_of!(VmbusTlConnectResult, endpoint_id) - 8usize];
+    ["Offset of field: VmbusTlConnectResult::service_id"]
+        [::core::mem::offset_of!(VmbusTlConnectResult, service_id) - 24usize];
+    ["Offset of field: VmbusTlConnectResult::status"]
+        [::core::mem::offset_of!(VmbusTlConnectResult, status) - 40usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]

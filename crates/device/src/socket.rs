@@ -178,6 +178,14 @@ pub trait Sockets: Notify + Send {
     /// [`SocketError`].
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError>;
 
-    /// Ends a socket. The host hears that it is over; what it sends still is thrown away.
+    /// Ends a socket. The host gets what was sent, and hears that it is over; what it sends still is thrown away. Its place is free
+    /// when that is done.
     fn close(&mut self, socket: SocketId);
+
+    /// Whether the host has taken all that was sent, also by sockets that are closed: to be waited for ahead of the machine's end.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] where the device is out of service.
+    fn is_flushed(&mut self) -> Result<bool, Fault>;
 }

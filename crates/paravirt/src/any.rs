@@ -9,6 +9,7 @@ use paravirt_device::{
 };
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hv_input::HvInput;
+use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetVsc, NetVscQueue};
@@ -306,42 +307,47 @@ impl<P: Host> Input for AnyInput<P> {
 pub enum AnySockets<P: Host> {
     /// Of a virtio bus.
     Virtio(VirtioSockets<P, AnyTransport<P>>),
+    /// Of VMBus.
+    HyperV(HvSockets<P>),
 }
 
 impl<P: Host> Notify for AnySockets<P> {
-    notify!();
+    notify!(both);
 }
 
 impl<P: Host> Sockets for AnySockets<P> {
     fn capacity(&self) -> u16 {
-        each!(self, d => d.capacity())
+        both!(self, d => d.capacity())
     }
     fn poll(&mut self) -> Result<(), Fault> {
-        each!(self, d => d.poll())
+        both!(self, d => d.poll())
     }
     fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
-        each!(self, d => d.connect(port))
+        both!(self, d => d.connect(port))
     }
     fn listen(&mut self, port: u32) -> Result<(), SocketError> {
-        each!(self, d => d.listen(port))
+        both!(self, d => d.listen(port))
     }
     fn accept(&mut self, port: u32) -> Option<SocketId> {
-        each!(self, d => d.accept(port))
+        both!(self, d => d.accept(port))
     }
     fn state(&self, socket: SocketId) -> Option<SocketState> {
-        each!(self, d => d.state(socket))
+        both!(self, d => d.state(socket))
     }
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
-        each!(self, d => d.send(socket, bytes))
+        both!(self, d => d.send(socket, bytes))
     }
     fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
-        each!(self, d => d.receive(socket, bytes))
+        both!(self, d => d.receive(socket, bytes))
     }
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
-        each!(self, d => d.finish(socket))
+        both!(self, d => d.finish(socket))
     }
     fn close(&mut self, socket: SocketId) {
-        each!(self, d => d.close(socket));
+        both!(self, d => d.close(socket));
+    }
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        both!(self, d => d.is_flushed())
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Place {
         /// Which device it is of. Stays the same over restarts.
         instance: Guid,
     },
+    /// VMBus itself, which makes sockets.
+    VmbusSockets,
 }
 
 impl Address {
@@ -58,6 +60,7 @@ impl fmt::Display for Place {
             Self::Pci(address) => write!(f, "pci:{address}"),
             Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
             Self::Vmbus { instance, .. } => write!(f, "vmbus:{instance}"),
+            Self::VmbusSockets => f.write_str("vmbus:sockets"),
         }
     }
 }

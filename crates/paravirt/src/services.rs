@@ -3,14 +3,15 @@
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
-    Address, AnyBalloon, AnyClock, AnyInput, Device, Found, Host, HostTimer, Net, Place, Reason, Undriven,
-    What,
+    Address, AnyBalloon, AnyClock, AnyInput, AnySockets, Device, Found, Host, HostTimer, Net, Place, Reason,
+    Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
 use paravirt_device::{Agent, Arm, Fault};
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hv_input::HvInput;
+use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetOptions, NetVsc};
@@ -72,6 +73,15 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
     pub(crate) fn offers(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
         let Some(vmbus) = self.vmbus.clone() else { return };
         vmbus.offers(&mut |offer| self.offered(&vmbus, offer, found));
+        // They are the bus's own: no offer tells of them.
+        match HvSockets::new(&self.platform, &vmbus) {
+            Ok(Some(sockets)) => {
+                let device = Device::Sockets(AnySockets::HyperV(sockets));
+                found(Found { address: Place::VmbusSockets.into(), device });
+            }
+            Ok(None) => {}
+            Err(_) => log::warn!("vmbus: there is no memory for sockets"),
+        }
     }
 
     /// Takes the device whose primary channel is offered into service.

@@ -224,6 +224,20 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(())
     }
 
+    /// Whether a packet with `payload` bytes, header included, fits now.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Index`].
+    pub fn fits(&mut self, payload: usize) -> Result<bool, RingError> {
+        let around = (DESCRIPTOR_LEN as usize).wrapping_add(FOOTER_LEN as usize);
+        let total = payload.checked_next_multiple_of(8).and_then(|len| len.checked_add(around));
+        match total.and_then(|total| u32::try_from(total).ok()).filter(|total| *total < self.size) {
+            Some(total) => self.has_room(total),
+            None => Ok(false),
+        }
+    }
+
     /// Whether a packet of `total` bytes fits: by what was known of the consumer, else by a look.
     #[inline(always)]
     fn has_room(&mut self, total: u32) -> Result<bool, RingError> {

@@ -1,10 +1,13 @@
+use crate::connect::header;
 use crate::shared::Core;
 use crate::state::Phase;
 use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
 use core::task::Waker;
+use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
 use paravirt_device::{Arm, Fault};
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{HyperV, PageArc};
+use zerocopy::IntoBytes;
 
 /// What has happened on the bus.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -81,8 +84,13 @@ impl<P: HyperV> Vmbus<P> {
         // Out of the lock, as `each` may open a channel.
         let count = self.core.state.lock().channels.len();
         for place in 0..count {
-            let offer =
-                self.core.state.lock().entry(place).filter(|entry| !entry.is_rescinded).map(|entry| {
+            let offer = self
+                .core
+                .state
+                .lock()
+                .entry(place)
+                .filter(|entry| !entry.is_rescinded && !entry.offer.is_socket())
+                .map(|entry| {
                     entry.is_announced = true;
                     entry.offer
                 });
@@ -109,7 +117,7 @@ impl<P: HyperV> Vmbus<P> {
             let mut event = None;
             for (place, entry) in state.channels.iter_mut().enumerate() {
                 let Some(entry) = entry else { continue };
-                if !entry.is_announced && !entry.is_rescinded {
+                if !entry.is_announced && !entry.is_rescinded && !entry.offer.is_socket() {
                     entry.is_announced = true;
                     event = Some(BusEvent::Offered(entry.offer));
                     break;
@@ -143,11 +151,79 @@ impl<P: HyperV> Vmbus<P> {
         let is_news = |entry: &crate::state::Entry| {
             if entry.is_rescinded { !entry.is_end_announced } else { !entry.is_announced }
         };
+        // Sockets are another one's to look at.
+        let is_news = |entry: &crate::state::Entry| is_news(entry) && !entry.offer.is_socket();
         if state.channels.iter_mut().flatten().any(|entry| is_news(entry)) {
             Arm::Pending
         } else {
             Arm::Armed
         }
+    }
+
+    /// Asks the host for a socket between `endpoint`, which the guest chooses, and the host's `service`. Where it is granted,
+    /// [`poll_socket`](Self::poll_socket) offers a channel of that instance; where not, [`is_refused`](Self::is_refused) says so
+    /// from version 4.1 on, and hosts of version 4.0 say nothing.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the connection; [`Fault::Refused`] where its version is older than 4.0, which has no sockets.
+    pub fn connect_socket(&self, endpoint: &Guid, service: &Guid) -> Result<(), Fault> {
+        let version = self.version();
+        if version < Version::new(4, 0) {
+            return Err(Fault::Refused);
+        }
+        let message = VmbusTlConnectRequest {
+            header: header(VmbusMessageType::TL_CONNECT_REQUEST),
+            endpoint_id: endpoint.0,
+            service_id: service.0,
+            silo_id: [0; 16],
+        };
+        let silo = size_of_val(&message.silo_id);
+        let unused = if version < Version::new(5, 2) { silo } else { 0 };
+        let bytes = message.as_bytes();
+        self.core.post(bytes.get(..bytes.len().saturating_sub(unused)).unwrap_or(bytes))
+    }
+
+    /// Whether the host has refused a socket to `endpoint`; told once.
+    pub fn is_refused(&self, endpoint: &Guid) -> bool {
+        self.core.collect();
+        self.core.state.lock().take_refusal(endpoint)
+    }
+
+    /// The next channel that is one end of a socket and has come since the last call. Neither [`poll`](Self::poll) nor
+    /// [`offers`](Self::offers) tells of it; that it has gone is found by who has it open.
+    pub fn poll_socket(&self) -> Option<Offer> {
+        self.core.collect();
+        let mut state = self.core.state.lock();
+        let mut new = state
+            .channels
+            .iter_mut()
+            .flatten()
+            .filter(|entry| entry.offer.is_socket() && !entry.is_announced && !entry.is_rescinded);
+        new.next().map(|entry| {
+            entry.is_announced = true;
+            entry.offer
+        })
+    }
+
+    /// Whether the next socket that comes or is refused wakes, or there is one to look at.
+    #[must_use]
+    pub fn arm_sockets(&self) -> Arm {
+        self.core.collect();
+        let mut state = self.core.state.lock();
+        let is_new = |entry: &mut crate::state::Entry| {
+            entry.offer.is_socket() && !entry.is_announced && !entry.is_rescinded
+        };
+        if self.core.has_news() || state.channels.iter_mut().flatten().any(is_new) {
+            Arm::Pending
+        } else {
+            Arm::Armed
+        }
+    }
+
+    /// Registers the task to wake when a channel that is one end of a socket comes, or one is refused.
+    pub fn register_sockets(&self, waker: &Waker) {
+        self.core.socket_cell.register(waker);
     }
 
     /// Opens a channel.

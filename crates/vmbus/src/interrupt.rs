@@ -49,7 +49,7 @@ impl<P: HyperV> Core<P> {
         if processor == self.contact && self.pump() {
             // A channel may be one that is taken back.
             self.wake_all();
-            self.bus_cell.wake();
+            self.wake_bus();
         }
     }
 

@@ -4,8 +4,8 @@ use crate::Offer;
 use hyperv_bindings::Guid;
 use hyperv_bindings::vmbus::{
     VmbusChannelMessage, VmbusGpadlCreated, VmbusGpadlTorndown, VmbusMessageHeader, VmbusMessageType,
-    VmbusModifyChannelResponse, VmbusOfferChannel, VmbusOpenChannelResult, VmbusVersionResponse,
-    VmbusVersionResponse2,
+    VmbusModifyChannelResponse, VmbusOfferChannel, VmbusOpenChannelResult, VmbusTlConnectResult,
+    VmbusVersionResponse, VmbusVersionResponse2,
 };
 use zerocopy::FromBytes;
 
@@ -65,6 +65,13 @@ pub enum HostMessage {
         /// 0 for success.
         status: u32,
     },
+    /// No socket to this endpoint of the guest's.
+    SocketRefused {
+        /// The endpoint.
+        endpoint: Guid,
+        /// Why: an NTSTATUS.
+        status: u32,
+    },
     /// One that is not known, or not of interest here.
     Other(VmbusMessageType),
 }
@@ -98,6 +105,10 @@ impl HostMessage {
             VmbusMessageType::GPADL_CREATED => {
                 let VmbusGpadlCreated { channel_id, gpadl_id, status, .. } = read(bytes, short)?;
                 Self::GpadlCreated { channel: channel_id, gpadl: gpadl_id, status }
+            }
+            VmbusMessageType::TL_CONNECT_RESULT => {
+                let VmbusTlConnectResult { endpoint_id, status, .. } = read(bytes, short)?;
+                Self::SocketRefused { endpoint: Guid(endpoint_id), status }
             }
             VmbusMessageType::GPADL_TORNDOWN => {
                 let VmbusGpadlTorndown { gpadl_id, .. } = read(bytes, short)?;

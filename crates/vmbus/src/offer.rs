@@ -1,5 +1,6 @@
 use core::fmt;
 use hyperv_bindings::{Guid, vmbus};
+use zerocopy::FromBytes;
 
 /// A channel that the host offers.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -28,6 +29,17 @@ impl Offer {
     /// Whether its packets carry pipe headers.
     pub fn is_pipe(&self) -> bool {
         self.flags & vmbus::VmbusOfferFlags::NAMED_PIPE.bits() != 0
+    }
+
+    /// Whether it is one end of a socket: [`Vmbus::poll_socket`](crate::Vmbus::poll_socket) tells of it.
+    pub fn is_socket(&self) -> bool {
+        self.flags & vmbus::VmbusOfferFlags::HVSOCK.bits() != 0
+    }
+
+    /// Of a socket: whether the host has connected to the guest, rather than the guest to the host.
+    pub fn is_for_guest(&self) -> bool {
+        let user = vmbus::VmbusHvsockUserData::read_from_prefix(&self.user_defined);
+        user.is_ok_and(|(user, _)| user.is_for_guest_accept != 0)
     }
 
     /// The class in a word; `None` where it is not known.

@@ -38,6 +38,8 @@ pub(crate) struct Core<P: HyperV> {
     last_channel: AtomicU32,
     cells: PageTable<P, InterruptCell>,
     pub bus_cell: InterruptCell,
+    /// Of whoever looks after sockets.
+    pub socket_cell: InterruptCell,
     /// For each place in the table of channels, how many of its channels have gone.
     epochs: PageTable<P, AtomicU32>,
     inbox: Inbox<P>,
@@ -74,6 +76,7 @@ impl<P: HyperV> Core<P> {
                 last_channel: AtomicU32::new(0),
                 cells: PageTable::new(platform, CELLS, |_| InterruptCell::new())?,
                 bus_cell: InterruptCell::new(),
+                socket_cell: InterruptCell::new(),
                 epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
                 inbox: Inbox::new(platform)?,
                 is_pumping: AtomicBool::new(false),
@@ -244,14 +247,14 @@ impl<P: HyperV> Core<P> {
         let then = self.state.lock().accept(message);
         match then {
             Then::Nothing => {}
-            Then::Wake => self.bus_cell.wake(),
+            Then::Wake => self.wake_bus(),
             Then::Unloaded => self.let_go(),
             Then::Gone(place, channel) => {
                 self.end(place);
                 if let Some(cell) = self.cell(channel) {
                     cell.wake();
                 }
-                self.bus_cell.wake();
+                self.wake_bus();
                 self.release_if_gone(place);
             }
         }
@@ -315,6 +318,12 @@ impl<P: HyperV> Core<P> {
         }
     }
 
+    /// Wakes who looks for what comes and goes on the bus.
+    pub fn wake_bus(&self) {
+        self.bus_cell.wake();
+        self.socket_cell.wake();
+    }
+
     /// Wakes everybody who waits for a channel.
     pub fn wake_all(&self) {
         let last = self.last_channel.load(Ordering::Relaxed) as usize;
@@ -343,7 +352,7 @@ impl<P: HyperV> Core<P> {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.is_page_known.store(false, Ordering::Release);
         drop(state);
-        self.bus_cell.wake();
+        self.wake_bus();
     }
 
     /// Takes note whether the host is told of the interrupt page.

@@ -2,6 +2,7 @@
 
 use crate::{HostMessage, Offer};
 use core::fmt;
+use hyperv_bindings::Guid;
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
@@ -9,6 +10,8 @@ use paravirt_platform::{AllocError, PageTable, Platform};
 pub(crate) const MOST_CHANNELS: usize = 256;
 /// GPADLs at once.
 const MOST_GPADLS: usize = 512;
+/// Refusals of sockets that nobody has heard of yet.
+const MOST_REFUSALS: usize = 32;
 /// Where ids of GPADLs begin: any number but 0.
 const FIRST_GPADL: u32 = 0x1_0001;
 
@@ -134,6 +137,7 @@ pub(crate) struct State<P: Platform> {
     pub channels: PageTable<P, Option<Entry>>,
     pub gpadls: PageTable<P, Option<GpadlEntry>>,
     next_gpadl: u32,
+    refusals: PageTable<P, Option<Guid>>,
 }
 
 /// What has to be done after a message, out of the lock.
@@ -158,6 +162,7 @@ impl<P: Platform> State<P> {
             channels: PageTable::new(platform, MOST_CHANNELS, |_| None)?,
             gpadls: PageTable::new(platform, MOST_GPADLS, |_| None)?,
             next_gpadl: FIRST_GPADL,
+            refusals: PageTable::new(platform, MOST_REFUSALS, |_| None)?,
         })
     }
 
@@ -208,7 +213,14 @@ impl<P: Platform> State<P> {
     pub fn clear(&mut self) {
         self.channels.iter_mut().for_each(|entry| *entry = None);
         self.gpadls.iter_mut().for_each(|gpadl| *gpadl = None);
+        self.refusals.iter_mut().for_each(|refusal| *refusal = None);
         self.are_offers_delivered = false;
+    }
+
+    /// Whether the host has refused a socket to `endpoint`; told once.
+    pub fn take_refusal(&mut self, endpoint: &Guid) -> bool {
+        let refusal = self.refusals.iter_mut().find(|refusal| refusal.as_ref() == Some(endpoint));
+        refusal.is_some_and(|refusal| refusal.take().is_some())
     }
 
     /// Takes note of a message.
@@ -269,6 +281,13 @@ impl<P: Platform> State<P> {
                     gpadl.phase = GpadlPhase::TornDown;
                 }
             }
+            // Where nobody hears of them, they are forgotten, and who waits gives up in time.
+            HostMessage::SocketRefused { endpoint, .. } => {
+                if let Some(free) = self.refusals.iter_mut().find(|refusal| refusal.is_none()) {
+                    *free = Some(endpoint);
+                }
+                return Then::Wake;
+            }
             HostMessage::Other(kind) => log::debug!("vmbus: message {} is not known", kind.0),
             HostMessage::VersionResponse { .. } | HostMessage::UnloadComplete => {}
         }
@@ -290,9 +309,9 @@ impl<P: Platform> State<P> {
             is_taken: false,
             gpadls: 0,
             is_rescinded: false,
-            // Further channels of a device are its driver's to find.
+            // Further channels of a device are its driver's to find; whoever has a socket finds it gone.
             is_announced: offer.subchannel > 0,
-            is_end_announced: offer.subchannel > 0,
+            is_end_announced: offer.subchannel > 0 || offer.is_socket(),
             open: Awaited::No,
             modify: Awaited::No,
         });

@@ -78,7 +78,7 @@ pub fn test(options: &Options) -> Result<()> {
         cargo(
             "build --quiet -p hyperv-bindings -p paravirt-platform -p paravirt-device -p paravirt-virtio -p paravirt-firmware \
              -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus -p paravirt-hv-balloon \
-             -p paravirt-scsi -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt-hv-input -p paravirt",
+             -p paravirt-scsi -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt-hv-input -p paravirt-hv-socket -p paravirt",
         )?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;

@@ -3,6 +3,7 @@
 use super::channel::Channel;
 use super::devices::VmbusDevice;
 use super::gpadl::Gpadl;
+use super::socket::SocketEnd;
 use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::Guid;
@@ -54,6 +55,8 @@ pub struct OfferSettings {
     pub is_shared: bool,
     /// Its packets are messages of a pipe.
     pub is_pipe: bool,
+    /// It is one end of a socket: one for the guest to accept, or one that the guest asked for.
+    pub socket: Option<bool>,
 }
 
 /// The interrupt controllers of the guest's virtual processors (VPs), as VMBus uses them.
@@ -81,13 +84,16 @@ pub struct Bus {
     pub(super) contacts: Vec<u32>,
     pub(super) posts: u64,
     violations: Violations,
+    /// What listens, and how many sockets the host has begun.
+    pub(super) listeners: Vec<(Guid, SocketEnd)>,
+    pub(super) sockets: u32,
 }
 
 pub(super) fn header(message_type: VmbusMessageType) -> VmbusMessageHeader {
     VmbusMessageHeader { message_type, reserved: 0 }
 }
 
-fn read<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+pub(super) fn read<T: FromBytes>(bytes: &[u8]) -> Option<T> {
     T::read_from_prefix(bytes).ok().map(|(value, _)| value)
 }
 
@@ -96,6 +102,8 @@ impl Bus {
     pub fn new(memory: Memory) -> Self {
         Self {
             memory,
+            listeners: vec![],
+            sockets: 0,
             faults: Faults::default(),
             version: 0,
             target: 0,
@@ -217,7 +225,11 @@ impl Bus {
                     Some(channel) if channel.open.is_some() => {
                         channel.open = None;
                         channel.device.close();
+                        let is_socket = channel.settings.socket.is_some();
                         self.close_further(synic, channel_id);
+                        if is_socket {
+                            self.rescind(synic, channel_id);
+                        }
                     }
                     Some(channel) if channel.is_rescinded => {}
                     _ => self.violation("a channel is closed that is not open"),
@@ -251,6 +263,7 @@ impl Bus {
                     self.say(synic, &VmbusModifyChannelResponse { header, channel_id, status });
                 }
             }
+            VmbusMessageType::TL_CONNECT_REQUEST => self.socket_wanted(synic, bytes)?,
             VmbusMessageType::UNLOAD => {
                 self.reset();
                 self.say(synic, &header(VmbusMessageType::UNLOAD_COMPLETE));
@@ -263,7 +276,10 @@ impl Bus {
 
     /// Forgets the connection: the host uses nothing of the guest's any more.
     fn reset(&mut self) {
-        self.channels.retain(|_, channel| !channel.is_rescinded && channel.settings.subchannel == 0);
+        let stays = |channel: &Channel| {
+            !channel.is_rescinded && channel.settings.subchannel == 0 && channel.settings.socket.is_none()
+        };
+        self.channels.retain(|_, channel| stays(channel));
         for channel in self.channels.values_mut() {
             if channel.open.take().is_some() {
                 channel.device.close();
@@ -383,7 +399,7 @@ impl Bus {
         if std::mem::replace(&mut channel.is_offered, true) || channel.is_rescinded {
             return;
         }
-        let OfferSettings { interface, instance, subchannel, is_shared, is_pipe } = channel.settings;
+        let OfferSettings { interface, instance, subchannel, is_shared, is_pipe, socket } = channel.settings;
         let mut message = VmbusOfferChannel::new_zeroed();
         message.header = header(VmbusMessageType::OFFER_CHANNEL);
         message.interface_id = interface.0;
@@ -396,6 +412,10 @@ impl Bus {
         if is_pipe {
             message.flags = VmbusOfferFlags::NAMED_PIPE.bits();
             message.user_defined[..4].copy_from_slice(&PIPE_OF_MESSAGES.to_le_bytes());
+        }
+        if let Some(is_for_guest) = socket {
+            message.flags = (VmbusOfferFlags::NAMED_PIPE | VmbusOfferFlags::HVSOCK).bits();
+            message.user_defined[4] = is_for_guest.into();
         }
         self.say(synic, &message);
     }

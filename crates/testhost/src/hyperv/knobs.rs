@@ -4,6 +4,7 @@ use super::HvHost;
 use super::bus::{Controller, Faults, OfferSettings};
 use super::channel::Channel;
 use super::devices::VmbusDevice;
+use super::socket::SocketEnd;
 use crate::Guest;
 use hyperv_bindings::Guid;
 use paravirt_vmbus_ring::RingMemory;
@@ -13,6 +14,24 @@ impl HvHost {
     /// Puts a device on the bus; the number of its channel. Where the guest is there, it is told.
     pub fn add(&self, guest: &Guest, settings: OfferSettings, device: impl VmbusDevice + 'static) -> u32 {
         self.with(guest, |state| state.bus.add(&mut state.synic, settings, Box::new(device)))
+    }
+
+    /// Lets `end` be the host's end of the next socket to `port`.
+    pub fn listen(&self, guest: &Guest, port: u32, end: &SocketEnd) {
+        self.with(guest, |state| state.bus.listen(port, end.clone()));
+    }
+
+    /// Connects to `port` of the guest; the number of the channel.
+    pub fn connect(&self, guest: &Guest, port: u32, end: &SocketEnd) -> u32 {
+        self.with(guest, |state| state.bus.connect(&mut state.synic, port, end.clone()))
+    }
+
+    /// Serves all channels that are open.
+    pub fn work_on_all(&self, guest: &Guest) {
+        self.with(guest, |state| {
+            let channels: Vec<u32> = state.bus.channels.keys().copied().collect();
+            channels.into_iter().for_each(|channel| state.bus.work(&mut state.synic, channel));
+        });
     }
 
     /// Takes a channel back.

@@ -15,6 +15,7 @@ mod netvsp;
 mod nvsp;
 mod page;
 mod rndis;
+mod socket;
 mod storvsp;
 mod synic;
 mod violations;
@@ -26,6 +27,7 @@ pub use ic::{IcAnswer, IcHost};
 pub use input::InputHost;
 pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
 pub use page::{put_message, set_event};
+pub use socket::SocketEnd;
 pub use storvsp::{StorHost, StorMoods};
 
 use crate::Guest;

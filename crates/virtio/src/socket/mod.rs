@@ -351,6 +351,14 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioSockets<P, T> {
 }
 
 impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        self.poll()?;
+        // Who waits for it is to be woken.
+        self.wants_room = self.tx.lane.queue().in_flight() > 0;
+        let is_said = |stream: &Stream<P>| stream.owed.is_nothing();
+        Ok(!self.wants_room && self.streams.iter().flatten().all(is_said))
+    }
+
     fn capacity(&self) -> u16 {
         MOST as u16
     }

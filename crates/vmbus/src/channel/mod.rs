@@ -138,11 +138,7 @@ impl<P: HyperV> Channel<P> {
         match error {
             RingError::Full => SendError::Full,
             RingError::Large | RingError::Shape => SendError::Invalid,
-            _ => {
-                log::error!("vmbus: {}: {error}", self.offer);
-                self.fail(Fault::Protocol);
-                Fault::Protocol.into()
-            }
+            error => self.broken(error).into(),
         }
     }
 
@@ -217,6 +213,38 @@ impl<P: HyperV> Channel<P> {
         }
     }
 
+    /// Whether a packet with `payload` bytes, its headers included, finds room now.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel.
+    pub fn has_room(&mut self, payload: usize) -> Result<bool, Fault> {
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        self.outgoing.fits(payload).map_err(|error| self.broken(error))
+    }
+
+    /// Whether the host has read all that was sent.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the channel.
+    pub fn is_drained(&mut self) -> Result<bool, Fault> {
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        self.outgoing.is_drained().map_err(|error| self.broken(error))
+    }
+
+    /// Puts the channel out of service: its ring holds nonsense.
+    #[cold]
+    fn broken(&mut self, error: RingError) -> Fault {
+        log::error!("vmbus: {}: {error}", self.offer);
+        self.fail(Fault::Protocol);
+        Fault::Protocol
+    }
+
     /// After [`SendError::Full`]: asks for an interrupt once a packet with `payload` bytes, its headers included, finds room;
     /// `true` where it does already. Not every host keeps its word: look again from time to time.
     ///
@@ -228,11 +256,7 @@ impl<P: HyperV> Channel<P> {
         if let Some(fault) = self.fault() {
             return Err(fault);
         }
-        self.outgoing.await_room(payload).map_err(|error| {
-            log::error!("vmbus: {}: {error}", self.offer);
-            self.fail(Fault::Protocol);
-            Fault::Protocol
-        })
+        self.outgoing.await_room(payload).map_err(|error| self.broken(error))
     }
 
     /// Waits until a packet with `payload` bytes, its headers included, finds room, `at_most` so long.
@@ -276,12 +300,17 @@ impl<P: HyperV> Channel<P> {
                 }
                 Ok(None)
             }
-            Err(error) => {
-                log::error!("vmbus: {}: {error}", self.offer);
-                self.fail(Fault::Protocol);
-                Err(Fault::Protocol)
-            }
+            Err(error) => Err(self.broken(error)),
         }
+    }
+
+    /// Takes the next packet of those that came in before the host took the channel back.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Protocol`] where there is no sense in them.
+    pub fn receive_rest<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
+        self.incoming.next(buffer).map_err(|error| self.broken(error))
     }
 
     /// Waits for the next packet, `at_most` so long.

@@ -59,12 +59,16 @@ fn ask(sockets: &mut AnySockets<Machine>, port: u32) -> Result<(), String> {
     let mut chunk = vec![0u8; CHUNK];
     until(sockets, "the echo", |sockets| {
         loop {
-            let most = CHUNK.min(BYTES - sent);
-            chunk[..most].iter_mut().enumerate().for_each(|(at, to)| *to = byte(sent + at));
-            let out = sockets.send(socket, &chunk[..most]).map_err(|error| error.to_string())?;
-            sent += out;
-            if sent == BYTES && out > 0 {
-                sockets.finish(socket).map_err(|error| error.to_string())?;
+            let mut out = 0;
+            // Once all is sent, the host may end it.
+            if sent < BYTES {
+                let most = CHUNK.min(BYTES - sent);
+                chunk[..most].iter_mut().enumerate().for_each(|(at, to)| *to = byte(sent + at));
+                out = sockets.send(socket, &chunk[..most]).map_err(|error| error.to_string())?;
+                sent += out;
+                if sent == BYTES {
+                    sockets.finish(socket).map_err(|error| error.to_string())?;
+                }
             }
             let came = sockets.receive(socket, &mut chunk).map_err(|error| error.to_string())?;
             is_same &= chunk[..came].iter().enumerate().all(|(at, is)| *is == byte(received + at));
@@ -122,5 +126,8 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if let Some(port) = options.socket_echo {
         echo(sockets, port)?;
     }
-    Ok(())
+    // What was sent last is not to be lost with the machine.
+    until(sockets, "the end", |sockets| {
+        Ok(sockets.is_flushed().map_err(|fault| fault.to_string())?.then_some(()))
+    })
 }

@@ -1,0 +1,215 @@
+//! All sockets of a connection.
+
+use crate::stream::{Phase, Stream, connecting};
+use crate::{port, service};
+use core::task::Waker;
+use paravirt_device::{Arm, CloseReason, Fault, Notify, SocketError, SocketId, SocketState, Sockets};
+use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_vmbus::{Offer, Version, Vmbus};
+
+/// Sockets, and ports that are listened at.
+const MOST: usize = 16;
+const MOST_PORTS: usize = 8;
+/// Where the guest's own ports begin.
+const FIRST_PORT: u32 = 49152;
+
+/// Hyper-V's sockets.
+pub struct HvSockets<P: HyperV> {
+    platform: P,
+    vmbus: Vmbus<P>,
+    streams: PageTable<P, Option<Stream<P>>>,
+    ports: [Option<u32>; MOST_PORTS],
+    next_port: u32,
+    generation: u32,
+    /// What is registered with each channel that is opened.
+    waker: Option<Waker>,
+}
+
+impl<P: HyperV> HvSockets<P> {
+    /// Sockets on a connection; `None` where its version has none. There is to be one of these for a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`].
+    pub fn new(platform: &P, vmbus: &Vmbus<P>) -> Result<Option<Self>, AllocError> {
+        if vmbus.version() < Version::new(4, 0) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            platform: platform.clone(),
+            vmbus: vmbus.clone(),
+            streams: PageTable::new(platform, MOST, |_| None)?,
+            ports: [None; MOST_PORTS],
+            next_port: FIRST_PORT,
+            generation: 0,
+            waker: None,
+        }))
+    }
+
+    fn stream(&mut self, socket: SocketId) -> Result<&mut Stream<P>, SocketError> {
+        let stream = self.streams.get_mut(usize::from(socket.place())).and_then(Option::as_mut);
+        stream.filter(|stream| stream.generation == socket.generation()).ok_or(SocketError::Unknown)
+    }
+
+    fn next_generation(&mut self) -> u32 {
+        // 0 is of sockets that nobody has.
+        self.generation = self.generation.wrapping_add(1).max(1);
+        self.generation
+    }
+
+    /// Takes a channel that the host offers: for a socket that connects, or for one that listens.
+    fn offered(&mut self, offer: &Offer) {
+        let waker = self.waker.clone();
+        if !offer.is_for_guest() {
+            let is_its = |stream: &&mut Stream<P>| matches!(stream.phase, Phase::Connecting { endpoint, .. } if endpoint == offer.instance);
+            if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
+                return stream.open(&self.vmbus, offer, waker.as_ref());
+            }
+        } else if let Some(port) = port(&offer.interface)
+            && self.ports.contains(&Some(port))
+        {
+            let (generation, end) = (self.next_generation(), Phase::Closed(CloseReason::Reset));
+            if let Some(free) = self.streams.iter_mut().find(|slot| slot.is_none())
+                && let Ok(mut stream) = Stream::new(&self.platform, generation, port, end)
+            {
+                stream.open(&self.vmbus, offer, waker.as_ref());
+                stream.is_waiting = true;
+                *free = matches!(stream.phase, Phase::Open(_)).then_some(stream);
+                return;
+            }
+        }
+        // A host gives up what nobody opens.
+        log::debug!("hv-socket: nobody wants {offer}");
+    }
+}
+
+impl<P: HyperV> Notify for HvSockets<P> {
+    fn arm(&mut self) -> Arm {
+        let mut all = self.vmbus.arm_sockets();
+        for stream in self.streams.iter_mut().flatten() {
+            if stream.arm() == Arm::Pending {
+                all = Arm::Pending;
+            }
+        }
+        all
+    }
+
+    fn disarm(&mut self) {
+        self.streams.iter_mut().flatten().for_each(Stream::disarm);
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.waker = Some(waker.clone());
+        self.vmbus.register_sockets(waker);
+        self.streams.iter().flatten().for_each(|stream| stream.register(waker));
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let now = self.platform.now();
+        self.streams.iter().flatten().map(|stream| stream.deadline(now)).min().unwrap_or(Instant::NEVER)
+    }
+
+    fn expire(&mut self, _now: Instant) -> Result<(), Fault> {
+        self.poll()
+    }
+}
+
+impl<P: HyperV> Sockets for HvSockets<P> {
+    fn capacity(&self) -> u16 {
+        MOST as u16
+    }
+
+    fn poll(&mut self) -> Result<(), Fault> {
+        while let Some(offer) = self.vmbus.poll_socket() {
+            self.offered(&offer);
+        }
+        let now = self.platform.now();
+        for slot in self.streams.iter_mut() {
+            let Some(stream) = slot else { continue };
+            if let Phase::Connecting { endpoint, .. } = stream.phase
+                && self.vmbus.is_refused(&endpoint)
+            {
+                stream.phase = Phase::Closed(CloseReason::Refused);
+            }
+            stream.work(now);
+            if stream.is_over(now) {
+                // The channel is closed, for which the host is waited for.
+                *slot = None;
+            }
+        }
+        self.vmbus.fault().map_or(Ok(()), Err)
+    }
+
+    fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
+        let place = self.streams.iter().position(Option::is_none).ok_or(SocketError::Full)?;
+        let own = self.next_port;
+        self.next_port = own.checked_add(1).unwrap_or(FIRST_PORT);
+        let (generation, endpoint) = (self.next_generation(), service(own));
+        let phase = connecting(&self.platform, endpoint);
+        let stream = Stream::new(&self.platform, generation, own, phase).map_err(|_| SocketError::Full)?;
+        // What is left of one that had this port long ago is not of this one.
+        let _ = self.vmbus.is_refused(&endpoint);
+        self.vmbus.connect_socket(&endpoint, &service(port)).map_err(|fault| match fault {
+            Fault::Refused => SocketError::Unsupported,
+            fault => fault.into(),
+        })?;
+        if let Some(slot) = self.streams.get_mut(place) {
+            *slot = Some(stream);
+        }
+        Ok(SocketId::new(place as u16, generation))
+    }
+
+    fn listen(&mut self, port: u32) -> Result<(), SocketError> {
+        if self.ports.contains(&Some(port)) {
+            return Err(SocketError::InUse);
+        }
+        let free = self.ports.iter_mut().find(|slot| slot.is_none()).ok_or(SocketError::Full)?;
+        *free = Some(port);
+        Ok(())
+    }
+
+    fn accept(&mut self, port: u32) -> Option<SocketId> {
+        let mut streams = self.streams.iter_mut().enumerate();
+        let (place, stream) = streams.find_map(|(place, slot)| {
+            Some((place, slot.as_mut().filter(|stream| stream.is_waiting && stream.port == port)?))
+        })?;
+        stream.is_waiting = false;
+        Some(SocketId::new(u16::try_from(place).ok()?, stream.generation))
+    }
+
+    fn state(&self, socket: SocketId) -> Option<SocketState> {
+        let stream = self.streams.get(usize::from(socket.place()))?.as_ref()?;
+        (stream.generation == socket.generation()).then(|| stream.state())
+    }
+
+    fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
+        let stream = self.stream(socket)?;
+        match stream.phase {
+            Phase::Open(_) => match stream.write(bytes) {
+                // The socket's end, and no other's.
+                Err(Fault::Removed | Fault::Protocol) => Err(SocketError::NotOpen),
+                sent => Ok(sent?),
+            },
+            _ => Err(SocketError::NotOpen),
+        }
+    }
+
+    fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
+        Ok(self.stream(socket)?.read(bytes))
+    }
+
+    fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
+        self.stream(socket)?.finish();
+        Ok(())
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        let now = self.platform.now();
+        self.stream(socket).into_iter().for_each(|stream| stream.leave(now));
+    }
+
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        self.poll()?;
+        Ok(self.streams.iter_mut().flatten().all(Stream::is_flushed))
+    }
+}
