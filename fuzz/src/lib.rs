@@ -482,7 +482,7 @@ pub fn hid_reports(data: &[u8]) {
 pub fn socket_packet(data: &[u8]) {
     use paravirt_virtio::socket::packet::Packet;
     if let Some((packet, payload)) = Packet::parse(data) {
-        assert_eq!((payload.len(), packet.bytes()[..]), (packet.len as usize, data[..44]));
+        assert_eq!((payload.len(), &packet.bytes()[..]), (packet.len as usize, &data[..44]));
     }
 }
 
