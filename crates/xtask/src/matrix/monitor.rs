@@ -262,9 +262,9 @@ fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
                 [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
             for (name, requests) in all {
                 let part = parts.get(name).with_context(|| format!("no {name}:\n{}", transcript.text()))?;
-                // One interrupt at most for each; few others come meanwhile.
+                // One interrupt at most for each; on a slow machine, heartbeats come meanwhile.
                 let is_right =
-                    part.requests == requests && part.interrupts.is_some_and(|n| n <= requests + 20);
+                    part.requests == requests && part.interrupts.is_some_and(|n| n <= requests + 100);
                 ensure!(is_right, "{name} has not worked: {part:?}");
             }
         }
