@@ -2,7 +2,7 @@
 //! look for it.
 
 use crate::ports::{PM1_CONTROL, PM1_EVENT, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_S5};
-use acpi_tables::{Aml, aml, fadt, gas, madt, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
+use acpi_tables::{Aml, AmlSink, aml, fadt, gas, madt, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
 use anyhow::Result;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -16,6 +16,23 @@ const WINDOW: (u32, u32) = (0xf800_0000, 0xfbff_ffff);
 const RESET_VECTOR: u64 = 0xf_fff0;
 /// Resets the machine: mov al, 0xfe; out 0x64, al; jmp $. For guests that reset by going there.
 const RESET_CODE: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe];
+
+/// A MADT that says that there are PICs as well, which is to be masked by who does not want them: a flag for which its maker has no
+/// method. ACPI 6.5 §5.2.12
+struct WithPics<'a>(&'a dyn Aml);
+
+impl Aml for WithPics<'_> {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        const CHECKSUM: usize = 9;
+        const FLAGS: usize = 40;
+        let mut bytes = Vec::new();
+        self.0.to_aml_bytes(&mut bytes);
+        bytes[FLAGS] |= 1;
+        // One more in the sum is one less in what completes it.
+        bytes[CHECKSUM] = bytes[CHECKSUM].wrapping_sub(1);
+        sink.vec(&bytes);
+    }
+}
 
 /// Writes the tables; where they begin.
 pub fn write(memory: &GuestMemoryMmap, processors: u32) -> Result<u64> {
@@ -54,7 +71,7 @@ pub fn write(memory: &GuestMemoryMmap, processors: u32) -> Result<u64> {
         apics.add_structure(madt::ProcessorLocalApic::new(id, id, madt::EnabledStatus::Enabled));
     }
     apics.add_structure(madt::IoApic::new(0, 0xfec0_0000, 0));
-    let apics = put(&apics)?;
+    let apics = put(&WithPics(&apics))?;
 
     let mut root = XSDT::new(OEM, TABLE, 1);
     root.add_entry(fixed);

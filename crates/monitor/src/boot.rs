@@ -24,6 +24,10 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const COMMAND_LINE_LEN: usize = 4096;
 const LOW_END: u64 = 0x9_fc00;
 const HIGH: u64 = 0x10_0000;
+/// Where the descriptors are that the segment registers are loaded from: kernels of old load them again.
+const DESCRIPTORS: u64 = 0x5000;
+/// Linux takes its first file system below 2 GiB.
+const INITRD_END: u64 = 2 << 30;
 /// Types of memory, of both protocols.
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
@@ -51,16 +55,17 @@ pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Resu
     let mut line = Cmdline::new(COMMAND_LINE_LEN)?;
     line.insert_str(guest.command_line).context("the command line is too long, or no text")?;
     load_cmdline(memory, GuestAddress(COMMAND_LINE), &line)?;
-    let initrd = guest.initrd.map(|path| load_initrd(memory, path)).transpose()?;
     let tables = acpi::write(memory, guest.processors)?;
     let path = guest.kernel.display();
     let mut file = File::open(guest.kernel).with_context(|| format!("cannot open {path}"))?;
+    let initrd = |end: u64| guest.initrd.map(|path| load_initrd(memory, path, end)).transpose();
     let entry = match Elf::load(memory, None, &mut file, None) {
         Ok(kernel) => {
+            ensure!(kernel.kernel_load.0 >= HIGH, "{path} wants to be below 1 MiB, where tables are");
             let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
                 bail!("{path} has no PVH note: link one in, or name a bzImage");
             };
-            write_start_info(memory, tables, initrd)?;
+            write_start_info(memory, tables, initrd(kernel.kernel_end)?)?;
             Entry::Pvh(entry.0)
         }
         Err(elf) => {
@@ -68,20 +73,26 @@ pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Resu
             let loaded =
                 loaded.map_err(|error| anyhow!("{path} is no kernel: as ELF: {elf}; as bzImage: {error}"))?;
             let header = loaded.setup_header.context("a bzImage without a header")?;
-            write_zero_page(memory, tables, initrd, header)?;
+            // What it unpacks itself to.
+            let end = loaded.kernel_load.0.max(header.pref_address) + u64::from(header.init_size);
+            write_zero_page(memory, tables, initrd(end)?, header)?;
             Entry::Linux(loaded.kernel_load.0)
         }
     };
+    // Flat ones of 4 GiB: code at 0x10, data at 0x18, as Linux has them. Documentation/arch/x86/boot.rst
+    let descriptors = [0u64, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+    memory.write_slice(&descriptors.map(u64::to_le_bytes).concat(), GuestAddress(DESCRIPTORS))?;
     begin(first, entry)
 }
 
-/// Puts the first file system at the end of low memory; where it is and how long.
-fn load_initrd(memory: &GuestMemoryMmap, path: &Path) -> Result<(u64, u64)> {
+/// Puts the first file system at the end of low memory, behind a kernel that ends at `end`; where it is and how long.
+fn load_initrd(memory: &GuestMemoryMmap, path: &Path, end: u64) -> Result<(u64, u64)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let low = memory.iter().next().context("no memory")?.last_addr().0 + 1;
-    let at = low.min(HOLE).checked_sub(bytes.len() as u64).map(|at| at & !0xfff);
-    let at =
-        at.filter(|at| *at > HIGH).with_context(|| format!("{} does not fit in memory", path.display()))?;
+    let at = low.min(HOLE).min(INITRD_END).checked_sub(bytes.len() as u64).map(|at| at & !0xfff);
+    let at = at
+        .filter(|at| *at > end.max(HIGH))
+        .with_context(|| format!("{} does not fit in memory", path.display()))?;
     memory.write_slice(&bytes, GuestAddress(at))?;
     Ok((at, bytes.len() as u64))
 }
@@ -150,7 +161,7 @@ fn begin(processor: &VcpuFd, entry: Entry) -> Result<()> {
     let mut special = processor.get_sregs()?;
     let flat = kvm_segment {
         limit: u32::MAX,
-        selector: 0x10,
+        selector: 0x18,
         type_: 3,
         present: 1,
         s: 1,
@@ -159,8 +170,9 @@ fn begin(processor: &VcpuFd, entry: Entry) -> Result<()> {
         ..Default::default()
     };
     (special.ds, special.es, special.ss, special.fs, special.gs) = (flat, flat, flat, flat, flat);
-    special.cs = kvm_segment { selector: 8, type_: 0xb, ..flat };
-    special.tr = kvm_segment { limit: 0x67, selector: 0x18, type_: 0xb, present: 1, ..Default::default() };
+    special.cs = kvm_segment { selector: 0x10, type_: 0xb, ..flat };
+    (special.gdt.base, special.gdt.limit) = (DESCRIPTORS, 31);
+    special.tr = kvm_segment { limit: 0x67, selector: 0, type_: 0xb, present: 1, ..Default::default() };
     (special.cr0, special.cr4, special.efer) = (0x11, 0, 0);
     processor.set_sregs(&special)?;
     let mut registers = kvm_regs { rflags: 2, ..Default::default() };
