@@ -88,4 +88,4 @@ pub use net::{
     ReceiveMode, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, SendRefused, Sent, TxMeta, VlanTag,
 };
 pub use notify::{Arm, Notify};
-pub use socket::{CloseReason, SocketError, SocketId, SocketState, Sockets};
+pub use socket::{CloseReason, Listeners, SocketError, SocketId, SocketState, Sockets};

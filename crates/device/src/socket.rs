@@ -102,6 +102,34 @@ impl From<Fault> for SocketError {
     }
 }
 
+/// Ports that can be listened at, at once.
+const MOST_PORTS: usize = 8;
+
+/// The ports at which a guest listens: for drivers.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners([Option<u32>; MOST_PORTS]);
+
+impl Listeners {
+    /// Adds a port.
+    ///
+    /// # Errors
+    ///
+    /// [`SocketError::InUse`]; [`SocketError::Full`] where there are 8 of them.
+    pub fn add(&mut self, port: u32) -> Result<(), SocketError> {
+        if self.contain(port) {
+            return Err(SocketError::InUse);
+        }
+        let free = self.0.iter_mut().find(|slot| slot.is_none()).ok_or(SocketError::Full)?;
+        *free = Some(port);
+        Ok(())
+    }
+
+    /// Whether `port` is one of them.
+    pub fn contain(&self, port: u32) -> bool {
+        self.0.contains(&Some(port))
+    }
+}
+
 /// Stream sockets to the host: what Linux has as `AF_VSOCK`, virtio as its socket device, and Hyper-V as its sockets.
 ///
 /// ```

@@ -3,13 +3,14 @@
 use crate::stream::{Phase, Stream, connecting};
 use crate::{port, service};
 use core::task::Waker;
-use paravirt_device::{Arm, CloseReason, Fault, Notify, SocketError, SocketId, SocketState, Sockets};
+use paravirt_device::{
+    Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
+};
 use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
 use paravirt_vmbus::{Offer, Version, Vmbus};
 
-/// Sockets, and ports that are listened at.
+/// Sockets.
 const MOST: usize = 16;
-const MOST_PORTS: usize = 8;
 /// Where the guest's own ports begin.
 const FIRST_PORT: u32 = 49152;
 
@@ -18,7 +19,7 @@ pub struct HvSockets<P: HyperV> {
     platform: P,
     vmbus: Vmbus<P>,
     streams: PageTable<P, Option<Stream<P>>>,
-    ports: [Option<u32>; MOST_PORTS],
+    listeners: Listeners,
     next_port: u32,
     generation: u32,
     /// What is registered with each channel that is opened.
@@ -39,7 +40,7 @@ impl<P: HyperV> HvSockets<P> {
             platform: platform.clone(),
             vmbus: vmbus.clone(),
             streams: PageTable::new(platform, MOST, |_| None)?,
-            ports: [None; MOST_PORTS],
+            listeners: Listeners::default(),
             next_port: FIRST_PORT,
             generation: 0,
             waker: None,
@@ -66,7 +67,7 @@ impl<P: HyperV> HvSockets<P> {
                 return stream.open(&self.vmbus, offer, waker.as_ref());
             }
         } else if let Some(port) = port(&offer.interface)
-            && self.ports.contains(&Some(port))
+            && self.listeners.contain(port)
         {
             let (generation, end) = (self.next_generation(), Phase::Closed(CloseReason::Reset));
             if let Some(free) = self.streams.iter_mut().find(|slot| slot.is_none())
@@ -160,12 +161,7 @@ impl<P: HyperV> Sockets for HvSockets<P> {
     }
 
     fn listen(&mut self, port: u32) -> Result<(), SocketError> {
-        if self.ports.contains(&Some(port)) {
-            return Err(SocketError::InUse);
-        }
-        let free = self.ports.iter_mut().find(|slot| slot.is_none()).ok_or(SocketError::Full)?;
-        *free = Some(port);
-        Ok(())
+        self.listeners.add(port)
     }
 
     fn accept(&mut self, port: u32) -> Option<SocketId> {

@@ -12,7 +12,9 @@ use crate::lane::{Draft, Lane, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use core::task::Waker;
 use packet::{HEADER, Op, Packet, STREAM};
-use paravirt_device::{Arm, CloseReason, Fault, Notify, SocketError, SocketId, SocketState, Sockets};
+use paravirt_device::{
+    Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
+};
 use paravirt_platform::{Direction, DmaSlice, Fifo, Instant, Interrupts, PageTable, ProcessorId};
 use stream::{Phase, ROOM, Stream, TIMEOUT};
 
@@ -29,9 +31,8 @@ const BUFFER_LEN: usize = 4096;
 const EVENT_LEN: usize = 4;
 /// The host's number. §5.10.4
 const HOST: u64 = 2;
-/// Streams, and ports that are listened at.
+/// Streams.
 const MOST: usize = 16;
-const MOST_PORTS: usize = 8;
 /// Where ports begin that nobody asked for.
 const FIRST_PORT: u32 = 49152;
 
@@ -79,7 +80,7 @@ pub struct VirtioSockets<P: Interrupts, T: VirtioTransport> {
     rx_spare: Fifo<P, DmaSlice<P>>,
     event_spare: Fifo<P, DmaSlice<P>>,
     streams: PageTable<P, Option<Stream<P>>>,
-    ports: [Option<u32>; MOST_PORTS],
+    listeners: Listeners,
     cid: u64,
     next_port: u32,
     generation: u32,
@@ -121,7 +122,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
             rx_spare: pool(RX_BUFFERS, BUFFER_LEN)?,
             event_spare: pool(EVENT_BUFFERS, EVENT_LEN)?,
             streams: PageTable::new(platform, MOST, |_| None)?,
-            ports: [None; MOST_PORTS],
+            listeners: Listeners::default(),
             cid,
             next_port: FIRST_PORT,
             generation: 0,
@@ -218,7 +219,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
         if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
             return stream.take(packet, data);
         }
-        let is_wanted = is_for_us && packet.op == Op::REQUEST && self.ports.contains(&Some(packet.to_port));
+        let is_wanted = is_for_us && packet.op == Op::REQUEST && self.listeners.contain(packet.to_port);
         let generation = self.next_generation();
         let free = self.streams.iter_mut().find(|slot| slot.is_none()).filter(|_| is_wanted);
         if let Some(free) = free {
@@ -306,7 +307,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
             let port = self.next_port;
             self.next_port = port.checked_add(1).filter(|port| *port < u32::MAX).unwrap_or(FIRST_PORT);
             let is_used = self.streams.iter().flatten().any(|stream| stream.port == port);
-            if !is_used && !self.ports.contains(&Some(port)) {
+            if !is_used && !self.listeners.contain(port) {
                 return port;
             }
         }
@@ -389,12 +390,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     }
 
     fn listen(&mut self, port: u32) -> Result<(), SocketError> {
-        if self.ports.contains(&Some(port)) {
-            return Err(SocketError::InUse);
-        }
-        let free = self.ports.iter_mut().find(|slot| slot.is_none()).ok_or(SocketError::Full)?;
-        *free = Some(port);
-        Ok(())
+        self.listeners.add(port)
     }
 
     fn accept(&mut self, port: u32) -> Option<SocketId> {
