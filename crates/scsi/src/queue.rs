@@ -140,31 +140,38 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         self.send(request, Stage::Last, data, |_, _, _| Ok((cdb, 0))).map_err(|(reason, _)| reason)
     }
 
+    #[inline(always)]
     fn accept(&mut self, request: (u64, Instant), op: Op<B>) -> Result<(), (Rejected, Option<Op<B>>)> {
+        // One way for both, so that it is laid out once.
+        let (lba, buffer, direction, durability) = match op {
+            Op::Read { lba, into } => (lba, into, Direction::FromDevice, Durability::Cached),
+            Op::Write { lba, from, durability } => (lba, from, Direction::ToDevice, durability),
+            other => return self.accept_other(request, other),
+        };
+        let is_kept_out = direction == Direction::ToDevice && self.unit().is_some_and(Unit::is_read_only);
+        let sent = if is_kept_out {
+            Err((Rejected::ReadOnly, Some(buffer)))
+        } else {
+            self.transfer(request, lba, buffer, direction, durability)
+        };
+        sent.map_err(|(reason, buffer)| {
+            let op = buffer.map(|buffer| match direction {
+                Direction::FromDevice => Op::Read { lba, into: buffer },
+                Direction::ToDevice => Op::Write { lba, from: buffer, durability },
+            });
+            (reason, op)
+        })
+    }
+
+    #[inline(never)]
+    fn accept_other(&mut self, request: (u64, Instant), op: Op<B>) -> Result<(), (Rejected, Option<Op<B>>)> {
         match op {
-            Op::Read { lba, into } => self
-                .transfer(request, lba, into, Direction::FromDevice, Durability::Cached)
-                .map_err(|(reason, buffer)| (reason, buffer.map(|into| Op::Read { lba, into }))),
-            Op::Write { lba, from, durability } => {
-                let sent = if self.unit().is_some_and(Unit::is_read_only) {
-                    Err((Rejected::ReadOnly, Some(from)))
-                } else {
-                    self.transfer(request, lba, from, Direction::ToDevice, durability)
-                };
-                sent.map_err(|(reason, buffer)| {
-                    (reason, buffer.map(|from| Op::Write { lba, from, durability }))
-                })
-            }
             Op::Flush => self.flush(request).map_err(|reason| (reason, Some(Op::Flush))),
-            Op::Discard { lba, blocks } => self
-                .blocks(
-                    request,
-                    (lba, blocks),
-                    self.limits.max_discard,
-                    Data::Unmap { lba, blocks },
-                    Cdb::unmap(),
-                )
-                .map_err(|reason| (reason, Some(Op::Discard { lba, blocks }))),
+            Op::Discard { lba, blocks } => {
+                let most = self.limits.max_discard;
+                self.blocks(request, (lba, blocks), most, Data::Unmap { lba, blocks }, Cdb::unmap())
+                    .map_err(|reason| (reason, Some(Op::Discard { lba, blocks })))
+            }
             Op::WriteZeroes { lba, blocks, unmap } => {
                 let may = unmap == Unmap::May && self.limits.zeroes_unmap;
                 let data = Data::Own(self.core.zeroes(self.limits.block_size), Direction::ToDevice);
@@ -172,6 +179,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
                 self.blocks(request, (lba, blocks), self.limits.max_zeroes, data, cdb)
                     .map_err(|reason| (reason, Some(Op::WriteZeroes { lba, blocks, unmap })))
             }
+            other => Err((Rejected::Unsupported, Some(other))),
         }
     }
 
