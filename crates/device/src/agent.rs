@@ -78,7 +78,7 @@ pub trait Agent {
     ///
     /// # Errors
     ///
-    /// Those of `out`; also where the fact is not known, which is then left out.
+    /// Those of `out`; also where the fact is not known, which the host is then told as an empty text.
     fn fact(&mut self, fact: Fact, out: &mut dyn fmt::Write) -> fmt::Result {
         let _ = (fact, out);
         Err(fmt::Error)

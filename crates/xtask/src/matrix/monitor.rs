@@ -130,13 +130,20 @@ fn medium(bench: &Bench) -> Result<Outcome> {
 
 fn asked(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
-        let mut machine = lab.monitored(&bench.kernel, folder, "--shutdown-at idle=begin")?;
+        let mut machine = lab.monitored(&bench.kernel, folder, "--shutdown-at event=value")?;
         // Far longer than the test takes: it ends since it is asked.
         machine.command_line = "list idle=50".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         must_be_right(&transcript)?;
-        for text in ["monitor: heartbeat 0 is answered: true", "the guest was asked to end: taken"] {
+        for text in [
+            "monitor: heartbeat 0 is answered: true",
+            "event=value key=\"HostName\" value=Some(\"paravirt-monitor\")",
+            "monitor: the guest was told a value: true",
+            "monitor: the guest says FullyQualifiedDomainName=paravirt",
+            "monitor: the guest says OSName=paravirt example kernel",
+            "the guest was asked to end: taken",
+        ] {
             must_say(&transcript, text)?;
         }
         Ok(())
