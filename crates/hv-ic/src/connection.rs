@@ -100,6 +100,11 @@ impl<P: HyperV> Connection<P> {
         }
     }
 
+    /// Whether the host has read all answers.
+    pub fn is_flushed(&mut self) -> bool {
+        self.late.is_none() && self.channel.is_drained() != Ok(false)
+    }
+
     /// Registers the task to wake when the host asks.
     pub fn register(&self, waker: &Waker) {
         self.channel.register(waker);

@@ -94,6 +94,14 @@ impl<P: Host> Integration<P> {
         }
     }
 
+    /// Whether the host has read all answers.
+    pub fn is_flushed(&mut self) -> bool {
+        self.entries().flatten().all(|entry| match entry {
+            Entry::Waiting(..) => true,
+            Entry::Open(_, connection) => connection.is_flushed(),
+        })
+    }
+
     pub fn register(&mut self, waker: &Waker) {
         self.waker = Some(waker.clone());
         for entry in self.entries().flatten() {

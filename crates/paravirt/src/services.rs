@@ -8,6 +8,7 @@ use crate::{
     hypervisor::{Hypervisor as Kind, search},
 };
 use core::task::Waker;
+use core::time::Duration;
 use paravirt_device::{Agent, Arm, Fault};
 use paravirt_hv_balloon::HvBalloon;
 use paravirt_hv_input::HvInput;
@@ -18,6 +19,9 @@ use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
 use paravirt_virtio::OpenOptions;
 use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
+
+/// How long a host may take to read what was answered last.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the host offers to the machine as a whole: devices that come and go, a clock, crash reports, reset.
 ///
@@ -224,14 +228,19 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
         self.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
     }
 
-    /// Ends the connections to the host's buses. Devices on them are out of service then, and the host lets go of all memory
+    /// Ends the connections to the host's buses, once the host has read what was answered last, for which it has a second. Devices on them are out of service then, and the host lets go of all memory
     /// that they shared with it. What is the hypervisor's own (its call page, and its clock's) goes when this, the clock and
     /// the crash reporter have been dropped.
     ///
     /// # Errors
     ///
     /// [`Fault::Timeout`] where the host does not confirm.
-    pub fn leave(&self) -> Result<(), Fault> {
+    pub fn leave(&mut self) -> Result<(), Fault> {
+        // A host that asked for the end may not have read the answer yet.
+        let end = self.platform.now().saturating_add(PATIENCE);
+        while !self.integration.is_flushed() && self.platform.now() < end {
+            self.platform.relax();
+        }
         self.vmbus.as_ref().map_or(Ok(()), Vmbus::unload)
     }
 }

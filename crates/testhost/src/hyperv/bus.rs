@@ -265,6 +265,9 @@ impl Bus {
             }
             VmbusMessageType::TL_CONNECT_REQUEST => self.socket_wanted(synic, bytes)?,
             VmbusMessageType::UNLOAD => {
+                // What the guest said last is heard.
+                let channels: Vec<u32> = self.channels.keys().copied().collect();
+                channels.into_iter().for_each(|channel| self.work(synic, channel));
                 self.reset();
                 self.say(synic, &header(VmbusMessageType::UNLOAD_COMPLETE));
                 self.version = 0;
