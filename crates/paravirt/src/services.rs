@@ -228,9 +228,9 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
         self.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
     }
 
-    /// Ends the connections to the host's buses, once the host has read what was answered last, for which it has a second. Devices on them are out of service then, and the host lets go of all memory
-    /// that they shared with it. What is the hypervisor's own (its call page, and its clock's) goes when this, the clock and
-    /// the crash reporter have been dropped.
+    /// Ends the connections to the host's buses, once the host has read what was answered last, for which it has a second. Devices
+    /// on them are out of service then, and the host lets go of all memory that they shared with it. What is the hypervisor's own
+    /// (its call page, and its clock's) goes when this, the clock and the crash reporter have been dropped.
     ///
     /// # Errors
     ///
