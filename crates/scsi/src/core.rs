@@ -357,7 +357,10 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
             }
             let sent = {
                 let mut lane = lane.lock();
-                let sent = lane.submit(CONTROLLER, wanted, |_| Ok((cdb, 0)));
+                let sent = lane.submit(CONTROLLER, wanted, |_, to| {
+                    *to = cdb;
+                    Ok(0)
+                });
                 if let Some(port) = &mut lane.port {
                     port.kick();
                 }

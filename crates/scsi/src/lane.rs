@@ -49,6 +49,8 @@ pub(crate) struct Lane<P: Platform, Q, B> {
     /// What ended the port, which is to be closed.
     failed: Option<Fault>,
     slots: PageTable<P, Slot<B>>,
+    /// Commands that the host has.
+    under_way: u16,
     free: u16,
     owners: PageTable<P, Owner>,
     /// Those who are to be woken when they have something to do.
@@ -92,6 +94,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             port: None,
             failed: None,
             slots,
+            under_way: 0,
             free: 0,
             owners: PageTable::new(platform, owners.min(MOST_OWNERS), |_| IDLE)?,
             armed: 0,
@@ -106,15 +109,16 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         })
     }
 
-    /// Takes a command of `owner`. `make` makes it of the data's segments, and says how many bytes have to be transferred.
+    /// Takes a command of `owner`: the tag and what else is known of it, and its data. `make` makes it of the data's segments, and
+    /// says how many bytes have to be transferred.
     #[inline(always)]
     pub fn submit(
         &mut self,
         owner: u16,
         wanted: Wanted<B>,
-        make: impl FnOnce(&[Segment]) -> Result<(Cdb, u32), Rejected>,
+        make: impl FnOnce(&[Segment], &mut Cdb) -> Result<u32, Rejected>,
     ) -> Result<(), (Rejected, Data<B>)> {
-        let Self { port, slots, owners, free, lists, depth, waiting, .. } = self;
+        let Self { port, slots, owners, free, lists, depth, waiting, under_way, .. } = self;
         let Some(port) = port else { return Err((Fault::Reset.into(), wanted.data)) };
         let at = *free;
         let (Some(mine), Some(slot)) = (owners.get_mut(usize::from(owner)), slots.get_mut(usize::from(at)))
@@ -130,13 +134,14 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             *waiting |= bit(owner);
             return Err((Rejected::Full, wanted.data));
         }
-        let wanted = slot.wanted.insert(wanted);
+        slot.wanted = Some(wanted);
+        let Some(wanted) = &mut slot.wanted else { return Err((Rejected::Invalid, Data::None)) };
         slot.attentions = 0;
         slot.retries = 0;
         let id = pack(slot.generation, at);
         let len = &mut slot.len;
         let sent = transmit(port, id, wanted, lists, at, &mut slot.cdb, |segments, cdb| {
-            (*cdb, *len) = make(segments)?;
+            *len = make(segments, cdb)?;
             Ok(())
         });
         match sent {
@@ -144,6 +149,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 slot.place = Place::Sent;
                 slot.owner = owner;
                 *free = slot.next;
+                *under_way = under_way.wrapping_add(1);
                 mine.in_flight = mine.in_flight.wrapping_add(1);
                 Ok(())
             }
@@ -236,6 +242,11 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
                 Event::Rescan => shared.want_scan(),
             }
             came = true;
+            // All that was asked for is there: a look for more would be in vain, but for news, of which an interrupt tells.
+            if self.under_way == 0 {
+                self.port.iter_mut().for_each(Port::pause);
+                break;
+            }
         }
         if self.later > 0 {
             came |= self.send_again(shared);
@@ -293,6 +304,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             log::error!("scsi: a reply to a command that is not under way");
             return Err(Fault::Protocol);
         };
+        self.under_way = self.under_way.wrapping_sub(1);
         if let Some(Wanted { data: Data::Buffer(buffer, _), .. }) = &mut slot.wanted {
             // SAFETY: it was lent when the command was sent, and the host has answered.
             unsafe { buffer.reclaim() };
@@ -408,6 +420,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             match transmit(port, id, wanted, lists, at, &mut slot.cdb, |_, _| Ok(())) {
                 Ok(()) => {
                     slot.place = Place::Sent;
+                    self.under_way = self.under_way.wrapping_add(1);
                     self.later = self.later.wrapping_sub(1);
                 }
                 Err(Rejected::Full) => {
@@ -450,7 +463,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
     /// is leaked.
     pub fn end(&mut self, has_let_go: bool) {
         self.failed = None;
-        self.later = 0;
+        (self.later, self.under_way) = (0, 0);
         for at in 0..self.slots.len() as u16 {
             let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
             let is_sent = slot.place == Place::Sent;

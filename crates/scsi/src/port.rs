@@ -116,6 +116,9 @@ pub trait Port: Send {
     /// The [`Fault`] that ends this port.
     fn next(&mut self) -> Result<Option<Event>, Fault>;
 
+    /// Who takes replies stops ahead of the last: what was taken is given back where it is much.
+    fn pause(&mut self) {}
+
     /// Asks for an interrupt: see [`Notify::arm`](paravirt_device::Notify::arm).
     fn arm(&mut self) -> Arm;
 

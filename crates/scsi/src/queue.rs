@@ -63,7 +63,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         request: (u64, Instant),
         stage: Stage,
         data: Data<B>,
-        make: impl FnOnce(&Limits, &[Segment], u64) -> Result<(Cdb, u32), Rejected>,
+        make: impl FnOnce(&Limits, &[Segment], u64, &mut Cdb) -> Result<u32, Rejected>,
     ) -> Result<(), (Rejected, Data<B>)> {
         let (tag, deadline) = request;
         let Self { core, limits, lane, place, owner, earliest, .. } = self;
@@ -71,7 +71,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
             return Err((Rejected::Invalid, data));
         };
         let wanted = Wanted { tag, deadline, address: limits.address, stage, data };
-        lane.lock().submit(*owner, wanted, |segments| make(limits, segments, unit.blocks()))?;
+        lane.lock().submit(*owner, wanted, |segments, cdb| make(limits, segments, unit.blocks(), cdb))?;
         *earliest = deadline.min(*earliest);
         Ok(())
     }
@@ -89,13 +89,13 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         let is_durable = durability == Durability::Durable && self.limits.has_cache;
         let (is_fua, behind) = (is_durable && self.limits.has_fua, is_durable && !self.limits.has_fua);
         let stage = if behind { Stage::FlushBehind } else { Stage::Last };
-        self.send(request, stage, Data::Buffer(buffer, direction), |limits, segments, blocks| {
+        self.send(request, stage, Data::Buffer(buffer, direction), |limits, segments, blocks, cdb| {
             let (count, len) = limits.check(lba, segments, blocks)?;
-            let cdb = match direction {
+            *cdb = match direction {
                 Direction::FromDevice => limits.read(lba, count)?,
                 Direction::ToDevice => Cdb::write(lba, count, is_fua),
             };
-            Ok((cdb, len))
+            Ok(len)
         })
         .map_err(|(reason, data)| match data {
             Data::Buffer(buffer, _) => (reason, Some(buffer)),
@@ -106,7 +106,10 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
     fn flush(&mut self, request: (u64, Instant)) -> Result<(), Rejected> {
         if self.limits.has_cache {
             return self
-                .send(request, Stage::Last, Data::None, |_, _, _| Ok((Cdb::synchronize_cache(), 0)))
+                .send(request, Stage::Last, Data::None, |_, _, _, cdb| {
+                    *cdb = Cdb::synchronize_cache();
+                    Ok(0)
+                })
                 .map_err(|(reason, _)| reason);
         }
         let place = self.local.get_mut(self.locals).ok_or(Rejected::Full)?;
@@ -137,7 +140,11 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if lba.checked_add(u64::from(blocks)).is_none_or(|end| end > unit.blocks()) {
             return Err(Rejected::Range);
         }
-        self.send(request, Stage::Last, data, |_, _, _| Ok((cdb, 0))).map_err(|(reason, _)| reason)
+        self.send(request, Stage::Last, data, |_, _, _, to| {
+            *to = cdb;
+            Ok(0)
+        })
+        .map_err(|(reason, _)| reason)
     }
 
     #[inline(always)]

@@ -204,6 +204,11 @@ impl<P: HyperV> Port for StorPort<P> {
         }
     }
 
+    #[inline(always)]
+    fn pause(&mut self) {
+        self.channel.release_if_due();
+    }
+
     fn arm(&mut self) -> Arm {
         self.channel.arm()
     }

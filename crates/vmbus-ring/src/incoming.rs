@@ -116,6 +116,15 @@ impl<M: RingMemory> Incoming<M> {
         Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
     }
 
+    /// Whether a good part of the ring was taken and not [released](Self::release): who stops ahead of the last packet releases then,
+    /// so that the producer does not run out of room.
+    #[inline(always)]
+    pub fn is_release_due(&self) -> bool {
+        let ahead = self.read.wrapping_sub(self.released);
+        let taken = if self.read >= self.released { ahead } else { ahead.wrapping_add(self.size) };
+        taken > self.size >> 2
+    }
+
     /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.
     #[inline(always)]
     #[must_use]

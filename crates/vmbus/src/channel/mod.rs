@@ -334,6 +334,14 @@ impl<P: HyperV> Channel<P> {
         self.receive(buffer)?.ok_or(Fault::Protocol)
     }
 
+    /// [Releases](Self::release) what was taken where that is a good part of the ring: for who stops ahead of the last packet.
+    #[inline(always)]
+    pub fn release_if_due(&mut self) {
+        if self.incoming.is_release_due() {
+            self.release();
+        }
+    }
+
     /// Tells the host that what was taken has been read, and signals it where it waits for the room.
     #[inline]
     pub fn release(&mut self) {
