@@ -35,9 +35,9 @@ pub struct Cdb {
 
 /// Command bytes: opcode and its second byte, a block number of 64 bits, a count of 32 bits.
 const fn long(opcode: u8, second: u8, lba: u64, count: u32) -> Cdb {
-    let [a, b, c, d, e, f, g, h] = lba.to_be_bytes();
-    let [i, j, k, l] = count.to_be_bytes();
-    Cdb { bytes: [opcode, second, a, b, c, d, e, f, g, h, i, j, k, l, 0, 0], len: 16 }
+    // As one number, whose bytes are turned at one go.
+    let head = (opcode as u128) << 120 | (second as u128) << 112;
+    Cdb { bytes: (head | (lba as u128) << 48 | (count as u128) << 16).to_be_bytes(), len: 16 }
 }
 
 const fn six(opcode: u8, second: u8, third: u8, len: u16) -> Cdb {
@@ -64,6 +64,13 @@ impl Cdb {
     /// READ (16): SBC-3 §5.11
     pub const fn read(lba: u64, blocks: u32) -> Self {
         long(opcode::READ_16, 0, lba, blocks)
+    }
+
+    /// READ (16), or WRITE (16), durable when it is done where `fua`: one command of either kind. SBC-3 §5.11, §5.32
+    #[inline(always)]
+    pub(crate) const fn transfer(is_write: bool, lba: u64, blocks: u32, fua: bool) -> Self {
+        let opcode = if is_write { opcode::WRITE_16 } else { opcode::READ_16 };
+        long(opcode, if fua { FUA } else { 0 }, lba, blocks)
     }
 
     /// READ (10), for devices that know no longer one. SBC-3 §5.9

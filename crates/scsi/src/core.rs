@@ -357,10 +357,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Core<P, A, B> {
             }
             let sent = {
                 let mut lane = lane.lock();
-                let sent = lane.submit(CONTROLLER, wanted, |_, to| {
-                    *to = cdb;
-                    Ok(0)
-                });
+                let sent = lane.submit(CONTROLLER, wanted, cdb);
                 if let Some(port) = &mut lane.port {
                     port.kick();
                 }

@@ -1,6 +1,5 @@
 //! A unit as a block device.
 
-use crate::Cdb;
 use crate::core::Core;
 use crate::identify::{self, Identity};
 use crate::port::{Adapter, Address};
@@ -20,7 +19,7 @@ pub(crate) struct Limits {
     pub zeroes_unmap: bool,
     pub max_discard: u32,
     pub max_zeroes: u32,
-    is_optical: bool,
+    pub is_optical: bool,
     max_bytes: u32,
     max_segments: u16,
     /// Bits of an address that are zero where segments meet.
@@ -69,18 +68,6 @@ impl Limits {
         let count = total >> shift;
         match lba.checked_add(count) {
             Some(end) if end <= blocks => Ok((count as u32, total as u32)),
-            _ => Err(Rejected::Range),
-        }
-    }
-
-    /// The command that reads. Drives of optical media know no longer one.
-    #[inline(always)]
-    pub fn read(&self, lba: u64, count: u32) -> Result<Cdb, Rejected> {
-        if !self.is_optical {
-            return Ok(Cdb::read(lba, count));
-        }
-        match (u32::try_from(lba), u16::try_from(count)) {
-            (Ok(lba), Ok(count)) => Ok(Cdb::read_10(lba, count)),
             _ => Err(Rejected::Range),
         }
     }

@@ -4,13 +4,11 @@
 use crate::core::CONTROLLER;
 use crate::port::{Event, Port, Status};
 use crate::shared::{Shared, Stage};
-use crate::slot::{Data, Finished, LIST_STRIDE, Place, Slot, Wanted, pack, transmit};
+use crate::slot::{Again, Data, Finished, LIST_STRIDE, Make, Place, Slot, Wanted, pack, transmit};
 use crate::{Attention, Cdb, Meaning};
 use core::time::Duration;
 use paravirt_device::{Arm, Fault, IoError, Rejected};
-use paravirt_platform::{
-    AllocError, DmaBuffer, DmaRegion, Instant, PageTable, Platform, Segment, WakerGroup,
-};
+use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, Instant, PageTable, Platform, WakerGroup};
 
 /// Nobody's: the end of a list.
 const NONE: u16 = u16::MAX;
@@ -116,7 +114,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         &mut self,
         owner: u16,
         wanted: Wanted<B>,
-        make: impl FnOnce(&[Segment], &mut Cdb) -> Result<u32, Rejected>,
+        make: impl Make,
     ) -> Result<(), (Rejected, Data<B>)> {
         let Self { port, slots, owners, free, lists, depth, waiting, under_way, .. } = self;
         let Some(port) = port else { return Err((Fault::Reset.into(), wanted.data)) };
@@ -139,11 +137,7 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
         slot.attentions = 0;
         slot.retries = 0;
         let id = pack(slot.generation, at);
-        let len = &mut slot.len;
-        let sent = transmit(port, id, wanted, lists, at, &mut slot.cdb, |segments, cdb| {
-            *len = make(segments, cdb)?;
-            Ok(())
-        });
+        let sent = transmit(port, id, wanted, lists, at, (&mut slot.cdb, &mut slot.len), make);
         match sent {
             Ok(()) => {
                 slot.place = Place::Sent;
@@ -417,7 +411,8 @@ impl<P: Platform, Q: Port, B: DmaBuffer> Lane<P, Q, B> {
             };
             let Some(wanted) = &mut slot.wanted else { continue };
             let id = pack(slot.generation, at);
-            match transmit(port, id, wanted, lists, at, &mut slot.cdb, |_, _| Ok(())) {
+            let again = Again(slot.len);
+            match transmit(port, id, wanted, lists, at, (&mut slot.cdb, &mut slot.len), again) {
                 Ok(()) => {
                     slot.place = Place::Sent;
                     self.under_way = self.under_way.wrapping_add(1);

@@ -28,7 +28,7 @@ pub struct Command<'a> {
     /// To whom.
     pub address: Address,
     /// What.
-    pub cdb: Cdb,
+    pub cdb: &'a Cdb,
     /// Which way the data go, where there are any.
     pub direction: Direction,
     /// Where the data are: the device's until the reply. Empty where there are none.

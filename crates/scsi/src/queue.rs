@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::disk::Limits;
 use crate::port::{Adapter, Port};
 use crate::shared::{Phase, Stage, Unit};
-use crate::slot::{Data, Finished, Wanted};
+use crate::slot::{Data, Finished, Make, Wanted};
 use core::task::Waker;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, Notify, Op, Refused, Rejected, Request, Unmap,
@@ -27,6 +27,38 @@ pub struct DiskQueue<P: Platform, A: Adapter, B: DmaBuffer> {
     locals: usize,
     /// No deadline in flight is earlier.
     earliest: Instant,
+}
+
+/// A read or a write, until its segments are known.
+struct Transfer<'a> {
+    limits: &'a Limits,
+    blocks: u64,
+    lba: u64,
+    direction: Direction,
+    is_fua: bool,
+}
+
+/// The command that reads an optical medium: drives of these know no longer one.
+#[cold]
+fn optical(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> {
+    match (u32::try_from(lba), u16::try_from(count), direction) {
+        (Ok(lba), Ok(count), Direction::FromDevice) => Ok(Cdb::read_10(lba, count)),
+        (_, _, Direction::ToDevice) => Err(Rejected::ReadOnly),
+        _ => Err(Rejected::Range),
+    }
+}
+
+impl Make for Transfer<'_> {
+    #[inline(always)]
+    fn make(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
+        let (count, len) = self.limits.check(self.lba, segments, self.blocks)?;
+        if self.limits.is_optical {
+            *cdb = optical(self.lba, count, self.direction)?;
+        } else {
+            *cdb = Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua);
+        }
+        Ok(len)
+    }
 }
 
 impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
@@ -56,14 +88,14 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if self.unit().is_none_or(Unit::is_gone) { Some(Fault::Removed) } else { None }
     }
 
-    /// Sends a command. `make` makes it of the segments of its data, and of how large the medium is.
+    /// Sends the command that `make` makes of the segments of its data, and of how large the medium is.
     #[inline(always)]
-    fn send(
-        &mut self,
+    fn send<'a, M: Make>(
+        &'a mut self,
         request: (u64, Instant),
         stage: Stage,
         data: Data<B>,
-        make: impl FnOnce(&Limits, &[Segment], u64, &mut Cdb) -> Result<u32, Rejected>,
+        make: impl FnOnce(&'a Limits, u64) -> M,
     ) -> Result<(), (Rejected, Data<B>)> {
         let (tag, deadline) = request;
         let Self { core, limits, lane, place, owner, earliest, .. } = self;
@@ -71,7 +103,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
             return Err((Rejected::Invalid, data));
         };
         let wanted = Wanted { tag, deadline, address: limits.address, stage, data };
-        lane.lock().submit(*owner, wanted, |segments, cdb| make(limits, segments, unit.blocks(), cdb))?;
+        lane.lock().submit(*owner, wanted, make(limits, unit.blocks()))?;
         *earliest = deadline.min(*earliest);
         Ok(())
     }
@@ -89,15 +121,15 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         let is_durable = durability == Durability::Durable && self.limits.has_cache;
         let (is_fua, behind) = (is_durable && self.limits.has_fua, is_durable && !self.limits.has_fua);
         let stage = if behind { Stage::FlushBehind } else { Stage::Last };
-        self.send(request, stage, Data::Buffer(buffer, direction), |limits, segments, blocks, cdb| {
-            let (count, len) = limits.check(lba, segments, blocks)?;
-            *cdb = match direction {
-                Direction::FromDevice => limits.read(lba, count)?,
-                Direction::ToDevice => Cdb::write(lba, count, is_fua),
-            };
-            Ok(len)
-        })
-        .map_err(|(reason, data)| match data {
+        let data = Data::Buffer(buffer, direction);
+        let sent = self.send(request, stage, data, |limits, blocks| Transfer {
+            limits,
+            blocks,
+            lba,
+            direction,
+            is_fua,
+        });
+        sent.map_err(|(reason, data)| match data {
             Data::Buffer(buffer, _) => (reason, Some(buffer)),
             _ => (reason, None),
         })
@@ -106,10 +138,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
     fn flush(&mut self, request: (u64, Instant)) -> Result<(), Rejected> {
         if self.limits.has_cache {
             return self
-                .send(request, Stage::Last, Data::None, |_, _, _, cdb| {
-                    *cdb = Cdb::synchronize_cache();
-                    Ok(0)
-                })
+                .send(request, Stage::Last, Data::None, |_, _| Cdb::synchronize_cache())
                 .map_err(|(reason, _)| reason);
         }
         let place = self.local.get_mut(self.locals).ok_or(Rejected::Full)?;
@@ -140,11 +169,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if lba.checked_add(u64::from(blocks)).is_none_or(|end| end > unit.blocks()) {
             return Err(Rejected::Range);
         }
-        self.send(request, Stage::Last, data, |_, _, _, to| {
-            *to = cdb;
-            Ok(0)
-        })
-        .map_err(|(reason, _)| reason)
+        self.send(request, Stage::Last, data, |_, _| cdb).map_err(|(reason, _)| reason)
     }
 
     #[inline(always)]

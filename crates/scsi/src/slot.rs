@@ -81,6 +81,29 @@ pub(crate) struct Finished<B> {
     pub is_absent: bool,
 }
 
+/// What makes a command of the segments of its data, and says how many bytes have to be transferred.
+pub(crate) trait Make {
+    /// Makes it.
+    fn make(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected>;
+}
+
+/// A command that transfers nothing which has to be counted.
+impl Make for Cdb {
+    fn make(self, _segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
+        *cdb = self;
+        Ok(0)
+    }
+}
+
+/// The command as it was, of so many bytes.
+pub(crate) struct Again(pub u32);
+
+impl Make for Again {
+    fn make(self, _segments: &[Segment], _cdb: &mut Cdb) -> Result<u32, Rejected> {
+        Ok(self.0)
+    }
+}
+
 /// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.
 #[inline(always)]
 pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
@@ -89,8 +112,8 @@ pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
     wanted: &mut Wanted<B>,
     lists: &Option<DmaRegion<P>>,
     at: u16,
-    cdb: &mut Cdb,
-    make: impl FnOnce(&[Segment], &mut Cdb) -> Result<(), Rejected>,
+    (cdb, to_transfer): (&mut Cdb, &mut u32),
+    make: impl Make,
 ) -> Result<(), Rejected> {
     let Wanted { address, data, .. } = wanted;
     let list;
@@ -108,8 +131,11 @@ pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
         [one] => one.len,
         all => all.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len)),
     };
-    let sent = match make(segments, cdb) {
-        Ok(()) => port.send(id, &Command { address: *address, cdb: *cdb, direction, segments, len }),
+    let sent = match make.make(segments, cdb) {
+        Ok(count) => {
+            *to_transfer = count;
+            port.send(id, &Command { address: *address, cdb, direction, segments, len })
+        }
         Err(reason) => Err(reason),
     };
     if sent.is_err()

@@ -32,6 +32,12 @@ impl<M: RingMemory> Incoming<M> {
         &self.memory
     }
 
+    /// Whether the next packet is one that the last look at the producer has shown.
+    #[inline(always)]
+    pub fn is_next_known(&self) -> bool {
+        self.read != self.write
+    }
+
     /// Bytes that are in the ring, by what is known of the producer, else by a look.
     #[inline(always)]
     fn available(&mut self) -> Result<u32, RingError> {
@@ -65,7 +71,7 @@ impl<M: RingMemory> Incoming<M> {
     ///
     /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote nonsense. [`RingError::Buffer`]: header and payload
     /// are longer than `buffer`. Nothing was taken.
-    #[inline]
+    #[inline(always)]
     pub fn next<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, RingError> {
         let available = self.available()?;
         if available == 0 {

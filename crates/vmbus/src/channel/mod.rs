@@ -122,17 +122,6 @@ impl<P: HyperV> Channel<P> {
         self.fault.get_or_insert(fault);
     }
 
-    #[inline(always)]
-    fn send(
-        &mut self,
-        write: impl FnOnce(&mut Outgoing<RingSlice>) -> Result<(), RingError>,
-    ) -> Result<(), SendError> {
-        if let Some(fault) = self.fault() {
-            return Err(fault.into());
-        }
-        write(&mut self.outgoing).map_err(|error| self.refused(error))
-    }
-
     #[cold]
     fn refused(&mut self, error: RingError) -> SendError {
         match error {
@@ -155,7 +144,11 @@ impl<P: HyperV> Channel<P> {
         wants_completion: bool,
         payload: &[&[u8]],
     ) -> Result<(), SendError> {
-        self.send(|ring| ring.in_band(transaction, wants_completion, payload))
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        let sent = self.outgoing.in_band(transaction, wants_completion, payload);
+        sent.map_err(|error| self.refused(error))
     }
 
     /// Writes a packet with ranges of guest memory, which is the host's until the completion with `transaction` comes.
@@ -174,7 +167,11 @@ impl<P: HyperV> Channel<P> {
         R: Iterator<Item = GpaRange<I>> + Clone,
         I: ExactSizeIterator<Item = u64>,
     {
-        self.send(|ring| ring.gpa_direct(transaction, ranges, payload))
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        let sent = self.outgoing.gpa_direct(transaction, ranges, payload);
+        sent.map_err(|error| self.refused(error))
     }
 
     /// Writes the completion of a packet of the host's.
@@ -184,7 +181,11 @@ impl<P: HyperV> Channel<P> {
     /// [`SendError`].
     #[inline]
     pub fn send_completion(&mut self, transaction: u64, payload: &[&[u8]]) -> Result<(), SendError> {
-        self.send(|ring| ring.completion(transaction, payload))
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        let sent = self.outgoing.completion(transaction, payload);
+        sent.map_err(|error| self.refused(error))
     }
 
     /// Shows the host what was written, and signals it where it wants that: once for a batch, and not at all while it is at
@@ -281,9 +282,12 @@ impl<P: HyperV> Channel<P> {
     /// # Errors
     ///
     /// The fault of the channel, also where the packet is longer than `buffer`.
-    #[inline]
+    #[inline(always)]
     pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
-        if let Some(fault) = self.fault() {
+        // Asked at every look, rather than for every packet that a look has shown.
+        if (self.fault.is_some() || !self.incoming.is_next_known())
+            && let Some(fault) = self.fault()
+        {
             return Err(fault);
         }
         match self.incoming.next(buffer) {
