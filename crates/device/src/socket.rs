@@ -49,7 +49,9 @@ pub enum CloseReason {
     Refused,
     /// The host did not answer in time.
     TimedOut,
-    /// The host has ended it, or the device was reset.
+    /// The host has ended it in good order: it got what it wanted, and all that it sent has come.
+    Ended,
+    /// The host has cut it off, or the device was reset.
     Reset,
 }
 
@@ -58,7 +60,8 @@ impl fmt::Display for CloseReason {
         f.write_str(match self {
             Self::Refused => "nobody listens there",
             Self::TimedOut => "the host did not answer",
-            Self::Reset => "the host has ended it",
+            Self::Ended => "the host has ended it",
+            Self::Reset => "the host has cut it off",
         })
     }
 }
@@ -71,7 +74,7 @@ pub enum SocketError {
     Full,
     /// There is no such socket any more.
     Unknown,
-    /// It is not open yet, or no more.
+    /// It is not open yet, or no more; or this side has said that it sends no more, or the host that it takes no more.
     NotOpen,
     /// Somebody listens there already.
     InUse,
@@ -139,12 +142,15 @@ impl Listeners {
 /// fn ask<S: Sockets>(sockets: &mut S, port: u32, question: &[u8], answer: &mut [u8]) -> Result<usize, SocketError> {
 ///     let socket = sockets.connect(port)?;
 ///     let (mut sent, mut got) = (0, 0);
-///     loop {
+///     while got < answer.len() {
 ///         sockets.poll()?;
 ///         got += sockets.receive(socket, &mut answer[got..])?;
 ///         match sockets.state(socket) {
 ///             Some(SocketState::Open { is_ended: false }) if sent < question.len() => {
 ///                 sent += sockets.send(socket, &question[sent..])?;
+///                 if sent == question.len() {
+///                     sockets.finish(socket)?;
+///                 }
 ///             }
 ///             Some(SocketState::Open { is_ended: true } | SocketState::Closed(_)) | None => break,
 ///             _ => {}

@@ -82,7 +82,7 @@ enum Model {
     Mouse(Layout, Pointer),
 }
 
-/// Events that wait to be handed over, the next one last.
+/// Events that wait to be handed over, the oldest first.
 #[derive(Default)]
 struct Waiting {
     events: [Option<InputEvent>; MOST_EVENTS],
@@ -228,9 +228,15 @@ impl<P: HyperV> HvInput<P> {
                 let header = MouseHeader { message_type: MouseMessageType::DEVICE_INFO_ACK, size: 1 };
                 let mut message = [0; size_of::<MouseHeader>() + 1];
                 message.iter_mut().zip(header.as_bytes()).for_each(|(to, from)| *to = *from);
-                // There always is room: nothing else is sent.
-                self.say(&message).map_err(|_| Fault::Protocol)?;
-                return Ok(Some(Heard::Described));
+                return match self.say(&message) {
+                    Ok(()) => Ok(Some(Heard::Described)),
+                    Err(SendError::Faulted(fault)) => Err(fault),
+                    // There always is room: nothing else is sent.
+                    Err(_) => {
+                        self.channel.fail(Fault::Protocol);
+                        Err(Fault::Protocol)
+                    }
+                };
             }
             (_, HostMessage::Other(kind)) => {
                 log::debug!("hv-input: {}: message {kind}", channel.offer());

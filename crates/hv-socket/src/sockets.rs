@@ -86,13 +86,14 @@ impl<P: HyperV> HvSockets<P> {
 
 impl<P: HyperV> Notify for HvSockets<P> {
     fn arm(&mut self) -> Arm {
-        let mut all = self.vmbus.arm_sockets();
+        let mut all = Arm::Armed;
         for stream in self.streams.iter_mut().flatten() {
             if stream.arm() == Arm::Pending {
                 all = Arm::Pending;
             }
         }
-        all
+        // Last, as each of those may have taken messages in.
+        if self.vmbus.arm_sockets() == Arm::Pending { Arm::Pending } else { all }
     }
 
     fn disarm(&mut self) {
@@ -121,17 +122,17 @@ impl<P: HyperV> Sockets for HvSockets<P> {
     }
 
     fn poll(&mut self) -> Result<(), Fault> {
-        while let Some(offer) = self.vmbus.poll_socket() {
+        // One at a time: the host may take long over each.
+        if let Some(offer) = self.vmbus.poll_socket() {
             self.offered(&offer);
+        }
+        for _ in 0..MOST {
+            let Some(refused) = self.vmbus.poll_refusal() else { break };
+            self.streams.iter_mut().flatten().for_each(|stream| stream.refuse(&refused));
         }
         let now = self.platform.now();
         for slot in self.streams.iter_mut() {
             let Some(stream) = slot else { continue };
-            if let Phase::Connecting { endpoint, .. } = stream.phase
-                && self.vmbus.is_refused(&endpoint)
-            {
-                stream.phase = Phase::Closed(CloseReason::Refused);
-            }
             stream.work(now);
             if stream.is_over(now) {
                 // The channel is closed, for which the host is waited for.
@@ -148,8 +149,6 @@ impl<P: HyperV> Sockets for HvSockets<P> {
         let (generation, endpoint) = (self.next_generation(), service(own));
         let phase = connecting(&self.platform, endpoint);
         let stream = Stream::new(&self.platform, generation, own, phase).map_err(|_| SocketError::Full)?;
-        // What is left of one that had this port long ago is not of this one.
-        let _ = self.vmbus.is_refused(&endpoint);
         self.vmbus.connect_socket(&endpoint, &service(port)).map_err(|fault| match fault {
             Fault::Refused => SocketError::Unsupported,
             fault => fault.into(),
@@ -184,7 +183,7 @@ impl<P: HyperV> Sockets for HvSockets<P> {
             Phase::Open(_) => match stream.write(bytes) {
                 // The socket's end, and no other's.
                 Err(Fault::Removed | Fault::Protocol) => Err(SocketError::NotOpen),
-                sent => Ok(sent?),
+                sent => sent?.ok_or(SocketError::NotOpen),
             },
             _ => Err(SocketError::NotOpen),
         }
@@ -206,6 +205,7 @@ impl<P: HyperV> Sockets for HvSockets<P> {
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
-        Ok(self.streams.iter_mut().flatten().all(Stream::is_flushed))
+        // All are asked, so that all are looked at again.
+        Ok(self.streams.iter_mut().flatten().map(Stream::is_flushed).fold(true, |all, one| all & one))
     }
 }

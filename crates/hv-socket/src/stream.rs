@@ -5,14 +5,17 @@ use core::time::Duration;
 use hyperv_bindings::ring::{RING_PIPE_MAXIMUM, RingPipeHeader};
 use paravirt_device::{Arm, CloseReason, Fault, SocketState};
 use paravirt_platform::{AllocError, HyperV, Instant, PageTable, Platform};
-use paravirt_vmbus::{Channel, ChannelOptions, Guid, Kind, Offer, SendError, Vmbus, pipe};
+use paravirt_vmbus::{
+    Channel, ChannelError, ChannelOptions, Guid, Kind, Offer, SendError, Version, Vmbus, pipe,
+};
 
 /// How long the host may take to answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked what the host has taken.
 const LOOK: Duration = Duration::from_millis(10);
-/// Pages of each ring, its control page included.
+/// Pages of each ring, its control page included; of hosts before version 5.0, which take no others.
 const RING_PAGES: usize = 9;
+const OLD_RING_PAGES: usize = 6;
 /// Bytes of a packet from the ring, with the header of a pipe.
 const PACKET: usize = RING_PIPE_MAXIMUM as usize + 64;
 const PIPE: usize = size_of::<RingPipeHeader>();
@@ -42,8 +45,10 @@ pub(crate) struct Stream<P: HyperV> {
     is_finished: bool,
     /// The end is to be told, and has found no room.
     owes_end: bool,
-    /// The ring was full.
-    wants_room: bool,
+    /// The bytes for which the ring had no room.
+    wants: Option<usize>,
+    /// Somebody waits until the host has taken what was sent.
+    awaits_flush: bool,
     /// Nobody here has it any more; until then the host is to have taken what was sent.
     leaves: Option<Instant>,
 }
@@ -61,23 +66,24 @@ impl<P: HyperV> Stream<P> {
             is_ended: false,
             is_finished: false,
             owes_end: false,
-            wants_room: false,
+            wants: None,
+            awaits_flush: false,
             leaves: None,
         })
     }
 
     /// Opens the channel that the host has offered for it.
     pub fn open(&mut self, vmbus: &Vmbus<P>, offer: &Offer, waker: Option<&Waker>) {
-        let options = ChannelOptions {
-            outgoing_pages: RING_PAGES,
-            incoming_pages: RING_PAGES,
-            ..ChannelOptions::default()
-        };
+        let pages = if vmbus.version() < Version::new(5, 0) { OLD_RING_PAGES } else { RING_PAGES };
+        let options =
+            ChannelOptions { outgoing_pages: pages, incoming_pages: pages, ..ChannelOptions::default() };
         self.phase = match vmbus.open(offer, &options) {
             Ok(channel) => {
                 waker.into_iter().for_each(|waker| channel.register(waker));
                 Phase::Open(channel)
             }
+            // Some hosts offer first, and look then whether anybody listens.
+            Err(ChannelError::Gone | ChannelError::Refused(_)) => Phase::Closed(CloseReason::Refused),
             Err(error) => {
                 log::warn!("hv-socket: {offer}: {error}");
                 Phase::Closed(CloseReason::Reset)
@@ -149,13 +155,20 @@ impl<P: HyperV> Stream<P> {
         read
     }
 
-    /// Sends the beginning of `bytes`; how much.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        self.wants_room = false;
-        if self.is_finished {
-            return Ok(0);
+    /// The host has refused a socket to `endpoint`.
+    pub fn refuse(&mut self, endpoint: &Guid) {
+        if matches!(&self.phase, Phase::Connecting { endpoint: own, .. } if own == endpoint) {
+            self.phase = Phase::Closed(CloseReason::Refused);
         }
-        let Phase::Open(channel) = &mut self.phase else { return Ok(0) };
+    }
+
+    /// Sends the beginning of `bytes`; how much. `None` where it was said that nothing more comes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
+        self.wants = None;
+        let Phase::Open(channel) = &mut self.phase else { return Ok(None) };
+        if self.is_finished {
+            return Ok(None);
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let (now, later) = rest.split_at_checked(MOST).unwrap_or((rest, &[]));
@@ -163,11 +176,11 @@ impl<P: HyperV> Stream<P> {
             let needs = now.len().saturating_add(PIPE).saturating_add(END);
             if !channel.has_room(needs)? {
                 // A host that takes it all the same just now is seen at the next call.
-                self.wants_room = !channel.await_room(needs)?;
-                if self.wants_room {
-                    break;
+                if channel.await_room(needs)? {
+                    continue;
                 }
-                continue;
+                self.wants = Some(needs);
+                break;
             }
             match pipe::send(channel, 0, now) {
                 Ok(()) => rest = later,
@@ -176,7 +189,7 @@ impl<P: HyperV> Stream<P> {
             }
         }
         channel.kick();
-        Ok(bytes.len().saturating_sub(rest.len()))
+        Ok(Some(bytes.len().saturating_sub(rest.len())))
     }
 
     /// Tells the host that nothing more comes.
@@ -214,19 +227,22 @@ impl<P: HyperV> Stream<P> {
 
     /// Whether the host has taken what was sent.
     pub fn is_flushed(&mut self) -> bool {
-        match &mut self.phase {
+        let is_flushed = match &mut self.phase {
             Phase::Open(channel) => !self.owes_end && channel.is_drained() != Ok(false),
             _ => true,
-        }
+        };
+        self.awaits_flush = !is_flushed;
+        is_flushed
     }
 
     pub fn arm(&mut self) -> Arm {
-        match &mut self.phase {
-            // Where something waits to be read, or the end was seen, nothing more is looked for.
-            Phase::Open(channel) if self.next == self.end && !self.is_ended => channel.arm(),
-            Phase::Open(channel) if self.wants_room || self.owes_end => channel.arm(),
-            _ => Arm::Armed,
+        let Phase::Open(channel) = &mut self.phase else { return Arm::Armed };
+        // There is room now, or something is to be found out.
+        if self.wants.is_some_and(|needs| channel.await_room(needs) != Ok(false)) {
+            return Arm::Pending;
         }
+        // Where something waits to be read, or the end was seen, nothing more is looked for.
+        if self.next == self.end && !self.is_ended { channel.arm() } else { Arm::Armed }
     }
 
     pub fn disarm(&mut self) {
@@ -241,11 +257,16 @@ impl<P: HyperV> Stream<P> {
         }
     }
 
+    fn has_to_look(&self) -> bool {
+        self.leaves.is_some() || self.wants.is_some() || self.owes_end || self.awaits_flush
+    }
+
     pub fn deadline(&self, now: Instant) -> Instant {
         match self.phase {
             Phase::Connecting { until, .. } => until,
-            // No interrupt tells what the host has taken.
-            Phase::Open(_) => self.leaves.map_or(Instant::NEVER, |_| now.saturating_add(LOOK)),
+            // No interrupt tells what the host has taken, and not every host tells of room.
+            Phase::Open(_) if self.has_to_look() => now.saturating_add(LOOK),
+            Phase::Open(_) => Instant::NEVER,
             Phase::Closed(_) => Instant::NEVER,
         }
     }

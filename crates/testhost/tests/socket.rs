@@ -72,7 +72,7 @@ fn more_than_the_ring_holds_goes_there_and_back() {
         }
         assert!(came == sent);
         bench.sockets.finish(socket).expect("a socket");
-        assert_eq!(bench.sockets.send(socket, &[1]), Ok(0));
+        assert_eq!(bench.sockets.send(socket, &[1]), Err(SocketError::NotOpen));
         bench.work();
         assert_eq!(bench.sockets.state(socket), Some(SocketState::Open { is_ended: true }));
         bench.sockets.close(socket);
@@ -197,5 +197,25 @@ fn the_bus_does_not_report_sockets_and_there_are_no_more_than_there_is_room_for(
     let again = bench.open(&end);
     assert_eq!(again.place(), all[3].place());
     assert!(again != all[3] && bench.sockets.state(all[3]).is_none());
+    bench.end();
+}
+
+#[test]
+fn refusals_are_seen_whoever_takes_the_message_in_and_are_not_kept() {
+    let mut bench = Bench::new(Version::NEWEST);
+    // More than are kept: of sockets that nobody has any more.
+    for _ in 0..50 {
+        let socket = bench.sockets.connect(1).expect("a place");
+        bench.sockets.close(socket);
+        let _ = bench.vmbus.arm();
+        assert_eq!(bench.sockets.arm(), Arm::Pending);
+        bench.sockets.poll().expect("no fault");
+        assert_eq!(bench.sockets.arm(), Arm::Armed);
+    }
+    let socket = bench.sockets.connect(1).expect("a place");
+    let _ = bench.vmbus.arm();
+    assert_eq!(bench.sockets.arm(), Arm::Pending);
+    bench.sockets.poll().expect("no fault");
+    assert_eq!(bench.sockets.state(socket), Some(SocketState::Closed(CloseReason::Refused)));
     bench.end();
 }

@@ -104,6 +104,12 @@ fn has<T: VirtioTransport>(transport: &mut T, of: u16, bytes: core::ops::Range<u
     bitmap.iter().enumerate().any(|(at, byte)| bytes.contains(&at) && *byte != 0)
 }
 
+/// Whether there is X or Y among the events of type `of`.
+fn has_xy<T: VirtioTransport>(transport: &mut T, of: u16) -> bool {
+    let (len, answer) = ask(transport, question::BITS, of);
+    len > 0 && answer.get(ANSWER).is_some_and(|bits| bits & 3 != 0)
+}
+
 fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
     let (len, answer) = ask(transport, question::AXIS, axis);
     match answer.get(ANSWER..).and_then(<[u8]>::first_chunk) {
@@ -132,8 +138,8 @@ impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
             let info = InputInfo {
                 has_keys: has(transport, kind::KEY, 0..32),
                 has_buttons: has(transport, kind::KEY, 34..35),
-                is_relative: has(transport, kind::RELATIVE, 0..1),
-                is_absolute: has(transport, kind::ABSOLUTE, 0..1),
+                is_relative: has_xy(transport, kind::RELATIVE),
+                is_absolute: has_xy(transport, kind::ABSOLUTE),
             };
             let has_leds = has(transport, kind::LED, 0..1);
             (info, has_leds, range(transport, 0), range(transport, 1))
@@ -148,10 +154,20 @@ impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
         DmaSlice::alloc_many(platform, usize::from(STATUS_BUFFERS), EVENT_LEN, |slice| {
             let _ = status_spare.push(slice);
         })?;
-        let (events, status) = (events.into_lane()?, status.into_lane()?);
+        let (events, mut status) = (events.into_lane()?, status.into_lane()?);
+        // QEMU up to 10.0 says how much it has read.
+        status.ignore_lengths();
         let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };
         input.refill();
         Ok(input)
+    }
+
+    /// Takes back what was said to the device.
+    fn take_back(&mut self) -> Result<(), Fault> {
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.status.next()? {
+            used.buffer.into_iter().for_each(|buffer| drop(self.status_spare.push(buffer)));
+        }
+        Ok(())
     }
 
     /// Gives the device what is spare.
@@ -169,7 +185,8 @@ impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
     fn arm(&mut self) -> Arm {
         self.refill();
-        self.events.arm()
+        let status = if self.status.fault().is_some() { self.status.arm() } else { Arm::Armed };
+        if status == Arm::Pending { Arm::Pending } else { self.events.arm() }
     }
 
     fn disarm(&mut self) {
@@ -178,6 +195,8 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
 
     fn register(&mut self, waker: &Waker) {
         self.events.register(waker);
+        self.status.register(waker);
+        self.events.core().config_cell().register(waker);
     }
 }
 
@@ -188,10 +207,20 @@ impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
 
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
         loop {
-            let (came, used) = match self.events.next()? {
-                Some(Outcome::Used(used)) => (true, used),
-                Some(Outcome::Aborted(used)) => (false, used),
-                None => {
+            let (came, used) = match self.events.next() {
+                Ok(Some(Outcome::Used(used))) => (true, used),
+                Ok(Some(Outcome::Aborted(used))) => (false, used),
+                // A device that is reset starts again once both queues have been looked at.
+                idle => {
+                    // Also notices that the device is gone, or wants to be reset.
+                    let _ = self.events.core().take_config_change();
+                    let status = self.take_back();
+                    for result in [idle.map(|_| ()), status] {
+                        match result {
+                            Ok(()) | Err(Fault::Reset) => {}
+                            Err(fault) => return Err(fault),
+                        }
+                    }
                     self.refill();
                     return Ok(None);
                 }
@@ -206,25 +235,22 @@ impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
     }
 
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
-        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.status.next()? {
-            used.buffer.into_iter().for_each(|buffer| drop(self.status_spare.push(buffer)));
+        match self.take_back() {
+            Ok(()) | Err(Fault::Reset) => {}
+            Err(fault) => return Err(fault),
         }
-        let events = [Leds::NUM_LOCK, Leds::CAPS_LOCK, Leds::SCROLL_LOCK]
-            .map(Some)
-            .into_iter()
-            .chain([None])
-            .enumerate()
-            .map(|(code, led)| match led {
-                Some(led) => (kind::LED, code as u16, u32::from(leds.contains(led))),
-                None => (kind::SYNC, 0, 0),
-            });
-        let is_ready = self.status.fault().is_none() && self.status_spare.len() >= 4;
+        // In the order of their codes. The end of what belongs together is not told: QEMU does not know it in this direction.
+        let lights = [Leds::NUM_LOCK, Leds::CAPS_LOCK, Leds::SCROLL_LOCK];
+        let is_ready = self.status.fault().is_none()
+            && self.status_spare.len() >= lights.len()
+            && self.status.queue().has_room(lights.len() as u16);
         if !self.has_leds || !is_ready {
             return Ok(false);
         }
-        for (kind, code, value) in events {
+        for (code, led) in (0u64..).zip(lights) {
             let Some(mut buffer) = self.status_spare.pop() else { break };
-            let bytes = u64::from(kind) | u64::from(code) << 16 | u64::from(value) << 32;
+            let value = u64::from(leds.contains(led));
+            let bytes = u64::from(kind::LED) | code << 16 | value << 32;
             buffer.bytes_mut().copy_from_slice(&bytes.to_le_bytes());
             let sent = self.status.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
             if let Some(buffer) = sent.err().and_then(|refused| refused.buffer) {

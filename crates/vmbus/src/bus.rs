@@ -161,7 +161,7 @@ impl<P: HyperV> Vmbus<P> {
     }
 
     /// Asks the host for a socket between `endpoint`, which the guest chooses, and the host's `service`. Where it is granted,
-    /// [`poll_socket`](Self::poll_socket) offers a channel of that instance; where not, [`is_refused`](Self::is_refused) says so
+    /// [`poll_socket`](Self::poll_socket) offers a channel of that instance; where not, [`poll_refusal`](Self::poll_refusal) says so
     /// from version 4.1 on, and hosts of version 4.0 say nothing.
     ///
     /// # Errors
@@ -184,10 +184,10 @@ impl<P: HyperV> Vmbus<P> {
         self.core.post(bytes.get(..bytes.len().saturating_sub(unused)).unwrap_or(bytes))
     }
 
-    /// Whether the host has refused a socket to `endpoint`; told once.
-    pub fn is_refused(&self, endpoint: &Guid) -> bool {
+    /// The next endpoint to which the host has refused a socket.
+    pub fn poll_refusal(&self) -> Option<Guid> {
         self.core.collect();
-        self.core.state.lock().take_refusal(endpoint)
+        self.core.state.lock().take_refusal()
     }
 
     /// The next channel that is one end of a socket and has come since the last call. Neither [`poll`](Self::poll) nor
@@ -214,7 +214,7 @@ impl<P: HyperV> Vmbus<P> {
         let is_new = |entry: &mut crate::state::Entry| {
             entry.offer.is_socket() && !entry.is_announced && !entry.is_rescinded
         };
-        if self.core.has_news() || state.channels.iter_mut().flatten().any(is_new) {
+        if self.core.has_news() || state.has_refusal() || state.channels.iter_mut().flatten().any(is_new) {
             Arm::Pending
         } else {
             Arm::Armed

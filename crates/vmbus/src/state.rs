@@ -217,10 +217,14 @@ impl<P: Platform> State<P> {
         self.are_offers_delivered = false;
     }
 
-    /// Whether the host has refused a socket to `endpoint`; told once.
-    pub fn take_refusal(&mut self, endpoint: &Guid) -> bool {
-        let refusal = self.refusals.iter_mut().find(|refusal| refusal.as_ref() == Some(endpoint));
-        refusal.is_some_and(|refusal| refusal.take().is_some())
+    /// An endpoint to which the host has refused a socket; told once.
+    pub fn take_refusal(&mut self) -> Option<Guid> {
+        self.refusals.iter_mut().find_map(Option::take)
+    }
+
+    /// Whether there is one.
+    pub fn has_refusal(&self) -> bool {
+        self.refusals.iter().any(Option::is_some)
     }
 
     /// Takes note of a message.
@@ -281,10 +285,13 @@ impl<P: Platform> State<P> {
                     gpadl.phase = GpadlPhase::TornDown;
                 }
             }
-            // Where nobody hears of them, they are forgotten, and who waits gives up in time.
+            // That it is granted is told by the offer.
+            HostMessage::SocketRefused { status: 0, .. } => {}
+            // Where nobody hears of them, the last is kept.
             HostMessage::SocketRefused { endpoint, .. } => {
-                if let Some(free) = self.refusals.iter_mut().find(|refusal| refusal.is_none()) {
-                    *free = Some(endpoint);
+                let free = self.refusals.iter().position(Option::is_none).unwrap_or(0);
+                if let Some(refusal) = self.refusals.get_mut(free) {
+                    *refusal = Some(endpoint);
                 }
                 return Then::Wake;
             }

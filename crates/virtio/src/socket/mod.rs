@@ -43,12 +43,14 @@ struct Sender<P: Interrupts, T: VirtioTransport> {
 }
 
 impl<P: Interrupts, T: VirtioTransport> Sender<P, T> {
-    /// Takes back what was sent.
-    fn take_back(&mut self) -> Result<(), Fault> {
+    /// Takes back what was sent; whether there is more room by it.
+    fn take_back(&mut self) -> Result<bool, Fault> {
+        let mut has_room = false;
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? {
             used.buffer.into_iter().for_each(|buffer| drop(self.spare.push(buffer)));
+            has_room = true;
         }
-        Ok(())
+        Ok(has_room)
     }
 
     /// Sends a packet; `false` where there is no buffer for it.
@@ -161,8 +163,11 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
         for slot in streams.iter_mut() {
             let Some(stream) = slot else { continue };
             let mut say = |stream: &mut Stream<P>, op, flags| {
-                let packet = stream.packet(*cid, HOST, op, flags, 0);
-                tx.say(&packet, &[])
+                let was_said = tx.say(&stream.packet(*cid, HOST, op, flags, 0), &[]);
+                if was_said {
+                    stream.has_told();
+                }
+                was_said
             };
             let owed = stream.owed;
             if owed.reset && say(stream, Op::RESET, 0) {
@@ -174,8 +179,8 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
                 if owed.credit_request && say(stream, Op::CREDIT_REQUEST, 0) {
                     stream.owed.credit_request = false;
                 }
-                if stream.owed.credit && !say(stream, Op::CREDIT_UPDATE, 0) {
-                    stream.owed.credit = true;
+                if stream.owed.credit {
+                    let _ = say(stream, Op::CREDIT_UPDATE, 0);
                 }
                 if owed.shutdown != 0 && say(stream, Op::SHUTDOWN, owed.shutdown) {
                     stream.owed.shutdown = 0;
@@ -213,21 +218,30 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
     /// Hands a packet to its stream; makes one where somebody listens, and refuses it where not.
     fn deliver(&mut self, packet: &Packet, data: &[u8]) {
         let is_for_us = packet.from == HOST && packet.to == self.cid && packet.kind == STREAM;
+        if packet.to != self.cid {
+            // Not ours to answer.
+            return;
+        }
+        // One that is over hears no more, and its ports may be another one's.
+        let is_over =
+            |stream: &Stream<P>| matches!(stream.phase, Phase::Closed(_)) && stream.owed.is_nothing();
         let is_its = |stream: &&mut Stream<P>| {
-            is_for_us && stream.port == packet.to_port && stream.peer == packet.from_port
+            is_for_us && stream.port == packet.to_port && stream.peer == packet.from_port && !is_over(stream)
         };
         if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
             return stream.take(packet, data);
         }
         let is_wanted = is_for_us && packet.op == Op::REQUEST && self.listeners.contain(packet.to_port);
-        let generation = self.next_generation();
-        let free = self.streams.iter_mut().find(|slot| slot.is_none()).filter(|_| is_wanted);
-        if let Some(free) = free {
+        let place = self.streams.iter().position(Option::is_none).filter(|_| is_wanted);
+        if let Some(place) = place {
+            let generation = self.next_generation();
             let (port, peer) = (packet.to_port, packet.from_port);
             if let Ok(mut stream) = Stream::new(&self.platform, generation, port, peer, Phase::Open) {
                 stream.take(&Packet { op: Op::CREDIT_UPDATE, ..*packet }, &[]);
                 (stream.is_waiting, stream.owed.response) = (true, true);
-                *free = Some(stream);
+                if let Some(free) = self.streams.get_mut(place) {
+                    *free = Some(stream);
+                }
                 return;
             }
         }
@@ -276,10 +290,22 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
     }
 
     fn work(&mut self) -> Result<(), Fault> {
-        self.take_events()?;
-        self.tx.take_back()?;
-        self.wants_room = false;
-        self.take_in()?;
+        // Also notices that the device is gone, or wants to be reset.
+        let _ = self.events.core().take_config_change();
+        let drained = [
+            self.take_events(),
+            self.tx.take_back().map(|has_room| self.wants_room &= !has_room),
+            self.take_in(),
+        ];
+        // A device that is reset starts again once every queue has been looked at; the streams are gone all the same.
+        for result in drained {
+            if let Err(fault) = result {
+                self.end_all();
+                if fault != Fault::Reset {
+                    return Err(fault);
+                }
+            }
+        }
         let now = self.platform.now();
         self.streams.iter_mut().flatten().for_each(|stream| stream.expire(now));
         self.wants_room |= !self.pay();
@@ -323,8 +349,11 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioSockets<P, T> {
     fn arm(&mut self) -> Arm {
         self.refill();
-        let tx = if self.wants_room { self.tx.lane.arm() } else { Arm::Armed };
-        match (self.rx.arm(), self.events.arm(), tx) {
+        let is_faulted = self.tx.lane.fault().is_some();
+        let tx = if self.wants_room || is_faulted { self.tx.lane.arm() } else { Arm::Armed };
+        // What comes in waits until there is a buffer for an answer.
+        let rx = if self.tx.spare.is_empty() && !is_faulted { Arm::Armed } else { self.rx.arm() };
+        match (rx, self.events.arm(), tx) {
             (Arm::Armed, Arm::Armed, Arm::Armed) => Arm::Armed,
             _ => Arm::Pending,
         }
@@ -340,6 +369,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioSockets<P, T> {
         self.rx.register(waker);
         self.tx.lane.register(waker);
         self.events.register(waker);
+        self.events.core().config_cell().register(waker);
     }
 
     fn next_deadline(&self) -> Instant {
@@ -355,9 +385,10 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
         // Who waits for it is to be woken.
-        self.wants_room = self.tx.lane.queue().in_flight() > 0;
+        let is_sending = self.tx.lane.queue().in_flight() > 0;
+        self.wants_room |= is_sending;
         let is_said = |stream: &Stream<P>| stream.owed.is_nothing();
-        Ok(!self.wants_room && self.streams.iter().flatten().all(is_said))
+        Ok(!is_sending && self.streams.iter().flatten().all(is_said))
     }
 
     fn capacity(&self) -> u16 {
@@ -376,7 +407,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
         let (own, generation) = (self.free_port(), self.next_generation());
         let end = self.platform.now().saturating_add(TIMEOUT);
         let stream = Stream::new(&self.platform, generation, own, port, Phase::Connecting(end));
-        let mut stream = stream.map_err(|_| SocketError::Full)?;
+        let stream = stream.map_err(|_| SocketError::Full)?;
         let packet = stream.packet(self.cid, HOST, Op::REQUEST, 0, 0);
         self.tx.take_back()?;
         if !self.tx.say(&packet, &[]) {
@@ -410,7 +441,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
         self.tx.take_back()?;
         let place = usize::from(socket.place());
-        if !matches!(self.stream(socket)?.phase, Phase::Open) {
+        if !self.stream(socket)?.is_writable() {
             return Err(SocketError::NotOpen);
         }
         let Self { tx, streams, cid, .. } = self;
@@ -427,6 +458,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
                 self.wants_room = true;
                 break;
             }
+            stream.has_told();
             stream.has_sent(now.len() as u32);
             rest = later;
         }

@@ -100,9 +100,14 @@ impl<P: Platform> Stream<P> {
         })
     }
 
+    /// Whether the host takes more from this side.
+    pub fn is_writable(&self) -> bool {
+        self.phase == Phase::Open && !self.is_deaf && !self.is_finished
+    }
+
     /// Bytes that may be sent now.
     pub fn may_send(&mut self) -> u32 {
-        if self.phase != Phase::Open || self.is_deaf || self.is_finished {
+        if !self.is_writable() {
             return 0;
         }
         let under_way = self.sent.wrapping_sub(self.peer_consumed);
@@ -119,9 +124,7 @@ impl<P: Platform> Stream<P> {
     }
 
     /// The header of a packet with this stream's numbers.
-    pub fn packet(&mut self, cid: u64, host: u64, op: Op, flags: u32, len: u32) -> Packet {
-        self.told = self.consumed;
-        self.owed.credit = false;
+    pub fn packet(&self, cid: u64, host: u64, op: Op, flags: u32, len: u32) -> Packet {
         Packet {
             from: cid,
             to: host,
@@ -136,10 +139,16 @@ impl<P: Platform> Stream<P> {
         }
     }
 
+    /// A packet with this stream's numbers has gone.
+    pub fn has_told(&mut self) {
+        (self.told, self.owed.credit) = (self.consumed, false);
+    }
+
     /// Takes note of a packet of the host's.
     pub fn take(&mut self, packet: &Packet, data: &[u8]) {
         (self.peer_room, self.peer_consumed) = (packet.room, packet.consumed);
-        self.has_asked = false;
+        // A host that has no room says so; it tells when it has.
+        self.has_asked &= self.sent.wrapping_sub(self.peer_consumed) >= self.peer_room;
         match (packet.op, self.phase) {
             (Op::RESET, Phase::Connecting(_)) => self.phase = Phase::Closed(CloseReason::Refused),
             (Op::RESET, Phase::Open | Phase::Leaving(_)) => self.phase = Phase::Closed(CloseReason::Reset),
@@ -151,10 +160,16 @@ impl<P: Platform> Stream<P> {
                 self.is_ended |= packet.flags & NO_SEND != 0;
                 if self.is_deaf && self.is_ended && self.len == 0 {
                     // The host is through with it, and waits for the answer.
-                    self.end(CloseReason::Reset);
+                    self.end(CloseReason::Ended);
                 }
             }
-            (Op::SHUTDOWN, Phase::Leaving(_)) => self.owed.reset = true,
+            (Op::SHUTDOWN, Phase::Leaving(_)) => {
+                self.is_deaf |= packet.flags & NO_RECEIVE != 0;
+                self.is_ended |= packet.flags & NO_SEND != 0;
+                if self.is_deaf && self.is_ended {
+                    self.end(CloseReason::Ended);
+                }
+            }
             (Op::CREDIT_UPDATE | Op::DATA | Op::CREDIT_REQUEST, _) => {}
             // What makes no sense in this place.
             (_, Phase::Closed(_)) => {}
@@ -195,7 +210,7 @@ impl<P: Platform> Stream<P> {
             // Not for every byte: when half of the room is new.
             self.owed.credit |= self.consumed.wrapping_sub(self.told) >= ROOM >> 1;
             if self.is_deaf && self.is_ended && self.len == 0 {
-                self.end(CloseReason::Reset);
+                self.end(CloseReason::Ended);
             }
         }
         count
@@ -203,6 +218,7 @@ impl<P: Platform> Stream<P> {
 
     /// We send no more.
     pub fn finish(&mut self) {
+        // Behind what is sent once it is open.
         if self.phase == Phase::Open && !core::mem::replace(&mut self.is_finished, true) {
             self.owed.shutdown = NO_SEND;
         }
@@ -298,8 +314,15 @@ mod tests {
         assert_eq!(stream.may_send(), 30);
         stream.take(&packet(Op::CREDIT_UPDATE, 0, 100, 70), &[]);
         assert_eq!(stream.may_send(), 100);
+        // One that says again that it has no room is not asked again, one that has had some is.
+        stream.has_sent(100);
+        assert!((stream.may_send(), core::mem::take(&mut stream.owed.credit_request)) == (0, true));
+        stream.take(&packet(Op::CREDIT_UPDATE, 0, 100, 70), &[]);
+        assert_eq!((stream.may_send(), stream.owed.credit_request), (0, false));
+        stream.take(&packet(Op::CREDIT_UPDATE, 0, 100, 170), &[]);
+        assert_eq!(stream.may_send(), 100);
         // A host that has consumed more than was sent gets nothing.
-        stream.take(&packet(Op::CREDIT_UPDATE, 0, 100, 71), &[]);
+        stream.take(&packet(Op::CREDIT_UPDATE, 0, 100, 171), &[]);
         assert_eq!(stream.may_send(), 0);
     }
 
@@ -313,7 +336,7 @@ mod tests {
             assert_eq!(stream.read(&mut read), 50_000);
             assert_eq!(read[..50_000], all[..50_000]);
             assert!(stream.owed.credit);
-            let _ = stream.packet(3, 2, Op::CREDIT_UPDATE, 0, 0);
+            stream.has_told();
         }
         stream.take(&packet(Op::DATA, 0, 0, 0), &all);
         assert_eq!(stream.phase, Phase::Open);
@@ -353,7 +376,10 @@ mod tests {
         let mut left = stream();
         assert!(left.leave(Instant::ZERO));
         assert_eq!((left.state(), left.owed.shutdown), (None, NO_SEND | NO_RECEIVE));
-        left.take(&packet(Op::RESET, 0, 0, 0), &[]);
-        assert_eq!(left.phase, Phase::Closed(CloseReason::Reset));
+        // Both end it at once.
+        left.take(&packet(Op::SHUTDOWN, NO_SEND, 0, 0), &[]);
+        assert_eq!(left.state(), None);
+        left.take(&packet(Op::SHUTDOWN, NO_RECEIVE, 0, 0), &[]);
+        assert_eq!((left.phase, left.owed.reset), (Phase::Closed(CloseReason::Ended), true));
     }
 }
