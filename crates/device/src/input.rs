@@ -165,6 +165,13 @@ pub enum InputEvent {
 impl InputEvent {
     /// The largest place on an axis.
     pub const END: u16 = 32767;
+
+    /// Where `value` is on an axis that counts `span` steps from `least` on: for drivers. What is outside is at a border.
+    pub fn place(value: i32, least: i32, span: i64) -> u16 {
+        let from_least = i64::from(value).saturating_sub(least.into()).max(0);
+        let scaled = from_least.saturating_mul(Self::END.into()).checked_div(span).unwrap_or(0);
+        u16::try_from(scaled).unwrap_or(u16::MAX).min(Self::END)
+    }
 }
 
 /// The lights of a keyboard that are on.

@@ -54,9 +54,7 @@ impl Field {
     /// Where an absolute value is between the borders.
     fn place(&self, value: i32) -> u16 {
         let span = i64::from(self.most).saturating_sub(self.least.into());
-        let from_least = i64::from(value).saturating_sub(self.least.into()).max(0);
-        let scaled = from_least.saturating_mul(InputEvent::END.into()).checked_div(span).unwrap_or(0);
-        u16::try_from(scaled).unwrap_or(u16::MAX).min(InputEvent::END)
+        InputEvent::place(value, self.least, span)
     }
 }
 

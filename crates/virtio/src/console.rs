@@ -84,27 +84,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioConsole<P, T> {
                 }
             }
         }
-        self.refill();
-        Ok(())
-    }
-
-    /// Gives the device what is spare.
-    fn refill(&mut self) {
-        while self.rx.fault().is_none()
-            && self.rx.queue().has_room(1)
-            && let Some(buffer) = self.rx_spare.pop()
-        {
-            let _ = self.rx.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
-        }
-        self.rx.kick();
-    }
-
-    fn take_back(&mut self) -> Result<(), Fault> {
-        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.tx.next()? {
-            if let Some(buffer) = used.buffer {
-                let _ = self.tx_spare.push(buffer);
-            }
-        }
+        self.rx.refill(&mut self.rx_spare);
         Ok(())
     }
 }
@@ -117,7 +97,7 @@ impl From<Fault> for OpenError {
 
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     fn arm(&mut self) -> Arm {
-        self.refill();
+        self.rx.refill(&mut self.rx_spare);
         match (self.rx.arm(), self.tx.arm()) {
             (Arm::Armed, Arm::Armed) if self.input.is_empty() => Arm::Armed,
             _ => Arm::Pending,
@@ -137,7 +117,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
 
 impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        self.take_back()?;
+        self.tx.take_back(&mut self.tx_spare)?;
         let mut written = 0usize;
         for chunk in bytes.chunks(BUFFER_LEN) {
             if !self.tx.queue().has_room(1) {
@@ -146,7 +126,7 @@ impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
             let Some(mut buffer) = self.tx_spare.pop() else { break };
             buffer.set_len(chunk.len());
             buffer.bytes_mut().copy_from_slice(chunk);
-            if self.tx.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(())).is_err() {
+            if !self.tx.give(buffer, Direction::ToDevice, &mut self.tx_spare) {
                 break;
             }
             written = written.saturating_add(chunk.len());
@@ -174,7 +154,7 @@ impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
                 let _ = self.rx_spare.push(done.buffer);
             }
         }
-        self.refill();
+        self.rx.refill(&mut self.rx_spare);
         // What came in before a fault can still be read.
         if filled == 0 {
             state?;
@@ -183,7 +163,7 @@ impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
     }
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {
-        self.take_back()?;
+        self.tx.take_back(&mut self.tx_spare)?;
         Ok(self.tx.queue().in_flight() == 0)
     }
 

@@ -46,9 +46,7 @@ pub struct Range {
 impl Range {
     /// Where `value` is between the borders.
     fn place(self, value: i32) -> u16 {
-        let from_least = u64::try_from(i64::from(value).saturating_sub(self.least.into())).unwrap_or(0);
-        let scaled = from_least.saturating_mul(InputEvent::END.into()).checked_div(self.span.into());
-        u16::try_from(scaled.unwrap_or(0)).unwrap_or(u16::MAX).min(InputEvent::END)
+        InputEvent::place(value, self.least, self.span.into())
     }
 }
 
@@ -96,18 +94,12 @@ fn ask<T: VirtioTransport>(transport: &mut T, select: u8, of: u16) -> (usize, [u
     (len, answer)
 }
 
-/// Whether any of the bits of `bytes` is set in the bitmap of the codes of events of type `of`.
-fn has<T: VirtioTransport>(transport: &mut T, of: u16, bytes: core::ops::Range<usize>) -> bool {
+/// Whether there is any of `codes` among the events of type `of`.
+fn has<T: VirtioTransport>(transport: &mut T, of: u16, mut codes: core::ops::Range<usize>) -> bool {
     let (len, answer) = ask(transport, question::BITS, of);
     let bitmap = answer.get(ANSWER..).unwrap_or_default();
     let bitmap = bitmap.get(..len).unwrap_or(bitmap);
-    bitmap.iter().enumerate().any(|(at, byte)| bytes.contains(&at) && *byte != 0)
-}
-
-/// Whether there is X or Y among the events of type `of`.
-fn has_xy<T: VirtioTransport>(transport: &mut T, of: u16) -> bool {
-    let (len, answer) = ask(transport, question::BITS, of);
-    len > 0 && answer.get(ANSWER).is_some_and(|bits| bits & 3 != 0)
+    codes.any(|code| bitmap.get(code >> 3).is_some_and(|byte| byte >> (code & 7) & 1 != 0))
 }
 
 fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
@@ -136,55 +128,29 @@ impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
         let status = Draft::new(&core, &wish(STATUS, STATUS_BUFFERS))?;
         let (info, has_leds, x, y) = core.with_transport(|transport| {
             let info = InputInfo {
-                has_keys: has(transport, kind::KEY, 0..32),
-                has_buttons: has(transport, kind::KEY, 34..35),
-                is_relative: has_xy(transport, kind::RELATIVE),
-                is_absolute: has_xy(transport, kind::ABSOLUTE),
+                has_keys: has(transport, kind::KEY, 0..0x100),
+                has_buttons: has(transport, kind::KEY, 0x110..0x118),
+                is_relative: has(transport, kind::RELATIVE, 0..2),
+                is_absolute: has(transport, kind::ABSOLUTE, 0..2),
             };
-            let has_leds = has(transport, kind::LED, 0..1);
+            let has_leds = has(transport, kind::LED, 0..8);
             (info, has_leds, range(transport, 0), range(transport, 1))
         });
         Core::start(&core, |_| ProcessorId(0))?;
-        let mut event_spare = Fifo::new(platform, usize::from(EVENT_BUFFERS))?;
-        let mut status_spare = Fifo::new(platform, usize::from(STATUS_BUFFERS))?;
-        // There is room for as many.
-        DmaSlice::alloc_many(platform, usize::from(EVENT_BUFFERS), EVENT_LEN, |slice| {
-            let _ = event_spare.push(slice);
-        })?;
-        DmaSlice::alloc_many(platform, usize::from(STATUS_BUFFERS), EVENT_LEN, |slice| {
-            let _ = status_spare.push(slice);
-        })?;
+        let event_spare = Lane::<P, T, _, ()>::pool(platform, EVENT_BUFFERS, EVENT_LEN)?;
+        let status_spare = Lane::<P, T, _, ()>::pool(platform, STATUS_BUFFERS, EVENT_LEN)?;
         let (events, mut status) = (events.into_lane()?, status.into_lane()?);
         // QEMU up to 10.0 says how much it has read.
         status.ignore_lengths();
         let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };
-        input.refill();
+        input.events.refill(&mut input.event_spare);
         Ok(input)
-    }
-
-    /// Takes back what was said to the device.
-    fn take_back(&mut self) -> Result<(), Fault> {
-        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.status.next()? {
-            used.buffer.into_iter().for_each(|buffer| drop(self.status_spare.push(buffer)));
-        }
-        Ok(())
-    }
-
-    /// Gives the device what is spare.
-    fn refill(&mut self) {
-        while self.events.fault().is_none()
-            && self.events.queue().has_room(1)
-            && let Some(buffer) = self.event_spare.pop()
-        {
-            let _ = self.events.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
-        }
-        self.events.kick();
     }
 }
 
 impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
     fn arm(&mut self) -> Arm {
-        self.refill();
+        self.events.refill(&mut self.event_spare);
         let status = if self.status.fault().is_some() { self.status.arm() } else { Arm::Armed };
         if status == Arm::Pending { Arm::Pending } else { self.events.arm() }
     }
@@ -214,14 +180,14 @@ impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
                 idle => {
                     // Also notices that the device is gone, or wants to be reset.
                     let _ = self.events.core().take_config_change();
-                    let status = self.take_back();
+                    let status = self.status.take_back(&mut self.status_spare).map(|_| ());
                     for result in [idle.map(|_| ()), status] {
                         match result {
                             Ok(()) | Err(Fault::Reset) => {}
                             Err(fault) => return Err(fault),
                         }
                     }
-                    self.refill();
+                    self.events.refill(&mut self.event_spare);
                     return Ok(None);
                 }
             };
@@ -235,8 +201,8 @@ impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
     }
 
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
-        match self.take_back() {
-            Ok(()) | Err(Fault::Reset) => {}
+        match self.status.take_back(&mut self.status_spare) {
+            Ok(_) | Err(Fault::Reset) => {}
             Err(fault) => return Err(fault),
         }
         // In the order of their codes. The end of what belongs together is not told: QEMU does not know it in this direction.
@@ -252,9 +218,7 @@ impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
             let value = u64::from(leds.contains(led));
             let bytes = u64::from(kind::LED) | code << 16 | value << 32;
             buffer.bytes_mut().copy_from_slice(&bytes.to_le_bytes());
-            let sent = self.status.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
-            if let Some(buffer) = sent.err().and_then(|refused| refused.buffer) {
-                let _ = self.status_spare.push(buffer);
+            if !self.status.give(buffer, Direction::ToDevice, &mut self.status_spare) {
                 break;
             }
         }

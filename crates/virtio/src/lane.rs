@@ -8,7 +8,7 @@ use crate::queue::{QueueConfig, Quiesced, SlotArea, Unsubmitted, Used, VirtQueue
 use crate::transport::{OpenError, VirtioTransport};
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{Direction, DmaBuffer, Interrupts, PageArc, Segment};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, Interrupts, PageArc, Segment};
 
 /// How a request came back.
 pub(crate) enum Outcome<B, X> {
@@ -254,6 +254,50 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
 
     pub fn register(&self, waker: &Waker) {
         self.port.register(waker);
+    }
+}
+
+/// Lanes whose buffers are the driver's own, and wait in a pool while the device does not have them.
+impl<P: Interrupts, T: VirtioTransport> Lane<P, T, DmaSlice<P>, ()> {
+    /// `count` buffers of `len` bytes each.
+    pub fn pool(platform: &P, count: u16, len: usize) -> Result<Fifo<P, DmaSlice<P>>, AllocError> {
+        let mut spare = Fifo::new(platform, usize::from(count))?;
+        // There is room for as many.
+        DmaSlice::alloc_many(platform, usize::from(count), len, |slice| drop(spare.push(slice)))?;
+        Ok(spare)
+    }
+
+    /// Gives the device `buffer`; whether it has it now. What it does not take goes back to `spare`.
+    pub fn give(
+        &mut self,
+        buffer: DmaSlice<P>,
+        direction: Direction,
+        spare: &mut Fifo<P, DmaSlice<P>>,
+    ) -> bool {
+        let sent = self.submit(&[], Some(buffer), direction, &[], (), |_, _| Ok(()));
+        let Err(refused) = sent else { return true };
+        refused.buffer.into_iter().for_each(|buffer| drop(spare.push(buffer)));
+        false
+    }
+
+    /// Gives the device all of `spare` to write to, as far as there is room.
+    pub fn refill(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) {
+        while self.fault().is_none()
+            && self.queue.has_room(1)
+            && let Some(buffer) = spare.pop()
+            && self.give(buffer, Direction::FromDevice, spare)
+        {}
+        self.kick();
+    }
+
+    /// Takes back what the device has read; whether there was any.
+    pub fn take_back(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) -> Result<bool, Fault> {
+        let mut came = false;
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.next()? {
+            used.buffer.into_iter().for_each(|buffer| drop(spare.push(buffer)));
+            came = true;
+        }
+        Ok(came)
     }
 }
 

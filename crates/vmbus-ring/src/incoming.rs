@@ -48,19 +48,21 @@ impl<M: RingMemory> Incoming<M> {
             }
             self.write = write;
         }
-        let ahead = self.write.wrapping_sub(self.read);
-        Ok(if self.write >= self.read { ahead } else { ahead.wrapping_add(self.size) })
+        Ok(self.ahead(self.read, self.write))
+    }
+
+    /// Bytes from one index to another, across the end of the ring where need be.
+    #[inline(always)]
+    fn ahead(&self, from: u32, to: u32) -> u32 {
+        let ahead = to.wrapping_sub(from);
+        if to >= from { ahead } else { ahead.wrapping_add(self.size) }
     }
 
     /// Whether `write` is in what was taken and not released yet, where a producer writes nothing: one that does could go on for
     /// ever, and keep who drains the ring at it.
     #[inline(always)]
     fn passes(&self, write: u32) -> bool {
-        let from_released = |index: u32| {
-            let ahead = index.wrapping_sub(self.released);
-            if index >= self.released { ahead } else { ahead.wrapping_add(self.size) }
-        };
-        from_released(write) < from_released(self.read)
+        self.ahead(self.released, write) < self.ahead(self.released, self.read)
     }
 
     /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
@@ -126,9 +128,7 @@ impl<M: RingMemory> Incoming<M> {
     /// so that the producer does not run out of room.
     #[inline(always)]
     pub fn is_release_due(&self) -> bool {
-        let ahead = self.read.wrapping_sub(self.released);
-        let taken = if self.read >= self.released { ahead } else { ahead.wrapping_add(self.size) };
-        taken > self.size >> 2
+        self.ahead(self.released, self.read) > self.size >> 2
     }
 
     /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.

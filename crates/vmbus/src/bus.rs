@@ -195,12 +195,7 @@ impl<P: HyperV> Vmbus<P> {
     pub fn poll_socket(&self) -> Option<Offer> {
         self.core.collect();
         let mut state = self.core.state.lock();
-        let mut new = state
-            .channels
-            .iter_mut()
-            .flatten()
-            .filter(|entry| entry.offer.is_socket() && !entry.is_announced && !entry.is_rescinded);
-        new.next().map(|entry| {
+        state.channels.iter_mut().flatten().find(|entry| entry.is_new_socket()).map(|entry| {
             entry.is_announced = true;
             entry.offer
         })
@@ -210,15 +205,9 @@ impl<P: HyperV> Vmbus<P> {
     #[must_use]
     pub fn arm_sockets(&self) -> Arm {
         self.core.collect();
-        let mut state = self.core.state.lock();
-        let is_new = |entry: &mut crate::state::Entry| {
-            entry.offer.is_socket() && !entry.is_announced && !entry.is_rescinded
-        };
-        if self.core.has_news() || state.has_refusal() || state.channels.iter_mut().flatten().any(is_new) {
-            Arm::Pending
-        } else {
-            Arm::Armed
-        }
+        let state = self.core.state.lock();
+        let has_new = state.channels.iter().flatten().any(crate::state::Entry::is_new_socket);
+        if self.core.has_news() || state.has_refusal() || has_new { Arm::Pending } else { Arm::Armed }
     }
 
     /// Registers the task to wake when a channel that is one end of a socket comes, or one is refused.

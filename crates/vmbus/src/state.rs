@@ -96,6 +96,13 @@ pub(crate) struct Entry {
     pub modify: Awaited,
 }
 
+impl Entry {
+    /// Whether it is one end of a socket that nobody was told of.
+    pub fn is_new_socket(&self) -> bool {
+        self.offer.is_socket() && !self.is_announced && !self.is_rescinded
+    }
+}
+
 /// An answer that is awaited, accepted once.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Awaited {

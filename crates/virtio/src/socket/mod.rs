@@ -43,16 +43,6 @@ struct Sender<P: Interrupts, T: VirtioTransport> {
 }
 
 impl<P: Interrupts, T: VirtioTransport> Sender<P, T> {
-    /// Takes back what was sent; whether there is more room by it.
-    fn take_back(&mut self) -> Result<bool, Fault> {
-        let mut has_room = false;
-        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? {
-            used.buffer.into_iter().for_each(|buffer| drop(self.spare.push(buffer)));
-            has_room = true;
-        }
-        Ok(has_room)
-    }
-
     /// Sends a packet; `false` where there is no buffer for it.
     fn say(&mut self, packet: &Packet, data: &[u8]) -> bool {
         if self.lane.fault().is_some() || !self.lane.queue().has_room(1) {
@@ -62,14 +52,7 @@ impl<P: Interrupts, T: VirtioTransport> Sender<P, T> {
         buffer.set_len(HEADER.saturating_add(data.len()));
         let bytes = packet.bytes();
         buffer.bytes_mut().iter_mut().zip(bytes.iter().chain(data)).for_each(|(to, from)| *to = *from);
-        let sent = self.lane.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
-        match sent {
-            Ok(()) => true,
-            Err(refused) => {
-                refused.buffer.into_iter().for_each(|buffer| drop(self.spare.push(buffer)));
-                false
-            }
-        }
+        self.lane.give(buffer, Direction::ToDevice, &mut self.spare)
     }
 }
 
@@ -110,12 +93,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
         let events = draft(EVENTS, EVENT_BUFFERS)?;
         let cid = core.with_transport(|transport| read_cid(transport));
         Core::start(&core, |_| ProcessorId(0))?;
-        let pool = |count: u16, len: usize| -> Result<_, OpenError> {
-            let mut spare = Fifo::new(platform, usize::from(count))?;
-            // There is room for as many.
-            DmaSlice::alloc_many(platform, usize::from(count), len, |slice| drop(spare.push(slice)))?;
-            Ok(spare)
-        };
+        let pool = |count, len| Lane::<P, T, _, ()>::pool(platform, count, len);
         let mut this = Self {
             platform: platform.clone(),
             rx: rx.into_lane()?,
@@ -141,23 +119,12 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
 
     /// Gives the device what is spare.
     fn refill(&mut self) {
-        for (lane, spare) in [(&mut self.rx, &mut self.rx_spare), (&mut self.events, &mut self.event_spare)] {
-            while lane.fault().is_none()
-                && lane.queue().has_room(1)
-                && let Some(buffer) = spare.pop()
-            {
-                let sent = lane.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
-                if let Some(buffer) = sent.err().and_then(|refused| refused.buffer) {
-                    let _ = spare.push(buffer);
-                    break;
-                }
-            }
-            lane.kick();
-        }
+        self.rx.refill(&mut self.rx_spare);
+        self.events.refill(&mut self.event_spare);
     }
 
-    /// Says what streams owe, and forgets those that are over; whether all was said.
-    fn pay(&mut self) -> bool {
+    /// Says what streams owe, as far as there is room.
+    fn pay(&mut self) {
         let Self { tx, streams, cid, .. } = self;
         let mut is_paid = true;
         for slot in streams.iter_mut() {
@@ -188,8 +155,8 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
             }
             is_paid &= stream.owed.is_nothing();
         }
+        self.wants_room |= !is_paid;
         self.tx.lane.kick();
-        is_paid
     }
 
     /// Takes in what came for the streams. It stops where there is no buffer for an answer.
@@ -223,10 +190,8 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
             return;
         }
         // One that is over hears no more, and its ports may be another one's.
-        let is_over =
-            |stream: &Stream<P>| matches!(stream.phase, Phase::Closed(_)) && stream.owed.is_nothing();
         let is_its = |stream: &&mut Stream<P>| {
-            is_for_us && stream.port == packet.to_port && stream.peer == packet.from_port && !is_over(stream)
+            is_for_us && stream.port == packet.to_port && stream.peer == packet.from_port && !stream.is_over()
         };
         if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
             return stream.take(packet, data);
@@ -294,7 +259,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
         let _ = self.events.core().take_config_change();
         let drained = [
             self.take_events(),
-            self.tx.take_back().map(|has_room| self.wants_room &= !has_room),
+            self.tx.lane.take_back(&mut self.tx.spare).map(|has_room| self.wants_room &= !has_room),
             self.take_in(),
         ];
         // A device that is reset starts again once every queue has been looked at; the streams are gone all the same.
@@ -308,13 +273,10 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
         }
         let now = self.platform.now();
         self.streams.iter_mut().flatten().for_each(|stream| stream.expire(now));
-        self.wants_room |= !self.pay();
+        self.pay();
         for slot in self.streams.iter_mut() {
             // Those that nobody has are kept until the host has heard.
-            let is_over = |stream: &Stream<P>| {
-                stream.generation == 0 && matches!(stream.phase, Phase::Closed(_)) && stream.owed.is_nothing()
-            };
-            if slot.as_ref().is_some_and(is_over) {
+            if slot.as_ref().is_some_and(|stream| stream.generation == 0 && stream.is_over()) {
                 *slot = None;
             }
         }
@@ -409,7 +371,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
         let stream = Stream::new(&self.platform, generation, own, port, Phase::Connecting(end));
         let stream = stream.map_err(|_| SocketError::Full)?;
         let packet = stream.packet(self.cid, HOST, Op::REQUEST, 0, 0);
-        self.tx.take_back()?;
+        self.tx.lane.take_back(&mut self.tx.spare)?;
         if !self.tx.say(&packet, &[]) {
             return Err(SocketError::Full);
         }
@@ -439,7 +401,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     }
 
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
-        self.tx.take_back()?;
+        self.tx.lane.take_back(&mut self.tx.spare)?;
         let place = usize::from(socket.place());
         if !self.stream(socket)?.is_writable() {
             return Err(SocketError::NotOpen);
@@ -463,26 +425,22 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
             rest = later;
         }
         self.tx.lane.kick();
-        if !self.pay() {
-            self.wants_room = true;
-        }
+        self.pay();
         Ok(bytes.len().saturating_sub(rest.len()))
     }
 
     fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
         let stream = self.stream(socket)?;
         let count = stream.read(bytes);
-        if !stream.owed.is_nothing() && !self.pay() {
-            self.wants_room = true;
+        if !stream.owed.is_nothing() {
+            self.pay();
         }
         Ok(count)
     }
 
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
         self.stream(socket)?.finish();
-        if !self.pay() {
-            self.wants_room = true;
-        }
+        self.pay();
         Ok(())
     }
 
@@ -494,9 +452,7 @@ impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
         } else if let Some(slot) = self.streams.get_mut(usize::from(socket.place())) {
             *slot = None;
         }
-        if !self.pay() {
-            self.wants_room = true;
-        }
+        self.pay();
     }
 }
 

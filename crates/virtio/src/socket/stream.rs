@@ -100,6 +100,11 @@ impl<P: Platform> Stream<P> {
         })
     }
 
+    /// Whether it is over, and the host knows.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Closed(_)) && self.owed.is_nothing()
+    }
+
     /// Whether the host takes more from this side.
     pub fn is_writable(&self) -> bool {
         self.phase == Phase::Open && !self.is_deaf && !self.is_finished
@@ -238,7 +243,7 @@ impl<P: Platform> Stream<P> {
                 true
             }
             Phase::Leaving(_) => true,
-            Phase::Closed(_) => !self.owed.is_nothing(),
+            Phase::Closed(_) => !self.is_over(),
         }
     }
 
