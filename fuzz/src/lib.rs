@@ -90,7 +90,7 @@ fn ring(packed: bool, data: &[u8]) {
         // SAFETY: the device is this function, and it has stopped.
         let proof = unsafe { Quiesced::assume() };
         while let Some(used) = queue.take_back(Some(&proof)) {
-            assert!(used.buffer.is_some_and(|buffer| !buffer.is_lent()), "a buffer was lost");
+            assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()), "a buffer was lost");
             left -= 1;
         }
         assert_eq!(left, 0);

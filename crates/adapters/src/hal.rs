@@ -5,8 +5,8 @@ use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use paravirt_device::Clock;
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, Instant, Interrupts, LendError, MapError, Mmio, Platform,
-    PortIo, Processors, RawDma, Segment,
+    AllocError, BusAddr, Direction, DmaBuffer, DmaSegments, Instant, MapError, Platform, RawDma, Segment,
+    SubmitError,
 };
 use virtio_drivers::{BufferDirection, Hal};
 
@@ -47,31 +47,23 @@ unsafe impl<H: Hal + 'static, C: Clock + 'static> Platform for HalPlatform<H, C>
     fn now(&self) -> Instant {
         self.clock.now()
     }
-}
 
-// SAFETY: a `Hal` maps what it is asked for until the end of time.
-unsafe impl<H: Hal + 'static, C: Clock + 'static> Mmio for HalPlatform<H, C> {
+    /// A `Hal` maps what it is asked for until the end of time.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         if len == 0 || phys.checked_add(len as u64).is_none() {
             return Err(MapError);
         }
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller promises that the range is a device's registers or a firmware table.
         Ok(unsafe { H::mmio_phys_to_virt(phys, len) })
     }
 }
 
-// SAFETY: the defaults bind nothing.
-unsafe impl<H: Hal + 'static, C: Clock + 'static> Interrupts for HalPlatform<H, C> {}
-// SAFETY: the defaults access nothing.
-unsafe impl<H: Hal + 'static, C: Clock + 'static> PortIo for HalPlatform<H, C> {}
-impl<H: Hal + 'static, C: Clock + 'static> Processors for HalPlatform<H, C> {}
-
-/// Memory of the kernel's own as a [`DmaBuffer`], shared with the device through `H` while it is lent.
+/// Memory of the kernel's own as a [`DmaBuffer`], shared with the device through `H` while it is in flight.
 ///
-/// The memory is `'static`, so that it outlives a request whatever becomes of this value; it is not reachable while lent.
+/// The memory is `'static`, so that it outlives a request whatever becomes of this value; it is not reachable while in flight.
 pub struct HalBuffer<H: Hal> {
     bytes: NonNull<[u8]>,
-    lent: Option<(Segment, BufferDirection)>,
+    in_flight: Option<(Segment, BufferDirection)>,
     _hal: PhantomData<fn() -> H>,
 }
 
@@ -81,21 +73,21 @@ unsafe impl<H: Hal> Send for HalBuffer<H> {}
 impl<H: Hal> HalBuffer<H> {
     /// Wraps `bytes`.
     pub fn new(bytes: &'static mut [u8]) -> Self {
-        Self { bytes: NonNull::from(bytes), lent: None, _hal: PhantomData }
+        Self { bytes: NonNull::from(bytes), in_flight: None, _hal: PhantomData }
     }
 
-    /// The bytes; `None` while lent.
+    /// The bytes; `None` while in flight.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
-        if self.lent.is_some() {
+        if self.in_flight.is_some() {
             return None;
         }
         // SAFETY: they were given to this value for good, and no device has them.
         Some(unsafe { self.bytes.as_mut() })
     }
 
-    /// Gives the memory back; `None`, and it is leaked, while lent.
+    /// Gives the memory back; `None`, and it is leaked, while in flight.
     pub fn into_bytes(mut self) -> Option<&'static mut [u8]> {
-        if self.lent.is_some() {
+        if self.in_flight.is_some() {
             return None;
         }
         // SAFETY: as in `bytes_mut`; this value is gone.
@@ -103,26 +95,27 @@ impl<H: Hal> HalBuffer<H> {
     }
 }
 
-// SAFETY: the memory is `'static` and not reachable while lent.
+// SAFETY: the memory is `'static` and not reachable while in flight.
 unsafe impl<H: Hal + 'static> DmaBuffer for HalBuffer<H> {
-    fn lend(&mut self, direction: Direction) -> Result<&[Segment], LendError> {
-        if self.lent.is_some() {
-            return Err(LendError::Lent);
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
+        if self.in_flight.is_some() {
+            return Err(SubmitError::InFlight);
         }
-        let len = u32::try_from(self.bytes.len()).ok().filter(|len| *len > 0).ok_or(LendError::Length)?;
-        let direction = match direction {
+        let len = u32::try_from(self.bytes.len()).ok().filter(|len| *len > 0).ok_or(SubmitError::Length)?;
+        let share = match direction {
             Direction::ToDevice => BufferDirection::DriverToDevice,
             Direction::FromDevice => BufferDirection::DeviceToDriver,
         };
         // SAFETY: the memory is valid, not empty, and this value's own.
-        let addr = unsafe { H::share(self.bytes, direction) };
-        let (segment, _) = self.lent.insert((Segment { addr: BusAddr(addr), len }, direction));
-        Ok(core::slice::from_ref(segment))
+        let addr = unsafe { H::share(self.bytes, share) };
+        let (segment, _) = self.in_flight.insert((Segment { addr: BusAddr(addr), len }, share));
+        // SAFETY: the memory is shared with the device and not reachable through this value until `reclaim`.
+        Ok(unsafe { DmaSegments::new(core::slice::from_ref(segment), direction) })
     }
 
     unsafe fn reclaim(&mut self) {
-        if let Some((segment, direction)) = self.lent.take() {
-            // SAFETY: the address, the memory and the direction of the `share` in `lend`.
+        if let Some((segment, direction)) = self.in_flight.take() {
+            // SAFETY: the address, the memory and the direction of the `share` in `submit`.
             unsafe { H::unshare(segment.addr.0, self.bytes, direction) }
         }
     }

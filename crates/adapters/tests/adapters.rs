@@ -6,7 +6,7 @@ use embedded_io::{Read, ReadReady, Write};
 use paravirt_adapters::console::{Stream, StreamError};
 use paravirt_adapters::hal::{HalBuffer, HalPlatform};
 use paravirt_device::{Arm, Clock, Console, ConsoleSize, Fault, Notify};
-use paravirt_platform::{Direction, DmaBuffer, DmaSlice, Instant, LendError, Platform};
+use paravirt_platform::{Direction, DmaBuffer, DmaSlice, Instant, Platform, SubmitError};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,8 +70,8 @@ fn a_hal_is_a_platform() {
 #[test]
 fn a_buffer_is_lent_once_and_not_reachable_meanwhile() {
     let mut buffer = HalBuffer::<TestHal>::new(vec![7; 100].leak());
-    assert_eq!(buffer.lend(Direction::ToDevice).expect("lent")[0].len, 100);
-    assert_eq!(buffer.lend(Direction::ToDevice).expect_err("twice"), LendError::Lent);
+    assert_eq!(buffer.submit(Direction::ToDevice).expect("submitted").as_slice()[0].len, 100);
+    assert_eq!(buffer.submit(Direction::ToDevice).expect_err("twice"), SubmitError::InFlight);
     assert!(buffer.bytes_mut().is_none());
     assert_eq!(SHARED.load(Ordering::SeqCst), 1);
     // SAFETY: it is lent, and there is no device.
@@ -79,7 +79,7 @@ fn a_buffer_is_lent_once_and_not_reachable_meanwhile() {
     assert_eq!(SHARED.load(Ordering::SeqCst), 0);
     assert_eq!(buffer.into_bytes().expect("its bytes"), [7; 100]);
     let mut empty = HalBuffer::<TestHal>::new(vec![].leak());
-    assert_eq!(empty.lend(Direction::FromDevice).expect_err("nothing to lend"), LendError::Length);
+    assert_eq!(empty.submit(Direction::FromDevice).expect_err("nothing to lend"), SubmitError::Length);
 }
 
 /// A console that sends back what is written, four bytes at a time.

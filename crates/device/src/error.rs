@@ -1,5 +1,5 @@
 use core::fmt;
-use paravirt_platform::LendError;
+use paravirt_platform::SubmitError;
 
 /// Why a device is out of service.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -76,8 +76,8 @@ pub enum Rejected {
     ReadOnly,
     /// The device does not offer the operation.
     Unsupported,
-    /// The buffer could not be lent.
-    Lend(LendError),
+    /// The buffer could not be submitted to the device.
+    Buffer(SubmitError),
     /// The device is out of service.
     Faulted(Fault),
 }
@@ -90,7 +90,7 @@ impl fmt::Display for Rejected {
             Self::Invalid => f.write_str("the device does not take a request of this length or shape"),
             Self::ReadOnly => f.write_str("the medium is read-only"),
             Self::Unsupported => f.write_str("the device does not offer the operation"),
-            Self::Lend(error) => error.fmt(f),
+            Self::Buffer(error) => error.fmt(f),
             Self::Faulted(fault) => fault.fmt(f),
         }
     }

@@ -8,7 +8,7 @@ use hyperv_bindings::dynmem::{
     DmMessageType, DmStatus, DmVersion, DmVersionRequest,
 };
 use paravirt_device::{Arm, Balloon, BalloonInfo, BalloonMemory, Fault, HeldPages, Notify, PageRange};
-use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_platform::{AllocError, Instant, PageTable, Platform};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
 use zerocopy::IntoBytes;
 
@@ -104,7 +104,7 @@ struct Owed {
 }
 
 /// Dynamic memory on a VMBus channel.
-pub struct HvBalloon<P: HyperV> {
+pub struct HvBalloon<P: Platform> {
     channel: Channel<P>,
     platform: P,
     version: DmVersion,
@@ -124,7 +124,7 @@ pub struct HvBalloon<P: HyperV> {
     reports: u64,
 }
 
-impl<P: HyperV> HvBalloon<P> {
+impl<P: Platform> HvBalloon<P> {
     /// Opens the channel of `offer` and agrees with the host on a version.
     ///
     /// # Errors
@@ -404,7 +404,7 @@ impl<P: HyperV> HvBalloon<P> {
     }
 }
 
-impl<P: HyperV> Notify for HvBalloon<P> {
+impl<P: Platform> Notify for HvBalloon<P> {
     fn arm(&mut self) -> Arm {
         match (&self.owed, self.is_blocked) {
             (Some(_), false) => Arm::Pending,
@@ -433,7 +433,7 @@ impl<P: HyperV> Notify for HvBalloon<P> {
     }
 }
 
-impl<P: HyperV> Balloon for HvBalloon<P> {
+impl<P: Platform> Balloon for HvBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         for _ in 0..AT_ONE_GO {
             // What is owed goes ahead of what is asked for next.

@@ -4,7 +4,7 @@ use crate::message::{HEADER, Service, answer};
 use core::task::Waker;
 use hyperv_bindings::ic::IC_MESSAGE_MAXIMUM;
 use paravirt_device::{Agent, Arm, Fault};
-use paravirt_platform::{HyperV, PageTable};
+use paravirt_platform::{PageTable, Platform};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Kind, Offer, SendError, Vmbus, pipe};
 
 /// Bytes of a packet: a message behind the header of a pipe.
@@ -15,7 +15,7 @@ const RING_PAGES: usize = 5;
 const PIPE: usize = 8;
 
 /// A service of the host's.
-pub struct Connection<P: HyperV> {
+pub struct Connection<P: Platform> {
     channel: Channel<P>,
     service: Service,
     buffer: PageTable<P, u8>,
@@ -25,7 +25,7 @@ pub struct Connection<P: HyperV> {
     has_room: bool,
 }
 
-impl<P: HyperV> Connection<P> {
+impl<P: Platform> Connection<P> {
     /// Opens the channel that `offer` offers, of `service`.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 //! ```
 //! use paravirt_device::{Agent, Fault, PowerRequest};
 //! use paravirt_hv_ic::Connection;
-//! use paravirt_platform::HyperV;
+//! use paravirt_platform::Platform;
 //!
 //! #[derive(Default)]
 //! struct Kernel {
@@ -27,7 +27,7 @@
 //! }
 //!
 //! /// Serves a service; whether the kernel is to end.
-//! fn serve<P: HyperV>(shutdown: &mut Connection<P>) -> Result<bool, Fault> {
+//! fn serve<P: Platform>(shutdown: &mut Connection<P>) -> Result<bool, Fault> {
 //!     let mut kernel = Kernel::default();
 //!     shutdown.serve(None, &mut kernel)?;
 //!     Ok(kernel.must_end)

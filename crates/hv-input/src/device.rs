@@ -11,7 +11,7 @@ use hyperv_bindings::ic::{
 };
 use hyperv_bindings::vmbus;
 use paravirt_device::{Arm, Fault, Input, InputEvent, InputInfo, Leds, Notify};
-use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_platform::{AllocError, Instant, PageTable, Platform};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Kind, Offer, SendError, Vmbus, pipe};
 use zerocopy::IntoBytes;
 
@@ -118,14 +118,14 @@ enum Heard {
 }
 
 /// A keyboard or a mouse on a VMBus channel.
-pub struct HvInput<P: HyperV> {
+pub struct HvInput<P: Platform> {
     channel: Channel<P>,
     buffer: PageTable<P, u8>,
     model: Model,
     waiting: Waiting,
 }
 
-impl<P: HyperV> HvInput<P> {
+impl<P: Platform> HvInput<P> {
     /// Opens the channel of `offer`, agrees with the host on a version, and learns what a mouse's reports hold.
     ///
     /// # Errors
@@ -247,7 +247,7 @@ impl<P: HyperV> HvInput<P> {
     }
 }
 
-impl<P: HyperV> Notify for HvInput<P> {
+impl<P: Platform> Notify for HvInput<P> {
     fn arm(&mut self) -> Arm {
         if self.waiting.next < self.waiting.end { Arm::Pending } else { self.channel.arm() }
     }
@@ -261,7 +261,7 @@ impl<P: HyperV> Notify for HvInput<P> {
     }
 }
 
-impl<P: HyperV> Input for HvInput<P> {
+impl<P: Platform> Input for HvInput<P> {
     fn info(&self) -> InputInfo {
         match &self.model {
             Model::Keyboard(_) => InputInfo { has_keys: true, ..InputInfo::default() },

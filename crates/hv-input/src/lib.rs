@@ -11,10 +11,10 @@
 //! ```
 //! use paravirt_device::{Input, InputEvent, Key};
 //! use paravirt_hv_input::HvInput;
-//! use paravirt_platform::HyperV;
+//! use paravirt_platform::Platform;
 //!
 //! /// Whether somebody has pressed Escape.
-//! fn is_escaped<P: HyperV>(keyboard: &mut HvInput<P>) -> bool {
+//! fn is_escaped<P: Platform>(keyboard: &mut HvInput<P>) -> bool {
 //!     let mut is_escaped = false;
 //!     while let Ok(Some(event)) = keyboard.poll() {
 //!         is_escaped |= event == InputEvent::Key { key: Key::ESCAPE, is_pressed: true };

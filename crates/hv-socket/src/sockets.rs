@@ -6,7 +6,7 @@ use core::task::Waker;
 use paravirt_device::{
     Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
 };
-use paravirt_platform::{AllocError, HyperV, Instant, PageTable};
+use paravirt_platform::{AllocError, Instant, PageTable, Platform};
 use paravirt_vmbus::{Offer, Version, Vmbus};
 
 /// Sockets.
@@ -15,7 +15,7 @@ const MOST: usize = 16;
 const FIRST_PORT: u32 = 49152;
 
 /// Hyper-V's sockets.
-pub struct HvSockets<P: HyperV> {
+pub struct HvSockets<P: Platform> {
     platform: P,
     vmbus: Vmbus<P>,
     streams: PageTable<P, Option<Stream<P>>>,
@@ -26,7 +26,7 @@ pub struct HvSockets<P: HyperV> {
     waker: Option<Waker>,
 }
 
-impl<P: HyperV> HvSockets<P> {
+impl<P: Platform> HvSockets<P> {
     /// Sockets on a connection; `None` where its version has none. There is to be one of these for a connection.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl<P: HyperV> HvSockets<P> {
     }
 }
 
-impl<P: HyperV> Notify for HvSockets<P> {
+impl<P: Platform> Notify for HvSockets<P> {
     fn arm(&mut self) -> Arm {
         let mut all = Arm::Armed;
         for stream in self.streams.iter_mut().flatten() {
@@ -116,7 +116,7 @@ impl<P: HyperV> Notify for HvSockets<P> {
     }
 }
 
-impl<P: HyperV> Sockets for HvSockets<P> {
+impl<P: Platform> Sockets for HvSockets<P> {
     fn capacity(&self) -> u16 {
         MOST as u16
     }

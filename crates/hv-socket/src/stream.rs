@@ -4,7 +4,7 @@ use core::task::Waker;
 use core::time::Duration;
 use hyperv_bindings::ring::{RING_PIPE_MAXIMUM, RingPipeHeader};
 use paravirt_device::{Arm, CloseReason, Fault, SocketState};
-use paravirt_platform::{AllocError, HyperV, Instant, PageTable, Platform};
+use paravirt_platform::{AllocError, Instant, PageTable, Platform};
 use paravirt_vmbus::{
     Channel, ChannelError, ChannelOptions, Guid, Kind, Offer, SendError, Version, Vmbus, pipe,
 };
@@ -24,14 +24,14 @@ const MOST: usize = 4096;
 const END: usize = 64;
 
 #[allow(clippy::large_enum_variant, reason = "one socket is one value; nothing is moved about")]
-pub(crate) enum Phase<P: HyperV> {
+pub(crate) enum Phase<P: Platform> {
     Connecting { endpoint: Guid, until: Instant },
     Open(Channel<P>),
     Closed(CloseReason),
 }
 
 /// A socket.
-pub(crate) struct Stream<P: HyperV> {
+pub(crate) struct Stream<P: Platform> {
     pub generation: u32,
     pub port: u32,
     /// The host made it, and nobody has accepted it.
@@ -53,7 +53,7 @@ pub(crate) struct Stream<P: HyperV> {
     leaves: Option<Instant>,
 }
 
-impl<P: HyperV> Stream<P> {
+impl<P: Platform> Stream<P> {
     pub fn new(platform: &P, generation: u32, port: u32, phase: Phase<P>) -> Result<Self, AllocError> {
         Ok(Self {
             generation,
@@ -273,6 +273,6 @@ impl<P: HyperV> Stream<P> {
 }
 
 /// Where connecting begins.
-pub(crate) fn connecting<P: HyperV>(platform: &P, endpoint: Guid) -> Phase<P> {
+pub(crate) fn connecting<P: Platform>(platform: &P, endpoint: Guid) -> Phase<P> {
     Phase::Connecting { endpoint, until: Platform::now(platform).saturating_add(TIMEOUT) }
 }

@@ -4,7 +4,7 @@ use crate::{Hypervisor, OpenError};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_device::Clock;
-use paravirt_platform::{DmaRegion, HyperV, Instant, PAGE_SIZE, PageArc};
+use paravirt_platform::{DmaRegion, Instant, PAGE_SIZE, PageArc, Platform};
 
 /// Nanoseconds of a unit of the reference time.
 const UNIT: u64 = 100;
@@ -16,12 +16,12 @@ const TRIES: u32 = 16;
 ///
 /// It begins when the partition does, and all processors share it. Its resolution is 100 ns. There is one page in a partition:
 /// of two of these, the later one has it.
-pub struct ReferenceClock<P: HyperV> {
+pub struct ReferenceClock<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     page: Option<DmaRegion<P>>,
 }
 
-impl<P: HyperV> ReferenceClock<P> {
+impl<P: Platform> ReferenceClock<P> {
     /// # Errors
     ///
     /// [`OpenError::Unsupported`] where there is neither.
@@ -36,9 +36,9 @@ impl<P: HyperV> ReferenceClock<P> {
                 let page = DmaRegion::alloc(hypervisor.platform(), PAGE_SIZE)?;
                 // SAFETY: the register is offered; the page is the hypervisor's until it is switched off.
                 unsafe {
-                    let reserved = hypervisor.platform().read_msr(HvMsr::REFERENCE_TSC.0) & 0xffe;
+                    let reserved = hypervisor.platform().registers().read_msr(HvMsr::REFERENCE_TSC.0) & 0xffe;
                     let value = page.bus().0 | reserved | HvPageFlags::ENABLE.bits();
-                    hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, value);
+                    hypervisor.platform().registers().write_msr(HvMsr::REFERENCE_TSC.0, value);
                 }
                 Some(page)
             }
@@ -65,7 +65,7 @@ impl<P: HyperV> ReferenceClock<P> {
             if before == 0 {
                 return None;
             }
-            let tsc = self.hypervisor.platform().tsc();
+            let tsc = self.hypervisor.platform().registers().tsc();
             let (scale, offset) = (scale.load(Ordering::Relaxed), offset.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if sequence.load(Ordering::Relaxed) == before {
@@ -78,20 +78,20 @@ impl<P: HyperV> ReferenceClock<P> {
     }
 }
 
-impl<P: HyperV> Clock for ReferenceClock<P> {
+impl<P: Platform> Clock for ReferenceClock<P> {
     fn now(&self) -> Instant {
         Instant::from_nanos(self.reference_time().saturating_mul(UNIT))
     }
 }
 
-impl<P: HyperV> Drop for ReferenceClock<P> {
+impl<P: Platform> Drop for ReferenceClock<P> {
     fn drop(&mut self) {
         if let Some(page) = &self.page {
             // SAFETY: the register is offered. Where a later clock has its page there, it is left alone.
             unsafe {
-                let value = self.hypervisor.platform().read_msr(HvMsr::REFERENCE_TSC.0);
+                let value = self.hypervisor.platform().registers().read_msr(HvMsr::REFERENCE_TSC.0);
                 if value & !0xfff == page.bus().0 {
-                    self.hypervisor.platform().write_msr(HvMsr::REFERENCE_TSC.0, 0);
+                    self.hypervisor.platform().registers().write_msr(HvMsr::REFERENCE_TSC.0, 0);
                 }
             }
         }

@@ -2,9 +2,9 @@
 
 use crate::Hypervisor;
 use hyperv_bindings::tlfs::{HvCrashFlags, HvFeatureFlags, HvMsr, HvPrivilegeFlags};
-use paravirt_platform::{HyperV, PAGE_SIZE};
+use paravirt_platform::{PAGE_SIZE, Platform};
 
-impl<P: HyperV> Hypervisor<P> {
+impl<P: Platform> Hypervisor<P> {
     /// Tells the host that the guest has crashed: five values as the guest likes, and a text where the host takes one, of
     /// which 4096 bytes at most. With a text, the last two values give way to its address and length. Whether the host was
     /// told.
@@ -17,7 +17,7 @@ impl<P: HyperV> Hypervisor<P> {
         let platform = self.platform();
         // SAFETY: the registers are offered. What the control register reads is what the host knows.
         unsafe {
-            let known = HvCrashFlags::from_bits_retain(platform.read_msr(HvMsr::CRASH_CTL.0));
+            let known = HvCrashFlags::from_bits_retain(platform.registers().read_msr(HvMsr::CRASH_CTL.0));
             let mut control = HvCrashFlags::NOTIFY;
             if let Some(text) = text.filter(|_| known.contains(HvCrashFlags::MESSAGE)) {
                 let bytes = text.as_bytes().get(..text.len().min(PAGE_SIZE)).unwrap_or_default();
@@ -28,9 +28,9 @@ impl<P: HyperV> Hypervisor<P> {
                 }
             }
             for (register, value) in (HvMsr::CRASH_P0.0..).zip(values) {
-                platform.write_msr(register, value);
+                platform.registers().write_msr(register, value);
             }
-            platform.write_msr(HvMsr::CRASH_CTL.0, control.bits());
+            platform.registers().write_msr(HvMsr::CRASH_CTL.0, control.bits());
         }
         true
     }
@@ -39,7 +39,7 @@ impl<P: HyperV> Hypervisor<P> {
     pub fn reset(&self) {
         if self.features().privileges.contains(HvPrivilegeFlags::RESET) {
             // SAFETY: the register is offered; nothing is to be continued.
-            unsafe { self.platform().write_msr(HvMsr::RESET.0, 1) }
+            unsafe { self.platform().registers().write_msr(HvMsr::RESET.0, 1) }
         }
     }
 }

@@ -1,7 +1,7 @@
 use hyperv_bindings::tlfs::{
     HV_INTERFACE_SIGNATURE, HvCpuidLeaf, HvFeatureFlags, HvPrivilegeFlags, HvRecommendationFlags,
 };
-use paravirt_platform::Registers;
+use paravirt_platform::Platform;
 
 /// What CPUID says of the hypervisor. TLFS §2.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -17,10 +17,10 @@ pub struct Features {
 impl Features {
     /// Reads the leaves; `None` where there is no hypervisor of this interface. The vendor's name is not looked at: it is
     /// the interface that counts.
-    pub fn detect(platform: &impl Registers) -> Option<Self> {
+    pub fn detect(platform: &impl Platform) -> Option<Self> {
         const HYPERVISOR: u32 = 1 << 31;
-        let leaf = |leaf: HvCpuidLeaf| platform.cpuid(leaf.0);
-        let [_, _, basic, _] = platform.cpuid(1);
+        let leaf = |leaf: HvCpuidLeaf| platform.registers().cpuid(leaf.0);
+        let [_, _, basic, _] = platform.registers().cpuid(1);
         if basic & HYPERVISOR == 0 {
             return None;
         }

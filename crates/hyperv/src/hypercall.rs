@@ -3,14 +3,14 @@
 use crate::{HvStatus, Hypervisor};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyperv_bindings::tlfs::{HV_MESSAGE_PAYLOAD, HvHypercallCode, HvHypercallFlags, HvMessageType};
-use paravirt_platform::{DmaRegion, HyperV};
+use paravirt_platform::{DmaRegion, Platform};
 
 /// Bytes of a message, at most.
 pub const MAX_MESSAGE: usize = HV_MESSAGE_PAYLOAD as usize;
 /// Where the payload is in the input of HvCallPostMessage.
 const PAYLOAD: usize = 16;
 
-impl<P: HyperV> Hypervisor<P> {
+impl<P: Platform> Hypervisor<P> {
     /// One call; the status, and nothing else of what it returns.
     ///
     /// # Safety
@@ -18,7 +18,7 @@ impl<P: HyperV> Hypervisor<P> {
     /// The call with these arguments keeps memory safe.
     unsafe fn call(&self, control: u64, input: u64, output: u64) -> HvStatus {
         // SAFETY: the page is enabled as long as this exists; the rest is passed on from the caller.
-        HvStatus(unsafe { self.platform().hypercall(self.page(), control, input, output) } as u16)
+        HvStatus(unsafe { self.platform().hyperv().hypercall(self.page(), control, input, output) } as u16)
     }
 
     /// HvCallPostMessage, once: the message is built in `input`, a page that nobody else uses meanwhile.

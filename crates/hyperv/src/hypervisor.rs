@@ -1,7 +1,7 @@
 use crate::Features;
 use core::fmt;
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
-use paravirt_platform::{AllocError, DmaRegion, HyperV, PAGE_SIZE, PageArc, RawDma};
+use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, PageArc, Platform, RawDma};
 
 /// The bits of a register that names a page, below the page's address: what is reserved there is kept.
 pub(crate) const PAGE_BITS: u64 = PAGE_SIZE as u64 - 1;
@@ -52,7 +52,7 @@ impl From<AllocError> for OpenError {
 }
 
 /// The hypervisor in service: the guest has said who it is, and the hypercall page is there. Dropped, it takes both back.
-pub struct Hypervisor<P: HyperV> {
+pub struct Hypervisor<P: Platform> {
     platform: P,
     features: Features,
     page: RawDma,
@@ -61,11 +61,11 @@ pub struct Hypervisor<P: HyperV> {
 }
 
 // SAFETY: the page is the platform's, and only called.
-unsafe impl<P: HyperV> Send for Hypervisor<P> {}
+unsafe impl<P: Platform> Send for Hypervisor<P> {}
 // SAFETY: as above.
-unsafe impl<P: HyperV> Sync for Hypervisor<P> {}
+unsafe impl<P: Platform> Sync for Hypervisor<P> {}
 
-impl<P: HyperV> Hypervisor<P> {
+impl<P: Platform> Hypervisor<P> {
     /// Takes the hypervisor into service.
     ///
     /// # Errors
@@ -77,18 +77,20 @@ impl<P: HyperV> Hypervisor<P> {
             return Err(OpenError::Unsupported);
         }
         let text = DmaRegion::alloc(platform, PAGE_SIZE)?;
-        let page = platform.hypercall_page().ok_or(OpenError::NoPage)?;
+        let page = platform.hyperv().hypercall_page().ok_or(OpenError::NoPage)?;
         let this = Self { platform: platform.clone(), features, page, text };
         // SAFETY: both registers are offered. The page is RAM that the platform gave for this.
         unsafe {
-            platform.write_msr(HvMsr::GUEST_OS_ID.0, GUEST_OS_ID);
-            let old = platform.read_msr(HvMsr::HYPERCALL.0);
+            platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, GUEST_OS_ID);
+            let old = platform.registers().read_msr(HvMsr::HYPERCALL.0);
             if old & HvPageFlags::LOCKED.bits() != 0 {
                 return Err(OpenError::Locked);
             }
             let reserved = old & PAGE_BITS & !HvPageFlags::ENABLE.bits();
-            platform.write_msr(HvMsr::HYPERCALL.0, page.bus.0 | reserved | HvPageFlags::ENABLE.bits());
-            if platform.read_msr(HvMsr::HYPERCALL.0) & HvPageFlags::ENABLE.bits() == 0 {
+            platform
+                .registers()
+                .write_msr(HvMsr::HYPERCALL.0, page.bus.0 | reserved | HvPageFlags::ENABLE.bits());
+            if platform.registers().read_msr(HvMsr::HYPERCALL.0) & HvPageFlags::ENABLE.bits() == 0 {
                 return Err(OpenError::Refused);
             }
         }
@@ -116,32 +118,34 @@ impl<P: HyperV> Hypervisor<P> {
             return None;
         }
         // SAFETY: the register is offered.
-        u32::try_from(unsafe { self.platform.read_msr(HvMsr::VP_INDEX.0) }).ok()
+        u32::try_from(unsafe { self.platform.registers().read_msr(HvMsr::VP_INDEX.0) }).ok()
     }
 }
 
-impl<P: HyperV> Hypervisor<P> {
+impl<P: Platform> Hypervisor<P> {
     /// The reference time, in units of 100 ns, by its register: an exit. `None` where it is not offered.
     pub fn reference_count(&self) -> Option<u64> {
         if !self.features.privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
             return None;
         }
         // SAFETY: the register is offered.
-        Some(unsafe { self.platform.read_msr(HvMsr::TIME_REF_COUNT.0) })
+        Some(unsafe { self.platform.registers().read_msr(HvMsr::TIME_REF_COUNT.0) })
     }
 }
 
-impl<P: HyperV> Drop for Hypervisor<P> {
+impl<P: Platform> Drop for Hypervisor<P> {
     fn drop(&mut self) {
         // SAFETY: the registers are offered, and nobody calls any more: this was the last reference. Where the page is
         // locked it is not ours.
         unsafe {
-            let old = self.platform.read_msr(HvMsr::HYPERCALL.0);
+            let old = self.platform.registers().read_msr(HvMsr::HYPERCALL.0);
             if old & !PAGE_BITS == self.page.bus.0 {
-                self.platform.write_msr(HvMsr::HYPERCALL.0, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+                self.platform
+                    .registers()
+                    .write_msr(HvMsr::HYPERCALL.0, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
             }
-            self.platform.write_msr(HvMsr::GUEST_OS_ID.0, 0);
-            self.platform.free_hypercall_page(self.page);
+            self.platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, 0);
+            self.platform.hyperv().free_hypercall_page(self.page);
         }
     }
 }

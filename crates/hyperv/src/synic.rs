@@ -9,7 +9,7 @@ use hyperv_bindings::tlfs::{
     HvPageFlags, HvScontrolFlags, HvSintFlags,
 };
 use paravirt_platform::{
-    DmaRegion, HyperV, PAGE_SIZE, PageArc, PageTable, ProcessorId, RawHandler, SharedMemory, Vector,
+    DmaRegion, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector,
 };
 
 /// Sources of a processor.
@@ -37,32 +37,32 @@ impl Message {
 }
 
 /// What the controller of one virtual processor consists of.
-struct VirtualProcessor<P: HyperV> {
+struct VirtualProcessor<P: Platform> {
     index: u32,
     messages: DmaRegion<P>,
     events: DmaRegion<P>,
 }
 
 /// The controllers of all processors, in service. Dropped, they are switched off.
-pub struct Synic<P: HyperV> {
+pub struct Synic<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processors: PageTable<P, Option<VirtualProcessor<P>>>,
 }
 
 /// Runs `work` on each processor of the platform.
-fn on_each<P: HyperV>(
+fn on_each<P: Platform>(
     platform: &P,
     count: usize,
     mut work: impl FnMut(usize) + Send,
 ) -> Result<(), OpenError> {
     for index in 0..count {
         let id = ProcessorId(u32::try_from(index).map_err(|_| OpenError::Processor)?);
-        platform.run_on(id, &mut || work(index)).map_err(|_| OpenError::Processor)?;
+        platform.processors().run_on(id, &mut || work(index)).map_err(|_| OpenError::Processor)?;
     }
     Ok(())
 }
 
-impl<P: HyperV> Synic<P> {
+impl<P: Platform> Synic<P> {
     /// Switches on the controller of every processor, with all sources masked.
     ///
     /// A host builds its routes to a processor when it is told of it, so this comes ahead of everything that names one.
@@ -75,7 +75,7 @@ impl<P: HyperV> Synic<P> {
             return Err(OpenError::Unsupported);
         }
         let platform = hypervisor.platform();
-        let count = usize::try_from(platform.count()).map_err(|_| OpenError::Processor)?.max(1);
+        let count = usize::try_from(platform.processors().count()).map_err(|_| OpenError::Processor)?.max(1);
         let mut processors = PageTable::new(platform, count, |_| None)?;
         for slot in processors.iter_mut() {
             let page = || DmaRegion::alloc(platform, PAGE_SIZE);
@@ -90,8 +90,9 @@ impl<P: HyperV> Synic<P> {
                 unsafe {
                     set_page(platform, HvMsr::SIMP, vp.messages.bus().0);
                     set_page(platform, HvMsr::SIEFP, vp.events.bus().0);
-                    let control = platform.read_msr(HvMsr::SCONTROL.0) | HvScontrolFlags::ENABLE.bits();
-                    platform.write_msr(HvMsr::SCONTROL.0, control);
+                    let control =
+                        platform.registers().read_msr(HvMsr::SCONTROL.0) | HvScontrolFlags::ENABLE.bits();
+                    platform.registers().write_msr(HvMsr::SCONTROL.0, control);
                 }
             }
         })?;
@@ -141,10 +142,10 @@ impl<P: HyperV> Synic<P> {
     ) -> Result<Option<Vector>, OpenError> {
         let platform = self.hypervisor.platform();
         // SAFETY: passed on from the caller.
-        let bound = unsafe { platform.bind(handler, processor) }.ok();
-        let described = bound.and_then(|vector| Some((vector, platform.descriptor(vector)?)));
+        let bound = unsafe { platform.interrupts().bind(handler, processor) }.ok();
+        let described = bound.and_then(|vector| Some((vector, platform.hyperv().descriptor(vector)?)));
         if let (Some(vector), None) = (bound, described) {
-            platform.unbind(vector);
+            platform.interrupts().unbind(vector);
         }
         let polling = self.hypervisor.features().features.contains(HvFeatureFlags::SINT_POLLING);
         let value = match described {
@@ -154,7 +155,7 @@ impl<P: HyperV> Synic<P> {
             None => HvSintFlags::MASKED.bits() | 0xff,
         };
         if let Err(error) = self.write_sint(processor, sint, value) {
-            described.into_iter().for_each(|(vector, _)| platform.unbind(vector));
+            described.into_iter().for_each(|(vector, _)| platform.interrupts().unbind(vector));
             return Err(error);
         }
         Ok(described.map(|(vector, _)| vector))
@@ -164,7 +165,7 @@ impl<P: HyperV> Synic<P> {
     pub fn unbind(&self, processor: ProcessorId, sint: u32, vector: Option<Vector>) {
         // A processor that does not run any more raises no interrupt either.
         let _ = self.write_sint(processor, sint, HvSintFlags::MASKED.bits() | 0xff);
-        vector.into_iter().for_each(|vector| self.hypervisor.platform().unbind(vector));
+        vector.into_iter().for_each(|vector| self.hypervisor.platform().interrupts().unbind(vector));
     }
 
     fn write_sint(&self, processor: ProcessorId, sint: u32, value: u64) -> Result<(), OpenError> {
@@ -173,11 +174,12 @@ impl<P: HyperV> Synic<P> {
         let platform = self.hypervisor.platform();
         let register = HvMsr::SINT0.0.saturating_add(sint.min(HV_SINTS.saturating_sub(1)));
         platform
+            .processors()
             .run_on(processor, &mut || {
                 // SAFETY: the register is offered with the others of the controller.
                 unsafe {
-                    let old = platform.read_msr(register);
-                    platform.write_msr(register, old & !KNOWN | value);
+                    let old = platform.registers().read_msr(register);
+                    platform.registers().write_msr(register, old & !KNOWN | value);
                 }
             })
             .map_err(|_| OpenError::Processor)
@@ -211,7 +213,7 @@ impl<P: HyperV> Synic<P> {
         }
         if free_then_look(&slot) {
             // SAFETY: the register is offered with the others of the controller; it touches no memory of ours.
-            unsafe { self.hypervisor.platform().write_msr(HvMsr::EOM.0, 0) }
+            unsafe { self.hypervisor.platform().registers().write_msr(HvMsr::EOM.0, 0) }
         }
         Some(Message { message_type, len, payload })
     }
@@ -245,15 +247,15 @@ pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
 /// # Safety
 ///
 /// The register is offered, and names a page.
-unsafe fn set_page<P: HyperV>(platform: &P, register: HvMsr, page: u64) {
+unsafe fn set_page<P: Platform>(platform: &P, register: HvMsr, page: u64) {
     // SAFETY: passed on from the caller.
     unsafe {
-        let reserved = platform.read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
-        platform.write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());
+        let reserved = platform.registers().read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
+        platform.registers().write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());
     }
 }
 
-impl<P: HyperV> Drop for Synic<P> {
+impl<P: Platform> Drop for Synic<P> {
     fn drop(&mut self) {
         let platform = self.hypervisor.platform();
         for (index, slot) in self.processors.iter_mut().enumerate() {
@@ -262,21 +264,25 @@ impl<P: HyperV> Drop for Synic<P> {
                 unsafe {
                     for sint in 0..SINTS {
                         let register = HvMsr::SINT0.0.saturating_add(sint as u32);
-                        let old = platform.read_msr(register);
+                        let old = platform.registers().read_msr(register);
                         if old & HvSintFlags::MASKED.bits() == 0 {
-                            platform.write_msr(register, old | HvSintFlags::MASKED.bits());
+                            platform.registers().write_msr(register, old | HvSintFlags::MASKED.bits());
                         }
                     }
                     for register in [HvMsr::SIMP.0, HvMsr::SIEFP.0] {
-                        let old = platform.read_msr(register);
-                        platform.write_msr(register, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+                        let old = platform.registers().read_msr(register);
+                        platform
+                            .registers()
+                            .write_msr(register, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
                     }
-                    let control = platform.read_msr(HvMsr::SCONTROL.0);
-                    platform.write_msr(HvMsr::SCONTROL.0, control & !HvScontrolFlags::ENABLE.bits());
+                    let control = platform.registers().read_msr(HvMsr::SCONTROL.0);
+                    platform
+                        .registers()
+                        .write_msr(HvMsr::SCONTROL.0, control & !HvScontrolFlags::ENABLE.bits());
                 }
             };
             let id = ProcessorId(u32::try_from(index).unwrap_or(u32::MAX));
-            if platform.run_on(id, &mut work).is_err()
+            if platform.processors().run_on(id, &mut work).is_err()
                 && let Some(vp) = slot.take()
             {
                 // Nobody switched these off.

@@ -2,7 +2,7 @@
 
 use crate::{Hypervisor, OpenError};
 use hyperv_bindings::tlfs::{HvFeatureFlags, HvMsr, HvPrivilegeFlags, HvStimerFlags};
-use paravirt_platform::{HyperV, PageArc, ProcessorId};
+use paravirt_platform::{PageArc, Platform, ProcessorId};
 
 /// Timers of a virtual processor.
 const TIMERS: u32 = 4;
@@ -18,13 +18,13 @@ pub enum TimerSignal {
 }
 
 /// A timer of one virtual processor, one shot at a time. Dropped, it is stopped.
-pub struct SyntheticTimer<P: HyperV> {
+pub struct SyntheticTimer<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processor: ProcessorId,
     config: u32,
 }
 
-impl<P: HyperV> SyntheticTimer<P> {
+impl<P: Platform> SyntheticTimer<P> {
     /// Timer `index`, from 0 to 3, of `processor`, stopped.
     ///
     /// # Errors
@@ -65,8 +65,8 @@ impl<P: HyperV> SyntheticTimer<P> {
     fn write(&self, work: impl Fn(&dyn Fn(u32, u64)) + Send + Sync) -> Result<(), OpenError> {
         let platform = self.hypervisor.platform();
         // SAFETY: the registers are offered, and touch no memory.
-        let write = |register: u32, value: u64| unsafe { platform.write_msr(register, value) };
-        platform.run_on(self.processor, &mut || work(&write)).map_err(|_| OpenError::Processor)
+        let write = |register: u32, value: u64| unsafe { platform.registers().write_msr(register, value) };
+        platform.processors().run_on(self.processor, &mut || work(&write)).map_err(|_| OpenError::Processor)
     }
 
     /// Sets the timer to the reference time `at`, in units of 100 ns; one that has passed fires at once.
@@ -88,7 +88,7 @@ impl<P: HyperV> SyntheticTimer<P> {
     }
 }
 
-impl<P: HyperV> Drop for SyntheticTimer<P> {
+impl<P: Platform> Drop for SyntheticTimer<P> {
     fn drop(&mut self) {
         let _ = self.write(|write| write(self.config, 0));
     }

@@ -17,10 +17,10 @@
 //! ```
 //! use paravirt_device::Clock;
 //! use paravirt_kvm::{KvmClock, OpenError};
-//! use paravirt_platform::Registers;
+//! use paravirt_platform::Platform;
 //!
 //! /// The time since the machine was made, where KVM's leaves are at their usual place.
-//! fn uptime<P: Registers>(kernel: &P) -> Result<u64, OpenError> {
+//! fn uptime<P: Platform>(kernel: &P) -> Result<u64, OpenError> {
 //!     Ok(KvmClock::open(kernel, 0x4000_0000)?.now().as_nanos())
 //! }
 //! // A process is no guest.
@@ -43,7 +43,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use paravirt_device::Clock;
-use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, ProcessorId, Registers, SharedMemory};
+use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, Platform, ProcessorId, SharedMemory};
 
 /// The register that takes the address of a processor's page, with bit 0 for on.
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
@@ -92,7 +92,7 @@ impl From<AllocError> for OpenError {
 }
 
 /// KVM's clock: nanoseconds since the machine was made. Dropped, it is switched off.
-pub struct KvmClock<P: Registers> {
+pub struct KvmClock<P: Platform> {
     platform: P,
     page: DmaRegion<P>,
     /// The latest time that was told, in nanoseconds.
@@ -141,7 +141,7 @@ impl Scale {
     }
 }
 
-impl<P: Registers> KvmClock<P> {
+impl<P: Platform> KvmClock<P> {
     /// Switches the clock on for every processor. `base` is the first of KVM's CPUID leaves, at which its name stands:
     /// 0x40000000, or further on where the host offers other interfaces too.
     ///
@@ -149,14 +149,14 @@ impl<P: Registers> KvmClock<P> {
     ///
     /// [`OpenError`].
     pub fn open(platform: &P, base: u32) -> Result<Self, OpenError> {
-        let [features, ..] = platform.cpuid(base.saturating_add(1));
+        let [features, ..] = platform.registers().cpuid(base.saturating_add(1));
         if features & FEATURE == 0 {
             return Err(OpenError::Absent);
         }
         if features & STABLE == 0 {
             return Err(OpenError::Unstable);
         }
-        let count = platform.count().max(1);
+        let count = platform.processors().count().max(1);
         if count as usize > PAGE_SIZE / STRIDE {
             return Err(OpenError::Processor);
         }
@@ -165,8 +165,11 @@ impl<P: Registers> KvmClock<P> {
         for processor in 0..count {
             let at = this.page.bus().offset(u64::from(processor).saturating_mul(STRIDE as u64));
             // SAFETY: the register is offered; the structure is in the page, which is the host's until the drop.
-            let mut work = || unsafe { platform.write_msr(SYSTEM_TIME, at.0 | 1) };
-            platform.run_on(ProcessorId(processor), &mut work).map_err(|_| OpenError::Processor)?;
+            let mut work = || unsafe { platform.registers().write_msr(SYSTEM_TIME, at.0 | 1) };
+            platform
+                .processors()
+                .run_on(ProcessorId(processor), &mut work)
+                .map_err(|_| OpenError::Processor)?;
         }
         Ok(this)
     }
@@ -174,15 +177,15 @@ impl<P: Registers> KvmClock<P> {
     fn read(&self) -> Option<u64> {
         let scale = Scale::read(self.page.shared(), 0)?;
         if scale.flags & FLAG_STABLE != 0 {
-            return Some(scale.time(self.platform.tsc()));
+            return Some(scale.time(self.platform.registers().tsc()));
         }
-        let own = (self.platform.current().0 as usize).checked_mul(STRIDE)?;
+        let own = (self.platform.processors().current().0 as usize).checked_mul(STRIDE)?;
         let scale = Scale::read(self.page.shared(), own)?;
-        Some(scale.time(self.platform.tsc()))
+        Some(scale.time(self.platform.registers().tsc()))
     }
 }
 
-impl<P: Registers> Clock for KvmClock<P> {
+impl<P: Platform> Clock for KvmClock<P> {
     fn now(&self) -> Instant {
         let now = self.read().unwrap_or(0);
         let latest = self.latest.fetch_max(now, Ordering::Relaxed);
@@ -190,13 +193,13 @@ impl<P: Registers> Clock for KvmClock<P> {
     }
 }
 
-impl<P: Registers> Drop for KvmClock<P> {
+impl<P: Platform> Drop for KvmClock<P> {
     fn drop(&mut self) {
-        for processor in 0..self.platform.count().max(1) {
+        for processor in 0..self.platform.processors().count().max(1) {
             // SAFETY: the register is offered.
-            let mut work = || unsafe { self.platform.write_msr(SYSTEM_TIME, 0) };
+            let mut work = || unsafe { self.platform.registers().write_msr(SYSTEM_TIME, 0) };
             // A processor that does not run does not have its structure written.
-            let _ = self.platform.run_on(ProcessorId(processor), &mut work);
+            let _ = self.platform.processors().run_on(ProcessorId(processor), &mut work);
         }
     }
 }

@@ -12,7 +12,7 @@ use hyperv_bindings::rndis::{
     RndisStatus,
 };
 use paravirt_device::{ControlError, Fault, Rejected};
-use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, HyperV, PageTable, SharedMemory};
+use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, PageTable, Platform, SharedMemory};
 use paravirt_vmbus::{ChannelError, Gpadl, SendError};
 use spin::Mutex;
 use zerocopy::IntoBytes;
@@ -93,7 +93,7 @@ impl From<ControlError> for OpenError {
 }
 
 /// What one at a time may do: requests.
-pub(crate) struct Control<P: HyperV> {
+pub(crate) struct Control<P: Platform> {
     /// Where requests are sent from. `None` once it was leaked.
     page: Option<DmaRegion<P>>,
     last: u32,
@@ -116,7 +116,7 @@ impl Reply {
     }
 }
 
-pub(crate) struct Core<P: HyperV, B: DmaBuffer> {
+pub(crate) struct Core<P: Platform, B: DmaBuffer> {
     pub lanes: PageTable<P, Mutex<Lane<P, B>>>,
     pub control: Mutex<Control<P>>,
     pub shared: Shared<P>,
@@ -125,7 +125,7 @@ pub(crate) struct Core<P: HyperV, B: DmaBuffer> {
     pub send: Option<Gpadl<P>>,
 }
 
-impl<P: HyperV, B: DmaBuffer> Core<P, B> {
+impl<P: Platform, B: DmaBuffer> Core<P, B> {
     pub fn control(platform: &P) -> Result<Mutex<Control<P>>, AllocError> {
         let page = Some(DmaRegion::alloc(platform, paravirt_platform::PAGE_SIZE)?);
         Ok(Mutex::new(Control { page, last: 0 }))
@@ -365,7 +365,7 @@ fn put_request(
 /// Where the value of a request begins, from behind the header.
 const INFO_OFFSET: u32 = (size_of::<RndisQuery>() - size_of::<RndisHeader>()) as u32;
 
-impl<P: HyperV, B: DmaBuffer> Drop for Core<P, B> {
+impl<P: Platform, B: DmaBuffer> Drop for Core<P, B> {
     fn drop(&mut self) {
         if self.shared.fault().is_none() {
             let _ = self.close();

@@ -13,7 +13,7 @@ use hyperv_bindings::rndis::{
 use paravirt_device::{
     Arm, ControlError, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, Offloads, ReceiveMode,
 };
-use paravirt_platform::{DmaBuffer, HyperV, PageArc};
+use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_vmbus::{Offer, Vmbus};
 use zerocopy::IntoBytes;
 
@@ -29,7 +29,7 @@ const RSS_TABLE: usize = NDIS_RSS_TABLE_COUNT as usize;
 const ROUNDS: usize = 8;
 
 /// A network device on VMBus whose frames can be sent from buffers `B`.
-pub struct NetVsc<P: HyperV, B: DmaBuffer> {
+pub struct NetVsc<P: Platform, B: DmaBuffer> {
     core: PageArc<P, Core<P, B>>,
     info: NetInfo,
     link: Link,
@@ -38,7 +38,7 @@ pub struct NetVsc<P: HyperV, B: DmaBuffer> {
     reported: Option<Fault>,
 }
 
-impl<P: HyperV, B: DmaBuffer> NetVsc<P, B> {
+impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
     /// Takes the device that `offer` offers into service, with all its queues and with one in use; see
     /// [`set_active_queues`](NetDevice::set_active_queues). Frames to its own address, to all and to every multicast address
     /// come in from then on.
@@ -130,7 +130,7 @@ impl<P: HyperV, B: DmaBuffer> NetVsc<P, B> {
     }
 }
 
-fn address<P: HyperV, B: DmaBuffer>(core: &Core<P, B>) -> Result<MacAddr, ControlError> {
+fn address<P: Platform, B: DmaBuffer>(core: &Core<P, B>) -> Result<MacAddr, ControlError> {
     for oid in [RndisOid::IEEE_802_3_CURRENT_ADDRESS, RndisOid::IEEE_802_3_PERMANENT_ADDRESS] {
         match core.query(oid, &[]) {
             Ok(reply) => {
@@ -145,7 +145,7 @@ fn address<P: HyperV, B: DmaBuffer>(core: &Core<P, B>) -> Result<MacAddr, Contro
     Err(ControlError::Unsupported)
 }
 
-impl<P: HyperV, B: DmaBuffer> NetDevice for NetVsc<P, B> {
+impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
     type Queue = NetVscQueue<P, B>;
 
     fn info(&self) -> NetInfo {
@@ -310,7 +310,7 @@ fn network_address(mac: MacAddr) -> [u8; 20 + NAME_LEN + VALUE_LEN] {
     bytes
 }
 
-impl<P: HyperV, B: DmaBuffer> Drop for NetVsc<P, B> {
+impl<P: Platform, B: DmaBuffer> Drop for NetVsc<P, B> {
     /// Ends reception where nobody has a queue any more.
     fn drop(&mut self) {
         let is_in_use = self.core.lanes.iter().any(|lane| lane.lock().is_taken);

@@ -9,7 +9,7 @@ use hyperv_bindings::netvsp::{
     NVSP_NO_SECTION, NvspChannelType, NvspMessageType, NvspSendRndisPacket, NvspStatus,
 };
 use paravirt_device::{Fault, Rejected};
-use paravirt_platform::{AllocError, DmaBuffer, Fifo, HyperV, PageTable, SharedMemory, WakerGroup};
+use paravirt_platform::{AllocError, DmaBuffer, Fifo, PageTable, Platform, SharedMemory, WakerGroup};
 use paravirt_vmbus::{Channel, GpaRange, Kind, SendError};
 use zerocopy::IntoBytes;
 
@@ -19,7 +19,7 @@ const PACKET: usize = 8192;
 pub(crate) const QUEUE: usize = 0;
 pub(crate) const DEVICE: usize = 1;
 
-pub(crate) struct Lane<P: HyperV, B: DmaBuffer> {
+pub(crate) struct Lane<P: Platform, B: DmaBuffer> {
     pub channel: Option<Channel<P>>,
     buffer: PageTable<P, u8>,
     pub received: Received<P>,
@@ -48,7 +48,7 @@ pub(crate) fn refused(error: SendError) -> Rejected {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> Lane<P, B> {
+impl<P: Platform, B: DmaBuffer> Lane<P, B> {
     pub fn new(platform: &P, frames: usize, sending: Sending<P, B>) -> Result<Self, AllocError> {
         Ok(Self {
             channel: None,
@@ -152,8 +152,10 @@ impl<P: HyperV, B: DmaBuffer> Lane<P, B> {
         let channel = self.channel.as_mut().ok_or(Fault::Removed)?;
         let message = rndis(NvspChannelType::CONTROL, NVSP_NO_SECTION, 0);
         let range = GpaRange::contiguous(address, len);
-        channel
-            .send_gpa_direct(transaction | id::CONTROL, core::iter::once(range), &[message.as_bytes()])
+        let transaction = transaction | id::CONTROL;
+        // SAFETY: the range is in the page of requests, which the driver keeps until the channels have been closed, and which only
+        // atomics access.
+        unsafe { channel.send_gpa_ranges(transaction, core::iter::once(range), &[message.as_bytes()]) }
             .map_err(refused)?;
         channel.kick();
         Ok(())

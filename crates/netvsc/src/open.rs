@@ -14,7 +14,7 @@ use hyperv_bindings::netvsp::{
 };
 use hyperv_bindings::rndis::*;
 use paravirt_device::{ControlError, Fault, Offloads};
-use paravirt_platform::{DmaBuffer, DmaRegion, HyperV, PageArc, PageTable, ProcessorId};
+use paravirt_platform::{DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
 use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Vmbus};
 use spin::Mutex;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
@@ -83,7 +83,7 @@ impl Default for NetOptions {
 }
 
 /// A device in service, and what was found out about it.
-pub(crate) struct Opened<P: HyperV, B: DmaBuffer> {
+pub(crate) struct Opened<P: Platform, B: DmaBuffer> {
     pub core: PageArc<P, Core<P, B>>,
     pub queues: u16,
     pub mtu: u16,
@@ -94,12 +94,12 @@ pub(crate) struct Opened<P: HyperV, B: DmaBuffer> {
 }
 
 /// The primary channel, while nothing but the set-up goes by it.
-struct Setup<'a, P: HyperV> {
+struct Setup<'a, P: Platform> {
     channel: &'a mut Channel<P>,
     version: NvspVersion,
 }
 
-impl<P: HyperV> Setup<'_, P> {
+impl<P: Platform> Setup<'_, P> {
     fn tell(&mut self, message: &(impl IntoBytes + Immutable)) -> Result<(), OpenError> {
         self.channel.send_in_band(0, false, &[message.as_bytes()])?;
         self.channel.kick();
@@ -214,7 +214,7 @@ impl<P: HyperV> Setup<'_, P> {
     }
 }
 
-fn open_channel<P: HyperV>(
+fn open_channel<P: Platform>(
     vmbus: &Vmbus<P>,
     offer: &Offer,
     options: &NetOptions,
@@ -227,7 +227,7 @@ fn open_channel<P: HyperV>(
 }
 
 /// Takes the device that `offer` offers into service.
-pub(crate) fn open<P: HyperV, B: DmaBuffer>(
+pub(crate) fn open<P: Platform, B: DmaBuffer>(
     platform: &P,
     vmbus: &Vmbus<P>,
     offer: &Offer,
@@ -305,7 +305,7 @@ pub(crate) fn open<P: HyperV, B: DmaBuffer>(
 }
 
 /// The part of the send buffer that queue `index` of `queues` uses.
-fn send_buffer<P: HyperV, B: DmaBuffer>(
+fn send_buffer<P: Platform, B: DmaBuffer>(
     core: &Core<P, B>,
     section_size: u32,
     index: u16,
@@ -325,7 +325,7 @@ struct Found {
     max_segmented: usize,
 }
 
-fn offloads<P: HyperV, B: DmaBuffer>(core: &Core<P, B>) -> Result<Found, OpenError> {
+fn offloads<P: Platform, B: DmaBuffer>(core: &Core<P, B>) -> Result<Found, OpenError> {
     let nothing = Found { sends: Offloads::empty(), receives: Offloads::empty(), max_segmented: 0 };
     let mut input = NdisOffload::new_zeroed();
     input.header = NdisObjectHeader {
@@ -364,7 +364,7 @@ const MAX_SEGMENTED: usize = 65535 + ETHERNET;
 const RSC_OFFSET: usize = 32;
 
 /// Switches offloads: those that are in `sends` and `receives` on, the others off.
-pub(crate) fn set_offloads<P: HyperV, B: DmaBuffer>(
+pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
     core: &Core<P, B>,
     sends: Offloads,
     receives: Offloads,
@@ -401,7 +401,7 @@ pub(crate) fn set_offloads<P: HyperV, B: DmaBuffer>(
 }
 
 /// Opens further channels, as many as host and options have; how many there are in all.
-fn further_channels<P: HyperV, B: DmaBuffer>(
+fn further_channels<P: Platform, B: DmaBuffer>(
     core: &Core<P, B>,
     vmbus: &Vmbus<P>,
     offer: &Offer,

@@ -9,10 +9,10 @@ use paravirt_device::{
     Arm, Fault, NetQueue, NetRx, NetTx, Notify, Rejected, RxChecksum, RxFrame, RxMeta, SendRefused, Sent,
     TxMeta, VlanTag,
 };
-use paravirt_platform::{AllocError, DmaBuffer, HyperV, PageArc, PageTable};
+use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageTable, Platform};
 
 /// The receiving side of a queue: frames stay where the host has put them until they are looked at, and are copied then, once.
-pub struct NetVscRx<P: HyperV, B: DmaBuffer> {
+pub struct NetVscRx<P: Platform, B: DmaBuffer> {
     core: PageArc<P, Core<P, B>>,
     index: usize,
     /// The frame that was looked at.
@@ -25,7 +25,7 @@ pub struct NetVscRx<P: HyperV, B: DmaBuffer> {
 }
 
 /// The sending side of a queue.
-pub struct NetVscTx<P: HyperV, B: DmaBuffer> {
+pub struct NetVscTx<P: Platform, B: DmaBuffer> {
     core: PageArc<P, Core<P, B>>,
     index: usize,
     /// The slot that is reserved.
@@ -33,15 +33,15 @@ pub struct NetVscTx<P: HyperV, B: DmaBuffer> {
 }
 
 // SAFETY: the slot is this queue's own, in memory that the core keeps.
-unsafe impl<P: HyperV, B: DmaBuffer> Send for NetVscTx<P, B> {}
+unsafe impl<P: Platform, B: DmaBuffer> Send for NetVscTx<P, B> {}
 
 /// A queue of a device: a channel of it.
-pub struct NetVscQueue<P: HyperV, B: DmaBuffer> {
+pub struct NetVscQueue<P: Platform, B: DmaBuffer> {
     rx: NetVscRx<P, B>,
     tx: NetVscTx<P, B>,
 }
 
-impl<P: HyperV, B: DmaBuffer> NetVscQueue<P, B> {
+impl<P: Platform, B: DmaBuffer> NetVscQueue<P, B> {
     pub(crate) fn new(core: &PageArc<P, Core<P, B>>, index: usize) -> Result<Self, AllocError> {
         let frame = PageTable::new(&core.shared.platform, MAX_RECEIVED, |_| 0)?;
         let rx = NetVscRx { core: core.clone(), index, frame, copied: 0, filled: 0, last: (0, 0) };
@@ -49,7 +49,7 @@ impl<P: HyperV, B: DmaBuffer> NetVscQueue<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> Notify for NetVscQueue<P, B> {
+impl<P: Platform, B: DmaBuffer> Notify for NetVscQueue<P, B> {
     fn arm(&mut self) -> Arm {
         let NetVscRx { core, index, .. } = &self.rx;
         let Some(lane) = core.lane(*index) else { return Arm::Armed };
@@ -79,7 +79,7 @@ impl<P: HyperV, B: DmaBuffer> Notify for NetVscQueue<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
+impl<P: Platform, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
     type Rx = NetVscRx<P, B>;
     type Tx = NetVscTx<P, B>;
 
@@ -93,7 +93,7 @@ impl<P: HyperV, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> Drop for NetVscQueue<P, B> {
+impl<P: Platform, B: DmaBuffer> Drop for NetVscQueue<P, B> {
     fn drop(&mut self) {
         if let Some(lane) = self.rx.core.lane(self.rx.index) {
             let mut lane = lane.lock();
@@ -109,7 +109,7 @@ impl<P: HyperV, B: DmaBuffer> Drop for NetVscQueue<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> NetVscRx<P, B> {
+impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
     /// Copies part `index` of the frame behind those that have been copied; where it is then.
     fn copy(&mut self, index: u16) -> Option<(usize, usize)> {
         let part = *self.core.lane(self.index)?.lock().frames().get(usize::from(index))?;
@@ -123,7 +123,7 @@ impl<P: HyperV, B: DmaBuffer> NetVscRx<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> NetRx for NetVscRx<P, B> {
+impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
     #[inline]
     fn front(&self) -> Option<RxFrame> {
         let lane = self.core.lane(self.index)?.lock();
@@ -156,7 +156,7 @@ impl<P: HyperV, B: DmaBuffer> NetRx for NetVscRx<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> NetVscRx<P, B> {
+impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
     /// Where a part that was copied is.
     #[cold]
     fn range(&self, index: u16) -> Option<(usize, usize)> {
@@ -170,7 +170,7 @@ impl<P: HyperV, B: DmaBuffer> NetVscRx<P, B> {
     }
 }
 
-impl<P: HyperV, B: DmaBuffer> NetTx for NetVscTx<P, B> {
+impl<P: Platform, B: DmaBuffer> NetTx for NetVscTx<P, B> {
     type Buffer = B;
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::shared::Shared;
 use hyperv_bindings::netvsp::{NvspChannelType, NvspMessageType, NvspSendRndisPacketComplete, NvspStatus};
 use hyperv_bindings::rndis::RndisPacketIdFlags;
 use paravirt_device::{Fault, SegmentKind, Segmentation};
-use paravirt_platform::{AllocError, Fifo, HyperV, SharedMemory};
+use paravirt_platform::{AllocError, Fifo, Platform, SharedMemory};
 use paravirt_vmbus::{Channel, Packet, SendError};
 use zerocopy::IntoBytes;
 
@@ -50,7 +50,7 @@ pub(crate) enum Completion {
 }
 
 /// What came in.
-pub(crate) struct Received<P: HyperV> {
+pub(crate) struct Received<P: Platform> {
     frames: Fifo<P, Frame>,
     packets: Fifo<P, Open>,
     /// Completions that the host is owed.
@@ -63,7 +63,7 @@ pub(crate) struct Received<P: HyperV> {
     begun: u16,
 }
 
-impl<P: HyperV> Received<P> {
+impl<P: Platform> Received<P> {
     /// For as many frames as the receive buffer has room for.
     pub fn new(platform: &P, frames: usize) -> Result<Self, AllocError> {
         Ok(Self {

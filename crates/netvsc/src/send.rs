@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Fault, IoError, Offloads, Rejected, Sent, TxMeta};
 use paravirt_platform::{
-    AllocError, Direction, DmaBuffer, DmaRegion, DmaSlice, Fifo, HyperV, PageTable, Segment,
+    AllocError, Direction, DmaBuffer, DmaRegion, DmaSlice, Fifo, PageTable, Platform, Segment,
 };
 use paravirt_vmbus::{Channel, GpaRange, SendError};
 use zerocopy::IntoBytes;
@@ -88,7 +88,7 @@ struct Lent<B> {
     next: u16,
 }
 
-struct Large<P: HyperV> {
+struct Large<P: Platform> {
     generation: u32,
     slot: DmaSlice<P>,
     is_free: bool,
@@ -119,7 +119,7 @@ pub(crate) struct SendBuffer {
 // SAFETY: the memory is used by one channel, under its lock.
 unsafe impl Send for SendBuffer {}
 
-pub(crate) struct Sending<P: HyperV, B: DmaBuffer> {
+pub(crate) struct Sending<P: Platform, B: DmaBuffer> {
     buffer: Option<SendBuffer>,
     sections: PageTable<P, Section>,
     free: u16,
@@ -137,7 +137,7 @@ pub(crate) struct Sending<P: HyperV, B: DmaBuffer> {
     limits: SendLimits,
 }
 
-impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
+impl<P: Platform, B: DmaBuffer> Sending<P, B> {
     /// For `depth` frames in the caller's memory, and `larges` slots for frames that are to be cut up.
     pub fn new(
         platform: &P,
@@ -375,7 +375,7 @@ impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
         }
         let transaction = id::pack(Of::Large(index), large.generation);
         let range = GpaRange::contiguous(large.slot.bus().0, Self::message(len));
-        large.slot.lend(Direction::ToDevice).map_err(Rejected::Lend)?;
+        large.slot.submit(Direction::ToDevice).map_err(Rejected::Buffer)?;
         let sent = send_ranges(channel, transaction, core::iter::once(range));
         if sent.is_err() {
             // SAFETY: it was lent just now, and the host was not told of it.
@@ -402,9 +402,9 @@ impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
         let Some(entry) = lent.get_mut(usize::from(at)).filter(|_| !is_full) else {
             return Err((Rejected::Full, frame));
         };
-        let segments = match frame.lend(Direction::ToDevice) {
-            Ok(segments) => segments,
-            Err(error) => return Err((Rejected::Lend(error), frame)),
+        let segments = match frame.submit(Direction::ToDevice) {
+            Ok(memory) => memory.as_slice(),
+            Err(error) => return Err((Rejected::Buffer(error), frame)),
         };
         let transaction = id::pack(Of::Lent(at), entry.generation);
         let offset = usize::from(at).wrapping_mul(HEADER_STRIDE);
@@ -543,10 +543,12 @@ impl<P: HyperV, B: DmaBuffer> Sending<P, B> {
 
 fn send_ranges<P, R, I>(channel: &mut Channel<P>, transaction: u64, ranges: R) -> Result<(), Rejected>
 where
-    P: HyperV,
+    P: Platform,
     R: Iterator<Item = GpaRange<I>> + Clone,
     I: ExactSizeIterator<Item = u64>,
 {
     let message = rndis(NvspChannelType::DATA, NVSP_NO_SECTION, 0);
-    channel.send_gpa_direct(transaction, ranges, &[message.as_bytes()]).map_err(refused)
+    // SAFETY: the ranges are of buffers in flight, of the headers, or of the send buffer, which the driver keeps until the
+    // channels have been closed.
+    unsafe { channel.send_gpa_ranges(transaction, ranges, &[message.as_bytes()]) }.map_err(refused)
 }

@@ -13,7 +13,7 @@ use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetVsc, NetVscQueue};
-use paravirt_platform::{DmaBuffer, HyperV, Instant, Mmio};
+use paravirt_platform::{DmaBuffer, Instant, Platform};
 use paravirt_scsi::{Disk, DiskQueue};
 use paravirt_storvsc::{StorDisk, StorQueue};
 use paravirt_virtio::balloon::VirtioBalloon;
@@ -25,10 +25,6 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::AnyTransport;
-
-/// What a platform is that can hold devices of every bus.
-pub trait Host: Mmio + HyperV {}
-impl<P: Mmio + HyperV> Host for P {}
 
 macro_rules! each {
     ($self:expr, $d:ident => $call:expr) => {
@@ -83,7 +79,7 @@ macro_rules! notify {
 /// A block device.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum Block<P: Host, B: DmaBuffer> {
+pub enum Block<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioBlk<P, AnyTransport<P>, B>),
     /// Of a controller of a virtio bus.
@@ -95,7 +91,7 @@ pub enum Block<P: Host, B: DmaBuffer> {
 /// A queue of a block device.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum BlockQ<P: Host, B: DmaBuffer> {
+pub enum BlockQ<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(BlkQueue<P, AnyTransport<P>, B>),
     /// Of a controller of a virtio bus.
@@ -104,11 +100,11 @@ pub enum BlockQ<P: Host, B: DmaBuffer> {
     HyperV(StorQueue<P, B>),
 }
 
-impl<P: Host, B: DmaBuffer> Notify for BlockQ<P, B> {
+impl<P: Platform, B: DmaBuffer> Notify for BlockQ<P, B> {
     notify!(block);
 }
 
-impl<P: Host, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
+impl<P: Platform, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
     type Buffer = B;
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
@@ -127,7 +123,7 @@ impl<P: Host, B: DmaBuffer> BlockQueue for BlockQ<P, B> {
     }
 }
 
-impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
+impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
     type Queue = BlockQ<P, B>;
     fn info(&self) -> BlockInfo {
         block!(self, d => d.info())
@@ -150,7 +146,7 @@ impl<P: Host, B: DmaBuffer> BlockDevice for Block<P, B> {
 /// A network device.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum Net<P: Host, B: DmaBuffer> {
+pub enum Net<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioNet<P, AnyTransport<P>, B>),
     /// Of VMBus.
@@ -160,18 +156,18 @@ pub enum Net<P: Host, B: DmaBuffer> {
 /// A queue pair of a network device.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one queue is one value; nothing is moved on the data path")]
-pub enum NetQ<P: Host, B: DmaBuffer> {
+pub enum NetQ<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
     Virtio(VirtioNetQueue<P, AnyTransport<P>, B>),
     /// Of VMBus.
     HyperV(NetVscQueue<P, B>),
 }
 
-impl<P: Host, B: DmaBuffer> Notify for NetQ<P, B> {
+impl<P: Platform, B: DmaBuffer> Notify for NetQ<P, B> {
     notify!(both);
 }
 
-impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
+impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
     type Rx = dyn NetRx;
     type Tx = dyn NetTx<Buffer = B>;
     #[inline]
@@ -192,7 +188,7 @@ impl<P: Host, B: DmaBuffer> NetQueue for NetQ<P, B> {
     }
 }
 
-impl<P: Host, B: DmaBuffer> NetDevice for Net<P, B> {
+impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
     type Queue = NetQ<P, B>;
     fn info(&self) -> NetInfo {
         both!(self, d => d.info())
@@ -234,16 +230,16 @@ impl<P: Host, B: DmaBuffer> NetDevice for Net<P, B> {
 
 /// A console.
 #[non_exhaustive]
-pub enum AnyConsole<P: Host> {
+pub enum AnyConsole<P: Platform> {
     /// Of a virtio bus.
     Virtio(VirtioConsole<P, AnyTransport<P>>),
 }
 
-impl<P: Host> Notify for AnyConsole<P> {
+impl<P: Platform> Notify for AnyConsole<P> {
     notify!();
 }
 
-impl<P: Host> Console for AnyConsole<P> {
+impl<P: Platform> Console for AnyConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         each!(self, d => d.write(bytes))
     }
@@ -260,16 +256,16 @@ impl<P: Host> Console for AnyConsole<P> {
 
 /// A source of random bytes.
 #[non_exhaustive]
-pub enum AnyEntropy<P: Host> {
+pub enum AnyEntropy<P: Platform> {
     /// Of a virtio bus.
     Virtio(VirtioRng<P, AnyTransport<P>>),
 }
 
-impl<P: Host> Notify for AnyEntropy<P> {
+impl<P: Platform> Notify for AnyEntropy<P> {
     notify!();
 }
 
-impl<P: Host> Entropy for AnyEntropy<P> {
+impl<P: Platform> Entropy for AnyEntropy<P> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         each!(self, d => d.fill(bytes))
     }
@@ -278,18 +274,18 @@ impl<P: Host> Entropy for AnyEntropy<P> {
 /// A keyboard, a mouse, a tablet.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum AnyInput<P: Host> {
+pub enum AnyInput<P: Platform> {
     /// Of a virtio bus.
     Virtio(VirtioInput<P, AnyTransport<P>>),
     /// Of VMBus.
     HyperV(HvInput<P>),
 }
 
-impl<P: Host> Notify for AnyInput<P> {
+impl<P: Platform> Notify for AnyInput<P> {
     notify!(both);
 }
 
-impl<P: Host> Input for AnyInput<P> {
+impl<P: Platform> Input for AnyInput<P> {
     fn info(&self) -> InputInfo {
         both!(self, d => d.info())
     }
@@ -304,18 +300,18 @@ impl<P: Host> Input for AnyInput<P> {
 /// Stream sockets to the host.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum AnySockets<P: Host> {
+pub enum AnySockets<P: Platform> {
     /// Of a virtio bus.
     Virtio(VirtioSockets<P, AnyTransport<P>>),
     /// Of VMBus.
     HyperV(HvSockets<P>),
 }
 
-impl<P: Host> Notify for AnySockets<P> {
+impl<P: Platform> Notify for AnySockets<P> {
     notify!(both);
 }
 
-impl<P: Host> Sockets for AnySockets<P> {
+impl<P: Platform> Sockets for AnySockets<P> {
     fn capacity(&self) -> u16 {
         both!(self, d => d.capacity())
     }
@@ -354,18 +350,18 @@ impl<P: Host> Sockets for AnySockets<P> {
 /// A balloon.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
-pub enum AnyBalloon<P: Host> {
+pub enum AnyBalloon<P: Platform> {
     /// Of a virtio bus.
     Virtio(VirtioBalloon<P, AnyTransport<P>>),
     /// Of VMBus.
     HyperV(HvBalloon<P>),
 }
 
-impl<P: Host> Notify for AnyBalloon<P> {
+impl<P: Platform> Notify for AnyBalloon<P> {
     notify!(both);
 }
 
-impl<P: Host> Balloon for AnyBalloon<P> {
+impl<P: Platform> Balloon for AnyBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         both!(self, d => d.poll(memory))
     }
@@ -379,14 +375,14 @@ impl<P: Host> Balloon for AnyBalloon<P> {
 
 /// A clock of the hypervisor.
 #[non_exhaustive]
-pub enum AnyClock<P: Host> {
+pub enum AnyClock<P: Platform> {
     /// Hyper-V's reference time.
     HyperV(ReferenceClock<P>),
     /// KVM's clock.
     Kvm(KvmClock<P>),
 }
 
-impl<P: Host> Clock for AnyClock<P> {
+impl<P: Platform> Clock for AnyClock<P> {
     fn now(&self) -> Instant {
         match self {
             Self::HyperV(clock) => clock.now(),

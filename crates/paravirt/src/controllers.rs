@@ -1,9 +1,9 @@
 //! The controllers of disks, kept for the disks that come and go on them.
 
-use crate::{Address, Block, Device, Event, Found, Host, Place, Reason};
+use crate::{Address, Block, Device, Event, Found, Place, Reason};
 use core::task::Waker;
 use paravirt_device::Arm;
-use paravirt_platform::{DmaBuffer, PageTable};
+use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
 use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
 use paravirt_virtio::scsi::ScsiAdapter;
@@ -17,20 +17,20 @@ type VirtioController<P, B> = Controller<P, ScsiAdapter<P, AnyTransport<P>>, B>;
 
 /// A controller of either bus.
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
-enum Any<P: Host, B: DmaBuffer> {
+enum Any<P: Platform, B: DmaBuffer> {
     Virtio(VirtioController<P, B>),
     HyperV(StorController<P, B>),
 }
 
 /// What a controller says.
-enum Said<P: Host, B: DmaBuffer> {
+enum Said<P: Platform, B: DmaBuffer> {
     Added(Block<P, B>, paravirt_scsi::Address),
     Removed(paravirt_scsi::Address),
     /// Its disks say so, each to whoever has it.
     Faulted,
 }
 
-impl<P: Host, B: DmaBuffer> Any<P, B> {
+impl<P: Platform, B: DmaBuffer> Any<P, B> {
     fn register(&self, waker: &Waker) {
         match self {
             Self::Virtio(controller) => controller.register(waker),
@@ -63,14 +63,14 @@ impl<P: Host, B: DmaBuffer> Any<P, B> {
 type Entry<P, B> = Option<(Place, Any<P, B>)>;
 
 /// The controllers.
-pub(crate) struct Controllers<P: Host, B: DmaBuffer> {
+pub(crate) struct Controllers<P: Platform, B: DmaBuffer> {
     /// `None` where there was no memory for it.
     table: Option<PageTable<P, Entry<P, B>>>,
     /// What is registered with each that is opened.
     waker: Option<Waker>,
 }
 
-impl<P: Host, B: DmaBuffer> Controllers<P, B> {
+impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     pub fn new(platform: &P) -> Self {
         Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None }
     }
@@ -84,7 +84,7 @@ impl<P: Host, B: DmaBuffer> Controllers<P, B> {
         offer: &Offer,
         queues: u16,
     ) -> Result<(), Reason> {
-        let stor = StorOptions { processors: platform.count(), ..StorOptions::default() };
+        let stor = StorOptions { processors: platform.processors().count(), ..StorOptions::default() };
         self.add(Place::from(offer), || {
             let adapter = StorAdapter::new(platform, vmbus, offer, &stor);
             let options = Options { queues, ..Options::default() };

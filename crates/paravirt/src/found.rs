@@ -1,6 +1,6 @@
-use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Host, Net};
+use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Net};
 use core::fmt;
-use paravirt_platform::DmaBuffer;
+use paravirt_platform::{DmaBuffer, Platform};
 use paravirt_scsi::Address as UnitAddress;
 use paravirt_virtio::pci::PciAddress;
 use paravirt_virtio::transport::{AnyTransport, MmioError, OpenError, PciError};
@@ -75,7 +75,7 @@ impl fmt::Display for Address {
 }
 
 /// A device of the machine.
-pub struct Found<P: Host, B: DmaBuffer> {
+pub struct Found<P: Platform, B: DmaBuffer> {
     /// Where it is.
     pub address: Address,
     /// What it is.
@@ -85,7 +85,7 @@ pub struct Found<P: Host, B: DmaBuffer> {
 /// A device in service, or why it is not.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "handed over once")]
-pub enum Device<P: Host, B: DmaBuffer> {
+pub enum Device<P: Platform, B: DmaBuffer> {
     /// A disk.
     Block(Block<P, B>),
     /// A network card.
@@ -108,12 +108,12 @@ pub enum Device<P: Host, B: DmaBuffer> {
 
 /// A device that is passed through to a driver of the `virtio-drivers` crate. That driver and its queue trust the device:
 /// it can make them panic or spin.
-pub struct Passed<P: Host> {
+pub struct Passed<P: Platform> {
     pub(crate) device_type: DeviceType,
     pub(crate) transport: AnyTransport<P>,
 }
 
-impl<P: Host> Passed<P> {
+impl<P: Platform> Passed<P> {
     /// What it is.
     pub fn device_type(&self) -> DeviceType {
         self.device_type

@@ -1,23 +1,23 @@
 //! The integration services of the host, each on a channel of its own.
 
-use crate::{Host, Place};
+use crate::Place;
 use core::task::Waker;
 use paravirt_device::{Agent, Arm};
 use paravirt_hv_ic::{Connection, Service, service};
-use paravirt_platform::PageTable;
+use paravirt_platform::{PageTable, Platform};
 use paravirt_vmbus::{Offer, Vmbus};
 
 /// Services that are kept, at most: there are six of them.
 const MOST: usize = 8;
 
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
-enum Entry<P: Host> {
+enum Entry<P: Platform> {
     /// Offered; its channel is opened when the kernel serves for the first time, as a host expects answers from then on.
     Waiting(Offer, Service),
     Open(Place, Connection<P>),
 }
 
-impl<P: Host> Entry<P> {
+impl<P: Platform> Entry<P> {
     fn place(&self) -> Place {
         match self {
             Self::Waiting(offer, _) => Place::from(offer),
@@ -27,7 +27,7 @@ impl<P: Host> Entry<P> {
 }
 
 /// The services.
-pub(crate) struct Integration<P: Host> {
+pub(crate) struct Integration<P: Platform> {
     /// `None` where there was no memory for it.
     table: Option<PageTable<P, Option<Entry<P>>>>,
     /// What is registered with each that is opened.
@@ -36,7 +36,7 @@ pub(crate) struct Integration<P: Host> {
     is_serving: bool,
 }
 
-impl<P: Host> Integration<P> {
+impl<P: Platform> Integration<P> {
     pub fn new(platform: &P) -> Self {
         Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None, is_serving: false }
     }

@@ -11,11 +11,11 @@
 //! A kernel implements the traits of [`paravirt_platform`] for a handle to its own services, and then:
 //!
 //! ```
-//! use paravirt::{Device, Firmware, Host, Options, probe};
+//! use paravirt::{Device, Firmware, Options, probe};
 //! use paravirt_device::{BlockDevice, BlockQueue, NetDevice};
-//! use paravirt_platform::{DmaSlice, PortIo};
+//! use paravirt_platform::{DmaSlice, Platform};
 //!
-//! fn start<P: Host + PortIo>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
+//! fn start<P: Platform>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
 //!     let firmware = Firmware { rsdp, command_line };
 //!     // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
 //!     let services = unsafe {
@@ -59,9 +59,7 @@ mod probe;
 mod services;
 mod timer;
 
-pub use any::{
-    AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Host, Net, NetQ,
-};
+pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Net, NetQ};
 pub use found::{Address, Device, Found, Passed, Place, Reason, Undriven, What};
 pub use paravirt_scsi::Address as UnitAddress;
 pub use paravirt_virtio::transport::AnyTransport;

@@ -1,6 +1,7 @@
 //! The devices of the `virtio-drivers` crate, as that crate's own objects.
 
-use crate::{Host, Passed};
+use crate::Passed;
+use paravirt_platform::Platform;
 use paravirt_virtio::hal::{BounceHal, PoolSource};
 use paravirt_virtio::transport::AnyTransport;
 use virtio_drivers::device::gpu::VirtIOGpu;
@@ -13,7 +14,7 @@ use virtio_drivers::transport::DeviceType;
 /// It stands outside the trust rule: the device can make it panic, spin or lose a wake-up.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "made once")]
-pub enum PassedDevice<P: Host, S: PoolSource> {
+pub enum PassedDevice<P: Platform, S: PoolSource> {
     /// A display.
     Gpu(VirtIOGpu<BounceHal<S>, AnyTransport<P>>),
     /// A sound card.
@@ -22,7 +23,7 @@ pub enum PassedDevice<P: Host, S: PoolSource> {
     P9(VirtIO9p<BounceHal<S>, AnyTransport<P>>),
 }
 
-impl<P: Host> Passed<P> {
+impl<P: Platform> Passed<P> {
     /// Opens the device with that crate's driver.
     ///
     /// # Errors

@@ -3,12 +3,12 @@
 use core::ops::ControlFlow;
 use paravirt_firmware::PhysicalMemory;
 use paravirt_firmware::tables::{self, TableAt};
-use paravirt_platform::{MapError, Mmio};
+use paravirt_platform::{MapError, Platform};
 
 /// Physical memory, read through mappings of the platform.
-pub struct Physical<'a, P: Mmio>(&'a P);
+pub struct Physical<'a, P: Platform>(&'a P);
 
-impl<'a, P: Mmio> Physical<'a, P> {
+impl<'a, P: Platform> Physical<'a, P> {
     /// # Safety
     ///
     /// Reading physical memory, wherever the platform maps it, has no side effects: no firmware table leads to a device
@@ -18,7 +18,7 @@ impl<'a, P: Mmio> Physical<'a, P> {
     }
 }
 
-impl<P: Mmio> PhysicalMemory for Physical<'_, P> {
+impl<P: Platform> PhysicalMemory for Physical<'_, P> {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
         // SAFETY: by the contract of `new`; the mapping is valid for the length until it is ended.
         unsafe {
@@ -33,7 +33,7 @@ impl<P: Mmio> PhysicalMemory for Physical<'_, P> {
 }
 
 /// Hands every ACPI table that `rsdp` (or the BIOS area, where that is `None`) leads to to `visit`, until it breaks.
-pub fn acpi_tables<P: Mmio>(
+pub fn acpi_tables<P: Platform>(
     memory: &Physical<'_, P>,
     rsdp: Option<u64>,
     mut visit: impl FnMut(TableAt) -> ControlFlow<()>,
@@ -51,7 +51,7 @@ pub fn acpi_tables<P: Mmio>(
 /// # Errors
 ///
 /// [`MapError`] where the platform does not map it.
-pub fn with_table<P: Mmio, R>(
+pub fn with_table<P: Platform, R>(
     memory: &Physical<'_, P>,
     table: &TableAt,
     work: impl FnOnce(&[u8]) -> R,

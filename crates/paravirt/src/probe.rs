@@ -1,13 +1,13 @@
 use crate::controllers::Controllers;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Host, Net, Passed,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Net, Passed,
     Physical, Place, Reason, Services, Undriven, What, acpi_tables, with_table,
 };
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_platform::{DmaBuffer, InterruptLine, Polarity, PortIo, Trigger};
+use paravirt_platform::{DmaBuffer, InterruptLine, Platform, Polarity, Trigger};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
@@ -112,13 +112,13 @@ pub unsafe fn probe<P, B>(
     found: &mut dyn FnMut(Found<P, B>),
 ) -> Services<P, B>
 where
-    P: Host + PortIo,
+    P: Platform,
     B: DmaBuffer,
 {
     // SAFETY: passed on from the caller.
     let memory = unsafe { Physical::new(platform) };
     let map = Map::collect(&memory, firmware);
-    let processors = platform.count().max(1);
+    let processors = platform.processors().count().max(1);
     let open = OpenOptions {
         queues: options.queues.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX)),
         queue_size: options.queue_size,
@@ -182,7 +182,7 @@ where
 }
 
 impl Map {
-    fn collect<P: Host>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
+    fn collect<P: Platform>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
         let mut map = Self { ecam: List::new(), bridges: List::new(), mmio: List::new(), cba: None };
         acpi_tables(memory, firmware.rsdp, |table| {
             let read = match &table.signature {
@@ -243,7 +243,7 @@ impl Map {
     }
 
     /// Walks the host bridges whose buses `access` reaches; from its first bus where firmware names no bridge.
-    fn enumerate<P: Host>(&self, access: &ConfigAccess<P>, visit: &mut dyn FnMut(PciSlot<P>)) {
+    fn enumerate<P: Platform>(&self, access: &ConfigAccess<P>, visit: &mut dyn FnMut(PciSlot<P>)) {
         let (first, last) = access.buses();
         let mut is_walked = false;
         for bridge in self.bridges.iter().filter(|bridge| (first..=last).contains(&bridge.first)) {
@@ -256,7 +256,7 @@ impl Map {
     }
 }
 
-fn pci_device<P: Host, B: DmaBuffer>(
+fn pci_device<P: Platform, B: DmaBuffer>(
     platform: &P,
     slot: &PciSlot<P>,
     open: &OpenOptions,
@@ -285,7 +285,7 @@ fn pci_device<P: Host, B: DmaBuffer>(
 
 /// Makes a controller of a SCSI host device, whose disks are then to be asked for; the device itself where it is another one,
 /// or is not taken into service.
-fn scsi_host<P: Host, B: DmaBuffer>(
+fn scsi_host<P: Platform, B: DmaBuffer>(
     platform: &P,
     place: Place,
     passed: Passed<P>,
@@ -301,7 +301,7 @@ fn scsi_host<P: Host, B: DmaBuffer>(
     added.err().map(undriven)
 }
 
-fn virtio_device<P: Host, B: DmaBuffer>(
+fn virtio_device<P: Platform, B: DmaBuffer>(
     platform: &P,
     transport: AnyTransport<P>,
     open: &OpenOptions,

@@ -3,7 +3,7 @@
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
-    Address, AnyBalloon, AnyClock, AnyInput, AnySockets, Device, Found, Host, HostTimer, Net, Place, Reason,
+    Address, AnyBalloon, AnyClock, AnyInput, AnySockets, Device, Found, HostTimer, Net, Place, Reason,
     Undriven, What,
     hypervisor::{Hypervisor as Kind, search},
 };
@@ -16,7 +16,7 @@ use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_kvm::KvmClock;
 use paravirt_netvsc::{NetOptions, NetVsc};
-use paravirt_platform::{DmaBuffer, PageArc, ProcessorId};
+use paravirt_platform::{DmaBuffer, PageArc, Platform, ProcessorId};
 use paravirt_virtio::OpenOptions;
 use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// Nothing here names a vendor: where the host has no such thing, there is nothing to be had. At the end a kernel calls
 /// [`leave`](Self::leave), so that the next one finds the host as it found it.
-pub struct Services<P: Host, B: DmaBuffer> {
+pub struct Services<P: Platform, B: DmaBuffer> {
     platform: P,
     hypervisor: Option<PageArc<P, Hypervisor<P>>>,
     vmbus: Option<Vmbus<P>>,
@@ -39,7 +39,7 @@ pub struct Services<P: Host, B: DmaBuffer> {
 /// What has happened on a bus.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "handed over once")]
-pub enum Event<P: Host, B: DmaBuffer> {
+pub enum Event<P: Platform, B: DmaBuffer> {
     /// A device has come.
     Found(Found<P, B>),
     /// A device has gone, or a controller with all of its units ([`Address::covers`]): whoever has it finds it removed, and
@@ -47,7 +47,7 @@ pub enum Event<P: Host, B: DmaBuffer> {
     Removed(Address),
 }
 
-impl<P: Host, B: DmaBuffer> Services<P, B> {
+impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub(crate) fn open(
         platform: &P,
         open: &OpenOptions,
@@ -96,7 +96,7 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
         let place = Place::from(offer);
         let undriven = |reason| Device::Undriven(Undriven { what: What::Vmbus(offer.interface), reason });
         // Channels are spread over the processors.
-        let processor = offer.channel.checked_rem(self.platform.count()).unwrap_or(0);
+        let processor = offer.channel.checked_rem(self.platform.processors().count()).unwrap_or(0);
         let options = ChannelOptions { processor: ProcessorId(processor), ..ChannelOptions::default() };
         let device = match offer.interface {
             paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
@@ -112,7 +112,7 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
             paravirt_netvsc::INTERFACE => {
                 let options = NetOptions {
                     queues: self.queues,
-                    processors: self.platform.count(),
+                    processors: self.platform.processors().count(),
                     ..NetOptions::default()
                 };
                 match NetVsc::open(&self.platform, vmbus, offer, &options) {
@@ -208,8 +208,9 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
         {
             return Some(AnyClock::HyperV(clock));
         }
-        let base =
-            search(|leaf| self.platform.cpuid(leaf)).find(|leaves| leaves.hypervisor == Kind::Kvm)?.base;
+        let base = search(|leaf| self.platform.registers().cpuid(leaf))
+            .find(|leaves| leaves.hypervisor == Kind::Kvm)?
+            .base;
         KvmClock::open(&self.platform, base).ok().map(AnyClock::Kvm)
     }
 
@@ -246,9 +247,9 @@ impl<P: Host, B: DmaBuffer> Services<P, B> {
 }
 
 /// What tells the host of a crash.
-pub struct CrashReporter<P: Host>(PageArc<P, Hypervisor<P>>);
+pub struct CrashReporter<P: Platform>(PageArc<P, Hypervisor<P>>);
 
-impl<P: Host> CrashReporter<P> {
+impl<P: Platform> CrashReporter<P> {
     /// Tells the host that the guest has crashed: five values as the guest likes, and a text where the host takes one, of
     /// which 4096 bytes at most. With a text, the last two values give way to its address and length. Whether the host was
     /// told.

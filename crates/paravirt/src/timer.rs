@@ -1,10 +1,9 @@
 //! A timer of the hypervisor.
 
-use crate::Host;
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_hyperv::{Hypervisor, OpenError, SyntheticTimer, TimerSignal};
-use paravirt_platform::{InterruptCell, PageArc, ProcessorId, Vector};
+use paravirt_platform::{InterruptCell, PageArc, Platform, ProcessorId, Vector};
 
 /// Nanoseconds of a unit of the hypervisor's time.
 const UNIT: u64 = 100;
@@ -12,7 +11,7 @@ const UNIT: u64 = 100;
 /// A one-shot timer that the hypervisor offers to one processor, and whose interrupt wakes a task.
 ///
 /// Its resolution is 100 ns. Dropped, it is stopped.
-pub struct HostTimer<P: Host> {
+pub struct HostTimer<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     /// `None` while it is dropped: it is stopped ahead of its interrupt.
     timer: Option<SyntheticTimer<P>>,
@@ -20,7 +19,7 @@ pub struct HostTimer<P: Host> {
     vector: Vector,
 }
 
-impl<P: Host> HostTimer<P> {
+impl<P: Platform> HostTimer<P> {
     pub(crate) fn open(
         hypervisor: &PageArc<P, Hypervisor<P>>,
         processor: ProcessorId,
@@ -30,10 +29,10 @@ impl<P: Host> HostTimer<P> {
         hypervisor.reference_count().ok_or(OpenError::Unsupported)?;
         let cell = PageArc::new(platform, InterruptCell::new())?;
         // SAFETY: the cell lives until the drop has unbound the vector.
-        let vector = unsafe { platform.bind(InterruptCell::handler(cell.as_ptr()), processor) };
+        let vector = unsafe { platform.interrupts().bind(InterruptCell::handler(cell.as_ptr()), processor) };
         let vector = vector.map_err(|_| OpenError::Unsupported)?;
         let mut this = Self { hypervisor: hypervisor.clone(), timer: None, cell, vector };
-        let descriptor = platform.descriptor(vector).ok_or(OpenError::Unsupported)?;
+        let descriptor = platform.hyperv().descriptor(vector).ok_or(OpenError::Unsupported)?;
         let signal = TimerSignal::Direct(descriptor);
         this.timer = Some(SyntheticTimer::open(hypervisor, processor, 0, signal)?);
         Ok(this)
@@ -56,9 +55,9 @@ impl<P: Host> HostTimer<P> {
     }
 }
 
-impl<P: Host> Drop for HostTimer<P> {
+impl<P: Platform> Drop for HostTimer<P> {
     fn drop(&mut self) {
         drop(self.timer.take());
-        self.hypervisor.platform().unbind(self.vector);
+        self.hypervisor.platform().interrupts().unbind(self.vector);
     }
 }

@@ -10,7 +10,7 @@ pub struct Segment {
     pub len: u32,
 }
 
-/// Which side writes a buffer while it is lent.
+/// Which side writes a buffer while it is in flight.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Direction {
     /// The device only reads it.
@@ -19,57 +19,96 @@ pub enum Direction {
     FromDevice,
 }
 
-/// Why a buffer could not be lent.
+/// Memory that a device may access now: the segments of a buffer in flight, and the direction that it was submitted in.
+///
+/// Only [`DmaBuffer::submit`] makes one without `unsafe`, so that safe code cannot name memory to a device which it does not
+/// own. It borrows from the buffer: while it exists the buffer cannot be reclaimed. Afterwards the device may go on, since the
+/// memory stays the device's until [`DmaBuffer::reclaim`], whose caller answers for the device.
+#[derive(Copy, Clone, Debug)]
+pub struct DmaSegments<'a> {
+    segments: &'a [Segment],
+    direction: Direction,
+}
+
+impl<'a> DmaSegments<'a> {
+    /// No memory at all.
+    pub const EMPTY: DmaSegments<'static> = DmaSegments { segments: &[], direction: Direction::ToDevice };
+
+    /// States that a device may access `segments` in `direction`.
+    ///
+    /// # Safety
+    ///
+    /// Until an `unsafe` operation ends that, whose caller makes sure that the device has stopped, each segment is valid for the
+    /// device in `direction`, nobody else writes it, and where the direction is [`Direction::FromDevice`] nobody reads it.
+    #[inline(always)]
+    pub const unsafe fn new(segments: &'a [Segment], direction: Direction) -> Self {
+        Self { segments, direction }
+    }
+
+    /// The segments, in the order of the bytes.
+    #[inline(always)]
+    pub const fn as_slice(&self) -> &'a [Segment] {
+        self.segments
+    }
+
+    /// Which side writes them.
+    #[inline(always)]
+    pub const fn direction(&self) -> Direction {
+        self.direction
+    }
+}
+
+/// Why a buffer could not be submitted to a device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-pub enum LendError {
-    /// It is already lent.
-    Lent,
+pub enum SubmitError {
+    /// It is in flight already.
+    InFlight,
     /// It is empty, or a segment is longer than 32 bits can say.
     Length,
     /// The platform could not map it for the device.
     Map,
 }
 
-impl fmt::Display for LendError {
+impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Lent => "the buffer is already lent",
+            Self::InFlight => "the buffer is already in flight",
             Self::Length => "the buffer is empty or too long",
             Self::Map => "the buffer cannot be mapped for the device",
         })
     }
 }
 
-impl core::error::Error for LendError {}
+impl core::error::Error for SubmitError {}
 
 /// Memory that a device may be given: a value that is moved into a request and comes back with the completion.
 ///
-/// A driver calls [`lend`](Self::lend) when it takes a request and [`reclaim`](Self::reclaim) once the completion
-/// was accepted or the device is known to have stopped; in between, nobody touches the bytes. A value that is
-/// dropped or forgotten while lent leaks its memory and corrupts nothing.
+/// A driver calls [`submit`](Self::submit) when it takes a request and [`reclaim`](Self::reclaim) once the completion
+/// was accepted or the device is known to have stopped. In between the buffer is *in flight*: the memory is the device's, and
+/// nobody touches the bytes. A value that is dropped or forgotten while in flight leaks its memory and corrupts nothing.
 ///
 /// A platform whose devices cannot reach ordinary memory (a confidential VM) implements this for a buffer that
 /// bounces.
 ///
 /// # Safety
 ///
-/// * From `lend` to `reclaim` the segments are valid for the device in the direction given, and the
+/// * From `submit` to `reclaim` the segments are valid for the device in the direction given, and the
 ///   implementation neither reads nor writes the memory, nor moves or frees it, even when it is dropped.
 /// * The segments do not overlap and none is empty.
 pub unsafe trait DmaBuffer: Send + 'static {
-    /// Makes the memory over to a device and says where it sees it.
+    /// Puts the buffer in flight and says where the device sees it.
     ///
     /// # Errors
     ///
-    /// [`LendError`]; the buffer is then not lent.
-    fn lend(&mut self, direction: Direction) -> Result<&[Segment], LendError>;
+    /// [`SubmitError`]; the buffer is then not in flight, or still is where that is the error.
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError>;
 
-    /// Takes the memory back.
+    /// Ends the flight: the memory is the guest's again.
     ///
     /// # Safety
     ///
-    /// The buffer is lent, and the device no longer reads or writes it.
+    /// The buffer is in flight, and the device no longer reads or writes it.
     unsafe fn reclaim(&mut self);
 }
 
@@ -84,15 +123,15 @@ pub enum Either<A, B> {
 
 // SAFETY: forwards to a buffer with the same contract.
 unsafe impl<A: DmaBuffer, B: DmaBuffer> DmaBuffer for Either<A, B> {
-    fn lend(&mut self, direction: Direction) -> Result<&[Segment], LendError> {
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
         match self {
-            Self::Left(a) => a.lend(direction),
-            Self::Right(b) => b.lend(direction),
+            Self::Left(a) => a.submit(direction),
+            Self::Right(b) => b.submit(direction),
         }
     }
 
     unsafe fn reclaim(&mut self) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the variant is the one that was submitted, so the caller's promise is about it.
         unsafe {
             match self {
                 Self::Left(a) => a.reclaim(),
@@ -105,12 +144,12 @@ unsafe impl<A: DmaBuffer, B: DmaBuffer> DmaBuffer for Either<A, B> {
 #[cfg(feature = "alloc")]
 // SAFETY: forwards to a buffer with the same contract.
 unsafe impl<B: DmaBuffer + ?Sized> DmaBuffer for alloc::boxed::Box<B> {
-    fn lend(&mut self, direction: Direction) -> Result<&[Segment], LendError> {
-        (**self).lend(direction)
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
+        (**self).submit(direction)
     }
 
     unsafe fn reclaim(&mut self) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller's promise is about the buffer in the box.
         unsafe { (**self).reclaim() }
     }
 }

@@ -1,4 +1,5 @@
-use crate::{Instant, SharedMemory};
+use crate::absent::Absent;
+use crate::{HyperV, Instant, Interrupts, MapError, PortIo, Processors, Registers, SharedMemory};
 use core::{fmt, mem::ManuallyDrop, num::NonZeroUsize, ptr::NonNull};
 
 /// The unit of DMA allocation, in bytes. Hosts count pages of this size whatever the guest's own page size is.
@@ -51,16 +52,21 @@ impl RawDma {
     }
 }
 
-/// The services that every driver needs: DMA memory and the time.
+/// What a kernel gives its drivers: memory, mappings, the time, and handles to the services that it has.
 ///
-/// A value is a handle: cheap to clone, usable from any processor. The data path of the drivers calls only
-/// [`now`](Self::now), and that only where a caller asks to wait; memory is allocated when a device is opened.
+/// A value is a handle: cheap to clone, usable from any processor, and usually zero-sized. Only [`dma_alloc`](Self::dma_alloc),
+/// [`dma_free`](Self::dma_free) and [`now`](Self::now) are required. A kernel that has devices behind registers (PCI, MMIO) also
+/// gives [`map`](Self::map) and [`unmap`](Self::unmap). Everything else has a default that means "not here": a driver that
+/// needs a service which is not given finds nothing, or polls.
+///
+/// The data path of the drivers calls only `now`, and that only where a caller asks to wait; memory is allocated when a device is
+/// opened. No method is called in interrupt context.
 ///
 /// # Safety
 ///
-/// An implementation upholds what each method promises; drivers build references on it.
+/// An implementation upholds what each method promises under "Implementation safety"; drivers build references on it.
 pub unsafe trait Platform: Clone + Send + Sync + 'static {
-    /// Allocates `pages` contiguous, zeroed pages.
+    /// Allocates `pages` contiguous, zeroed pages for devices to access.
     ///
     /// # Implementation safety
     ///
@@ -80,6 +86,36 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
     /// `region` came from `dma_alloc` of this platform, is freed once, and no device and no reference uses it.
     unsafe fn dma_free(&self, region: RawDma);
 
+    /// Allocates `pages` zeroed pages for the drivers' own state: the tables of what is in flight, reference counts, queues of
+    /// buffers. No device is told of them.
+    ///
+    /// The default is [`dma_alloc`](Self::dma_alloc). A kernel whose DMA memory a device or the host can write at any time, a
+    /// confidential VM or one that gives its devices windows through an IOMMU, allocates private memory here: a word that is
+    /// changed in a driver's state makes safe code access any memory. [`RawDma::bus`] of the answer is not looked at; it is
+    /// handed back to [`state_free`](Self::state_free) as it is.
+    ///
+    /// # Implementation safety
+    ///
+    /// The memory is valid for reads and writes at `cpu`, belongs to nobody else, is zeroed, aligned to [`PAGE_SIZE`] and stays
+    /// where it is until it is freed. It can be freed from any processor.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where there is none; the driver then refuses to open its device.
+    fn state_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+        self.dma_alloc(pages)
+    }
+
+    /// Frees what [`state_alloc`](Self::state_alloc) gave out.
+    ///
+    /// # Safety
+    ///
+    /// `region` came from `state_alloc` of this platform, is freed once, and no reference uses it.
+    unsafe fn state_free(&self, region: RawDma) {
+        // SAFETY: by default `state_alloc` is `dma_alloc`, and an implementation that gives another one gives this too.
+        unsafe { self.dma_free(region) }
+    }
+
     /// The time, on a clock that never goes back and that all processors share.
     ///
     /// A resolution of a millisecond is enough; it is what deadlines are compared with.
@@ -89,11 +125,68 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
     fn relax(&self) {
         core::hint::spin_loop();
     }
+
+    /// Maps `len` bytes at the physical address `phys`, uncached where they are device registers. Neither need be
+    /// aligned; the pointer is to the byte at `phys`. Ranges may be mapped several times and overlap.
+    ///
+    /// # Implementation safety
+    ///
+    /// What is returned is valid for reads and writes of the whole range until it is unmapped.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] where the range is empty, wraps, is memory of the kernel's own, or cannot be mapped; by default always.
+    ///
+    /// # Safety
+    ///
+    /// Reading and writing the range as the caller does has no effect on memory safety: it is a device's registers
+    /// or a firmware table.
+    unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        let _ = (phys, len);
+        Err(MapError)
+    }
+
+    /// Ends a mapping.
+    ///
+    /// # Safety
+    ///
+    /// `base` and `len` are those of one [`map`](Self::map), ended once and not used after.
+    unsafe fn unmap(&self, base: NonNull<u8>, len: usize) {
+        let _ = (base, len);
+    }
+
+    /// Binding of interrupt handlers; by default of a kernel that polls.
+    fn interrupts(&self) -> &dyn Interrupts {
+        &Absent
+    }
+
+    /// The processors of the machine; by default one.
+    fn processors(&self) -> &dyn Processors {
+        &Absent
+    }
+
+    /// Port I/O, by which PCI configuration is reached where there is no ECAM; by default of a machine that has none.
+    fn port_io(&self) -> &dyn PortIo {
+        &Absent
+    }
+
+    /// CPUID, model-specific registers and the cycle counter, which KVM's clock and everything of Hyper-V need; by default of a
+    /// processor without a hypervisor.
+    fn registers(&self) -> &dyn Registers {
+        &Absent
+    }
+
+    /// What Hyper-V needs beside the registers; by default nothing, and no device of Hyper-V is found.
+    fn hyperv(&self) -> &dyn HyperV {
+        &Absent
+    }
 }
 
 /// DMA memory with an owner: freed when dropped.
 ///
-/// Its bytes are seen through [`SharedMemory`], that is as atomics, because a host may write them at any time.
+/// Its bytes are seen through [`SharedMemory`], that is as atomics, because a host may write them at any time. Whoever tells a
+/// device where the region is keeps it until the device has stopped, or [leaks](Self::leak) it: a driver that owns the region, or
+/// an `unsafe` call that names its address.
 pub struct DmaRegion<P: Platform> {
     raw: RawDma,
     shared: SharedMemory,
@@ -102,7 +195,7 @@ pub struct DmaRegion<P: Platform> {
 
 // SAFETY: the region is memory; the view hands out atomics only, and the platform is `Send` and `Sync`.
 unsafe impl<P: Platform> Send for DmaRegion<P> {}
-// SAFETY: as above.
+// SAFETY: the view hands out atomics only, and the platform is `Sync`.
 unsafe impl<P: Platform> Sync for DmaRegion<P> {}
 
 impl<P: Platform> DmaRegion<P> {
@@ -115,7 +208,7 @@ impl<P: Platform> DmaRegion<P> {
         let pages = NonZeroUsize::new(len.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN);
         let raw = platform.dma_alloc(pages)?;
         // SAFETY: `dma_alloc` promises that the memory is valid until it is freed, which happens in `drop`; the
-        // view is only lent out for the life of this value.
+        // view is borrowed from this value.
         let shared = unsafe { SharedMemory::new(raw.cpu, raw.len()) };
         Ok(Self { raw, shared, platform: platform.clone() })
     }
@@ -145,7 +238,7 @@ impl<P: Platform> DmaRegion<P> {
         false
     }
 
-    /// Gives the memory up for good: what a host may still write to is never used again.
+    /// Never frees the memory: for what a device may still write to.
     pub fn leak(self) {
         let _ = ManuallyDrop::new(self);
     }
@@ -153,8 +246,8 @@ impl<P: Platform> DmaRegion<P> {
 
 impl<P: Platform> Drop for DmaRegion<P> {
     fn drop(&mut self) {
-        // SAFETY: the region came from `dma_alloc` of this platform and is dropped once; an owner that lent it to
-        // a device drops it only after the device let go, or leaks it.
+        // SAFETY: the region came from `dma_alloc` of this platform and is dropped once; whoever told a device of it drops it
+        // only after the device has stopped, or leaks it, as the type's documentation demands.
         unsafe { self.platform.dma_free(self.raw) }
     }
 }

@@ -1,6 +1,6 @@
 use crate::{AllocError, PageTable, Platform};
 
-/// A queue of fixed length in pages of the platform.
+/// A queue of fixed length in private pages of the platform.
 pub struct Fifo<P: Platform, T> {
     entries: PageTable<P, Option<T>>,
     head: usize,

@@ -1,28 +1,24 @@
-use crate::{Interrupts, RawDma, Registers, Vector};
+use crate::{RawDma, Vector};
 
-/// What the Hyper-V drivers need beside the registers: a page for hypercalls, and vectors by the processor's own numbers.
-///
-/// The defaults are those of a platform that gives neither: nothing of Hyper-V is driven then, and an empty `impl` is
-/// enough.
+/// What the Hyper-V drivers need beside [`Registers`](crate::Registers): a page for hypercalls, and vectors by the processor's own
+/// numbers. This is what [`Platform::hyperv`](crate::Platform::hyperv) gives.
 ///
 /// # Safety
 ///
 /// An implementation upholds what each method promises.
-pub unsafe trait HyperV: Registers + Interrupts {
+pub unsafe trait HyperV: Send + Sync {
     /// A page of RAM that the hypervisor may lay its hypercall page over: mapped executable, never written by the guest
     /// while it is in use. It comes back by [`free_hypercall_page`](Self::free_hypercall_page).
-    fn hypercall_page(&self) -> Option<RawDma> {
-        None
-    }
+    ///
+    /// `None` where there is none; nothing of Hyper-V is driven then.
+    fn hypercall_page(&self) -> Option<RawDma>;
 
     /// Takes back what [`hypercall_page`](Self::hypercall_page) gave.
     ///
     /// # Safety
     ///
     /// The page came from there, is given back once, and the hypervisor does not use it any more.
-    unsafe fn free_hypercall_page(&self, page: RawDma) {
-        let _ = page;
-    }
+    unsafe fn free_hypercall_page(&self, page: RawDma);
 
     /// The vector's number in the interrupt descriptor table (16 to 255), which a synthetic interrupt source is told;
     /// `None` where it has none: the source is then polled.
@@ -41,7 +37,7 @@ pub unsafe trait HyperV: Registers + Interrupts {
         #[cfg(target_arch = "x86_64")]
         {
             let result: u64;
-            // SAFETY: passed on from the caller. The registers are those that the hypervisor or its page may change.
+            // SAFETY: the caller promises that the page is enabled and the call keeps memory safe. The registers are those that the hypervisor or its page may change.
             unsafe {
                 core::arch::asm!(
                     "call {page}",

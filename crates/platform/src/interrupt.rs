@@ -1,4 +1,4 @@
-use crate::{Platform, ProcessorId, WakerCell};
+use crate::{ProcessorId, WakerCell};
 use core::{fmt, ptr::NonNull, task::Waker};
 
 /// An interrupt vector of the platform: what [`Interrupts::bind`] gave out. Its number means what the platform
@@ -63,7 +63,7 @@ pub struct RawHandler {
 
 // SAFETY: `new` asks for data that may be used from any processor.
 unsafe impl Send for RawHandler {}
-// SAFETY: as above.
+// SAFETY: `new` asks for data that may be used from several processors at once.
 unsafe impl Sync for RawHandler {}
 
 impl RawHandler {
@@ -107,16 +107,17 @@ impl fmt::Display for BindError {
 
 impl core::error::Error for BindError {}
 
-/// Binding of interrupt handlers.
+/// Binding of interrupt handlers: what [`Platform::interrupts`](crate::Platform::interrupts) gives.
 ///
-/// The defaults are those of a platform without interrupts: every driver then works by polling, and an empty
-/// `impl` is enough.
+/// The defaults are those of a platform without message-signalled interrupts and lines.
+///
+/// No method is called in interrupt context.
 ///
 /// # Safety
 ///
 /// A handler is called only while it is bound, and [`unbind`](Self::unbind) returns only when it runs on no
 /// processor any more.
-pub unsafe trait Interrupts: Platform {
+pub unsafe trait Interrupts: Send + Sync {
     /// Binds `handler` to a vector of its own on `processor` and returns that vector.
     ///
     /// The platform ends the interrupt at its controller (EOI) itself, after the handler.
@@ -128,10 +129,10 @@ pub unsafe trait Interrupts: Platform {
     /// # Safety
     ///
     /// What `handler` points to lives until [`unbind`](Self::unbind) has returned.
-    unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
-        let _ = (handler, processor);
-        Err(BindError::Unsupported)
-    }
+    unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError>;
+
+    /// Ends the binding: returns once the handler runs nowhere and will not be called again.
+    fn unbind(&self, vector: Vector);
 
     /// The message by which a device raises `vector`; `None` where the platform has no message-signalled
     /// interrupts.
@@ -140,7 +141,7 @@ pub unsafe trait Interrupts: Platform {
         None
     }
 
-    /// Leads a legacy line to `vector`, unmasked. Several vectors may have the same line: each handler is called.
+    /// Routes an interrupt line to `vector`, unmasked. Several vectors may have the same line: each handler is called.
     ///
     /// # Errors
     ///
@@ -148,11 +149,6 @@ pub unsafe trait Interrupts: Platform {
     fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
         let _ = (line, vector);
         Err(BindError::Unsupported)
-    }
-
-    /// Ends the binding: returns once the handler runs nowhere and will not be called again.
-    fn unbind(&self, vector: Vector) {
-        let _ = vector;
     }
 }
 
@@ -184,7 +180,7 @@ impl InterruptCell {
         ///
         /// `data` points to an `InterruptCell` that is alive.
         unsafe fn call(data: NonNull<()>) -> Handled {
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller promises that it is a cell that is alive.
             unsafe { data.cast::<InterruptCell>().as_ref() }.wake();
             Handled::Yes
         }

@@ -1,5 +1,6 @@
 use crate::Platform;
 use core::{fmt, ptr::NonNull};
+use safe_mmio::{UniqueMmioPointer, fields::ReadPureWrite};
 
 /// A physical range could not be mapped.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -13,84 +14,49 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
-/// Mapping of physical addresses.
-///
-/// # Safety
-///
-/// What [`map`](Self::map) returns is valid for reads and writes of the whole range until it is unmapped.
-pub unsafe trait Mmio: Platform {
-    /// Maps `len` bytes at the physical address `phys`, uncached where they are device registers. Neither need be
-    /// aligned; the pointer is to the byte at `phys`. Ranges may be mapped several times and overlap.
-    ///
-    /// # Errors
-    ///
-    /// [`MapError`] where the range is empty, wraps, is memory of the kernel's own, or cannot be mapped.
-    ///
-    /// # Safety
-    ///
-    /// Reading and writing the range as the caller does has no effect on memory safety: it is a device's registers
-    /// or a firmware table.
-    unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError>;
-
-    /// Ends a mapping.
-    ///
-    /// # Safety
-    ///
-    /// `base` and `len` are those of one [`map`](Self::map), ended once and not used after.
-    unsafe fn unmap(&self, base: NonNull<u8>, len: usize) {
-        let _ = (base, len);
-    }
-}
-
-/// Port I/O, as x86 has it.
-///
-/// The defaults are those of a machine without: reads give all ones, writes go nowhere.
+/// Port I/O, as x86 has it: what [`Platform::port_io`](crate::Platform::port_io) gives.
 ///
 /// # Safety
 ///
 /// The accesses are of the width given and in program order.
-pub unsafe trait PortIo: Platform {
+pub unsafe trait PortIo: Send + Sync {
     /// Reads a 32-bit port.
     ///
     /// # Safety
     ///
     /// Reading the port has no effect on memory safety.
-    unsafe fn in32(&self, port: u16) -> u32 {
-        let _ = port;
-        u32::MAX
-    }
+    unsafe fn in32(&self, port: u16) -> u32;
 
     /// Writes a 32-bit port.
     ///
     /// # Safety
     ///
     /// Writing the port has no effect on memory safety.
-    unsafe fn out32(&self, port: u16, value: u32) {
-        let _ = (port, value);
-    }
+    unsafe fn out32(&self, port: u16, value: u32);
 }
 
 /// A window of device registers with bounds: what is read outside reads as all ones, what is written there is
 /// dropped, as on a bus where nobody answers.
-pub struct MmioRegion<P: Mmio> {
+pub struct MmioRegion<P: Platform> {
     base: NonNull<u8>,
     len: usize,
     platform: P,
 }
 
 // SAFETY: accesses are volatile; a device's registers may be used from any processor.
-unsafe impl<P: Mmio> Send for MmioRegion<P> {}
-// SAFETY: as above.
-unsafe impl<P: Mmio> Sync for MmioRegion<P> {}
+unsafe impl<P: Platform> Send for MmioRegion<P> {}
+// SAFETY: accesses are volatile, and a device's registers may be accessed by several processors at once.
+unsafe impl<P: Platform> Sync for MmioRegion<P> {}
 
 macro_rules! access {
     ($read:ident, $write:ident, $t:ty, $bits:literal) => {
         #[doc = concat!("Reads ", $bits, " bits at byte `offset`; all ones out of bounds or misaligned.")]
         #[inline]
         pub fn $read(&self, offset: usize) -> $t {
-            match self.pointer::<$t>(offset) {
-                // SAFETY: in bounds of a mapping that lives as long as this value.
-                Some(pointer) => unsafe { pointer.read_volatile() },
+            match self.pointer::<ReadPureWrite<$t>>(offset) {
+                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
+                // it promised that reading has no effect on memory safety.
+                Some(pointer) => unsafe { UniqueMmioPointer::new(pointer).read_unsafe().0 },
                 None => <$t>::MAX,
             }
         }
@@ -98,26 +64,27 @@ macro_rules! access {
         #[doc = concat!("Writes ", $bits, " bits at byte `offset`; nothing out of bounds or misaligned.")]
         #[inline]
         pub fn $write(&self, offset: usize, value: $t) {
-            if let Some(pointer) = self.pointer::<$t>(offset) {
-                // SAFETY: in bounds of a mapping that lives as long as this value.
-                unsafe { pointer.write_volatile(value) }
+            if let Some(pointer) = self.pointer::<ReadPureWrite<$t>>(offset) {
+                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
+                // it promised that writing has no effect on memory safety.
+                unsafe { UniqueMmioPointer::new(pointer).write_unsafe(ReadPureWrite(value)) }
             }
         }
     };
 }
 
-impl<P: Mmio> MmioRegion<P> {
+impl<P: Platform> MmioRegion<P> {
     /// Maps `len` bytes at `phys`.
     ///
     /// # Errors
     ///
-    /// [`MapError`] as [`Mmio::map`] says.
+    /// [`MapError`] as [`Platform::map`] says.
     ///
     /// # Safety
     ///
-    /// As for [`Mmio::map`].
+    /// As for [`Platform::map`].
     pub unsafe fn map(platform: &P, phys: u64, len: usize) -> Result<Self, MapError> {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller makes the promise that `Platform::map` asks for.
         let base = unsafe { platform.map(phys, len) }?;
         Ok(Self { base, len, platform: platform.clone() })
     }
@@ -150,7 +117,7 @@ impl<P: Mmio> MmioRegion<P> {
     access!(read64, write64, u64, "64");
 }
 
-impl<P: Mmio> Drop for MmioRegion<P> {
+impl<P: Platform> Drop for MmioRegion<P> {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own and ends once.
         unsafe { self.platform.unmap(self.base, self.len) }

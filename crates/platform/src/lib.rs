@@ -1,22 +1,22 @@
 //! What a kernel gives its paravirtual drivers.
 //!
-//! This crate is the lower edge of paravirt: a kernel implements the traits here once, and every driver of
-//! the workspace runs on it. It has no dependency but `core`, needs no allocator and no floating point.
+//! This crate is the lower edge of paravirt: a kernel implements [`Platform`] here once, and every driver of
+//! the workspace runs on it. It needs no allocator and no floating point.
 //!
 //! # The traits
 //!
 //! | trait | what it gives | needed for |
 //! |---|---|---|
-//! | [`Platform`] | DMA memory and the clock | everything |
-//! | [`Mmio`] | mappings of device registers and firmware tables | virtio over PCI and MMIO |
-//! | [`PortIo`] | `in` and `out` | PCI configuration where there is no ECAM |
-//! | [`Interrupts`] | binding of a handler to a vector, MSI messages, legacy lines | everything but polling |
+//! | [`Platform`] | DMA memory, private memory, mappings, the clock | everything |
+//! | [`Interrupts`] | binding of a handler to a vector, MSI messages, lines | everything but polling |
 //! | [`Processors`] | how many processors there are, running a closure on one of them | one queue per processor, SynIC |
+//! | [`PortIo`] | `in` and `out` | PCI configuration where there is no ECAM |
 //! | [`Registers`] | CPUID, MSRs and the cycle counter | Hyper-V, KVM's clock |
 //! | [`HyperV`] | a page for hypercalls, vectors by number | Hyper-V |
 //!
-//! All but the first two have working defaults, for a kernel that polls, has no ports or one processor, and wants nothing
-//! of Hyper-V: an empty `impl` is enough.
+//! A kernel implements the first. The others are handles that provided methods of it give ([`Platform::interrupts`] and so
+//! on), by default to a service that is absent: a kernel that polls, has one processor and runs on virtio alone names none of
+//! them, and one that links a family of drivers whose services it does not give finds no devices of that family.
 //!
 //! # The building blocks
 //!
@@ -24,7 +24,8 @@
 //!   it hands out atomics, never `&[u8]`.
 //! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
 //!   [`DmaSlice`] is the implementation that comes with this crate.
-//! * [`PageArc`], [`PageTable`] and [`Fifo`] hold driver state in pages of the platform, so that nothing needs `alloc`.
+//! * [`PageArc`], [`PageBox`], [`PageTable`] and [`Fifo`] hold driver state in private pages of the platform
+//!   ([`Platform::state_alloc`]), so that nothing needs `alloc` and no device reaches it.
 //! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] is several of them that one
 //!   interrupt wakes.
 //!
@@ -79,6 +80,7 @@
 #[cfg(feature = "alloc")]
 extern crate alloc;
 
+mod absent;
 mod buffer;
 mod dma;
 mod fifo;
@@ -88,13 +90,12 @@ mod io;
 mod page;
 mod processor;
 mod registers;
-mod shared;
 mod slice;
 mod time;
 mod waker;
 mod waker_group;
 
-pub use buffer::{Direction, DmaBuffer, Either, LendError, Segment};
+pub use buffer::{Direction, DmaBuffer, DmaSegments, Either, Segment, SubmitError};
 pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
 pub use fifo::Fifo;
 pub use hyperv::HyperV;
@@ -102,11 +103,11 @@ pub use interrupt::{
     BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Trigger,
     Vector,
 };
-pub use io::{MapError, Mmio, MmioRegion, PortIo};
-pub use page::{PageArc, PageTable};
+pub use io::{MapError, MmioRegion, PortIo};
+pub use page::{PageArc, PageBox, PageTable};
+pub use paravirt_shared_memory::{RingArray, SharedAtom, SharedMemory};
 pub use processor::{ProcessorId, Processors, RunError};
 pub use registers::Registers;
-pub use shared::{RingArray, SharedAtom, SharedMemory};
 pub use slice::DmaSlice;
 pub use time::Instant;
 pub use waker::WakerCell;

@@ -7,6 +7,9 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+/// The count of references at which a value is kept for ever.
+const SATURATED: usize = usize::MAX / 2;
+
 struct ArcInner<P, T> {
     count: AtomicUsize,
     raw: RawDma,
@@ -14,7 +17,8 @@ struct ArcInner<P, T> {
     value: T,
 }
 
-/// A reference-counted value in pages of the platform: `Arc` for code that may not allocate from a heap.
+/// A reference-counted value in private pages of the platform ([`Platform::state_alloc`]): `Arc` for code that may not allocate
+/// from a heap.
 ///
 /// It is one pointer: cheap to move about in requests.
 pub struct PageArc<P: Platform, T> {
@@ -23,7 +27,7 @@ pub struct PageArc<P: Platform, T> {
 
 // SAFETY: as `Arc`: shared access from several threads needs `T: Sync`, dropping on another one `T: Send`.
 unsafe impl<P: Platform, T: Send + Sync> Send for PageArc<P, T> {}
-// SAFETY: as above.
+// SAFETY: as `Arc`: a shared reference can be cloned into another thread and dropped there.
 unsafe impl<P: Platform, T: Send + Sync> Sync for PageArc<P, T> {}
 
 impl<P: Platform, T> PageArc<P, T> {
@@ -73,7 +77,7 @@ fn alloc_for<P: Platform, T>(platform: &P, count: usize) -> Result<RawDma, Alloc
         return Err(AllocError);
     }
     let len = size_of::<T>().checked_mul(count).ok_or(AllocError)?;
-    platform.dma_alloc(NonZeroUsize::new(len.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN))
+    platform.state_alloc(NonZeroUsize::new(len.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN))
 }
 
 impl<P: Platform, T> Deref for PageArc<P, T> {
@@ -85,14 +89,22 @@ impl<P: Platform, T> Deref for PageArc<P, T> {
 
 impl<P: Platform, T> Clone for PageArc<P, T> {
     fn clone(&self) -> Self {
-        self.inner().count.fetch_add(1, Ordering::Relaxed);
+        // A count that could wrap would free a value in use. It is stopped half-way instead, and the value is never freed:
+        // `drop` sees the mark. Between the two lie more clones than there can be processors to make them at once.
+        if self.inner().count.fetch_add(1, Ordering::Relaxed) >= SATURATED {
+            self.inner().count.store(SATURATED, Ordering::Relaxed);
+        }
         Self { inner: self.inner }
     }
 }
 
 impl<P: Platform, T> Drop for PageArc<P, T> {
     fn drop(&mut self) {
-        if self.inner().count.fetch_sub(1, Ordering::Release) == 1 {
+        let count = self.inner().count.fetch_sub(1, Ordering::Release);
+        if count >= SATURATED / 2 {
+            self.inner().count.store(SATURATED, Ordering::Relaxed);
+        }
+        if count == 1 {
             core::sync::atomic::fence(Ordering::Acquire);
             // SAFETY: this was the last reference; the value was written by `new`, and the pages came from the platform.
             unsafe {
@@ -100,13 +112,95 @@ impl<P: Platform, T> Drop for PageArc<P, T> {
                 // Where it is: others may know its address until it has been dropped.
                 core::ptr::drop_in_place(&raw mut (*inner).value);
                 let platform = core::ptr::read(&raw const (*inner).platform);
-                platform.dma_free((*inner).raw);
+                platform.state_free((*inner).raw);
             }
         }
     }
 }
 
-/// A slice of fixed length in pages of the platform: the table of what is in flight.
+/// A value in private pages of the platform ([`Platform::state_alloc`]): `Box` for code that may not allocate from a heap.
+///
+/// The value does not move while the box exists.
+pub struct PageBox<P: Platform, T: ?Sized> {
+    value: NonNull<T>,
+    raw: RawDma,
+    platform: P,
+}
+
+// SAFETY: it owns its value as a `Box` does.
+unsafe impl<P: Platform, T: Send + ?Sized> Send for PageBox<P, T> {}
+// SAFETY: shared access to it is shared access to its value, as of a `Box`.
+unsafe impl<P: Platform, T: Sync + ?Sized> Sync for PageBox<P, T> {}
+
+impl<P: Platform, T> PageBox<P, T> {
+    /// Moves `value` into pages of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has none; the value is dropped.
+    pub fn new(platform: &P, value: T) -> Result<Self, AllocError> {
+        let raw = alloc_for::<P, T>(platform, 1)?;
+        let place = raw.cpu.cast::<T>();
+        // SAFETY: `alloc_for` checked size and alignment, and the pages belong to nobody else.
+        unsafe { place.write(value) };
+        Ok(Self { value: place, raw, platform: platform.clone() })
+    }
+
+    /// Makes the box one of an unsized type, such as a trait object.
+    ///
+    /// # Safety
+    ///
+    /// `coerce` is an unsizing coercion of its argument: the pointer that it returns is to the same value.
+    pub unsafe fn unsize<U: ?Sized>(self, coerce: fn(*mut T) -> *mut U) -> PageBox<P, U> {
+        let this = core::mem::ManuallyDrop::new(self);
+        let value = coerce(this.value.as_ptr());
+        // SAFETY: by the contract of this function the pointer is to the same value, which is not null; the box that is left
+        // behind is not dropped, so that the platform's handle is moved and not copied.
+        unsafe {
+            PageBox {
+                value: NonNull::new_unchecked(value),
+                raw: this.raw,
+                platform: core::ptr::read(&this.platform),
+            }
+        }
+    }
+}
+
+impl<P: Platform, T: ?Sized> PageBox<P, T> {
+    /// Where the value is; it does not move while this box exists.
+    pub fn as_ptr(&self) -> NonNull<T> {
+        self.value
+    }
+}
+
+impl<P: Platform, T: ?Sized> Deref for PageBox<P, T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: `new` wrote the value; it is this box's own.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<P: Platform, T: ?Sized> DerefMut for PageBox<P, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: `new` wrote the value; it is this box's own, and the box is borrowed mutably.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<P: Platform, T: ?Sized> Drop for PageBox<P, T> {
+    fn drop(&mut self) {
+        // SAFETY: the value is dropped once, then its pages, which `state_alloc` gave, are freed once.
+        unsafe {
+            core::ptr::drop_in_place(self.value.as_ptr());
+            self.platform.state_free(self.raw);
+        }
+    }
+}
+
+/// A slice of fixed length in private pages of the platform ([`Platform::state_alloc`]): the table of what is in flight.
 pub struct PageTable<P: Platform, T> {
     base: NonNull<T>,
     len: usize,
@@ -116,7 +210,7 @@ pub struct PageTable<P: Platform, T> {
 
 // SAFETY: it owns its elements as a `Box<[T]>` does.
 unsafe impl<P: Platform, T: Send> Send for PageTable<P, T> {}
-// SAFETY: as above.
+// SAFETY: shared access to it is shared access to its elements, as of a `Box<[T]>`.
 unsafe impl<P: Platform, T: Sync> Sync for PageTable<P, T> {}
 
 impl<P: Platform, T> PageTable<P, T> {
@@ -174,7 +268,7 @@ impl<P: Platform, T> Drop for PageTable<P, T> {
         // SAFETY: the elements are dropped once, then their pages are freed once.
         unsafe {
             core::ptr::drop_in_place(&mut **self);
-            self.platform.dma_free(self.raw);
+            self.platform.state_free(self.raw);
         }
     }
 }

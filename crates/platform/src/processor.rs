@@ -1,4 +1,3 @@
-use crate::Platform;
 use core::fmt;
 
 /// A processor, by the platform's own numbering: 0 up to [`Processors::count`].
@@ -17,8 +16,9 @@ impl fmt::Display for RunError {
 
 impl core::error::Error for RunError {}
 
-/// The processors of the machine. The defaults are those of a machine with one.
-pub trait Processors: Platform {
+/// The processors of the machine: what [`Platform::processors`](crate::Platform::processors) gives. The defaults are those of a
+/// machine with one.
+pub trait Processors: Send + Sync {
     /// How many processors run; a device with several queues gets as many as that.
     fn count(&self) -> u32 {
         1

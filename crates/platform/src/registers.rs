@@ -1,15 +1,13 @@
-use crate::Processors;
-
 /// A processor's CPUID, model-specific registers and cycle counter. Hypervisors are found and spoken to by these.
 ///
-/// The defaults are the instructions themselves on x86-64, and nothing elsewhere: an empty `impl` is right for a kernel, and
-/// harmless for a process, since drivers touch a register only after CPUID has offered it and the platform has given what
-/// else they need.
+/// This is what [`Platform::registers`](crate::Platform::registers) gives. The defaults are the instructions themselves on x86-64,
+/// and nothing elsewhere: an empty `impl` is right for a kernel. Drivers touch a model-specific register only after CPUID has
+/// offered it.
 ///
 /// # Safety
 ///
 /// The registers are those of the processor that calls, and their instructions may be executed where the drivers run.
-pub unsafe trait Registers: Processors {
+pub unsafe trait Registers: Send + Sync {
     /// CPUID of `leaf`, subleaf 0: EAX, EBX, ECX and EDX.
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
         #[cfg(target_arch = "x86_64")]
@@ -45,7 +43,7 @@ pub unsafe trait Registers: Processors {
         #[cfg(target_arch = "x86_64")]
         {
             let (low, high): (u32, u32);
-            // SAFETY: passed on from the caller.
+            // SAFETY: the caller promises that the host offers the register.
             unsafe {
                 core::arch::asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nostack));
             }
@@ -65,7 +63,7 @@ pub unsafe trait Registers: Processors {
     /// The host offers the register, and what the value makes the host do keeps memory safe.
     unsafe fn write_msr(&self, index: u32, value: u64) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller promises that the host offers the register and that the value keeps memory safe.
         unsafe {
             let (low, high) = (value as u32, (value >> 32) as u32);
             core::arch::asm!("wrmsr", in("ecx") index, in("eax") low, in("edx") high, options(nostack));

@@ -1,16 +1,17 @@
 use crate::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, LendError, PageArc, PageTable, Platform, Segment,
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, DmaSegments, PageArc, PageTable, Platform, Segment,
+    SubmitError,
 };
 use core::{cell::UnsafeCell, fmt, mem::MaybeUninit, ptr::NonNull};
 
-/// What there is to know of a slice. It lies in pages of the platform, so that a slice is one pointer.
+/// The state of a slice. It lies in the platform's private pages, so that a slice is one pointer.
 struct Header<P: Platform> {
     /// What keeps the memory and this header. Written when the slice is made, taken when it is dropped.
     slab: MaybeUninit<PageArc<P, Slab<P>>>,
     base: NonNull<u8>,
     segment: Segment,
     capacity: u32,
-    lent: bool,
+    in_flight: bool,
 }
 
 /// The memory of several slices, and their headers. Each slice holds one reference.
@@ -19,16 +20,16 @@ struct Slab<P: Platform> {
     headers: PageTable<P, UnsafeCell<Header<P>>>,
 }
 
-// SAFETY: each header belongs to one slice, which is what is sent about.
+// SAFETY: each header belongs to one slice, and it is slices that move between threads.
 unsafe impl<P: Platform> Send for Slab<P> {}
-// SAFETY: as above.
+// SAFETY: a header is reached through its one slice only.
 unsafe impl<P: Platform> Sync for Slab<P> {}
 
 /// A piece of DMA memory with one owner: the [`DmaBuffer`] that comes with this crate.
 ///
-/// While it is not lent its bytes are plain memory; while it is lent they cannot be reached. Several slices can
+/// While it is not in flight its bytes are plain memory; while it is they cannot be reached. Several slices can
 /// share one allocation ([`alloc_many`](Self::alloc_many)), which is freed with the last of them. Dropping a slice
-/// that is lent leaks the allocation. It is one pointer: moving it into a request and back costs next to nothing.
+/// that is in flight leaks the allocation. It is one pointer: moving it into a request and back costs next to nothing.
 pub struct DmaSlice<P: Platform> {
     header: NonNull<Header<P>>,
 }
@@ -72,7 +73,7 @@ impl<P: Platform> DmaSlice<P> {
                 base: unsafe { region.cpu().add(offset) },
                 segment: Segment { addr: region.bus().offset(offset as u64), len: capacity },
                 capacity,
-                lent: false,
+                in_flight: false,
             })
         })?;
         let slab = PageArc::new(platform, Slab { _region: region, headers })?;
@@ -97,30 +98,30 @@ impl<P: Platform> DmaSlice<P> {
         unsafe { self.header.as_mut() }
     }
 
-    /// The bytes; empty while lent.
+    /// The bytes; empty while in flight.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         let header = self.header();
-        let len = if header.lent { 0 } else { header.segment.len as usize };
-        // SAFETY: the bytes are this value's alone, initialised (zeroed), and not lent.
+        let len = if header.in_flight { 0 } else { header.segment.len as usize };
+        // SAFETY: the bytes are this value's alone, initialised (zeroed), and not in flight.
         unsafe { core::slice::from_raw_parts(header.base.as_ptr(), len) }
     }
 
-    /// The bytes, to write; empty while lent.
+    /// The bytes, to write; empty while in flight.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let header = self.header();
-        let len = if header.lent { 0 } else { header.segment.len as usize };
+        let len = if header.in_flight { 0 } else { header.segment.len as usize };
         // SAFETY: as in `bytes`, and borrowed mutably.
         unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
     }
 
     /// Sets how much of the memory this is: [`bytes`](Self::bytes) and what a request transfers. At most
     /// [`capacity`](Self::capacity), at least 1; a length out of that range is taken as the nearest in it. Nothing
-    /// happens while lent.
+    /// happens while it is in flight.
     pub fn set_len(&mut self, len: usize) {
         let header = self.header_mut();
-        if !header.lent {
+        if !header.in_flight {
             header.segment.len = u32::try_from(len).unwrap_or(u32::MAX).clamp(1, header.capacity);
         }
     }
@@ -130,7 +131,7 @@ impl<P: Platform> DmaSlice<P> {
         self.header().capacity as usize
     }
 
-    /// The length in bytes, lent or not.
+    /// The length in bytes, in flight or not.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.header().segment.len as usize
@@ -141,34 +142,36 @@ impl<P: Platform> DmaSlice<P> {
         self.header().segment.addr
     }
 
-    /// Whether a device has it.
-    pub fn is_lent(&self) -> bool {
-        self.header().lent
+    /// Whether a device may access it.
+    pub fn is_in_flight(&self) -> bool {
+        self.header().in_flight
     }
 }
 
-// SAFETY: the region does not move and is freed only when no slice of it is lent; `bytes` and `bytes_mut` are empty
+// SAFETY: the region does not move and is freed only when no slice of it is in flight; `bytes` and `bytes_mut` are empty
 // meanwhile.
 unsafe impl<P: Platform> DmaBuffer for DmaSlice<P> {
     #[inline(always)]
-    fn lend(&mut self, _direction: Direction) -> Result<&[Segment], LendError> {
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
         let header = self.header_mut();
-        if header.lent {
-            return Err(LendError::Lent);
+        if header.in_flight {
+            return Err(SubmitError::InFlight);
         }
-        header.lent = true;
-        Ok(core::slice::from_ref(&header.segment))
+        header.in_flight = true;
+        // SAFETY: the slice owns these bytes, and neither accesses nor frees them while `in_flight` is set, which only the unsafe
+        // `reclaim` ends.
+        Ok(unsafe { DmaSegments::new(core::slice::from_ref(&header.segment), direction) })
     }
 
     #[inline(always)]
     unsafe fn reclaim(&mut self) {
-        self.header_mut().lent = false;
+        self.header_mut().in_flight = false;
     }
 }
 
 impl<P: Platform> Drop for DmaSlice<P> {
     fn drop(&mut self) {
-        if !self.header().lent {
+        if !self.header().in_flight {
             // SAFETY: written when the slice was made, and taken once. The header may go with what is dropped here; it is
             // not used after.
             drop(unsafe { self.header().slab.assume_init_read() });
@@ -178,7 +181,7 @@ impl<P: Platform> Drop for DmaSlice<P> {
 
 impl<P: Platform> fmt::Debug for DmaSlice<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Header { segment, lent, .. } = self.header();
-        f.debug_struct("DmaSlice").field("segment", segment).field("lent", lent).finish()
+        let Header { segment, in_flight, .. } = self.header();
+        f.debug_struct("DmaSlice").field("segment", segment).field("in_flight", in_flight).finish()
     }
 }

@@ -3,7 +3,7 @@
 use crate::{Cdb, Sense};
 use core::{fmt, num::NonZeroU32, task::Waker};
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{Direction, Segment};
+use paravirt_platform::DmaSegments;
 
 /// Where a unit is.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
@@ -29,10 +29,8 @@ pub struct Command<'a> {
     pub address: Address,
     /// What.
     pub cdb: &'a Cdb,
-    /// Which way the data go, where there are any.
-    pub direction: Direction,
-    /// Where the data are: the device's until the reply. Empty where there are none.
-    pub segments: &'a [Segment],
+    /// Where the data are, and which way they go: the device's until the reply. Empty where there are none.
+    pub memory: DmaSegments<'a>,
     /// The bytes of all segments.
     pub len: u32,
 }

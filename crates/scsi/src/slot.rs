@@ -6,7 +6,7 @@ use crate::port::{Address, Command, Port};
 use crate::shared::Stage;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Fault, IoError, Rejected};
-use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaRegion, Instant, Platform, Segment};
+use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaRegion, DmaSegments, Instant, Platform, Segment};
 
 /// Bytes for the parameter list of a slot.
 pub(crate) const LIST_STRIDE: usize = 32;
@@ -117,16 +117,23 @@ pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
 ) -> Result<(), Rejected> {
     let Wanted { address, data, .. } = wanted;
     let list;
-    let (segments, direction): (&[Segment], Direction) = match data {
-        Data::Buffer(buffer, direction) => (buffer.lend(*direction).map_err(Rejected::Lend)?, *direction),
-        Data::Own(segment, direction) => (core::slice::from_ref(segment), *direction),
+    let memory = match data {
+        Data::Buffer(buffer, direction) => buffer.submit(*direction).map_err(Rejected::Buffer)?,
+        // SAFETY: the segment is in the controller's own region, which only atomics access, and which is leaked unless the
+        // adapter has been closed.
+        Data::Own(segment, direction) => unsafe {
+            DmaSegments::new(core::slice::from_ref(segment), *direction)
+        },
         Data::Unmap { lba, blocks } => {
             list = [write_list(lists.as_ref().ok_or(Fault::Timeout)?, at, *lba, *blocks)
                 .ok_or(Rejected::Invalid)?];
-            (&list, Direction::ToDevice)
+            // SAFETY: the list is in the lane's own region, which only atomics access, and which is leaked unless the adapter has
+            // been closed; this slot's part of it is written again only for the slot's next command.
+            unsafe { DmaSegments::new(&list, Direction::ToDevice) }
         }
-        Data::None | Data::Held(_) => (&[], Direction::ToDevice),
+        Data::None | Data::Held(_) => DmaSegments::EMPTY,
     };
+    let segments = memory.as_slice();
     let len = match segments {
         [one] => one.len,
         all => all.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len)),
@@ -134,7 +141,7 @@ pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
     let sent = match make.make(segments, cdb) {
         Ok(count) => {
             *to_transfer = count;
-            port.send(id, &Command { address: *address, cdb, direction, segments, len })
+            port.send(id, &Command { address: *address, cdb, memory, len })
         }
         Err(reason) => Err(reason),
     };

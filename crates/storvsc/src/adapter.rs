@@ -10,7 +10,7 @@ use hyperv_bindings::storvsp::{
 };
 use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
 use paravirt_device::Fault;
-use paravirt_platform::{HyperV, PAGE_SIZE, ProcessorId};
+use paravirt_platform::{PAGE_SIZE, Platform, ProcessorId};
 use paravirt_scsi::{Adapter, Address, Limits, Scan};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
@@ -54,7 +54,7 @@ impl Default for StorOptions {
 }
 
 /// A controller on VMBus.
-pub struct StorAdapter<P: HyperV> {
+pub struct StorAdapter<P: Platform> {
     vmbus: Vmbus<P>,
     offer: Offer,
     options: StorOptions,
@@ -83,7 +83,7 @@ fn send_fault(error: SendError) -> Fault {
     }
 }
 
-impl<P: HyperV> StorAdapter<P> {
+impl<P: Platform> StorAdapter<P> {
     /// The controller that `offer` offers, to be opened by
     /// [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
     pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
@@ -220,7 +220,7 @@ struct Answer {
     properties: Option<StorvspProperties>,
 }
 
-impl<P: HyperV> Adapter for StorAdapter<P> {
+impl<P: Platform> Adapter for StorAdapter<P> {
     type Port = StorPort<P>;
 
     fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {

@@ -8,18 +8,15 @@ use hyperv_bindings::storvsp::{
     StorvspOperation, StorvspPacketFlags, StorvspPlain, StorvspScsiRequest, StorvspSrbFlags, StorvspVersion,
 };
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{Direction, HyperV, PAGE_SIZE, Segment};
+use paravirt_platform::{Direction, Platform};
 use paravirt_scsi::{Address, Command, Event, Port};
-use paravirt_vmbus::{Channel, GpaRange, SendError};
+use paravirt_vmbus::{Channel, SendError};
 use zerocopy::IntoBytes;
 
 /// Bytes of any packet of the host's.
 pub(crate) const PACKET: usize = 256;
 /// Seconds that the host is told a command may take. It is not held to that.
 const TIMEOUT_SECONDS: u32 = 60;
-
-/// Where in a page an address is.
-const PAGE_MASK: u64 = 0xfff;
 
 pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
     StorvspHeader {
@@ -29,60 +26,15 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
     }
 }
 
-/// The frames of segments that follow on each other at page boundaries.
-#[derive(Clone)]
-struct Frames<'a> {
-    segments: core::slice::Iter<'a, Segment>,
-    next: u64,
-    end: u64,
-    left: usize,
-}
-
-const fn frames_of(segment: &Segment) -> (u64, u64) {
-    let end = segment.addr.0.saturating_add(segment.len as u64);
-    (segment.addr.0 >> 12, end.div_ceil(PAGE_SIZE as u64))
-}
-
-impl<'a> Frames<'a> {
-    fn new(segments: &'a [Segment]) -> Self {
-        let left = segments.iter().fold(0u64, |sum, segment| {
-            let (first, end) = frames_of(segment);
-            sum.wrapping_add(end.wrapping_sub(first))
-        });
-        Self { segments: segments.iter(), next: 0, end: 0, left: left as usize }
-    }
-}
-
-impl Iterator for Frames<'_> {
-    type Item = u64;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<u64> {
-        while self.next == self.end {
-            (self.next, self.end) = frames_of(self.segments.next()?);
-        }
-        let frame = self.next;
-        self.next = frame.wrapping_add(1);
-        self.left = self.left.wrapping_sub(1);
-        Some(frame)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for Frames<'_> {}
-
 /// A channel of a controller, in service.
-pub struct StorPort<P: HyperV> {
+pub struct StorPort<P: Platform> {
     channel: Channel<P>,
     /// The packet that was sent last: what is the same in every one stays.
     packet: StorvspExecute,
     buffer: [u8; PACKET],
 }
 
-impl<P: HyperV> StorPort<P> {
+impl<P: Platform> StorPort<P> {
     pub(crate) fn new(channel: Channel<P>, version: StorvspVersion) -> Self {
         let is_old = version < StorvspVersion::WIN8;
         let template = StorvspScsiRequest {
@@ -132,11 +84,11 @@ fn refused(error: SendError) -> Rejected {
     }
 }
 
-impl<P: HyperV> Port for StorPort<P> {
+impl<P: Platform> Port for StorPort<P> {
     #[inline]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Command { address: Address { path, target, lun }, cdb, direction, segments, len } = command;
-        let (direction, flag) = match (segments.is_empty(), direction) {
+        let Command { address: Address { path, target, lun }, cdb, memory, len } = command;
+        let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
             (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
             (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
             (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
@@ -154,17 +106,9 @@ impl<P: HyperV> Port for StorPort<P> {
         }
         request.srb_flags = COMMON_FLAGS.union(flag).bits();
         let payload = &[packet.as_bytes()];
-        let sent = match segments {
+        let sent = match memory.as_slice() {
             [] => channel.send_in_band(id, true, payload),
-            [one] => {
-                let range = GpaRange::contiguous(one.addr.0, one.len);
-                channel.send_gpa_direct(id, core::iter::once(range), payload)
-            }
-            [first, ..] => {
-                let offset = (first.addr.0 & PAGE_MASK) as u32;
-                let range = GpaRange { len: *len, offset, pages: Frames::new(segments) };
-                channel.send_gpa_direct(id, core::iter::once(range), payload)
-            }
+            _ => channel.send_gpa_direct(id, *memory, payload),
         };
         sent.map_err(refused)
     }

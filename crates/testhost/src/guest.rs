@@ -1,8 +1,8 @@
 use crate::count::uncounted;
 use crate::{HvHost, Memory};
 use paravirt_platform::{
-    AllocError, BindError, BusAddr, HyperV, Instant, Interrupts, MapError, Mmio, PAGE_SIZE, Platform, PortIo,
-    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    AllocError, BindError, BusAddr, HyperV, Instant, Interrupts, PAGE_SIZE, Platform, ProcessorId,
+    Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -216,6 +216,19 @@ unsafe impl Platform for Guest {
             hooks.iter_mut().for_each(|work| work());
         }
     }
+
+    fn interrupts(&self) -> &dyn Interrupts {
+        self
+    }
+    fn processors(&self) -> &dyn Processors {
+        self
+    }
+    fn registers(&self) -> &dyn Registers {
+        self
+    }
+    fn hyperv(&self) -> &dyn HyperV {
+        self
+    }
 }
 
 /// Does `work` as `processor`.
@@ -286,8 +299,6 @@ unsafe impl HyperV for Guest {
 fn host_side<R>(work: impl FnOnce() -> R) -> R {
     uncounted(work)
 }
-// SAFETY: it accesses nothing.
-unsafe impl PortIo for Guest {}
 impl Processors for Guest {
     fn count(&self) -> u32 {
         self.0.processors
@@ -301,11 +312,5 @@ impl Processors for Guest {
         }
         on(processor.0, work);
         Ok(())
-    }
-}
-// SAFETY: it maps nothing.
-unsafe impl Mmio for Guest {
-    unsafe fn map(&self, _phys: u64, _len: usize) -> Result<NonNull<u8>, MapError> {
-        Err(MapError)
     }
 }

@@ -152,7 +152,7 @@ fn what_the_device_does_not_take_is_refused_with_its_buffer() {
         let (Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. }) = refused.request.op else {
             panic!("no buffer")
         };
-        assert!(!buffer.is_lent());
+        assert!(!buffer.is_in_flight());
         refused.reason
     };
     assert_eq!(refused(write(1, 64, filled(&guest, 512, 0))), Rejected::Range);
@@ -211,7 +211,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
         for tag in 0..5 {
             let done = first.complete().expect("no fault yet").expect("an aborted request");
             assert_eq!((done.tag, done.result), (tag, Err(IoError::Aborted)));
-            assert!(!done.buffer.expect("its buffer").is_lent());
+            assert!(!done.buffer.expect("its buffer").is_in_flight());
         }
         // The second queue has not been drained: the device waits for it.
         assert_eq!(first.complete().expect_err("not restarted"), Fault::Reset);
@@ -257,7 +257,7 @@ fn a_device_that_vanishes_is_a_fault_and_everything_comes_back() {
         host.device().registers().is_gone = true;
         assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
         let done = queue.complete().expect("the request first").expect("the request");
-        assert!(done.buffer.is_some_and(|buffer| !buffer.is_lent()));
+        assert!(done.buffer.is_some_and(|buffer| !buffer.is_in_flight()));
         assert_eq!(queue.complete().expect_err("then the fault"), Fault::Removed);
         assert_eq!(disk.poll_event(), None);
         drop((disk, queue));

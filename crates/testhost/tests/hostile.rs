@@ -41,7 +41,7 @@ fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
     let proof = unsafe { Quiesced::assume() };
     let mut back = 0;
     while let Some(used) = queue.take_back(Some(&proof)) {
-        assert!(used.buffer.is_some_and(|buffer| !buffer.is_lent()));
+        assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()));
         back += 1;
     }
     assert_eq!(back, in_flight);
@@ -182,7 +182,7 @@ proptest! {
             let result = queue.submit(prefix, Some(buffer), Direction::ToDevice, &[], tag, |_, _| Ok(()));
             match result {
                 Ok(()) => { sent.insert(tag, place); }
-                Err(refused) => prop_assert!(!refused.buffer.expect("its buffer").is_lent()),
+                Err(refused) => prop_assert!(!refused.buffer.expect("its buffer").is_in_flight()),
             }
             let _ = queue.publish();
             while let Some(chain) = device.pop() {

@@ -86,7 +86,7 @@ fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
     let too_long = DmaSlice::alloc(&guest, 1600).expect("memory");
     let refused = queue.split().1.send(6, too_long, TxMeta::default()).expect_err("longer than the MTU");
     assert_eq!(refused.reason, Rejected::Invalid);
-    assert!(!refused.buffer.is_lent());
+    assert!(!refused.buffer.is_in_flight());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use hyperv_bindings::tlfs::{HvFeatureFlags, HvPrivilegeFlags, HvStatus};
 use hyperv_bindings::vmbus::VmbusMessageType;
 use paravirt_device::{Arm, Clock, Fault};
 use paravirt_hyperv::{Hypervisor, ReferenceClock, SyntheticTimer, TimerSignal};
-use paravirt_platform::{DmaRegion, Handled, Interrupts, PageArc, ProcessorId, RawHandler};
+use paravirt_platform::{DmaRegion, Handled, PageArc, Platform, ProcessorId, RawHandler};
 use paravirt_testhost::{Echo, Guest, HvHost, HvOffer, OfferSettings};
 use paravirt_vmbus::{
     BusEvent, Channel, ChannelError, ChannelOptions, ConnectError, GpaRange, Kind, Offer, SendError, Version,
@@ -405,7 +405,8 @@ fn guest_memory_goes_by_its_frames() {
     let region = DmaRegion::alloc(&guest, 3 * 4096).unwrap();
     let frame = region.bus().0 >> 12;
     let range = GpaRange { len: 6000, offset: 100, pages: [frame + 2, frame].into_iter() };
-    channel.send_gpa_direct(0x41, [range].into_iter(), &[b"please"]).unwrap();
+    // SAFETY: the range is in a region that is kept until the completion, and seen as atomics only.
+    unsafe { channel.send_gpa_ranges(0x41, [range].into_iter(), &[b"please"]) }.unwrap();
     channel.kick();
     let mut buffer = [0; 64];
     assert_eq!(channel.wait(&mut buffer, Duration::from_secs(1)).unwrap().transaction, 0x41);
@@ -509,8 +510,10 @@ fn a_timer_fires_once_when_it_is_time() {
         Handled::Yes
     }
     // SAFETY: the handler has no data.
-    let vector =
-        unsafe { guest.bind(RawHandler::new(NonNull::<()>::dangling(), count), ProcessorId(1)) }.unwrap();
+    let vector = unsafe {
+        Platform::interrupts(&guest).bind(RawHandler::new(NonNull::<()>::dangling(), count), ProcessorId(1))
+    }
+    .unwrap();
     let signal = TimerSignal::Direct(0x30 + vector.0 as u8);
     let timer = SyntheticTimer::open(&hypervisor, ProcessorId(1), 2, signal).unwrap();
     host.run_timers(&guest);
@@ -531,7 +534,7 @@ fn a_timer_fires_once_when_it_is_time() {
     assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 4, signal).is_err());
     assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 0, TimerSignal::Message(0)).is_err());
     drop((timer, clock, hypervisor));
-    guest.unbind(vector);
+    Platform::interrupts(&guest).unbind(vector);
     is_clean(&guest, &host);
 }
 

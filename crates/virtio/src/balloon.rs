@@ -10,8 +10,8 @@ use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, ControlError, Fault, HeldPages, Notify, PageRange,
 };
 use paravirt_platform::{
-    BusAddr, Direction, DmaBuffer, DmaSlice, Instant, Interrupts, LendError, PAGE_SIZE, PageArc, ProcessorId,
-    Segment,
+    BusAddr, Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, PAGE_SIZE, PageArc, Platform, ProcessorId,
+    Segment, SubmitError,
 };
 
 /// Feature bits. VIRTIO 1.3 §5.5.3
@@ -50,11 +50,13 @@ struct FreePages {
 
 // SAFETY: the pages belong to nobody but this value until they are given back to the kernel, which is done after `reclaim`.
 unsafe impl DmaBuffer for FreePages {
-    fn lend(&mut self, _direction: Direction) -> Result<&[Segment], LendError> {
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
         if core::mem::replace(&mut self.is_lent, true) {
-            return Err(LendError::Lent);
+            return Err(SubmitError::InFlight);
         }
-        self.segments.get(..self.count).filter(|segments| !segments.is_empty()).ok_or(LendError::Length)
+        let segments = self.segments.get(..self.count).filter(|segments| !segments.is_empty());
+        // SAFETY: the pages are free memory of the kernel that it has handed out, and goes back to it after `reclaim` only.
+        segments.map(|segments| unsafe { DmaSegments::new(segments, direction) }).ok_or(SubmitError::Length)
     }
 
     unsafe fn reclaim(&mut self) {
@@ -80,7 +82,7 @@ enum Served {
 }
 
 /// A queue by which pages are named, one request at a time.
-struct Naming<P: Interrupts, T: VirtioTransport> {
+struct Naming<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
     spare: Option<DmaSlice<P>>,
     /// What the request names: privately, as the device could write its buffer.
@@ -88,7 +90,7 @@ struct Naming<P: Interrupts, T: VirtioTransport> {
     count: usize,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
+impl<P: Platform, T: VirtioTransport> Naming<P, T> {
     fn new(draft: Draft<P, T, DmaSlice<P>, ()>, platform: &P) -> Result<Self, OpenError> {
         let spare = Some(DmaSlice::alloc(platform, PAGES.saturating_mul(4))?);
         Ok(Self { lane: draft.into_lane()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
@@ -144,7 +146,7 @@ impl<P: Interrupts, T: VirtioTransport> Naming<P, T> {
 }
 
 /// A virtio balloon.
-pub struct VirtioBalloon<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioBalloon<P: Platform, T: VirtioTransport> {
     core: PageArc<P, Core<P, T>>,
     inflate: Naming<P, T>,
     deflate: Naming<P, T>,
@@ -161,7 +163,7 @@ pub struct VirtioBalloon<P: Interrupts, T: VirtioTransport> {
     must_tell: bool,
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
     /// Takes the device into service.
     ///
     /// # Errors
@@ -300,7 +302,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioBalloon<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
+impl<P: Platform, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
     fn arm(&mut self) -> Arm {
         // What the device asks for may have changed since the last look.
         if self.core.fault().is_none() && self.read_target() != self.target {
@@ -333,7 +335,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
+impl<P: Platform, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         // Also notices that the device is gone, or wants to be reset.
         let _ = self.core.take_config_change();

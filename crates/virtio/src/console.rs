@@ -7,7 +7,7 @@ use crate::transport::{OpenError, VirtioTransport, read_config};
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
 use paravirt_platform::Fifo;
-use paravirt_platform::{Direction, DmaSlice, Interrupts, ProcessorId};
+use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
 
 /// The device says how large its screen is. VIRTIO 1.3 §5.3.3
 const F_SIZE: u64 = 1 << 0;
@@ -16,14 +16,14 @@ const BUFFERS: u16 = 16;
 const BUFFER_LEN: usize = 256;
 
 /// What came in: a buffer, and which of its bytes have not been read.
-struct Input<P: Interrupts> {
+struct Input<P: Platform> {
     buffer: DmaSlice<P>,
     next: usize,
     end: usize,
 }
 
 /// A virtio console.
-pub struct VirtioConsole<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioConsole<P: Platform, T: VirtioTransport> {
     rx: Lane<P, T, DmaSlice<P>, ()>,
     tx: Lane<P, T, DmaSlice<P>, ()>,
     input: Fifo<P, Input<P>>,
@@ -32,7 +32,7 @@ pub struct VirtioConsole<P: Interrupts, T: VirtioTransport> {
     size: Option<ConsoleSize>,
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioConsole<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioConsole<P, T> {
     /// Takes the device into service.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl From<Fault> for OpenError {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
+impl<P: Platform, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     fn arm(&mut self) -> Arm {
         self.rx.refill(&mut self.rx_spare);
         match (self.rx.arm(), self.tx.arm()) {
@@ -115,7 +115,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Console for VirtioConsole<P, T> {
+impl<P: Platform, T: VirtioTransport> Console for VirtioConsole<P, T> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         self.tx.take_back(&mut self.tx_spare)?;
         let mut written = 0usize;

@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 use core::time::Duration;
 use paravirt_device::Fault;
-use paravirt_platform::{Handled, InterruptCell, Interrupts, PageArc, ProcessorId, RawHandler, Vector};
+use paravirt_platform::{Handled, InterruptCell, PageArc, Platform, ProcessorId, RawHandler, Vector};
 use spin::Mutex;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus};
 
@@ -59,7 +59,7 @@ struct Inner<T> {
 }
 
 /// The shared part of a device. Queues hold it by [`PageArc`]; the last one to go resets the device.
-pub(crate) struct Core<P: Interrupts, T: VirtioTransport> {
+pub(crate) struct Core<P: Platform, T: VirtioTransport> {
     inner: Mutex<Inner<T>>,
     features: u64,
     generation: AtomicU32,
@@ -96,7 +96,7 @@ const fn from_code(code: u8) -> Option<Fault> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
+impl<P: Platform, T: VirtioTransport> Core<P, T> {
     /// Resets the device and agrees on features: those that `choose` wants of what is offered, always with VERSION_1.
     pub fn open(
         platform: &P,
@@ -194,15 +194,15 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         let mut message = |transport: &mut T, entry: u16, handler: RawHandler, processor: ProcessorId| {
             let slot = vectors.next()?;
             // SAFETY: the handler's data is part of the core, which unbinds before it goes.
-            let vector = unsafe { platform.bind(handler, processor) }.ok()?;
-            match platform.message(vector) {
+            let vector = unsafe { platform.interrupts().bind(handler, processor) }.ok()?;
+            match platform.interrupts().message(vector) {
                 Some(message) => {
                     transport.set_message(entry, message);
                     *slot = Some(vector);
                     Some(entry)
                 }
                 None => {
-                    platform.unbind(vector);
+                    platform.interrupts().unbind(vector);
                     None
                 }
             }
@@ -233,10 +233,12 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
         {
             transport.enable_messages(false);
             // SAFETY: as above.
-            if let Ok(vector) = unsafe { platform.bind(RawHandler::new(core, Self::on_line), processor(0)) } {
-                match platform.route(line, vector) {
+            if let Ok(vector) =
+                unsafe { platform.interrupts().bind(RawHandler::new(core, Self::on_line), processor(0)) }
+            {
+                match platform.interrupts().route(line, vector) {
                     Ok(()) => *slot = Some(vector),
-                    Err(_) => platform.unbind(vector),
+                    Err(_) => platform.interrupts().unbind(vector),
                 }
                 this.config_interrupts.store(slot.is_some(), Ordering::Relaxed);
             }
@@ -489,13 +491,13 @@ impl<P: Interrupts, T: VirtioTransport> Core<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Drop for Core<P, T> {
+impl<P: Platform, T: VirtioTransport> Drop for Core<P, T> {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
         let _ = transport::reset(&self.platform, &mut inner.transport);
         inner.transport.enable_messages(false);
         for vector in inner.vectors.iter().flatten() {
-            self.platform.unbind(*vector);
+            self.platform.interrupts().unbind(*vector);
         }
     }
 }

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
-use paravirt_platform::{AllocError, BusAddr, DmaRegion, Mmio, PAGE_SIZE, Platform, RawDma};
+use paravirt_platform::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
 /// The end of the address space, which no machine has memory at.
@@ -69,12 +69,12 @@ impl<P: Platform> BouncePool<P> {
 ///
 /// ```
 /// use paravirt_virtio::hal::{BouncePool, PoolSource};
-/// # use paravirt_platform::Mmio;
-/// # fn example<MyPlatform: Mmio>(pool: &'static BouncePool<MyPlatform>) {
+/// # use paravirt_platform::Platform;
+/// # fn example<MyPlatform: Platform>(pool: &'static BouncePool<MyPlatform>) {
 /// # struct MyPool<P>(core::marker::PhantomData<P>);
-/// # trait Static { fn get() -> &'static BouncePool<Self> where Self: Mmio; }
+/// # trait Static { fn get() -> &'static BouncePool<Self> where Self: Platform; }
 /// // In a kernel: `static POOL: Once<BouncePool<MyPlatform>>`, and here `POOL.get()`.
-/// impl<P: Mmio + Static> PoolSource for MyPool<P> {
+/// impl<P: Platform + Static> PoolSource for MyPool<P> {
 ///     type Platform = P;
 ///     fn pool() -> &'static BouncePool<P> { P::get() }
 /// }
@@ -82,7 +82,7 @@ impl<P: Platform> BouncePool<P> {
 /// ```
 pub trait PoolSource: 'static {
     /// The platform of the pool.
-    type Platform: Mmio;
+    type Platform: Platform;
     /// The pool.
     fn pool() -> &'static BouncePool<Self::Platform>;
 }
@@ -108,10 +108,15 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
         0
     }
 
+    #[expect(clippy::panic, reason = "the trait has no error, and there is no pointer to answer with")]
     unsafe fn mmio_phys_to_virt(paddr: PhysAddr, size: usize) -> NonNull<u8> {
         // Used by that crate's own transports only; ours map for themselves.
-        // SAFETY: passed on from the caller.
-        unsafe { S::pool().platform.map(paddr, size) }.unwrap_or(NonNull::dangling())
+        // SAFETY: the caller promises that the range is a device's registers.
+        match unsafe { S::pool().platform.map(paddr, size) } {
+            Ok(base) => base,
+            // The trait has no way to refuse, and any pointer would be written through.
+            Err(error) => panic!("virtio: {paddr:#x}: {error}"),
+        }
     }
 
     /// An address where no machine has memory, where the pool is exhausted: the device cannot use it, and the request fails.

@@ -6,7 +6,7 @@ use crate::lane::{Draft, Lane, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport, read_config};
 use core::task::Waker;
 use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
-use paravirt_platform::{Direction, DmaSlice, Fifo, Interrupts, ProcessorId};
+use paravirt_platform::{Direction, DmaSlice, Fifo, Platform, ProcessorId};
 
 const EVENTS: u16 = 0;
 const STATUS: u16 = 1;
@@ -70,7 +70,7 @@ pub fn event(bytes: [u8; EVENT_LEN], x: Range, y: Range) -> InputEvent {
 }
 
 /// A virtio input device.
-pub struct VirtioInput<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioInput<P: Platform, T: VirtioTransport> {
     events: Lane<P, T, DmaSlice<P>, ()>,
     status: Lane<P, T, DmaSlice<P>, ()>,
     event_spare: Fifo<P, DmaSlice<P>>,
@@ -114,7 +114,7 @@ fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioInput<P, T> {
     /// Takes the device into service.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioInput<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
+impl<P: Platform, T: VirtioTransport> Notify for VirtioInput<P, T> {
     fn arm(&mut self) -> Arm {
         self.events.refill(&mut self.event_spare);
         let status = if self.status.fault().is_some() { self.status.arm() } else { Arm::Armed };
@@ -166,7 +166,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioInput<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Input for VirtioInput<P, T> {
+impl<P: Platform, T: VirtioTransport> Input for VirtioInput<P, T> {
     fn info(&self) -> InputInfo {
         self.info
     }

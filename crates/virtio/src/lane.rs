@@ -8,7 +8,7 @@ use crate::queue::{QueueConfig, Quiesced, SlotArea, Unsubmitted, Used, VirtQueue
 use crate::transport::{OpenError, VirtioTransport};
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, Interrupts, PageArc, Segment};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, PageArc, Platform, Segment};
 
 /// How a request came back.
 pub(crate) enum Outcome<B, X> {
@@ -27,7 +27,7 @@ pub(crate) enum Live<R> {
 }
 
 /// A queue that was made and registered, before the device was started. Dropped, it takes itself back.
-pub(crate) struct Draft<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> {
+pub(crate) struct Draft<P: Platform, T: VirtioTransport, B: DmaBuffer, X> {
     queue: Option<VirtQueue<P, B, X>>,
     core: PageArc<P, Core<P, T>>,
     index: u16,
@@ -46,7 +46,7 @@ pub(crate) struct Wish {
     pub slot_areas: bool,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Draft<P, T, B, X> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer, X> Draft<P, T, B, X> {
     /// Makes queue `wish.index` and registers it.
     pub fn new(core: &PageArc<P, Core<P, T>>, wish: &Wish) -> Result<Self, OpenError> {
         let features = Features::from_bits_truncate(core.features());
@@ -91,7 +91,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Draft<P, T, B, X> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Drop for Draft<P, T, B, X> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer, X> Drop for Draft<P, T, B, X> {
     fn drop(&mut self) {
         if let Some(queue) = &mut self.queue
             && let Some(proof) = self.core.retire(self.place)
@@ -102,14 +102,14 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Drop for Draft<P, T, B,
 }
 
 /// A queue in service.
-pub(crate) struct Lane<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> {
+pub(crate) struct Lane<P: Platform, T: VirtioTransport, B: DmaBuffer, X> {
     queue: VirtQueue<P, B, X>,
     port: Port<P, T>,
     /// The queue was reset alone, and waits for being drained.
     alone: Option<Quiesced>,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
     #[inline(always)]
     pub fn queue(&self) -> &VirtQueue<P, B, X> {
         &self.queue
@@ -258,7 +258,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Lane<P, T, B, X> {
 }
 
 /// Lanes whose buffers are the driver's own, and wait in a pool while the device does not have them.
-impl<P: Interrupts, T: VirtioTransport> Lane<P, T, DmaSlice<P>, ()> {
+impl<P: Platform, T: VirtioTransport> Lane<P, T, DmaSlice<P>, ()> {
     /// `count` buffers of `len` bytes each.
     pub fn pool(platform: &P, count: u16, len: usize) -> Result<Fifo<P, DmaSlice<P>>, AllocError> {
         let mut spare = Fifo::new(platform, usize::from(count))?;
@@ -301,7 +301,7 @@ impl<P: Interrupts, T: VirtioTransport> Lane<P, T, DmaSlice<P>, ()> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer, X> Drop for Lane<P, T, B, X> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer, X> Drop for Lane<P, T, B, X> {
     fn drop(&mut self) {
         let proof = match self.alone.take() {
             Some(proof) => {

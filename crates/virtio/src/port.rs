@@ -4,10 +4,10 @@ use crate::device::Core;
 use crate::queue::Quiesced;
 use crate::transport::{Doorbell, OpenError, VirtioTransport};
 use paravirt_device::Fault;
-use paravirt_platform::{Interrupts, PageArc};
+use paravirt_platform::{PageArc, Platform};
 
 /// A queue's tie to its device: which one it is, which generation it belongs to, and how it is kicked.
-pub(crate) struct Port<P: Interrupts, T: VirtioTransport> {
+pub(crate) struct Port<P: Platform, T: VirtioTransport> {
     core: PageArc<P, Core<P, T>>,
     bell: T::Doorbell,
     place: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Port<P: Interrupts, T: VirtioTransport> {
     drained: Option<u32>,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Port<P, T> {
+impl<P: Platform, T: VirtioTransport> Port<P, T> {
     /// The tie of queue `index`, registered at `place` in that generation, after the device was started.
     pub fn new(
         core: &PageArc<P, Core<P, T>>,

@@ -6,13 +6,13 @@ use crate::lane::{Draft, Lane, Outcome, Wish};
 use crate::transport::{OpenError, VirtioTransport};
 use core::task::Waker;
 use paravirt_device::{Arm, Entropy, Fault, Notify};
-use paravirt_platform::{Direction, DmaSlice, Interrupts, ProcessorId};
+use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
 
 /// Bytes that are asked for at once.
 const REQUEST_LEN: usize = 1024;
 
 /// A virtio entropy device.
-pub struct VirtioRng<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioRng<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
     /// What the device gave, and which of its bytes have not been handed out.
     buffer: Option<DmaSlice<P>>,
@@ -20,7 +20,7 @@ pub struct VirtioRng<P: Interrupts, T: VirtioTransport> {
     end: usize,
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioRng<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioRng<P, T> {
     /// Takes the device into service. Nothing is asked for before the first [`fill`](Entropy::fill).
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioRng<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Notify for VirtioRng<P, T> {
+impl<P: Platform, T: VirtioTransport> Notify for VirtioRng<P, T> {
     fn arm(&mut self) -> Arm {
         self.lane.arm()
     }
@@ -50,7 +50,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioRng<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Entropy for VirtioRng<P, T> {
+impl<P: Platform, T: VirtioTransport> Entropy for VirtioRng<P, T> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         match self.lane.next()? {
             Some(Outcome::Used(used)) => {

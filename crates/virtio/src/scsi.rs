@@ -8,7 +8,7 @@ use core::mem::ManuallyDrop;
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{
-    Direction, DmaRegion, DmaSlice, Fifo, Interrupts, PageArc, PageTable, ProcessorId, Segment,
+    Direction, DmaRegion, DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId, Segment,
 };
 use paravirt_scsi::{Adapter, Address, Command, Event, Limits, Port, Scan, Sense, Status};
 
@@ -71,14 +71,14 @@ struct Sent {
 }
 
 /// A request queue, with memory for the requests.
-struct Line<P: Interrupts, T: VirtioTransport> {
+struct Line<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, Sent>,
     memory: ManuallyDrop<DmaRegion<P>>,
     /// The device may still use the memory.
     is_held: bool,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Drop for Line<P, T> {
+impl<P: Platform, T: VirtioTransport> Drop for Line<P, T> {
     fn drop(&mut self) {
         if !self.is_held {
             // SAFETY: it is dropped once, here, and not used after.
@@ -88,12 +88,12 @@ impl<P: Interrupts, T: VirtioTransport> Drop for Line<P, T> {
 }
 
 /// The event queue.
-struct Events<P: Interrupts, T: VirtioTransport> {
+struct Events<P: Platform, T: VirtioTransport> {
     lane: EventLane<P, T>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Events<P, T> {
+impl<P: Platform, T: VirtioTransport> Events<P, T> {
     /// Gives the device what is spare.
     fn refill(&mut self) {
         while self.lane.fault().is_none()
@@ -125,7 +125,7 @@ impl<P: Interrupts, T: VirtioTransport> Events<P, T> {
 }
 
 /// A SCSI host device: what a [`Controller`](paravirt_scsi::Controller) is made of.
-pub struct ScsiAdapter<P: Interrupts, T: VirtioTransport> {
+pub struct ScsiAdapter<P: Platform, T: VirtioTransport> {
     core: PageArc<P, Core<P, T>>,
     lines: PageTable<P, Option<Line<P, T>>>,
     events: Option<Events<P, T>>,
@@ -134,7 +134,7 @@ pub struct ScsiAdapter<P: Interrupts, T: VirtioTransport> {
 }
 
 /// A request queue in service; the first one brings the events along.
-pub struct ScsiPort<P: Interrupts, T: VirtioTransport> {
+pub struct ScsiPort<P: Platform, T: VirtioTransport> {
     line: Line<P, T>,
     events: Option<Events<P, T>>,
     index: usize,
@@ -144,7 +144,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-impl<P: Interrupts, T: VirtioTransport> ScsiAdapter<P, T> {
+impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
     /// Takes the device into service, with up to as many request queues as `options` say.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ impl<P: Interrupts, T: VirtioTransport> ScsiAdapter<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
+impl<P: Platform, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
     type Port = ScsiPort<P, T>;
 
     fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P, T>>, Fault> {
@@ -268,7 +268,7 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN as usi
     bytes
 }
 
-impl<P: Interrupts, T: VirtioTransport> Port for ScsiPort<P, T> {
+impl<P: Platform, T: VirtioTransport> Port for ScsiPort<P, T> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
         let Line { lane, memory, .. } = &mut self.line;
         if let Some(fault) = lane.fault() {
@@ -288,8 +288,8 @@ impl<P: Interrupts, T: VirtioTransport> Port for ScsiPort<P, T> {
         let response = Segment { addr: base.offset(RESPONSE as u64), len: RESPONSE_LEN as u32 };
         let mut read = [request; MOST_SEGMENTS as usize + 1];
         let mut written = [response; MOST_SEGMENTS as usize + 1];
-        let data = command.segments;
-        let (to, other) = match command.direction {
+        let data = command.memory.as_slice();
+        let (to, other) = match command.memory.direction() {
             Direction::ToDevice => (&mut read, 0),
             Direction::FromDevice => (&mut written, data.len()),
         };

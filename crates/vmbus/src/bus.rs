@@ -6,7 +6,7 @@ use core::task::Waker;
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
 use paravirt_device::{Arm, Fault};
 use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{HyperV, PageArc};
+use paravirt_platform::{PageArc, Platform};
 use zerocopy::IntoBytes;
 
 /// What has happened on the bus.
@@ -21,17 +21,17 @@ pub enum BusEvent {
 }
 
 /// The connection. A handle: clones are the same connection, which ends with the last of them and of the channels.
-pub struct Vmbus<P: HyperV> {
+pub struct Vmbus<P: Platform> {
     core: PageArc<P, Core<P>>,
 }
 
-impl<P: HyperV> Clone for Vmbus<P> {
+impl<P: Platform> Clone for Vmbus<P> {
     fn clone(&self) -> Self {
         Self { core: self.core.clone() }
     }
 }
 
-impl<P: HyperV> Vmbus<P> {
+impl<P: Platform> Vmbus<P> {
     /// Switches the SynIC of every processor on, makes the connection with the newest version up to `newest` that the host
     /// speaks, and collects its offers: [`offers`](Self::offers).
     ///

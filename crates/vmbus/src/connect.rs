@@ -11,7 +11,7 @@ use hyperv_bindings::vmbus::{
 };
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, OpenError};
-use paravirt_platform::HyperV;
+use paravirt_platform::Platform;
 use zerocopy::IntoBytes;
 
 /// How long the host may take to answer a contact, and to make its offers.
@@ -62,7 +62,7 @@ pub(crate) const fn header(message_type: VmbusMessageType) -> VmbusMessageHeader
     VmbusMessageHeader { message_type, reserved: 0 }
 }
 
-impl<P: HyperV> Core<P> {
+impl<P: Platform> Core<P> {
     /// Contacts the host, from version `newest` down, and collects the offers.
     pub(crate) fn connect(&self, newest: Version) -> Result<(), ConnectError> {
         let mut has_ports = true;

@@ -10,7 +10,7 @@ use hyperv_bindings::vmbus::{
     VmbusGpadlTeardown, VmbusMessageType,
 };
 use paravirt_device::Fault;
-use paravirt_platform::{DmaRegion, HyperV, PAGE_SIZE, PageArc, SharedMemory};
+use paravirt_platform::{DmaRegion, PAGE_SIZE, PageArc, Platform, SharedMemory};
 use zerocopy::IntoBytes;
 
 /// How long the host may take to take note of memory, and to let go of it.
@@ -24,7 +24,7 @@ const MESSAGE: usize = 240;
 ///
 /// Dropped, it is: the drop waits for the host to confirm, ten seconds at most, and leaks the memory where it does not. A
 /// channel is closed before its GPADLs are dropped.
-pub struct Gpadl<P: HyperV> {
+pub struct Gpadl<P: Platform> {
     core: PageArc<P, Core<P>>,
     region: Option<DmaRegion<P>>,
     id: u32,
@@ -59,7 +59,7 @@ impl Message {
     }
 }
 
-impl<P: HyperV> Gpadl<P> {
+impl<P: Platform> Gpadl<P> {
     /// Tells the host of `region`, for the channel in `place`. On error the region is freed, or leaked where the host may
     /// know of it.
     pub(crate) fn new(
@@ -221,7 +221,7 @@ impl<P: HyperV> Gpadl<P> {
     }
 }
 
-impl<P: HyperV> Gpadl<P> {
+impl<P: Platform> Gpadl<P> {
     /// Gives the memory up: the host may use it as long as the connection stands.
     pub(crate) fn leak(mut self) {
         self.give_up();
@@ -235,7 +235,7 @@ impl<P: HyperV> Gpadl<P> {
     }
 }
 
-impl<P: HyperV> Gpadl<P> {
+impl<P: Platform> Gpadl<P> {
     /// Takes it down; whether the host has let go. Where not, the memory is leaked.
     pub(crate) fn free(mut self) -> bool {
         self.take_down()
@@ -266,7 +266,7 @@ impl<P: HyperV> Gpadl<P> {
     }
 }
 
-impl<P: HyperV> Drop for Gpadl<P> {
+impl<P: Platform> Drop for Gpadl<P> {
     fn drop(&mut self) {
         self.take_down();
     }

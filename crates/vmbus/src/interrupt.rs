@@ -4,15 +4,15 @@ use crate::shared::Core;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use hyperv_bindings::vmbus::VMBUS_SINT;
-use paravirt_platform::{Handled, HyperV, ProcessorId, RawHandler};
+use paravirt_platform::{Handled, Platform, ProcessorId, RawHandler};
 
 /// What the handler of a processor gets.
-pub(crate) struct Context<P: HyperV> {
+pub(crate) struct Context<P: Platform> {
     core: AtomicPtr<Core<P>>,
     processor: ProcessorId,
 }
 
-impl<P: HyperV> Context<P> {
+impl<P: Platform> Context<P> {
     pub fn new(processor: ProcessorId) -> Self {
         Self { core: AtomicPtr::new(core::ptr::null_mut()), processor }
     }
@@ -27,7 +27,7 @@ impl<P: HyperV> Context<P> {
 /// # Safety
 ///
 /// `data` points to a `Context` that is alive, and so is the core that it is a part of.
-unsafe fn call<P: HyperV>(data: NonNull<()>) -> Handled {
+unsafe fn call<P: Platform>(data: NonNull<()>) -> Handled {
     // SAFETY: passed on from the caller.
     let context = unsafe { data.cast::<Context<P>>().as_ref() };
     // SAFETY: `handler` stored the pointer ahead of the binding.
@@ -42,7 +42,7 @@ const RECEIVE_WORDS: usize = 256;
 /// Bytes from the beginning of the interrupt page to the half that the guest writes.
 const SEND_OFFSET: usize = 2048;
 
-impl<P: HyperV> Core<P> {
+impl<P: Platform> Core<P> {
     /// What an interrupt on `processor` is for: event flags, and messages on the one that has them.
     pub(crate) fn interrupt(&self, processor: ProcessorId) {
         self.take_events(processor);

@@ -2,7 +2,7 @@
 
 use crate::{Channel, SendError};
 use hyperv_bindings::ring::{RING_PIPE_MAXIMUM, RingPipeHeader, RingPipeType};
-use paravirt_platform::HyperV;
+use paravirt_platform::Platform;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// The message in a packet's payload; `None` where it is none, or not data.
@@ -19,7 +19,11 @@ pub fn parse(payload: &[u8]) -> Option<&[u8]> {
 /// # Errors
 ///
 /// [`SendError`]; [`SendError::Invalid`] where it is longer than 16 KiB.
-pub fn send<P: HyperV>(channel: &mut Channel<P>, transaction: u64, message: &[u8]) -> Result<(), SendError> {
+pub fn send<P: Platform>(
+    channel: &mut Channel<P>,
+    transaction: u64,
+    message: &[u8],
+) -> Result<(), SendError> {
     let byte_count = u32::try_from(message.len()).ok().filter(|len| *len <= RING_PIPE_MAXIMUM);
     let header =
         RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: byte_count.ok_or(SendError::Invalid)? };

@@ -11,7 +11,7 @@ use hyperv_bindings::vmbus::{VMBUS_SINT, VmbusChannelMessage, VmbusMessageHeader
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, Hypervisor, OpenError, Synic};
 use paravirt_platform::{
-    AllocError, DmaRegion, HyperV, InterruptCell, PAGE_SIZE, PageArc, PageTable, ProcessorId, Vector,
+    AllocError, DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
 };
 use spin::Mutex;
 use zerocopy::IntoBytes;
@@ -25,7 +25,7 @@ const UNKNOWN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Messages that are taken from the slot, or acted on, at one go.
 const AT_ONE_GO: u32 = 256;
 
-pub(crate) struct Core<P: HyperV> {
+pub(crate) struct Core<P: Platform> {
     pub synic: Synic<P>,
     /// The processor that has the messages: that of index 0, as hosts of old know no other.
     pub contact: ProcessorId,
@@ -56,7 +56,7 @@ pub(crate) struct Core<P: HyperV> {
     is_faulted: AtomicBool,
 }
 
-impl<P: HyperV> Core<P> {
+impl<P: Platform> Core<P> {
     /// Switches the SynIC on, with handlers on every processor.
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<PageArc<P, Self>, OpenError> {
         let platform = hypervisor.platform();
@@ -223,10 +223,10 @@ impl<P: HyperV> Core<P> {
             return false;
         }
         // Its interrupt fetches it, but for one that was left where it is, or where interrupts may be off: here.
-        let is_here = self.platform().current() == self.contact;
+        let is_here = self.platform().processors().current() == self.contact;
         let mut came = false;
         if is_here || self.is_stalled.swap(false, Ordering::AcqRel) || !self.has_vector(self.contact) {
-            let _ = self.platform().run_on(self.contact, &mut || came = self.pump());
+            let _ = self.platform().processors().run_on(self.contact, &mut || came = self.pump());
         }
         came
     }
@@ -384,7 +384,7 @@ impl<P: HyperV> Core<P> {
     }
 }
 
-impl<P: HyperV> Drop for Core<P> {
+impl<P: Platform> Drop for Core<P> {
     fn drop(&mut self) {
         self.unload_if_connected();
         let vectors = self.vectors.get_mut();

@@ -6,8 +6,8 @@ use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 use paravirt_platform::{
-    AllocError, BindError, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, Mmio, Platform,
-    PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    AllocError, BindError, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, Platform, PortIo,
+    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use spin::Mutex;
 use x86_64::instructions::port::Port;
@@ -32,12 +32,24 @@ unsafe impl Platform for Machine {
     fn now(&self) -> Instant {
         time::now()
     }
-}
-
-// SAFETY: mappings are never taken away.
-unsafe impl Mmio for Machine {
+    /// Mappings are never taken away.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         memory::map(phys, len)
+    }
+    fn interrupts(&self) -> &dyn Interrupts {
+        self
+    }
+    fn processors(&self) -> &dyn Processors {
+        self
+    }
+    fn port_io(&self) -> &dyn PortIo {
+        self
+    }
+    fn registers(&self) -> &dyn Registers {
+        self
+    }
+    fn hyperv(&self) -> &dyn HyperV {
+        self
     }
 }
 

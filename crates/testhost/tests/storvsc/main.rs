@@ -10,7 +10,9 @@ use paravirt_device::{
     IoError, Notify, Op, Rejected, Request, Unmap,
 };
 use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaSlice, Instant, LendError, Platform, Segment};
+use paravirt_platform::{
+    BusAddr, Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, Platform, Segment, SubmitError,
+};
 use paravirt_scsi::{Address, ControllerEvent, Options};
 use paravirt_storvsc::{
     IDE_INTERFACE, INTERFACE, StorAdapter, StorController, StorDisk, StorOptions, StorQueue,

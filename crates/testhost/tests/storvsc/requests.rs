@@ -154,9 +154,10 @@ struct Pieces(Vec<Segment>, Arc<AtomicUsize>);
 
 // SAFETY: a test's memory, which lives as long as the guest.
 unsafe impl DmaBuffer for Pieces {
-    fn lend(&mut self, _: Direction) -> Result<&[Segment], LendError> {
+    fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
         self.1.fetch_add(1, Ordering::SeqCst);
-        Ok(&self.0)
+        // SAFETY: the memory is a slice's that the test keeps and does not look at meanwhile.
+        Ok(unsafe { DmaSegments::new(&self.0, direction) })
     }
     unsafe fn reclaim(&mut self) {
         self.1.fetch_sub(1, Ordering::SeqCst);

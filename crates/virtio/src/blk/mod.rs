@@ -16,7 +16,7 @@ use paravirt_device::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Fault, Rejected, Unmap,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{DmaBuffer, Interrupts, PageArc, PageTable, ProcessorId, Segment};
+use paravirt_platform::{DmaBuffer, PageArc, PageTable, Platform, ProcessorId, Segment};
 
 /// The most queues of a block device that are used.
 pub const MAX_BLK_QUEUES: usize = 16;
@@ -84,7 +84,7 @@ impl Limits {
 }
 
 /// A virtio block device whose requests carry buffers `B`.
-pub struct VirtioBlk<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+pub struct VirtioBlk<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     core: PageArc<P, Core<P, T>>,
     limits: PageArc<P, Limits>,
     info: BlockInfo,
@@ -94,7 +94,7 @@ pub struct VirtioBlk<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
     reported: Option<Fault>,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioBlk<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioBlk<P, T, B> {
     /// Takes the device into service, with all its queues.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioBlk<P, T, B> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlockDevice for VirtioBlk<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> BlockDevice for VirtioBlk<P, T, B> {
     type Queue = BlkQueue<P, T, B>;
 
     fn info(&self) -> BlockInfo {

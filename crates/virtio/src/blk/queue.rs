@@ -12,7 +12,7 @@ use paravirt_device::{
     Unmap,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{AllocError, Direction, DmaBuffer, Instant, Interrupts, PageArc, PageTable, Segment};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, Instant, PageArc, PageTable, Platform, Segment};
 
 /// Request types. VIRTIO 1.3 §5.2.6
 mod kind {
@@ -64,7 +64,7 @@ pub(super) struct Extra {
 }
 
 /// A queue of a virtio block device.
-pub struct BlkQueue<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+pub struct BlkQueue<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     lane: Lane<P, T, B, Extra>,
     limits: PageArc<P, Limits>,
     /// The buffers of durable writes whose flush is on the way, by slot of the flush.
@@ -75,7 +75,7 @@ pub struct BlkQueue<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
     earliest: Instant,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
     pub(super) fn new(
         lane: Lane<P, T, B, Extra>,
         limits: PageArc<P, Limits>,
@@ -263,7 +263,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlkQueue<P, T, B> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for BlkQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> Notify for BlkQueue<P, T, B> {
     fn arm(&mut self) -> Arm {
         if !self.local.is_empty() { Arm::Pending } else { self.lane.arm() }
     }
@@ -294,7 +294,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for BlkQueue<P, T, 
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> BlockQueue for BlkQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> BlockQueue for BlkQueue<P, T, B> {
     type Buffer = B;
 
     #[inline]

@@ -5,7 +5,7 @@ use crate::transport::VirtioTransport;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
-use paravirt_platform::{AllocError, Direction, DmaSlice, Interrupts, Segment};
+use paravirt_platform::{AllocError, Direction, DmaSlice, Platform, Segment};
 
 /// How long the device may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,12 +27,12 @@ const MQ_PAIRS_SET: [u8; 2] = [4, 0];
 const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
 
 /// The control queue, one command at a time; each call waits for the device's answer.
-pub(super) struct Control<P: Interrupts, T: VirtioTransport> {
+pub(super) struct Control<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
     buffer: Option<DmaSlice<P>>,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Control<P, T> {
+impl<P: Platform, T: VirtioTransport> Control<P, T> {
     pub fn new(lane: Lane<P, T, DmaSlice<P>, ()>) -> Result<Self, AllocError> {
         let buffer = DmaSlice::alloc(lane.core().platform(), COMMAND_LEN)?;
         Ok(Self { lane, buffer: Some(buffer) })

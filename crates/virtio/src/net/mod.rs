@@ -22,7 +22,7 @@ use paravirt_device::{
     ReceiveMode,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{DmaBuffer, DmaSlice, Either, Interrupts, PageArc, PageTable, ProcessorId};
+use paravirt_platform::{DmaBuffer, DmaSlice, Either, PageArc, PageTable, Platform, ProcessorId};
 
 /// The most queue pairs that are used.
 pub const MAX_PAIRS: usize = 16;
@@ -35,12 +35,12 @@ const MERGEABLE_LEN: usize = 2048;
 const MAX_SEGMENTED: u32 = 65535 + 14;
 
 /// A pair of queues of a virtio network device.
-pub struct VirtioNetQueue<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+pub struct VirtioNetQueue<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     rx: VirtioRx<P, T>,
     tx: VirtioTx<P, T, B>,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<P, T, B> {
     fn arm(&mut self) -> Arm {
         match (self.rx.arm(), self.tx.arm()) {
             (Arm::Armed, Arm::Armed) => Arm::Armed,
@@ -59,7 +59,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueue<P, T, B> {
     type Rx = VirtioRx<P, T>;
     type Tx = VirtioTx<P, T, B>;
 
@@ -74,7 +74,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueu
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioNetQueue<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNetQueue<P, T, B> {
     /// Resets both queues, alone where the device can do that: what was lent comes back through
     /// [`sent`](paravirt_device::NetTx::sent), and what was received stays.
     ///
@@ -99,7 +99,7 @@ struct Settings {
 }
 
 /// A virtio network device whose frames can be sent from buffers `B`.
-pub struct VirtioNet<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+pub struct VirtioNet<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     core: PageArc<P, Core<P, T>>,
     control: Option<Control<P, T>>,
     /// Not in line: a device is moved about, on stacks that may be small.
@@ -115,7 +115,7 @@ pub struct VirtioNet<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
 type RxDraft<P, T> = Draft<P, T, DmaSlice<P>, ()>;
 type TxDraft<P, T, B> = Draft<P, T, Either<DmaSlice<P>, B>, u64>;
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
     /// Takes the device into service, with all its queues and with one pair in use; see
     /// [`set_active_queues`](NetDevice::set_active_queues).
     ///
@@ -259,7 +259,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T, B> {
     type Queue = VirtioNetQueue<P, T, B>;
 
     fn info(&self) -> NetInfo {

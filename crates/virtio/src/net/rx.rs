@@ -5,10 +5,10 @@ use crate::lane::{Lane, Outcome};
 use crate::transport::VirtioTransport;
 use paravirt_device::{Arm, Fault, NetRx, RxFrame, RxMeta};
 use paravirt_platform::Fifo;
-use paravirt_platform::{AllocError, Direction, DmaSlice, Interrupts};
+use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 
 /// A buffer that came in.
-struct Part<P: Interrupts> {
+struct Part<P: Platform> {
     buffer: DmaSlice<P>,
     /// Where its bytes begin and end in the buffer.
     start: usize,
@@ -18,7 +18,7 @@ struct Part<P: Interrupts> {
 }
 
 /// The receiving side of a queue pair.
-pub struct VirtioRx<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioRx<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
     ready: Fifo<P, Part<P>>,
     /// Buffers that are not with the device.
@@ -35,7 +35,7 @@ pub struct VirtioRx<P: Interrupts, T: VirtioTransport> {
     batch: usize,
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioRx<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
     /// `count` buffers of `len` bytes each, handed to the device at the first [`poll`](Self::poll).
     pub(super) fn new(
         lane: Lane<P, T, DmaSlice<P>, ()>,
@@ -194,7 +194,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioRx<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> NetRx for VirtioRx<P, T> {
+impl<P: Platform, T: VirtioTransport> NetRx for VirtioRx<P, T> {
     #[inline]
     fn front(&self) -> Option<RxFrame> {
         if self.complete == 0 { None } else { self.ready.get(0).map(|part| part.frame) }

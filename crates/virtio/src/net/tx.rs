@@ -8,7 +8,7 @@ use crate::transport::VirtioTransport;
 use core::sync::atomic::Ordering;
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
 use paravirt_platform::Fifo;
-use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Interrupts, Segment};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Platform, Segment};
 
 /// Where in a frame an 802.1Q tag goes.
 const VLAN_AT: usize = 12;
@@ -20,7 +20,7 @@ const SLOTS_LEAST: usize = 16;
 type Buffer<P, B> = Either<DmaSlice<P>, B>;
 
 /// The sending side of a queue pair.
-pub struct VirtioTx<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
+pub struct VirtioTx<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     lane: Lane<P, T, Buffer<P, B>, u64>,
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
@@ -31,7 +31,7 @@ pub struct VirtioTx<P: Interrupts, T: VirtioTransport, B: DmaBuffer> {
     max_frame: usize,
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
     pub(super) fn new(
         lane: Lane<P, T, Buffer<P, B>, u64>,
         depth: u16,
@@ -143,7 +143,7 @@ impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> {
+impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> {
     type Buffer = B;
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use super::assign::{Wide, Window, Windows};
 use super::{Bars, ConfigAccess, PciFunction, PciSlot};
-use paravirt_platform::Mmio;
+use paravirt_platform::Platform;
 use virtio_drivers::transport::pci::VIRTIO_VENDOR_ID;
 use virtio_drivers::transport::pci::bus::{
     BarInfo, Command, DeviceFunction, DeviceFunctionInfo, HeaderType, MemoryBarType, PciRoot,
@@ -23,7 +23,7 @@ const BRIDGE_UNIT: u64 = 1 << 20;
 ///
 /// Bridges that firmware left without bus numbers get some, and virtio functions whose BARs have no address get one from
 /// `windows`, with the windows of the bridges ahead of them. What has an address keeps it.
-pub fn enumerate<P: Mmio>(
+pub fn enumerate<P: Platform>(
     access: &ConfigAccess<P>,
     first: u8,
     windows: &mut Windows,
@@ -48,7 +48,7 @@ pub fn enumerate<P: Mmio>(
 }
 
 /// The functions on one bus; of a device with one function, that one.
-fn functions<P: Mmio>(
+fn functions<P: Platform>(
     access: &ConfigAccess<P>,
     bus: u8,
 ) -> impl Iterator<Item = (DeviceFunction, DeviceFunctionInfo)> + use<P> {
@@ -63,7 +63,7 @@ fn functions<P: Mmio>(
     })
 }
 
-struct Walk<'a, P: Mmio> {
+struct Walk<'a, P: Platform> {
     access: &'a ConfigAccess<P>,
     root: PciRoot<ConfigAccess<P>>,
     last: u8,
@@ -73,7 +73,7 @@ struct Walk<'a, P: Mmio> {
     seen: [u64; 4],
 }
 
-impl<P: Mmio> Walk<'_, P> {
+impl<P: Platform> Walk<'_, P> {
     /// Marks `bus` as reached; `false` where it was already.
     fn see(&mut self, bus: u8) -> bool {
         let bit = 1u64 << (bus & 63);

@@ -11,7 +11,7 @@ pub use enumerate::enumerate;
 
 use core::fmt;
 use paravirt_platform::{
-    AllocError, InterruptLine, MapError, Mmio, MmioRegion, PageArc, Polarity, PortIo, Trigger,
+    AllocError, InterruptLine, MapError, MmioRegion, PageArc, Platform, Polarity, Trigger,
 };
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::{BarInfo, ConfigurationAccess, DeviceFunction, DeviceFunctionInfo};
@@ -23,14 +23,14 @@ const PORT_DATA: u16 = 0xcfc;
 const PORT_ENABLE: u32 = 1 << 31;
 
 /// How the configuration space of one PCI segment is reached.
-pub struct ConfigAccess<P: Mmio>(Way<P>);
+pub struct ConfigAccess<P: Platform>(Way<P>);
 
-enum Way<P: Mmio> {
+enum Way<P: Platform> {
     Ecam { registers: PageArc<P, MmioRegion<P>>, segment: u16, first: u8, last: u8 },
     Ports { read: fn(&P, u32) -> u32, write: fn(&P, u32, u32), platform: P },
 }
 
-impl<P: Mmio> ConfigAccess<P> {
+impl<P: Platform> ConfigAccess<P> {
     /// The buses `first` to `last` of `segment` in the memory at `phys`, where bus 0 is or would be: what a line of ACPI's
     /// MCFG says. PCI Firmware 3.3 §4.1.2
     ///
@@ -57,22 +57,22 @@ impl<P: Mmio> ConfigAccess<P> {
     /// The machine has no ECAM, or nobody uses it at the same time, and those ports are PCI's or nobody's.
     pub unsafe fn ports(platform: &P) -> Self
     where
-        P: PortIo,
+        P: Platform,
     {
-        fn read<P: PortIo>(platform: &P, address: u32) -> u32 {
+        fn read<P: Platform>(platform: &P, address: u32) -> u32 {
             let _one = PORTS.lock();
             // SAFETY: `ports` was told that these are PCI's.
             unsafe {
-                platform.out32(PORT_ADDRESS, address);
-                platform.in32(PORT_DATA)
+                platform.port_io().out32(PORT_ADDRESS, address);
+                platform.port_io().in32(PORT_DATA)
             }
         }
-        fn write<P: PortIo>(platform: &P, address: u32, value: u32) {
+        fn write<P: Platform>(platform: &P, address: u32, value: u32) {
             let _one = PORTS.lock();
             // SAFETY: as above.
             unsafe {
-                platform.out32(PORT_ADDRESS, address);
-                platform.out32(PORT_DATA, value);
+                platform.port_io().out32(PORT_ADDRESS, address);
+                platform.port_io().out32(PORT_DATA, value);
             }
         }
         Self(Way::Ports { read, write, platform: platform.clone() })
@@ -129,7 +129,7 @@ fn port_address(at: DeviceFunction, offset: u8) -> u32 {
     PORT_ENABLE | (u32::from(at.bus) << 16) | (within_bus(at) << 8) | u32::from(offset & 0xfc)
 }
 
-impl<P: Mmio> Clone for ConfigAccess<P> {
+impl<P: Platform> Clone for ConfigAccess<P> {
     fn clone(&self) -> Self {
         Self(match &self.0 {
             Way::Ecam { registers, segment, first, last } => {
@@ -142,7 +142,7 @@ impl<P: Mmio> Clone for ConfigAccess<P> {
     }
 }
 
-impl<P: Mmio> ConfigurationAccess for ConfigAccess<P> {
+impl<P: Platform> ConfigurationAccess for ConfigAccess<P> {
     fn read_word(&self, device_function: DeviceFunction, register_offset: u8) -> u32 {
         self.read(device_function, register_offset)
     }
@@ -157,18 +157,18 @@ impl<P: Mmio> ConfigurationAccess for ConfigAccess<P> {
 }
 
 /// The configuration space of one PCI function.
-pub struct PciFunction<P: Mmio> {
+pub struct PciFunction<P: Platform> {
     access: ConfigAccess<P>,
     address: DeviceFunction,
 }
 
-impl<P: Mmio> Clone for PciFunction<P> {
+impl<P: Platform> Clone for PciFunction<P> {
     fn clone(&self) -> Self {
         Self { access: self.access.clone(), address: self.address }
     }
 }
 
-impl<P: Mmio> PciFunction<P> {
+impl<P: Platform> PciFunction<P> {
     /// The function at `address`.
     pub fn new(access: &ConfigAccess<P>, address: DeviceFunction) -> Self {
         Self { access: access.clone(), address }
@@ -218,13 +218,13 @@ impl Bars {
 }
 
 /// A function that the walk found.
-pub struct PciSlot<P: Mmio> {
+pub struct PciSlot<P: Platform> {
     function: PciFunction<P>,
     info: DeviceFunctionInfo,
     bars: Bars,
 }
 
-impl<P: Mmio> PciSlot<P> {
+impl<P: Platform> PciSlot<P> {
     /// Its configuration space.
     pub fn function(&self) -> &PciFunction<P> {
         &self.function

@@ -266,9 +266,9 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
     ) -> Result<(), Unsubmitted<B, X>> {
         let body = match &mut buffer {
             None => &[],
-            Some(lent) => match lent.lend(direction) {
+            Some(lent) => match lent.submit(direction).map(|s| s.as_slice()) {
                 Ok(segments) => segments,
-                Err(error) => return Err(Unsubmitted { reason: Rejected::Lend(error), buffer, extra }),
+                Err(error) => return Err(Unsubmitted { reason: Rejected::Buffer(error), buffer, extra }),
             },
         };
         let count = prefix.len().wrapping_add(body.len()).wrapping_add(suffix.len());

@@ -15,7 +15,7 @@ use packet::{HEADER, Op, Packet, STREAM};
 use paravirt_device::{
     Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
 };
-use paravirt_platform::{Direction, DmaSlice, Fifo, Instant, Interrupts, PageTable, ProcessorId};
+use paravirt_platform::{Direction, DmaSlice, Fifo, Instant, PageTable, Platform, ProcessorId};
 use stream::{Phase, ROOM, Stream, TIMEOUT};
 
 /// Streams are spoken; where no feature is offered, too. §5.10.3
@@ -37,12 +37,12 @@ const MOST: usize = 16;
 const FIRST_PORT: u32 = 49152;
 
 /// What goes out.
-struct Sender<P: Interrupts, T: VirtioTransport> {
+struct Sender<P: Platform, T: VirtioTransport> {
     lane: Lane<P, T, DmaSlice<P>, ()>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
-impl<P: Interrupts, T: VirtioTransport> Sender<P, T> {
+impl<P: Platform, T: VirtioTransport> Sender<P, T> {
     /// Sends a packet; `false` where there is no buffer for it.
     fn say(&mut self, packet: &Packet, data: &[u8]) -> bool {
         if self.lane.fault().is_some() || !self.lane.queue().has_room(1) {
@@ -57,7 +57,7 @@ impl<P: Interrupts, T: VirtioTransport> Sender<P, T> {
 }
 
 /// A virtio socket device.
-pub struct VirtioSockets<P: Interrupts, T: VirtioTransport> {
+pub struct VirtioSockets<P: Platform, T: VirtioTransport> {
     platform: P,
     rx: Lane<P, T, DmaSlice<P>, ()>,
     tx: Sender<P, T>,
@@ -77,7 +77,7 @@ fn read_cid<T: VirtioTransport>(transport: &T) -> u64 {
     u64::from_le_bytes(read_config(transport, &[(0, 4), (4, 4)]))
 }
 
-impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
+impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
     /// Takes the device into service.
     ///
     /// # Errors
@@ -308,7 +308,7 @@ impl<P: Interrupts, T: VirtioTransport> VirtioSockets<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Notify for VirtioSockets<P, T> {
+impl<P: Platform, T: VirtioTransport> Notify for VirtioSockets<P, T> {
     fn arm(&mut self) -> Arm {
         self.refill();
         let is_faulted = self.tx.lane.fault().is_some();
@@ -343,7 +343,7 @@ impl<P: Interrupts, T: VirtioTransport> Notify for VirtioSockets<P, T> {
     }
 }
 
-impl<P: Interrupts, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
+impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
         // Who waits for it is to be woken.

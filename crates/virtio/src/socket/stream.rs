@@ -271,7 +271,7 @@ mod tests {
     use core::alloc::Layout;
     use core::num::NonZeroUsize;
     use core::ptr::NonNull;
-    use paravirt_platform::{BusAddr, RawDma};
+    use paravirt_platform::{BusAddr, Platform, RawDma};
     use std::vec;
 
     /// Pages of the program's own.

@@ -5,13 +5,13 @@ use super::pci::{PciBell, PciIsr};
 use super::{Doorbell, InterruptReason, MmioTransport, PciTransport, VirtioTransport};
 use crate::queue::QueueAddresses;
 use core::{fmt, ops::BitAnd};
-use paravirt_platform::{InterruptLine, Message, Mmio};
+use paravirt_platform::{InterruptLine, Message, Platform};
 use virtio_drivers::PhysAddr;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A virtio device on either bus.
-pub enum AnyTransport<P: Mmio> {
+pub enum AnyTransport<P: Platform> {
     /// On PCI.
     Pci(PciTransport<P>),
     /// Behind a block of registers.
@@ -19,7 +19,7 @@ pub enum AnyTransport<P: Mmio> {
 }
 
 /// The doorbell of a queue on either bus.
-pub enum AnyBell<P: Mmio> {
+pub enum AnyBell<P: Platform> {
     /// On PCI.
     Pci(PciBell<P>),
     /// Behind a block of registers.
@@ -27,14 +27,14 @@ pub enum AnyBell<P: Mmio> {
 }
 
 /// The acknowledgement of an interrupt on either bus.
-pub enum AnyIsr<P: Mmio> {
+pub enum AnyIsr<P: Platform> {
     /// On PCI.
     Pci(PciIsr<P>),
     /// Behind a block of registers.
     Mmio(MmioIsr<P>),
 }
 
-impl<P: Mmio> Doorbell for AnyBell<P> {
+impl<P: Platform> Doorbell for AnyBell<P> {
     #[inline]
     fn ring(&self) {
         match self {
@@ -44,7 +44,7 @@ impl<P: Mmio> Doorbell for AnyBell<P> {
     }
 }
 
-impl<P: Mmio> InterruptReason for AnyIsr<P> {
+impl<P: Platform> InterruptReason for AnyIsr<P> {
     fn take(&self) -> InterruptStatus {
         match self {
             Self::Pci(isr) => isr.take(),
@@ -62,7 +62,7 @@ macro_rules! each {
     };
 }
 
-impl<P: Mmio> VirtioTransport for AnyTransport<P> {
+impl<P: Platform> VirtioTransport for AnyTransport<P> {
     type Doorbell = AnyBell<P>;
     type Reason = AnyIsr<P>;
 
@@ -113,7 +113,7 @@ impl<P: Mmio> VirtioTransport for AnyTransport<P> {
     }
 }
 
-impl<P: Mmio> Transport for AnyTransport<P> {
+impl<P: Platform> Transport for AnyTransport<P> {
     fn device_type(&self) -> DeviceType {
         each!(self, t => t.device_type())
     }

@@ -1,17 +1,17 @@
 //! A device's own configuration, in accesses of the widths that the specification asks for. VIRTIO 1.3 §4.1.3.1, §4.2.2.2
 
-use paravirt_platform::{Mmio, MmioRegion};
+use paravirt_platform::{MmioRegion, Platform};
 use virtio_drivers::Error;
 use zerocopy::FromBytes;
 
 /// The configuration, somewhere in a region of registers.
-pub(super) struct Config<'a, P: Mmio> {
+pub(super) struct Config<'a, P: Platform> {
     region: &'a MmioRegion<P>,
     base: usize,
     len: usize,
 }
 
-impl<'a, P: Mmio> Config<'a, P> {
+impl<'a, P: Platform> Config<'a, P> {
     /// What lies from `base` on to the end of `region`.
     pub fn new(region: &'a MmioRegion<P>, base: usize) -> Self {
         Self { region, base, len: region.len().saturating_sub(base) }

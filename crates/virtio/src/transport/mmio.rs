@@ -5,7 +5,7 @@ use super::pci::{begin_init, stop};
 use super::{Doorbell, InterruptReason, VirtioTransport};
 use crate::queue::QueueAddresses;
 use core::{fmt, ops::BitAnd};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, Mmio, MmioRegion, PageArc};
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, PageArc, Platform};
 use virtio_drivers::PhysAddr;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -92,14 +92,14 @@ impl From<AllocError> for MmioError {
 }
 
 /// A virtio device behind a block of registers.
-pub struct MmioTransport<P: Mmio> {
+pub struct MmioTransport<P: Platform> {
     registers: PageArc<P, MmioRegion<P>>,
     device_type: DeviceType,
     line: Option<InterruptLine>,
     refused: bool,
 }
 
-impl<P: Mmio> MmioTransport<P> {
+impl<P: Platform> MmioTransport<P> {
     /// Takes the `len` bytes of registers at `phys` as a virtio device whose interrupt is `line`.
     ///
     /// # Errors
@@ -147,12 +147,12 @@ impl<P: Mmio> MmioTransport<P> {
 }
 
 /// Writes the queue's index to the notification register. VIRTIO 1.3 §4.2.3.3
-pub struct MmioBell<P: Mmio> {
+pub struct MmioBell<P: Platform> {
     registers: PageArc<P, MmioRegion<P>>,
     queue: u16,
 }
 
-impl<P: Mmio> Doorbell for MmioBell<P> {
+impl<P: Platform> Doorbell for MmioBell<P> {
     #[inline]
     fn ring(&self) {
         self.registers.write32(reg::QUEUE_NOTIFY, u32::from(self.queue));
@@ -160,9 +160,9 @@ impl<P: Mmio> Doorbell for MmioBell<P> {
 }
 
 /// The interrupt status, and its acknowledgement. VIRTIO 1.3 §4.2.3.4
-pub struct MmioIsr<P: Mmio>(PageArc<P, MmioRegion<P>>);
+pub struct MmioIsr<P: Platform>(PageArc<P, MmioRegion<P>>);
 
-impl<P: Mmio> InterruptReason for MmioIsr<P> {
+impl<P: Platform> InterruptReason for MmioIsr<P> {
     fn take(&self) -> InterruptStatus {
         let bits = self.0.read32(reg::INTERRUPT_STATUS);
         if bits == 0 || bits == u32::MAX {
@@ -173,7 +173,7 @@ impl<P: Mmio> InterruptReason for MmioIsr<P> {
     }
 }
 
-impl<P: Mmio> VirtioTransport for MmioTransport<P> {
+impl<P: Platform> VirtioTransport for MmioTransport<P> {
     type Doorbell = MmioBell<P>;
     type Reason = MmioIsr<P>;
 
@@ -234,7 +234,7 @@ impl<P: Mmio> VirtioTransport for MmioTransport<P> {
     }
 }
 
-impl<P: Mmio> Transport for MmioTransport<P> {
+impl<P: Platform> Transport for MmioTransport<P> {
     fn device_type(&self) -> DeviceType {
         self.device_type
     }
@@ -328,7 +328,7 @@ impl<P: Mmio> Transport for MmioTransport<P> {
 }
 
 /// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
-impl<P: Mmio> Drop for MmioTransport<P> {
+impl<P: Platform> Drop for MmioTransport<P> {
     fn drop(&mut self) {
         stop(self);
     }

@@ -7,7 +7,7 @@ use crate::features::Features;
 use crate::pci::{Bars, PciFunction, PciSlot};
 use crate::queue::QueueAddresses;
 use core::{fmt, ops::BitAnd};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, Mmio, MmioRegion, PageArc};
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, PageArc, Platform};
 use virtio_drivers::transport::pci::bus::{Command, PciRoot};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{Error, PhysAddr};
@@ -78,7 +78,7 @@ impl From<AllocError> for PciError {
 }
 
 /// A modern virtio device on PCI.
-pub struct PciTransport<P: Mmio> {
+pub struct PciTransport<P: Platform> {
     device_type: DeviceType,
     common: MmioRegion<P>,
     notify: PageArc<P, MmioRegion<P>>,
@@ -91,7 +91,7 @@ pub struct PciTransport<P: Mmio> {
     refused: bool,
 }
 
-impl<P: Mmio> PciTransport<P> {
+impl<P: Platform> PciTransport<P> {
     /// Takes the function in `slot` as a virtio device of the type given, maps its registers and makes it a bus master. Its
     /// BARs have addresses (see [`crate::pci::enumerate`]).
     ///
@@ -145,7 +145,7 @@ impl<P: Mmio> PciTransport<P> {
     }
 }
 
-fn map<P: Mmio>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
+fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
     let (address, size) = bars.memory(at.bar).ok_or(PciError::Bar)?;
     let end = u64::from(at.offset).checked_add(u64::from(at.length)).ok_or(PciError::Bar)?;
     if address == 0 || end > size {
@@ -158,13 +158,13 @@ fn map<P: Mmio>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<
 }
 
 /// Writes the queue's index at the queue's place in the notification structure. VIRTIO 1.3 §4.1.5.2
-pub struct PciBell<P: Mmio> {
+pub struct PciBell<P: Platform> {
     notify: PageArc<P, MmioRegion<P>>,
     offset: usize,
     queue: u16,
 }
 
-impl<P: Mmio> Doorbell for PciBell<P> {
+impl<P: Platform> Doorbell for PciBell<P> {
     #[inline]
     fn ring(&self) {
         self.notify.write16(self.offset, self.queue);
@@ -172,9 +172,9 @@ impl<P: Mmio> Doorbell for PciBell<P> {
 }
 
 /// The ISR status, which is cleared by reading it. VIRTIO 1.3 §4.1.4.5
-pub struct PciIsr<P: Mmio>(PageArc<P, MmioRegion<P>>);
+pub struct PciIsr<P: Platform>(PageArc<P, MmioRegion<P>>);
 
-impl<P: Mmio> InterruptReason for PciIsr<P> {
+impl<P: Platform> InterruptReason for PciIsr<P> {
     fn take(&self) -> InterruptStatus {
         match self.0.read8(0) {
             0xff => InterruptStatus::empty(),
@@ -183,7 +183,7 @@ impl<P: Mmio> InterruptReason for PciIsr<P> {
     }
 }
 
-impl<P: Mmio> VirtioTransport for PciTransport<P> {
+impl<P: Platform> VirtioTransport for PciTransport<P> {
     type Doorbell = PciBell<P>;
     type Reason = PciIsr<P>;
 
@@ -274,7 +274,7 @@ impl<P: Mmio> VirtioTransport for PciTransport<P> {
     }
 }
 
-impl<P: Mmio> Transport for PciTransport<P> {
+impl<P: Platform> Transport for PciTransport<P> {
     fn device_type(&self) -> DeviceType {
         self.device_type
     }
@@ -369,7 +369,7 @@ impl<P: Mmio> Transport for PciTransport<P> {
 }
 
 /// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
-impl<P: Mmio> Drop for PciTransport<P> {
+impl<P: Platform> Drop for PciTransport<P> {
     fn drop(&mut self) {
         stop(self);
     }

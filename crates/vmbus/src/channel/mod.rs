@@ -1,5 +1,6 @@
 //! A channel: two rings, and what a driver does with them.
 
+mod gpa;
 mod open;
 
 use crate::connect::header;
@@ -13,7 +14,7 @@ use core::task::Waker;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{DmaRegion, HyperV, PageArc, ProcessorId};
+use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
 use paravirt_vmbus_ring::{Incoming, Outgoing, RingError};
 use zerocopy::IntoBytes;
 
@@ -70,7 +71,7 @@ impl From<Fault> for SendError {
 }
 
 /// A channel that is open. Dropped, it is closed, and the host lets go of its rings.
-pub struct Channel<P: HyperV> {
+pub struct Channel<P: Platform> {
     outgoing: Outgoing<RingSlice>,
     incoming: Incoming<RingSlice>,
     fault: Option<Fault>,
@@ -87,7 +88,7 @@ pub struct Channel<P: HyperV> {
     offer: Offer,
 }
 
-impl<P: HyperV> Channel<P> {
+impl<P: Platform> Channel<P> {
     /// What the host offered.
     pub fn offer(&self) -> &Offer {
         &self.offer
@@ -151,13 +152,18 @@ impl<P: HyperV> Channel<P> {
         sent.map_err(|error| self.refused(error))
     }
 
-    /// Writes a packet with ranges of guest memory, which is the host's until the completion with `transaction` comes.
+    /// Writes a packet that names ranges of guest memory by address.
     ///
     /// # Errors
     ///
     /// [`SendError`].
+    ///
+    /// # Safety
+    ///
+    /// The host may read and write the ranges until the completion with `transaction` has come or the channel has been closed:
+    /// until then the guest accesses them as atomics only, and does not free them.
     #[inline]
-    pub fn send_gpa_direct<R, I>(
+    pub unsafe fn send_gpa_ranges<R, I>(
         &mut self,
         transaction: u64,
         ranges: R,

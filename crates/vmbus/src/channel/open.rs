@@ -9,19 +9,19 @@ use crate::state::Awaited;
 use crate::{ChannelError, Offer};
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusOpenChannel};
 use paravirt_device::Fault;
-use paravirt_platform::{DmaRegion, HyperV, PAGE_SIZE, PageArc};
+use paravirt_platform::{DmaRegion, PAGE_SIZE, PageArc, Platform};
 use paravirt_vmbus_ring::{Incoming, Outgoing, reset};
 use zerocopy::IntoBytes;
 
 /// Takes a channel for a driver, and gives it back where that fails.
-struct Claim<'a, P: HyperV> {
+struct Claim<'a, P: Platform> {
     core: &'a Core<P>,
     place: usize,
     generation: u32,
     is_kept: bool,
 }
 
-impl<P: HyperV> Drop for Claim<'_, P> {
+impl<P: Platform> Drop for Claim<'_, P> {
     fn drop(&mut self) {
         if !self.is_kept {
             let mut state = self.core.state.lock();
@@ -37,7 +37,7 @@ impl<P: HyperV> Drop for Claim<'_, P> {
     }
 }
 
-impl<P: HyperV> Channel<P> {
+impl<P: Platform> Channel<P> {
     pub(crate) fn open(
         core: &PageArc<P, Core<P>>,
         offer: &Offer,
@@ -146,7 +146,7 @@ impl<P: HyperV> Channel<P> {
     }
 }
 
-impl<P: HyperV> Channel<P> {
+impl<P: Platform> Channel<P> {
     /// Closes the channel, and waits until the host has let go of its rings: with them it lets go of everything that was sent
     /// by them. A drop does the same, but does not tell.
     ///
@@ -192,7 +192,7 @@ impl<P: HyperV> Channel<P> {
     }
 }
 
-impl<P: HyperV> Drop for Channel<P> {
+impl<P: Platform> Drop for Channel<P> {
     fn drop(&mut self) {
         self.shut();
     }

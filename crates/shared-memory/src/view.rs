@@ -1,5 +1,5 @@
+use crate::{RingArray, copy::copy_bytes};
 use core::{
-    marker::PhantomData,
     mem::{align_of, size_of},
     ptr::NonNull,
     sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64},
@@ -32,7 +32,7 @@ pub struct SharedMemory {
 
 // SAFETY: every access goes through atomics.
 unsafe impl Send for SharedMemory {}
-// SAFETY: as above.
+// SAFETY: every access goes through atomics.
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
@@ -83,16 +83,18 @@ impl SharedMemory {
         }
         // SAFETY: in bounds by the checks above.
         let base = unsafe { self.base.add(offset).cast() };
-        Some(RingArray { base, mask: count.wrapping_sub(1), _atoms: PhantomData })
+        // SAFETY: `count` atoms are in bounds and aligned by the checks above, and valid and only seen as atomics by `new`; the
+        // caller drops the array first.
+        Some(unsafe { RingArray::new(base, count.wrapping_sub(1)) })
     }
 
     /// Copies `into.len()` bytes from byte `offset` out of the memory, each read once.
     ///
     /// Returns `None`, and copies nothing, where they are out of bounds.
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Option<()> {
-        self.bounds(offset, into.len())?;
-        // SAFETY: in bounds; valid by `new`, and what is private does not overlap with what a host may write.
-        unsafe { copy(self.base.add(offset).as_ptr(), into.as_mut_ptr(), into.len()) };
+        self.check_bounds(offset, into.len())?;
+        // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
+        unsafe { copy_bytes(self.base.add(offset).as_ptr(), into.as_mut_ptr(), into.len()) };
         Some(())
     }
 
@@ -100,85 +102,14 @@ impl SharedMemory {
     ///
     /// Returns `None`, and copies nothing, where it does not fit.
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Option<()> {
-        self.bounds(offset, from.len())?;
-        // SAFETY: as above.
-        unsafe { copy(from.as_ptr(), self.base.add(offset).as_ptr(), from.len()) };
+        self.check_bounds(offset, from.len())?;
+        // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
+        unsafe { copy_bytes(from.as_ptr(), self.base.add(offset).as_ptr(), from.len()) };
         Some(())
     }
 
-    fn bounds(&self, offset: usize, len: usize) -> Option<()> {
+    fn check_bounds(&self, offset: usize, len: usize) -> Option<()> {
         (offset.checked_add(len)? <= self.len).then_some(())
-    }
-}
-
-/// Copies bytes, one side of which another party may write meanwhile: behind the compiler's back, by the program's own `memcpy`,
-/// so that this makes for a mixture of bytes and for nothing else.
-///
-/// # Safety
-///
-/// `from` can be read and `to` be written for `len` bytes, and they do not overlap.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    unsafe extern "C" {
-        fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8;
-    }
-    // SAFETY: passed on from the caller. Every program has this function, as the compiler itself calls it.
-    unsafe {
-        core::arch::asm!(
-            "call {memcpy}",
-            memcpy = sym memcpy,
-            in("rdi") to,
-            in("rsi") from,
-            in("rdx") len,
-            clobber_abi("C"),
-        );
-    }
-}
-
-/// As above, byte by byte.
-///
-/// # Safety
-///
-/// As above.
-#[cfg(any(not(target_arch = "x86_64"), miri))]
-unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    for at in 0..len {
-        // SAFETY: passed on from the caller; nobody needs more than single bytes.
-        unsafe {
-            let byte =
-                AtomicU8::from_ptr(from.add(at).cast_mut()).load(core::sync::atomic::Ordering::Relaxed);
-            AtomicU8::from_ptr(to.add(at)).store(byte, core::sync::atomic::Ordering::Relaxed);
-        }
-    }
-}
-
-/// An array of atoms in shared memory whose length is a power of two; every index is taken modulo it, so that an
-/// access is one mask and cannot be out of bounds.
-#[derive(Debug)]
-pub struct RingArray<T> {
-    base: NonNull<T>,
-    mask: usize,
-    _atoms: PhantomData<T>,
-}
-
-// SAFETY: every access goes through atomics.
-unsafe impl<T: SharedAtom> Send for RingArray<T> {}
-// SAFETY: as above.
-unsafe impl<T: SharedAtom> Sync for RingArray<T> {}
-
-impl<T: SharedAtom> RingArray<T> {
-    /// The atom at `index` modulo the length.
-    #[inline(always)]
-    pub fn at(&self, index: usize) -> &T {
-        // SAFETY: the mask keeps the index below the length that `ring_array` checked; its caller keeps the memory
-        // alive.
-        unsafe { self.base.add(index & self.mask).as_ref() }
-    }
-
-    /// How many atoms there are.
-    #[allow(clippy::len_without_is_empty, reason = "never empty: the length is a power of two")]
-    pub fn len(&self) -> usize {
-        self.mask.wrapping_add(1)
     }
 }
 
@@ -209,11 +140,11 @@ mod tests {
         let mut words = [0u64; 4];
         // SAFETY: `words` outlives the view and the array and is not touched meanwhile.
         let view = unsafe { SharedMemory::new(NonNull::from(&mut words).cast(), 32) };
-        // SAFETY: as above.
+        // SAFETY: the array is dropped before `words`.
         let ring = unsafe { view.ring_array::<AtomicU32>(8, 4) }.unwrap();
         ring.at(6).store(9, Ordering::Relaxed);
         assert_eq!(view.at::<AtomicU32>(16).unwrap().load(Ordering::Relaxed), 9);
-        // SAFETY: none is made.
+        // SAFETY: each answer is `None`: no array is made.
         unsafe {
             assert!(view.ring_array::<AtomicU32>(8, 3).is_none());
             assert!(view.ring_array::<AtomicU32>(24, 4).is_none());

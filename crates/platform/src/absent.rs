@@ -1,0 +1,48 @@
+//! The services of a kernel that does not give them.
+
+use crate::{
+    BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector,
+};
+
+/// No service: nothing can be bound, there is one processor, ports read as all ones, CPUID names no hypervisor.
+pub(crate) struct Absent;
+
+// SAFETY: no handler is ever bound.
+unsafe impl Interrupts for Absent {
+    unsafe fn bind(&self, _handler: RawHandler, _processor: ProcessorId) -> Result<Vector, BindError> {
+        Err(BindError::Unsupported)
+    }
+    fn unbind(&self, _vector: Vector) {}
+}
+
+impl Processors for Absent {}
+
+// SAFETY: it accesses nothing.
+unsafe impl PortIo for Absent {
+    unsafe fn in32(&self, _port: u16) -> u32 {
+        u32::MAX
+    }
+    unsafe fn out32(&self, _port: u16, _value: u32) {}
+}
+
+// SAFETY: it accesses no register.
+unsafe impl Registers for Absent {
+    fn cpuid(&self, _leaf: u32) -> [u32; 4] {
+        [0; 4]
+    }
+    fn tsc(&self) -> u64 {
+        0
+    }
+    unsafe fn read_msr(&self, _index: u32) -> u64 {
+        0
+    }
+    unsafe fn write_msr(&self, _index: u32, _value: u64) {}
+}
+
+// SAFETY: there is no page.
+unsafe impl HyperV for Absent {
+    fn hypercall_page(&self) -> Option<RawDma> {
+        None
+    }
+    unsafe fn free_hypercall_page(&self, _page: RawDma) {}
+}

@@ -1,0 +1,220 @@
+//! The copies between private bytes and shared memory.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// Words of 8 bytes that one block of vector registers holds.
+const BLOCK_WORDS: usize = 8;
+
+/// Writes `bytes` to the beginning of `words`, the last word padded with zeros; returns the words behind them.
+///
+/// What does not fit is not written: the answer is then empty.
+#[inline(always)]
+pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let Some((now, later)) = words.split_at_checked(whole.len()) else { return &[] };
+    // SAFETY: `whole` and `now` are both `whole.len()` words long and do not overlap: one is private, the other is atomics,
+    // which may be written through a shared reference.
+    let done = unsafe { copy_long(whole.as_ptr().cast(), now.as_ptr().cast_mut().cast(), whole.len()) };
+    for (to, from) in now.iter().zip(whole).skip(done) {
+        to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+    }
+    if rest.is_empty() { later } else { copy_last_word_in(later, rest) }
+}
+
+/// Writes fewer than 8 bytes, padded with zeros.
+#[inline]
+fn copy_last_word_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
+    let Some((to, later)) = words.split_first() else { return words };
+    let mut last = [0; 8];
+    last.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    to.store(u64::from_le_bytes(last), Ordering::Relaxed);
+    later
+}
+
+/// Reads `words` into the beginning of `bytes`, each word once. Copies as many whole words as both have.
+#[inline(always)]
+pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
+    let (chunks, _) = bytes.as_chunks_mut::<8>();
+    let count = chunks.len().min(words.len());
+    // SAFETY: both are at least `count` words long and do not overlap: one is private.
+    let done = unsafe { copy_long(words.as_ptr().cast(), chunks.as_mut_ptr().cast(), count) };
+    for (from, to) in words.iter().zip(chunks).skip(done) {
+        *to = from.load(Ordering::Relaxed).to_le_bytes();
+    }
+}
+
+/// Copies `len` bytes, one side of which another party may write meanwhile.
+///
+/// # Safety
+///
+/// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
+pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: `len / 8` words are within the `len` bytes of the caller's contract.
+    let done = unsafe { copy_long(from, to, len >> 3) }.wrapping_mul(8);
+    for at in done..len {
+        // SAFETY: `at` is below `len`, for which the caller vouches; a byte needs no alignment.
+        unsafe {
+            let byte = AtomicU8::from_ptr(from.add(at).cast_mut()).load(Ordering::Relaxed);
+            AtomicU8::from_ptr(to.add(at)).store(byte, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Copies the first of `words` words of 8 bytes, as far as that is faster than word by word; returns how many words that was.
+///
+/// # Safety
+///
+/// `from` is valid for reads and `to` for writes of `words` words, and the two do not overlap. Neither need be aligned.
+/// Another party may write one of them meanwhile.
+#[inline(always)]
+unsafe fn copy_long(from: *const u8, to: *mut u8, words: usize) -> usize {
+    if words < BLOCK_WORDS {
+        return 0;
+    }
+    // SAFETY: the caller's contract is that of the routine.
+    unsafe { machine::copy(from, to, words) }
+}
+
+/// The path without assembly: everything is left to atomic accesses.
+#[cfg(any(not(target_arch = "x86_64"), target_os = "windows", target_os = "uefi", miri, paravirt_portable))]
+mod machine {
+    /// Copies nothing.
+    ///
+    /// # Safety
+    ///
+    /// None is needed: the signature is that of the routine that copies.
+    #[inline(always)]
+    pub unsafe fn copy(_from: *const u8, _to: *mut u8, _words: usize) -> usize {
+        0
+    }
+}
+
+/// The path for x86-64 with the System V calling convention.
+#[cfg(all(
+    target_arch = "x86_64",
+    not(any(target_os = "windows", target_os = "uefi", miri, paravirt_portable))
+))]
+mod machine {
+    /// Words from which a call of the program's `memcpy` is worth its cost.
+    const CALL_WORDS: usize = if cfg!(target_feature = "sse2") { 32 } else { 8 };
+
+    /// Copies whole blocks of 64 bytes, or everything where that is much; returns how many words that was.
+    ///
+    /// # Safety
+    ///
+    /// `from` is valid for reads and `to` for writes of `words` words, and the two do not overlap.
+    #[inline(always)]
+    pub unsafe fn copy(from: *const u8, to: *mut u8, words: usize) -> usize {
+        if words >= CALL_WORDS {
+            // SAFETY: the caller's contract covers `words` words.
+            unsafe { call_memcpy(from, to, words.wrapping_mul(8)) }
+            return words;
+        }
+        // SAFETY: the caller's contract covers `words` words, of which `copy_long` makes sure that there are eight.
+        unsafe { copy_blocks(from, to, words) }
+    }
+
+    /// Copies nothing: kernels without vector registers copy what is short word by word.
+    ///
+    /// # Safety
+    ///
+    /// None is needed: the signature is that of the routine that copies.
+    #[cfg(not(target_feature = "sse2"))]
+    #[inline(always)]
+    unsafe fn copy_blocks(_from: *const u8, _to: *mut u8, _words: usize) -> usize {
+        0
+    }
+
+    /// Copies whole blocks of 64 bytes by vector registers; returns how many words that was.
+    ///
+    /// # Safety
+    ///
+    /// `from` is valid for reads and `to` for writes of `words` words, at least eight, and the two do not overlap.
+    #[cfg(target_feature = "sse2")]
+    #[inline(always)]
+    unsafe fn copy_blocks(from: *const u8, to: *mut u8, words: usize) -> usize {
+        let blocks = words >> 3;
+        // SAFETY: `blocks * 64` bytes are within the `words * 8` of the caller's contract, and at least one block is there. The instructions touch nothing but the two ranges and the registers named.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "movups {a}, [{from}]",
+                "movups {b}, [{from} + 16]",
+                "movups {c}, [{from} + 32]",
+                "movups {d}, [{from} + 48]",
+                "add {from}, 64",
+                "movups [{to}], {a}",
+                "movups [{to} + 16], {b}",
+                "movups [{to} + 32], {c}",
+                "movups [{to} + 48], {d}",
+                "add {to}, 64",
+                "dec {blocks}",
+                "jnz 2b",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                blocks = inout(reg) blocks => _,
+                a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+                options(nostack),
+            );
+        }
+        blocks << 3
+    }
+
+    /// Calls the program's own `memcpy`, which the compiler calls itself and every program therefore has.
+    ///
+    /// # Safety
+    ///
+    /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
+    #[inline(never)]
+    unsafe fn call_memcpy(from: *const u8, to: *mut u8, len: usize) {
+        unsafe extern "C" {
+            fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8;
+        }
+        // SAFETY: the arguments are in the registers of the System V convention, which `extern "C"` means on the targets that
+        // this module is compiled for, and every register that a callee may change is declared. The ranges are the caller's.
+        unsafe {
+            core::arch::asm!(
+                "call {memcpy}",
+                memcpy = sym memcpy,
+                in("rdi") to,
+                in("rsi") from,
+                in("rdx") len,
+                clobber_abi("C"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    /// Every length around the limits of the three ways to copy, at every misalignment.
+    #[test]
+    fn copies_every_length_and_nothing_else() {
+        let from: Vec<u8> = (0..600u32).map(|i| i as u8 | 1).collect();
+        for start in 0..8 {
+            for len in (0..100).chain(250..270).chain([511, 512, 513]) {
+                let mut to = std::vec![0; 600];
+                // SAFETY: both vectors have 600 bytes, more than `start + len`.
+                unsafe { copy_bytes(from.as_ptr().add(start), to.as_mut_ptr().add(start), len) };
+                assert_eq!(to[start..start + len], from[start..start + len]);
+                assert!(to[..start].iter().chain(&to[start + len..]).all(|byte| *byte == 0), "{start} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_padded_and_bounded() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(u64::MAX)).collect();
+        assert_eq!(copy_words_in(&words, &[1; 9]).len(), 2);
+        assert_eq!(words[1].load(Ordering::Relaxed), 1);
+        assert_eq!(words[2].load(Ordering::Relaxed), u64::MAX);
+        assert!(copy_words_in(&words, &[1; 40]).is_empty());
+        let mut out = [0; 12];
+        copy_words_out(&words, &mut out);
+        assert_eq!(out, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]);
+    }
+}
