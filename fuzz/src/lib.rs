@@ -11,7 +11,7 @@ use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::Guest;
 use paravirt_virtio::blk::config as blk;
 use paravirt_virtio::net::{config as net, header};
-use paravirt_virtio::queue::{QueueConfig, Quiesced, VirtQueue};
+use paravirt_virtio::queue::{Parts, QueueConfig, Quiesced, Ring as _, RingFormat, VirtQueue};
 use paravirt_virtio::transport::pci_caps as caps;
 use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing, Packet, RingError, RingMemory};
 use std::collections::{BTreeSet, VecDeque};
@@ -53,18 +53,14 @@ thread_local! {
 fn ring(packed: bool, data: &[u8]) {
     let [settings, data @ ..] = data else { return };
     GUEST.with(|guest| {
-        let config = QueueConfig {
-            size: 8,
-            packed,
-            event_idx: settings & 1 != 0,
-            in_order: settings & 2 != 0,
-            indirect: if settings & 4 != 0 { 4 } else { 0 },
-            slot_areas: true,
-        };
+        let mut config = QueueConfig::new(8);
+        config.format = if packed { RingFormat::Packed } else { RingFormat::Split };
+        (config.event_idx, config.in_order) = (settings & 1 != 0, settings & 2 != 0);
+        (config.indirect, config.area) = (if settings & 4 != 0 { 4 } else { 0 }, 64);
         let Ok(mut queue) = VirtQueue::<Guest, DmaSlice<Guest>, u8>::new(guest, config) else { return };
         for tag in 0..5 {
             let buffer = DmaSlice::alloc(guest, 64).ok();
-            let _ = queue.submit(&[], buffer, Direction::FromDevice, &[], tag, |_, _| Ok(()));
+            let _ = queue.submit(Parts::NONE, buffer, Direction::FromDevice, tag, |_, _| Ok(()));
         }
         let _ = queue.publish();
         let mut left = queue.in_flight();
@@ -88,12 +84,13 @@ fn ring(packed: bool, data: &[u8]) {
             }
         }
         // SAFETY: the device is this function, and it has stopped.
-        let proof = unsafe { Quiesced::assume() };
+        let proof = unsafe { Quiesced::new() };
         while let Some(used) = queue.take_back(Some(&proof)) {
             assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()), "a buffer was lost");
             left -= 1;
         }
         assert_eq!(left, 0);
+        queue.quiesce(&proof);
         drop(queue);
         assert_eq!(guest.pages(), 0, "memory leaked");
     });

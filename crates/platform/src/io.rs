@@ -1,6 +1,7 @@
 use crate::Platform;
 use core::{fmt, ptr::NonNull};
 use safe_mmio::{UniqueMmioPointer, fields::ReadPureWrite};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A physical range could not be mapped.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -53,10 +54,10 @@ macro_rules! access {
         #[doc = concat!("Reads ", $bits, " bits at byte `offset`; all ones out of bounds or misaligned.")]
         #[inline]
         pub fn $read(&self, offset: usize) -> $t {
-            match self.pointer::<ReadPureWrite<$t>>(offset) {
+            match self.pointer::<$t>(offset) {
                 // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
                 // it promised that reading has no effect on memory safety.
-                Some(pointer) => unsafe { UniqueMmioPointer::new(pointer).read_unsafe().0 },
+                Some(pointer) => unsafe { read_register(pointer) },
                 None => <$t>::MAX,
             }
         }
@@ -64,10 +65,10 @@ macro_rules! access {
         #[doc = concat!("Writes ", $bits, " bits at byte `offset`; nothing out of bounds or misaligned.")]
         #[inline]
         pub fn $write(&self, offset: usize, value: $t) {
-            if let Some(pointer) = self.pointer::<ReadPureWrite<$t>>(offset) {
+            if let Some(pointer) = self.pointer::<$t>(offset) {
                 // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
                 // it promised that writing has no effect on memory safety.
-                unsafe { UniqueMmioPointer::new(pointer).write_unsafe(ReadPureWrite(value)) }
+                unsafe { write_register(pointer, value) }
             }
         }
     };
@@ -122,4 +123,33 @@ impl<P: Platform> Drop for MmioRegion<P> {
         // SAFETY: the mapping is this value's own and ends once.
         unsafe { self.platform.unmap(self.base, self.len) }
     }
+}
+
+/// The widths of device registers.
+pub trait RegisterWord: FromBytes + IntoBytes + Immutable {}
+impl RegisterWord for u8 {}
+impl RegisterWord for u16 {}
+impl RegisterWord for u32 {}
+impl RegisterWord for u64 {}
+
+/// Reads a device register.
+///
+/// # Safety
+///
+/// `register` is mapped and aligned, and reading it has no effect on memory safety.
+#[inline(always)]
+pub unsafe fn read_register<T: RegisterWord>(register: NonNull<T>) -> T {
+    // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
+    unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).read_unsafe().0 }
+}
+
+/// Writes a device register.
+///
+/// # Safety
+///
+/// `register` is mapped and aligned, and writing `value` to it has no effect on memory safety.
+#[inline(always)]
+pub unsafe fn write_register<T: RegisterWord>(register: NonNull<T>, value: T) {
+    // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
+    unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).write_unsafe(ReadPureWrite(value)) }
 }

@@ -24,7 +24,7 @@
 //!   it hands out atomics, never `&[u8]`.
 //! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
 //!   [`DmaSlice`] is the implementation that comes with this crate.
-//! * [`PageArc`], [`PageBox`], [`PageTable`] and [`Fifo`] hold driver state in private pages of the platform
+//! * [`PageArc`], [`PageBox`], [`PageTable`], [`PageRing`] and [`Fifo`] hold driver state in private pages of the platform
 //!   ([`Platform::state_alloc`]), so that nothing needs `alloc` and no device reaches it.
 //! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] is several of them that one
 //!   interrupt wakes.
@@ -103,9 +103,9 @@ pub use interrupt::{
     BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Trigger,
     Vector,
 };
-pub use io::{MapError, MmioRegion, PortIo};
-pub use page::{PageArc, PageBox, PageTable};
-pub use paravirt_shared_memory::{RingArray, SharedAtom, SharedMemory};
+pub use io::{MapError, MmioRegion, PortIo, RegisterWord, read_register, write_register};
+pub use page::{PageArc, PageBox, PageRing, PageTable};
+pub use paravirt_shared_memory::{RingArray, SharedAtom, SharedMemory, copy_words_in, copy_words_out};
 pub use processor::{ProcessorId, Processors, RunError};
 pub use registers::Registers;
 pub use slice::DmaSlice;

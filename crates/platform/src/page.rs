@@ -272,3 +272,44 @@ impl<P: Platform, T> Drop for PageTable<P, T> {
         }
     }
 }
+
+/// A table in private pages of the platform whose length is a power of two; every index is taken modulo it, so that an access is
+/// one mask and cannot be out of bounds.
+pub struct PageRing<P: Platform, T> {
+    table: PageTable<P, T>,
+    mask: usize,
+}
+
+impl<P: Platform, T> PageRing<P, T> {
+    /// A table of `len` elements, each made by `make` from its index.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has no room for it or `len` is not a power of two.
+    pub fn new(platform: &P, len: usize, make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
+        if !len.is_power_of_two() {
+            return Err(AllocError);
+        }
+        Ok(Self { table: PageTable::new(platform, len, make)?, mask: len.wrapping_sub(1) })
+    }
+
+    /// The element at `index` modulo the length.
+    #[inline(always)]
+    pub fn at(&self, index: usize) -> &T {
+        // SAFETY: `new` made `mask + 1` elements, a power of two, and the mask keeps the index below that.
+        unsafe { self.table.base.add(index & self.mask).as_ref() }
+    }
+
+    /// The element at `index` modulo the length, to change it.
+    #[inline(always)]
+    pub fn at_mut(&mut self, index: usize) -> &mut T {
+        // SAFETY: `new` made `mask + 1` elements, a power of two, and the mask keeps the index below that; the table is borrowed
+        // mutably.
+        unsafe { self.table.base.add(index & self.mask).as_mut() }
+    }
+
+    /// All of them, in order.
+    pub fn iter(&self) -> core::slice::Iter<'_, T> {
+        self.table.iter()
+    }
+}

@@ -1,8 +1,8 @@
-use crate::{Chain, FakeDevice, FakeTransport, Guest, Ring, Served, follow};
+use crate::{Chain, FakeDevice, Guest, Ring, Served, follow};
 use paravirt_virtio::features::Features;
+use paravirt_virtio::transport::{DeviceType, Transport};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use virtio_drivers::transport::DeviceType;
 
 /// Pages must be told of, statistics, free pages are reported. VIRTIO 1.3 §5.5.3
 const FEATURES: u64 = 1 << 0 | 1 << 1 | 1 << 5;
@@ -32,7 +32,7 @@ impl VirtioBalloonHost {
     pub fn new(guest: &Guest, ring: Ring) -> Self {
         let packed = if ring == Ring::Packed { Features::RING_PACKED } else { Features::empty() };
         let all = Features::EVENT_IDX | Features::INDIRECT_DESC | Features::VERSION_1 | packed;
-        let device = FakeDevice::new(DeviceType::MemoryBalloon, FEATURES | all.bits(), &[64; 4], &[0; 16]);
+        let device = FakeDevice::new(DeviceType::BALLOON, FEATURES | all.bits(), &[64; 4], &[0; 16]);
         let state = State {
             queues: (0..4).map(|_| None).collect(),
             taken: BTreeSet::new(),
@@ -50,8 +50,8 @@ impl VirtioBalloonHost {
     }
 
     /// A transport for the driver.
-    pub fn transport(&self) -> FakeTransport {
-        self.device.transport()
+    pub fn transport(&self) -> Transport<Guest> {
+        self.device.transport(&self.guest)
     }
 
     /// Its registers.

@@ -1,8 +1,8 @@
-use crate::{Chain, FakeDevice, FakeTransport, Guest, Ring, Served, follow};
+use crate::{Chain, FakeDevice, Guest, Ring, Served, follow};
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::features::Features;
+use paravirt_virtio::transport::{DeviceType, Transport};
 use std::sync::{Arc, Mutex};
-use virtio_drivers::transport::DeviceType;
 
 /// What a disk does with the next requests.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl BlkHost {
         }
         let packed = Features::RING_PACKED.bits();
         let features = if ring == Ring::Packed { features | packed } else { features & !packed };
-        let device = FakeDevice::new(DeviceType::Block, features, sizes, &config);
+        let device = FakeDevice::new(DeviceType::BLOCK, features, sizes, &config);
         let queues = sizes.iter().map(|_| None).collect();
         let disk = vec![0; (sectors * 512) as usize];
         let state = Arc::new(Mutex::new(State { disk, queues, log: vec![], mood: BlkMood::Works }));
@@ -68,8 +68,8 @@ impl BlkHost {
     }
 
     /// A transport for the driver.
-    pub fn transport(&self) -> FakeTransport {
-        self.device.transport()
+    pub fn transport(&self) -> Transport<Guest> {
+        self.device.transport(&self.guest)
     }
 
     /// Its registers.

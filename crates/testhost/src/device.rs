@@ -1,12 +1,12 @@
-use core::ops::BitAnd;
+use crate::Guest;
 use paravirt_platform::{InterruptLine, Message};
 use paravirt_virtio::queue::QueueAddresses;
-use paravirt_virtio::transport::{Doorbell, InterruptReason, VirtioTransport};
+use paravirt_virtio::transport::{
+    DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
+};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-use virtio_drivers::{Error, PhysAddr};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What the driver set up of a queue.
 #[derive(Copy, Clone, Debug)]
@@ -82,9 +82,9 @@ impl FakeDevice {
         self.0.registers.lock().expect("registers")
     }
 
-    /// A transport for a driver.
-    pub fn transport(&self) -> FakeTransport {
-        FakeTransport(self.clone())
+    /// A transport for a driver of `guest`.
+    pub fn transport(&self, guest: &Guest) -> Transport<Guest> {
+        boxed(guest, FakeTransport(self.clone())).expect("a page")
     }
 
     /// How often queue `index` was kicked.
@@ -100,109 +100,43 @@ impl FakeDevice {
 }
 
 /// The transport of a [`FakeDevice`].
-pub struct FakeTransport(FakeDevice);
+struct FakeTransport(FakeDevice);
 
-/// Counts kicks.
-pub struct FakeBell {
-    device: FakeDevice,
-    index: usize,
-}
-
-impl Doorbell for FakeBell {
-    #[inline]
-    fn ring(&self) {
-        self.device.0.kicks[self.index].fetch_add(1, Ordering::SeqCst);
-    }
+/// Counts a kick.
+///
+/// # Safety
+///
+/// `kicks` is that of a device that is alive.
+unsafe fn ring(kicks: NonNull<()>, _queue: u16) {
+    // SAFETY: the caller's promise.
+    unsafe { kicks.cast::<AtomicU64>().as_ref() }.fetch_add(1, Ordering::SeqCst);
 }
 
 /// There are no interrupts.
-pub struct FakeReason;
-
-impl InterruptReason for FakeReason {
-    fn take(&self) -> InterruptStatus {
-        InterruptStatus::empty()
-    }
+///
+/// # Safety
+///
+/// None is needed.
+unsafe fn take(_: NonNull<()>) -> InterruptStatus {
+    InterruptStatus::empty()
 }
 
-impl VirtioTransport for FakeTransport {
-    type Doorbell = FakeBell;
-    type Reason = FakeReason;
-
-    fn is_present(&mut self) -> bool {
-        !self.0.registers().is_gone
-    }
-    fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
-        let registers = &mut *self.0.registers();
-        registers.set_up += 1;
-        let state = QueueState { addresses: *addresses, generation: registers.set_up };
-        match registers.queues.get_mut(usize::from(index)) {
-            Some(queue) if !registers.is_gone => {
-                *queue = Some(state);
-                true
-            }
-            _ => false,
-        }
-    }
-    fn doorbell(&mut self, index: u16) -> Option<FakeBell> {
-        Some(FakeBell { device: self.0.clone(), index: usize::from(index) })
-    }
-    fn start_queue_reset(&mut self, index: u16) {
-        self.0.registers().queues[usize::from(index)] = None;
-    }
-    fn is_queue_reset(&mut self, index: u16) -> bool {
-        self.0.registers().queues[usize::from(index)].is_none()
-    }
-    fn messages(&mut self) -> u16 {
-        0
-    }
-    fn set_message(&mut self, _entry: u16, _message: Message) {}
-    fn enable_messages(&mut self, _on: bool) {}
-    fn set_queue_message(&mut self, _index: u16, entry: Option<u16>) -> bool {
-        entry.is_none()
-    }
-    fn set_config_message(&mut self, entry: Option<u16>) -> bool {
-        entry.is_none()
-    }
-    fn line(&self) -> Option<InterruptLine> {
-        None
-    }
-    fn reason(&self) -> FakeReason {
-        FakeReason
-    }
-    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        let registers = self.0.registers();
-        for (offset, width) in fields {
-            let (start, end) = (usize::from(*offset), usize::from(*offset + *width));
-            if let (Some(to), Some(from)) = (into.get_mut(start..end), registers.config.get(start..end)) {
-                to.copy_from_slice(from);
-                if registers.is_gone {
-                    to.fill(0xff);
-                }
-            }
-        }
-    }
-}
-
-impl Transport for FakeTransport {
+// SAFETY: the device side is a test's, which accesses the memory of a queue only while its registers say that the driver has set it
+// up. The counters of kicks are in the shared allocation that the transport holds.
+unsafe impl VirtioTransport for FakeTransport {
     fn device_type(&self) -> DeviceType {
         self.0.registers().device_type
     }
-    fn read_device_features(&mut self) -> u64 {
+    fn device_features(&mut self) -> u64 {
         let registers = self.0.registers();
         if registers.is_gone { u64::MAX } else { registers.offered }
     }
-    fn write_driver_features(&mut self, driver_features: u64) {
-        self.0.registers().accepted = driver_features;
+    fn set_driver_features(&mut self, features: u64) {
+        self.0.registers().accepted = features;
     }
-    fn max_queue_size(&mut self, queue: u16) -> u32 {
-        self.0.registers().sizes.get(usize::from(queue)).map_or(0, |size| u32::from(*size))
-    }
-    fn notify(&mut self, queue: u16) {
-        self.0.0.kicks[usize::from(queue)].fetch_add(1, Ordering::SeqCst);
-    }
-    fn get_status(&self) -> DeviceStatus {
+    fn status(&self) -> DeviceStatus {
         let registers = self.0.registers();
-        if registers.is_gone { DeviceStatus::from_bits_retain(0xff) } else { registers.status }
+        if registers.is_gone { DeviceStatus::all() } else { registers.status }
     }
     fn set_status(&mut self, status: DeviceStatus) {
         let registers = &mut *self.0.registers();
@@ -218,52 +152,77 @@ impl Transport for FakeTransport {
             registers.status.remove(DeviceStatus::FEATURES_OK);
         }
     }
-    fn set_guest_page_size(&mut self, _guest_page_size: u32) {}
-    fn requires_legacy_layout(&self) -> bool {
-        false
+    fn is_present(&self) -> bool {
+        !self.0.registers().is_gone
     }
-    fn queue_set(&mut self, queue: u16, size: u32, desc: PhysAddr, driver: PhysAddr, device: PhysAddr) {
-        let bus = paravirt_platform::BusAddr;
-        let addresses =
-            QueueAddresses { size: size as u16, desc: bus(desc), driver: bus(driver), device: bus(device) };
-        self.enable_queue(queue, &addresses);
+    fn max_queue_size(&mut self, index: u16) -> u32 {
+        self.0.registers().sizes.get(usize::from(index)).map_or(0, |size| u32::from(*size))
     }
-    fn queue_unset(&mut self, queue: u16) {
-        self.0.registers().queues[usize::from(queue)] = None;
+    fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
+        let registers = &mut *self.0.registers();
+        registers.set_up += 1;
+        let state = QueueState { addresses: *addresses, generation: registers.set_up };
+        match registers.queues.get_mut(usize::from(index)) {
+            Some(queue) if !registers.is_gone => {
+                *queue = Some(state);
+                true
+            }
+            _ => false,
+        }
     }
-    fn queue_used(&mut self, queue: u16) -> bool {
-        self.0.registers().queues[usize::from(queue)].is_some()
+    fn doorbell(&mut self, index: u16) -> Option<Doorbell> {
+        let kicks = self.0.0.kicks.get(usize::from(index))?;
+        // SAFETY: the counter is in the shared allocation that this transport holds, and is atomic.
+        Some(unsafe { Doorbell::new(NonNull::from(kicks).cast(), index, ring) })
     }
-    fn ack_interrupt(&mut self) -> InterruptStatus {
-        InterruptStatus::empty()
+    fn start_queue_reset(&mut self, index: u16) {
+        self.0.registers().queues[usize::from(index)] = None;
     }
-    fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + core::fmt::Debug>(
-        &mut self,
-        supported: F,
-    ) -> F {
-        let features = F::from_bits_truncate(self.read_device_features()) & supported;
-        self.write_driver_features(features.bits());
-        self.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK);
-        features
+    fn is_queue_reset(&mut self, index: u16) -> bool {
+        self.0.registers().queues[usize::from(index)].is_none()
     }
-    fn read_config_generation(&self) -> u32 {
+    fn messages(&self) -> u16 {
+        0
+    }
+    fn set_message(&mut self, _entry: u16, _message: Message) {}
+    fn enable_messages(&mut self) {}
+    fn disable_messages(&mut self) {}
+    fn set_queue_message(&mut self, _index: u16, entry: Option<u16>) -> bool {
+        entry.is_none()
+    }
+    fn set_config_message(&mut self, entry: Option<u16>) -> bool {
+        entry.is_none()
+    }
+    fn line(&self) -> Option<InterruptLine> {
+        None
+    }
+    fn interrupt_ack(&self) -> InterruptAck {
+        // SAFETY: the function looks at nothing.
+        unsafe { InterruptAck::new(NonNull::dangling(), take) }
+    }
+    fn config_generation(&self) -> u32 {
         self.0.registers().generation
     }
-    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
+    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
         let registers = self.0.registers();
-        let bytes =
-            registers.config.get(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
-        T::read_from_bytes(bytes).map_err(|_| Error::ConfigSpaceTooSmall)
+        for (offset, width) in fields {
+            let (start, end) = (usize::from(*offset), usize::from(*offset) + usize::from(*width));
+            if let (Some(to), Some(from)) = (into.get_mut(start..end), registers.config.get(start..end)) {
+                to.copy_from_slice(from);
+                if registers.is_gone {
+                    to.fill(0xff);
+                }
+            }
+        }
     }
-    fn write_config_space<T: IntoBytes + Immutable>(
-        &mut self,
-        offset: usize,
-        value: T,
-    ) -> virtio_drivers::Result<()> {
+    fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool {
         let registers = &mut *self.0.registers();
-        let bytes =
-            registers.config.get_mut(offset..offset + size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
-        bytes.copy_from_slice(value.as_bytes());
-        Ok(())
+        match registers.config.get_mut(offset..offset + bytes.len()) {
+            Some(to) => {
+                to.copy_from_slice(bytes);
+                true
+            }
+            None => false,
+        }
     }
 }

@@ -17,12 +17,13 @@
 //!
 //! let guest = Guest::new();
 //! let host = BlkHost::new(&guest, Ring::Split, 64);
-//! let mut disk = VirtioBlk::<_, _, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default()).unwrap();
+//! let mut disk = VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default()).unwrap();
 //! assert_eq!(disk.info().blocks, 64);
 //! assert!(disk.take_queue(0).unwrap().complete().unwrap().is_none());
 //! ```
 
 use paravirt_virtio::features::Features;
+use paravirt_virtio::queue::RingFormat;
 
 mod balloon;
 mod blk;
@@ -38,7 +39,7 @@ mod split;
 
 pub use balloon::VirtioBalloonHost;
 pub use blk::{BlkHost, BlkMood};
-pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
+pub use device::{FakeDevice, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
@@ -58,6 +59,16 @@ pub enum Ring {
     Split,
     /// Served by our own model.
     Packed,
+}
+
+impl Ring {
+    /// As a queue is configured.
+    pub fn format(self) -> RingFormat {
+        match self {
+            Self::Split => RingFormat::Split,
+            Self::Packed => RingFormat::Packed,
+        }
+    }
 }
 
 /// A request as the device sees it: what it reads, and where it writes.

@@ -1,8 +1,8 @@
-use crate::{FakeDevice, FakeTransport, Guest, Ring, Served, follow};
+use crate::{FakeDevice, Guest, Ring, Served, follow};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::net::config::NetFeatures;
+use paravirt_virtio::transport::{DeviceType, Transport};
 use std::sync::{Arc, Mutex};
-use virtio_drivers::transport::DeviceType;
 
 const HEADER: usize = 12;
 
@@ -35,7 +35,7 @@ impl NetHost {
         let mut config = vec![2, 0, 0, 0, 0, 9, 1, 0, 1, 0];
         config.extend(1500u16.to_le_bytes());
         config.extend([0; 8]);
-        let device = FakeDevice::new(DeviceType::Network, all, &[64, 64, 16], &config);
+        let device = FakeDevice::new(DeviceType::NET, all, &[64, 64, 16], &config);
         let state = State { queues: [const { None }; 3], sent: vec![], pending: vec![], commands: vec![] };
         let host = Self { guest: guest.clone(), ring, device, state: Arc::new(Mutex::new(state)) };
         let worker = host.clone();
@@ -44,8 +44,8 @@ impl NetHost {
     }
 
     /// A transport for the driver.
-    pub fn transport(&self) -> FakeTransport {
-        self.device.transport()
+    pub fn transport(&self) -> Transport<Guest> {
+        self.device.transport(&self.guest)
     }
 
     /// Its registers.

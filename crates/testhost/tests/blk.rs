@@ -5,7 +5,7 @@ use paravirt_device::{
     Request, Unmap,
 };
 use paravirt_platform::{DmaSlice, Instant, Platform};
-use paravirt_testhost::{BlkHost, BlkMood, FakeTransport, Guest, Ring};
+use paravirt_testhost::{BlkHost, BlkMood, Guest, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
@@ -13,8 +13,8 @@ use paravirt_virtio::features::Features;
 use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;
-type Disk = VirtioBlk<Guest, FakeTransport, Buffer>;
-type Queue = BlkQueue<Guest, FakeTransport, Buffer>;
+type Disk = VirtioBlk<Guest, Buffer>;
+type Queue = BlkQueue<Guest, Buffer>;
 
 const OPTIONS: OpenOptions = OpenOptions { queues: 2, queue_size: 64, processors: 2, segments: 6 };
 const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
@@ -304,7 +304,7 @@ fn features_that_do_not_stick_and_legacy_devices_are_refused() {
     host.device().registers().refuses_features = true;
     let error = Disk::open(&guest, host.transport(), &OPTIONS).err().expect("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::FeaturesRefused);
-    assert!(host.device().registers().status.contains(virtio_drivers::transport::DeviceStatus::FAILED));
+    assert!(host.device().registers().status.contains(paravirt_virtio::transport::DeviceStatus::FAILED));
     let legacy = BlkHost::with(&guest, Ring::Split, 64, BlkFeatures::FLUSH.bits(), &[16]);
     let error = Disk::open(&guest, legacy.transport(), &OPTIONS).err().expect("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::Legacy);

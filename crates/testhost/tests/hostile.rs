@@ -1,11 +1,11 @@
-//! Devices that break the protocol: a fault on that device, never a panic, a hang, or memory freed while it is lent.
+//! Devices that break the protocol: a fault on that device, never a panic, a hang, or memory freed while it is in flight.
 
 use paravirt_device::Fault;
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::{Guest, PackedDevice, QueueState, Ring, SplitDevice};
 use paravirt_virtio::blk::config as blk;
 use paravirt_virtio::net::config as net;
-use paravirt_virtio::queue::{QueueConfig, Quiesced, VirtQueue};
+use paravirt_virtio::queue::{Parts, QueueConfig, Quiesced, Ring as _, VirtQueue};
 use proptest::prelude::*;
 
 type Queue = VirtQueue<Guest, DmaSlice<Guest>, u32>;
@@ -13,14 +13,10 @@ type Queue = VirtQueue<Guest, DmaSlice<Guest>, u32>;
 const SIZE: u16 = 8;
 
 fn config(ring: Ring, in_order: bool) -> QueueConfig {
-    QueueConfig {
-        size: SIZE,
-        packed: ring == Ring::Packed,
-        event_idx: true,
-        in_order,
-        indirect: 4,
-        slot_areas: false,
-    }
+    let mut config = QueueConfig::new(SIZE);
+    config.format = ring.format();
+    (config.event_idx, config.in_order, config.indirect) = (true, in_order, 4);
+    config
 }
 
 /// A queue with `count` requests in flight, and the device's view of it.
@@ -28,7 +24,7 @@ fn queue(guest: &Guest, ring: Ring, in_order: bool, count: u32) -> (Queue, Queue
     let mut queue = Queue::new(guest, config(ring, in_order)).expect("a queue");
     for i in 0..count {
         let buffer = DmaSlice::alloc(guest, 512).expect("memory");
-        queue.submit(&[], Some(buffer), Direction::FromDevice, &[], i, |_, _| Ok(())).expect("room");
+        queue.submit(Parts::NONE, Some(buffer), Direction::FromDevice, i, |_, _| Ok(())).expect("room");
     }
     let _ = queue.publish();
     let state = QueueState { addresses: queue.addresses(), generation: 1 };
@@ -38,13 +34,14 @@ fn queue(guest: &Guest, ring: Ring, in_order: bool, count: u32) -> (Queue, Queue
 /// Everything that is still in flight comes back, and nothing leaks.
 fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
     // SAFETY: the device is this test, and it has stopped.
-    let proof = unsafe { Quiesced::assume() };
+    let proof = unsafe { Quiesced::new() };
     let mut back = 0;
     while let Some(used) = queue.take_back(Some(&proof)) {
         assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()));
         back += 1;
     }
     assert_eq!(back, in_flight);
+    queue.quiesce(&proof);
     drop(queue);
     assert_eq!(guest.pages(), 0, "memory leaked");
 }

@@ -5,13 +5,13 @@ use paravirt_device::{
     Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
 };
 use paravirt_platform::DmaSlice;
-use paravirt_testhost::{FakeTransport, Guest, NetHost, Ring};
+use paravirt_testhost::{Guest, NetHost, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
 
-type Card = VirtioNet<Guest, FakeTransport, DmaSlice<Guest>>;
-type Queue = VirtioNetQueue<Guest, FakeTransport, DmaSlice<Guest>>;
+type Card = VirtioNet<Guest, DmaSlice<Guest>>;
+type Queue = VirtioNetQueue<Guest, DmaSlice<Guest>>;
 
 const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
 
@@ -159,7 +159,7 @@ fn settings_are_commands_and_come_back_after_a_reset() {
         assert_eq!(commands[3], [1, 1, 2, 0, 0, 0, 0, 7]);
         assert_eq!(commands[4], [5, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(card.info().offloads & Offloads::RX_TCP4, Offloads::empty());
-        host.device().registers().status |= virtio_drivers::transport::DeviceStatus::DEVICE_NEEDS_RESET;
+        host.device().registers().status |= paravirt_virtio::transport::DeviceStatus::NEEDS_RESET;
         assert_eq!(card.poll_event(), None);
         // The card and its queue are drained; then the device is in service and set as before.
         for _ in 0..4 {

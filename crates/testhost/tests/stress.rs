@@ -1,9 +1,9 @@
 //! Driver and device on threads of their own, each asleep when it has nothing to do: a lost kick or a lost interrupt would
 //! leave both asleep.
 
-use paravirt_platform::{Direction, DmaSlice, Segment};
+use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::{Guest, PackedDevice, QueueState, SplitDevice};
-use paravirt_virtio::queue::{QueueConfig, VirtQueue};
+use paravirt_virtio::queue::{AreaRange, Parts, QueueConfig, Ring as _, RingFormat, VirtQueue};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -78,7 +78,9 @@ impl Device {
 
 fn stress(packed: bool, event_idx: bool) {
     let guest = Guest::new();
-    let config = QueueConfig { size: 64, packed, event_idx, in_order: false, indirect: 4, slot_areas: true };
+    let mut config = QueueConfig::new(64);
+    config.format = if packed { RingFormat::Packed } else { RingFormat::Split };
+    (config.event_idx, config.indirect, config.area) = (event_idx, 4, 64);
     let mut queue = VirtQueue::<Guest, DmaSlice<Guest>, u64>::new(&guest, config).expect("a queue");
     let state = QueueState { addresses: queue.addresses(), generation: 1 };
     let (kick, interrupt, over) = (Signal::default(), Signal::default(), AtomicBool::new(false));
@@ -108,10 +110,9 @@ fn stress(packed: bool, event_idx: bool) {
         while done < REQUESTS {
             // Batches of one to seven.
             for _ in 0..(sent % 7 + 1).min(REQUESTS - sent) {
-                let (_, addr) = queue.area(queue.next_slot()).expect("an area");
-                let header = [Segment { addr, len: 16 }];
-                let status = [Segment { addr: addr.offset(32), len: 1 }];
-                if queue.submit(&header, None, Direction::ToDevice, &status, sent, |_, _| Ok(())).is_err() {
+                let (header, status) = ([AreaRange::new(0, 16)], [AreaRange::new(32, 1)]);
+                let parts = Parts::around(&header, &status);
+                if queue.submit(parts, None, Direction::ToDevice, sent, |_, _| Ok(())).is_err() {
                     break;
                 }
                 sent += 1;

@@ -5,10 +5,10 @@ use paravirt_device::{Arm, Balloon, Fault, Notify};
 use paravirt_testhost::{Guest, Pages, Ring, VirtioBalloonHost};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
+use paravirt_virtio::transport::DeviceStatus;
 use std::collections::BTreeSet;
-use virtio_drivers::transport::DeviceStatus;
 
-type Driver = VirtioBalloon<Guest, paravirt_testhost::FakeTransport>;
+type Driver = VirtioBalloon<Guest>;
 
 fn open(ring: Ring) -> (Guest, VirtioBalloonHost, Driver) {
     let guest = Guest::new();
@@ -108,7 +108,7 @@ fn a_reset_in_the_middle_loses_no_page() {
             driver.poll(&mut pages).unwrap();
             assert_eq!(driver.report_free(&mut pages, 6), Ok(6));
             host.work();
-            host.device().registers().status |= DeviceStatus::DEVICE_NEEDS_RESET;
+            host.device().registers().status |= DeviceStatus::NEEDS_RESET;
             let before = host.device().registers().resets;
             host.set_silent(false);
             for _ in 0..5 {

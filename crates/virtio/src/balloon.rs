@@ -1,9 +1,10 @@
 //! The balloon. VIRTIO 1.3 §5.5
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::queue::VirtQueue;
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, read_config};
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{
@@ -82,24 +83,24 @@ enum Served {
 }
 
 /// A queue by which pages are named, one request at a time.
-struct Naming<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, ()>,
+struct Naming<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     spare: Option<DmaSlice<P>>,
     /// What the request names: privately, as the device could write its buffer.
     runs: [PageRange; PAGES],
     count: usize,
 }
 
-impl<P: Platform, T: VirtioTransport> Naming<P, T> {
-    fn new(draft: Draft<P, T, DmaSlice<P>, ()>, platform: &P) -> Result<Self, OpenError> {
+impl<P: Platform> Naming<P> {
+    fn new(builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>, platform: &P) -> Result<Self, OpenError> {
         let spare = Some(DmaSlice::alloc(platform, PAGES.saturating_mul(4))?);
-        Ok(Self { lane: draft.into_lane()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
+        Ok(Self { queue: builder.build()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
     }
 
     /// Whether a request has come back, and whether the device has served it: a reset gives back one that it has not. The runs
     /// that it names are there until the next.
     fn done(&mut self) -> Result<Option<Served>, Fault> {
-        let (used, served) = match self.lane.next()? {
+        let (used, served) = match self.queue.next()? {
             None => return Ok(None),
             Some(Outcome::Used(used)) => (used, Served::Yes),
             Some(Outcome::Aborted(used)) => (used, Served::No),
@@ -110,7 +111,7 @@ impl<P: Platform, T: VirtioTransport> Naming<P, T> {
 
     /// Sends a request that names the runs that `next` gives, for at most `most` pages; whether there was any.
     fn name(&mut self, most: u64, mut next: impl FnMut(u64) -> Option<PageRange>) -> bool {
-        if self.lane.fault().is_some() {
+        if self.queue.fault().is_some() {
             return false;
         }
         let Some(mut buffer) = self.spare.take() else { return false };
@@ -137,23 +138,23 @@ impl<P: Platform, T: VirtioTransport> Naming<P, T> {
             self.spare = Some(buffer);
             return false;
         }
-        let sent = self.lane.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
+        let sent = self.queue.submit(buffer, Direction::ToDevice);
         // There is one request in a queue that has room for it.
         self.spare = sent.err().and_then(|refused| refused.buffer);
-        self.lane.kick();
+        self.queue.kick();
         true
     }
 }
 
 /// A virtio balloon.
-pub struct VirtioBalloon<P: Platform, T: VirtioTransport> {
-    core: PageArc<P, Core<P, T>>,
-    inflate: Naming<P, T>,
-    deflate: Naming<P, T>,
-    statistics: Option<Lane<P, T, DmaSlice<P>, ()>>,
+pub struct VirtioBalloon<P: Platform> {
+    device: PageArc<P, VirtioDevice<P>>,
+    inflate: Naming<P>,
+    deflate: Naming<P>,
+    statistics: Option<BufferQueue<P, DmaSlice<P>>>,
     /// What the statistics are written to, while the device does not have it.
     report: Option<DmaSlice<P>>,
-    reporting: Option<Lane<P, T, FreePages, ()>>,
+    reporting: Option<BufferQueue<P, FreePages>>,
     held: HeldPages<P>,
     reports: u64,
     target: u64,
@@ -163,49 +164,49 @@ pub struct VirtioBalloon<P: Platform, T: VirtioTransport> {
     must_tell: bool,
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
+impl<P: Platform> VirtioBalloon<P> {
     /// Takes the device into service.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
         let wanted = feature::MUST_TELL_HOST | feature::STATS_VQ | feature::REPORTING;
         let mut offered = 0;
-        let core = Core::open(platform, transport, |features| {
+        let device = VirtioDevice::open(platform, transport, |features| {
             offered = features;
             wanted | Features::SUPPORTED.bits()
         })?;
-        let wish =
-            |index, indirect| Wish { index, size: options.queue_size.min(64), indirect, slot_areas: false };
-        let inflate = Draft::new(&core, &wish(INFLATE, 0))?;
-        let deflate = Draft::new(&core, &wish(DEFLATE, 0))?;
-        let statistics = match core.features() & feature::STATS_VQ {
+        let size = options.queue_size.min(64);
+        let params = |index, indirect| QueueParams { indirect, ..QueueParams::new(index, size) };
+        let inflate = QueueBuilder::new(&device, &params(INFLATE, 0))?;
+        let deflate = QueueBuilder::new(&device, &params(DEFLATE, 0))?;
+        let statistics = match device.features() & feature::STATS_VQ {
             0 => None,
-            _ => Some(Draft::new(&core, &wish(STATISTICS, 0))?),
+            _ => Some(QueueBuilder::new(&device, &params(STATISTICS, 0))?),
         };
         // A device that offers a queue has it in its place, also where the driver does not use it.
         let place = |bit| u16::from(offered & bit != 0);
         let index = place(feature::STATS_VQ)
             .saturating_add(place(feature::FREE_PAGE_HINT))
             .saturating_add(STATISTICS);
-        let reporting = match core.features() & feature::REPORTING {
+        let reporting = match device.features() & feature::REPORTING {
             0 => None,
-            _ => Some(Draft::new(&core, &wish(index, REPORTED as u16))?),
+            _ => Some(QueueBuilder::new(&device, &params(index, REPORTED as u16))?),
         };
-        Core::start(&core, |_| ProcessorId(0))?;
+        device.start(|_| ProcessorId(0))?;
         let mut this = Self {
             inflate: Naming::new(inflate, platform)?,
             deflate: Naming::new(deflate, platform)?,
-            statistics: statistics.map(Draft::into_lane).transpose()?,
+            statistics: statistics.map(QueueBuilder::build).transpose()?,
             report: Some(DmaSlice::alloc(platform, STATISTICS_LEN)?),
-            reporting: reporting.map(Draft::into_lane).transpose()?,
+            reporting: reporting.map(QueueBuilder::build).transpose()?,
             held: HeldPages::new(platform, RUNS)?,
             reports: 0,
             target: 0,
             next_try: Instant::NEVER,
             must_tell: false,
-            core,
+            device,
         };
         // The device keeps a first report and gives it back when it wants another one.
         this.send_statistics(None)?;
@@ -217,8 +218,8 @@ impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
         const TOTAL: u16 = 5;
         const AVAILABLE: u16 = 6;
         const CACHES: u16 = 7;
-        let Some(lane) = &mut self.statistics else { return Ok(()) };
-        if lane.fault().is_some() {
+        let Some(queue) = &mut self.statistics else { return Ok(()) };
+        if queue.fault().is_some() {
             return Ok(());
         }
         let Some(mut buffer) = self.report.take() else { return Ok(()) };
@@ -234,9 +235,9 @@ impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
             let [v0, v1, v2, v3, v4, v5, v6, v7] = pages.saturating_mul(PAGE_SIZE as u64).to_le_bytes();
             *to = [t0, t1, v0, v1, v2, v3, v4, v5, v6, v7];
         }
-        let sent = lane.submit(&[], Some(buffer), Direction::ToDevice, &[], (), |_, _| Ok(()));
+        let sent = queue.submit(buffer, Direction::ToDevice);
         self.report = sent.err().and_then(|refused| refused.buffer);
-        lane.kick();
+        queue.kick();
         Ok(())
     }
 
@@ -273,8 +274,8 @@ impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
     }
 
     fn poll_statistics(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        let Some(lane) = &mut self.statistics else { return Ok(()) };
-        match lane.next()? {
+        let Some(queue) = &mut self.statistics else { return Ok(()) };
+        match queue.next()? {
             Some(Outcome::Used(used)) => {
                 self.report = used.buffer;
                 self.reports = self.reports.saturating_add(1);
@@ -287,39 +288,39 @@ impl<P: Platform, T: VirtioTransport> VirtioBalloon<P, T> {
 
     /// How many pages the device asks for.
     fn read_target(&self) -> u64 {
-        let bytes: [u8; 4] = self.core.with_transport(|transport| read_config(transport, &[(0, 4)]));
+        let bytes: [u8; 4] = self.device.with_transport(|transport| read_config(transport, &[(0, 4)]));
         u64::from(u32::from_le_bytes(bytes))
     }
 
     /// Tells the device how many pages it has.
     fn tell_actual(&self) {
         let pages = u32::try_from(self.held.pages()).unwrap_or(u32::MAX);
-        self.core.with_transport(|transport| {
-            if transport.write_config_space(ACTUAL, pages).is_err() {
+        self.device.with_transport(|transport| {
+            if !transport.write_config(ACTUAL, &pages.to_le_bytes()) {
                 log::warn!("virtio-balloon: its configuration is too short");
             }
         });
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
+impl<P: Platform> Notify for VirtioBalloon<P> {
     fn arm(&mut self) -> Arm {
         // What the device asks for may have changed since the last look.
-        if self.core.fault().is_none() && self.read_target() != self.target {
+        if self.device.fault().is_none() && self.read_target() != self.target {
             return Arm::Pending;
         }
-        let lanes = [self.inflate.lane.arm(), self.deflate.lane.arm()];
-        let statistics = self.statistics.as_mut().map_or(Arm::Armed, Lane::arm);
-        let reporting = self.reporting.as_mut().map_or(Arm::Armed, Lane::arm);
-        let is_idle = lanes.into_iter().chain([statistics, reporting]).all(|arm| arm == Arm::Armed);
+        let queues = [self.inflate.queue.arm(), self.deflate.queue.arm()];
+        let statistics = self.statistics.as_mut().map_or(Arm::Armed, BufferQueue::arm);
+        let reporting = self.reporting.as_mut().map_or(Arm::Armed, BufferQueue::arm);
+        let is_idle = queues.into_iter().chain([statistics, reporting]).all(|arm| arm == Arm::Armed);
         if is_idle { Arm::Armed } else { Arm::Pending }
     }
 
     fn disarm(&mut self) {
-        self.inflate.lane.disarm();
-        self.deflate.lane.disarm();
-        self.statistics.iter_mut().for_each(Lane::disarm);
-        self.reporting.iter_mut().for_each(Lane::disarm);
+        self.inflate.queue.disarm();
+        self.deflate.queue.disarm();
+        self.statistics.iter_mut().for_each(BufferQueue::disarm);
+        self.reporting.iter_mut().for_each(BufferQueue::disarm);
     }
 
     fn next_deadline(&self) -> Instant {
@@ -327,18 +328,18 @@ impl<P: Platform, T: VirtioTransport> Notify for VirtioBalloon<P, T> {
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.core.config_cell().register(waker);
-        self.inflate.lane.register(waker);
-        self.deflate.lane.register(waker);
-        self.statistics.iter().for_each(|lane| lane.register(waker));
-        self.reporting.iter().for_each(|lane| lane.register(waker));
+        self.device.config_cell().register(waker);
+        self.inflate.queue.register(waker);
+        self.deflate.queue.register(waker);
+        self.statistics.iter().for_each(|queue| queue.register(waker));
+        self.reporting.iter().for_each(|queue| queue.register(waker));
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
+impl<P: Platform> Balloon for VirtioBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         // Also notices that the device is gone, or wants to be reset.
-        let _ = self.core.take_config_change();
+        let _ = self.device.take_config_change();
         let drained = [
             self.poll_inflate(),
             self.poll_deflate(memory),
@@ -352,13 +353,13 @@ impl<P: Platform, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
                 Err(fault) => return Err(fault),
             }
         }
-        match self.core.fault() {
+        match self.device.fault() {
             None => {}
             Some(Fault::Reset) => return Ok(()),
             Some(fault) => return Err(fault),
         }
         // Also after a restart, of which the queues that were looked at first have to hear.
-        if [&self.inflate.lane, &self.deflate.lane].into_iter().any(|lane| lane.fault().is_some()) {
+        if [&self.inflate.queue, &self.deflate.queue].into_iter().any(|queue| queue.fault().is_some()) {
             return Ok(());
         }
         if core::mem::take(&mut self.must_tell) {
@@ -384,7 +385,7 @@ impl<P: Platform, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
             });
             if !was_sent {
                 // The kernel has nothing to spare now.
-                self.next_try = self.core.platform().now().saturating_add(RETRY_INTERVAL);
+                self.next_try = self.device.platform().now().saturating_add(RETRY_INTERVAL);
             }
         } else if self.target < held {
             let room = &mut self.held;
@@ -416,7 +417,7 @@ impl<P: Platform, T: VirtioTransport> Balloon for VirtioBalloon<P, T> {
         if pages.count == 0 {
             return Ok(0);
         }
-        let sent = reporting.submit(&[], Some(pages), Direction::FromDevice, &[], (), |_, _| Ok(()));
+        let sent = reporting.submit(pages, Direction::FromDevice);
         if let Err(refused) = sent {
             refused.buffer.iter().for_each(|pages| pages.give_back(memory));
             return Ok(0);

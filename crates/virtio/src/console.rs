@@ -1,9 +1,9 @@
 //! The console device, with one port. VIRTIO 1.3 §5.3
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, read_config};
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
 use paravirt_platform::Fifo;
@@ -23,38 +23,37 @@ struct Input<P: Platform> {
 }
 
 /// A virtio console.
-pub struct VirtioConsole<P: Platform, T: VirtioTransport> {
-    rx: Lane<P, T, DmaSlice<P>, ()>,
-    tx: Lane<P, T, DmaSlice<P>, ()>,
+pub struct VirtioConsole<P: Platform> {
+    rx: BufferQueue<P, DmaSlice<P>>,
+    tx: BufferQueue<P, DmaSlice<P>>,
     input: Fifo<P, Input<P>>,
     rx_spare: Fifo<P, DmaSlice<P>>,
     tx_spare: Fifo<P, DmaSlice<P>>,
     size: Option<ConsoleSize>,
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioConsole<P, T> {
+impl<P: Platform> VirtioConsole<P> {
     /// Takes the device into service.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
-        let core = Core::open(platform, transport, |_| F_SIZE | Features::SUPPORTED.bits())?;
-        let wish =
-            |index| Wish { index, size: options.queue_size.min(BUFFERS), indirect: 0, slot_areas: false };
-        let rx = Draft::new(&core, &wish(0))?;
-        let tx = Draft::new(&core, &wish(1))?;
-        Core::start(&core, |_| ProcessorId(0))?;
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let device = VirtioDevice::open(platform, transport, |_| F_SIZE | Features::SUPPORTED.bits())?;
+        let params = |index| QueueParams::new(index, options.queue_size.min(BUFFERS));
+        let rx = QueueBuilder::new(&device, &params(0))?;
+        let tx = QueueBuilder::new(&device, &params(1))?;
+        device.start(|_| ProcessorId(0))?;
         let mut console = Self {
-            rx: rx.into_lane()?,
-            tx: tx.into_lane()?,
+            rx: rx.build()?,
+            tx: tx.build()?,
             input: Fifo::new(platform, usize::from(BUFFERS))?,
             rx_spare: Fifo::new(platform, usize::from(BUFFERS))?,
             tx_spare: Fifo::new(platform, usize::from(BUFFERS))?,
             size: None,
         };
-        if core.features() & F_SIZE != 0 {
-            let [c0, c1, r0, r1]: [u8; 4] = core.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
+        if device.features() & F_SIZE != 0 {
+            let [c0, c1, r0, r1]: [u8; 4] = device.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
             let size =
                 ConsoleSize { columns: u16::from_le_bytes([c0, c1]), rows: u16::from_le_bytes([r0, r1]) };
             console.size = (size.columns > 0 && size.rows > 0).then_some(size);
@@ -95,7 +94,7 @@ impl From<Fault> for OpenError {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Notify for VirtioConsole<P, T> {
+impl<P: Platform> Notify for VirtioConsole<P> {
     fn arm(&mut self) -> Arm {
         self.rx.refill(&mut self.rx_spare);
         match (self.rx.arm(), self.tx.arm()) {
@@ -115,7 +114,7 @@ impl<P: Platform, T: VirtioTransport> Notify for VirtioConsole<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Console for VirtioConsole<P, T> {
+impl<P: Platform> Console for VirtioConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         self.tx.take_back(&mut self.tx_spare)?;
         let mut written = 0usize;
@@ -126,7 +125,7 @@ impl<P: Platform, T: VirtioTransport> Console for VirtioConsole<P, T> {
             let Some(mut buffer) = self.tx_spare.pop() else { break };
             buffer.set_len(chunk.len());
             buffer.bytes_mut().copy_from_slice(chunk);
-            if !self.tx.give(buffer, Direction::ToDevice, &mut self.tx_spare) {
+            if !self.tx.submit_from(buffer, Direction::ToDevice, &mut self.tx_spare) {
                 break;
             }
             written = written.saturating_add(chunk.len());
@@ -164,7 +163,7 @@ impl<P: Platform, T: VirtioTransport> Console for VirtioConsole<P, T> {
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.tx.take_back(&mut self.tx_spare)?;
-        Ok(self.tx.queue().in_flight() == 0)
+        Ok(self.tx.in_flight() == 0)
     }
 
     fn size(&self) -> Option<ConsoleSize> {

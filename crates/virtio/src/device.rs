@@ -1,4 +1,4 @@
-//! What the queues of one device share: its registers, its interrupts, and its resets.
+//! The state that the queues of one device share: its registers, its interrupts, and its resets.
 //!
 //! # Reset
 //!
@@ -6,23 +6,29 @@
 //! call, gives back what was in flight on it, makes its rings new and reports in; the last to report restarts the device.
 //! A device that broke the protocol, went away or did not confirm the reset stays out of service instead.
 
+use crate::features::Features;
 use crate::queue::{QueueAddresses, Quiesced};
-use crate::transport::{self, InterruptReason, OpenError, VirtioTransport};
+use crate::transport::{
+    self, DeviceStatus, Doorbell, InterruptAck, InterruptStatus, OpenError, Transport, VirtioTransport,
+};
+use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 use core::time::Duration;
 use paravirt_device::Fault;
-use paravirt_platform::{Handled, InterruptCell, PageArc, Platform, ProcessorId, RawHandler, Vector};
+use paravirt_platform::{
+    Handled, InterruptCell, PageArc, PageBox, Platform, ProcessorId, RawHandler, Vector,
+};
 use spin::Mutex;
-use virtio_drivers::transport::{DeviceStatus, InterruptStatus};
 
-/// The most queues that a device of ours uses: 16 pairs of a network card and its control queue.
+/// Queues of a device that are used, at most: 16 pairs of a network card and its control queue.
 pub(crate) const MAX_QUEUES: usize = 33;
 /// How long the reset of one queue may take.
 const QUEUE_RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a device is taken into service.
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// Queues (or queue pairs) to use at most; usually the number of processors.
     pub queues: u16,
@@ -46,32 +52,73 @@ struct Setup {
     index: u16,
     addresses: QueueAddresses,
     message: Option<u16>,
-    drained: bool,
+    is_drained: bool,
 }
 
-struct Inner<T> {
-    transport: T,
+struct Inner<P: Platform> {
+    transport: Transport<P>,
     queues: [Option<Setup>; MAX_QUEUES],
     config_message: Option<u16>,
     vectors: [Option<Vector>; MAX_QUEUES + 1],
-    /// Whether the device let go of its queues at the last reset.
-    quiesced: bool,
+    /// Whether the device stopped using its queues at the last reset.
+    is_quiesced: bool,
 }
 
-/// The shared part of a device. Queues hold it by [`PageArc`]; the last one to go resets the device.
-pub(crate) struct Core<P: Platform, T: VirtioTransport> {
-    inner: Mutex<Inner<T>>,
-    features: u64,
+/// What interrupt handlers access, in memory of its own: it stays as it is, and where it is, until every handler has been unbound.
+struct InterruptState {
+    cells: [InterruptCell; MAX_QUEUES],
+    config_cell: InterruptCell,
+    config_changed: AtomicBool,
+    ack: InterruptAck,
+}
+
+impl InterruptState {
+    fn wake_all(&self) {
+        self.cells.iter().for_each(InterruptCell::wake);
+        self.config_changed.store(true, Ordering::Release);
+        self.config_cell.wake();
+    }
+
+    /// # Safety
+    ///
+    /// `data` points to an `InterruptState` that is alive.
+    unsafe fn on_any(data: NonNull<()>) -> Handled {
+        // SAFETY: the caller's promise; everything in it is shared by atomics.
+        unsafe { data.cast::<Self>().as_ref() }.wake_all();
+        Handled::Yes
+    }
+
+    /// # Safety
+    ///
+    /// `data` points to an `InterruptState` that is alive, of a transport that is.
+    unsafe fn on_line(data: NonNull<()>) -> Handled {
+        // SAFETY: the caller's promise; everything in it is shared by atomics.
+        let state = unsafe { data.cast::<Self>().as_ref() };
+        // SAFETY: the transport is alive, by the caller's promise.
+        let why = unsafe { state.ack.take() };
+        if why.contains(InterruptStatus::QUEUE) {
+            state.cells.iter().for_each(InterruptCell::wake);
+        }
+        if why.contains(InterruptStatus::CONFIG) {
+            state.config_changed.store(true, Ordering::Release);
+            state.config_cell.wake();
+        }
+        if why.is_empty() { Handled::No } else { Handled::Yes }
+    }
+}
+
+/// The shared state of a device. Queues hold it by [`PageArc`]; the last one to go resets the device.
+pub(crate) struct VirtioDevice<P: Platform> {
     generation: AtomicU32,
     /// The [`Fault`] in force, as [`code`].
     fault: AtomicU8,
     undrained: AtomicU16,
-    cells: [InterruptCell; MAX_QUEUES],
-    config_cell: InterruptCell,
-    config_changed: AtomicBool,
     /// Whether configuration changes raise an interrupt; where not, they have to be looked for.
-    config_interrupts: AtomicBool,
-    reason: T::Reason,
+    has_config_interrupts: AtomicBool,
+    features: u64,
+    inner: Mutex<Inner<P>>,
+    /// Behind the transport's owner in no order that matters: `drop` unbinds every handler first.
+    interrupts: PageBox<P, InterruptState>,
     platform: P,
 }
 
@@ -96,40 +143,43 @@ const fn from_code(code: u8) -> Option<Fault> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Core<P, T> {
+impl<P: Platform> VirtioDevice<P> {
     /// Resets the device and agrees on features: those that `choose` wants of what is offered, always with VERSION_1.
     pub fn open(
         platform: &P,
-        mut transport: T,
+        mut transport: Transport<P>,
         choose: impl FnOnce(u64) -> u64,
     ) -> Result<PageArc<P, Self>, OpenError> {
-        match transport::reset(platform, &mut transport) {
+        match transport::reset(platform, &mut *transport) {
             (_, Some(Fault::Removed)) => return Err(OpenError::Absent),
             (_, Some(_)) => return Err(OpenError::Timeout),
             (_, None) => {}
         }
-        let features = transport::negotiate(&mut transport, choose)?;
-        let reason = transport.reason();
+        let features = transport::negotiate(&mut *transport, choose)?;
+        let interrupts = InterruptState {
+            cells: [const { InterruptCell::new() }; MAX_QUEUES],
+            config_cell: InterruptCell::new(),
+            config_changed: AtomicBool::new(false),
+            ack: transport.interrupt_ack(),
+        };
+        let interrupts = PageBox::new(platform, interrupts)?;
         let inner = Inner {
             transport,
             queues: [None; MAX_QUEUES],
             config_message: None,
             vectors: [None; MAX_QUEUES + 1],
-            quiesced: true,
+            is_quiesced: true,
         };
         Ok(PageArc::new(
             platform,
             Self {
-                inner: Mutex::new(inner),
-                features,
                 generation: AtomicU32::new(0),
                 fault: AtomicU8::new(0),
                 undrained: AtomicU16::new(0),
-                cells: [const { InterruptCell::new() }; MAX_QUEUES],
-                config_cell: InterruptCell::new(),
-                config_changed: AtomicBool::new(false),
-                config_interrupts: AtomicBool::new(false),
-                reason,
+                has_config_interrupts: AtomicBool::new(false),
+                features,
+                inner: Mutex::new(inner),
+                interrupts,
                 platform: platform.clone(),
             },
         )?)
@@ -143,8 +193,8 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         &self.platform
     }
 
-    pub fn with_transport<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        work(&mut self.inner.lock().transport)
+    pub fn with_transport<R>(&self, work: impl FnOnce(&mut dyn VirtioTransport) -> R) -> R {
+        work(&mut *self.inner.lock().transport)
     }
 
     /// The size of queue `index`: what the device offers, at most `limit`, a power of two; `None` where it has no such
@@ -164,125 +214,97 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
     pub fn add_queue(&self, index: u16, addresses: QueueAddresses) -> Option<usize> {
         let mut inner = self.inner.lock();
         let (place, free) = inner.queues.iter_mut().enumerate().find(|(_, q)| q.is_none())?;
-        *free = Some(Setup { index, addresses, message: None, drained: false });
+        *free = Some(Setup { index, addresses, message: None, is_drained: false });
         Some(place)
     }
 
     /// Binds interrupts, tells the device of its queues and starts it.
     ///
     /// `processor` says where the interrupt of each queue goes, by place.
-    pub fn start(this: &PageArc<P, Self>, processor: impl Fn(usize) -> ProcessorId) -> Result<(), OpenError> {
-        Self::bind(this, processor);
-        this.bring_up(&mut this.inner.lock())
+    pub fn start(&self, processor: impl Fn(usize) -> ProcessorId) -> Result<(), OpenError> {
+        let inner = &mut *self.inner.lock();
+        self.bind(inner, &processor);
+        self.bring_up(inner)
     }
 
     /// The doorbell of queue `index`, after [`start`](Self::start).
-    pub fn doorbell(&self, index: u16) -> Option<T::Doorbell> {
+    pub fn doorbell(&self, index: u16) -> Option<Doorbell> {
         self.with_transport(|t| t.doorbell(index))
     }
 
     /// One message for each queue and one for the configuration, as far as device and platform have them; else one for all
     /// queues; else the line; else none, and the driver polls.
-    fn bind(this: &PageArc<P, Self>, processor: impl Fn(usize) -> ProcessorId) {
-        let inner = &mut *this.inner.lock();
+    fn bind(&self, inner: &mut Inner<P>, processor: &dyn Fn(usize) -> ProcessorId) {
         let Inner { transport, queues, config_message, vectors, .. } = inner;
-        let platform = &this.platform;
+        let platform = self.platform.interrupts();
         let places = queues.iter().flatten().count();
-        let core = this.as_ptr();
+        let state = self.interrupts.as_ptr();
         let entries = transport.messages();
         let mut vectors = vectors.iter_mut();
-        let mut message = |transport: &mut T, entry: u16, handler: RawHandler, processor: ProcessorId| {
+        let mut message = |transport: &mut Transport<P>, entry: u16, handler: RawHandler, processor| {
             let slot = vectors.next()?;
-            // SAFETY: the handler's data is part of the core, which unbinds before it goes.
-            let vector = unsafe { platform.interrupts().bind(handler, processor) }.ok()?;
-            match platform.interrupts().message(vector) {
+            // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound it.
+            let vector = unsafe { platform.bind(handler, processor) }.ok()?;
+            match platform.message(vector) {
                 Some(message) => {
                     transport.set_message(entry, message);
                     *slot = Some(vector);
                     Some(entry)
                 }
                 None => {
-                    platform.interrupts().unbind(vector);
+                    platform.unbind(vector);
                     None
                 }
             }
         };
-        let mut bound = false;
+        let mut is_bound = false;
         if usize::from(entries) > places {
             // Also for queues that get no message of their own.
-            *config_message = message(transport, 0, RawHandler::new(core, Self::on_any), processor(0));
-            bound = config_message.is_some();
+            let handler = RawHandler::new(state, InterruptState::on_any);
+            *config_message = message(transport, 0, handler, processor(0));
+            is_bound = config_message.is_some();
             for (place, queue) in queues.iter_mut().flatten().enumerate() {
-                if let Some(cell) = this.cells.get(place) {
+                if let Some(cell) = self.interrupts.cells.get(place) {
                     let entry = (place as u16).wrapping_add(1);
                     let handler = InterruptCell::handler(NonNull::from(cell));
                     queue.message = message(transport, entry, handler, processor(place)).or(*config_message);
-                    bound |= queue.message.is_some();
+                    is_bound |= queue.message.is_some();
                 }
             }
         } else if entries > 0 {
-            let shared = message(transport, 0, RawHandler::new(core, Self::on_any), processor(0));
+            let handler = RawHandler::new(state, InterruptState::on_any);
+            let shared = message(transport, 0, handler, processor(0));
             *config_message = shared;
             queues.iter_mut().flatten().for_each(|queue| queue.message = shared);
-            bound = shared.is_some();
+            is_bound = shared.is_some();
         }
-        if bound {
-            transport.enable_messages(true);
+        if is_bound {
+            transport.enable_messages();
         } else if let Some(line) = transport.line()
             && let Some(slot) = vectors.next()
         {
-            transport.enable_messages(false);
-            // SAFETY: as above.
-            if let Ok(vector) =
-                unsafe { platform.interrupts().bind(RawHandler::new(core, Self::on_line), processor(0)) }
-            {
-                match platform.interrupts().route(line, vector) {
+            transport.disable_messages();
+            let handler = RawHandler::new(state, InterruptState::on_line);
+            // SAFETY: the handler's data is the interrupt state, which stays until `drop` has unbound it, as the transport does.
+            if let Ok(vector) = unsafe { platform.bind(handler, processor(0)) } {
+                match platform.route(line, vector) {
                     Ok(()) => *slot = Some(vector),
-                    Err(_) => platform.interrupts().unbind(vector),
+                    Err(_) => platform.unbind(vector),
                 }
-                this.config_interrupts.store(slot.is_some(), Ordering::Relaxed);
+                self.has_config_interrupts.store(slot.is_some(), Ordering::Relaxed);
             }
         }
         if config_message.is_some() {
-            this.config_interrupts.store(true, Ordering::Relaxed);
+            self.has_config_interrupts.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// # Safety
-    ///
-    /// `data` points to a core that is alive.
-    unsafe fn on_any(data: NonNull<()>) -> Handled {
-        // SAFETY: passed on from the caller.
-        let core = unsafe { data.cast::<Self>().as_ref() };
-        core.cells.iter().for_each(InterruptCell::wake);
-        core.config_changed.store(true, Ordering::Release);
-        core.config_cell.wake();
-        Handled::Yes
-    }
-
-    /// # Safety
-    ///
-    /// `data` points to a core that is alive.
-    unsafe fn on_line(data: NonNull<()>) -> Handled {
-        // SAFETY: passed on from the caller.
-        let core = unsafe { data.cast::<Self>().as_ref() };
-        let why = core.reason.take();
-        if why.contains(InterruptStatus::QUEUE_INTERRUPT) {
-            core.cells.iter().for_each(InterruptCell::wake);
-        }
-        if why.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT) {
-            core.config_changed.store(true, Ordering::Release);
-            core.config_cell.wake();
-        }
-        if why.is_empty() { Handled::No } else { Handled::Yes }
     }
 
     /// Tells a device that has agreed on features of its queues and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.
-    fn bring_up(&self, inner: &mut Inner<T>) -> Result<(), OpenError> {
-        let Inner { transport, queues, config_message, quiesced, .. } = inner;
+    fn bring_up(&self, inner: &mut Inner<P>) -> Result<(), OpenError> {
+        let Inner { transport, queues, config_message, is_quiesced, .. } = inner;
         if config_message.is_some() && !transport.set_config_message(*config_message) {
             transport.set_config_message(None);
-            self.config_interrupts.store(false, Ordering::Relaxed);
+            self.has_config_interrupts.store(false, Ordering::Relaxed);
         }
         for queue in queues.iter().flatten() {
             let is_set = queue.message.is_none()
@@ -296,12 +318,12 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
             }
             if !transport.enable_queue(queue.index, &queue.addresses) {
                 transport.set_status(DeviceStatus::FAILED);
-                let (proof, _) = transport::reset(&self.platform, transport);
-                *quiesced = proof.is_some();
+                let (proof, _) = transport::reset(&self.platform, &mut **transport);
+                *is_quiesced = proof.is_some();
                 return Err(OpenError::Queue);
             }
         }
-        *quiesced = false;
+        *is_quiesced = false;
         let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
         transport.set_status(status | DeviceStatus::DRIVER_OK);
         Ok(())
@@ -325,15 +347,15 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         if self.generation.load(Ordering::Relaxed) != generation {
             return;
         }
-        let (proof, failed) = transport::reset(&self.platform, &mut inner.transport);
-        inner.quiesced = proof.is_some();
+        let (proof, failed) = transport::reset(&self.platform, &mut *inner.transport);
+        inner.is_quiesced = proof.is_some();
         let fault = failed.unwrap_or(fault);
         if fault != Fault::Reset {
             log::warn!("virtio: device out of service: {fault}");
         }
         let mut live = 0u16;
         for queue in inner.queues.iter_mut().flatten() {
-            queue.drained = false;
+            queue.is_drained = false;
             live = live.saturating_add(1);
         }
         self.undrained.store(live, Ordering::Relaxed);
@@ -343,11 +365,11 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         self.wake_all();
     }
 
-    /// Proof that the device let go at the last reset; `None` where it did not.
+    /// Proof that the device stopped at the last reset; `None` where it did not confirm that.
     pub fn quiesced(&self) -> Option<Quiesced> {
         // SAFETY: set only where the reset was confirmed, and cleared when the device is told of queues again, which it is
         // only after all queues have reported in.
-        self.inner.lock().quiesced.then(|| unsafe { Quiesced::new() })
+        self.inner.lock().is_quiesced.then(|| unsafe { Quiesced::new() })
     }
 
     /// Reports that the queue at `place` has given everything back and made its rings new. The last one restarts the
@@ -358,7 +380,7 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
             return;
         }
         let Some(Some(queue)) = inner.queues.get_mut(place) else { return };
-        if core::mem::replace(&mut queue.drained, true) {
+        if core::mem::replace(&mut queue.is_drained, true) {
             return;
         }
         let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
@@ -366,11 +388,11 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         self.restart_if_drained(inner, left);
     }
 
-    fn restart_if_drained(&self, inner: &mut Inner<T>, left: u16) {
+    fn restart_if_drained(&self, inner: &mut Inner<P>, left: u16) {
         if left > 0 || self.fault() != Some(Fault::Reset) || inner.queues.iter().all(Option::is_none) {
             return;
         }
-        let restarted = match transport::negotiate(&mut inner.transport, |_| self.features) {
+        let restarted = match transport::negotiate(&mut *inner.transport, |_| self.features) {
             Ok(features) if features == self.features => self.bring_up(inner).is_ok(),
             _ => false,
         };
@@ -380,14 +402,12 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
 
     /// Wakes everybody: there is a new state to look at.
     fn wake_all(&self) {
-        self.cells.iter().for_each(InterruptCell::wake);
-        self.config_changed.store(true, Ordering::Release);
-        self.config_cell.wake();
+        self.interrupts.wake_all();
     }
 
     /// Resets one queue, where the device can do that (VIRTIO_F_RING_RESET). VIRTIO 1.3 §2.6.1
     pub fn reset_queue(&self, place: usize, generation: u32) -> Option<Quiesced> {
-        if self.features & crate::features::Features::RING_RESET.bits() == 0 {
+        if self.features & Features::RING_RESET.bits() == 0 {
             return None;
         }
         let inner = &mut *self.inner.lock();
@@ -434,8 +454,9 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         }
         // One lock for both: until the queue is off the list, a restart would tell the device of it again.
         let inner = &mut *self.inner.lock();
-        // SAFETY: as in `quiesced`; the queue has not reported in since, or the device has not been restarted.
-        let proof = alone.or_else(|| inner.quiesced.then(|| unsafe { Quiesced::new() }));
+        // SAFETY: the flag is set only where a reset was confirmed, and cleared when the device is told of queues again; until this
+        // one is off the list, under the lock held here, that waits for its report.
+        let proof = alone.or_else(|| inner.is_quiesced.then(|| unsafe { Quiesced::new() }));
         self.forget_in(inner, place);
         proof
     }
@@ -445,10 +466,10 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
         self.forget_in(&mut self.inner.lock(), place);
     }
 
-    fn forget_in(&self, inner: &mut Inner<T>, place: usize) {
+    fn forget_in(&self, inner: &mut Inner<P>, place: usize) {
         if let Some(slot) = inner.queues.get_mut(place)
             && let Some(queue) = slot.take()
-            && !queue.drained
+            && !queue.is_drained
             && self.fault().is_some()
         {
             let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
@@ -459,31 +480,31 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
 
     /// The cell of the queue at `place`.
     pub fn cell(&self, place: usize) -> Option<&InterruptCell> {
-        self.cells.get(place)
+        self.interrupts.cells.get(place)
     }
 
     pub fn config_cell(&self) -> &InterruptCell {
-        &self.config_cell
+        &self.interrupts.config_cell
     }
 
     /// Has [`take_config_change`](Self::take_config_change) answer yes once more.
     pub fn look_again(&self) {
-        self.config_changed.store(true, Ordering::Release);
+        self.interrupts.config_changed.store(true, Ordering::Release);
     }
 
     /// Whether the configuration may have changed since the last call. Also notices that the device wants to be reset, or is
     /// gone.
     pub fn take_config_change(&self) -> bool {
-        let changed = self.config_changed.swap(false, Ordering::AcqRel);
-        if !changed && self.config_interrupts.load(Ordering::Relaxed) {
+        let changed = self.interrupts.config_changed.swap(false, Ordering::AcqRel);
+        if !changed && self.has_config_interrupts.load(Ordering::Relaxed) {
             return false;
         }
         let generation = self.generation();
         if self.fault().is_none() {
-            let (status, present) = self.with_transport(|t| (t.get_status(), t.is_present()));
+            let (status, present) = self.with_transport(|t| (t.status(), t.is_present()));
             if !present {
                 self.reset(generation, Fault::Removed);
-            } else if status.contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+            } else if status.contains(DeviceStatus::NEEDS_RESET) {
                 self.reset(generation, Fault::Reset);
             }
         }
@@ -491,13 +512,23 @@ impl<P: Platform, T: VirtioTransport> Core<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Drop for Core<P, T> {
+impl<P: Platform> Drop for VirtioDevice<P> {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        let _ = transport::reset(&self.platform, &mut inner.transport);
-        inner.transport.enable_messages(false);
+        let _ = transport::reset(&self.platform, &mut *inner.transport);
+        inner.transport.disable_messages();
         for vector in inner.vectors.iter().flatten() {
             self.platform.interrupts().unbind(*vector);
         }
+    }
+}
+
+impl<P: Platform> fmt::Debug for VirtioDevice<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioDevice")
+            .field("features", &self.features)
+            .field("generation", &self.generation)
+            .field("fault", &self.fault())
+            .finish_non_exhaustive()
     }
 }

@@ -1,9 +1,9 @@
 //! Keyboards, mice and tablets. VIRTIO 1.3 §5.8
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
 use core::task::Waker;
 use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
 use paravirt_platform::{Direction, DmaSlice, Fifo, Platform, ProcessorId};
@@ -70,9 +70,9 @@ pub fn event(bytes: [u8; EVENT_LEN], x: Range, y: Range) -> InputEvent {
 }
 
 /// A virtio input device.
-pub struct VirtioInput<P: Platform, T: VirtioTransport> {
-    events: Lane<P, T, DmaSlice<P>, ()>,
-    status: Lane<P, T, DmaSlice<P>, ()>,
+pub struct VirtioInput<P: Platform> {
+    events: BufferQueue<P, DmaSlice<P>>,
+    status: BufferQueue<P, DmaSlice<P>>,
     event_spare: Fifo<P, DmaSlice<P>>,
     status_spare: Fifo<P, DmaSlice<P>>,
     info: InputInfo,
@@ -82,11 +82,10 @@ pub struct VirtioInput<P: Platform, T: VirtioTransport> {
 }
 
 /// Asks configuration; how many bytes it answers, and the beginning of the answer.
-fn ask<T: VirtioTransport>(transport: &mut T, select: u8, of: u16) -> (usize, [u8; CONFIG_LEN]) {
+fn ask(transport: &mut dyn VirtioTransport, select: u8, of: u16) -> (usize, [u8; CONFIG_LEN]) {
     const FIELDS: &[(u8, u8)] =
         &[(2, 1), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4)];
-    let asked = transport.write_config_space(0, select).and(transport.write_config_space(1, of as u8));
-    if asked.is_err() {
+    if !transport.write_config(0, &[select]) || !transport.write_config(1, &[of as u8]) {
         return (0, [0; CONFIG_LEN]);
     }
     let answer: [u8; CONFIG_LEN] = read_config(transport, FIELDS);
@@ -95,14 +94,14 @@ fn ask<T: VirtioTransport>(transport: &mut T, select: u8, of: u16) -> (usize, [u
 }
 
 /// Whether there is any of `codes` among the events of type `of`.
-fn has<T: VirtioTransport>(transport: &mut T, of: u16, mut codes: core::ops::Range<usize>) -> bool {
+fn has(transport: &mut dyn VirtioTransport, of: u16, mut codes: core::ops::Range<usize>) -> bool {
     let (len, answer) = ask(transport, question::BITS, of);
     let bitmap = answer.get(ANSWER..).unwrap_or_default();
     let bitmap = bitmap.get(..len).unwrap_or(bitmap);
     codes.any(|code| bitmap.get(code >> 3).is_some_and(|byte| byte >> (code & 7) & 1 != 0))
 }
 
-fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
+fn range(transport: &mut dyn VirtioTransport, axis: u16) -> Range {
     let (len, answer) = ask(transport, question::AXIS, axis);
     match answer.get(ANSWER..).and_then(<[u8]>::first_chunk) {
         Some([a, b, c, d, e, f, g, h]) if len >= 8 => {
@@ -114,19 +113,18 @@ fn range<T: VirtioTransport>(transport: &mut T, axis: u16) -> Range {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioInput<P, T> {
+impl<P: Platform> VirtioInput<P> {
     /// Takes the device into service.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
-        let core = Core::open(platform, transport, |_| Features::SUPPORTED.bits())?;
-        let wish =
-            |index, most| Wish { index, size: options.queue_size.min(most), indirect: 0, slot_areas: false };
-        let events = Draft::new(&core, &wish(EVENTS, EVENT_BUFFERS))?;
-        let status = Draft::new(&core, &wish(STATUS, STATUS_BUFFERS))?;
-        let (info, has_leds, x, y) = core.with_transport(|transport| {
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let device = VirtioDevice::open(platform, transport, |_| Features::SUPPORTED.bits())?;
+        let params = |index, most| QueueParams::new(index, options.queue_size.min(most));
+        let events = QueueBuilder::new(&device, &params(EVENTS, EVENT_BUFFERS))?;
+        let status = QueueBuilder::new(&device, &params(STATUS, STATUS_BUFFERS))?;
+        let (info, has_leds, x, y) = device.with_transport(|transport| {
             let info = InputInfo {
                 has_keys: has(transport, kind::KEY, 0..0x100),
                 has_buttons: has(transport, kind::KEY, 0x110..0x118),
@@ -136,19 +134,19 @@ impl<P: Platform, T: VirtioTransport> VirtioInput<P, T> {
             let has_leds = has(transport, kind::LED, 0..8);
             (info, has_leds, range(transport, 0), range(transport, 1))
         });
-        Core::start(&core, |_| ProcessorId(0))?;
-        let event_spare = Lane::<P, T, _, ()>::pool(platform, EVENT_BUFFERS, EVENT_LEN)?;
-        let status_spare = Lane::<P, T, _, ()>::pool(platform, STATUS_BUFFERS, EVENT_LEN)?;
-        let (events, mut status) = (events.into_lane()?, status.into_lane()?);
+        device.start(|_| ProcessorId(0))?;
+        let event_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, EVENT_BUFFERS, EVENT_LEN)?;
+        let status_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, STATUS_BUFFERS, EVENT_LEN)?;
+        let (events, mut status) = (events.build()?, status.build()?);
         // QEMU up to 10.0 says how much it has read.
-        status.ignore_lengths();
+        status.queue_mut().ignore_lengths();
         let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };
         input.events.refill(&mut input.event_spare);
         Ok(input)
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Notify for VirtioInput<P, T> {
+impl<P: Platform> Notify for VirtioInput<P> {
     fn arm(&mut self) -> Arm {
         self.events.refill(&mut self.event_spare);
         let status = if self.status.fault().is_some() { self.status.arm() } else { Arm::Armed };
@@ -162,11 +160,11 @@ impl<P: Platform, T: VirtioTransport> Notify for VirtioInput<P, T> {
     fn register(&mut self, waker: &Waker) {
         self.events.register(waker);
         self.status.register(waker);
-        self.events.core().config_cell().register(waker);
+        self.events.device().config_cell().register(waker);
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Input for VirtioInput<P, T> {
+impl<P: Platform> Input for VirtioInput<P> {
     fn info(&self) -> InputInfo {
         self.info
     }
@@ -179,7 +177,7 @@ impl<P: Platform, T: VirtioTransport> Input for VirtioInput<P, T> {
                 // A device that is reset starts again once both queues have been looked at.
                 idle => {
                     // Also notices that the device is gone, or wants to be reset.
-                    let _ = self.events.core().take_config_change();
+                    let _ = self.events.device().take_config_change();
                     let status = self.status.take_back(&mut self.status_spare).map(|_| ());
                     for result in [idle.map(|_| ()), status] {
                         match result {
@@ -218,7 +216,7 @@ impl<P: Platform, T: VirtioTransport> Input for VirtioInput<P, T> {
             let value = u64::from(leds.contains(led));
             let bytes = u64::from(kind::LED) | code << 16 | value << 32;
             buffer.bytes_mut().copy_from_slice(&bytes.to_le_bytes());
-            if !self.status.give(buffer, Direction::ToDevice, &mut self.status_spare) {
+            if !self.status.submit_from(buffer, Direction::ToDevice, &mut self.status_spare) {
                 break;
             }
         }

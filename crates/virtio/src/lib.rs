@@ -3,16 +3,15 @@
 //! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console, entropy, input, socket and
 //! balloon devices are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is
 //! read once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
-//! and everything lent to it comes back. PCI enumeration, device types and the `Transport` trait are those of the
-//! `virtio-drivers` crate.
+//! and every buffer in flight is reclaimed.
 //!
 //! Kernels do not usually use this crate directly: `paravirt` finds the devices and hands them over as the traits of
 //! `paravirt-device`.
 //!
 //! # Devices of the `virtio-drivers` crate
 //!
-//! GPU, sound and 9P devices are driven by that crate, over a [`hal`] of ours. They inherit its queue and
-//! stand **outside the trust rule**: a device may make them panic, spin or lose a wake-up.
+//! GPU, sound and 9P devices are driven by that crate, over the transport and the `Hal` of the module `passthrough`, with the feature
+//! of that name. They inherit its queue and stand **outside the trust rule**: a device may make them panic, spin or lose a wake-up.
 //!
 //! # References
 //!
@@ -37,13 +36,12 @@ pub mod blk;
 pub mod console;
 mod device;
 pub mod features;
-pub mod hal;
 pub mod input;
-mod lane;
 pub mod net;
-pub mod pci;
-mod port;
+#[cfg(feature = "passthrough")]
+pub mod passthrough;
 pub mod queue;
+mod request_queue;
 pub mod rng;
 pub mod scsi;
 pub mod socket;

@@ -1,9 +1,9 @@
 //! The entropy device. VIRTIO 1.3 §5.4
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport};
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport};
 use core::task::Waker;
 use paravirt_device::{Arm, Entropy, Fault, Notify};
 use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
@@ -12,47 +12,47 @@ use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
 const REQUEST_LEN: usize = 1024;
 
 /// A virtio entropy device.
-pub struct VirtioRng<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, ()>,
+pub struct VirtioRng<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     /// What the device gave, and which of its bytes have not been handed out.
     buffer: Option<DmaSlice<P>>,
     next: usize,
     end: usize,
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioRng<P, T> {
+impl<P: Platform> VirtioRng<P> {
     /// Takes the device into service. Nothing is asked for before the first [`fill`](Entropy::fill).
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
-        let core = Core::open(platform, transport, |_| Features::SUPPORTED.bits())?;
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let device = VirtioDevice::open(platform, transport, |_| Features::SUPPORTED.bits())?;
         let size = options.queue_size.min(8);
-        let draft = Draft::new(&core, &Wish { index: 0, size, indirect: 0, slot_areas: false })?;
-        Core::start(&core, |_| ProcessorId(0))?;
+        let builder = QueueBuilder::new(&device, &QueueParams::new(0, size))?;
+        device.start(|_| ProcessorId(0))?;
         let buffer = Some(DmaSlice::alloc(platform, REQUEST_LEN)?);
-        Ok(Self { lane: draft.into_lane()?, buffer, next: 0, end: 0 })
+        Ok(Self { queue: builder.build()?, buffer, next: 0, end: 0 })
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Notify for VirtioRng<P, T> {
+impl<P: Platform> Notify for VirtioRng<P> {
     fn arm(&mut self) -> Arm {
-        self.lane.arm()
+        self.queue.arm()
     }
 
     fn disarm(&mut self) {
-        self.lane.disarm();
+        self.queue.disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.lane.register(waker);
+        self.queue.register(waker);
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Entropy for VirtioRng<P, T> {
+impl<P: Platform> Entropy for VirtioRng<P> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
-        match self.lane.next()? {
+        match self.queue.next()? {
             Some(Outcome::Used(used)) => {
                 (self.next, self.end) = (0, used.len as usize);
                 self.buffer = used.buffer;
@@ -69,10 +69,10 @@ impl<P: Platform, T: VirtioTransport> Entropy for VirtioRng<P, T> {
         }
         self.next = self.next.saturating_add(count);
         let is_empty = self.next >= self.end;
-        if is_empty && self.lane.fault().is_none() && self.lane.queue().has_room(1) {
-            let sent = self.lane.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
+        if is_empty && self.queue.fault().is_none() && self.queue.queue().has_room(1) {
+            let sent = self.queue.submit(buffer, Direction::FromDevice);
             self.buffer = sent.err().and_then(|refused| refused.buffer);
-            self.lane.kick();
+            self.queue.kick();
         } else {
             self.buffer = Some(buffer);
         }

@@ -1,15 +1,15 @@
 //! The SCSI host device: a controller for the disks of `paravirt-scsi`. VIRTIO 1.3 §5.6
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Live, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
-use core::mem::ManuallyDrop;
+use crate::queue::{AreaRange, DataPlace, Parts, Ring, VirtQueue};
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams, RequestQueue};
+use crate::transport::{OpenError, Transport, read_config};
+use core::sync::atomic::AtomicU64;
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{
-    Direction, DmaRegion, DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId, Segment,
-};
+use paravirt_platform::{DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId};
+use paravirt_platform::{copy_words_in, copy_words_out};
 use paravirt_scsi::{Adapter, Address, Command, Event, Limits, Port, Scan, Sense, Status};
 
 /// Queues ahead of those for requests: for control, which is not used, and for events.
@@ -26,12 +26,13 @@ const CONFIG_LEN: usize = 36;
 const MOST_SEGMENTS: u16 = 16;
 /// Bytes of one command, at most.
 const MOST_BYTES: u32 = 4 << 20;
-/// Where the parts of a request are in the memory of its slot. VIRTIO 1.3 §5.6.6.1
-const STRIDE: usize = 256;
-const REQUEST_LEN: u32 = 51;
-const RESPONSE: usize = 64;
+/// Bytes of a slot's area, and where the parts of a request are in it. VIRTIO 1.3 §5.6.6.1
+const AREA_LEN: u16 = 256;
+const REQUEST_LEN: usize = 51;
+const REQUEST: AreaRange = AreaRange::new(0, REQUEST_LEN as u16);
 /// With 96 bytes of sense data.
 const RESPONSE_LEN: usize = 108;
+const RESPONSE: AreaRange = AreaRange::new(64, RESPONSE_LEN as u16);
 /// Bytes of an event, and how many wait on the device.
 const EVENT_LEN: usize = 16;
 const EVENT_COUNT: usize = 8;
@@ -62,51 +63,25 @@ pub fn parse_response(bytes: &[u8; RESPONSE_LEN], len: u32) -> (Status, u32) {
     (status, 0)
 }
 
-type EventLane<P, T> = Lane<P, T, DmaSlice<P>, ()>;
-
-/// What is known of a request under way.
+/// What a queue keeps with a command in flight.
 struct Sent {
     id: u64,
     len: u32,
 }
 
-/// A request queue, with memory for the requests.
-struct Line<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, Sent>,
-    memory: ManuallyDrop<DmaRegion<P>>,
-    /// The device may still use the memory.
-    is_held: bool,
-}
-
-impl<P: Platform, T: VirtioTransport> Drop for Line<P, T> {
-    fn drop(&mut self) {
-        if !self.is_held {
-            // SAFETY: it is dropped once, here, and not used after.
-            unsafe { ManuallyDrop::drop(&mut self.memory) };
-        }
-    }
-}
+/// A request queue. The data of its requests are kept in flight by the controller.
+type CommandQueue<P> = RequestQueue<P, VirtQueue<P, DmaSlice<P>, Sent>>;
 
 /// The event queue.
-struct Events<P: Platform, T: VirtioTransport> {
-    lane: EventLane<P, T>,
+struct Events<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
-impl<P: Platform, T: VirtioTransport> Events<P, T> {
-    /// Gives the device what is spare.
+impl<P: Platform> Events<P> {
+    /// Puts what is spare in flight.
     fn refill(&mut self) {
-        while self.lane.fault().is_none()
-            && self.lane.queue().has_room(1)
-            && let Some(buffer) = self.spare.pop()
-        {
-            let sent = self.lane.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()));
-            if let Err(refused) = sent {
-                let _ = refused.buffer.map(|buffer| self.spare.push(buffer));
-                break;
-            }
-        }
-        self.lane.kick();
+        self.queue.refill(&mut self.spare);
     }
 
     /// Whether something has happened: whatever it is, the controller looks again which units there are.
@@ -114,7 +89,7 @@ impl<P: Platform, T: VirtioTransport> Events<P, T> {
         let mut came = false;
         // No more than wait on the device: it could go on for ever.
         for _ in 0..EVENT_COUNT {
-            let Ok(Some(outcome)) = self.lane.next() else { break };
+            let Ok(Some(outcome)) = self.queue.next() else { break };
             came |= matches!(outcome, Outcome::Used(_));
             let (Outcome::Used(used) | Outcome::Aborted(used)) = outcome;
             let _ = used.buffer.map(|buffer| self.spare.push(buffer));
@@ -125,34 +100,37 @@ impl<P: Platform, T: VirtioTransport> Events<P, T> {
 }
 
 /// A SCSI host device: what a [`Controller`](paravirt_scsi::Controller) is made of.
-pub struct ScsiAdapter<P: Platform, T: VirtioTransport> {
-    core: PageArc<P, Core<P, T>>,
-    lines: PageTable<P, Option<Line<P, T>>>,
-    events: Option<Events<P, T>>,
+pub struct ScsiAdapter<P: Platform> {
+    device: PageArc<P, VirtioDevice<P>>,
+    queues: PageTable<P, Option<CommandQueue<P>>>,
+    events: Option<Events<P>>,
     limits: Limits,
     targets: u8,
 }
 
 /// A request queue in service; the first one brings the events along.
-pub struct ScsiPort<P: Platform, T: VirtioTransport> {
-    line: Line<P, T>,
-    events: Option<Events<P, T>>,
+pub struct ScsiPort<P: Platform> {
+    queue: CommandQueue<P>,
+    events: Option<Events<P>>,
     index: usize,
+    /// The response that was read last.
+    response: [u8; RESPONSE_LEN],
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
-impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
+impl<P: Platform> ScsiAdapter<P> {
     /// Takes the device into service, with up to as many request queues as `options` say.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
-        let core = Core::open(platform, transport, |_| Features::SUPPORTED.bits() | HOTPLUG | CHANGE)?;
-        let bytes: [u8; CONFIG_LEN] = core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let device =
+            VirtioDevice::open(platform, transport, |_| Features::SUPPORTED.bits() | HOTPLUG | CHANGE)?;
+        let bytes: [u8; CONFIG_LEN] = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
         let offered = u16::try_from(word(&bytes, 0)).unwrap_or(u16::MAX);
         let count = options.queues.clamp(1, MOST_QUEUES).min(offered);
         let is_known = word(&bytes, 20) >= 96 && word(&bytes, 24) >= 32;
@@ -168,43 +146,41 @@ impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
         let last_target = word(&bytes, 28) >> 16;
         let targets = u8::try_from(last_target.saturating_add(1)).unwrap_or(u8::MAX);
 
-        let event_wish = Wish { index: EVENTS, size: EVENT_COUNT as u16, indirect: 0, slot_areas: false };
-        let event_draft: Draft<P, T, DmaSlice<P>, ()> = Draft::new(&core, &event_wish)?;
-        let mut drafts = Fifo::new(platform, usize::from(count))?;
+        let event_params = QueueParams::new(EVENTS, EVENT_COUNT as u16);
+        let event_builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>> =
+            QueueBuilder::new(&device, &event_params)?;
+        let mut builders = Fifo::new(platform, usize::from(count))?;
         for index in 0..count {
             // The head of a request and of its response, beside the data.
             let indirect = max_segments.saturating_add(2);
             let index = index.saturating_add(REQUESTS);
-            let wish = Wish { index, size: options.queue_size, indirect, slot_areas: false };
+            let params =
+                QueueParams { indirect, area: AREA_LEN, ..QueueParams::new(index, options.queue_size) };
             // There is room for all of them.
-            let _ = drafts.push(Draft::new(&core, &wish)?);
+            let _ = builders.push(QueueBuilder::new(&device, &params)?);
         }
         let processors = options.processors.max(1);
-        Core::start(&core, |place| {
+        device.start(|place| {
             // Behind that of the events.
             let place = (place as u32).saturating_sub(1);
             ProcessorId(place.checked_rem(processors).unwrap_or(0))
         })?;
-        let mut spare = Fifo::new(platform, EVENT_COUNT)?;
-        DmaSlice::alloc_many(platform, EVENT_COUNT, EVENT_LEN, |slice| {
-            let _ = spare.push(slice);
+        let spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, EVENT_COUNT as u16, EVENT_LEN)?;
+        let events = Some(Events { queue: event_builder.build()?, spare });
+        let queues = PageTable::try_new(platform, usize::from(count), |_| {
+            let Some(builder) = builders.pop() else { return Ok(None) };
+            let builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, Sent>> = builder;
+            let mut queue = builder.build()?;
+            queue.queue_mut().ignore_lengths();
+            Ok::<_, OpenError>(Some(queue))
         })?;
-        let events = Some(Events { lane: event_draft.into_lane()?, spare });
-        let lines = PageTable::try_new(platform, usize::from(count), |_| {
-            let Some(draft) = drafts.pop() else { return Ok(None) };
-            let draft: Draft<P, T, DmaSlice<P>, Sent> = draft;
-            let memory = DmaRegion::alloc(platform, usize::from(draft.size()).saturating_mul(STRIDE))?;
-            let mut lane = draft.into_lane()?;
-            lane.ignore_lengths();
-            Ok::<_, OpenError>(Some(Line { lane, memory: ManuallyDrop::new(memory), is_held: false }))
-        })?;
-        Ok(Self { core, lines, events, limits, targets })
+        Ok(Self { device, queues, events, limits, targets })
     }
 
     /// Lets what is not handed out report in after a reset, so that the device starts again.
     fn drain(&mut self) {
-        for line in self.lines.iter_mut().flatten() {
-            while let Ok(Some(_)) = line.lane.next() {}
+        for queue in self.queues.iter_mut().flatten() {
+            while let Ok(Some(_)) = queue.next() {}
         }
         if let Some(events) = &mut self.events {
             events.take();
@@ -212,39 +188,38 @@ impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
-    type Port = ScsiPort<P, T>;
+impl<P: Platform> Adapter for ScsiAdapter<P> {
+    type Port = ScsiPort<P>;
 
-    fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P, T>>, Fault> {
+    fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P>>, Fault> {
         self.drain();
-        let Some(slot) = self.lines.get_mut(index) else { return Ok(None) };
-        let Some(line) = slot.take() else { return Ok(None) };
-        if let Some(fault) = line.lane.fault() {
-            *slot = Some(line);
+        let Some(slot) = self.queues.get_mut(index) else { return Ok(None) };
+        let Some(queue) = slot.take() else { return Ok(None) };
+        if let Some(fault) = queue.fault() {
+            *slot = Some(queue);
             return Err(fault);
         }
         let mut events = if index == 0 { self.events.take() } else { None };
         if let Some(events) = &mut events {
             events.refill();
         }
-        Ok(Some(ScsiPort { line, events, index }))
+        Ok(Some(ScsiPort { queue, events, index, response: UNWRITTEN }))
     }
 
     /// Resets the device, with the first port that is closed.
-    fn close(&mut self, port: ScsiPort<P, T>) -> Result<(), Fault> {
-        let ScsiPort { mut line, events, index } = port;
-        let _ = line.lane.reset_device();
-        let has_let_go = self.core.quiesced().is_some();
-        line.is_held = !has_let_go;
-        while let Ok(Some(_)) = line.lane.next() {}
-        if let Some(slot) = self.lines.get_mut(index) {
-            *slot = Some(line);
+    fn close(&mut self, port: ScsiPort<P>) -> Result<(), Fault> {
+        let ScsiPort { mut queue, events, index, .. } = port;
+        let _ = queue.reset_device();
+        let is_quiesced = self.device.quiesced().is_some();
+        while let Ok(Some(_)) = queue.next() {}
+        if let Some(slot) = self.queues.get_mut(index) {
+            *slot = Some(queue);
         }
         if events.is_some() {
             self.events = events;
         }
         self.drain();
-        if has_let_go { Ok(()) } else { Err(Fault::Timeout) }
+        if is_quiesced { Ok(()) } else { Err(Fault::Timeout) }
     }
 
     fn limits(&self) -> Limits {
@@ -256,9 +231,46 @@ impl<P: Platform, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
     }
 }
 
+/// Lines of an area from `offset` on, which begins a line, of 64 bytes each.
+fn area_lines<P: Platform>(
+    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    slot: u16,
+    offset: u16,
+) -> impl Iterator<Item = &[AtomicU64; 8]> {
+    (usize::from(offset / 64)..).map_while(move |line| queue.area_line(slot, line))
+}
+
+/// Copies `bytes` to the area of `slot` at `offset`, which begins a line.
+fn copy_to_area<P: Platform>(
+    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    slot: u16,
+    offset: u16,
+    bytes: &[u8],
+) -> Result<(), Rejected> {
+    let mut lines = area_lines(queue, slot, offset);
+    for chunk in bytes.chunks(64) {
+        copy_words_in(lines.next().ok_or(Rejected::Invalid)?, chunk);
+    }
+    Ok(())
+}
+
+/// Copies the area of `slot` at `offset`, which begins a line, to `bytes`.
+fn copy_from_area<P: Platform>(
+    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    slot: u16,
+    offset: u16,
+    bytes: &mut [u8],
+) {
+    for (line, chunk) in area_lines(queue, slot, offset).zip(bytes.chunks_mut(64)) {
+        let mut words = [0; 64];
+        copy_words_out(line, &mut words);
+        chunk.iter_mut().zip(words).for_each(|(to, from)| *to = from);
+    }
+}
+
 /// The head of a request. VIRTIO 1.3 §5.6.6.1
-fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN as usize] {
-    let mut bytes = [0; REQUEST_LEN as usize];
+fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN] {
+    let mut bytes = [0; REQUEST_LEN];
     let [high, low] = address.lun.to_be_bytes();
     // One level, flat addressing. SAM-5 §4.7
     let lun = [1, address.target, 0x40 | high, low, 0, 0, 0, 0];
@@ -268,39 +280,19 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN as usi
     bytes
 }
 
-impl<P: Platform, T: VirtioTransport> Port for ScsiPort<P, T> {
+impl<P: Platform> Port for ScsiPort<P> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Line { lane, memory, .. } = &mut self.line;
-        if let Some(fault) = lane.fault() {
+        if let Some(fault) = self.queue.fault() {
             return Err(fault.into());
         }
-        if !lane.queue().has_room(1) {
-            return Err(Rejected::Full);
-        }
-        let slot = usize::from(lane.queue().next_slot());
-        let at = slot.checked_mul(STRIDE).ok_or(Rejected::Invalid)?;
         let head = request(id, command.address, command.cdb.bytes());
-        memory.shared().copy_in(at, &head).ok_or(Rejected::Invalid)?;
-        // Nothing is taken for an answer that was not written.
-        memory.shared().copy_in(at.saturating_add(RESPONSE), &UNWRITTEN).ok_or(Rejected::Invalid)?;
-        let base = memory.bus().offset(at as u64);
-        let request = Segment { addr: base, len: REQUEST_LEN };
-        let response = Segment { addr: base.offset(RESPONSE as u64), len: RESPONSE_LEN as u32 };
-        let mut read = [request; MOST_SEGMENTS as usize + 1];
-        let mut written = [response; MOST_SEGMENTS as usize + 1];
-        let data = command.memory.as_slice();
-        let (to, other) = match command.memory.direction() {
-            Direction::ToDevice => (&mut read, 0),
-            Direction::FromDevice => (&mut written, data.len()),
-        };
-        let room = to.get_mut(1..=data.len()).ok_or(Rejected::Invalid)?;
-        room.copy_from_slice(data);
-        let reads = data.len().saturating_sub(other).saturating_add(1);
-        let (read, written) = (read.get(..reads), written.get(..other.saturating_add(1)));
-        let (Some(read), Some(written)) = (read, written) else { return Err(Rejected::Invalid) };
+        let parts = Parts { head: &[REQUEST], tail: &[RESPONSE], place: DataPlace::AfterTail };
         let sent = Sent { id, len: command.len };
-        lane.submit(read, None, Direction::ToDevice, written, sent, |_, _| Ok(()))
-            .map_err(|refused| refused.reason)
+        self.queue.queue_mut().submit_segments(parts, command.memory, sent, |queue, slot| {
+            copy_to_area(queue, slot, REQUEST.offset, &head)?;
+            // Nothing is taken for an answer that was not written.
+            copy_to_area(queue, slot, RESPONSE.offset, &UNWRITTEN)
+        })
     }
 
     /// Not asked of the device: a reset of it, which comes next, does as much.
@@ -309,42 +301,46 @@ impl<P: Platform, T: VirtioTransport> Port for ScsiPort<P, T> {
     }
 
     fn kick(&mut self) {
-        self.line.lane.kick();
+        self.queue.kick();
     }
 
     fn next(&mut self) -> Result<Option<Event>, Fault> {
-        let Line { lane, memory, .. } = &mut self.line;
-        match lane.pop() {
-            Live::Yes(Some(used)) => {
-                let at = usize::from(used.slot).saturating_mul(STRIDE).saturating_add(RESPONSE);
-                let mut bytes = UNWRITTEN;
-                memory.shared().copy_out(at, &mut bytes).ok_or(Fault::Protocol)?;
-                let (status, transferred) = parse_response(&bytes, used.extra.len);
+        if self.queue.fault().is_some() {
+            // What is in flight is given back when the port is closed.
+            return Err(self.queue.fault().unwrap_or(Fault::Reset));
+        }
+        match self.queue.queue_mut().pop() {
+            Ok(Some(used)) => {
+                copy_from_area(self.queue.queue(), used.slot, RESPONSE.offset, &mut self.response);
+                let (status, transferred) = parse_response(&self.response, used.extra.len);
                 Ok(Some(Event::Reply { id: used.extra.id, status, transferred }))
             }
-            Live::Yes(None) => {
+            Ok(None) => {
                 let came = self.events.as_mut().is_some_and(Events::take);
                 Ok(came.then_some(Event::Rescan))
             }
-            Live::No => Err(lane.fault().unwrap_or(Fault::Reset)),
+            Err(fault) => {
+                self.queue.fail(fault);
+                Err(self.queue.fault().unwrap_or(fault))
+            }
         }
     }
 
     fn arm(&mut self) -> Arm {
-        let events = self.events.as_mut().map_or(Arm::Armed, |events| events.lane.arm());
-        match (self.line.lane.arm(), events) {
+        let events = self.events.as_mut().map_or(Arm::Armed, |events| events.queue.arm());
+        match (self.queue.arm(), events) {
             (Arm::Armed, Arm::Armed) => Arm::Armed,
             _ => Arm::Pending,
         }
     }
 
     fn disarm(&mut self) {
-        self.line.lane.disarm();
+        self.queue.disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.line.lane.register(waker);
-        self.events.iter().for_each(|events| events.lane.register(waker));
+        self.queue.register(waker);
+        self.events.iter().for_each(|events| events.queue.register(waker));
     }
 }
 

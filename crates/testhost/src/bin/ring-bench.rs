@@ -7,7 +7,7 @@
 use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_platform::{BusAddr, Direction, DmaSlice, Instant, Platform, Segment};
 use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{FakeDevice, FakeTransport, Guest, PackedDevice, QueueState};
+use paravirt_testhost::{FakeDevice, Guest, PackedDevice, QueueState};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
@@ -149,11 +149,11 @@ fn disk_device() -> FakeDevice {
 
 /// Our block driver, whole.
 struct Block {
-    queue: BlkQueue<Guest, FakeTransport, DmaSlice<Guest>>,
+    queue: BlkQueue<Guest, DmaSlice<Guest>>,
     buffers: Vec<DmaSlice<Guest>>,
     device: Device,
     registers: FakeDevice,
-    _disk: VirtioBlk<Guest, FakeTransport, DmaSlice<Guest>>,
+    _disk: VirtioBlk<Guest, DmaSlice<Guest>>,
 }
 
 impl Block {

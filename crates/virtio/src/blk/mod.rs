@@ -2,185 +2,261 @@
 
 pub mod config;
 mod queue;
+mod ring;
 
 pub use queue::BlkQueue;
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::queue::{RecordQueue, VirtQueue};
+use crate::request_queue::{QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, read_config};
 use config::{BlkFeatures, CONFIG_FIELDS};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::task::Waker;
 use paravirt_device::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Fault, Rejected, Unmap,
 };
 use paravirt_platform::Fifo;
 use paravirt_platform::{DmaBuffer, PageArc, PageTable, Platform, ProcessorId, Segment};
+use queue::Pending;
 
-/// The most queues of a block device that are used.
+/// Queues of a block device that are used, at most.
 pub const MAX_BLK_QUEUES: usize = 16;
 
 /// What every queue checks requests against.
 struct Limits {
     blocks: AtomicU64,
-    is_read_only: AtomicBool,
+    /// As `blocks`, of a medium that can be written; else 0.
+    writable_blocks: AtomicU64,
     has_cache: bool,
     can_unmap: bool,
     block_shift: u32,
     /// From blocks to sectors.
     sector_shift: u32,
+    /// The bits of a length that are not whole blocks.
+    partial_mask: u32,
     max_bytes: u32,
     max_segment_bytes: u32,
     max_segments: u16,
     max_discard: u32,
     max_zeroes: u32,
+    access: Access,
 }
 
 impl Limits {
     fn new(info: &BlockInfo) -> Self {
         let block_shift = info.block_size.trailing_zeros();
-        Self {
-            blocks: AtomicU64::new(info.blocks),
-            is_read_only: AtomicBool::new(info.access == Access::ReadOnly),
+        let limits = Self {
+            blocks: AtomicU64::new(0),
+            writable_blocks: AtomicU64::new(0),
             has_cache: info.cache == Cache::WriteBack,
             can_unmap: info.write_zeroes.is_some_and(|zero| zero.unmap == Unmap::May),
             block_shift,
             sector_shift: block_shift.saturating_sub(config::SECTOR.trailing_zeros()),
+            partial_mask: info.block_size.wrapping_sub(1),
             max_bytes: info.max_bytes,
             max_segment_bytes: info.max_segment_bytes,
             max_segments: info.max_segments,
             max_discard: info.discard.map_or(0, |limits| limits.max_blocks),
             max_zeroes: info.write_zeroes.map_or(0, |limits| limits.max_blocks),
-        }
+            access: info.access,
+        };
+        limits.set_blocks(info.blocks);
+        limits
     }
 
-    /// Whether `blocks` blocks from `lba` on are on the medium.
+    fn set_blocks(&self, blocks: u64) {
+        self.blocks.store(blocks, Ordering::Relaxed);
+        let writable = if self.access == Access::ReadOnly { 0 } else { blocks };
+        self.writable_blocks.store(writable, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn is_read_only(&self) -> bool {
+        self.access == Access::ReadOnly
+    }
+
+    /// Whether the device takes a transfer of `segments` at `lba`, of which it has `limit` blocks.
     #[inline(always)]
-    fn check_range(&self, lba: u64, blocks: u64) -> Result<(), Rejected> {
-        match lba.checked_add(blocks) {
-            Some(end) if end <= self.blocks.load(Ordering::Relaxed) => Ok(()),
+    fn check_transfer(&self, lba: u64, segments: &[Segment], limit: u64) -> Result<(), Rejected> {
+        let mut total = 0u64;
+        let mut is_too_long = false;
+        for segment in segments {
+            is_too_long |= segment.len > self.max_segment_bytes;
+            total = total.wrapping_add(u64::from(segment.len));
+        }
+        let is_partial = total & u64::from(self.partial_mask) != 0;
+        // An empty transfer is out of range here, too.
+        let is_out_of_bounds = total.wrapping_sub(1) >= u64::from(self.max_bytes);
+        if is_too_long || is_partial || is_out_of_bounds || segments.len() > usize::from(self.max_segments) {
+            return Err(Rejected::Invalid);
+        }
+        match lba.checked_add(total >> (self.block_shift & 63)) {
+            Some(end) if end <= limit => Ok(()),
             _ => Err(Rejected::Range),
         }
     }
 
-    /// Whether the device takes a transfer of `segments` at `lba`.
-    #[inline(always)]
-    fn check_transfer(&self, lba: u64, segments: &[Segment]) -> Result<(), Rejected> {
-        let mut total = 0u64;
-        for segment in segments {
-            if segment.len > self.max_segment_bytes {
-                return Err(Rejected::Invalid);
-            }
-            total = total.wrapping_add(u64::from(segment.len));
+    /// The range of a discard or of zeroes as the device wants it, `max` blocks at most: sector, and number of sectors.
+    fn check_blocks(&self, lba: u64, blocks: u32, max: u32) -> Result<[u64; 2], Rejected> {
+        if self.is_read_only() {
+            return Err(Rejected::ReadOnly);
         }
-        let partial = total & (1u64 << (self.block_shift & 31)).wrapping_sub(1);
-        let too_many = segments.len() > usize::from(self.max_segments);
-        if partial != 0 || total == 0 || total > u64::from(self.max_bytes) || too_many {
-            return Err(Rejected::Invalid);
+        if blocks == 0 || blocks > max {
+            return Err(if max == 0 { Rejected::Unsupported } else { Rejected::Invalid });
         }
-        self.check_range(lba, total >> (self.block_shift & 31))
+        match lba.checked_add(u64::from(blocks)) {
+            Some(end) if end <= self.blocks.load(Ordering::Relaxed) => {}
+            _ => return Err(Rejected::Range),
+        }
+        let shift = self.sector_shift & 31;
+        let sectors = blocks.checked_shl(shift).ok_or(Rejected::Invalid)?;
+        Ok([lba << shift, u64::from(sectors)])
     }
 }
 
 /// A virtio block device whose requests carry buffers `B`.
-pub struct VirtioBlk<P: Platform, T: VirtioTransport, B: DmaBuffer> {
-    core: PageArc<P, Core<P, T>>,
+pub struct VirtioBlk<P: Platform, B: DmaBuffer> {
+    device: PageArc<P, VirtioDevice<P>>,
     limits: PageArc<P, Limits>,
     info: BlockInfo,
     /// Not in line: a device is moved about, on stacks that may be small.
-    queues: PageTable<P, Option<BlkQueue<P, T, B>>>,
+    queues: PageTable<P, Option<BlkQueue<P, B>>>,
     /// The fault that was reported last.
     reported: Option<Fault>,
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioBlk<P, T, B> {
+impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
     /// Takes the device into service, with all its queues.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
         let wanted = BlkFeatures::all().bits() | Features::SUPPORTED.bits();
-        let core = Core::open(platform, transport, |_| wanted)?;
-        let features = BlkFeatures::from_bits_truncate(core.features());
-        let bytes = core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+        let device = VirtioDevice::open(platform, transport, |_| wanted)?;
+        let features = BlkFeatures::from_bits_truncate(device.features());
+        let bytes = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
         let mut info = config::parse(&bytes, features, options.segments.max(1)).ok_or(OpenError::Config)?;
-        let wanted = options.queues.clamp(1, MAX_BLK_QUEUES as u16);
-        info.queues = info.queues.clamp(1, wanted);
-        let limits = PageArc::new(platform, Limits::new(&info))?;
-
-        // A header ahead of the data and a status behind them.
-        let indirect = info.max_segments.saturating_add(2);
-        let mut drafts = Fifo::new(platform, usize::from(info.queues))?;
+        info.queues = info.queues.clamp(1, options.queues.clamp(1, MAX_BLK_QUEUES as u16));
+        let mut builders = Fifo::new(platform, usize::from(info.queues))?;
         let (mut entries, mut depth) = (u16::MAX, u16::MAX);
         for index in 0..info.queues {
-            let wish = Wish { index, size: options.queue_size, indirect, slot_areas: true };
-            match Draft::new(&core, &wish) {
-                Ok(draft) => {
-                    entries = entries.min(draft.size());
-                    depth = depth.min(draft.depth(3));
+            match Builder::new(&device, index, options.queue_size, info.max_segments) {
+                Ok(builder) => {
+                    entries = entries.min(builder.size());
+                    depth = depth.min(builder.depth());
                     // There is room for all of them.
-                    let _ = drafts.push(draft);
+                    let _ = builders.push(builder);
                 }
                 // Fewer queues than announced will do, but for the first.
                 Err(OpenError::Queue) if index > 0 => break,
                 Err(error) => return Err(error),
             }
         }
-        info.queues = drafts.len() as u16;
-        let is_indirect = core.features() & Features::INDIRECT_DESC.bits() != 0;
+        info.queues = builders.len() as u16;
         info.depth = depth;
+        let is_indirect = device.features() & Features::INDIRECT_DESC.bits() != 0;
         if !is_indirect {
+            // Header and status take an entry each, and one is kept free.
             info.max_segments = info.max_segments.min(entries.saturating_sub(3).max(1));
         }
+        let limits = PageArc::new(platform, Limits::new(&info))?;
         let processors = options.processors.max(1);
-        Core::start(&core, |place| ProcessorId((place as u32).checked_rem(processors).unwrap_or(0)))?;
+        device.start(|place| ProcessorId((place as u32).checked_rem(processors).unwrap_or(0)))?;
 
         let mut queues = PageTable::new(platform, usize::from(info.queues), |_| None)?;
         for slot in queues.iter_mut() {
-            let Some(draft) = drafts.pop() else { break };
-            let size = draft.size();
-            *slot = Some(BlkQueue::new(draft.into_lane()?, limits.clone(), size)?);
+            let Some(builder) = builders.pop() else { break };
+            *slot = Some(builder.build(&limits)?);
         }
         if let Some(Some(first)) = queues.first_mut() {
             info.serial = first.serial().unwrap_or_default();
         }
-        Ok(Self { core, limits, info, queues, reported: None })
+        Ok(Self { device, limits, info, queues, reported: None })
     }
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> BlockDevice for VirtioBlk<P, T, B> {
-    type Queue = BlkQueue<P, T, B>;
+/// A queue before the device was started.
+#[allow(clippy::large_enum_variant, reason = "there are few, and none is kept")]
+enum Builder<P: Platform, B: DmaBuffer> {
+    Records(QueueBuilder<P, RecordQueue<P, B, Pending>>),
+    General(QueueBuilder<P, VirtQueue<P, B, Pending>>),
+}
+
+impl<P: Platform, B: DmaBuffer> Builder<P, B> {
+    fn new(
+        device: &PageArc<P, VirtioDevice<P>>,
+        index: u16,
+        size: u16,
+        segments: u16,
+    ) -> Result<Self, OpenError> {
+        if let Some(builder) = QueueBuilder::with_records(device, index, size, segments)? {
+            return Ok(Self::Records(builder));
+        }
+        // A header ahead of the data and a status behind them.
+        let indirect = segments.saturating_add(2);
+        let params = QueueParams { indirect, area: ring::AREA_LEN, ..QueueParams::new(index, size) };
+        QueueBuilder::new(device, &params).map(Self::General)
+    }
+
+    fn size(&self) -> u16 {
+        match self {
+            Self::Records(builder) => builder.size(),
+            Self::General(builder) => builder.size(),
+        }
+    }
+
+    /// Requests of one segment that can be in flight.
+    fn depth(&self) -> u16 {
+        match self {
+            Self::Records(builder) => builder.size(),
+            Self::General(builder) => builder.depth(3),
+        }
+    }
+
+    fn build(self, limits: &PageArc<P, Limits>) -> Result<BlkQueue<P, B>, OpenError> {
+        let size = self.size();
+        Ok(match self {
+            Self::Records(builder) => BlkQueue::with_records(builder.build()?, limits, size)?,
+            Self::General(builder) => BlkQueue::general(builder.build()?, limits, size)?,
+        })
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {
+    type Queue = BlkQueue<P, B>;
 
     fn info(&self) -> BlockInfo {
         self.info
     }
 
-    fn take_queue(&mut self, index: u16) -> Option<BlkQueue<P, T, B>> {
+    fn take_queue(&mut self, index: u16) -> Option<BlkQueue<P, B>> {
         self.queues.get_mut(usize::from(index))?.take()
     }
 
     fn poll_event(&mut self) -> Option<BlockEvent> {
-        if self.core.take_config_change() {
-            if self.core.fault() == Some(Fault::Reset) {
+        if self.device.take_config_change() {
+            if self.device.fault() == Some(Fault::Reset) {
                 // Queues that nobody has taken have to report in as well.
                 for queue in self.queues.iter_mut().flatten() {
                     while let Ok(Some(_)) = queue.complete() {}
                 }
             }
-            if let Some(fault) = self.core.fault() {
+            if let Some(fault) = self.device.fault() {
                 if fault != Fault::Reset && self.reported != Some(fault) {
                     self.reported = Some(fault);
                     return Some(BlockEvent::Faulted(fault));
                 }
                 return None;
             }
-            let bytes = self.core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+            let bytes = self.device.with_transport(|t| read_config(t, CONFIG_FIELDS));
             let blocks = config::capacity(&bytes, self.info.block_size);
             if blocks != self.info.blocks {
                 self.info.blocks = blocks;
-                self.limits.blocks.store(blocks, Ordering::Relaxed);
+                self.limits.set_blocks(blocks);
                 return Some(BlockEvent::Capacity(blocks));
             }
         }
@@ -188,6 +264,12 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> BlockDevice for VirtioBlk<P,
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.core.config_cell().register(waker);
+        self.device.config_cell().register(waker);
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for VirtioBlk<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioBlk").field("info", &self.info).finish_non_exhaustive()
     }
 }

@@ -1,11 +1,11 @@
 //! The control queue. VIRTIO 1.3 §5.1.6.5
 
-use crate::lane::{Lane, Outcome};
-use crate::transport::VirtioTransport;
+use crate::queue::{AreaRange, Parts};
+use crate::request_queue::{BufferQueue, Outcome};
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
-use paravirt_platform::{AllocError, Direction, DmaSlice, Platform, Segment};
+use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 
 /// How long the device may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,20 +27,20 @@ const MQ_PAIRS_SET: [u8; 2] = [4, 0];
 const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
 
 /// The control queue, one command at a time; each call waits for the device's answer.
-pub(super) struct Control<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, ()>,
+pub(super) struct Control<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     buffer: Option<DmaSlice<P>>,
 }
 
-impl<P: Platform, T: VirtioTransport> Control<P, T> {
-    pub fn new(lane: Lane<P, T, DmaSlice<P>, ()>) -> Result<Self, AllocError> {
-        let buffer = DmaSlice::alloc(lane.core().platform(), COMMAND_LEN)?;
-        Ok(Self { lane, buffer: Some(buffer) })
+impl<P: Platform> Control<P> {
+    pub fn new(queue: BufferQueue<P, DmaSlice<P>>) -> Result<Self, AllocError> {
+        let buffer = DmaSlice::alloc(queue.device().platform(), COMMAND_LEN)?;
+        Ok(Self { queue, buffer: Some(buffer) })
     }
 
     /// Takes back what a reset aborted, so that the device can restart.
     pub fn recover(&mut self) -> Result<(), Fault> {
-        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.lane.next()? {
+        while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.queue.next()? {
             self.buffer = used.buffer;
         }
         Ok(())
@@ -68,35 +68,32 @@ impl<P: Platform, T: VirtioTransport> Control<P, T> {
             end = next;
         }
         buffer.set_len(end);
-        let queue = self.lane.queue();
-        let (_, ack) = queue.area(queue.next_slot()).ok_or(ControlError::Unsupported)?;
-        let ack = [Segment { addr: ack, len: 1 }];
-        let sent = self.lane.submit(&[], Some(buffer), Direction::ToDevice, &ack, (), |_, area| {
-            if let Some([first, ..]) = area {
-                first.store(ACK_NONE, Ordering::Relaxed);
-            }
-            Ok(())
-        });
+        let ack = [AreaRange::new(0, 1)];
+        let queue = self.queue.queue_mut();
+        let sent =
+            queue.submit(Parts::around(&[], &ack), Some(buffer), Direction::ToDevice, (), |_, area| {
+                if let Some([first, ..]) = area {
+                    first.store(ACK_NONE, Ordering::Relaxed);
+                }
+                Ok(())
+            });
         if let Err(refused) = sent {
             self.buffer = refused.buffer;
             return Err(ControlError::Refused);
         }
-        self.lane.kick();
+        self.queue.kick();
         self.wait()
     }
 
     fn wait(&mut self) -> Result<(), ControlError> {
-        let platform = self.lane.core().platform().clone();
+        let platform = self.queue.device().platform().clone();
         let deadline = platform.now().saturating_add(TIMEOUT);
         loop {
-            match self.lane.next()? {
+            match self.queue.next()? {
                 Some(Outcome::Used(used)) => {
                     self.buffer = used.buffer;
-                    let ack = self
-                        .lane
-                        .queue()
-                        .area(used.slot)
-                        .map(|(area, _)| area[0].load(Ordering::Relaxed) & 0xff);
+                    let ack =
+                        self.queue.queue().area(used.slot).map(|area| area[0].load(Ordering::Relaxed) & 0xff);
                     return if ack == Some(ACK_OK) { Ok(()) } else { Err(ControlError::Refused) };
                 }
                 Some(Outcome::Aborted(used)) => {
@@ -104,7 +101,7 @@ impl<P: Platform, T: VirtioTransport> Control<P, T> {
                     return Err(ControlError::Faulted(Fault::Reset));
                 }
                 None if platform.now() >= deadline => {
-                    self.lane.reset_device()?;
+                    self.queue.reset_device()?;
                     return Err(ControlError::Faulted(Fault::Timeout));
                 }
                 None => platform.relax(),

@@ -9,10 +9,11 @@ mod tx;
 pub use rx::VirtioRx;
 pub use tx::VirtioTx;
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::queue::VirtQueue;
+use crate::request_queue::{QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, read_config};
 use config::{CONFIG_FIELDS, NetConfig, NetFeatures};
 use control::{Control, MAX_MULTICAST};
 use core::task::Waker;
@@ -35,12 +36,12 @@ const MERGEABLE_LEN: usize = 2048;
 const MAX_SEGMENTED: u32 = 65535 + 14;
 
 /// A pair of queues of a virtio network device.
-pub struct VirtioNetQueue<P: Platform, T: VirtioTransport, B: DmaBuffer> {
-    rx: VirtioRx<P, T>,
-    tx: VirtioTx<P, T, B>,
+pub struct VirtioNetQueue<P: Platform, B: DmaBuffer> {
+    rx: VirtioRx<P>,
+    tx: VirtioTx<P, B>,
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<P, T, B> {
+impl<P: Platform, B: DmaBuffer> Notify for VirtioNetQueue<P, B> {
     fn arm(&mut self) -> Arm {
         match (self.rx.arm(), self.tx.arm()) {
             (Arm::Armed, Arm::Armed) => Arm::Armed,
@@ -49,19 +50,19 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> Notify for VirtioNetQueue<P,
     }
 
     fn disarm(&mut self) {
-        self.rx.lane().disarm();
-        self.tx.lane().disarm();
+        self.rx.queue().disarm();
+        self.tx.queue().disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.rx.lane().register(waker);
-        self.tx.lane().register(waker);
+        self.rx.queue().register(waker);
+        self.tx.queue().register(waker);
     }
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueue<P, T, B> {
-    type Rx = VirtioRx<P, T>;
-    type Tx = VirtioTx<P, T, B>;
+impl<P: Platform, B: DmaBuffer> NetQueue for VirtioNetQueue<P, B> {
+    type Rx = VirtioRx<P>;
+    type Tx = VirtioTx<P, B>;
 
     #[inline]
     fn poll(&mut self) -> Result<(), Fault> {
@@ -69,12 +70,12 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetQueue for VirtioNetQueue<
         self.rx.poll().and(tx)
     }
 
-    fn split(&mut self) -> (&mut VirtioRx<P, T>, &mut VirtioTx<P, T, B>) {
+    fn split(&mut self) -> (&mut VirtioRx<P>, &mut VirtioTx<P, B>) {
         (&mut self.rx, &mut self.tx)
     }
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNetQueue<P, T, B> {
+impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
     /// Resets both queues, alone where the device can do that: what was lent comes back through
     /// [`sent`](paravirt_device::NetTx::sent), and what was received stays.
     ///
@@ -82,8 +83,8 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNetQueue<P, T, B> {
     ///
     /// The [`Fault`] where the device did not let go.
     pub fn reset(&mut self) -> Result<(), Fault> {
-        self.tx.lane().reset_alone()?;
-        self.rx.lane().reset_alone()
+        self.tx.queue().reset_alone()?;
+        self.rx.queue().reset_alone()
     }
 }
 
@@ -99,11 +100,11 @@ struct Settings {
 }
 
 /// A virtio network device whose frames can be sent from buffers `B`.
-pub struct VirtioNet<P: Platform, T: VirtioTransport, B: DmaBuffer> {
-    core: PageArc<P, Core<P, T>>,
-    control: Option<Control<P, T>>,
+pub struct VirtioNet<P: Platform, B: DmaBuffer> {
+    device: PageArc<P, VirtioDevice<P>>,
+    control: Option<Control<P>>,
     /// Not in line: a device is moved about, on stacks that may be small.
-    queues: PageTable<P, Option<VirtioNetQueue<P, T, B>>>,
+    queues: PageTable<P, Option<VirtioNetQueue<P, B>>>,
     features: NetFeatures,
     info: NetInfo,
     link: Link,
@@ -112,45 +113,46 @@ pub struct VirtioNet<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     reported: Option<Fault>,
 }
 
-type RxDraft<P, T> = Draft<P, T, DmaSlice<P>, ()>;
-type TxDraft<P, T, B> = Draft<P, T, Either<DmaSlice<P>, B>, u64>;
+type RxBuilder<P> = QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>;
+type TxBuilder<P, B> = QueueBuilder<P, VirtQueue<P, Either<DmaSlice<P>, B>, u64>>;
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
+impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
     /// Takes the device into service, with all its queues and with one pair in use; see
     /// [`set_active_queues`](NetDevice::set_active_queues).
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
         let choose = |offered| {
             NetFeatures::choose(NetFeatures::from_bits_truncate(offered)).bits() | Features::SUPPORTED.bits()
         };
-        let core = Core::open(platform, transport, choose)?;
-        let features = NetFeatures::from_bits_truncate(core.features());
-        let bytes = core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+        let device = VirtioDevice::open(platform, transport, choose)?;
+        let features = NetFeatures::from_bits_truncate(device.features());
+        let bytes = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
         let config = config::parse(&bytes, features).ok_or(OpenError::Config)?;
         let pairs = config.pairs.min(options.queues.clamp(1, MAX_PAIRS as u16));
 
-        let mut drafts = Fifo::new(platform, usize::from(pairs))?;
+        let mut builders = Fifo::new(platform, usize::from(pairs))?;
         let indirect = options.segments.max(1).saturating_add(1);
         let size = options.queue_size;
         for index in 0..pairs {
-            let rx = Wish { index: index.wrapping_mul(2), size, indirect: 0, slot_areas: false };
-            let tx = Wish { index: rx.index.wrapping_add(1), size, indirect, slot_areas: true };
+            let rx = QueueParams::new(index.wrapping_mul(2), size);
+            let tx = QueueParams { indirect, area: 64, ..QueueParams::new(rx.index.wrapping_add(1), size) };
             // There is room for all of them.
-            let _ = drafts.push((RxDraft::new(&core, &rx)?, TxDraft::<P, T, B>::new(&core, &tx)?));
+            let _ = builders.push((RxBuilder::new(&device, &rx)?, TxBuilder::<P, B>::new(&device, &tx)?));
         }
         // §5.1.2: behind all pairs that the device has, used or not.
         let control = match features.contains(NetFeatures::CTRL_VQ) {
             true => {
                 let index = config.pairs.wrapping_mul(2);
-                Some(RxDraft::new(&core, &Wish { index, size: 16, indirect: 2, slot_areas: true })?)
+                let params = QueueParams { indirect: 2, area: 64, ..QueueParams::new(index, 16) };
+                Some(RxBuilder::new(&device, &params)?)
             }
             false => None,
         };
         let processors = options.processors.max(1);
-        Core::start(&core, |place| ProcessorId((place as u32 >> 1).checked_rem(processors).unwrap_or(0)))?;
+        device.start(|place| ProcessorId((place as u32 >> 1).checked_rem(processors).unwrap_or(0)))?;
 
         let offloads = features.offloads();
         let max_frame = usize::from(config.mtu).saturating_add(ETHERNET_LEN);
@@ -159,17 +161,17 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
         let mut queues = PageTable::new(platform, usize::from(pairs), |_| None)?;
         let mut depth = u16::MAX;
         for queue in queues.iter_mut() {
-            let Some((rx, tx)) = drafts.pop() else { break };
+            let Some((rx, tx)) = builders.pop() else { break };
             let (rx_size, tx_size) = (rx.depth(1), tx.depth(1));
             depth = depth.min(rx_size).min(tx_size);
-            let mut rx = VirtioRx::new(rx.into_lane()?, rx_size, rx_len, is_merging)?;
-            let tx = VirtioTx::new(tx.into_lane()?, tx_size, max_frame, offloads)?;
+            let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
+            let tx = VirtioTx::new(tx.build()?, tx_size, max_frame, offloads)?;
             let _ = rx.poll();
             rx.publish();
             *queue = Some(VirtioNetQueue { rx, tx });
         }
         let control =
-            control.map(|draft| Ok::<_, OpenError>(Control::new(draft.into_lane()?)?)).transpose()?;
+            control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build()?)?)).transpose()?;
         let can_segment = offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6 | Offloads::TX_UDP);
         let info = NetInfo {
             // §5.1.4: without, the driver chooses one; locally administered.
@@ -188,10 +190,10 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
             mac: None,
             pairs: 1,
             offloads: None,
-            generation: core.generation(),
+            generation: device.generation(),
         };
         let mut net = Self {
-            core,
+            device,
             control,
             queues,
             features,
@@ -205,7 +207,7 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
         Ok(net)
     }
 
-    fn control(&mut self, needs: NetFeatures) -> Result<&mut Control<P, T>, ControlError> {
+    fn control(&mut self, needs: NetFeatures) -> Result<&mut Control<P>, ControlError> {
         match &mut self.control {
             Some(control) if self.features.contains(needs) => Ok(control),
             _ => Err(ControlError::Unsupported),
@@ -234,8 +236,8 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
     /// Sets everything again that a reset of the device has undone. What the device refuses now it has taken before; the
     /// next call that sets it says so.
     fn restore(&mut self) {
-        let generation = self.core.generation();
-        if self.settings.generation == generation || self.core.fault().is_some() {
+        let generation = self.device.generation();
+        if self.settings.generation == generation || self.device.fault().is_some() {
             return;
         }
         self.settings.generation = generation;
@@ -259,8 +261,8 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioNet<P, T, B> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T, B> {
-    type Queue = VirtioNetQueue<P, T, B>;
+impl<P: Platform, B: DmaBuffer> NetDevice for VirtioNet<P, B> {
+    type Queue = VirtioNetQueue<P, B>;
 
     fn info(&self) -> NetInfo {
         self.info
@@ -270,7 +272,7 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T
         self.link
     }
 
-    fn take_queue(&mut self, index: u16) -> Option<VirtioNetQueue<P, T, B>> {
+    fn take_queue(&mut self, index: u16) -> Option<VirtioNetQueue<P, B>> {
         self.queues.get_mut(usize::from(index))?.take()
     }
 
@@ -279,14 +281,14 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T
             // After a reset it has to report in like every queue.
             let _ = control.recover();
         }
-        let changed = self.core.take_config_change();
-        if self.core.fault() == Some(Fault::Reset) {
+        let changed = self.device.take_config_change();
+        if self.device.fault() == Some(Fault::Reset) {
             // Pairs that nobody has taken have to report in as well.
             for queue in self.queues.iter_mut().flatten() {
                 let _ = queue.poll();
             }
         }
-        if let Some(fault) = self.core.fault() {
+        if let Some(fault) = self.device.fault() {
             if fault != Fault::Reset && self.reported != Some(fault) {
                 self.reported = Some(fault);
                 return Some(NetEvent::Faulted(fault));
@@ -297,18 +299,18 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetDevice for VirtioNet<P, T
         if !changed {
             return None;
         }
-        let bytes = self.core.with_transport(|t| read_config(t, CONFIG_FIELDS));
+        let bytes = self.device.with_transport(|t| read_config(t, CONFIG_FIELDS));
         let config = config::parse(&bytes, self.features)?;
         let event = self.take_config(&config);
         if event.is_some() {
             // There may be more than one.
-            self.core.look_again();
+            self.device.look_again();
         }
         event
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.core.config_cell().register(waker);
+        self.device.config_cell().register(waker);
     }
 
     fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {

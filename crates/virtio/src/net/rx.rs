@@ -1,8 +1,8 @@
 //! The receiving side: buffers that wait on the device, and frames that came in. VIRTIO 1.3 §5.1.6.3
 
 use super::header::{self, HEADER_LEN};
-use crate::lane::{Lane, Outcome};
-use crate::transport::VirtioTransport;
+use crate::queue::Ring;
+use crate::request_queue::{BufferQueue, Outcome};
 use paravirt_device::{Arm, Fault, NetRx, RxFrame, RxMeta};
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
@@ -18,8 +18,8 @@ struct Part<P: Platform> {
 }
 
 /// The receiving side of a queue pair.
-pub struct VirtioRx<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, ()>,
+pub struct VirtioRx<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     ready: Fifo<P, Part<P>>,
     /// Buffers that are not with the device.
     spare: Fifo<P, DmaSlice<P>>,
@@ -35,15 +35,15 @@ pub struct VirtioRx<P: Platform, T: VirtioTransport> {
     batch: usize,
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
+impl<P: Platform> VirtioRx<P> {
     /// `count` buffers of `len` bytes each, handed to the device at the first [`poll`](Self::poll).
     pub(super) fn new(
-        lane: Lane<P, T, DmaSlice<P>, ()>,
+        queue: BufferQueue<P, DmaSlice<P>>,
         count: u16,
         len: usize,
         is_merging: bool,
     ) -> Result<Self, AllocError> {
-        let platform = lane.core().platform().clone();
+        let platform = queue.device().platform().clone();
         let count = usize::from(count);
         let mut spare = Fifo::new(&platform, count)?;
         let ready = Fifo::new(&platform, count)?;
@@ -54,7 +54,7 @@ impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
         let batch = (count >> 2).max(1);
         let (complete, missing, partial, partial_len, unpublished) = (0, 0, 0, 0, 0);
         Ok(Self {
-            lane,
+            queue,
             ready,
             spare,
             complete,
@@ -67,20 +67,20 @@ impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
         })
     }
 
-    pub(super) fn lane(&mut self) -> &mut Lane<P, T, DmaSlice<P>, ()> {
-        &mut self.lane
+    pub(super) fn queue(&mut self) -> &mut BufferQueue<P, DmaSlice<P>> {
+        &mut self.queue
     }
 
     /// Takes in what the device has filled, and gives it what is spare.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
         let result = loop {
-            match self.lane.next() {
+            match self.queue.next() {
                 Ok(None) => break Ok(()),
                 Ok(Some(Outcome::Used(used))) => {
                     let Some(buffer) = used.buffer else { continue };
                     if self.take_in(buffer, used.len).is_err() {
-                        self.lane.fail(Fault::Protocol);
+                        self.queue.fail(Fault::Protocol);
                     }
                 }
                 Ok(Some(Outcome::Aborted(used))) => {
@@ -119,7 +119,7 @@ impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
                     let most = self
                         .spare
                         .len()
-                        .saturating_add(usize::from(self.lane.queue().in_flight()))
+                        .saturating_add(usize::from(self.queue.queue().in_flight()))
                         .saturating_add(1);
                     if buffers == 0 || usize::from(buffers) > most {
                         fault = Some(Fault::Protocol);
@@ -163,13 +163,11 @@ impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
     }
 
     fn refill(&mut self) {
-        while self.lane.fault().is_none()
-            && self.lane.queue().has_room(1)
+        while self.queue.fault().is_none()
+            && self.queue.queue().has_room(1)
             && let Some(buffer) = self.spare.pop()
         {
-            if let Err(refused) =
-                self.lane.submit(&[], Some(buffer), Direction::FromDevice, &[], (), |_, _| Ok(()))
-            {
+            if let Err(refused) = self.queue.submit(buffer, Direction::FromDevice) {
                 if let Some(buffer) = refused.buffer {
                     let _ = self.spare.push(buffer);
                 }
@@ -183,18 +181,18 @@ impl<P: Platform, T: VirtioTransport> VirtioRx<P, T> {
     pub(super) fn publish(&mut self) {
         if self.unpublished > 0 {
             self.unpublished = 0;
-            self.lane.kick();
+            self.queue.kick();
         }
     }
 
     pub(super) fn arm(&mut self) -> Arm {
         self.refill();
         self.publish();
-        self.lane.arm()
+        self.queue.arm()
     }
 }
 
-impl<P: Platform, T: VirtioTransport> NetRx for VirtioRx<P, T> {
+impl<P: Platform> NetRx for VirtioRx<P> {
     #[inline]
     fn front(&self) -> Option<RxFrame> {
         if self.complete == 0 { None } else { self.ready.get(0).map(|part| part.frame) }

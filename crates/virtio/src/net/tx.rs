@@ -2,10 +2,9 @@
 
 use super::VLAN_LEN;
 use super::header::{self, HEADER_LEN};
-use crate::lane::{Lane, Outcome};
-use crate::queue::{SlotArea, Unsubmitted};
-use crate::transport::VirtioTransport;
-use core::sync::atomic::Ordering;
+use crate::queue::{AreaRange, Parts, Unsubmitted, VirtQueue};
+use crate::request_queue::{Outcome, RequestQueue};
+use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Platform, Segment};
@@ -20,8 +19,8 @@ const SLOTS_LEAST: usize = 16;
 type Buffer<P, B> = Either<DmaSlice<P>, B>;
 
 /// The sending side of a queue pair.
-pub struct VirtioTx<P: Platform, T: VirtioTransport, B: DmaBuffer> {
-    lane: Lane<P, T, Buffer<P, B>, u64>,
+pub struct VirtioTx<P: Platform, B: DmaBuffer> {
+    queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
     sent: Fifo<P, Sent<B>>,
@@ -31,14 +30,14 @@ pub struct VirtioTx<P: Platform, T: VirtioTransport, B: DmaBuffer> {
     max_frame: usize,
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
+impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
     pub(super) fn new(
-        lane: Lane<P, T, Buffer<P, B>, u64>,
+        queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
         depth: u16,
         max_frame: usize,
         offloads: Offloads,
     ) -> Result<Self, AllocError> {
-        let platform = lane.core().platform().clone();
+        let platform = queue.device().platform().clone();
         let depth = usize::from(depth);
         let len = max_frame.saturating_add(HEADER_LEN).saturating_add(VLAN_LEN).next_multiple_of(64);
         let count = SLOTS_BYTES.checked_div(len).unwrap_or(0).max(SLOTS_LEAST).min(depth);
@@ -48,17 +47,17 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
             // There is room for `count`.
             let _ = slots.push(slice);
         })?;
-        Ok(Self { lane, slots, reserved: None, sent, lent: 0, offloads, max_frame })
+        Ok(Self { queue, slots, reserved: None, sent, lent: 0, offloads, max_frame })
     }
 
-    pub(super) fn lane(&mut self) -> &mut Lane<P, T, Buffer<P, B>, u64> {
-        &mut self.lane
+    pub(super) fn queue(&mut self) -> &mut RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>> {
+        &mut self.queue
     }
 
     /// Takes back what the device has sent.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
-        while let Some(outcome) = self.lane.next()? {
+        while let Some(outcome) = self.queue.next()? {
             let (used, result) = match outcome {
                 Outcome::Used(used) => (used, Ok(())),
                 Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
@@ -78,9 +77,9 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
 
     /// Asks for an interrupt only where somebody waits for what is being sent.
     pub(super) fn arm(&mut self) -> Arm {
-        self.lane.kick();
-        if self.slots.is_empty() || self.lent > 0 || self.lane.fault().is_some() {
-            self.lane.arm()
+        self.queue.kick();
+        if self.slots.is_empty() || self.lent > 0 || self.queue.fault().is_some() {
+            self.queue.arm()
         } else {
             Arm::Armed
         }
@@ -99,7 +98,7 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
         mut meta: TxMeta,
     ) -> Result<(), (Rejected, Option<DmaSlice<P>>)> {
         let (mut slot, mut len) = (slot, len);
-        if let Some(fault) = self.lane.fault() {
+        if let Some(fault) = self.queue.fault() {
             return Err((fault.into(), Some(slot)));
         }
         if let Some(VlanTag(tag)) = meta.vlan {
@@ -134,24 +133,24 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> VirtioTx<P, T, B> {
             None => return Err((Rejected::Invalid, Some(slot))),
         }
         slot.set_len(HEADER_LEN.wrapping_add(len));
-        self.lane.submit(&[], Some(Either::Left(slot)), Direction::ToDevice, &[], 0, |_, _| Ok(())).map_err(
-            |refused| match refused.buffer {
-                Some(Either::Left(slot)) => (refused.reason, Some(slot)),
-                _ => (refused.reason, None),
-            },
-        )
+        let queue = self.queue.queue_mut();
+        let sent = queue.submit(Parts::NONE, Some(Either::Left(slot)), Direction::ToDevice, 0, |_, _| Ok(()));
+        sent.map_err(|refused| match refused.buffer {
+            Some(Either::Left(slot)) => (refused.reason, Some(slot)),
+            _ => (refused.reason, None),
+        })
     }
 }
 
-impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> {
+impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
     type Buffer = B;
 
     #[inline]
     fn is_ready(&self, len: usize) -> bool {
         let fits =
             |slot: &DmaSlice<P>| slot.capacity() >= HEADER_LEN.saturating_add(VLAN_LEN).saturating_add(len);
-        self.lane.fault().is_none()
-            && self.lane.queue().has_room(1)
+        self.queue.fault().is_none()
+            && self.queue.queue().has_room(1)
             && self.reserved.as_ref().or(self.slots.get(0)).is_some_and(fits)
     }
 
@@ -190,7 +189,7 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> 
 
     fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
         let refused = |reason, buffer| Err(SendRefused { reason, buffer });
-        if let Some(fault) = self.lane.fault() {
+        if let Some(fault) = self.queue.fault() {
             return refused(fault.into(), frame);
         }
         if meta.vlan.is_some() {
@@ -200,13 +199,9 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> 
         if self.sent.len().saturating_add(self.lent) >= self.sent.capacity() {
             return refused(Rejected::Full, frame);
         }
-        let queue = self.lane.queue();
-        let Some((_, addr)) = queue.area(queue.next_slot()) else {
-            return refused(Rejected::Full, frame);
-        };
         let (offloads, max_frame) = (self.offloads, self.max_frame);
-        let prefix = [Segment { addr, len: HEADER_LEN as u32 }];
-        let prepare = |body: &[Segment], area: Option<&SlotArea>| {
+        let head = [AreaRange::new(0, HEADER_LEN as u16)];
+        let prepare = |body: &[Segment], area: Option<&[AtomicU64; 8]>| {
             let len = body.iter().fold(0usize, |sum, segment| sum.saturating_add(segment.len as usize));
             let header = header::encode(len, &meta, offloads, max_frame)?;
             let [a, b, c, d, e, g, h, i, low @ ..] = header;
@@ -216,7 +211,8 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> 
             Ok(())
         };
         let frame = Some(Either::Right(frame));
-        match self.lane.submit(&prefix, frame, Direction::ToDevice, &[], tag, prepare) {
+        let parts = Parts::around(&head, &[]);
+        match self.queue.queue_mut().submit(parts, frame, Direction::ToDevice, tag, prepare) {
             Ok(()) => {
                 self.lent = self.lent.saturating_add(1);
                 Ok(())
@@ -232,6 +228,6 @@ impl<P: Platform, T: VirtioTransport, B: DmaBuffer> NetTx for VirtioTx<P, T, B> 
 
     #[inline]
     fn kick(&mut self) {
-        self.lane.kick();
+        self.queue.kick();
     }
 }

@@ -1,9 +1,9 @@
 //! The packed virtqueue: one ring of descriptors that both sides write. VIRTIO 1.3 §2.8
 
 use super::decide::{ask_then_look, need_event, publish_then_look};
-use super::{DescWords, QueueMemory, desc_word};
+use super::{DescWords, desc_word};
 use core::sync::atomic::{AtomicU32, Ordering};
-use paravirt_platform::{BusAddr, Platform, RingArray, Segment};
+use paravirt_platform::{BusAddr, DmaRegion, Platform, RingArray, Segment};
 
 /// VIRTIO 1.3 §2.8.1: written by the driver when it makes a descriptor available, with its wrap counter.
 const DESC_F_AVAIL: u16 = 1 << 7;
@@ -42,10 +42,10 @@ pub(super) const fn len(size: u16) -> usize {
 }
 
 impl Packed {
-    pub fn new<P: Platform>(memory: &QueueMemory<P>, size: u16, event_idx: bool) -> Option<Self> {
+    pub fn new<P: Platform>(region: &DmaRegion<P>, size: u16, event_idx: bool) -> Option<Self> {
         let (driver, device, _) = events(size);
-        let ring = memory.ring.shared();
-        // SAFETY: the arrays live in the queue beside the memory and are dropped with it.
+        let ring = region.shared();
+        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
         unsafe {
             Some(Self {
                 desc: ring.ring_array(0, usize::from(size))?,

@@ -2,7 +2,7 @@
 //! here and accepted once.
 
 use paravirt_device::Fault;
-use paravirt_platform::{AllocError, DmaBuffer, PageTable, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, PageRing, Platform};
 
 /// What came back with a request: its buffer and what the driver keeps with it.
 pub(super) struct Owned<B, X> {
@@ -10,37 +10,51 @@ pub(super) struct Owned<B, X> {
     pub extra: X,
 }
 
+/// One cache line for the usual sizes of `B` and `X`.
+#[repr(align(64))]
 struct Slot<B, X> {
     /// The next free slot, or in a direct split chain the next descriptor.
     next: u16,
     /// The last descriptor of a direct split chain; else the slot itself.
     tail: u16,
-    /// Ring entries that the request takes; 0 while free.
+    /// Ring entries that the request takes.
     entries: u16,
     /// Bytes that the device may write.
     writable: u32,
+    /// `None` while the slot is free.
     owned: Option<Owned<B, X>>,
 }
 
+/// Whether what the device says of the bytes that it wrote is looked at.
+#[derive(Copy, Clone, Eq, PartialEq)]
+pub(super) enum Lengths {
+    /// It is a fault to have written more than was given.
+    Checked,
+    /// It means nothing.
+    Ignored,
+}
+
 pub(super) struct Slots<P: Platform, B, X> {
-    table: PageTable<P, Slot<B, X>>,
+    table: PageRing<P, Slot<B, X>>,
+    size: u16,
     free_head: u16,
     free: u16,
-    in_flight: u16,
-    /// What the device says it wrote is not looked at.
-    pub ignores_lengths: bool,
+    /// Entries of requests in flight beyond the first of each.
+    surplus: u16,
+    pub lengths: Lengths,
 }
 
 impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
+    /// `size` is a power of two.
     pub fn new(platform: &P, size: u16) -> Result<Self, AllocError> {
-        let table = PageTable::new(platform, usize::from(size), |i| Slot {
+        let table = PageRing::new(platform, usize::from(size), |i| Slot {
             next: (i as u16).wrapping_add(1),
             tail: 0,
             entries: 0,
             writable: 0,
             owned: None,
         })?;
-        Ok(Self { table, free_head: 0, free: size, in_flight: 0, ignores_lengths: false })
+        Ok(Self { table, size, free_head: 0, free: size, surplus: 0, lengths: Lengths::Checked })
     }
 
     /// Ring entries (descriptors) that are free.
@@ -51,7 +65,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
 
     #[inline(always)]
     pub fn in_flight(&self) -> u16 {
-        self.in_flight
+        self.size.wrapping_sub(self.free).wrapping_sub(self.surplus)
     }
 
     #[inline(always)]
@@ -62,64 +76,63 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
     /// The one that follows in the free list.
     #[inline(always)]
     pub fn after(&self, slot: u16) -> u16 {
-        self.table.get(usize::from(slot)).map_or(0, |s| s.next)
+        self.table.at(usize::from(slot)).next
     }
 
-    /// Takes the slot at the head of the free list, and the list up to `tail`, for a request of `entries` ring entries.
+    /// Takes the slot at the head of the free list, and the list up to `tail`, for a request of `entries` ring entries, of which
+    /// there are as many.
     #[inline(always)]
-    pub fn take(&mut self, tail: u16, entries: u16, writable: u32, owned: Owned<B, X>) {
+    pub fn take(&mut self, tail: u16, entries: u16, writable: u32, buffer: Option<B>, extra: X) {
         let head = self.free_head;
         self.free_head = self.after(tail);
         self.free = self.free.wrapping_sub(entries);
-        self.in_flight = self.in_flight.wrapping_add(1);
-        if let Some(slot) = self.table.get_mut(usize::from(head)) {
-            slot.tail = tail;
-            slot.entries = entries;
-            slot.writable = writable;
-            slot.owned = Some(owned);
-        }
+        self.surplus = self.surplus.wrapping_add(entries).wrapping_sub(1);
+        let slot = self.table.at_mut(usize::from(head));
+        slot.tail = tail;
+        slot.entries = entries;
+        slot.writable = writable;
+        // A slot that is free holds nothing that would have to be dropped.
+        core::mem::forget(core::mem::replace(&mut slot.owned, Some(Owned { buffer, extra })));
     }
 
-    /// Ring entries of the request in `id`, which the device says is done.
+    /// Ring entries of the request in `id`, which the device says is done and has `len` bytes written for. An `id` that is not in
+    /// flight, or a length that does not fit, is a fault and changes nothing.
     #[inline(always)]
-    pub fn entries(&self, id: u16) -> Result<u16, Fault> {
-        match self.table.get(usize::from(id)) {
-            Some(slot) if slot.entries != 0 => Ok(slot.entries),
-            _ => Err(Fault::Protocol),
+    pub fn check(&self, id: u32, len: u32) -> Result<u16, Fault> {
+        if id >= u32::from(self.size) {
+            return Err(Fault::Protocol);
         }
+        let slot = self.table.at(id as usize);
+        let is_too_long = len > slot.writable && self.lengths == Lengths::Checked;
+        if slot.owned.is_none() || is_too_long {
+            return Err(Fault::Protocol);
+        }
+        Ok(slot.entries)
     }
 
     /// Bytes that the device may write for the request in `id`.
     #[inline(always)]
     pub fn writable(&self, id: u16) -> u32 {
-        self.table.get(usize::from(id)).map_or(0, |slot| slot.writable)
+        self.table.at(usize::from(id)).writable
     }
 
-    /// Frees the slot `id`, to which the device says it wrote `len` bytes. An `id` that is not in flight, or a length that
-    /// does not fit, is a fault and changes nothing.
+    /// Frees the slot `id`, where it is in flight.
     #[inline(always)]
-    pub fn release(&mut self, id: u16, len: u32) -> Result<Owned<B, X>, Fault> {
+    pub fn release(&mut self, id: u16) -> Option<Owned<B, X>> {
         let free_head = self.free_head;
-        let slot = self.table.get_mut(usize::from(id)).ok_or(Fault::Protocol)?;
-        if slot.entries == 0 || (len > slot.writable && !self.ignores_lengths) {
-            return Err(Fault::Protocol);
-        }
-        let owned = slot.owned.take().ok_or(Fault::Protocol)?;
+        let slot = self.table.at_mut(usize::from(id));
+        let owned = slot.owned.take()?;
         let (tail, entries) = (slot.tail, slot.entries);
-        slot.entries = 0;
         self.free = self.free.wrapping_add(entries);
-        self.in_flight = self.in_flight.wrapping_sub(1);
+        self.surplus = self.surplus.wrapping_sub(entries).wrapping_add(1);
         self.free_head = id;
-        if let Some(last) = self.table.get_mut(usize::from(tail)) {
-            last.next = free_head;
-        }
-        Ok(owned)
+        self.table.at_mut(usize::from(tail)).next = free_head;
+        Some(owned)
     }
 
-    /// The lowest slot in flight from `from` on.
-    pub fn next_in_flight(&self, from: u16) -> Option<u16> {
-        let rest = self.table.get(usize::from(from)..)?;
-        rest.iter().position(|s| s.entries != 0).map(|i| from.wrapping_add(i as u16))
+    /// The lowest slot in flight.
+    pub fn first_in_flight(&self) -> Option<u16> {
+        (0..self.size).find(|slot| self.table.at(usize::from(*slot)).owned.is_some())
     }
 
     /// What the driver keeps with each request in flight.

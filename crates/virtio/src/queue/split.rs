@@ -1,10 +1,10 @@
 //! The split virtqueue: descriptor table, available ring, used ring. VIRTIO 1.3 §2.7
 
+use super::DescWords;
 use super::decide::{ask_then_look, need_event, publish_then_look};
-use super::{DescWords, QueueMemory};
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use paravirt_device::Fault;
-use paravirt_platform::{BusAddr, Platform, RingArray, Segment};
+use paravirt_platform::{BusAddr, DmaRegion, Platform, RingArray, Segment};
 
 /// VIRTIO 1.3 §2.7.6: the driver needs no interrupt.
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
@@ -22,7 +22,8 @@ pub(super) struct Split {
     used_event: RingArray<AtomicU16>,
     used_flags: RingArray<AtomicU16>,
     used_idx: RingArray<AtomicU16>,
-    used: RingArray<UsedWords>,
+    /// Used elements, each as one word: the id in its lower half, the length in its upper.
+    used: RingArray<AtomicU64>,
     avail_event: RingArray<AtomicU16>,
     /// The available index, of which the device has seen `published`.
     avail_next: u16,
@@ -33,9 +34,6 @@ pub(super) struct Split {
     event_idx: bool,
     interrupts_off: bool,
 }
-
-/// A used element: `id`, `len`.
-type UsedWords = [AtomicU32; 2];
 
 /// Offsets of the three parts in one region, which starts at a page.
 pub(super) struct Layout {
@@ -48,22 +46,23 @@ pub(super) struct Layout {
 pub(super) const fn layout(size: u16) -> Layout {
     let size = size as usize;
     let avail = size.saturating_mul(DESC_LEN);
-    // flags, idx, ring, used_event; the used ring is aligned to 8 for whole-element access.
-    let used = avail.saturating_add(size.saturating_mul(2)).saturating_add(6).next_multiple_of(8);
+    // flags, idx, ring, used_event; the used ring's elements, 4 bytes on, are aligned to 8 so that each is read at once.
+    let used =
+        avail.saturating_add(size.saturating_mul(2)).saturating_add(6).next_multiple_of(8).saturating_add(4);
     let len = used.saturating_add(size.saturating_mul(8)).saturating_add(6);
     Layout { avail, used, len }
 }
 
 impl Split {
-    pub fn new<P: Platform>(memory: &QueueMemory<P>, size: u16, event_idx: bool) -> Option<Self> {
+    pub fn new<P: Platform>(region: &DmaRegion<P>, size: u16, event_idx: bool) -> Option<Self> {
         let Layout { avail, used, .. } = layout(size);
         let n = usize::from(size);
-        let ring = memory.ring.shared();
+        let ring = region.shared();
         let (used_event, avail_event) = (
             avail.checked_add(4)?.checked_add(n.checked_mul(2)?)?,
             used.checked_add(4)?.checked_add(n.checked_mul(8)?)?,
         );
-        // SAFETY: the arrays live in the queue beside the memory and are dropped with it.
+        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
         unsafe {
             Some(Self {
                 desc: ring.ring_array(0, n)?,
@@ -126,20 +125,26 @@ impl Split {
 
     /// The id and length of the oldest used element that was not taken; `in_flight` is how many there can be.
     #[inline(always)]
-    pub fn peek(&mut self, in_flight: u16) -> Result<Option<(u16, u32)>, Fault> {
+    pub fn peek(&mut self, in_flight: impl FnOnce() -> u16) -> Result<Option<(u32, u32)>, Fault> {
         if self.used_next == self.used_read {
-            self.used_read = self.used_idx.at(0).load(Ordering::Acquire);
-            let news = self.used_read.wrapping_sub(self.used_next);
+            let read = self.used_idx.at(0).load(Ordering::Acquire);
+            let news = read.wrapping_sub(self.used_next);
             if news == 0 {
                 return Ok(None);
             }
-            if news > in_flight {
+            if news > in_flight() {
                 return Err(Fault::Protocol);
             }
+            self.used_read = read;
         }
-        let element = self.used.at(usize::from(self.used_next));
-        let [id, len] = [element[0].load(Ordering::Relaxed), element[1].load(Ordering::Relaxed)];
-        Ok(Some((u16::try_from(id).map_err(|_| Fault::Protocol)?, len)))
+        let element = u64::from_le(self.used.at(usize::from(self.used_next)).load(Ordering::Relaxed));
+        Ok(Some((element as u32, (element >> 32) as u32)))
+    }
+
+    /// Takes the used element that `peek` showed, of a queue that is not used in order.
+    #[inline(always)]
+    pub fn advance_one(&mut self) {
+        self.used_next = self.used_next.wrapping_add(1);
     }
 
     /// Takes one used element.

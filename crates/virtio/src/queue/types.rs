@@ -1,16 +1,16 @@
 //! What goes into a queue and what comes out.
 
-use core::sync::atomic::AtomicU64;
-use paravirt_device::Rejected;
+use paravirt_device::{Fault, Rejected};
 use paravirt_platform::BusAddr;
 
 /// What a queue is made of; the same after each reset of the device.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct QueueConfig {
     /// Ring entries: a power of two, at most [`MAX_QUEUE_SIZE`](super::MAX_QUEUE_SIZE).
     pub size: u16,
-    /// The packed format (VIRTIO_F_RING_PACKED).
-    pub packed: bool,
+    /// The format of the ring.
+    pub format: RingFormat,
     /// VIRTIO_F_EVENT_IDX.
     pub event_idx: bool,
     /// VIRTIO_F_IN_ORDER.
@@ -18,12 +18,73 @@ pub struct QueueConfig {
     /// Descriptors in the indirect table of each slot (VIRTIO_F_INDIRECT_DESC); 0 for direct chains only. Rounded up
     /// to a power of two.
     pub indirect: u16,
-    /// Whether each slot has device-visible memory for headers and the like: see [`SlotArea`].
-    pub slot_areas: bool,
+    /// Bytes of each slot's [area](super::VirtQueue::area), a multiple of 64; 0 for none.
+    pub area: u16,
 }
 
-/// The device-visible memory of a slot: 64 bytes, a cache line.
-pub type SlotArea = [AtomicU64; 8];
+/// The format of a ring. VIRTIO 1.3 §2.7, §2.8
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum RingFormat {
+    /// A descriptor table, an available and a used ring.
+    #[default]
+    Split,
+    /// One ring of descriptors that both sides write (VIRTIO_F_RING_PACKED).
+    Packed,
+}
+
+impl QueueConfig {
+    /// A split queue of `size` entries, without anything else.
+    pub const fn new(size: u16) -> Self {
+        Self { size, format: RingFormat::Split, event_idx: false, in_order: false, indirect: 0, area: 0 }
+    }
+}
+
+/// A part of a slot's area that a request names: bytes from its start.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct AreaRange {
+    /// The first byte.
+    pub offset: u16,
+    /// Bytes, at least 1.
+    pub len: u16,
+}
+
+impl AreaRange {
+    /// `len` bytes from `offset` on.
+    pub const fn new(offset: u16, len: u16) -> Self {
+        Self { offset, len }
+    }
+}
+
+/// The parts of a request in its slot's area.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Parts<'a> {
+    /// What the device reads, ahead of the data.
+    pub head: &'a [AreaRange],
+    /// What the device writes.
+    pub tail: &'a [AreaRange],
+    /// Where the data are, of those that the device writes.
+    pub place: DataPlace,
+}
+
+/// Where the data of a request that the device writes lie.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum DataPlace {
+    /// Ahead of the tail.
+    #[default]
+    BeforeTail,
+    /// Behind the tail.
+    AfterTail,
+}
+
+impl<'a> Parts<'a> {
+    /// Nothing but the data.
+    pub const NONE: Parts<'static> = Parts { head: &[], tail: &[], place: DataPlace::BeforeTail };
+
+    /// A head that the device reads, then the data, then a tail that it writes.
+    pub const fn around(head: &'a [AreaRange], tail: &'a [AreaRange]) -> Self {
+        Self { head, tail, place: DataPlace::BeforeTail }
+    }
+}
 
 /// Where the three parts of a queue are, as the transport wants to know it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -38,12 +99,12 @@ pub struct QueueAddresses {
     pub device: BusAddr,
 }
 
-/// A request that was not taken, handed back.
+/// A request that was refused, handed back.
 #[derive(Debug)]
 pub struct Unsubmitted<B, X> {
     /// Why.
     pub reason: Rejected,
-    /// Its buffer, not lent.
+    /// Its buffer, not in flight.
     pub buffer: Option<B>,
     /// What came with it.
     pub extra: X,
@@ -56,7 +117,7 @@ pub struct Used<B, X> {
     pub slot: u16,
     /// Bytes that the device says it wrote; never more than it was given.
     pub len: u32,
-    /// Its buffer, no longer lent; `None` if it had none or it had to be leaked.
+    /// Its buffer, reclaimed; `None` if it had none or it had to be leaked.
     pub buffer: Option<B>,
     /// What came with it.
     pub extra: X,
@@ -67,27 +128,60 @@ pub struct Used<B, X> {
 pub struct Quiesced(());
 
 impl Quiesced {
-    /// # Safety
-    ///
-    /// The device has stopped accessing memory of the queues to which this is applied.
-    pub(crate) const unsafe fn new() -> Self {
-        Self(())
-    }
-
-    /// For tests that play the device themselves, on a queue that no device was ever told of.
+    /// States that a device has stopped.
     ///
     /// # Safety
     ///
-    /// Nobody accesses the memory of the queues to which this is applied but through them.
-    pub const unsafe fn assume() -> Self {
+    /// The device has stopped accessing the memory of the queues that this is shown to, and is not told of them again while this
+    /// exists.
+    pub const unsafe fn new() -> Self {
         Self(())
     }
 }
 
-impl QueueAddresses {
-    /// As the `virtio-drivers` crate passes them.
-    pub(crate) fn from_raw(size: u32, desc: u64, driver: u64, device: u64) -> Self {
-        let size = u16::try_from(size).unwrap_or(0);
-        Self { size, desc: BusAddr(desc), driver: BusAddr(driver), device: BusAddr(device) }
-    }
+mod sealed {
+    pub trait Sealed {}
+}
+pub(crate) use sealed::Sealed;
+
+/// A queue as its device's driver sees it, whatever its requests are made of.
+///
+/// Sealed: a device is told of the addresses that a queue gives, and buffers are handed back on its word.
+pub trait Ring: Sealed {
+    /// What comes back for a request.
+    type Used;
+
+    /// Where its parts are. From now on the memory is leaked rather than freed, until [`quiesce`](Self::quiesce): whoever has the
+    /// addresses may tell a device.
+    fn addresses(&mut self) -> QueueAddresses;
+
+    /// Says that the device has stopped, and makes the rings new. What is in flight stays in the table: see
+    /// [`take_back`](Self::take_back).
+    fn quiesce(&mut self, proof: &Quiesced);
+
+    /// Takes back one request that was in flight, as never used; with `proof`, its buffer too, else that is leaked.
+    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Self::Used>;
+
+    /// Takes one request that the device has used.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Protocol`] where the device names a request that is not in flight, claims to have written more than it was
+    /// given, or moves an index too far. Nothing is taken then; the device has to be reset.
+    fn pop(&mut self) -> Result<Option<Self::Used>, Fault>;
+
+    /// Shows the device what was submitted since the last time; whether it has to be kicked.
+    #[must_use]
+    fn publish(&mut self) -> bool;
+
+    /// Asks the device for an interrupt at the next used request; whether there already is one, so that no interrupt may
+    /// come.
+    #[must_use]
+    fn arm(&mut self) -> bool;
+
+    /// Tells the device that no interrupt is wanted.
+    fn disarm(&mut self);
+
+    /// Requests in flight.
+    fn in_flight(&self) -> u16;
 }

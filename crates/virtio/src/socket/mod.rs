@@ -6,10 +6,10 @@
 pub mod packet;
 mod stream;
 
-use crate::device::{Core, OpenOptions};
+use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::lane::{Draft, Lane, Outcome, Wish};
-use crate::transport::{OpenError, VirtioTransport, read_config};
+use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
 use core::task::Waker;
 use packet::{HEADER, Op, Packet, STREAM};
 use paravirt_device::{
@@ -37,31 +37,31 @@ const MOST: usize = 16;
 const FIRST_PORT: u32 = 49152;
 
 /// What goes out.
-struct Sender<P: Platform, T: VirtioTransport> {
-    lane: Lane<P, T, DmaSlice<P>, ()>,
+struct Sender<P: Platform> {
+    queue: BufferQueue<P, DmaSlice<P>>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
-impl<P: Platform, T: VirtioTransport> Sender<P, T> {
+impl<P: Platform> Sender<P> {
     /// Sends a packet; `false` where there is no buffer for it.
     fn say(&mut self, packet: &Packet, data: &[u8]) -> bool {
-        if self.lane.fault().is_some() || !self.lane.queue().has_room(1) {
+        if self.queue.fault().is_some() || !self.queue.queue().has_room(1) {
             return false;
         }
         let Some(mut buffer) = self.spare.pop() else { return false };
         buffer.set_len(HEADER.saturating_add(data.len()));
         let bytes = packet.bytes();
         buffer.bytes_mut().iter_mut().zip(bytes.iter().chain(data)).for_each(|(to, from)| *to = *from);
-        self.lane.give(buffer, Direction::ToDevice, &mut self.spare)
+        self.queue.submit_from(buffer, Direction::ToDevice, &mut self.spare)
     }
 }
 
 /// A virtio socket device.
-pub struct VirtioSockets<P: Platform, T: VirtioTransport> {
+pub struct VirtioSockets<P: Platform> {
     platform: P,
-    rx: Lane<P, T, DmaSlice<P>, ()>,
-    tx: Sender<P, T>,
-    events: Lane<P, T, DmaSlice<P>, ()>,
+    rx: BufferQueue<P, DmaSlice<P>>,
+    tx: Sender<P>,
+    events: BufferQueue<P, DmaSlice<P>>,
     rx_spare: Fifo<P, DmaSlice<P>>,
     event_spare: Fifo<P, DmaSlice<P>>,
     streams: PageTable<P, Option<Stream<P>>>,
@@ -73,32 +73,32 @@ pub struct VirtioSockets<P: Platform, T: VirtioTransport> {
     wants_room: bool,
 }
 
-fn read_cid<T: VirtioTransport>(transport: &T) -> u64 {
+fn read_cid(transport: &dyn VirtioTransport) -> u64 {
     u64::from_le_bytes(read_config(transport, &[(0, 4), (4, 4)]))
 }
 
-impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
+impl<P: Platform> VirtioSockets<P> {
     /// Takes the device into service.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
-    pub fn open(platform: &P, transport: T, options: &OpenOptions) -> Result<Self, OpenError> {
-        let core = Core::open(platform, transport, |_| F_STREAM | Features::SUPPORTED.bits())?;
-        let draft = |index, most| {
+    pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
+        let device = VirtioDevice::open(platform, transport, |_| F_STREAM | Features::SUPPORTED.bits())?;
+        let builder = |index, most| {
             let size = options.queue_size.min(most);
-            Draft::new(&core, &Wish { index, size, indirect: 0, slot_areas: false })
+            QueueBuilder::new(&device, &QueueParams::new(index, size))
         };
-        let (rx, tx) = (draft(RX, RX_BUFFERS)?, draft(TX, TX_BUFFERS)?);
-        let events = draft(EVENTS, EVENT_BUFFERS)?;
-        let cid = core.with_transport(|transport| read_cid(transport));
-        Core::start(&core, |_| ProcessorId(0))?;
-        let pool = |count, len| Lane::<P, T, _, ()>::pool(platform, count, len);
+        let (rx, tx) = (builder(RX, RX_BUFFERS)?, builder(TX, TX_BUFFERS)?);
+        let events = builder(EVENTS, EVENT_BUFFERS)?;
+        let cid = device.with_transport(|transport| read_cid(transport));
+        device.start(|_| ProcessorId(0))?;
+        let pool = |count, len| BufferQueue::<P, DmaSlice<P>>::pool(platform, count, len);
         let mut this = Self {
             platform: platform.clone(),
-            rx: rx.into_lane()?,
-            tx: Sender { lane: tx.into_lane()?, spare: pool(TX_BUFFERS, BUFFER_LEN)? },
-            events: events.into_lane()?,
+            rx: rx.build()?,
+            tx: Sender { queue: tx.build()?, spare: pool(TX_BUFFERS, BUFFER_LEN)? },
+            events: events.build()?,
             rx_spare: pool(RX_BUFFERS, BUFFER_LEN)?,
             event_spare: pool(EVENT_BUFFERS, EVENT_LEN)?,
             streams: PageTable::new(platform, MOST, |_| None)?,
@@ -156,7 +156,7 @@ impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
             is_paid &= stream.owed.is_nothing();
         }
         self.wants_room |= !is_paid;
-        self.tx.lane.kick();
+        self.tx.queue.kick();
     }
 
     /// Takes in what came for the streams. It stops where there is no buffer for an answer.
@@ -248,7 +248,7 @@ impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
             // There is one event only: the transport was reset.
             if came {
                 self.end_all();
-                self.cid = self.events.core().with_transport(|transport| read_cid(transport));
+                self.cid = self.events.device().with_transport(|transport| read_cid(transport));
             }
         }
         Ok(())
@@ -256,10 +256,10 @@ impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
 
     fn work(&mut self) -> Result<(), Fault> {
         // Also notices that the device is gone, or wants to be reset.
-        let _ = self.events.core().take_config_change();
+        let _ = self.events.device().take_config_change();
         let drained = [
             self.take_events(),
-            self.tx.lane.take_back(&mut self.tx.spare).map(|has_room| self.wants_room &= !has_room),
+            self.tx.queue.take_back(&mut self.tx.spare).map(|has_room| self.wants_room &= !has_room),
             self.take_in(),
         ];
         // A device that is reset starts again once every queue has been looked at; the streams are gone all the same.
@@ -308,11 +308,11 @@ impl<P: Platform, T: VirtioTransport> VirtioSockets<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Notify for VirtioSockets<P, T> {
+impl<P: Platform> Notify for VirtioSockets<P> {
     fn arm(&mut self) -> Arm {
         self.refill();
-        let is_faulted = self.tx.lane.fault().is_some();
-        let tx = if self.wants_room || is_faulted { self.tx.lane.arm() } else { Arm::Armed };
+        let is_faulted = self.tx.queue.fault().is_some();
+        let tx = if self.wants_room || is_faulted { self.tx.queue.arm() } else { Arm::Armed };
         // What comes in waits until there is a buffer for an answer.
         let rx = if self.tx.spare.is_empty() && !is_faulted { Arm::Armed } else { self.rx.arm() };
         match (rx, self.events.arm(), tx) {
@@ -323,15 +323,15 @@ impl<P: Platform, T: VirtioTransport> Notify for VirtioSockets<P, T> {
 
     fn disarm(&mut self) {
         self.rx.disarm();
-        self.tx.lane.disarm();
+        self.tx.queue.disarm();
         self.events.disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
         self.rx.register(waker);
-        self.tx.lane.register(waker);
+        self.tx.queue.register(waker);
         self.events.register(waker);
-        self.events.core().config_cell().register(waker);
+        self.events.device().config_cell().register(waker);
     }
 
     fn next_deadline(&self) -> Instant {
@@ -343,11 +343,11 @@ impl<P: Platform, T: VirtioTransport> Notify for VirtioSockets<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
+impl<P: Platform> Sockets for VirtioSockets<P> {
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
         // Who waits for it is to be woken.
-        let is_sending = self.tx.lane.queue().in_flight() > 0;
+        let is_sending = self.tx.queue.in_flight() > 0;
         self.wants_room |= is_sending;
         let is_said = |stream: &Stream<P>| stream.owed.is_nothing();
         Ok(!is_sending && self.streams.iter().flatten().all(is_said))
@@ -362,7 +362,7 @@ impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     }
 
     fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
-        if let Some(fault) = self.tx.lane.fault() {
+        if let Some(fault) = self.tx.queue.fault() {
             return Err(fault.into());
         }
         let place = self.streams.iter().position(Option::is_none).ok_or(SocketError::Full)?;
@@ -371,11 +371,11 @@ impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
         let stream = Stream::new(&self.platform, generation, own, port, Phase::Connecting(end));
         let stream = stream.map_err(|_| SocketError::Full)?;
         let packet = stream.packet(self.cid, HOST, Op::REQUEST, 0, 0);
-        self.tx.lane.take_back(&mut self.tx.spare)?;
+        self.tx.queue.take_back(&mut self.tx.spare)?;
         if !self.tx.say(&packet, &[]) {
             return Err(SocketError::Full);
         }
-        self.tx.lane.kick();
+        self.tx.queue.kick();
         if let Some(slot) = self.streams.get_mut(place) {
             *slot = Some(stream);
         }
@@ -401,7 +401,7 @@ impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
     }
 
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
-        self.tx.lane.take_back(&mut self.tx.spare)?;
+        self.tx.queue.take_back(&mut self.tx.spare)?;
         let place = usize::from(socket.place());
         if !self.stream(socket)?.is_writable() {
             return Err(SocketError::NotOpen);
@@ -424,7 +424,7 @@ impl<P: Platform, T: VirtioTransport> Sockets for VirtioSockets<P, T> {
             stream.has_sent(now.len() as u32);
             rest = later;
         }
-        self.tx.lane.kick();
+        self.tx.queue.kick();
         self.pay();
         Ok(bytes.len().saturating_sub(rest.len()))
     }

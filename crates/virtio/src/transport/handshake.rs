@@ -1,9 +1,8 @@
-use super::VirtioTransport;
+use super::{DeviceStatus, VirtioTransport};
 use crate::{features::Features, queue::Quiesced};
 use core::{fmt, time::Duration};
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, Platform};
-use virtio_drivers::transport::DeviceStatus;
 
 /// How long a device may take to confirm a reset.
 const RESET_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,14 +52,14 @@ impl From<AllocError> for OpenError {
 /// Resets the device and waits until it says so. A device that is gone counts as reset.
 ///
 /// VIRTIO 1.3 §2.4.1, §4.1.4.3.2
-pub(crate) fn reset<P: Platform, T: VirtioTransport>(
+pub(crate) fn reset<P: Platform>(
     platform: &P,
-    transport: &mut T,
+    transport: &mut dyn VirtioTransport,
 ) -> (Option<Quiesced>, Option<Fault>) {
     let deadline = platform.now().saturating_add(RESET_TIMEOUT);
     transport.set_status(DeviceStatus::empty());
     loop {
-        if transport.get_status().is_empty() {
+        if transport.status().is_empty() {
             // SAFETY: the device reads back as reset, and a device that is reset accesses no queue.
             return (Some(unsafe { Quiesced::new() }), None);
         }
@@ -79,22 +78,22 @@ pub(crate) fn reset<P: Platform, T: VirtioTransport>(
 /// `choose` wants of what is offered, always with VERSION_1.
 ///
 /// VIRTIO 1.3 §3.1.1
-pub(crate) fn negotiate<T: VirtioTransport>(
-    transport: &mut T,
+pub(crate) fn negotiate(
+    transport: &mut dyn VirtioTransport,
     choose: impl FnOnce(u64) -> u64,
 ) -> Result<u64, OpenError> {
     transport.set_status(DeviceStatus::ACKNOWLEDGE);
     transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
-    let offered = transport.read_device_features();
+    let offered = transport.device_features();
     if offered & Features::VERSION_1.bits() == 0 {
         transport.set_status(DeviceStatus::FAILED);
         return Err(OpenError::Legacy);
     }
     let features = offered & (choose(offered) | Features::VERSION_1.bits());
-    transport.write_driver_features(features);
+    transport.set_driver_features(features);
     let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
     transport.set_status(status);
-    if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+    if !transport.status().contains(DeviceStatus::FEATURES_OK) {
         transport.set_status(status.difference(DeviceStatus::FEATURES_OK) | DeviceStatus::FAILED);
         return Err(OpenError::FeaturesRefused);
     }

@@ -1,14 +1,13 @@
 //! virtio over MMIO, version 2. VIRTIO 1.3 §4.2
 
-use super::config::Config;
-use super::pci::{begin_init, stop};
-use super::{Doorbell, InterruptReason, VirtioTransport};
+use super::registers::Config;
+use super::{
+    DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
+};
 use crate::queue::QueueAddresses;
-use core::{fmt, ops::BitAnd};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, PageArc, Platform};
-use virtio_drivers::PhysAddr;
-use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use core::fmt;
+use core::ptr::NonNull;
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform};
 
 /// Register offsets. VIRTIO 1.3 §4.2.2
 mod reg {
@@ -53,8 +52,6 @@ pub enum MmioError {
         /// Its device id. VIRTIO 1.3 §5
         device_id: u32,
     },
-    /// The device id is none that is known.
-    UnknownType(u32),
     /// The registers could not be mapped.
     Map,
     /// There is no memory.
@@ -70,7 +67,6 @@ impl fmt::Display for MmioError {
                 "it has the legacy interface (version 1): under QEMU give -global virtio-mmio.force-legacy=false",
             ),
             Self::Version { version, .. } => write!(f, "it has interface version {version}, which is not known"),
-            Self::UnknownType(id) => write!(f, "its device id {id} is not known"),
             Self::Map => f.write_str("its registers cannot be mapped"),
             Self::Memory => f.write_str("there is no memory for it"),
         }
@@ -92,46 +88,50 @@ impl From<AllocError> for MmioError {
 }
 
 /// A virtio device behind a block of registers.
-pub struct MmioTransport<P: Platform> {
-    registers: PageArc<P, MmioRegion<P>>,
+struct MmioTransport<P: Platform> {
+    registers: MmioRegion<P>,
+    /// The first of the registers, for what is accessed without the region.
+    base: NonNull<()>,
     device_type: DeviceType,
     line: Option<InterruptLine>,
-    refused: bool,
+}
+
+// SAFETY: the pointer is to the region's registers, which any processor may access.
+unsafe impl<P: Platform> Send for MmioTransport<P> {}
+
+/// Takes the `len` bytes of registers at `phys` as a virtio device whose interrupt is `line`.
+///
+/// # Errors
+///
+/// [`MmioError`].
+///
+/// # Safety
+///
+/// Firmware or the command line says that a virtio device's registers are there, and nobody else drives the device.
+pub unsafe fn mmio<P: Platform>(
+    platform: &P,
+    phys: u64,
+    len: usize,
+    line: Option<InterruptLine>,
+) -> Result<Transport<P>, MmioError> {
+    // SAFETY: the caller says that the range is a device's registers.
+    let registers = unsafe { MmioRegion::map(platform, phys, len) }?;
+    if len < reg::CONFIG || registers.read32(reg::MAGIC) != MAGIC {
+        return Err(MmioError::NoDevice);
+    }
+    let device_id = registers.read32(reg::DEVICE_ID);
+    if device_id == 0 {
+        return Err(MmioError::Empty);
+    }
+    let version = registers.read32(reg::VERSION);
+    if version != 2 {
+        return Err(MmioError::Version { version, device_id });
+    }
+    let base = registers.pointer::<u32>(0).ok_or(MmioError::NoDevice)?.cast();
+    Ok(boxed(platform, MmioTransport { registers, base, device_type: DeviceType(device_id), line })?)
 }
 
 impl<P: Platform> MmioTransport<P> {
-    /// Takes the `len` bytes of registers at `phys` as a virtio device whose interrupt is `line`.
-    ///
-    /// # Errors
-    ///
-    /// [`MmioError`].
-    ///
-    /// # Safety
-    ///
-    /// Firmware or the command line says that a virtio device's registers are there.
-    pub unsafe fn new(
-        platform: &P,
-        phys: u64,
-        len: usize,
-        line: Option<InterruptLine>,
-    ) -> Result<Self, MmioError> {
-        // SAFETY: passed on from the caller.
-        let registers = unsafe { MmioRegion::map(platform, phys, len) }?;
-        if len < reg::CONFIG || registers.read32(reg::MAGIC) != MAGIC {
-            return Err(MmioError::NoDevice);
-        }
-        let device_id = registers.read32(reg::DEVICE_ID);
-        if device_id == 0 {
-            return Err(MmioError::Empty);
-        }
-        let version = registers.read32(reg::VERSION);
-        if version != 2 {
-            return Err(MmioError::Version { version, device_id });
-        }
-        let device_type = DeviceType::try_from(device_id).map_err(|_| MmioError::UnknownType(device_id))?;
-        Ok(Self { registers: PageArc::new(platform, registers)?, device_type, line, refused: false })
-    }
-
     fn select(&self, queue: u16) {
         self.registers.write32(reg::QUEUE_SEL, u32::from(queue));
     }
@@ -147,38 +147,72 @@ impl<P: Platform> MmioTransport<P> {
 }
 
 /// Writes the queue's index to the notification register. VIRTIO 1.3 §4.2.3.3
-pub struct MmioBell<P: Platform> {
-    registers: PageArc<P, MmioRegion<P>>,
-    queue: u16,
+///
+/// # Safety
+///
+/// `base` is where the registers of a transport that is alive begin.
+unsafe fn ring(base: NonNull<()>, queue: u16) {
+    // SAFETY: the caller says where the registers are; there are `CONFIG` bytes of them at least.
+    unsafe { paravirt_platform::write_register(base.byte_add(reg::QUEUE_NOTIFY).cast(), u32::from(queue)) }
 }
 
-impl<P: Platform> Doorbell for MmioBell<P> {
-    #[inline]
-    fn ring(&self) {
-        self.registers.write32(reg::QUEUE_NOTIFY, u32::from(self.queue));
-    }
-}
-
-/// The interrupt status, and its acknowledgement. VIRTIO 1.3 §4.2.3.4
-pub struct MmioIsr<P: Platform>(PageArc<P, MmioRegion<P>>);
-
-impl<P: Platform> InterruptReason for MmioIsr<P> {
-    fn take(&self) -> InterruptStatus {
-        let bits = self.0.read32(reg::INTERRUPT_STATUS);
+/// Reads the interrupt status, and acknowledges it. VIRTIO 1.3 §4.2.3.4
+///
+/// # Safety
+///
+/// `base` is where the registers of a transport that is alive begin.
+unsafe fn take_status(base: NonNull<()>) -> InterruptStatus {
+    // SAFETY: the caller says where the registers are; there are `CONFIG` bytes of them at least.
+    unsafe {
+        let bits: u32 = paravirt_platform::read_register(base.byte_add(reg::INTERRUPT_STATUS).cast());
         if bits == 0 || bits == u32::MAX {
             return InterruptStatus::empty();
         }
-        self.0.write32(reg::INTERRUPT_ACK, bits);
-        InterruptStatus::from_bits_truncate(bits)
+        paravirt_platform::write_register(base.byte_add(reg::INTERRUPT_ACK).cast(), bits);
+        InterruptStatus::from_bits_truncate(bits as u8)
     }
 }
 
-impl<P: Platform> VirtioTransport for MmioTransport<P> {
-    type Doorbell = MmioBell<P>;
-    type Reason = MmioIsr<P>;
+// SAFETY: every answer is what the device's registers read as, and the registers stay mapped, at the same addresses, as long as
+// the transport lives.
+unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
+    fn device_type(&self) -> DeviceType {
+        self.device_type
+    }
 
-    fn is_present(&mut self) -> bool {
+    fn device_features(&mut self) -> u64 {
+        self.registers.write32(reg::DEVICE_FEATURES_SEL, 0);
+        let low = self.registers.read32(reg::DEVICE_FEATURES);
+        self.registers.write32(reg::DEVICE_FEATURES_SEL, 1);
+        u64::from(low) | (u64::from(self.registers.read32(reg::DEVICE_FEATURES)) << 32)
+    }
+
+    fn set_driver_features(&mut self, features: u64) {
+        self.registers.write32(reg::DRIVER_FEATURES_SEL, 0);
+        self.registers.write32(reg::DRIVER_FEATURES, features as u32);
+        self.registers.write32(reg::DRIVER_FEATURES_SEL, 1);
+        self.registers.write32(reg::DRIVER_FEATURES, (features >> 32) as u32);
+    }
+
+    fn status(&self) -> DeviceStatus {
+        // The register has 32 bits, of which 8 are defined; one that is gone reads as all ones.
+        DeviceStatus::from_bits_retain(self.registers.read32(reg::STATUS) as u8)
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.registers.write32(reg::STATUS, u32::from(status.bits()));
+    }
+
+    fn is_present(&self) -> bool {
         self.registers.read32(reg::MAGIC) == MAGIC
+    }
+
+    fn max_queue_size(&mut self, index: u16) -> u32 {
+        self.select(index);
+        match self.registers.read32(reg::QUEUE_NUM_MAX) {
+            u32::MAX => 0,
+            size => size,
+        }
     }
 
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
@@ -191,8 +225,9 @@ impl<P: Platform> VirtioTransport for MmioTransport<P> {
         self.registers.read32(reg::QUEUE_READY) == 1
     }
 
-    fn doorbell(&mut self, index: u16) -> Option<MmioBell<P>> {
-        Some(MmioBell { registers: self.registers.clone(), queue: index })
+    fn doorbell(&mut self, index: u16) -> Option<Doorbell> {
+        // SAFETY: the register is mapped while the transport lives, and any processor may write it.
+        Some(unsafe { Doorbell::new(self.base, index, ring) })
     }
 
     fn start_queue_reset(&mut self, index: u16) {
@@ -205,13 +240,15 @@ impl<P: Platform> VirtioTransport for MmioTransport<P> {
         self.registers.read32(reg::QUEUE_RESET) == 0 && self.registers.read32(reg::QUEUE_READY) == 0
     }
 
-    fn messages(&mut self) -> u16 {
+    fn messages(&self) -> u16 {
         0
     }
 
     fn set_message(&mut self, _entry: u16, _message: Message) {}
 
-    fn enable_messages(&mut self, _on: bool) {}
+    fn enable_messages(&mut self) {}
+
+    fn disable_messages(&mut self) {}
 
     fn set_queue_message(&mut self, _index: u16, entry: Option<u16>) -> bool {
         entry.is_none()
@@ -225,111 +262,20 @@ impl<P: Platform> VirtioTransport for MmioTransport<P> {
         self.line
     }
 
-    fn reason(&self) -> MmioIsr<P> {
-        MmioIsr(self.registers.clone())
+    fn interrupt_ack(&self) -> InterruptAck {
+        // SAFETY: the registers are mapped while the transport lives, and any processor may access them.
+        unsafe { InterruptAck::new(self.base, take_status) }
     }
 
-    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        self.config().read_fields(fields, into);
-    }
-}
-
-impl<P: Platform> Transport for MmioTransport<P> {
-    fn device_type(&self) -> DeviceType {
-        self.device_type
-    }
-
-    fn read_device_features(&mut self) -> u64 {
-        self.registers.write32(reg::DEVICE_FEATURES_SEL, 0);
-        let low = self.registers.read32(reg::DEVICE_FEATURES);
-        self.registers.write32(reg::DEVICE_FEATURES_SEL, 1);
-        u64::from(low) | (u64::from(self.registers.read32(reg::DEVICE_FEATURES)) << 32)
-    }
-
-    fn write_driver_features(&mut self, driver_features: u64) {
-        self.registers.write32(reg::DRIVER_FEATURES_SEL, 0);
-        self.registers.write32(reg::DRIVER_FEATURES, driver_features as u32);
-        self.registers.write32(reg::DRIVER_FEATURES_SEL, 1);
-        self.registers.write32(reg::DRIVER_FEATURES, (driver_features >> 32) as u32);
-    }
-
-    fn max_queue_size(&mut self, queue: u16) -> u32 {
-        if self.refused {
-            return 0;
-        }
-        self.select(queue);
-        match self.registers.read32(reg::QUEUE_NUM_MAX) {
-            u32::MAX => 0,
-            size => size,
-        }
-    }
-
-    fn notify(&mut self, queue: u16) {
-        self.registers.write32(reg::QUEUE_NOTIFY, u32::from(queue));
-    }
-
-    fn get_status(&self) -> DeviceStatus {
-        DeviceStatus::from_bits_retain(self.registers.read32(reg::STATUS))
-    }
-
-    fn set_status(&mut self, status: DeviceStatus) {
-        self.registers.write32(reg::STATUS, status.bits());
-    }
-
-    fn set_guest_page_size(&mut self, _guest_page_size: u32) {}
-
-    fn requires_legacy_layout(&self) -> bool {
-        false
-    }
-
-    fn queue_set(&mut self, queue: u16, size: u32, desc: PhysAddr, driver: PhysAddr, device: PhysAddr) {
-        let addresses = QueueAddresses::from_raw(size, desc, driver, device);
-        if !self.enable_queue(queue, &addresses) {
-            log::warn!("virtio: the device did not accept queue {queue}");
-        }
-    }
-
-    fn queue_unset(&mut self, queue: u16) {
-        self.select(queue);
-        self.registers.write32(reg::QUEUE_READY, 0);
-    }
-
-    fn queue_used(&mut self, queue: u16) -> bool {
-        self.select(queue);
-        self.registers.read32(reg::QUEUE_READY) != 0
-    }
-
-    fn ack_interrupt(&mut self) -> InterruptStatus {
-        self.reason().take()
-    }
-
-    fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + fmt::Debug>(
-        &mut self,
-        supported: F,
-    ) -> F {
-        begin_init(self, supported, |t| t.refused = true)
-    }
-
-    fn read_config_generation(&self) -> u32 {
+    fn config_generation(&self) -> u32 {
         self.registers.read32(reg::CONFIG_GENERATION)
     }
 
-    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
-        self.config().read_value(offset)
+    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
+        self.config().read(fields, into);
     }
 
-    fn write_config_space<T: IntoBytes + Immutable>(
-        &mut self,
-        offset: usize,
-        value: T,
-    ) -> virtio_drivers::Result<()> {
-        self.config().write_value(offset, value.as_bytes())
-    }
-}
-
-/// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
-impl<P: Platform> Drop for MmioTransport<P> {
-    fn drop(&mut self) {
-        stop(self);
+    fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool {
+        self.config().write(offset, bytes)
     }
 }

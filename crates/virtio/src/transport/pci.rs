@@ -1,17 +1,39 @@
 //! virtio over PCI, modern devices. VIRTIO 1.3 §4.1
 
-use super::config::Config;
 use super::pci_caps::{self, Msix, Structure, VirtioCaps};
-use super::{Doorbell, InterruptReason, VirtioTransport};
-use crate::features::Features;
-use crate::pci::{Bars, PciFunction, PciSlot};
+use super::registers::Config;
+use super::{
+    DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
+};
 use crate::queue::QueueAddresses;
-use core::{fmt, ops::BitAnd};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, PageArc, Platform};
-use virtio_drivers::transport::pci::bus::{Command, PciRoot};
-use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-use virtio_drivers::{Error, PhysAddr};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use core::fmt;
+use core::ptr::NonNull;
+use paravirt_pci::{Bars, Command, FunctionInfo, PciFunction, PciSlot};
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform};
+
+/// The vendor of virtio devices, their modern device ids (this and the device id of §5), and their transitional ones.
+/// VIRTIO 1.3 §4.1.2
+const VENDOR: u16 = 0x1af4;
+const MODERN: u16 = 0x1040;
+const MODERN_LAST: u16 = 0x107f;
+
+/// What kind of virtio device a PCI function is; `None` where it is none. VIRTIO 1.3 §4.1.2
+pub fn is_virtio(info: &FunctionInfo) -> Option<DeviceType> {
+    if info.vendor != VENDOR {
+        return None;
+    }
+    match info.device {
+        0x1000 => Some(DeviceType::NET),
+        0x1001 => Some(DeviceType::BLOCK),
+        0x1002 => Some(DeviceType::BALLOON),
+        0x1003 => Some(DeviceType::CONSOLE),
+        0x1004 => Some(DeviceType::SCSI),
+        0x1005 => Some(DeviceType::ENTROPY),
+        0x1009 => Some(DeviceType::P9),
+        MODERN..=MODERN_LAST => Some(DeviceType(u32::from(info.device.wrapping_sub(MODERN)))),
+        _ => None,
+    }
+}
 
 /// Offsets in the common configuration. VIRTIO 1.3 §4.1.4.3
 mod common {
@@ -78,54 +100,55 @@ impl From<AllocError> for PciError {
 }
 
 /// A modern virtio device on PCI.
-pub struct PciTransport<P: Platform> {
+struct PciTransport<P: Platform> {
     device_type: DeviceType,
     common: MmioRegion<P>,
-    notify: PageArc<P, MmioRegion<P>>,
+    notify: MmioRegion<P>,
     notify_multiplier: u32,
-    isr: PageArc<P, MmioRegion<P>>,
+    isr: MmioRegion<P>,
     config: Option<MmioRegion<P>>,
     msix: Option<(Msix, MmioRegion<P>)>,
     function: PciFunction<P>,
-    /// Features did not stick: no queue is given out any more.
-    refused: bool,
+}
+
+/// Takes the function in `slot` as a virtio device of the type given, maps its registers and makes it a bus master. Its BARs have
+/// addresses: see [`paravirt_pci::enumerate`].
+///
+/// # Errors
+///
+/// [`PciError`]; the function is left as it was.
+///
+/// # Safety
+///
+/// Nobody else drives the function.
+pub unsafe fn pci<P: Platform>(
+    platform: &P,
+    slot: &PciSlot<P>,
+    device_type: DeviceType,
+) -> Result<Transport<P>, PciError> {
+    let function = slot.function();
+    let caps = pci_caps::parse(|at| function.read(at)).ok_or(PciError::Legacy)?;
+    let VirtioCaps { common, notify, notify_multiplier, isr, device, msix } = caps;
+    let map = |structure: &Structure| map(platform, slot.bars(), structure);
+    let transport = PciTransport {
+        device_type,
+        common: map(&common)?,
+        notify: map(&notify)?,
+        notify_multiplier,
+        isr: map(&isr)?,
+        config: device.as_ref().map(map).transpose()?,
+        // A device whose MSI-X table cannot be reached works without.
+        msix: msix.and_then(|cap| map(&cap.table).ok().map(|table| (cap, table))),
+        function: function.clone(),
+    };
+    let transport = boxed(platform, transport)?;
+    let command = function.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
+    // SAFETY: the caller says that nobody else drives the function; it accesses no memory before it is told of a queue.
+    unsafe { function.set_command(command) };
+    Ok(transport)
 }
 
 impl<P: Platform> PciTransport<P> {
-    /// Takes the function in `slot` as a virtio device of the type given, maps its registers and makes it a bus master. Its
-    /// BARs have addresses (see [`crate::pci::enumerate`]).
-    ///
-    /// # Errors
-    ///
-    /// [`PciError`]; the function is left as it was.
-    pub fn new(platform: &P, slot: &PciSlot<P>, device_type: DeviceType) -> Result<Self, PciError> {
-        let function = slot.function();
-        let caps = pci_caps::parse(|at| function.read(at)).ok_or(PciError::Legacy)?;
-        let VirtioCaps { common, notify, notify_multiplier, isr, device, msix } = caps;
-        let map = |structure: &Structure| map(platform, slot.bars(), structure);
-        let transport = Self {
-            device_type,
-            common: map(&common)?,
-            notify: PageArc::new(platform, map(&notify)?)?,
-            notify_multiplier,
-            isr: PageArc::new(platform, map(&isr)?)?,
-            config: device.as_ref().map(map).transpose()?,
-            // A device whose MSI-X table cannot be reached works without.
-            msix: msix.and_then(|cap| map(&cap.table).ok().map(|table| (cap, table))),
-            function: function.clone(),
-            refused: false,
-        };
-        let mut root = PciRoot::new(function.access());
-        let (_, command) = root.get_status_command(function.address());
-        let command = command | Command::MEMORY_SPACE | Command::BUS_MASTER;
-        root.set_command(function.address(), command);
-        Ok(transport)
-    }
-
-    fn config(&self) -> virtio_drivers::Result<Config<'_, P>> {
-        self.config.as_ref().map(|region| Config::new(region, 0)).ok_or(Error::ConfigSpaceMissing)
-    }
-
     fn select(&self, queue: u16) {
         self.common.write16(common::QUEUE_SELECT, queue);
     }
@@ -136,11 +159,17 @@ impl<P: Platform> PciTransport<P> {
         self.common.write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
 
-    fn msix_control(&mut self, change: impl FnOnce(u16) -> u16) {
-        if let Some((cap, _)) = &self.msix {
-            let word = self.function.read(cap.position);
-            let control = change((word >> 16) as u16);
-            self.function.write(cap.position, (word & 0xffff) | (u32::from(control) << 16));
+    /// Sets or clears bits of the MSI-X message control and of the command register. PCI 3.0 §6.8.2.3
+    fn set_messages(&mut self, enable: u16, command: Command) {
+        // SAFETY: whoever made the transport promised that nobody else drives the function; messages go where `set_message` said.
+        unsafe {
+            if let Some((cap, _)) = &self.msix {
+                let word = self.function.read(cap.position);
+                let control = (word >> 16) as u16 & !(MSIX_ENABLE | MSIX_MASK_ALL) | enable;
+                self.function.write(cap.position, (word & 0xffff) | (u32::from(control) << 16));
+            }
+            let rest = self.function.command().difference(Command::INTERRUPT_DISABLE);
+            self.function.set_command(rest | command);
         }
     }
 }
@@ -153,43 +182,73 @@ fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioReg
     }
     let phys = address.checked_add(u64::from(at.offset)).ok_or(PciError::Bar)?;
     phys.checked_add(u64::from(at.length)).ok_or(PciError::Bar)?;
-    // SAFETY: the range lies in a BAR of the device: it is registers.
+    // SAFETY: the range lies in a BAR of the device: it is registers, which nobody else uses.
     Ok(unsafe { MmioRegion::map(platform, phys, at.length as usize) }?)
 }
 
 /// Writes the queue's index at the queue's place in the notification structure. VIRTIO 1.3 §4.1.5.2
-pub struct PciBell<P: Platform> {
-    notify: PageArc<P, MmioRegion<P>>,
-    offset: usize,
-    queue: u16,
+///
+/// # Safety
+///
+/// `register` is such a place, of a transport that is alive.
+unsafe fn ring(register: NonNull<()>, queue: u16) {
+    // SAFETY: the caller says that it is a register that is mapped.
+    unsafe { paravirt_platform::write_register(register.cast::<u16>(), queue) }
 }
 
-impl<P: Platform> Doorbell for PciBell<P> {
-    #[inline]
-    fn ring(&self) {
-        self.notify.write16(self.offset, self.queue);
+/// Reads the ISR status, which clears it. VIRTIO 1.3 §4.1.4.5
+///
+/// # Safety
+///
+/// `register` is that of a transport that is alive.
+unsafe fn take_isr(register: NonNull<()>) -> InterruptStatus {
+    // SAFETY: the caller says that it is a register that is mapped.
+    match unsafe { paravirt_platform::read_register(register.cast::<u8>()) } {
+        0xff => InterruptStatus::empty(),
+        bits => InterruptStatus::from_bits_truncate(bits),
     }
 }
 
-/// The ISR status, which is cleared by reading it. VIRTIO 1.3 §4.1.4.5
-pub struct PciIsr<P: Platform>(PageArc<P, MmioRegion<P>>);
-
-impl<P: Platform> InterruptReason for PciIsr<P> {
-    fn take(&self) -> InterruptStatus {
-        match self.0.read8(0) {
-            0xff => InterruptStatus::empty(),
-            bits => InterruptStatus::from_bits_truncate(u32::from(bits)),
-        }
+// SAFETY: every answer is what the device's registers read as, and the registers stay mapped, at the same addresses, as long as
+// the transport lives. The structures are in BARs of this device, and long enough: `pci_caps` says so.
+unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
+    fn device_type(&self) -> DeviceType {
+        self.device_type
     }
-}
 
-impl<P: Platform> VirtioTransport for PciTransport<P> {
-    type Doorbell = PciBell<P>;
-    type Reason = PciIsr<P>;
+    fn device_features(&mut self) -> u64 {
+        self.common.write32(common::DEVICE_FEATURE_SELECT, 0);
+        let low = self.common.read32(common::DEVICE_FEATURE);
+        self.common.write32(common::DEVICE_FEATURE_SELECT, 1);
+        u64::from(low) | (u64::from(self.common.read32(common::DEVICE_FEATURE)) << 32)
+    }
 
-    fn is_present(&mut self) -> bool {
+    fn set_driver_features(&mut self, features: u64) {
+        self.common.write32(common::DRIVER_FEATURE_SELECT, 0);
+        self.common.write32(common::DRIVER_FEATURE, features as u32);
+        self.common.write32(common::DRIVER_FEATURE_SELECT, 1);
+        self.common.write32(common::DRIVER_FEATURE, (features >> 32) as u32);
+    }
+
+    fn status(&self) -> DeviceStatus {
+        DeviceStatus::from_bits_retain(self.common.read8(common::DEVICE_STATUS))
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.common.write8(common::DEVICE_STATUS, status.bits());
+    }
+
+    fn is_present(&self) -> bool {
         self.common.read8(common::DEVICE_STATUS) != 0xff
             || self.common.read32(common::DEVICE_FEATURE_SELECT) != u32::MAX
+    }
+
+    fn max_queue_size(&mut self, index: u16) -> u32 {
+        self.select(index);
+        match self.common.read16(common::QUEUE_SIZE) {
+            u16::MAX => 0,
+            size => u32::from(size),
+        }
     }
 
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
@@ -203,12 +262,14 @@ impl<P: Platform> VirtioTransport for PciTransport<P> {
         size == addresses.size && self.common.read16(common::QUEUE_ENABLE) == 1
     }
 
-    fn doorbell(&mut self, index: u16) -> Option<PciBell<P>> {
+    fn doorbell(&mut self, index: u16) -> Option<Doorbell> {
         self.select(index);
         let offset = usize::from(self.common.read16(common::QUEUE_NOTIFY_OFF))
             .checked_mul(usize::try_from(self.notify_multiplier).ok()?)?;
-        self.notify.pointer::<u16>(offset)?;
-        Some(PciBell { notify: self.notify.clone(), offset, queue: index })
+        let register = self.notify.pointer::<u16>(offset)?;
+        // SAFETY: the register is in the notification structure, which is mapped while the transport lives, and any processor may
+        // write it.
+        Some(unsafe { Doorbell::new(register.cast(), index, ring) })
     }
 
     fn start_queue_reset(&mut self, index: u16) {
@@ -221,7 +282,7 @@ impl<P: Platform> VirtioTransport for PciTransport<P> {
         self.common.read16(common::QUEUE_RESET) == 0 && self.common.read16(common::QUEUE_ENABLE) == 0
     }
 
-    fn messages(&mut self) -> u16 {
+    fn messages(&self) -> u16 {
         self.msix.as_ref().map_or(0, |(cap, _)| cap.entries)
     }
 
@@ -235,15 +296,12 @@ impl<P: Platform> VirtioTransport for PciTransport<P> {
         }
     }
 
-    fn enable_messages(&mut self, on: bool) {
-        self.msix_control(|control| {
-            let off = control & !(MSIX_ENABLE | MSIX_MASK_ALL);
-            if on { off | MSIX_ENABLE } else { off }
-        });
-        let mut root = PciRoot::new(self.function.access());
-        let (_, mut command) = root.get_status_command(self.function.address());
-        command.set(Command::INTERRUPT_DISABLE, on);
-        root.set_command(self.function.address(), command);
+    fn enable_messages(&mut self) {
+        self.set_messages(MSIX_ENABLE, Command::INTERRUPT_DISABLE);
+    }
+
+    fn disable_messages(&mut self) {
+        self.set_messages(0, Command::empty());
     }
 
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {
@@ -263,147 +321,24 @@ impl<P: Platform> VirtioTransport for PciTransport<P> {
         self.function.line()
     }
 
-    fn reason(&self) -> PciIsr<P> {
-        PciIsr(self.isr.clone())
+    fn interrupt_ack(&self) -> InterruptAck {
+        let register = self.isr.pointer::<u8>(0).map_or(NonNull::dangling(), NonNull::cast);
+        // SAFETY: `pci_caps` made sure that the structure has a byte, so that the pointer is to it; it is mapped while the transport
+        // lives, and any processor may read it.
+        unsafe { InterruptAck::new(register, take_isr) }
     }
 
-    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        if let Ok(config) = self.config() {
-            config.read_fields(fields, into);
-        }
-    }
-}
-
-impl<P: Platform> Transport for PciTransport<P> {
-    fn device_type(&self) -> DeviceType {
-        self.device_type
-    }
-
-    fn read_device_features(&mut self) -> u64 {
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 0);
-        let low = self.common.read32(common::DEVICE_FEATURE);
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 1);
-        u64::from(low) | (u64::from(self.common.read32(common::DEVICE_FEATURE)) << 32)
-    }
-
-    fn write_driver_features(&mut self, driver_features: u64) {
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 0);
-        self.common.write32(common::DRIVER_FEATURE, driver_features as u32);
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 1);
-        self.common.write32(common::DRIVER_FEATURE, (driver_features >> 32) as u32);
-    }
-
-    fn max_queue_size(&mut self, queue: u16) -> u32 {
-        if self.refused {
-            return 0;
-        }
-        self.select(queue);
-        match self.common.read16(common::QUEUE_SIZE) {
-            u16::MAX => 0,
-            size => u32::from(size),
-        }
-    }
-
-    fn notify(&mut self, queue: u16) {
-        if let Some(bell) = self.doorbell(queue) {
-            bell.ring();
-        }
-    }
-
-    fn get_status(&self) -> DeviceStatus {
-        DeviceStatus::from_bits_retain(u32::from(self.common.read8(common::DEVICE_STATUS)))
-    }
-
-    fn set_status(&mut self, status: DeviceStatus) {
-        self.common.write8(common::DEVICE_STATUS, status.bits() as u8);
-    }
-
-    fn set_guest_page_size(&mut self, _guest_page_size: u32) {}
-
-    fn requires_legacy_layout(&self) -> bool {
-        false
-    }
-
-    fn queue_set(&mut self, queue: u16, size: u32, desc: PhysAddr, driver: PhysAddr, device: PhysAddr) {
-        let addresses = QueueAddresses::from_raw(size, desc, driver, device);
-        if !self.enable_queue(queue, &addresses) {
-            log::warn!("virtio: the device did not accept queue {queue}");
-        }
-    }
-
-    fn queue_unset(&mut self, _queue: u16) {
-        // VIRTIO 1.3 §4.1.4.3.2: a driver must not write 0 to queue_enable.
-    }
-
-    fn queue_used(&mut self, queue: u16) -> bool {
-        self.select(queue);
-        self.common.read16(common::QUEUE_ENABLE) == 1
-    }
-
-    fn ack_interrupt(&mut self) -> InterruptStatus {
-        self.reason().take()
-    }
-
-    fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + fmt::Debug>(
-        &mut self,
-        supported: F,
-    ) -> F {
-        begin_init(self, supported, |t| t.refused = true)
-    }
-
-    fn read_config_generation(&self) -> u32 {
+    fn config_generation(&self) -> u32 {
         u32::from(self.common.read8(common::CONFIG_GENERATION))
     }
 
-    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
-        self.config()?.read_value(offset)
-    }
-
-    fn write_config_space<T: IntoBytes + Immutable>(
-        &mut self,
-        offset: usize,
-        value: T,
-    ) -> virtio_drivers::Result<()> {
-        self.config()?.write_value(offset, value.as_bytes())
-    }
-}
-
-/// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
-impl<P: Platform> Drop for PciTransport<P> {
-    fn drop(&mut self) {
-        stop(self);
-    }
-}
-
-/// Resets the device and waits, for a bounded number of looks, until it says so or is gone.
-pub(super) fn stop<T: VirtioTransport>(transport: &mut T) {
-    const LOOKS: u32 = 1_000_000;
-    transport.set_status(DeviceStatus::empty());
-    for _ in 0..LOOKS {
-        if transport.get_status().is_empty() || !transport.is_present() {
-            return;
+    fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
+        if let Some(region) = &self.config {
+            Config::new(region, 0).read(fields, into);
         }
-        core::hint::spin_loop();
     }
-    log::warn!("virtio: a device did not confirm its reset");
-}
 
-/// The start of initialisation for drivers of `virtio-drivers`, which do not read FEATURES_OK back: where it does not
-/// stick, the device is marked as failed and `refuse` makes sure that it gives out no queue.
-pub(super) fn begin_init<T, F>(transport: &mut T, supported: F, refuse: impl FnOnce(&mut T)) -> F
-where
-    T: VirtioTransport,
-    F: bitflags::Flags<Bits = u64> + BitAnd<Output = F>,
-{
-    stop(transport);
-    // Their queue has neither indirect tables that it owns nor event indices that are safe across the wrap.
-    let wanted = supported.bits() & !(Features::EVENT_IDX.bits() | Features::INDIRECT_DESC.bits());
-    match super::negotiate(transport, |_| wanted) {
-        Ok(features) => F::from_bits_truncate(features) & supported,
-        Err(error) => {
-            log::warn!("virtio: device refused: {error}");
-            refuse(transport);
-            F::empty()
-        }
+    fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool {
+        self.config.as_ref().is_some_and(|region| Config::new(region, 0).write(offset, bytes))
     }
 }

@@ -68,7 +68,7 @@ impl<P: Platform> BouncePool<P> {
 /// Which pool a [`BounceHal`] uses: a type of the kernel's own, since the `Hal` trait has no `self`.
 ///
 /// ```
-/// use paravirt_virtio::hal::{BouncePool, PoolSource};
+/// use paravirt_virtio::passthrough::hal::{BouncePool, PoolSource};
 /// # use paravirt_platform::Platform;
 /// # fn example<MyPlatform: Platform>(pool: &'static BouncePool<MyPlatform>) {
 /// # struct MyPool<P>(core::marker::PhantomData<P>);

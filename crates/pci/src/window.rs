@@ -51,13 +51,13 @@ impl Windows {
         }
     }
 
-    /// Gives out `size` bytes, a power of two, aligned to themselves: below 4 GiB if there is room, and only there unless
-    /// `wide`.
-    pub fn take(&mut self, size: u64, wide: Wide) -> Option<u64> {
+    /// Gives out `size` bytes, a power of two, aligned to themselves: below 4 GiB if there is room, and above only where `width`
+    /// says that the BAR takes such addresses. `None` where there is no room.
+    pub fn take(&mut self, size: u64, width: AddressWidth) -> Option<u64> {
         let low = |w: &Window| w.end <= FOUR_GIB;
-        self.take_where(size, low).or_else(|| match wide {
-            Wide::Yes => self.take_where(size, |w| !low(w)),
-            Wide::No => None,
+        self.take_where(size, low).or_else(|| match width {
+            AddressWidth::Bits64 => self.take_where(size, |w| !low(w)),
+            AddressWidth::Bits32 => None,
         })
     }
 
@@ -80,19 +80,19 @@ impl Windows {
         }
     }
 
-    /// How far the windows below (`false`) and above 4 GiB have been given out: for each, the lowest cursor and window.
-    pub(super) fn cursors(&self) -> [Option<Window>; 8] {
+    /// What is left of each window: its start is how far it has been given out.
+    pub(crate) fn remaining(&self) -> [Option<Window>; 8] {
         self.windows
     }
 }
 
-/// Whether an address above 4 GiB will do.
+/// Which addresses a BAR takes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Wide {
-    /// It will.
-    Yes,
-    /// It will not.
-    No,
+pub enum AddressWidth {
+    /// Below 4 GiB.
+    Bits32,
+    /// Any.
+    Bits64,
 }
 
 #[cfg(test)]
@@ -104,22 +104,22 @@ mod tests {
         let mut windows = Windows::new();
         assert!(windows.add(Window { start: 0xfff0_1000, end: 0x2_0000_0000 }));
         windows.reserve(0xfff0_2000, 0x1000);
-        assert_eq!(windows.take(0x4000, Wide::Yes), Some(0xfff0_4000));
-        assert_eq!(windows.take(0x1000, Wide::No), Some(0xfff0_8000));
-        assert_eq!(windows.take(0x10_0000, Wide::No), None);
-        assert_eq!(windows.take(0x10_0000, Wide::Yes), Some(0x1_0000_0000));
+        assert_eq!(windows.take(0x4000, AddressWidth::Bits64), Some(0xfff0_4000));
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xfff0_8000));
+        assert_eq!(windows.take(0x10_0000, AddressWidth::Bits32), None);
+        assert_eq!(windows.take(0x10_0000, AddressWidth::Bits64), Some(0x1_0000_0000));
         windows.align(0x10_0000);
-        assert_eq!(windows.take(0x1000, Wide::No), None);
-        assert_eq!(windows.take(0x1000, Wide::Yes), Some(0x1_0010_0000));
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), None);
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0x1_0010_0000));
     }
 
     #[test]
     fn the_end_of_the_address_space_is_no_wrap() {
         let mut windows = Windows::new();
         assert!(windows.add(Window { start: u64::MAX - 0x1000, end: u64::MAX }));
-        assert_eq!(windows.take(0x2000, Wide::Yes), None);
+        assert_eq!(windows.take(0x2000, AddressWidth::Bits64), None);
         windows.align(0x10_0000);
-        assert_eq!(windows.take(1, Wide::Yes), None);
+        assert_eq!(windows.take(1, AddressWidth::Bits64), None);
         assert!(!windows.add(Window { start: 5, end: 5 }));
     }
 }

@@ -1,12 +1,12 @@
 //! The walk over the buses: every function, in the order of addresses, also behind bridges.
 
-use super::assign::{Wide, Window, Windows};
-use super::{Bars, ConfigAccess, PciFunction, PciSlot};
-use paravirt_platform::Platform;
-use virtio_drivers::transport::pci::VIRTIO_VENDOR_ID;
-use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, DeviceFunction, DeviceFunctionInfo, HeaderType, MemoryBarType, PciRoot,
+use crate::bar::set_address;
+use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
+use crate::{
+    Address, Bar, Bars, Command, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Window, Windows,
 };
+use core::fmt;
+use paravirt_platform::Platform;
 
 /// Registers of a bridge. PCI-to-PCI Bridge 1.2 §3.2
 const BUS_NUMBERS: u8 = 0x18;
@@ -19,18 +19,66 @@ const DEEPEST: u8 = 16;
 /// The unit of a bridge's window.
 const BRIDGE_UNIT: u64 = 1 << 20;
 
-/// Walks the buses from `first` on down, as far as `access` reaches, and hands every function to `visit`, by bus, device and function number.
+/// A function that the walk found. There is one of each in a walk: whoever has it may drive the function.
+pub struct PciSlot<P: Platform> {
+    function: PciFunction<P>,
+    info: FunctionInfo,
+    bars: Bars,
+}
+
+impl<P: Platform> PciSlot<P> {
+    /// Its configuration space.
+    pub fn function(&self) -> &PciFunction<P> {
+        &self.function
+    }
+
+    /// What it says it is.
+    pub fn info(&self) -> &FunctionInfo {
+        &self.info
+    }
+
+    /// Its base address registers, with the addresses that they have now. Read for functions that the walk was asked to give
+    /// addresses to, and empty for others.
+    pub fn bars(&self) -> &Bars {
+        &self.bars
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.function.address()
+    }
+}
+
+impl<P: Platform> fmt::Debug for PciSlot<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, info, bars } = self;
+        f.debug_struct("PciSlot")
+            .field("address", &function.address())
+            .field("info", info)
+            .field("bars", bars)
+            .finish()
+    }
+}
+
+/// Walks the buses from `first` on down, as far as `access` reaches, and hands every function to `visit`, by bus, device and
+/// function number.
 ///
-/// Bridges that firmware left without bus numbers get some, and virtio functions whose BARs have no address get one from
-/// `windows`, with the windows of the bridges ahead of them. What has an address keeps it.
-pub fn enumerate<P: Platform>(
+/// Bridges that firmware left without bus numbers get some, and functions of which `is_driven` says so, and whose BARs have no
+/// address, get one from `windows`, with the windows of the bridges ahead of them. What has an address keeps it.
+///
+/// # Safety
+///
+/// `windows` are addresses that the host bridge forwards to these buses and that are nobody's, and nobody else drives the
+/// functions.
+pub unsafe fn enumerate<P: Platform>(
     access: &ConfigAccess<P>,
     first: u8,
     windows: &mut Windows,
+    is_driven: fn(&FunctionInfo) -> bool,
     mut visit: impl FnMut(PciSlot<P>),
 ) {
     let (_, last) = access.buses();
-    let mut walk = Walk { access, root: PciRoot::new(access.clone()), last, highest: first, seen: [0; 4] };
+    let mut walk = Walk { access, is_driven, last, highest: first, seen: [0; 4] };
     walk.find_highest(first, 0);
     walk.seen = [0; 4];
     walk.reserve(first, windows, 0);
@@ -39,8 +87,7 @@ pub fn enumerate<P: Platform>(
     for bus in first..=last {
         if walk.is_seen(bus) {
             for (address, info) in functions(access, bus) {
-                let is_virtio = info.vendor_id == VIRTIO_VENDOR_ID;
-                let bars = if is_virtio { walk.bars(address) } else { Bars::default() };
+                let bars = if is_driven(&info) { walk.bars(address, &info) } else { Bars::default() };
                 visit(PciSlot { function: PciFunction::new(access, address), info, bars });
             }
         }
@@ -51,21 +98,24 @@ pub fn enumerate<P: Platform>(
 fn functions<P: Platform>(
     access: &ConfigAccess<P>,
     bus: u8,
-) -> impl Iterator<Item = (DeviceFunction, DeviceFunctionInfo)> + use<P> {
-    let access = access.clone();
-    PciRoot::new(access.clone()).enumerate_bus(bus).filter(move |(address, info)| {
-        // Vendor 0 is nobody's: some monitors answer 0 on ports behind which there is no PCI.
-        if info.vendor_id == 0 {
-            return false;
-        }
-        let zero = DeviceFunction { function: 0, ..*address };
-        address.function == 0 || access.read(zero, 0x0c) & (0x80 << 16) != 0
+) -> impl Iterator<Item = (Address, FunctionInfo)> + use<'_, P> {
+    let segment = access.segment();
+    (0..32u8).flat_map(move |device| {
+        let zero = Address { segment, bus, device, function: 0 };
+        let first = FunctionInfo::read(access, zero);
+        let is_multi = first.is_some() && access.read(zero, HEADER_TYPE) & MULTI_FUNCTION != 0;
+        let others = (1..8u8).filter(move |_| is_multi).filter_map(move |function| {
+            let address = Address { function, ..zero };
+            Some((address, FunctionInfo::read(access, address)?))
+        });
+        first.map(|info| (zero, info)).into_iter().chain(others)
     })
 }
 
 struct Walk<'a, P: Platform> {
     access: &'a ConfigAccess<P>,
-    root: PciRoot<ConfigAccess<P>>,
+    /// Which functions get addresses.
+    is_driven: fn(&FunctionInfo) -> bool,
     last: u8,
     /// The highest bus number in use.
     highest: u8,
@@ -90,12 +140,23 @@ impl<P: Platform> Walk<'_, P> {
         self.seen.get(usize::from(bus >> 6)).is_some_and(|word| word & (1u64 << (bus & 63)) != 0)
     }
 
-    fn bars(&mut self, at: DeviceFunction) -> Bars {
-        self.root.bars(at).map(Bars).unwrap_or_default()
+    fn bars(&self, at: Address, info: &FunctionInfo) -> Bars {
+        if info.header_type != HeaderType::Device {
+            return Bars::default();
+        }
+        // SAFETY: `enumerate` was promised that nobody else drives the function.
+        unsafe { Bars::read(&PciFunction::new(self.access, at)) }
+    }
+
+    /// Writes a register of the bridge at `at`.
+    fn write(&self, at: Address, offset: u8, value: u32) {
+        // SAFETY: `enumerate` was promised that nobody else drives the functions and that the windows are for them: bus numbers
+        // and windows of bridges reach nothing else.
+        unsafe { self.access.write(at, offset, value) }
     }
 
     /// The secondary bus of the bridge at `at`, where it has a sane one.
-    fn secondary(&self, at: DeviceFunction) -> Option<u8> {
+    fn secondary(&self, at: Address) -> Option<u8> {
         let [_, secondary, subordinate, _] = self.access.read(at, BUS_NUMBERS).to_le_bytes();
         (secondary > at.bus && subordinate >= secondary && secondary <= self.last).then_some(secondary)
     }
@@ -107,7 +168,7 @@ impl<P: Platform> Walk<'_, P> {
         }
         self.highest = self.highest.max(bus);
         for (at, info) in functions(self.access, bus) {
-            if info.header_type == HeaderType::PciPciBridge
+            if info.header_type == HeaderType::Bridge
                 && let Some(secondary) = self.secondary(at)
             {
                 let subordinate = self.access.read(at, BUS_NUMBERS).to_le_bytes()[2];
@@ -124,7 +185,7 @@ impl<P: Platform> Walk<'_, P> {
         }
         for (at, info) in functions(self.access, bus) {
             match info.header_type {
-                HeaderType::PciPciBridge => {
+                HeaderType::Bridge => {
                     for window in self.bridge_windows(at).into_iter().flatten() {
                         windows.reserve(window.start, window.end.wrapping_sub(window.start));
                     }
@@ -132,11 +193,11 @@ impl<P: Platform> Walk<'_, P> {
                         self.reserve(secondary, windows, depth.saturating_add(1));
                     }
                 }
-                HeaderType::Standard => {
-                    for (address, size) in
-                        self.bars(at).0.iter().flatten().filter_map(BarInfo::memory_address_size)
-                    {
-                        if address != 0 {
+                HeaderType::Device => {
+                    for (_, bar) in self.bars(at, &info).iter() {
+                        if let Bar::Memory { address, size, .. } = bar
+                            && address != 0
+                        {
                             windows.reserve(address, size);
                         }
                     }
@@ -147,7 +208,7 @@ impl<P: Platform> Walk<'_, P> {
     }
 
     /// The memory and the prefetchable window of a bridge, where they are open.
-    fn bridge_windows(&self, at: DeviceFunction) -> [Option<Window>; 2] {
+    fn bridge_windows(&self, at: Address) -> [Option<Window>; 2] {
         let open = |start: u64, last: u64| {
             (last >= start && start != 0).then(|| Window { start, end: (last | 0xf_ffff).saturating_add(1) })
         };
@@ -171,14 +232,14 @@ impl<P: Platform> Walk<'_, P> {
         }
         for (at, info) in functions(self.access, bus) {
             match info.header_type {
-                HeaderType::PciPciBridge => self.bridge(at, windows, depth.saturating_add(1)),
-                HeaderType::Standard if info.vendor_id == VIRTIO_VENDOR_ID => self.assign(at, windows),
+                HeaderType::Bridge => self.bridge(at, windows, depth.saturating_add(1)),
+                HeaderType::Device if (self.is_driven)(&info) => self.assign(at, &info, windows),
                 _ => {}
             }
         }
     }
 
-    fn bridge(&mut self, at: DeviceFunction, windows: &mut Windows, depth: u8) {
+    fn bridge(&mut self, at: Address, windows: &mut Windows, depth: u8) {
         let numbered = self.secondary(at);
         let secondary = match numbered {
             Some(secondary) => secondary,
@@ -191,7 +252,7 @@ impl<P: Platform> Walk<'_, P> {
                 let latency = self.access.read(at, BUS_NUMBERS) & 0xff00_0000;
                 // Everything below, until it is known how far that reaches.
                 let all = u32::from_le_bytes([at.bus, next, self.last, 0]);
-                self.access.write(at, BUS_NUMBERS, latency | all);
+                self.write(at, BUS_NUMBERS, latency | all);
                 next
             }
         };
@@ -201,21 +262,21 @@ impl<P: Platform> Walk<'_, P> {
             self.descend(secondary, &mut Windows::new(), depth);
         } else {
             windows.align(BRIDGE_UNIT);
-            let before = windows.cursors();
+            let before = windows.remaining();
             self.descend(secondary, windows, depth);
             windows.align(BRIDGE_UNIT);
-            self.open_bridge(at, &before, &windows.cursors());
+            self.open_bridge(at, &before, &windows.remaining());
         }
         if numbered.is_none() {
             let latency = self.access.read(at, BUS_NUMBERS) & 0xff00_0000;
             let numbers = u32::from_le_bytes([at.bus, secondary, self.highest, 0]);
-            self.access.write(at, BUS_NUMBERS, latency | numbers);
+            self.write(at, BUS_NUMBERS, latency | numbers);
         }
     }
 
     /// Opens a bridge's windows over what was given out behind it: below 4 GiB its memory window, above it the
     /// prefetchable one.
-    fn open_bridge(&mut self, at: DeviceFunction, before: &[Option<Window>], after: &[Option<Window>]) {
+    fn open_bridge(&mut self, at: Address, before: &[Option<Window>], after: &[Option<Window>]) {
         let taken = before.iter().flatten().zip(after.iter().flatten()).filter(|(b, a)| a.start > b.start);
         let (mut low, mut high) = (None::<Window>, None::<Window>);
         for (before, after) in taken {
@@ -227,34 +288,31 @@ impl<P: Platform> Walk<'_, P> {
         if let Some(Window { start, end }) = low {
             let last = end.wrapping_sub(1);
             let word = ((start >> 16) as u32 & 0xfff0) | (last as u32 & 0xfff0_0000);
-            self.access.write(at, MEMORY_WINDOW, word);
+            self.write(at, MEMORY_WINDOW, word);
         }
         if let Some(Window { start, end }) = high {
             let last = end.wrapping_sub(1);
             let word = ((start >> 16) as u32 & 0xfff0) | (last as u32 & 0xfff0_0000);
-            self.access.write(at, PREFETCH_WINDOW, word);
-            self.access.write(at, PREFETCH_BASE_HIGH, (start >> 32) as u32);
-            self.access.write(at, PREFETCH_LIMIT_HIGH, (last >> 32) as u32);
+            self.write(at, PREFETCH_WINDOW, word);
+            self.write(at, PREFETCH_BASE_HIGH, (start >> 32) as u32);
+            self.write(at, PREFETCH_LIMIT_HIGH, (last >> 32) as u32);
         }
-        let (_, command) = self.root.get_status_command(at);
-        self.root.set_command(at, command | Command::MEMORY_SPACE | Command::BUS_MASTER);
+        let bridge = PciFunction::new(self.access, at);
+        let command = bridge.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
+        // SAFETY: the bridge forwards what is behind it, which nobody else drives.
+        unsafe { bridge.set_command(command) };
     }
 
     /// Gives addresses to the memory BARs of a function that have none.
-    fn assign(&mut self, at: DeviceFunction, windows: &mut Windows) {
-        let Bars(bars) = self.bars(at);
-        for (index, bar) in (0u8..).zip(bars) {
-            let Some(BarInfo::Memory { address_type, address: 0, size, .. }) = bar else { continue };
-            let wide = if address_type == MemoryBarType::Width64 { Wide::Yes } else { Wide::No };
-            let taken = if size.is_power_of_two() { windows.take(size, wide) } else { None };
-            let Some(address) = taken else {
-                log::warn!("pci: no address for BAR {index} of {at}, {size} bytes");
+    fn assign(&mut self, at: Address, info: &FunctionInfo, windows: &mut Windows) {
+        for (index, bar) in self.bars(at, info).iter() {
+            let Bar::Memory { address: 0, size, width } = bar else { continue };
+            let Some(address) = windows.take(size, width) else {
+                log::warn!("pci {at}: no address for BAR {index}, {size} bytes");
                 continue;
             };
-            match wide {
-                Wide::Yes => self.root.set_bar_64(at, index, address),
-                Wide::No => self.root.set_bar_32(at, index, address as u32),
-            }
+            // SAFETY: the address is from the window of the bridges ahead of the function, and was given out once.
+            unsafe { set_address(&PciFunction::new(self.access, at), index, address, width) };
         }
     }
 }

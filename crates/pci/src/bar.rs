@@ -1,0 +1,150 @@
+//! Base address registers. PCI 3.0 §6.2.5
+
+use crate::function::PciFunction;
+use crate::{AddressWidth, Command};
+use paravirt_platform::Platform;
+
+/// The first base address register.
+const BAR0: u8 = 0x10;
+const COUNT: u8 = 6;
+
+/// One base address register.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Bar {
+    /// Memory.
+    Memory {
+        /// Where it is; 0 where it has no address.
+        address: u64,
+        /// Its size in bytes, not 0.
+        size: u64,
+        /// Which addresses it takes.
+        width: AddressWidth,
+    },
+    /// I/O ports.
+    Io {
+        /// The first port.
+        port: u32,
+        /// How many, not 0.
+        size: u32,
+    },
+}
+
+/// The base address registers of a function, by index.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub struct Bars([Option<Bar>; COUNT as usize]);
+
+impl Bars {
+    /// Reads the registers of a function with six of them. Sizes are found by writing all ones, during which the function does
+    /// not answer to its BARs; each register is written back, its lower half first, so that no monitor takes the function to
+    /// another place meanwhile.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the function's registers meanwhile.
+    pub unsafe fn read<P: Platform>(function: &PciFunction<P>) -> Self {
+        let command = function.command();
+        // SAFETY: the function stops answering, which the caller says nobody minds.
+        unsafe {
+            function.set_command(command.difference(Command::MEMORY_SPACE | Command::IO_SPACE));
+        }
+        let mut bars = [None; COUNT as usize];
+        let mut is_upper_half = false;
+        for (index, slot) in (0u8..).zip(bars.iter_mut()) {
+            if core::mem::take(&mut is_upper_half) {
+                continue;
+            }
+            // SAFETY: the function does not decode its BARs now.
+            *slot = unsafe { read_one(function, index) };
+            is_upper_half = matches!(slot, Some(Bar::Memory { width: AddressWidth::Bits64, .. }));
+        }
+        // SAFETY: the registers and the command are as they were.
+        unsafe { function.set_command(command) };
+        Self(bars)
+    }
+
+    /// BAR `index`; `None` where there is none.
+    pub fn get(&self, index: u8) -> Option<Bar> {
+        *self.0.get(usize::from(index))?
+    }
+
+    /// Address and size of BAR `index`, where it is memory and has an address.
+    pub fn memory(&self, index: u8) -> Option<(u64, u64)> {
+        match self.get(index)? {
+            Bar::Memory { address, size, .. } if address != 0 => Some((address, size)),
+            _ => None,
+        }
+    }
+
+    /// Every BAR that there is, with its index.
+    pub fn iter(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
+        (0u8..).zip(self.0.iter()).filter_map(|(index, bar)| Some((index, (*bar)?)))
+    }
+}
+
+const fn register(index: u8) -> u8 {
+    BAR0.saturating_add(index.saturating_mul(4))
+}
+
+/// # Safety
+///
+/// The function does not decode its BARs.
+unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<Bar> {
+    let at = register(index);
+    let old = function.read(at);
+    // SAFETY: the caller says that what the register holds meanwhile is not decoded.
+    let mask = unsafe { probe(function, at, old) };
+    if old & 1 != 0 {
+        let size = (mask & !3).wrapping_neg() & 0xffff;
+        return (mask & !3 != 0 && size != 0).then_some(Bar::Io { port: old & !3, size });
+    }
+    let low = u64::from(mask & !0xf);
+    let (address, mask, width) = match (old >> 1) & 3 {
+        2 if index < COUNT.wrapping_sub(1) => {
+            let above = register(index.saturating_add(1));
+            let old_high = function.read(above);
+            // SAFETY: the caller says that what the register holds meanwhile is not decoded.
+            let high = unsafe { probe(function, above, old_high) };
+            let address = u64::from(old & !0xf) | u64::from(old_high) << 32;
+            (address, low | u64::from(high) << 32, AddressWidth::Bits64)
+        }
+        _ if mask & !0xf == 0 => return None,
+        _ => (u64::from(old & !0xf), low | 0xffff_ffff << 32, AddressWidth::Bits32),
+    };
+    let size = mask.wrapping_neg();
+    (mask != 0 && size.is_power_of_two()).then_some(Bar::Memory { address, size, width })
+}
+
+/// Writes all ones and `old` again; which bits stuck.
+///
+/// # Safety
+///
+/// The function does not decode its BARs.
+unsafe fn probe<P: Platform>(function: &PciFunction<P>, at: u8, old: u32) -> u32 {
+    // SAFETY: the caller's promise: the register means nothing while the function does not decode it.
+    unsafe {
+        function.write(at, u32::MAX);
+        let mask = function.read(at);
+        function.write(at, old);
+        mask
+    }
+}
+
+/// Sets the address of BAR `index`.
+///
+/// # Safety
+///
+/// The address is in a window that the bridges above forward to this function, and in nobody else's part of it.
+pub(crate) unsafe fn set_address<P: Platform>(
+    function: &PciFunction<P>,
+    index: u8,
+    address: u64,
+    width: AddressWidth,
+) {
+    // SAFETY: the caller says that the address is this function's to decode.
+    unsafe {
+        function.write(register(index), address as u32);
+        if width == AddressWidth::Bits64 {
+            function.write(register(index.saturating_add(1)), (address >> 32) as u32);
+        }
+    }
+}

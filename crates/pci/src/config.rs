@@ -1,0 +1,144 @@
+//! How configuration space is reached.
+
+use crate::Address;
+use core::fmt;
+use paravirt_platform::{AllocError, MapError, MmioRegion, PageArc, Platform};
+use spin::Mutex;
+
+/// Configuration through ports is in two steps, address and data: one processor at a time.
+static PORTS: Mutex<()> = Mutex::new(());
+const PORT_ADDRESS: u16 = 0xcf8;
+const PORT_DATA: u16 = 0xcfc;
+const PORT_ENABLE: u32 = 1 << 31;
+
+/// How the configuration space of one PCI segment is reached.
+pub struct ConfigAccess<P: Platform>(Mechanism<P>);
+
+enum Mechanism<P: Platform> {
+    Ecam { registers: PageArc<P, MmioRegion<P>>, segment: u16, first: u8, last: u8 },
+    Ports { platform: P },
+}
+
+impl<P: Platform> ConfigAccess<P> {
+    /// The buses `first` to `last` of `segment` in the memory at `phys`, where bus 0 is or would be: what a line of ACPI's
+    /// MCFG says. PCI Firmware 3.3 §4.1.2
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] where it cannot be mapped.
+    ///
+    /// # Safety
+    ///
+    /// Firmware says that PCI configuration space is there, and nobody else writes it.
+    pub unsafe fn ecam(platform: &P, phys: u64, segment: u16, first: u8, last: u8) -> Result<Self, MapError> {
+        let buses = usize::from(last).checked_sub(usize::from(first)).ok_or(MapError)?.wrapping_add(1);
+        let start = phys.checked_add(u64::from(first) << 20).ok_or(MapError)?;
+        // SAFETY: the caller says that this is configuration space.
+        let registers = unsafe { MmioRegion::map(platform, start, buses << 20) }?;
+        let registers = PageArc::new(platform, registers).map_err(|AllocError| MapError)?;
+        Ok(Self(Mechanism::Ecam { registers, segment, first, last }))
+    }
+
+    /// All buses, through ports 0xCF8 and 0xCFC. PCI 3.0 §3.2.2.3.2
+    ///
+    /// # Safety
+    ///
+    /// The machine has no ECAM, or nobody uses it at the same time, and those ports are PCI's or nobody's.
+    pub unsafe fn ports(platform: &P) -> Self {
+        Self(Mechanism::Ports { platform: platform.clone() })
+    }
+
+    /// The PCI segment group.
+    pub fn segment(&self) -> u16 {
+        match self.0 {
+            Mechanism::Ecam { segment, .. } => segment,
+            Mechanism::Ports { .. } => 0,
+        }
+    }
+
+    /// The first and the last bus number.
+    pub fn buses(&self) -> (u8, u8) {
+        match self.0 {
+            Mechanism::Ecam { first, last, .. } => (first, last),
+            Mechanism::Ports { .. } => (0, u8::MAX),
+        }
+    }
+
+    /// Reads the aligned 32-bit word at `offset` of the function at `at`; all ones where there is nothing.
+    pub fn read(&self, at: Address, offset: u8) -> u32 {
+        match &self.0 {
+            Mechanism::Ecam { registers, first, .. } => {
+                ecam_offset(at, *first, offset).map_or(u32::MAX, |at| registers.read32(at))
+            }
+            Mechanism::Ports { platform } => {
+                let _one = PORTS.lock();
+                // SAFETY: `ports` was told that these ports are PCI's; reading configuration space has no effect on memory.
+                unsafe {
+                    platform.port_io().out32(PORT_ADDRESS, port_address(at, offset));
+                    platform.port_io().in32(PORT_DATA)
+                }
+            }
+        }
+    }
+
+    /// Writes the aligned 32-bit word at `offset` of the function at `at`.
+    ///
+    /// # Safety
+    ///
+    /// What the function does after the write keeps memory safe: see [`PciFunction::write`](crate::PciFunction::write).
+    pub unsafe fn write(&self, at: Address, offset: u8, value: u32) {
+        match &self.0 {
+            Mechanism::Ecam { registers, first, .. } => {
+                if let Some(at) = ecam_offset(at, *first, offset) {
+                    registers.write32(at, value);
+                }
+            }
+            Mechanism::Ports { platform } => {
+                let _one = PORTS.lock();
+                // SAFETY: `ports` was told that these ports are PCI's; what the write does is the caller's promise.
+                unsafe {
+                    platform.port_io().out32(PORT_ADDRESS, port_address(at, offset));
+                    platform.port_io().out32(PORT_DATA, value);
+                }
+            }
+        }
+    }
+}
+
+/// Function number within a bus and register, as both mechanisms pack them.
+fn within_bus(at: Address) -> u32 {
+    (u32::from(at.device & 31) << 3) | u32::from(at.function & 7)
+}
+
+fn ecam_offset(at: Address, first: u8, offset: u8) -> Option<usize> {
+    let bus = usize::from(at.bus.checked_sub(first)?);
+    Some((bus << 20) | ((within_bus(at) as usize) << 12) | usize::from(offset & 0xfc))
+}
+
+fn port_address(at: Address, offset: u8) -> u32 {
+    PORT_ENABLE | (u32::from(at.bus) << 16) | (within_bus(at) << 8) | u32::from(offset & 0xfc)
+}
+
+impl<P: Platform> Clone for ConfigAccess<P> {
+    fn clone(&self) -> Self {
+        Self(match &self.0 {
+            Mechanism::Ecam { registers, segment, first, last } => Mechanism::Ecam {
+                registers: registers.clone(),
+                segment: *segment,
+                first: *first,
+                last: *last,
+            },
+            Mechanism::Ports { platform } => Mechanism::Ports { platform: platform.clone() },
+        })
+    }
+}
+
+impl<P: Platform> fmt::Debug for ConfigAccess<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = self.buses();
+        f.debug_struct("ConfigAccess")
+            .field("segment", &self.segment())
+            .field("buses", &(first..=last))
+            .finish()
+    }
+}

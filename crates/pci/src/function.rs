@@ -1,0 +1,175 @@
+//! One function: where it is, what it says it is, and its configuration space.
+
+use crate::ConfigAccess;
+use bitflags::bitflags;
+use core::fmt;
+use paravirt_platform::{InterruptLine, Platform, Polarity, Trigger};
+
+/// Registers that every function has. PCI 3.0 §6.1
+pub(crate) const ID: u8 = 0x00;
+pub(crate) const COMMAND: u8 = 0x04;
+const CLASS: u8 = 0x08;
+pub(crate) const HEADER_TYPE: u8 = 0x0c;
+const INTERRUPT: u8 = 0x3c;
+/// In the word at [`HEADER_TYPE`]: the device has several functions. PCI 3.0 §6.2.1
+pub(crate) const MULTI_FUNCTION: u32 = 0x80 << 16;
+
+/// The place of a PCI function in the machine. The order is that of the numbers.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct Address {
+    /// The segment group.
+    pub segment: u16,
+    /// The bus.
+    pub bus: u8,
+    /// The device on the bus, below 32.
+    pub device: u8,
+    /// The function of the device, below 8.
+    pub function: u8,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment, self.bus, self.device, self.function)
+    }
+}
+
+/// The layout of a function's configuration header. PCI 3.0 §6.2.1
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum HeaderType {
+    /// A device, with six BARs.
+    Device,
+    /// A PCI-to-PCI bridge.
+    Bridge,
+    /// Another one, by number.
+    Other(u8),
+}
+
+/// What a function says it is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct FunctionInfo {
+    /// Its vendor.
+    pub vendor: u16,
+    /// Which of the vendor's devices it is.
+    pub device: u16,
+    /// Base class. PCI 3.0, appendix D
+    pub class: u8,
+    /// Subclass.
+    pub subclass: u8,
+    /// Programming interface.
+    pub interface: u8,
+    /// Revision.
+    pub revision: u8,
+    /// The layout of the rest of its header.
+    pub header_type: HeaderType,
+}
+
+impl FunctionInfo {
+    /// Reads the identification; `None` where no function answers.
+    ///
+    /// Vendor 0 is nobody's: some monitors answer 0 on ports behind which there is no PCI.
+    pub(crate) fn read<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<Self> {
+        let id = access.read(at, ID);
+        let (vendor, device) = (id as u16, (id >> 16) as u16);
+        if vendor == 0xffff || vendor == 0 {
+            return None;
+        }
+        let [revision, interface, subclass, class] = access.read(at, CLASS).to_le_bytes();
+        let header_type = match (access.read(at, HEADER_TYPE) >> 16) as u8 & 0x7f {
+            0 => HeaderType::Device,
+            1 => HeaderType::Bridge,
+            other => HeaderType::Other(other),
+        };
+        Some(Self { vendor, device, class, subclass, interface, revision, header_type })
+    }
+}
+
+bitflags! {
+    /// The command register. PCI 3.0 §6.2.2
+    #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+    pub struct Command: u16 {
+        /// Answers to its I/O BARs.
+        const IO_SPACE = 1 << 0;
+        /// Answers to its memory BARs.
+        const MEMORY_SPACE = 1 << 1;
+        /// May access memory.
+        const BUS_MASTER = 1 << 2;
+        /// Does not raise its interrupt line.
+        const INTERRUPT_DISABLE = 1 << 10;
+        const _ = !0;
+    }
+}
+
+/// The configuration space of one PCI function.
+///
+/// Reading is safe. Writing is not: a function can be made to decode addresses that are memory, or to access memory.
+pub struct PciFunction<P: Platform> {
+    access: ConfigAccess<P>,
+    address: Address,
+}
+
+impl<P: Platform> Clone for PciFunction<P> {
+    fn clone(&self) -> Self {
+        Self { access: self.access.clone(), address: self.address }
+    }
+}
+
+impl<P: Platform> fmt::Debug for PciFunction<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PciFunction").field(&self.address).finish()
+    }
+}
+
+impl<P: Platform> PciFunction<P> {
+    /// The function at `address`, whether there is one or not.
+    pub fn new(access: &ConfigAccess<P>, address: Address) -> Self {
+        Self { access: access.clone(), address }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Reads the aligned 32-bit word at `offset`; all ones where there is nothing.
+    pub fn read(&self, offset: u8) -> u32 {
+        self.access.read(self.address, offset)
+    }
+
+    /// Writes the aligned 32-bit word at `offset`.
+    ///
+    /// # Safety
+    ///
+    /// What the function does after the write keeps memory safe: it decodes no addresses that are memory, and accesses no memory
+    /// but what a driver has given it. Nobody else drives the function.
+    pub unsafe fn write(&self, offset: u8, value: u32) {
+        // SAFETY: the caller's promise is about this function.
+        unsafe { self.access.write(self.address, offset, value) }
+    }
+
+    /// The command register.
+    pub fn command(&self) -> Command {
+        Command::from_bits_retain(self.read(COMMAND) as u16)
+    }
+
+    /// Sets the command register.
+    ///
+    /// # Safety
+    ///
+    /// As for [`write`](Self::write).
+    pub unsafe fn set_command(&self, command: Command) {
+        // SAFETY: the caller's promise; zeros in the status register above it change nothing (PCI 3.0 §6.2.3).
+        unsafe { self.write(COMMAND, u32::from(command.bits())) }
+    }
+
+    /// The interrupt line that firmware connected the function's pin to, as an ISA interrupt; `None` where it has no pin or
+    /// firmware did not say. PCI 3.0 §6.2.4
+    pub fn line(&self) -> Option<InterruptLine> {
+        let [line, pin, ..] = self.read(INTERRUPT).to_le_bytes();
+        (pin != 0 && line != 0 && line < 0xff).then_some(InterruptLine {
+            number: u32::from(line),
+            trigger: Trigger::Level,
+            polarity: Polarity::Low,
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! The two kinds of queue that a block device can have, as one: requests with records where the device takes what those need, the
+//! general virtqueue where not.
+
+use super::queue::Pending;
+use crate::queue::{AreaRange, Body, Parts, RecordQueue, Ring, Used, VirtQueue};
+use core::sync::atomic::Ordering;
+use paravirt_device::{Fault, Rejected};
+use paravirt_platform::{Direction, DmaBuffer, Platform, Segment};
+
+/// Words of a slot's area in a general queue: header, parameter, status. A cache line.
+const HEADER: usize = 0;
+const PARAMETER: usize = 2;
+const STATUS: usize = 6;
+/// Bytes of such an area, and of its parts.
+pub(super) const AREA_LEN: u16 = 64;
+const HEADER_RANGE: AreaRange = AreaRange::new(0, 16);
+const WORDS_RANGE: AreaRange = AreaRange::new(8 * PARAMETER as u16, 16);
+const STATUS_RANGE: AreaRange = AreaRange::new(8 * STATUS as u16, 1);
+/// What the status holds until the device has written it.
+const STATUS_NONE: u8 = 0xff;
+/// Bytes of the longest answer: a serial number.
+const ANSWER_LEN: u8 = 32;
+
+/// A queue of a block device.
+pub(super) trait BlkRing<B>: Ring<Used = Used<B, Pending>> {
+    /// Puts a request with data in the ring.
+    fn submit(
+        &mut self,
+        header: [u64; 2],
+        buffer: B,
+        direction: Direction,
+        pending: Pending,
+        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+    ) -> Result<(), (Rejected, B)>;
+
+    /// Puts a request without data in the ring; its slot.
+    fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected>;
+
+    /// Takes the next request that the device has used, with its status, where nothing remains to be done for it; `Err` where it is
+    /// for [`Ring::pop`], or none.
+    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault>;
+
+    /// The status of the request that was in `slot`.
+    fn status(&self, slot: u16) -> u8;
+
+    /// What the device answered to the request that was in `slot`: see [`Body::Answer`].
+    fn answer(&self, slot: u16) -> [u8; ANSWER_LEN as usize];
+
+    /// The earliest deadline of what is in flight.
+    fn pending(&self) -> impl Iterator<Item = &Pending>;
+}
+
+impl<P: Platform, B: DmaBuffer> BlkRing<B> for RecordQueue<P, B, Pending> {
+    #[inline(always)]
+    fn submit(
+        &mut self,
+        header: [u64; 2],
+        buffer: B,
+        direction: Direction,
+        pending: Pending,
+        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+    ) -> Result<(), (Rejected, B)> {
+        self.submit(header, buffer, direction, pending, check)
+    }
+
+    fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected> {
+        let slot = self.next_slot();
+        self.submit_command(header, body, pending).map(|()| slot)
+    }
+
+    #[inline(always)]
+    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault> {
+        let Some((slot, _)) = self.next_used()? else { return Ok(None) };
+        let status = self.status(slot);
+        let (buffer, extra) = self.take_used(slot).ok_or(Fault::Protocol)?;
+        Ok(Some((Used { slot, len: 0, buffer, extra }, status)))
+    }
+
+    #[inline(always)]
+    fn status(&self, slot: u16) -> u8 {
+        self.status(slot)
+    }
+
+    fn answer(&self, slot: u16) -> [u8; ANSWER_LEN as usize] {
+        self.answer(slot)
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.extras()
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> BlkRing<B> for VirtQueue<P, B, Pending> {
+    #[inline(always)]
+    fn submit(
+        &mut self,
+        header: [u64; 2],
+        buffer: B,
+        direction: Direction,
+        pending: Pending,
+        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+    ) -> Result<(), (Rejected, B)> {
+        let parts = Parts::around(&[HEADER_RANGE], &[STATUS_RANGE]);
+        let sent = self.submit(parts, Some(buffer), direction, pending, |body, area| {
+            check(body)?;
+            let area = area.ok_or(Rejected::Full)?;
+            area[HEADER].store(header[0], Ordering::Relaxed);
+            area[HEADER + 1].store(header[1], Ordering::Relaxed);
+            area[STATUS].store(u64::from(STATUS_NONE), Ordering::Relaxed);
+            Ok(())
+        });
+        match sent {
+            Ok(()) => Ok(()),
+            Err(refused) => match refused.buffer {
+                Some(buffer) => Err((refused.reason, buffer)),
+                // A buffer that is given comes back with a refusal.
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected> {
+        let answer = if let Body::Answer(len) = body { u16::from(len.clamp(1, ANSWER_LEN)) } else { 0 };
+        let written = [AreaRange::new(WORDS_RANGE.offset, answer.max(1)), STATUS_RANGE];
+        let read = [HEADER_RANGE, WORDS_RANGE];
+        let (head, tail) = match body {
+            Body::None => (&read[..1], &written[1..]),
+            Body::Words(_) => (&read[..], &written[1..]),
+            Body::Answer(_) => (&read[..1], &written[..]),
+        };
+        let mut slot = 0;
+        let parts = Parts::around(head, tail);
+        self.submit_segments(parts, paravirt_platform::DmaSegments::EMPTY, pending, |queue, next| {
+            slot = next;
+            let area = queue.area(next).ok_or(Rejected::Full)?;
+            let words = if let Body::Words([first, second]) = body { [first, second] } else { [0; 2] };
+            for (to, word) in area.iter().zip(header.into_iter().chain(words)) {
+                to.store(word, Ordering::Relaxed);
+            }
+            area[STATUS].store(u64::from(STATUS_NONE), Ordering::Relaxed);
+            Ok(())
+        })?;
+        Ok(slot)
+    }
+
+    #[inline(always)]
+    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault> {
+        let Some(used) = self.pop()? else { return Ok(None) };
+        let status = self.status(used.slot);
+        Ok(Some((used, status)))
+    }
+
+    #[inline(always)]
+    fn status(&self, slot: u16) -> u8 {
+        self.area(slot).map_or(STATUS_NONE, |area| area[STATUS].load(Ordering::Relaxed) as u8)
+    }
+
+    fn answer(&self, slot: u16) -> [u8; ANSWER_LEN as usize] {
+        let mut bytes = [0; ANSWER_LEN as usize];
+        let words = self.area(slot).into_iter().flat_map(|area| area.iter().skip(PARAMETER));
+        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &Pending> {
+        self.extras()
+    }
+}

@@ -1,0 +1,507 @@
+//! A virtqueue for requests that are a header of 16 bytes, data, and a status byte. VIRTIO 1.3 §5.2.6
+//!
+//! Each slot has a *record*, a cache line with the indirect table of the three parts and the header. What is the same for every
+//! request (where header and status are, the flags) is written once, so that a request of one segment costs four stores and
+//! an entry in the available ring. Status bytes lie in an array of their own. What does not fit a record (data of several segments,
+//! no data, a parameter) takes the slot's *table*, a general indirect table; the slot's descriptor then names that one until the next
+//! request that fits.
+//!
+//! ```text
+//! record:  [header][data][status]  header          status bytes: [0][1][2]…
+//!           16      16    16       16   bytes
+//! ```
+
+use super::memory::QueueMemory;
+use super::split::{self, Split};
+use super::types::Sealed;
+use super::{
+    DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DescWords, MAX_QUEUE_SIZE, QueueAddresses, Quiesced, Ring,
+    Used, desc_word, write_desc,
+};
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use paravirt_device::{Fault, Rejected};
+use paravirt_platform::{AllocError, BusAddr, Direction, DmaBuffer, PageRing, Platform, RingArray, Segment};
+
+/// A record: the descriptors of header, data and status, and the header.
+type Record = [AtomicU64; 8];
+const RECORD_LEN: u64 = 64;
+/// Words of a record: the data's descriptor, the header; and bytes of its table.
+const DATA: usize = 2;
+const HEADER: usize = 6;
+const TABLE_LEN: u32 = 48;
+const HEADER_LEN: u32 = 16;
+/// The parameter of a slot: what a request carries that has no buffer.
+type Parameter = [AtomicU64; 4];
+const PARAMETER_LEN: u64 = 32;
+/// What a status byte holds until the device has written it.
+pub const STATUS_NONE: u8 = 0xff;
+
+/// Which indirect table the ring's descriptor of a slot names.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Names {
+    Record,
+    Table,
+}
+
+/// A request in flight.
+struct Pending<B, X> {
+    buffer: Option<B>,
+    extra: X,
+}
+
+/// One cache line for the usual sizes of `B` and `X`.
+#[repr(align(64))]
+struct Slot<B, X> {
+    /// The next free slot.
+    next: u16,
+    names: Names,
+    /// Bytes that the device may write.
+    writable: u32,
+    /// `None` while the slot is free.
+    pending: Option<Pending<B, X>>,
+}
+
+/// What a request without a buffer carries between header and status.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Body {
+    /// Nothing.
+    None,
+    /// Two words that the device reads.
+    Words([u64; 2]),
+    /// So many bytes that the device writes, at most 32.
+    Answer(u8),
+}
+
+/// A split virtqueue with indirect tables, used out of order, whose requests are a header, data in a buffer `B`, and a status byte.
+/// With each the driver keeps an `X`.
+pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
+    split: Split,
+    free_head: u16,
+    free: u16,
+    size: u16,
+    slots: PageRing<P, Slot<B, X>>,
+    records: RingArray<Record>,
+    statuses: RingArray<AtomicU8>,
+    parameters: RingArray<Parameter>,
+    tables: RingArray<DescWords>,
+    /// Descriptors of a table.
+    capacity: u16,
+    /// Where the device sees ring, records, status bytes, parameters and tables.
+    base: BusAddr,
+    record_base: BusAddr,
+    status_base: BusAddr,
+    parameter_base: BusAddr,
+    table_base: BusAddr,
+    memory: QueueMemory<P>,
+}
+
+impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
+    /// A queue of `size` entries in memory of its own, which no device knows of yet, for data of up to `segments` segments.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] where the platform has no memory for it, or `size` is no power of two or above
+    /// [`MAX_QUEUE_SIZE`].
+    pub fn new(platform: &P, size: u16, segments: u16, event_idx: bool) -> Result<Self, AllocError> {
+        if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
+            return Err(AllocError);
+        }
+        let entries = usize::from(size);
+        let mut memory = QueueMemory::new();
+        let region = memory.region(platform, split::layout(size).len)?;
+        let split = Split::new(region, size, event_idx).ok_or(AllocError)?;
+        let base = region.bus();
+
+        // Records, parameters and status bytes, each aligned to itself.
+        let parameter_start = entries.saturating_mul(RECORD_LEN as usize);
+        let status_start = parameter_start.saturating_add(entries.saturating_mul(PARAMETER_LEN as usize));
+        let region = memory.region(platform, status_start.saturating_add(entries))?;
+        let (record_base, view) = (region.bus(), region.shared());
+        let parameter_base = record_base.offset(parameter_start as u64);
+        let status_base = record_base.offset(status_start as u64);
+        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
+        let arrays = unsafe {
+            view.ring_array(0, entries)
+                .zip(view.ring_array(parameter_start, entries))
+                .zip(view.ring_array(status_start, entries))
+        };
+        let ((records, parameters), statuses) = arrays.ok_or(AllocError)?;
+
+        let capacity = segments.checked_add(2).and_then(u16::checked_next_power_of_two).ok_or(AllocError)?;
+        let count = usize::from(capacity).saturating_mul(entries);
+        let region = memory.region(platform, count.saturating_mul(size_of::<DescWords>()))?;
+        // SAFETY: the array lies in the queue ahead of the memory, and is dropped with it.
+        let tables = unsafe { region.shared().ring_array(0, count) }.ok_or(AllocError)?;
+        let table_base = region.bus();
+
+        let slots = PageRing::new(platform, entries, |i| Slot {
+            next: (i as u16).wrapping_add(1),
+            names: Names::Record,
+            writable: 0,
+            pending: None,
+        })?;
+        let queue = Self {
+            split,
+            free_head: 0,
+            free: size,
+            size,
+            slots,
+            records,
+            statuses,
+            parameters,
+            tables,
+            capacity,
+            base,
+            record_base,
+            status_base,
+            parameter_base,
+            table_base,
+            memory,
+        };
+        for slot in 0..size {
+            queue.write_record(slot);
+        }
+        Ok(queue)
+    }
+
+    /// Writes what is the same for every request in the record of `slot`, and names it in the ring.
+    fn write_record(&self, slot: u16) {
+        let words = [
+            self.header_segment(slot).addr.0,
+            desc_word(HEADER_LEN, DESC_F_NEXT, 1),
+            0,
+            0,
+            self.status_segment(slot).addr.0,
+            desc_word(1, DESC_F_WRITE, 0),
+        ];
+        let record = self.records.at(usize::from(slot));
+        record.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+        self.name_record(slot);
+    }
+
+    fn name_record(&self, slot: u16) {
+        let table = Segment { addr: self.record_addr(slot), len: TABLE_LEN };
+        self.split.write_desc(slot, table, DESC_F_INDIRECT, 0);
+    }
+
+    fn record_addr(&self, slot: u16) -> BusAddr {
+        self.record_base.offset(u64::from(slot).wrapping_mul(RECORD_LEN))
+    }
+
+    fn header_segment(&self, slot: u16) -> Segment {
+        Segment { addr: self.record_addr(slot).offset(u64::from(TABLE_LEN)), len: HEADER_LEN }
+    }
+
+    fn status_segment(&self, slot: u16) -> Segment {
+        Segment { addr: self.status_base.offset(u64::from(slot)), len: 1 }
+    }
+
+    /// Requests that can be in flight at once.
+    pub fn depth(&self) -> u16 {
+        self.size
+    }
+
+    /// Puts `buffer` in flight and a request for it in the ring. Before that, `check` may refuse its segments. The device sees
+    /// the request at the next [`publish`](Ring::publish).
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`], and the buffer, which is not in flight.
+    #[inline(always)]
+    pub fn submit(
+        &mut self,
+        header: [u64; 2],
+        mut buffer: B,
+        direction: Direction,
+        extra: X,
+        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+    ) -> Result<(), (Rejected, B)> {
+        let segment = match buffer.submit(direction) {
+            Ok(memory) => match memory.as_slice() {
+                [one] => *one,
+                _ => return self.submit_segments(header, buffer, extra, check, direction),
+            },
+            Err(error) => return Err((Rejected::Buffer(error), buffer)),
+        };
+        let refused = match check(core::slice::from_ref(&segment)) {
+            Ok(()) if self.free > 0 => None,
+            Ok(()) => Some(Rejected::Full),
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = refused {
+            // SAFETY: it was put in flight above, and the device was not told of it.
+            unsafe { buffer.reclaim() };
+            return Err((reason, buffer));
+        }
+        let (flags, writable) = match direction {
+            Direction::FromDevice => (DESC_F_NEXT | DESC_F_WRITE, segment.len.wrapping_add(1)),
+            Direction::ToDevice => (DESC_F_NEXT, 1),
+        };
+        let head = self.free_head;
+        if self.slots.at(usize::from(head)).names != Names::Record {
+            self.restore_record(head);
+        }
+        let record = self.records.at(usize::from(head));
+        record[DATA].store(segment.addr.0, Ordering::Relaxed);
+        record[DATA + 1].store(desc_word(segment.len, flags, 2), Ordering::Relaxed);
+        self.enter(head, header, writable, Some(buffer), extra);
+        Ok(())
+    }
+
+    /// Has the ring name the record of `slot` again.
+    #[cold]
+    #[inline(never)]
+    fn restore_record(&mut self, slot: u16) {
+        self.slots.at_mut(usize::from(slot)).names = Names::Record;
+        self.name_record(slot);
+    }
+
+    /// Enters the request in `head`, the first free slot, in the table and in the ring.
+    #[inline(always)]
+    fn enter(&mut self, head: u16, header: [u64; 2], writable: u32, buffer: Option<B>, extra: X) {
+        let record = self.records.at(usize::from(head));
+        record[HEADER].store(header[0], Ordering::Relaxed);
+        record[HEADER + 1].store(header[1], Ordering::Relaxed);
+        self.statuses.at(usize::from(head)).store(STATUS_NONE, Ordering::Relaxed);
+        let slot = self.slots.at_mut(usize::from(head));
+        self.free_head = slot.next;
+        self.free = self.free.wrapping_sub(1);
+        slot.writable = writable;
+        // A slot that is free holds nothing that would have to be dropped.
+        core::mem::forget(core::mem::replace(&mut slot.pending, Some(Pending { buffer, extra })));
+        self.split.push(head);
+    }
+
+    /// As [`submit`](Self::submit), of a buffer that is in flight and has other than one segment.
+    #[inline(never)]
+    fn submit_segments(
+        &mut self,
+        header: [u64; 2],
+        mut buffer: B,
+        extra: X,
+        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        direction: Direction,
+    ) -> Result<(), (Rejected, B)> {
+        // The segments are asked for anew, as the answer to the first question could not be kept beside the buffer.
+        // SAFETY: it was put in flight by `submit`, and the device was not told of it.
+        unsafe { buffer.reclaim() };
+        let memory = match buffer.submit(direction) {
+            Ok(memory) => memory,
+            Err(error) => return Err((Rejected::Buffer(error), buffer)),
+        };
+        let filled = match check(memory.as_slice()) {
+            Ok(()) => self.fill_table(memory.as_slice(), direction),
+            Err(reason) => Err(reason),
+        };
+        match filled {
+            Ok(writable) => {
+                self.enter(self.free_head, header, writable, Some(buffer), extra);
+                Ok(())
+            }
+            Err(reason) => {
+                // SAFETY: it was put in flight above, and the device was not told of it.
+                unsafe { buffer.reclaim() };
+                Err((reason, buffer))
+            }
+        }
+    }
+
+    /// Puts a request without a buffer in the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`].
+    pub fn submit_command(&mut self, header: [u64; 2], body: Body, extra: X) -> Result<(), Rejected> {
+        let head = self.free_head;
+        let addr = self.parameter_base.offset(u64::from(head).wrapping_mul(PARAMETER_LEN));
+        let parameter = self.parameters.at(usize::from(head));
+        let (segment, direction) = match body {
+            Body::None => (None, Direction::ToDevice),
+            Body::Words(_) => (Some(Segment { addr, len: 16 }), Direction::ToDevice),
+            Body::Answer(len) => {
+                let len = u32::from(len).clamp(1, PARAMETER_LEN as u32);
+                (Some(Segment { addr, len }), Direction::FromDevice)
+            }
+        };
+        if self.free == 0 {
+            return Err(Rejected::Full);
+        }
+        let words = if let Body::Words([first, second]) = body { [first, second, 0, 0] } else { [0; 4] };
+        parameter.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+        let writable = self.fill_table(segment.as_slice(), direction)?;
+        self.enter(head, header, writable, None, extra);
+        Ok(())
+    }
+
+    /// Writes the table of the first free slot, and has the ring name it; how many bytes the device may write.
+    fn fill_table(&mut self, body: &[Segment], direction: Direction) -> Result<u32, Rejected> {
+        if self.free == 0 {
+            return Err(Rejected::Full);
+        }
+        if body.len().saturating_add(2) > usize::from(self.capacity) {
+            return Err(Rejected::Invalid);
+        }
+        let slot = self.free_head;
+        let body_flags = if direction == Direction::FromDevice { DESC_F_WRITE } else { 0 };
+        let segments = core::iter::once((self.header_segment(slot), 0))
+            .chain(body.iter().map(|segment| (*segment, body_flags)));
+        let start = usize::from(slot).wrapping_mul(usize::from(self.capacity));
+        let (mut at, mut writable) = (0u16, 1u32);
+        for (segment, flags) in segments {
+            let next = at.wrapping_add(1);
+            let desc = self.tables.at(start.wrapping_add(usize::from(at)));
+            write_desc(desc, segment, flags | DESC_F_NEXT, next);
+            if flags == DESC_F_WRITE {
+                writable = writable.saturating_add(segment.len);
+            }
+            at = next;
+        }
+        let desc = self.tables.at(start.wrapping_add(usize::from(at)));
+        write_desc(desc, self.status_segment(slot), DESC_F_WRITE, 0);
+        let addr = self.table_base.offset((start as u64).wrapping_mul(16));
+        let len = u32::from(at).wrapping_add(1).wrapping_mul(16);
+        self.split.write_desc(slot, Segment { addr, len }, DESC_F_INDIRECT, 0);
+        self.slots.at_mut(usize::from(slot)).names = Names::Table;
+        Ok(writable)
+    }
+
+    /// The status that the device wrote for the request in `slot`.
+    #[inline(always)]
+    pub fn status(&self, slot: u16) -> u8 {
+        self.statuses.at(usize::from(slot)).load(Ordering::Relaxed)
+    }
+
+    /// What the device wrote in the parameter of `slot`: see [`Body::Answer`].
+    pub fn answer(&self, slot: u16) -> [u8; PARAMETER_LEN as usize] {
+        let mut bytes = [0; PARAMETER_LEN as usize];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(self.parameters.at(usize::from(slot))) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+        }
+        bytes
+    }
+
+    /// What the driver keeps with each request in flight.
+    pub fn extras(&self) -> impl Iterator<Item = &X> {
+        self.slots.iter().filter_map(|slot| slot.pending.as_ref()).map(|pending| &pending.extra)
+    }
+
+    /// The slot that the next request will have.
+    pub fn next_slot(&self) -> u16 {
+        self.free_head
+    }
+
+    /// The next request that the device has used, by its slot, with what the driver keeps with it. It is to be
+    /// taken by `take_used` next.
+    ///
+    /// # Errors
+    ///
+    /// As for [`pop`](Ring::pop).
+    #[inline(always)]
+    pub(crate) fn next_used(&mut self) -> Result<Option<(u16, &X)>, Fault> {
+        let (size, free) = (self.size, self.free);
+        let Some((id, len)) = self.split.peek(|| size.wrapping_sub(free))? else { return Ok(None) };
+        if id >= u32::from(size) {
+            return Err(Fault::Protocol);
+        }
+        let slot = self.slots.at(id as usize);
+        match &slot.pending {
+            Some(pending) if len <= slot.writable => {
+                self.split.advance_one();
+                Ok(Some((id as u16, &pending.extra)))
+            }
+            _ => Err(Fault::Protocol),
+        }
+    }
+
+    /// Frees `slot`, which `next_used` gave: only then has the device returned it. `None` where nothing is in flight in it.
+    #[inline(always)]
+    pub(crate) fn take_used(&mut self, slot: u16) -> Option<(Option<B>, X)> {
+        let Pending { mut buffer, extra } = self.release(slot)?;
+        if let Some(buffer) = &mut buffer {
+            // SAFETY: it was put in flight when it was submitted, and the device has returned it, once: the slot is free now.
+            unsafe { buffer.reclaim() }
+        }
+        Some((buffer, extra))
+    }
+
+    #[inline(always)]
+    fn release(&mut self, slot: u16) -> Option<Pending<B, X>> {
+        let free_head = self.free_head;
+        let entry = self.slots.at_mut(usize::from(slot));
+        let pending = entry.pending.take()?;
+        entry.next = free_head;
+        self.free_head = slot;
+        self.free = self.free.wrapping_add(1);
+        Some(pending)
+    }
+}
+
+impl<P: Platform, B: DmaBuffer, X> Sealed for RecordQueue<P, B, X> {}
+
+impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
+    type Used = Used<B, X>;
+
+    fn addresses(&mut self) -> QueueAddresses {
+        let [desc, driver, device] = Split::addresses(self.base, self.size);
+        self.memory.set_live(QueueAddresses { size: self.size, desc, driver, device })
+    }
+
+    fn quiesce(&mut self, proof: &Quiesced) {
+        self.memory.set_quiesced(proof);
+        self.split.reinit();
+        // The device could write them all.
+        for slot in 0..self.size {
+            self.write_record(slot);
+            self.slots.at_mut(usize::from(slot)).names = Names::Record;
+        }
+    }
+
+    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
+        let slot = (0..self.size).find(|slot| self.slots.at(usize::from(*slot)).pending.is_some())?;
+        let Pending { mut buffer, extra } = self.release(slot)?;
+        match (&mut buffer, proof) {
+            (Some(buffer), Some(_)) => {
+                // SAFETY: it was put in flight when it was submitted, and the proof says that the device has stopped.
+                unsafe { buffer.reclaim() }
+            }
+            // A buffer that is dropped in flight leaks.
+            _ => buffer = None,
+        }
+        Some(Used { slot, len: 0, buffer, extra })
+    }
+
+    fn pop(&mut self) -> Result<Option<Used<B, X>>, Fault> {
+        let Some((slot, _)) = self.next_used()? else { return Ok(None) };
+        let (buffer, extra) = self.take_used(slot).ok_or(Fault::Protocol)?;
+        Ok(Some(Used { slot, len: 0, buffer, extra }))
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) -> bool {
+        self.split.publish()
+    }
+
+    #[inline]
+    fn arm(&mut self) -> bool {
+        self.split.arm()
+    }
+
+    fn disarm(&mut self) {
+        self.split.disarm();
+    }
+
+    #[inline(always)]
+    fn in_flight(&self) -> u16 {
+        self.size.wrapping_sub(self.free)
+    }
+}
+
+impl<P: Platform, B: DmaBuffer, X> fmt::Debug for RecordQueue<P, B, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordQueue")
+            .field("size", &self.size)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
