@@ -129,8 +129,8 @@ impl WakerCell {
         }
         let mut slot = registered(before);
         loop {
-            // SAFETY: the state names this slot as the one that is being woken: nobody writes it.
             self.slot(slot).with(|slot| {
+                // SAFETY: the state names this slot as the one that is being woken: nobody writes it.
                 if let Some(waker) = unsafe { &*slot } {
                     waker.wake_by_ref();
                 }
