@@ -78,9 +78,9 @@ impl WakerCell {
 
     /// Registers a clone of `waker` in place of the waker before, unless that one would wake the same task.
     ///
-    /// It waits for no wake, neither on this processor nor on another. It spins while another `register` of the same cell runs, which
-    /// clones a waker at most; so an interrupt handler must not call it. The waker that is replaced is dropped by this
-    /// call, or, where a wake is using it, by a later `register` or with the cell.
+    /// It waits for no wake, neither on this processor nor on another. It spins while another `register` of the same cell
+    /// runs, which clones a waker at most; so an interrupt handler must not call it. The waker that is replaced is dropped
+    /// by this call, or, where a wake is using it, by a later `register` or with the cell.
     pub fn register(&self, waker: &Waker) {
         let claimed = loop {
             let state = self.state.fetch_or(REGISTERING, Ordering::Acquire);
@@ -119,9 +119,9 @@ impl WakerCell {
 
     /// Wakes the registered waker, which stays registered; does nothing where there is none.
     ///
-    /// Callable from an interrupt handler, on several processors at once and in the middle of a `register`. It waits for nobody, and never
-    /// clones, drops or allocates. Where another wake is running, that one wakes the registered waker once
-    /// more, and this one returns at once.
+    /// Callable from an interrupt handler, on several processors at once and in the middle of a `register`. It waits for
+    /// nobody, and never clones, drops or allocates. Where another wake is running, that one wakes the registered waker
+    /// once more, and this one returns at once.
     pub fn wake(&self) {
         let before = self.change(|state| if waking(state) == NO_SLOT { begin(state) } else { state | AGAIN });
         if waking(before) != NO_SLOT {
