@@ -1,92 +1,22 @@
-use core::{
-    cell::UnsafeCell,
-    sync::atomic::{AtomicU8, Ordering},
-    task::Waker,
-};
+//! The cell that an interrupt wakes, over the atomics of `core`: `tests/loom.rs` compiles the same files over loom's.
 
-const REGISTERING: u8 = 1;
-const WAKING: u8 = 2;
-const AGAIN: u8 = 4;
+mod cell;
+mod cells;
+mod sync;
 
-/// A cell that holds one [`Waker`]: tasks register in it, an interrupt wakes it.
-///
-/// [`wake`](Self::wake) takes no lock, and never clones, drops or allocates, so that it may run in an interrupt
-/// handler, on several processors at once and in the middle of a [`register`](Self::register).
-#[derive(Debug)]
-pub struct WakerCell {
-    state: AtomicU8,
-    waker: UnsafeCell<Option<Waker>>,
-}
-
-// SAFETY: the state admits one side at a time to the waker.
-unsafe impl Sync for WakerCell {}
-// SAFETY: a `Waker` is `Send`.
-unsafe impl Send for WakerCell {}
-
-impl WakerCell {
-    /// An empty cell.
-    pub const fn new() -> Self {
-        Self { state: AtomicU8::new(0), waker: UnsafeCell::new(None) }
-    }
-
-    /// Replaces the waker by a clone of `waker`, unless that one would wake the same task.
-    ///
-    /// A wake that comes meanwhile is not lost: `waker` is then woken at once. One task at a time may register;
-    /// where two do, one of them is woken instead of registered.
-    pub fn register(&self, waker: &Waker) {
-        if self.state.compare_exchange(0, REGISTERING, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            waker.wake_by_ref();
-            return;
-        }
-        // SAFETY: REGISTERING was taken from the empty state: nobody else is at the waker.
-        let slot = unsafe { &mut *self.waker.get() };
-        match slot {
-            Some(old) if old.will_wake(waker) => {}
-            _ => *slot = Some(waker.clone()),
-        }
-        if self.state.swap(0, Ordering::AcqRel) & AGAIN != 0 {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Wakes what is registered; nothing happens where there is none. It stays registered.
-    pub fn wake(&self) {
-        let mut state = self.state.load(Ordering::Relaxed);
-        loop {
-            // Where somebody is at the waker, leave word: they look before they go.
-            let (to, mine) = if state == 0 { (WAKING, true) } else { (state | AGAIN, false) };
-            match self.state.compare_exchange_weak(state, to, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if mine => break,
-                Ok(_) => return,
-                Err(now) => state = now,
-            }
-        }
-        loop {
-            // SAFETY: WAKING was taken from the empty state: nobody else is at the waker.
-            if let Some(waker) = unsafe { &*self.waker.get() } {
-                waker.wake_by_ref();
-            }
-            if self.state.compare_exchange(WAKING, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
-            }
-            self.state.fetch_and(!AGAIN, Ordering::AcqRel);
-        }
-    }
-}
-
-impl Default for WakerCell {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+pub use cell::WakerCell;
+pub(crate) use cells::Cells;
 
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::*;
+    use super::WakerCell;
     use std::{
-        sync::{Arc, atomic::AtomicUsize},
-        task::Wake,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+        },
+        task::{Wake, Waker},
         thread,
     };
 
@@ -138,5 +68,45 @@ mod tests {
                 wakes = woken.0.load(Ordering::SeqCst);
             }
         });
+    }
+
+    /// A waker that is registered once, while another processor wakes, is woken by every later wake.
+    #[test]
+    fn a_waker_registered_once_during_a_storm_of_wakes_stays() {
+        for _ in 0..200 {
+            let cell = WakerCell::new();
+            let woken = Arc::new(Count(AtomicUsize::new(0)));
+            let is_over = AtomicBool::new(false);
+            thread::scope(|s| {
+                s.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        cell.wake();
+                    }
+                });
+                cell.register(&woken.clone().into());
+                is_over.store(true, Ordering::Relaxed);
+            });
+            let before = woken.0.load(Ordering::SeqCst);
+            cell.wake();
+            assert_eq!(woken.0.load(Ordering::SeqCst), before + 1);
+        }
+    }
+
+    /// A waker may wake or register in the cell that wakes it.
+    #[test]
+    fn a_wake_may_register_from_inside() {
+        struct Replaces(WakerCell, Waker);
+        impl Wake for Replaces {
+            fn wake(self: Arc<Self>) {
+                self.0.register(&self.1);
+            }
+        }
+        let counts = Arc::new(Count(AtomicUsize::new(0)));
+        let this = Arc::new(Replaces(WakerCell::new(), counts.clone().into()));
+        this.0.register(&this.clone().into());
+        this.0.wake();
+        assert_eq!(counts.0.load(Ordering::SeqCst), 0);
+        this.0.wake();
+        assert_eq!(counts.0.load(Ordering::SeqCst), 1);
     }
 }

@@ -1,16 +1,11 @@
-use crate::{AllocError, PageArc, PageTable, Platform, WakerCell};
+use crate::{AllocError, PageArc, PageTable, Platform, WakerCell, waker::Cells};
 use core::{
     mem::ManuallyDrop,
     ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering},
     task::{RawWaker, RawWakerVTable, Waker},
 };
 
-struct Inner<P: Platform> {
-    cells: PageTable<P, WakerCell>,
-    /// Cells behind this one have never been registered in.
-    used: AtomicUsize,
-}
+type Inner<P> = Cells<PageTable<P, WakerCell>>;
 
 /// Several tasks that one event wakes: what shares an interrupt. A handle: clones are the same group.
 pub struct WakerGroup<P: Platform>(PageArc<P, Inner<P>>);
@@ -29,26 +24,24 @@ impl<P: Platform> WakerGroup<P> {
     /// [`AllocError`] where the platform has no room for it.
     pub fn new(platform: &P, len: usize) -> Result<Self, AllocError> {
         let cells = PageTable::new(platform, len, |_| WakerCell::new())?;
-        PageArc::new(platform, Inner { cells, used: AtomicUsize::new(0) }).map(Self)
+        PageArc::new(platform, Cells::new(cells)).map(Self)
     }
 
-    /// Registers a task in cell `index`, in place of the one before; nothing happens where there is no such cell.
+    /// Registers a task in cell `index`, in place of the one before; does nothing where there is no such cell.
+    ///
+    /// What [`WakerCell::register`] promises holds here for [`wake`](Self::wake) and [`wake_all`](Self::wake_all).
     pub fn register(&self, index: usize, waker: &Waker) {
-        if let Some(cell) = self.0.cells.get(index) {
-            self.0.used.fetch_max(index.saturating_add(1), Ordering::Release);
-            cell.register(waker);
-        }
+        self.0.register(index, waker);
     }
 
-    /// Wakes the task in cell `index`.
+    /// Wakes the task in cell `index`. Callable from an interrupt handler: it takes no lock.
     pub fn wake(&self, index: usize) {
-        self.0.cells.get(index).into_iter().for_each(WakerCell::wake);
+        self.0.wake(index);
     }
 
-    /// Wakes all of them. Callable from an interrupt: it takes no lock.
+    /// Wakes the tasks in all cells. Callable from an interrupt handler: it takes no lock.
     pub fn wake_all(&self) {
-        let used = self.0.used.load(Ordering::Acquire);
-        self.0.cells.iter().take(used).for_each(WakerCell::wake);
+        self.0.wake_all();
     }
 
     /// A waker that wakes all of them.

@@ -42,8 +42,9 @@ pub use blk::{BlkHost, BlkMood};
 pub use device::{FakeDevice, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
-    BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
-    NetVspHost, NetVspMoods, OfferSettings, Packets, SocketEnd, StorDrive, StorHost, StorMoods, VmbusDevice,
+    BalloonHost, BufferRange, Bus, Controller, Crash, Echo, Faults, GuestRange, HostPacket, HostReader,
+    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost, NetVspHost,
+    NetVspMoods, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorHost, StorMoods, VmbusDevice,
     WireFrame, put_message, set_event,
 };
 pub use memory::Memory;

@@ -1,16 +1,36 @@
-//! Both ends against each other and against a consumer and a producer that lie.
+//! Each end of the ring against the host's end of the test host, which shares no code with this crate, and against a consumer and
+//! a producer that lie.
 
+use paravirt_testhost::{BufferRange, GuestRange, HostReader, HostRingError, HostWriter, PacketKind};
 use paravirt_vmbus_ring::{
     ArrayRing, GpaRange, Incoming, Kind, Outgoing, RingError, RingMemory, TransferRange,
 };
 use proptest::prelude::*;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 type Ring = ArrayRing<512>;
 
-fn ends(ring: &Ring) -> (Outgoing<&Ring>, Incoming<&Ring>) {
-    (Outgoing::new(ring).unwrap(), Incoming::new(ring).unwrap())
+type Memory<'a> = (&'a [AtomicU32; 32], &'a [AtomicU64]);
+
+fn memory<M: RingMemory>(ring: &M) -> Memory<'_> {
+    (ring.control(), ring.data())
+}
+
+/// A ring that the guest writes.
+fn to_host(ring: &Ring) -> (Outgoing<&Ring>, HostReader<Memory<'_>>) {
+    (Outgoing::new(ring).unwrap(), HostReader::new(memory(ring)).unwrap())
+}
+
+/// A ring that the host writes.
+fn to_guest(ring: &Ring) -> (HostWriter<Memory<'_>>, Incoming<&Ring>) {
+    (HostWriter::new(memory(ring)).unwrap(), Incoming::new(ring).unwrap())
+}
+
+/// The index of a packet's descriptor, as its footer says it: in the word ahead of the index `end`.
+fn footer(ring: &Ring, end: u32) -> u64 {
+    let word = (end / 8 + 512 - 1) % 512;
+    ring.data()[word as usize].load(Ordering::SeqCst)
 }
 
 const WRITE: usize = 0;
@@ -27,32 +47,32 @@ fn get(ring: &Ring, word: usize) -> u32 {
 }
 
 proptest! {
-    /// Whatever is written comes out, in order, across every place of the end.
+    /// Whatever the guest writes comes out at the host, in order, across every place of the end.
     #[test]
-    fn what_goes_in_comes_out(lengths in prop::collection::vec(0usize..1200, 1..200), batch in 1usize..8) {
+    fn the_host_reads_what_the_guest_writes(
+        lengths in prop::collection::vec(0usize..1200, 1..200),
+        batch in 1usize..8,
+    ) {
         let ring = Ring::new();
-        let (mut out, mut inc) = ends(&ring);
+        let (mut out, mut host) = to_host(&ring);
         let mut sent = VecDeque::new();
-        let mut buffer = [0; 4096];
+        let mut buffer = vec![];
         for (i, len) in lengths.iter().enumerate() {
             let bytes: Vec<u8> = (0..*len).map(|at| (at * 7 + i) as u8).collect();
             let at = (len / 2) & !7;
             let parts = [&bytes[..at], &bytes[at..]];
-            loop {
-                match out.in_band(i as u64, i % 2 == 0, &parts) {
-                    Ok(()) => break,
-                    Err(RingError::Full) => {
-                        let _ = out.publish();
-                        let (id, bytes): (u64, Vec<u8>) = sent.pop_front().unwrap();
-                        let packet = inc.next(&mut buffer).unwrap().unwrap();
-                        prop_assert_eq!(packet.transaction, id);
-                        prop_assert_eq!(packet.wants_completion, id % 2 == 0);
-                        prop_assert_eq!(&packet.payload[..bytes.len()], &bytes[..]);
-                        prop_assert!(packet.payload[bytes.len()..].iter().all(|byte| *byte == 0));
-                        let _ = inc.release();
-                    }
-                    Err(error) => panic!("{error}"),
-                }
+            while let Err(error) = out.in_band(i as u64, i % 2 == 0, &parts) {
+                prop_assert_eq!(error, RingError::Full);
+                let _ = out.publish();
+                let (id, bytes): (u64, Vec<u8>) = sent.pop_front().unwrap();
+                let packet = host.next(&mut buffer).unwrap().unwrap();
+                prop_assert_eq!((packet.kind, packet.transaction), (PacketKind::IN_BAND, id));
+                prop_assert_eq!(packet.wants_completion, id % 2 == 0);
+                prop_assert!(packet.header.is_empty());
+                prop_assert_eq!(packet.payload.len(), bytes.len().next_multiple_of(8));
+                prop_assert_eq!(&packet.payload[..bytes.len()], &bytes[..]);
+                prop_assert!(packet.payload[bytes.len()..].iter().all(|byte| *byte == 0));
+                let _ = host.release();
             }
             sent.push_back((i as u64, bytes));
             if i % batch == 0 {
@@ -61,11 +81,91 @@ proptest! {
         }
         let _ = out.publish();
         for (id, bytes) in sent {
+            let packet = host.next(&mut buffer).unwrap().unwrap();
+            prop_assert_eq!(packet.transaction, id);
+            prop_assert_eq!(&packet.payload[..bytes.len()], &bytes[..]);
+        }
+        prop_assert_eq!(host.next(&mut buffer), Ok(None));
+    }
+
+    /// Whatever the host writes comes out at the guest, in order, across every place of the end.
+    #[test]
+    fn the_guest_reads_what_the_host_writes(
+        lengths in prop::collection::vec(0usize..1200, 1..200),
+        batch in 1usize..8,
+    ) {
+        let ring = Ring::new();
+        let (mut host, mut inc) = to_guest(&ring);
+        let mut sent = VecDeque::new();
+        let mut buffer = [0; 4096];
+        for (i, len) in lengths.iter().enumerate() {
+            let bytes: Vec<u8> = (0..*len).map(|at| (at * 5 + i) as u8).collect();
+            loop {
+                let written = match i % 3 {
+                    0 => host.in_band(i as u64, &bytes),
+                    1 => host.request(i as u64, &bytes),
+                    _ => host.completion(i as u64, &bytes),
+                };
+                let Err(error) = written else { break };
+                prop_assert_eq!(error, HostRingError::Full);
+                let _ = host.publish();
+                let (id, bytes): (u64, Vec<u8>) = sent.pop_front().unwrap();
+                let packet = inc.next(&mut buffer).unwrap().unwrap();
+                prop_assert_eq!(packet.transaction, id);
+                prop_assert_eq!(packet.kind, if id % 3 == 2 { Kind::COMPLETION } else { Kind::IN_BAND });
+                prop_assert_eq!(packet.wants_completion, id % 3 == 1);
+                prop_assert_eq!(packet.payload.len(), bytes.len().next_multiple_of(8));
+                prop_assert_eq!(&packet.payload[..bytes.len()], &bytes[..]);
+                let _ = inc.release();
+            }
+            sent.push_back((i as u64, bytes));
+            if i % batch == 0 {
+                let _ = host.publish();
+            }
+        }
+        let _ = host.publish();
+        for (id, bytes) in sent {
             let packet = inc.next(&mut buffer).unwrap().unwrap();
             prop_assert_eq!(packet.transaction, id);
             prop_assert_eq!(&packet.payload[..bytes.len()], &bytes[..]);
         }
         prop_assert_eq!(inc.next(&mut buffer), Ok(None));
+    }
+
+    /// The host's ends of the tests survive a guest that writes anything: an error, and an end.
+    #[test]
+    fn the_hosts_ends_survive_any_guest(
+        words in prop::collection::vec(any::<u64>(), 512),
+        indices in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u32>()), 1..20),
+        small in any::<bool>(),
+    ) {
+        let ring = Ring::new();
+        for (to, word) in ring.data().iter().zip(&words) {
+            let word = if small { word & 0x0001_001f_000f_000f | 0x2_0000 } else { *word };
+            to.store(word, Ordering::Relaxed);
+        }
+        let (mut reader, mut writer) =
+            (HostReader::new(memory(&ring)).unwrap(), HostWriter::new(memory(&ring)).unwrap());
+        let mut buffer = vec![];
+        for (write, read, pending) in indices {
+            set(&ring, WRITE, if small { write % 512 * 8 } else { write });
+            set(&ring, READ, if small { read % 512 * 8 } else { read });
+            set(&ring, PENDING, pending);
+            let mut taken = 0;
+            while let Ok(Some(packet)) = reader.next(&mut buffer) {
+                let _ = packet.gpa_ranges();
+                taken += 1;
+                prop_assert!(taken <= 4096 / 24);
+            }
+            let _ = (reader.unmask(), reader.release());
+            let mut written = 0;
+            set(&ring, READ, if small { read % 512 * 8 } else { read });
+            while writer.in_band(0, &[0; 100]).is_ok() {
+                written += 1;
+                prop_assert!(written <= 4096 / 128);
+            }
+            let _ = (writer.publish(), writer.await_room(pending as usize % 5000));
+        }
     }
 
     /// A producer that writes anything: an error or a packet inside the buffer, and an end.
@@ -82,7 +182,7 @@ proptest! {
             to.store(word, Ordering::Relaxed);
         }
         set(&ring, WRITE, if small { write % 512 * 8 } else { write });
-        let (_, mut inc) = ends(&ring);
+        let mut inc = Incoming::new(&ring).unwrap();
         let mut buffer = [0; 512];
         let mut taken = 0;
         while let Ok(Some(packet)) = inc.next(&mut buffer) {
@@ -97,7 +197,7 @@ proptest! {
     #[test]
     fn a_lying_consumer_ends_in_an_error(reads in prop::collection::vec(any::<u32>(), 1..20), in_range in any::<bool>()) {
         let ring = Ring::new();
-        let (mut out, _) = ends(&ring);
+        let mut out = Outgoing::new(&ring).unwrap();
         for read in reads {
             set(&ring, READ, if in_range { read % 512 * 8 } else { read });
             let mut written = 0;
@@ -113,9 +213,9 @@ proptest! {
 
 #[test]
 fn ranges_of_guest_memory_and_of_buffers_round_trip() {
-    let ring = Ring::new();
-    let (mut out, mut inc) = ends(&ring);
-    let mut buffer = [0; 1024];
+    let (up, down) = (Ring::new(), Ring::new());
+    let ((mut out, mut reader), (mut writer, mut inc)) = (to_host(&up), to_guest(&down));
+    let (mut buffer, mut host_buffer) = ([0; 1024], vec![]);
     for turn in 0..100u64 {
         let pages = [turn, turn + 1, turn + 9];
         let ranges = [
@@ -123,28 +223,56 @@ fn ranges_of_guest_memory_and_of_buffers_round_trip() {
             GpaRange { len: 17, offset: 0, pages: pages[..1].iter().copied() },
         ];
         out.gpa_direct(turn, ranges.iter().cloned(), &[b"payload!"]).unwrap();
-        out.transfer_pages(turn, 7, &[TransferRange { len: 60, offset: 1024 }], &[b"x"]).unwrap();
         let _ = out.publish();
+        let packet = reader.next(&mut host_buffer).unwrap().unwrap();
+        assert!(packet.kind == PacketKind::GPA_DIRECT && packet.wants_completion);
+        let expected = [
+            GuestRange { len: 8192, offset: 512, frames: pages.to_vec() },
+            GuestRange { len: 17, offset: 0, frames: vec![turn] },
+        ];
+        assert_eq!(packet.gpa_ranges().unwrap(), expected);
+        assert_eq!((packet.transaction, packet.payload), (turn, &b"payload!"[..]));
+        let _ = reader.release();
+
+        writer.transfer_pages(turn, 7, &[BufferRange { len: 60, offset: 1024 }], b"x").unwrap();
+        let _ = writer.publish();
         let packet = inc.next(&mut buffer).unwrap().unwrap();
-        assert!(packet.kind == Kind::GPA_DIRECT && packet.wants_completion);
-        let found: Vec<_> =
-            packet.gpa_ranges().unwrap().map(|r| (r.len, r.offset, r.pages().collect::<Vec<_>>())).collect();
-        assert_eq!(found, [(8192, 512, pages.to_vec()), (17, 0, vec![turn])]);
-        assert_eq!(packet.payload, b"payload!");
-        let packet = inc.next(&mut buffer).unwrap().unwrap();
+        assert!(packet.wants_completion && packet.payload == b"x\0\0\0\0\0\0\0");
         let ranges = packet.transfer_ranges().unwrap();
-        assert_eq!(ranges.set, 7);
+        assert_eq!((ranges.set, packet.transaction), (7, turn));
         assert_eq!(ranges.iter().collect::<Vec<_>>(), [TransferRange { len: 60, offset: 1024 }]);
         let _ = inc.release();
+
+        out.transfer_pages(turn, 7, &[TransferRange { len: 60, offset: 1024 }], &[b"x"]).unwrap();
+        let _ = out.publish();
+        let packet = reader.next(&mut host_buffer).unwrap().unwrap();
+        assert_eq!(packet.kind, PacketKind::TRANSFER_PAGES);
+        assert_eq!(packet.header, [7, 0, 0, 0, 1, 0, 0, 0, 60, 0, 0, 0, 0, 4, 0, 0]);
+        let _ = reader.release();
+    }
+}
+
+/// Hosts skip the footer; what is in it is checked in the memory.
+#[test]
+fn a_footer_names_the_descriptor_of_its_packet() {
+    let ring = Ring::new();
+    let (mut out, mut host) = to_host(&ring);
+    for turn in 0..1000u64 {
+        let start = get(&ring, WRITE);
+        out.in_band(turn, false, &[&vec![0xff; turn as usize % 300]]).unwrap();
+        let _ = out.publish();
+        assert_eq!(footer(&ring, get(&ring, WRITE)), u64::from(start) << 32);
+        host.next(&mut vec![]).unwrap().unwrap();
+        let _ = host.release();
     }
 }
 
 #[test]
 fn a_footer_outside_of_what_is_there_is_refused() {
     let ring = Ring::new();
-    let (mut out, mut inc) = ends(&ring);
-    out.in_band(1, false, &[&[1; 64]]).unwrap();
-    let _ = out.publish();
+    let (mut host, mut inc) = to_guest(&ring);
+    host.in_band(1, &[1; 64]).unwrap();
+    let _ = host.publish();
     // The producer shows the packet without its footer.
     set(&ring, WRITE, 80);
     assert_eq!(inc.next(&mut [0; 128]), Err(RingError::Packet));
@@ -153,24 +281,25 @@ fn a_footer_outside_of_what_is_there_is_refused() {
 #[test]
 fn the_longest_packet_that_is_announced_is_taken() {
     for words in [512usize, 1 << 17] {
-        let control: [_; 32] = std::array::from_fn(|_| std::sync::atomic::AtomicU32::new(0));
-        struct Memory([std::sync::atomic::AtomicU32; 32], Vec<std::sync::atomic::AtomicU64>);
+        let control: [_; 32] = std::array::from_fn(|_| AtomicU32::new(0));
+        struct Memory([AtomicU32; 32], Vec<AtomicU64>);
         impl RingMemory for Memory {
-            fn control(&self) -> &[std::sync::atomic::AtomicU32; 32] {
+            fn control(&self) -> &[AtomicU32; 32] {
                 &self.0
             }
-            fn data(&self) -> &[std::sync::atomic::AtomicU64] {
+            fn data(&self) -> &[AtomicU64] {
                 &self.1
             }
         }
-        let memory = Memory(control, (0..words).map(|_| std::sync::atomic::AtomicU64::new(0)).collect());
+        let memory = Memory(control, (0..words).map(|_| AtomicU64::new(0)).collect());
         paravirt_vmbus_ring::reset(&memory);
-        let (mut out, mut inc) = (Outgoing::new(&memory).unwrap(), Incoming::new(&memory).unwrap());
+        let (mut out, mut host) =
+            (Outgoing::new(&memory).unwrap(), HostReader::new((memory.control(), memory.data())).unwrap());
         let bytes = vec![5; out.max_payload()];
         out.in_band(1, false, &[&bytes]).unwrap();
         let _ = out.publish();
-        let mut buffer = vec![0; bytes.len()];
-        assert_eq!(inc.next(&mut buffer).unwrap().unwrap().payload, bytes);
+        let mut buffer = vec![];
+        assert_eq!(host.next(&mut buffer).unwrap().unwrap().payload, bytes);
         assert_eq!(out.in_band(1, false, &[&vec![5; bytes.len() + 1]]), Err(RingError::Large));
     }
 }
@@ -178,18 +307,35 @@ fn the_longest_packet_that_is_announced_is_taken() {
 #[test]
 fn only_the_first_of_a_batch_and_only_an_unmasked_consumer_is_signalled() {
     let ring = Ring::new();
-    let (mut out, mut inc) = ends(&ring);
-    let mut buffer = [0; 64];
+    let (mut out, mut host) = to_host(&ring);
+    let mut buffer = vec![];
     (0..32).for_each(|i| out.in_band(i, false, &[&[0; 32]]).unwrap());
     assert!(out.publish(), "one signal for 32");
     assert!(!out.publish());
     out.in_band(9, false, &[&[0; 32]]).unwrap();
     assert!(!out.publish(), "it was not empty");
+    host.mask();
+    while host.next(&mut buffer).unwrap().is_some() {}
+    let _ = host.release();
+    out.in_band(9, false, &[&[0; 32]]).unwrap();
+    assert!(!out.publish(), "it is masked");
+    assert!(host.unmask(), "something came in");
+    while host.next(&mut buffer).unwrap().is_some() {}
+    assert!(!host.unmask());
+}
+
+#[test]
+fn a_guest_that_masks_is_not_signalled_and_looks_again_before_it_sleeps() {
+    let ring = Ring::new();
+    let (mut host, mut inc) = to_guest(&ring);
+    let mut buffer = [0; 64];
+    host.in_band(1, &[0; 32]).unwrap();
+    assert!(host.publish());
     inc.mask();
     while inc.next(&mut buffer).unwrap().is_some() {}
     let _ = inc.release();
-    out.in_band(9, false, &[&[0; 32]]).unwrap();
-    assert!(!out.publish(), "it is masked");
+    host.in_band(2, &[0; 32]).unwrap();
+    assert!(!host.publish(), "it is masked");
     assert!(inc.unmask(), "something came in");
     assert_eq!(get(&ring, MASK), 1);
     while inc.next(&mut buffer).unwrap().is_some() {}
@@ -200,52 +346,112 @@ fn only_the_first_of_a_batch_and_only_an_unmasked_consumer_is_signalled() {
 #[test]
 fn a_full_ring_is_waited_for_and_the_wait_is_taken_back() {
     let ring = Ring::new();
-    let (mut out, mut inc) = ends(&ring);
-    let mut buffer = [0; 1024];
+    let (mut out, mut host) = to_host(&ring);
     while out.in_band(0, false, &[&[0; 1000]]).is_ok() {}
     let _ = out.publish();
     assert_eq!(out.await_room(1000), Ok(false));
     assert_eq!(get(&ring, PENDING), 1024);
-    inc.next(&mut buffer).unwrap().unwrap();
+    host.next(&mut vec![]).unwrap().unwrap();
     // 4096 - 3 * 1024 leaves 1016: after one more there is room.
-    assert!(inc.release());
+    assert!(host.release());
     assert_eq!(out.await_room(1000), Ok(true));
     assert_eq!(get(&ring, PENDING), 0);
     out.in_band(0, false, &[&[0; 1000]]).unwrap();
 }
 
-/// Two threads that sleep by the rules: a signal that is missing hangs, one that is not owed is counted.
+/// The guest signals a host that waits, exactly when the room reaches what the host waits for.
 #[test]
-fn two_threads_lose_nothing() {
-    const COUNT: u64 = 300_000;
+fn a_waiting_host_is_signalled_once_when_there_is_room() {
+    for body in [0usize, 8, 200, 1000, 4096 - 32] {
+        let ring = Ring::new();
+        let (mut host, mut inc) = to_guest(&ring);
+        let mut buffer = [0; 64];
+        while host.in_band(0, &[]).is_ok() {}
+        let _ = host.publish();
+        assert_eq!(host.await_room(body), Ok(false), "{body}");
+        let mut signals = 0;
+        while inc.next(&mut buffer).unwrap().is_some() {
+            let is_signalled = inc.release();
+            assert_eq!(host.await_room(body), Ok(signals > 0 || is_signalled), "{body}");
+            signals += u32::from(is_signalled);
+        }
+        assert_eq!(signals, 1, "{body}");
+    }
+}
+
+const COUNT: u64 = 200_000;
+
+fn sleep(flag: &AtomicBool) {
+    while !flag.swap(false, Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+}
+
+fn wake(flag: &AtomicBool, is_signalled: bool) {
+    if is_signalled {
+        flag.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A guest that writes and a host that reads, on two threads that sleep by the rules: a missing signal hangs.
+#[test]
+fn a_writing_guest_and_a_reading_host_lose_nothing() {
     let ring = Ring::new();
     let (to_consumer, to_producer) = (&AtomicBool::new(false), &AtomicBool::new(false));
-    let sleep = |flag: &AtomicBool| {
-        while !flag.swap(false, Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
-    };
     std::thread::scope(|scope| {
-        let (mut out, mut inc) = ends(&ring);
+        let (mut out, mut host) = to_host(&ring);
         scope.spawn(move || {
             for i in 0..COUNT {
                 let bytes = [i as u8; 100];
                 let part = &bytes[..(i % 97) as usize];
                 while out.in_band(i, false, &[part]) == Err(RingError::Full) {
-                    if out.publish() {
-                        to_consumer.store(true, Ordering::SeqCst);
-                    }
+                    wake(to_consumer, out.publish());
                     if !out.await_room(part.len()).unwrap() {
                         sleep(to_producer);
                     }
                 }
-                if i % 3 == 0 && out.publish() {
-                    to_consumer.store(true, Ordering::SeqCst);
+                wake(to_consumer, i % 3 == 0 && out.publish());
+            }
+            wake(to_consumer, out.publish());
+        });
+        let mut buffer = vec![];
+        let mut next = 0;
+        while next < COUNT {
+            host.mask();
+            while let Some(packet) = host.next(&mut buffer).unwrap() {
+                assert_eq!(packet.transaction, next);
+                assert!(packet.payload.iter().take((next % 97) as usize).all(|byte| *byte == next as u8));
+                next += 1;
+                wake(to_producer, next % 5 == 0 && host.release());
+            }
+            wake(to_producer, host.release());
+            if next < COUNT && !host.unmask() {
+                sleep(to_consumer);
+            }
+        }
+    });
+}
+
+/// The other direction.
+#[test]
+fn a_writing_host_and_a_reading_guest_lose_nothing() {
+    let ring = Ring::new();
+    let (to_consumer, to_producer) = (&AtomicBool::new(false), &AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (mut host, mut inc) = to_guest(&ring);
+        scope.spawn(move || {
+            for i in 0..COUNT {
+                let bytes = [i as u8; 100];
+                let part = &bytes[..(i % 97) as usize];
+                while host.in_band(i, part) == Err(HostRingError::Full) {
+                    wake(to_consumer, host.publish());
+                    if !host.await_room(part.len()).unwrap() {
+                        sleep(to_producer);
+                    }
                 }
+                wake(to_consumer, i % 3 == 0 && host.publish());
             }
-            if out.publish() {
-                to_consumer.store(true, Ordering::SeqCst);
-            }
+            wake(to_consumer, host.publish());
         });
         let mut buffer = [0; 128];
         let mut next = 0;
@@ -255,13 +461,9 @@ fn two_threads_lose_nothing() {
                 assert_eq!(packet.transaction, next);
                 assert!(packet.payload.iter().take((next % 97) as usize).all(|byte| *byte == next as u8));
                 next += 1;
-                if next % 5 == 0 && inc.release() {
-                    to_producer.store(true, Ordering::SeqCst);
-                }
+                wake(to_producer, next % 5 == 0 && inc.release());
             }
-            if inc.release() {
-                to_producer.store(true, Ordering::SeqCst);
-            }
+            wake(to_producer, inc.release());
             if next < COUNT && !inc.unmask() {
                 sleep(to_consumer);
             }

@@ -1,6 +1,16 @@
 //! The queue by which messages get from interrupts to whoever acts on them: one producer, one consumer, no lock.
 
+//!
+//! `tests/loom.rs` compiles the files of its modules over loom's atomics.
+
+mod cursors;
+mod pump;
+mod sync;
+
+pub(crate) use pump::{Pump, Source};
+
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use cursors::Cursors;
 use hyperv_bindings::tlfs::HV_MESSAGE_PAYLOAD;
 use paravirt_hyperv::Message;
 use paravirt_platform::{AllocError, PageTable, Platform};
@@ -16,9 +26,7 @@ struct Entry {
 
 pub(crate) struct Inbox<P: Platform> {
     entries: PageTable<P, Entry>,
-    /// How many were put in and taken out.
-    put: AtomicU32,
-    taken: AtomicU32,
+    cursors: Cursors,
 }
 
 impl<P: Platform> Inbox<P> {
@@ -27,43 +35,38 @@ impl<P: Platform> Inbox<P> {
             len: AtomicU32::new(0),
             payload: [const { AtomicU64::new(0) }; PAYLOAD / 8],
         })?;
-        Ok(Self { entries, put: AtomicU32::new(0), taken: AtomicU32::new(0) })
+        Ok(Self { entries, cursors: Cursors::new(CAPACITY) })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.put.load(Ordering::Acquire) == self.taken.load(Ordering::Relaxed)
+        self.cursors.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.put.load(Ordering::Relaxed).wrapping_sub(self.taken.load(Ordering::Acquire)) >= CAPACITY
+        self.cursors.is_full()
     }
 
     /// Puts a message in, where there is room. One caller at a time.
     pub fn put(&self, message: &Message) {
-        let put = self.put.load(Ordering::Relaxed);
-        let Some(entry) = self.entries.get((put % CAPACITY) as usize).filter(|_| !self.is_full()) else {
-            return;
-        };
-        entry.len.store(message.len as u32, Ordering::Relaxed);
-        for (to, from) in entry.payload.iter().zip(message.payload.as_chunks::<8>().0) {
-            to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
-        }
-        self.put.store(put.wrapping_add(1), Ordering::Release);
+        self.cursors.put(|index| {
+            let Some(entry) = self.entries.get(index) else { return };
+            entry.len.store(message.len as u32, Ordering::Relaxed);
+            for (to, from) in entry.payload.iter().zip(message.payload.as_chunks::<8>().0) {
+                to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+            }
+        });
     }
 
     /// Takes the oldest message: its bytes and how many of them it has. One caller at a time.
     pub fn take(&self) -> Option<([u8; PAYLOAD], usize)> {
-        let taken = self.taken.load(Ordering::Relaxed);
-        if taken == self.put.load(Ordering::Acquire) {
-            return None;
-        }
-        let entry = self.entries.get((taken % CAPACITY) as usize)?;
-        let mut payload = [0; PAYLOAD];
-        for (from, to) in entry.payload.iter().zip(payload.as_chunks_mut::<8>().0) {
-            *to = from.load(Ordering::Relaxed).to_le_bytes();
-        }
-        let len = entry.len.load(Ordering::Relaxed) as usize;
-        self.taken.store(taken.wrapping_add(1), Ordering::Release);
-        Some((payload, len.min(PAYLOAD)))
+        let taken = self.cursors.take(|index| {
+            let entry = self.entries.get(index)?;
+            let mut payload = [0; PAYLOAD];
+            for (from, to) in entry.payload.iter().zip(payload.as_chunks_mut::<8>().0) {
+                *to = from.load(Ordering::Relaxed).to_le_bytes();
+            }
+            Some((payload, (entry.len.load(Ordering::Relaxed) as usize).min(PAYLOAD)))
+        });
+        taken.flatten()
     }
 }

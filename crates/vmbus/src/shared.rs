@@ -1,6 +1,6 @@
 //! What the handles of one connection share.
 
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Pump, Source};
 use crate::interrupt::Context;
 use crate::state::{MOST_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Version};
@@ -43,9 +43,7 @@ pub(crate) struct Core<P: Platform> {
     /// For each place in the table of channels, how many of its channels have gone.
     epochs: PageTable<P, AtomicU32>,
     inbox: Inbox<P>,
-    is_pumping: AtomicBool,
-    /// A message stayed in its slot, and no interrupt will tell of it again.
-    is_stalled: AtomicBool,
+    pump: Pump,
     is_acting: AtomicBool,
     contexts: PageTable<P, Context<P>>,
     vectors: Mutex<PageTable<P, Option<Vector>>>,
@@ -79,8 +77,7 @@ impl<P: Platform> Core<P> {
                 socket_cell: InterruptCell::new(),
                 epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
                 inbox: Inbox::new(platform)?,
-                is_pumping: AtomicBool::new(false),
-                is_stalled: AtomicBool::new(false),
+                pump: Pump::new(),
                 is_acting: AtomicBool::new(false),
                 contexts: PageTable::new(platform, count, |index| Context::new(ProcessorId(index as u32)))?,
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
@@ -153,32 +150,10 @@ impl<P: Platform> Core<P> {
         self.is_faulted.load(Ordering::Relaxed).then_some(Fault::Protocol)
     }
 
-    /// Moves messages from the slot to the queue, on the processor that has them; whether there were any. Callable from an
-    /// interrupt that comes in the middle of itself.
+    /// Moves messages from the slot to the inbox, on the processor that has them; whether the inbox is to be drained.
+    /// Callable from an interrupt that comes in the middle of it.
     pub fn pump(&self) -> bool {
-        let mut count = 0u32;
-        loop {
-            if self.is_pumping.swap(true, Ordering::AcqRel) {
-                // Who was interrupted looks again before it goes.
-                return count > 0;
-            }
-            while count < AT_ONE_GO && !self.inbox.is_full() {
-                let Some(message) = self.synic.take_message(self.contact, VMBUS_SINT) else { break };
-                if message.message_type == HvMessageType::CHANNEL {
-                    self.inbox.put(&message);
-                }
-                count = count.saturating_add(1);
-            }
-            self.is_pumping.store(false, Ordering::Release);
-            fence(Ordering::SeqCst);
-            if !self.has_message() {
-                return count > 0;
-            }
-            if count >= AT_ONE_GO || self.inbox.is_full() {
-                self.is_stalled.store(true, Ordering::Release);
-                return count > 0;
-            }
-        }
+        self.pump.run(AT_ONE_GO, self)
     }
 
     /// Whether there is a message in the slot. One load.
@@ -225,7 +200,7 @@ impl<P: Platform> Core<P> {
         // Its interrupt fetches it, but for one that was left where it is, or where interrupts may be off: here.
         let is_here = self.platform().processors().current() == self.contact;
         let mut came = false;
-        if is_here || self.is_stalled.swap(false, Ordering::AcqRel) || !self.has_vector(self.contact) {
+        if is_here || self.pump.take_stall() || !self.has_vector(self.contact) {
             let _ = self.platform().processors().run_on(self.contact, &mut || came = self.pump());
         }
         came
@@ -401,5 +376,23 @@ impl<P: Platform> Drop for Core<P> {
 impl From<AllocError> for crate::ConnectError {
     fn from(_: AllocError) -> Self {
         Self::Hypervisor(OpenError::Memory)
+    }
+}
+
+impl<P: Platform> Source for Core<P> {
+    fn has_message(&self) -> bool {
+        self.has_message()
+    }
+
+    fn is_full(&self) -> bool {
+        self.inbox.is_full()
+    }
+
+    fn transfer(&self) -> bool {
+        let Some(message) = self.synic.take_message(self.contact, VMBUS_SINT) else { return false };
+        if message.message_type == HvMessageType::CHANNEL {
+            self.inbox.put(&message);
+        }
+        true
     }
 }

@@ -2,10 +2,10 @@
 
 use super::bus::{Bus, CHANNEL_CONNECTIONS, Controller, FAILURE, OfferSettings, header};
 use super::devices::{Out, Outbox, VmbusDevice, address};
+use super::ring::{HostReader, HostRingMemory, HostWriter};
 use crate::Memory;
 use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HvStatus};
 use hyperv_bindings::vmbus::*;
-use paravirt_vmbus_ring::{Incoming, Outgoing, RingMemory};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A ring in guest memory.
@@ -19,7 +19,7 @@ pub(super) struct HostRing {
 // SAFETY: every access goes through atomics.
 unsafe impl Send for HostRing {}
 
-impl RingMemory for HostRing {
+impl HostRingMemory for HostRing {
     fn control(&self) -> &[AtomicU32; 32] {
         // SAFETY: it is guest memory, which is held here.
         unsafe { &*self.control }
@@ -32,8 +32,8 @@ impl RingMemory for HostRing {
 
 pub(super) struct Open {
     pub gpadl: u32,
-    incoming: Incoming<HostRing>,
-    pub outgoing: Outgoing<HostRing>,
+    incoming: HostReader<HostRing>,
+    pub outgoing: HostWriter<HostRing>,
     pub vp: u32,
     outbox: Outbox,
     /// What a packet is copied to.
@@ -113,7 +113,7 @@ impl Bus {
             // The host reads these at once.
             let features =
                 incoming.control()[16].load(Ordering::SeqCst) & outgoing.control()[16].load(Ordering::SeqCst);
-            (features & 1 != 0).then_some((Incoming::new(incoming).ok()?, Outgoing::new(outgoing).ok()?))
+            (features & 1 != 0).then_some((HostReader::new(incoming).ok()?, HostWriter::new(outgoing).ok()?))
         });
         let (Some((incoming, outgoing)), Some(channel)) = (rings, self.channels.get_mut(&channel_id)) else {
             self.violation("a channel is opened without rings");
@@ -125,7 +125,7 @@ impl Bus {
             outgoing,
             vp: target_vp,
             outbox: Outbox::default(),
-            buffer: vec![0; 64 << 10],
+            buffer: vec![],
         });
         channel.device.open();
         Ok(())

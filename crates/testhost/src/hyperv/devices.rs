@@ -1,11 +1,13 @@
 //! Devices on VMBus.
 
+use super::ring::{
+    BufferRange, GuestRange, HostPacket, HostRingError, HostRingMemory, HostWriter, PacketKind,
+};
 use crate::Memory;
 use hyperv_bindings::dynmem::{
     DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
     DmHotAddResponse, DmMessageType, DmStatus, DmUnballoon, DmVersion, DmVersionRequest, DmVersionResponse,
 };
-use paravirt_vmbus_ring::{Kind, Packet, ParsedRange, RingError, TransferRange};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, IntoBytes};
@@ -26,7 +28,7 @@ pub trait Packets {
     /// Completes a packet of the guest's.
     fn completion(&mut self, transaction: u64, payload: &[u8]);
     /// Sends a packet with ranges of a buffer that both sides know: a completion is wanted.
-    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]);
+    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[BufferRange], payload: &[u8]);
     /// Offers `count` further channels of the device.
     fn offer_further(&mut self, count: u16);
     /// The frame numbers of memory that the guest has told the host of; empty where it has not.
@@ -40,9 +42,9 @@ pub(crate) fn address(frame: u64, offset: u64) -> Option<u64> {
 
 /// Where the first `len` bytes of a packet's range are in guest memory: addresses and lengths, as far as the range goes. `None`
 /// where a frame number is none.
-pub(crate) fn places(range: &ParsedRange<'_>, len: usize) -> Option<Vec<(u64, usize)>> {
+pub(crate) fn places(range: &GuestRange, len: usize) -> Option<Vec<(u64, usize)>> {
     let (mut left, mut offset, mut places) = (len, range.offset as usize, vec![]);
-    for frame in range.pages() {
+    for &frame in &range.frames {
         let now = left.min(4096 - offset);
         places.push((address(frame, offset as u64)?, now));
         (left, offset) = (left - now, 0);
@@ -78,7 +80,7 @@ pub trait VmbusDevice: Send {
         None
     }
     /// The guest has sent a packet.
-    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets);
+    fn packet(&mut self, memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets);
     /// There is an opportunity to send.
     fn poll(&mut self, memory: &Memory, out: &mut dyn Packets) {
         let _ = (memory, out);
@@ -91,7 +93,7 @@ pub trait VmbusDevice: Send {
 pub struct Echo;
 
 impl VmbusDevice for Echo {
-    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         for range in packet.gpa_ranges().into_iter().flatten() {
             for (at, len) in places(&range, range.len as usize).into_iter().flatten() {
                 memory.write(at, &vec![packet.transaction as u8; len]);
@@ -99,7 +101,7 @@ impl VmbusDevice for Echo {
         }
         if packet.wants_completion {
             out.completion(packet.transaction, packet.payload);
-        } else if packet.kind == Kind::IN_BAND {
+        } else if packet.kind == PacketKind::IN_BAND {
             out.in_band(packet.payload);
         }
     }
@@ -193,7 +195,7 @@ impl BalloonHost {
 }
 
 impl VmbusDevice for BalloonHost {
-    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         let bytes = packet.payload;
         let Ok((header, _)) = DmHeader::read_from_prefix(bytes) else { return };
         let transaction = header.transaction_id;
@@ -250,7 +252,7 @@ impl VmbusDevice for BalloonHost {
 pub(crate) enum Waiting {
     InBand(Vec<u8>),
     Completion(u64, Vec<u8>),
-    Transfer(u64, u16, Vec<TransferRange>, Vec<u8>),
+    Transfer(u64, u16, Vec<BufferRange>, Vec<u8>),
 }
 
 /// Collects what a device sends.
@@ -274,7 +276,7 @@ impl Packets for Out<'_> {
     fn completion(&mut self, transaction: u64, payload: &[u8]) {
         self.outbox.waiting.push_back(Waiting::Completion(transaction, payload.to_vec()));
     }
-    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[TransferRange], payload: &[u8]) {
+    fn transfer(&mut self, transaction: u64, set: u16, ranges: &[BufferRange], payload: &[u8]) {
         self.outbox.waiting.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
     }
     fn offer_further(&mut self, count: u16) {
@@ -287,15 +289,12 @@ impl Packets for Out<'_> {
 
 impl Waiting {
     /// Writes it to a ring.
-    pub fn write<M: paravirt_vmbus_ring::RingMemory>(
-        &self,
-        ring: &mut paravirt_vmbus_ring::Outgoing<M>,
-    ) -> Result<(), RingError> {
+    pub fn write<M: HostRingMemory>(&self, ring: &mut HostWriter<M>) -> Result<(), HostRingError> {
         match self {
-            Self::InBand(payload) => ring.in_band(0, false, &[payload]),
-            Self::Completion(transaction, payload) => ring.completion(*transaction, &[payload]),
+            Self::InBand(payload) => ring.in_band(0, payload),
+            Self::Completion(transaction, payload) => ring.completion(*transaction, payload),
             Self::Transfer(transaction, set, ranges, payload) => {
-                ring.transfer_pages(*transaction, *set, ranges, &[payload])
+                ring.transfer_pages(*transaction, *set, ranges, payload)
             }
         }
     }

@@ -1,11 +1,11 @@
 //! An integration service, from the host's side.
 
 use super::devices::{Packets, VmbusDevice};
+use super::ring::HostPacket;
 use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::ic::{IcHeader, IcMessageFlags, IcMessageType, IcNegotiate, IcVersion};
 use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
-use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
@@ -106,7 +106,7 @@ impl VmbusDevice for IcHost {
         });
     }
 
-    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, _out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &HostPacket<'_>, _out: &mut dyn Packets) {
         self.with(|service| {
             let message = unframed(packet.payload);
             let parsed = message.and_then(|bytes| IcHeader::read_from_prefix(bytes).ok());

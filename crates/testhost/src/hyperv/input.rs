@@ -2,6 +2,7 @@
 
 use super::devices::{Packets, VmbusDevice};
 use super::ic::{framed, unframed};
+use super::ring::HostPacket;
 use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::ic::{
@@ -9,7 +10,6 @@ use hyperv_bindings::ic::{
     KeyboardSetLedIndicators, MOUSE_VERSION, MouseDeviceInfo, MouseHeader, MouseMessageType,
     MouseProtocolRequest,
 };
-use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
@@ -153,7 +153,7 @@ impl VmbusDevice for InputHost {
         self.with(|device| device.is_ready = false);
     }
 
-    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         self.with(|device| {
             let taken = if device.is_mouse {
                 unframed(packet.payload).and_then(|message| device.mouse(message, out))

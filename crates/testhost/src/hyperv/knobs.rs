@@ -4,10 +4,10 @@ use super::HvHost;
 use super::bus::{Controller, Faults, OfferSettings};
 use super::channel::Channel;
 use super::devices::VmbusDevice;
+use super::ring::HostRingMemory;
 use super::socket::SocketEnd;
 use crate::Guest;
 use hyperv_bindings::Guid;
-use paravirt_vmbus_ring::RingMemory;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 impl HvHost {

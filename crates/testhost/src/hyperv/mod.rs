@@ -14,6 +14,7 @@ mod knobs;
 mod netvsp;
 mod nvsp;
 mod page;
+mod ring;
 mod rndis;
 mod socket;
 mod storvsp;
@@ -27,6 +28,9 @@ pub use ic::{IcAnswer, IcHost};
 pub use input::InputHost;
 pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
 pub use page::{put_message, set_event};
+pub use ring::{
+    BufferRange, GuestRange, HostPacket, HostReader, HostRingError, HostRingMemory, HostWriter, PacketKind,
+};
 pub use socket::SocketEnd;
 pub use storvsp::{StorHost, StorMoods};
 

@@ -2,11 +2,11 @@
 
 use super::devices::{Packets, VmbusDevice, gather, places};
 use super::nvsp::{Buffer, DATA_AT, SECTION, padded};
+use super::ring::{BufferRange, HostPacket, PacketKind};
 use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::netvsp::*;
 use hyperv_bindings::rndis::*;
-use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -275,10 +275,10 @@ impl VmbusDevice for NetVspHost {
         Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
     }
 
-    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
-            if packet.kind == Kind::COMPLETION {
+            if packet.kind == PacketKind::COMPLETION {
                 match host.used.remove(&packet.transaction) {
                     Some(pieces) if packet.payload.get(..4) == Some(&108u32.to_le_bytes()) => {
                         host.free.extend(pieces);
@@ -382,7 +382,7 @@ impl Host {
     }
 
     /// A packet with RNDIS messages.
-    fn rndis(&mut self, memory: &Memory, channel: u16, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn rndis(&mut self, memory: &Memory, channel: u16, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         let Ok((message, _)) = NvspSendRndisPacket::read_from_prefix(packet.payload) else {
             return self.violation("a message that is too short");
         };
@@ -485,7 +485,7 @@ impl Host {
                 memory.write(place, bytes);
             }
             pieces.push(piece);
-            ranges.push(TransferRange { len: len as u32, offset: at as u32 + self.moods.shift_ranges });
+            ranges.push(BufferRange { len: len as u32, offset: at as u32 + self.moods.shift_ranges });
         }
         let transaction = pieces[0] as u64 + 1;
         self.used.insert(transaction, pieces);

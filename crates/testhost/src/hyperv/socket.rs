@@ -3,12 +3,12 @@
 use super::bus::{Bus, Controller, OfferSettings, header, read};
 use super::devices::{Packets, VmbusDevice};
 use super::ic::{framed, unframed};
+use super::ring::HostPacket;
 use crate::Memory;
 use hyperv_bindings::Guid;
 use hyperv_bindings::vmbus::{
     SOCKET, VmbusMessageType, VmbusTlConnectRequest, VmbusTlConnectResult, VmbusVersion,
 };
-use paravirt_vmbus_ring::Packet;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -68,7 +68,7 @@ impl SocketEnd {
 }
 
 impl VmbusDevice for SocketEnd {
-    fn packet(&mut self, _memory: &Memory, packet: &Packet<'_>, _out: &mut dyn Packets) {
+    fn packet(&mut self, _memory: &Memory, packet: &HostPacket<'_>, _out: &mut dyn Packets) {
         self.with(|stream| match unframed(packet.payload) {
             Some(_) if stream.is_ended => stream.violations.push("data behind the end".into()),
             Some([]) => {

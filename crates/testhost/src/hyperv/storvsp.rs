@@ -2,10 +2,10 @@
 
 use super::devices::{Packets, VmbusDevice, gather, places, scatter};
 use super::drive::{Answer, StorDrive};
+use super::ring::{HostPacket, PacketKind};
 use super::violations::Violations;
 use crate::Memory;
 use hyperv_bindings::storvsp::*;
-use paravirt_vmbus_ring::{Kind, Packet};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -205,7 +205,7 @@ impl VmbusDevice for StorHost {
         Some(Box::new(Self { shared: self.shared.clone(), channel: index }))
     }
 
-    fn packet(&mut self, memory: &Memory, packet: &Packet<'_>, out: &mut dyn Packets) {
+    fn packet(&mut self, memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         let channel = self.channel;
         self.with(|host| {
             let Ok((header, rest)) = StorvspHeader::read_from_prefix(packet.payload) else {
@@ -341,7 +341,7 @@ impl Host {
         &mut self,
         memory: &Memory,
         channel: u16,
-        packet: &Packet<'_>,
+        packet: &HostPacket<'_>,
         rest: &[u8],
         answer: &mut Vec<u8>,
     ) -> bool {
@@ -404,14 +404,14 @@ impl Host {
     }
 
     /// The memory of a command, as a real host checks it.
-    fn check(&mut self, packet: &Packet<'_>, request: &StorvspScsiRequest) -> Vec<(u64, usize)> {
+    fn check(&mut self, packet: &HostPacket<'_>, request: &StorvspScsiRequest) -> Vec<(u64, usize)> {
         let length = if self.version < StorvspVersion::WIN8 { 0x24 } else { 0x34 };
         if request.length != length || !(6..=16).contains(&request.cdb_length) {
             self.violations.note("a command with wrong lengths");
         }
         let mut ranges = packet.gpa_ranges().into_iter().flatten();
         let Some(range) = ranges.next() else {
-            if request.transfer_length != 0 || packet.kind != Kind::IN_BAND {
+            if request.transfer_length != 0 || packet.kind != PacketKind::IN_BAND {
                 self.violations.note("a command without its memory");
             }
             return vec![];

@@ -10,12 +10,12 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_platform::DmaSlice;
 use paravirt_scsi::Options;
 use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
+use paravirt_testhost::HostPacket;
 use paravirt_testhost::{
     Bus, Controller, Echo, Guest, HvHost, HvOffer, Memory, OfferSettings, Packets, StorDrive, StorHost,
     VmbusDevice, set_event,
 };
 use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
-use paravirt_vmbus_ring::Packet;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 const NOWHERE: Guid = Guid([0; 16]);
@@ -59,7 +59,7 @@ impl VmbusDevice for Greedy {
     fn further(&mut self, _index: u16) -> Option<Box<dyn VmbusDevice>> {
         Some(Box::new(Echo))
     }
-    fn packet(&mut self, _memory: &Memory, _packet: &Packet<'_>, _out: &mut dyn Packets) {}
+    fn packet(&mut self, _memory: &Memory, _packet: &HostPacket<'_>, _out: &mut dyn Packets) {}
     fn poll(&mut self, _memory: &Memory, out: &mut dyn Packets) {
         out.offer_further(500);
     }

@@ -9,8 +9,8 @@ use hyperv_bindings::ic::{
     MouseMessageType,
 };
 use hyperv_bindings::ring::{RingPipeHeader, RingPipeType};
+use paravirt_testhost::{BufferRange, HostPacket, PacketKind};
 use paravirt_testhost::{Guest, IcHost, InputHost, Memory, NetVspHost, Packets, StorHost, VmbusDevice};
-use paravirt_vmbus_ring::{Kind, Packet, TransferRange};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use zerocopy::IntoBytes;
 
@@ -79,7 +79,7 @@ impl Packets for Sent {
     fn completion(&mut self, _transaction: u64, payload: &[u8]) {
         self.packets.push(payload.to_vec());
     }
-    fn transfer(&mut self, _transaction: u64, _set: u16, _ranges: &[TransferRange], _payload: &[u8]) {
+    fn transfer(&mut self, _transaction: u64, _set: u16, _ranges: &[BufferRange], _payload: &[u8]) {
         self.transfers += 1;
     }
     fn offer_further(&mut self, count: u16) {
@@ -111,8 +111,8 @@ fn send(device: &mut dyn VmbusDevice, memory: &Memory, sample: &Sample) -> Sent 
     let (payload, data) = sample;
     memory.write(PAGE * 4096, data);
     let header = range(data.len() as u32, 0, &[PAGE]);
-    let kind = if data.is_empty() { Kind::IN_BAND } else { Kind::GPA_DIRECT };
-    let packet = Packet { kind, wants_completion: true, transaction: 1, header: &header, payload };
+    let kind = if data.is_empty() { PacketKind::IN_BAND } else { PacketKind::GPA_DIRECT };
+    let packet = HostPacket { kind, wants_completion: true, transaction: 1, header: &header, payload };
     let mut sent = Sent::default();
     device.packet(memory, &packet, &mut sent);
     device.poll(memory, &mut sent);
@@ -142,14 +142,14 @@ fn flood(device: &mut dyn VmbusDevice, begin: &[Sample], samples: &[Sample], mut
             _ => {}
         }
         let kind = match dice.below(8) {
-            0 => Kind(dice.below(16) as u16),
-            1 => Kind::COMPLETION,
-            _ if data.is_empty() => Kind::IN_BAND,
-            _ => Kind::GPA_DIRECT,
+            0 => PacketKind(dice.below(16) as u16),
+            1 => PacketKind::COMPLETION,
+            _ if data.is_empty() => PacketKind::IN_BAND,
+            _ => PacketKind::GPA_DIRECT,
         };
         let transaction = dice.below(64) as u64;
         let wants_completion = dice.below(8) > 0;
-        let packet = Packet { kind, wants_completion, transaction, header: &header, payload: &payload };
+        let packet = HostPacket { kind, wants_completion, transaction, header: &header, payload: &payload };
         let mut sent = Sent::default();
         device.packet(memory, &packet, &mut sent);
         device.poll(memory, &mut sent);

@@ -1,0 +1,227 @@
+//! The waker cell and the waker group under loom: every interleaving that the C11 memory model allows.
+//!
+//! The files of the library that they consist of are compiled here once more, over loom's atomics.
+//!
+//! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-platform --test loom --target-dir target/loom`, as the test command
+//! does.
+
+#![cfg(loom)]
+
+#[path = "../src/waker/cell.rs"]
+mod cell;
+#[path = "../src/waker/cells.rs"]
+mod cells;
+/// In place of `src/waker/sync.rs`.
+mod sync {
+    pub use loom::{
+        cell::UnsafeCell,
+        hint::spin_loop,
+        sync::atomic::{AtomicU8, AtomicUsize},
+    };
+
+    macro_rules! const_fn {
+        ($($function:tt)*) => { $($function)* };
+    }
+    pub(crate) use const_fn;
+}
+
+use cell::WakerCell;
+use cells::Cells;
+use loom::{
+    sync::atomic::{AtomicBool, AtomicUsize},
+    thread,
+};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Wake, Waker},
+};
+
+/// How often a thread is stopped in the middle.
+const PREEMPTIONS: usize = 3;
+
+/// Counts how often it is woken.
+struct Task(AtomicUsize);
+
+impl Task {
+    fn new() -> (Arc<Self>, Waker) {
+        let task = Arc::new(Self(AtomicUsize::new(0)));
+        (task.clone(), task.into())
+    }
+    fn wakes(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Tries every interleaving with up to [`PREEMPTIONS`]: of all of them there are too many, and what goes wrong goes wrong with few.
+fn model(work: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(work);
+}
+
+/// Runs two threads beside this one on the same value, and waits for them.
+fn beside<T: Send + Sync + 'static>(
+    shared: &Arc<T>,
+    first: impl FnOnce(&T) + 'static,
+    second: impl FnOnce(&T) + 'static,
+    here: impl FnOnce(&T),
+) {
+    let (a, b) = (shared.clone(), shared.clone());
+    let threads = [thread::spawn(move || first(&a)), thread::spawn(move || second(&b))];
+    here(shared);
+    threads.into_iter().for_each(|thread| thread.join().expect("a thread"));
+}
+
+/// Registered while two wakes run, a waker is there for the wake that comes afterwards, and so is it a second time.
+#[test]
+fn a_waker_registered_during_wakes_stays_registered() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let (task, waker) = Task::new();
+        beside(&cell, WakerCell::wake, WakerCell::wake, |cell| cell.register(&waker));
+        let before = task.wakes();
+        cell.wake();
+        assert_eq!(task.wakes(), before + 1, "the waker was lost");
+        cell.wake();
+        assert_eq!(task.wakes(), before + 2, "the waker was lost");
+    });
+}
+
+/// A wake that begins after the registration reaches the new waker, even where one is running that uses the old one and carries
+/// the later one out.
+#[test]
+fn a_wake_after_a_replacement_reaches_the_new_waker() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let ((old, old_waker), (new, new_waker)) = (Task::new(), Task::new());
+        cell.register(&old_waker);
+        let first = cell.clone();
+        let wake = thread::spawn(move || first.wake());
+        cell.register(&new_waker);
+        cell.wake();
+        wake.join().expect("the wake");
+        assert!(new.wakes() >= 1, "the waker was lost");
+        assert!(old.wakes() + new.wakes() <= 3);
+    });
+}
+
+/// A task that registers and then looks for its event sees it or is woken, by the waker it registered last.
+#[test]
+fn a_task_that_registers_and_looks_misses_no_event() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let event = Arc::new(AtomicBool::new(false));
+        let ((_, first), (task, second)) = (Task::new(), Task::new());
+        cell.register(&first);
+        let (their_cell, their_event) = (cell.clone(), event.clone());
+        let interrupt = thread::spawn(move || {
+            their_event.store(true, Ordering::Relaxed);
+            their_cell.wake();
+        });
+        cell.register(&second);
+        let is_seen = event.load(Ordering::Relaxed);
+        interrupt.join().expect("the interrupt");
+        assert!(is_seen || task.wakes() == 1, "the event is missed");
+    });
+}
+
+/// A waker that is registered again, so that nothing is written, is woken by the wake that runs meanwhile.
+#[test]
+fn a_wake_while_the_same_waker_is_registered_again_reaches_it() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let (task, waker) = Task::new();
+        cell.register(&waker);
+        let other = cell.clone();
+        let interrupt = thread::spawn(move || other.wake());
+        cell.register(&waker);
+        interrupt.join().expect("the interrupt");
+        assert_eq!(task.wakes(), 1, "the wake was lost");
+    });
+}
+
+/// Two tasks register at once while a wake runs: the cell has one of them, and wakes that one from then on.
+#[test]
+fn of_two_wakers_registered_at_once_one_stays() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let ((a, first), (b, second)) = (Task::new(), Task::new());
+        beside(&cell, move |cell| cell.register(&first), WakerCell::wake, |cell| cell.register(&second));
+        let before = a.wakes() + b.wakes();
+        cell.wake();
+        assert_eq!(a.wakes() + b.wakes(), before + 1, "both wakers were lost");
+    });
+}
+
+/// Whatever a wake was using when it was replaced, each clone of each waker is dropped once, the last with the cell.
+#[test]
+fn every_clone_is_dropped_once() {
+    model(|| {
+        let cell = Arc::new(WakerCell::new());
+        let tasks = [(); 4].map(|()| Task::new());
+        cell.register(&tasks[0].1);
+        let other = cell.clone();
+        let interrupt = thread::spawn(move || other.wake());
+        tasks[1..].iter().for_each(|(_, waker)| cell.register(waker));
+        interrupt.join().expect("the interrupt");
+        cell.register(&tasks[0].1);
+        // The task, its waker here, and the clone that is registered; the others were replaced, at most one is left over.
+        assert_eq!(Arc::strong_count(&tasks[0].0), 3);
+        assert!(tasks[1..].iter().map(|(task, _)| Arc::strong_count(task)).sum::<usize>() <= 3 * 2 + 1);
+        drop(cell);
+        assert!(tasks.iter().all(|(task, _)| Arc::strong_count(task) == 2), "a clone was leaked");
+    });
+}
+
+fn group() -> Arc<Cells<Box<[WakerCell]>>> {
+    Arc::new(Cells::new(Box::new([WakerCell::new(), WakerCell::new()])))
+}
+
+/// The group is woken while a task registers in a cell that was never used: the task sees the event or is woken.
+#[test]
+fn a_task_that_registers_in_a_group_misses_no_event() {
+    model(|| {
+        let cells = group();
+        let event = Arc::new(AtomicBool::new(false));
+        let (task, waker) = Task::new();
+        let (their_cells, their_event) = (cells.clone(), event.clone());
+        let interrupt = thread::spawn(move || {
+            their_event.store(true, Ordering::Relaxed);
+            their_cells.wake_all();
+        });
+        cells.register(1, &waker);
+        let is_seen = event.load(Ordering::Relaxed);
+        interrupt.join().expect("the interrupt");
+        assert!(is_seen || task.wakes() == 1, "the event is missed");
+        cells.wake_all();
+        cells.wake(1);
+        assert!(task.wakes() >= 2, "the waker was lost");
+    });
+}
+
+/// Two tasks register in cells of their own while the group is woken: both stay registered.
+#[test]
+fn two_wakers_of_a_group_stay_registered() {
+    model(|| {
+        let cells = group();
+        let ((a, first), (b, second)) = (Task::new(), Task::new());
+        beside(
+            &cells,
+            move |cells| cells.register(0, &first),
+            Cells::wake_all,
+            |cells| cells.register(1, &second),
+        );
+        let before = (a.wakes(), b.wakes());
+        cells.wake_all();
+        assert_eq!((a.wakes(), b.wakes()), (before.0 + 1, before.1 + 1), "a waker was lost");
+    });
+}
