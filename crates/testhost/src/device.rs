@@ -1,3 +1,4 @@
+use crate::guest::host_side;
 use core::ops::BitAnd;
 use paravirt_platform::{InterruptLine, Message};
 use paravirt_virtio::queue::QueueAddresses;
@@ -111,7 +112,7 @@ pub struct FakeBell {
 impl Doorbell for FakeBell {
     #[inline]
     fn ring(&self) {
-        self.device.0.kicks[self.index].fetch_add(1, Ordering::SeqCst);
+        host_side(|| self.device.0.kicks[self.index].fetch_add(1, Ordering::SeqCst));
     }
 }
 
@@ -198,7 +199,7 @@ impl Transport for FakeTransport {
         self.0.registers().sizes.get(usize::from(queue)).map_or(0, |size| u32::from(*size))
     }
     fn notify(&mut self, queue: u16) {
-        self.0.0.kicks[usize::from(queue)].fetch_add(1, Ordering::SeqCst);
+        host_side(|| self.0.0.kicks[usize::from(queue)].fetch_add(1, Ordering::SeqCst));
     }
     fn get_status(&self) -> DeviceStatus {
         let registers = self.0.registers();

@@ -4,7 +4,7 @@
 //! device side is the same for all parts, and does the least that the protocol asks for. `ring-bench ratio` times the parts
 //! side by side.
 
-use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
+use paravirt_device::{BlockDevice, BlockQueue, Durability, Op, Request};
 use paravirt_platform::{BusAddr, Direction, DmaSlice, Instant, Platform, Segment};
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{FakeDevice, FakeTransport, Guest, PackedDevice, QueueState};
@@ -13,6 +13,7 @@ use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::queue::{QueueAddresses, QueueConfig, VirtQueue};
+use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -33,12 +34,42 @@ struct Device {
     next: u16,
     len: u32,
     event_idx: bool,
+    /// The descriptor table, and where guest physical address 0 would be in this process.
+    desc: *const u64,
+    zero: usize,
 }
 
 impl Device {
     fn new(host: impl Fn(u64) -> *mut u8, addresses: &QueueAddresses, len: u32, event_idx: bool) -> Self {
         let (avail, used) = (host(addresses.driver.0).cast_const(), host(addresses.device.0));
-        Self { avail, used, size: addresses.size, next: 0, len, event_idx }
+        let desc = host(addresses.desc.0).cast_const().cast::<u64>();
+        let zero = (desc as usize).wrapping_sub(addresses.desc.0 as usize);
+        Self { avail, used, size: addresses.size, next: 0, len, event_idx, desc, zero }
+    }
+
+    /// Writes status 0 (OK) to the last byte of the chain that starts at `head`, as a disk does.
+    ///
+    /// # Safety
+    ///
+    /// The chain is in the available ring, and guest memory is mapped in one piece.
+    unsafe fn succeed(&self, head: usize) {
+        // SAFETY: the caller's promise: descriptors and buffers are mapped, and the driver leaves them alone meanwhile.
+        unsafe {
+            let (mut table, mut at) = (self.desc, head);
+            loop {
+                let (addr, rest) = (*table.add(2 * at), *table.add(2 * at + 1));
+                let (len, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as usize);
+                let here = self.zero.wrapping_add(addr as usize);
+                if flags & 4 != 0 {
+                    (table, at) = (here as *const u64, 0);
+                } else if flags & 1 != 0 {
+                    at = next;
+                } else {
+                    *((here + len as usize - 1) as *mut u8) = 0;
+                    break;
+                }
+            }
+        }
     }
 
     /// Serves everything; how many requests.
@@ -50,6 +81,7 @@ impl Device {
             while self.next != avail_idx {
                 let slot = usize::from(self.next & (self.size - 1));
                 let head = (*self.avail.add(4 + slot * 2).cast::<AtomicU16>()).load(Ordering::Relaxed);
+                self.succeed(usize::from(head));
                 let element = self.used.add(4 + slot * 8);
                 (*element.cast::<AtomicU32>()).store(u32::from(head), Ordering::Relaxed);
                 (*element.add(4).cast::<AtomicU32>()).store(self.len, Ordering::Relaxed);
@@ -149,7 +181,7 @@ fn disk_device() -> FakeDevice {
 
 /// Our block driver, whole.
 struct Block {
-    queue: BlkQueue<Guest, FakeTransport, DmaSlice<Guest>>,
+    queue: Option<BlkQueue<Guest, FakeTransport, DmaSlice<Guest>>>,
     buffers: Vec<DmaSlice<Guest>>,
     device: Device,
     registers: FakeDevice,
@@ -176,24 +208,26 @@ impl Block {
         let mut buffers = vec![];
         DmaSlice::alloc_many(&guest, 64, DATA as usize, |slice| buffers.push(slice)).expect("memory");
         let device = served.lock().expect("device").take().expect("it was asked for its serial number");
-        Self { queue, buffers, device, registers, _disk: disk }
+        Self { queue: Some(queue), buffers, device, registers, _disk: disk }
     }
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
+        let queue = self.queue.as_mut().expect("its queue");
         for tag in 0..size {
             let into = self.buffers.pop().expect("a buffer");
             let op = Op::Read { lba: tag * 8, into };
-            assert!(self.queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
+            assert!(queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
         }
-        self.queue.kick();
+        queue.kick();
     }
 
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
+        let queue = self.queue.as_mut().expect("its queue");
         for _ in 0..size {
-            // The device of this program writes no status: the result is an error, and the path the same.
-            let done = self.queue.complete().expect("no fault").expect("done");
+            let done = queue.complete().expect("no fault").expect("done");
+            assert!(done.result.is_ok());
             self.buffers.extend(done.buffer);
         }
     }
@@ -210,6 +244,56 @@ impl Part for Block {
     }
     fn kicks(&self) -> u64 {
         self.registers.kicks(0)
+    }
+}
+
+/// Our block driver behind `dyn BlockQueue`: nothing of it is inlined into its caller. Reads and writes alternate.
+struct BlockDyn {
+    block: Block,
+    queue: Box<dyn BlockQueue<Buffer = DmaSlice<Guest>>>,
+}
+
+impl BlockDyn {
+    fn new() -> Self {
+        let mut block = Block::new();
+        let queue = Box::new(block.queue.take().expect("its queue"));
+        Self { block, queue }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        let queue: &mut dyn BlockQueue<Buffer = DmaSlice<Guest>> = black_box(&mut *self.queue);
+        for tag in 0..size {
+            let buffer = self.block.buffers.pop().expect("a buffer");
+            let lba = tag * 8;
+            let op = match black_box(tag) & 1 {
+                0 => Op::Read { lba, into: buffer },
+                _ => Op::Write { lba, from: buffer, durability: Durability::Cached },
+            };
+            assert!(queue.submit(Request { tag, op, deadline: black_box(Instant::NEVER) }).is_ok());
+        }
+        queue.kick();
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self, size: u64) {
+        let queue: &mut dyn BlockQueue<Buffer = DmaSlice<Guest>> = black_box(&mut *self.queue);
+        for _ in 0..size {
+            let done = queue.complete().expect("no fault").expect("done");
+            assert!(done.result.is_ok());
+            self.block.buffers.extend(done.buffer);
+        }
+    }
+}
+
+impl Part for BlockDyn {
+    fn batch(&mut self, size: u64) {
+        counted(|| self.driver_side_submit(size));
+        assert_eq!(u64::from(self.block.device.serve()), size);
+        counted(|| self.driver_side_complete(size));
+    }
+    fn kicks(&self) -> u64 {
+        self.block.registers.kicks(0)
     }
 }
 
@@ -325,8 +409,8 @@ impl PeerBlock {
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
         for (request, response, data, token) in self.requests.iter_mut().take(size as usize) {
-            // SAFETY: the same three as above. The device of this program writes no status: that is an error to it.
-            let _ = unsafe { self.disk.complete_read_blocks(*token, request, data, response) };
+            // SAFETY: the same three as above.
+            unsafe { self.disk.complete_read_blocks(*token, request, data, response) }.expect("read");
         }
     }
 }
@@ -348,6 +432,7 @@ fn part(name: &str) -> Option<Box<dyn Part>> {
         "queue-direct" => Box::new(Ours::new(0, false)),
         "queue-packed" => Box::new(Ours::new(4, true)),
         "block" => Box::new(Block::new()),
+        "block-dyn" => Box::new(BlockDyn::new()),
         "peer-queue" => Box::new(Peer::new()),
         "peer-block" => Box::new(PeerBlock::new()),
         _ => return None,
@@ -380,7 +465,8 @@ fn main() {
         }
         return;
     }
-    let (Some(mut part), Ok(batch), Ok(rounds)) = (part(word(0)), word(1).parse(), word(2).parse::<u64>())
+    let (Some(mut part), Ok(batch), Ok(rounds)) =
+        (part(word(0)), word(1).parse::<u64>(), word(2).parse::<u64>())
     else {
         eprintln!("usage: ring-bench PART BATCH ROUNDS, or ring-bench ratio");
         std::process::exit(2);
@@ -395,6 +481,6 @@ fn main() {
         "part={} batch={batch} kicks={} allocations={}",
         word(0),
         per_batch(part.kicks() - kicks),
-        per_batch(count::allocations() - allocations)
+        per_batch((count::allocations() - allocations) / batch)
     );
 }
