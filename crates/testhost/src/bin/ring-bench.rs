@@ -337,7 +337,9 @@ impl Peer {
         let registers = disk_device();
         let queue = PeerQueue::new(&mut registers.transport(), 0, true, true).expect("a queue");
         let addresses = registers.registers().queues[0].expect("set up").addresses;
-        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let mut device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        // `PeerHal::share` gives pointers of this process as addresses.
+        device.zero = 0;
         let buffers = [vec![0; HEADER as usize], vec![0; DATA as usize], vec![0; 1]];
         Self { queue, device, buffers, tokens: Vec::with_capacity(PEER_SIZE), kicks: 0 }
     }
@@ -391,7 +393,9 @@ impl PeerBlock {
         let registers = disk_device();
         let disk = VirtIOBlk::new(registers.transport()).expect("a disk");
         let addresses = registers.registers().queues[0].expect("set up").addresses;
-        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let mut device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        // `PeerHal::share` gives pointers of this process as addresses.
+        device.zero = 0;
         let request = || (BlkReq::default(), BlkResp::default(), vec![0; DATA as usize], 0);
         Self { disk, device, registers, requests: (0..PEER_SIZE).map(|_| request()).collect() }
     }
