@@ -379,15 +379,40 @@ impl Part for Peer {
     }
 }
 
-/// Their block driver, whole.
-struct PeerBlock {
-    disk: VirtIOBlk<PeerHal, FakeTransport>,
+/// Their block driver, whole; its two functions called out of line if so wanted, as through a trait object.
+struct PeerBlock<const OUT_OF_LINE: bool> {
+    disk: PeerDisk,
     device: Device,
     registers: FakeDevice,
-    requests: Vec<(BlkReq, BlkResp, Vec<u8>, u16)>,
+    requests: Vec<PeerRequest>,
 }
 
-impl PeerBlock {
+type PeerDisk = VirtIOBlk<PeerHal, FakeTransport>;
+type PeerRequest = (BlkReq, BlkResp, Vec<u8>, u16);
+
+#[inline(always)]
+fn peer_submit(disk: &mut PeerDisk, lba: usize, (request, response, data, token): &mut PeerRequest) {
+    // SAFETY: requests live as long as the `PeerBlock` that has them.
+    *token = unsafe { disk.read_blocks_nb(lba, request, data, response) }.expect("room");
+}
+
+#[inline(always)]
+fn peer_complete(disk: &mut PeerDisk, (request, response, data, token): &mut PeerRequest) {
+    // SAFETY: the same request as in `peer_submit`.
+    unsafe { disk.complete_read_blocks(*token, request, data, response) }.expect("read");
+}
+
+#[inline(never)]
+fn peer_submit_out_of_line(disk: &mut PeerDisk, lba: usize, request: &mut PeerRequest) {
+    peer_submit(disk, lba, request);
+}
+
+#[inline(never)]
+fn peer_complete_out_of_line(disk: &mut PeerDisk, request: &mut PeerRequest) {
+    peer_complete(disk, request);
+}
+
+impl<const OUT_OF_LINE: bool> PeerBlock<OUT_OF_LINE> {
     fn new() -> Self {
         let guest = PEER.get_or_init(Guest::new);
         let registers = disk_device();
@@ -402,24 +427,26 @@ impl PeerBlock {
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
-        for (tag, (request, response, data, token)) in
-            self.requests.iter_mut().take(size as usize).enumerate()
-        {
-            // SAFETY: the three live as long as this value.
-            *token = unsafe { self.disk.read_blocks_nb(tag * 8, request, data, response) }.expect("room");
+        for (tag, request) in self.requests.iter_mut().take(size as usize).enumerate() {
+            match OUT_OF_LINE {
+                true => peer_submit_out_of_line(black_box(&mut self.disk), tag * 8, request),
+                false => peer_submit(&mut self.disk, tag * 8, request),
+            }
         }
     }
 
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
-        for (request, response, data, token) in self.requests.iter_mut().take(size as usize) {
-            // SAFETY: the same three as above.
-            unsafe { self.disk.complete_read_blocks(*token, request, data, response) }.expect("read");
+        for request in self.requests.iter_mut().take(size as usize) {
+            match OUT_OF_LINE {
+                true => peer_complete_out_of_line(black_box(&mut self.disk), request),
+                false => peer_complete(&mut self.disk, request),
+            }
         }
     }
 }
 
-impl Part for PeerBlock {
+impl<const OUT_OF_LINE: bool> Part for PeerBlock<OUT_OF_LINE> {
     fn batch(&mut self, size: u64) {
         counted(|| self.driver_side_submit(size));
         assert_eq!(u64::from(self.device.serve()), size);
@@ -438,7 +465,8 @@ fn part(name: &str) -> Option<Box<dyn Part>> {
         "block" => Box::new(Block::new()),
         "block-dyn" => Box::new(BlockDyn::new()),
         "peer-queue" => Box::new(Peer::new()),
-        "peer-block" => Box::new(PeerBlock::new()),
+        "peer-block" => Box::new(PeerBlock::<false>::new()),
+        "peer-block-dyn" => Box::new(PeerBlock::<true>::new()),
         _ => return None,
     })
 }

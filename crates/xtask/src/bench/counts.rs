@@ -32,6 +32,7 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
     ("queue-indirect", RING, "queue-indirect", [1, 16]),
     ("queue-direct", RING, "queue-direct", [1, 16]),
     ("queue-packed", RING, "queue-packed", [1, 16]),
+    ("peer-block-dyn", RING, "peer-block-dyn", [1, 16]),
     ("peer-block", RING, "peer-block", [1, 16]),
     ("peer-queue", RING, "peer-queue", [1, 16]),
     ("storvsc", STORAGE, "read", [1, 32]),
