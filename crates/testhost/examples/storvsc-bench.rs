@@ -1,13 +1,13 @@
 //! What a read of 4 KiB costs in the storage driver: run under callgrind by `cargo xtask bench`.
 //!
-//! `storvsc-bench read BATCH ROUNDS` reads from our model of StorVSP; what stands in functions named `driver_side` is the driver's,
+//! `storvsc-bench read|read-dyn BATCH ROUNDS` (`read-dyn` through `dyn BlockQueue`) reads from our model of StorVSP; what stands in functions named `driver_side` is the driver's,
 //! but for what stands in `host_side`.
 
 use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{DmaSlice, Instant};
 use paravirt_scsi::{ControllerEvent, Options};
-use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions, StorQueue};
+use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -19,7 +19,7 @@ type Buffer = DmaSlice<Guest>;
 
 /// Submits a read into each of `buffers`, and takes them back.
 #[inline(never)]
-fn driver_side_batch(queue: &mut StorQueue<Guest, Buffer>, buffers: &mut Vec<Buffer>) {
+fn driver_side_batch<Q: BlockQueue<Buffer = Buffer> + ?Sized>(queue: &mut Q, buffers: &mut Vec<Buffer>) {
     let batch = buffers.len();
     let mut lba = 0;
     while let Some(into) = buffers.pop() {
@@ -40,7 +40,7 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
     let (Some(batch), Some(rounds)) = (number(1), number(2)) else {
-        eprintln!("storvsc-bench read BATCH ROUNDS");
+        eprintln!("storvsc-bench read|read-dyn BATCH ROUNDS");
         std::process::exit(2);
     };
     let guest = Guest::with(1, true);
@@ -60,8 +60,14 @@ fn main() {
     let mut buffers: Vec<Buffer> =
         (0..batch).map(|_| DmaSlice::alloc(&guest, 4096).expect("memory")).collect();
     let before = host.signals(channel).0;
-    (0..rounds).for_each(|_| counted(|| driver_side_batch(&mut queue, &mut buffers)));
+    if words[0] == "read-dyn" {
+        let queue: &mut dyn BlockQueue<Buffer = Buffer> = std::hint::black_box(&mut queue);
+        (0..rounds).for_each(|_| counted(|| driver_side_batch(queue, &mut buffers)));
+    } else {
+        (0..rounds).for_each(|_| counted(|| driver_side_batch(&mut queue, &mut buffers)));
+    }
     assert_eq!(buffers.len() as u64, batch);
     let signals = host.signals(channel).0 - before;
-    println!("signals={} allocations={}", signals as f64 / rounds as f64, count::allocations());
+    let each = count::allocations() as f64 / (rounds * batch) as f64;
+    println!("signals={} allocations={each}", signals as f64 / rounds as f64);
 }

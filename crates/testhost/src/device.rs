@@ -1,4 +1,5 @@
 use crate::Guest;
+use crate::guest::host_side;
 use paravirt_platform::{InterruptLine, Message};
 use paravirt_virtio::queue::QueueAddresses;
 use paravirt_virtio::transport::{
@@ -109,7 +110,8 @@ struct FakeTransport(FakeDevice);
 /// `kicks` is that of a device that is alive.
 unsafe fn ring(kicks: NonNull<()>, _queue: u16) {
     // SAFETY: the caller's promise.
-    unsafe { kicks.cast::<AtomicU64>().as_ref() }.fetch_add(1, Ordering::SeqCst);
+    let kicks = unsafe { kicks.cast::<AtomicU64>().as_ref() };
+    host_side(|| kicks.fetch_add(1, Ordering::SeqCst));
 }
 
 /// There are no interrupts.

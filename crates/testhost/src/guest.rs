@@ -296,7 +296,7 @@ unsafe impl HyperV for Guest {
 
 /// Does the host's work in the middle of a driver's: it does not count as the driver's.
 #[inline(never)]
-fn host_side<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn host_side<R>(work: impl FnOnce() -> R) -> R {
     uncounted(work)
 }
 impl Processors for Guest {

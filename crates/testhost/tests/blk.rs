@@ -16,7 +16,8 @@ type Buffer = DmaSlice<Guest>;
 type Disk = VirtioBlk<Guest, Buffer>;
 type Queue = BlkQueue<Guest, Buffer>;
 
-const OPTIONS: OpenOptions = OpenOptions { queues: 2, queue_size: 64, processors: 2, segments: 6 };
+const OPTIONS: OpenOptions =
+    OpenOptions::new().with_queues(2).with_queue_size(64).with_processors(2).with_segments(6);
 const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
 
 fn open(guest: &Guest, host: &BlkHost) -> (Disk, Queue) {

@@ -5,7 +5,7 @@ use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::{Guest, PackedDevice, QueueState, Ring, SplitDevice};
 use paravirt_virtio::blk::config as blk;
 use paravirt_virtio::net::config as net;
-use paravirt_virtio::queue::{Parts, QueueConfig, Quiesced, Ring as _, VirtQueue};
+use paravirt_virtio::queue::{AreaRange, Parts, QueueConfig, Quiesced, Ring as _, VirtQueue};
 use proptest::prelude::*;
 
 type Queue = VirtQueue<Guest, DmaSlice<Guest>, u32>;
@@ -163,7 +163,8 @@ proptest! {
     ) {
         let guest = Guest::new();
         let ring = if packed { Ring::Packed } else { Ring::Split };
-        let settings = QueueConfig { indirect: if indirect { 4 } else { 0 }, slot_areas: true, ..config(ring, false) };
+        let mut settings = config(ring, false);
+        (settings.indirect, settings.area) = (if indirect { 4 } else { 0 }, 64);
         let mut queue = Queue::new(&guest, settings).expect("a queue");
         let state = QueueState { addresses: queue.addresses(), generation: 1 };
         let mut device = paravirt_testhost::AnyDevice::new(&guest, ring, &state, true);
@@ -173,10 +174,9 @@ proptest! {
             let mut buffer = DmaSlice::alloc(&guest, 64).expect("memory");
             buffer.bytes_mut().fill(tag as u8);
             let place = buffer.bytes().as_ptr() as usize;
-            let area = queue.area(queue.next_slot()).expect("an area").1;
-            let extra = [paravirt_platform::Segment { addr: area, len: 8 }; 2];
-            let prefix = &extra[..segments - 1];
-            let result = queue.submit(prefix, Some(buffer), Direction::ToDevice, &[], tag, |_, _| Ok(()));
+            let extra = [AreaRange::new(0, 8); 2];
+            let parts = Parts::around(&extra[..segments - 1], &[]);
+            let result = queue.submit(parts, Some(buffer), Direction::ToDevice, tag, |_, _| Ok(()));
             match result {
                 Ok(()) => { sent.insert(tag, place); }
                 Err(refused) => prop_assert!(!refused.buffer.expect("its buffer").is_in_flight()),

@@ -17,7 +17,7 @@ const RINGS: [Ring; 2] = [Ring::Split, Ring::Packed];
 
 fn open(guest: &Guest, ring: Ring, features: NetFeatures) -> (NetHost, Card, Queue) {
     let host = NetHost::new(guest, ring, features);
-    let options = OpenOptions { queue_size: 64, ..OpenOptions::default() };
+    let options = OpenOptions::new().with_queue_size(64);
     let mut card = Card::open(guest, host.transport(), &options).expect("a card");
     let queue = card.take_queue(0).expect("a queue");
     (host, card, queue)

@@ -40,9 +40,40 @@ pub struct OpenOptions {
     pub segments: u16,
 }
 
+impl OpenOptions {
+    /// One queue of 1024 entries, interrupts on the first processor, 14 segments.
+    pub const fn new() -> Self {
+        Self { queues: 1, queue_size: 1024, processors: 1, segments: 14 }
+    }
+
+    /// Sets [`queues`](Self::queues).
+    #[must_use]
+    pub const fn with_queues(self, queues: u16) -> Self {
+        Self { queues, ..self }
+    }
+
+    /// Sets [`queue_size`](Self::queue_size).
+    #[must_use]
+    pub const fn with_queue_size(self, queue_size: u16) -> Self {
+        Self { queue_size, ..self }
+    }
+
+    /// Sets [`processors`](Self::processors).
+    #[must_use]
+    pub const fn with_processors(self, processors: u32) -> Self {
+        Self { processors, ..self }
+    }
+
+    /// Sets [`segments`](Self::segments).
+    #[must_use]
+    pub const fn with_segments(self, segments: u16) -> Self {
+        Self { segments, ..self }
+    }
+}
+
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { queues: 1, queue_size: 1024, processors: 1, segments: 14 }
+        Self::new()
     }
 }
 

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 
 /// Where cargo puts what it builds for release.
 fn release() -> PathBuf {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| tools::root().join("target"), PathBuf::from);
-    target.join("release")
+    tools::target().join("release")
 }
 
 /// Builds our machine monitor; where it is.

@@ -38,7 +38,7 @@ enum Command {
     /// Format, lints, documentation, unit and property tests, fuzz targets, the kernel under QEMU
     Test(test::Options),
     /// Count instructions, kicks and allocations, and measure the kernel under QEMU; no verdict
-    Bench,
+    Bench(bench::Options),
     /// Fuzz the parsers of host-written bytes
     Fuzz(fuzz::Options),
     /// Generate the Rust of bindings/hyperv from its C headers
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Image(options) => bootable::run(&options),
         Command::Test(options) => test::test(&options),
-        Command::Bench => bench::bench(),
+        Command::Bench(options) => bench::bench(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Bindgen => bindings::bindgen(),
         Command::Doc => test::doc(),

@@ -23,6 +23,11 @@ pub fn root() -> PathBuf {
     here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
 }
 
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Runs a command to its end, its output passed on.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = format!("{command:?}").replace('"', "");

@@ -95,7 +95,8 @@ fn main() {
         (_, Some(bytes), Some(batch), Some(rounds)) => {
             let mut ends = Ends::new(ring, bytes as usize);
             (0..rounds).for_each(|_| counted(|| ends.ring_side_batch(batch)));
-            println!("signals={} allocations={}", ends.signals as f64 / rounds as f64, count::allocations());
+            let each = count::allocations() as f64 / (rounds * batch) as f64;
+            println!("signals={} allocations={each}", ends.signals as f64 / rounds as f64);
         }
         _ => {
             eprintln!("channel-bench BYTES BATCH ROUNDS, or channel-bench ratio");

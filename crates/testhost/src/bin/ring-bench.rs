@@ -4,22 +4,26 @@
 //! device side is the same for all parts, and does the least that the protocol asks for. `ring-bench ratio` times the parts
 //! side by side.
 
-use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
-use paravirt_platform::{BusAddr, Direction, DmaSlice, Instant, Platform, Segment};
+use paravirt_device::{BlockDevice, BlockQueue, Durability, Op, Request};
+use paravirt_platform::{Direction, DmaSlice, Instant, Platform};
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{FakeDevice, Guest, PackedDevice, QueueState};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
-use paravirt_virtio::queue::{QueueAddresses, QueueConfig, VirtQueue};
+use paravirt_virtio::passthrough::PassthroughTransport;
+use paravirt_virtio::queue::{
+    AreaRange, Parts, QueueAddresses, QueueConfig, Ring as _, RingFormat, VirtQueue,
+};
+use paravirt_virtio::transport::DeviceType;
+use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 use virtio_drivers::queue::VirtQueue as PeerQueue;
-use virtio_drivers::transport::DeviceType;
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
 #[global_allocator]
@@ -33,12 +37,42 @@ struct Device {
     next: u16,
     len: u32,
     event_idx: bool,
+    /// The descriptor table, and where guest physical address 0 would be in this process.
+    desc: *const u64,
+    zero: usize,
 }
 
 impl Device {
     fn new(host: impl Fn(u64) -> *mut u8, addresses: &QueueAddresses, len: u32, event_idx: bool) -> Self {
         let (avail, used) = (host(addresses.driver.0).cast_const(), host(addresses.device.0));
-        Self { avail, used, size: addresses.size, next: 0, len, event_idx }
+        let desc = host(addresses.desc.0).cast_const().cast::<u64>();
+        let zero = (desc as usize).wrapping_sub(addresses.desc.0 as usize);
+        Self { avail, used, size: addresses.size, next: 0, len, event_idx, desc, zero }
+    }
+
+    /// Writes status 0 (OK) to the last byte of the chain that starts at `head`, as a disk does.
+    ///
+    /// # Safety
+    ///
+    /// The chain is in the available ring, and guest memory is mapped in one piece.
+    unsafe fn succeed(&self, head: usize) {
+        // SAFETY: the caller's promise: descriptors and buffers are mapped, and the driver leaves them alone meanwhile.
+        unsafe {
+            let (mut table, mut at) = (self.desc, head);
+            loop {
+                let (addr, rest) = (*table.add(2 * at), *table.add(2 * at + 1));
+                let (len, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as usize);
+                let here = self.zero.wrapping_add(addr as usize);
+                if flags & 4 != 0 {
+                    (table, at) = (here as *const u64, 0);
+                } else if flags & 1 != 0 {
+                    at = next;
+                } else {
+                    *((here + len as usize - 1) as *mut u8) = 0;
+                    break;
+                }
+            }
+        }
     }
 
     /// Serves everything; how many requests.
@@ -50,6 +84,7 @@ impl Device {
             while self.next != avail_idx {
                 let slot = usize::from(self.next & (self.size - 1));
                 let head = (*self.avail.add(4 + slot * 2).cast::<AtomicU16>()).load(Ordering::Relaxed);
+                self.succeed(usize::from(head));
                 let element = self.used.add(4 + slot * 8);
                 (*element.cast::<AtomicU32>()).store(u32::from(head), Ordering::Relaxed);
                 (*element.add(4).cast::<AtomicU32>()).store(self.len, Ordering::Relaxed);
@@ -79,34 +114,34 @@ const DATA: u32 = 4096;
 struct Ours {
     queue: VirtQueue<Guest, DmaSlice<Guest>, u64>,
     device: Result<Device, PackedDevice>,
-    memory: BusAddr,
+    buffers: Vec<DmaSlice<Guest>>,
     kicks: u64,
 }
 
 impl Ours {
     fn new(indirect: u16, packed: bool) -> Self {
         let guest = Guest::new();
-        let config =
-            QueueConfig { size: 256, packed, event_idx: true, in_order: false, indirect, slot_areas: false };
-        let queue = VirtQueue::new(&guest, config).expect("a queue");
+        let mut config = QueueConfig::new(256);
+        config.format = if packed { RingFormat::Packed } else { RingFormat::Split };
+        (config.event_idx, config.indirect, config.area) = (true, indirect, 64);
+        let mut queue = VirtQueue::new(&guest, config).expect("a queue");
         let state = QueueState { addresses: queue.addresses(), generation: 1 };
         let device = match packed {
             false => Ok(Device::new(|at| guest.host(at), &state.addresses, DATA + 1, true)),
             true => Err(PackedDevice::new(&guest, &state, true)),
         };
-        let memory = guest.dma_alloc(NonZeroUsize::MIN.saturating_add(2)).expect("memory").bus;
-        Self { queue, device, memory, kicks: 0 }
+        let mut buffers = vec![];
+        DmaSlice::alloc_many(&guest, 64, DATA as usize, |slice| buffers.push(slice)).expect("memory");
+        Self { queue, device, buffers, kicks: 0 }
     }
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
-        let header = [Segment { addr: self.memory, len: HEADER }];
-        let rest = [
-            Segment { addr: self.memory.offset(4096), len: DATA },
-            Segment { addr: self.memory.offset(64), len: 1 },
-        ];
+        let (header, status) = ([AreaRange::new(0, HEADER as u16)], [AreaRange::new(32, 1)]);
         for tag in 0..size {
-            self.queue.submit(&header, None, Direction::FromDevice, &rest, tag, |_, _| Ok(())).expect("room");
+            let (buffer, parts) = (self.buffers.pop(), Parts::around(&header, &status));
+            let sent = self.queue.submit(parts, buffer, Direction::FromDevice, tag, |_, _| Ok(()));
+            assert!(sent.is_ok());
         }
         if self.queue.publish() {
             self.kicks += 1;
@@ -116,7 +151,8 @@ impl Ours {
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
         for _ in 0..size {
-            assert!(self.queue.pop().expect("no fault").is_some());
+            let used = self.queue.pop().expect("no fault").expect("used");
+            self.buffers.extend(used.buffer);
         }
     }
 }
@@ -144,12 +180,12 @@ fn disk_device() -> FakeDevice {
     let features = Features::VERSION_1 | Features::INDIRECT_DESC | Features::EVENT_IDX;
     let mut config = [0; 60];
     config[..8].copy_from_slice(&(1u64 << 30).to_le_bytes());
-    FakeDevice::new(DeviceType::Block, features.bits() | BlkFeatures::FLUSH.bits(), &[256], &config)
+    FakeDevice::new(DeviceType::BLOCK, features.bits() | BlkFeatures::FLUSH.bits(), &[256], &config)
 }
 
 /// Our block driver, whole.
 struct Block {
-    queue: BlkQueue<Guest, DmaSlice<Guest>>,
+    queue: Option<BlkQueue<Guest, DmaSlice<Guest>>>,
     buffers: Vec<DmaSlice<Guest>>,
     device: Device,
     registers: FakeDevice,
@@ -170,30 +206,32 @@ impl Block {
                 served.get_or_insert_with(|| Device::new(host, &queue.addresses, 1, true)).serve();
             }
         });
-        let options = OpenOptions { queue_size: 256, ..OpenOptions::default() };
-        let mut disk = VirtioBlk::open(&guest, registers.transport(), &options).expect("a disk");
+        let options = OpenOptions::new().with_queue_size(256);
+        let mut disk = VirtioBlk::open(&guest, registers.transport(&guest), &options).expect("a disk");
         let queue = disk.take_queue(0).expect("a queue");
         let mut buffers = vec![];
         DmaSlice::alloc_many(&guest, 64, DATA as usize, |slice| buffers.push(slice)).expect("memory");
         let device = served.lock().expect("device").take().expect("it was asked for its serial number");
-        Self { queue, buffers, device, registers, _disk: disk }
+        Self { queue: Some(queue), buffers, device, registers, _disk: disk }
     }
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
+        let queue = self.queue.as_mut().expect("its queue");
         for tag in 0..size {
             let into = self.buffers.pop().expect("a buffer");
             let op = Op::Read { lba: tag * 8, into };
-            assert!(self.queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
+            assert!(queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
         }
-        self.queue.kick();
+        queue.kick();
     }
 
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
+        let queue = self.queue.as_mut().expect("its queue");
         for _ in 0..size {
-            // The device of this program writes no status: the result is an error, and the path the same.
-            let done = self.queue.complete().expect("no fault").expect("done");
+            let done = queue.complete().expect("no fault").expect("done");
+            assert!(done.result.is_ok());
             self.buffers.extend(done.buffer);
         }
     }
@@ -210,6 +248,56 @@ impl Part for Block {
     }
     fn kicks(&self) -> u64 {
         self.registers.kicks(0)
+    }
+}
+
+/// Our block driver behind `dyn BlockQueue`: nothing of it is inlined into its caller. Reads and writes alternate.
+struct BlockDyn {
+    block: Block,
+    queue: Box<dyn BlockQueue<Buffer = DmaSlice<Guest>>>,
+}
+
+impl BlockDyn {
+    fn new() -> Self {
+        let mut block = Block::new();
+        let queue = Box::new(block.queue.take().expect("its queue"));
+        Self { block, queue }
+    }
+
+    #[inline(never)]
+    fn driver_side_submit(&mut self, size: u64) {
+        let queue: &mut dyn BlockQueue<Buffer = DmaSlice<Guest>> = black_box(&mut *self.queue);
+        for tag in 0..size {
+            let buffer = self.block.buffers.pop().expect("a buffer");
+            let lba = tag * 8;
+            let op = match black_box(tag) & 1 {
+                0 => Op::Read { lba, into: buffer },
+                _ => Op::Write { lba, from: buffer, durability: Durability::Cached },
+            };
+            assert!(queue.submit(Request { tag, op, deadline: black_box(Instant::NEVER) }).is_ok());
+        }
+        queue.kick();
+    }
+
+    #[inline(never)]
+    fn driver_side_complete(&mut self, size: u64) {
+        let queue: &mut dyn BlockQueue<Buffer = DmaSlice<Guest>> = black_box(&mut *self.queue);
+        for _ in 0..size {
+            let done = queue.complete().expect("no fault").expect("done");
+            assert!(done.result.is_ok());
+            self.block.buffers.extend(done.buffer);
+        }
+    }
+}
+
+impl Part for BlockDyn {
+    fn batch(&mut self, size: u64) {
+        counted(|| self.driver_side_submit(size));
+        assert_eq!(u64::from(self.block.device.serve()), size);
+        counted(|| self.driver_side_complete(size));
+    }
+    fn kicks(&self) -> u64 {
+        self.block.registers.kicks(0)
     }
 }
 
@@ -238,6 +326,10 @@ unsafe impl Hal for PeerHal {
 
 const PEER_SIZE: usize = 16;
 
+fn peer_transport(registers: &FakeDevice) -> PassthroughTransport<Guest> {
+    PassthroughTransport::new(registers.transport(PEER.get_or_init(Guest::new)))
+}
+
 /// Their queue alone.
 struct Peer {
     queue: PeerQueue<PeerHal, PEER_SIZE>,
@@ -251,9 +343,11 @@ impl Peer {
     fn new() -> Self {
         let guest = PEER.get_or_init(Guest::new);
         let registers = disk_device();
-        let queue = PeerQueue::new(&mut registers.transport(), 0, true, true).expect("a queue");
+        let queue = PeerQueue::new(&mut peer_transport(&registers), 0, true, true).expect("a queue");
         let addresses = registers.registers().queues[0].expect("set up").addresses;
-        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let mut device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        // `PeerHal::share` gives pointers of this process as addresses.
+        device.zero = 0;
         let buffers = [vec![0; HEADER as usize], vec![0; DATA as usize], vec![0; 1]];
         Self { queue, device, buffers, tokens: Vec::with_capacity(PEER_SIZE), kicks: 0 }
     }
@@ -293,45 +387,74 @@ impl Part for Peer {
     }
 }
 
-/// Their block driver, whole.
-struct PeerBlock {
-    disk: VirtIOBlk<PeerHal, FakeTransport>,
+/// Their block driver, whole; its two functions called out of line if so wanted, as through a trait object.
+struct PeerBlock<const OUT_OF_LINE: bool> {
+    disk: PeerDisk,
     device: Device,
     registers: FakeDevice,
-    requests: Vec<(BlkReq, BlkResp, Vec<u8>, u16)>,
+    requests: Vec<PeerRequest>,
 }
 
-impl PeerBlock {
+type PeerDisk = VirtIOBlk<PeerHal, PassthroughTransport<Guest>>;
+type PeerRequest = (BlkReq, BlkResp, Vec<u8>, u16);
+
+#[inline(always)]
+fn peer_submit(disk: &mut PeerDisk, lba: usize, (request, response, data, token): &mut PeerRequest) {
+    // SAFETY: requests live as long as the `PeerBlock` that has them.
+    *token = unsafe { disk.read_blocks_nb(lba, request, data, response) }.expect("room");
+}
+
+#[inline(always)]
+fn peer_complete(disk: &mut PeerDisk, (request, response, data, token): &mut PeerRequest) {
+    // SAFETY: the same request as in `peer_submit`.
+    unsafe { disk.complete_read_blocks(*token, request, data, response) }.expect("read");
+}
+
+#[inline(never)]
+fn peer_submit_out_of_line(disk: &mut PeerDisk, lba: usize, request: &mut PeerRequest) {
+    peer_submit(disk, lba, request);
+}
+
+#[inline(never)]
+fn peer_complete_out_of_line(disk: &mut PeerDisk, request: &mut PeerRequest) {
+    peer_complete(disk, request);
+}
+
+impl<const OUT_OF_LINE: bool> PeerBlock<OUT_OF_LINE> {
     fn new() -> Self {
         let guest = PEER.get_or_init(Guest::new);
         let registers = disk_device();
-        let disk = VirtIOBlk::new(registers.transport()).expect("a disk");
+        let disk = VirtIOBlk::new(peer_transport(&registers)).expect("a disk");
         let addresses = registers.registers().queues[0].expect("set up").addresses;
-        let device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        let mut device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
+        // `PeerHal::share` gives pointers of this process as addresses.
+        device.zero = 0;
         let request = || (BlkReq::default(), BlkResp::default(), vec![0; DATA as usize], 0);
         Self { disk, device, registers, requests: (0..PEER_SIZE).map(|_| request()).collect() }
     }
 
     #[inline(never)]
     fn driver_side_submit(&mut self, size: u64) {
-        for (tag, (request, response, data, token)) in
-            self.requests.iter_mut().take(size as usize).enumerate()
-        {
-            // SAFETY: the three live as long as this value.
-            *token = unsafe { self.disk.read_blocks_nb(tag * 8, request, data, response) }.expect("room");
+        for (tag, request) in self.requests.iter_mut().take(size as usize).enumerate() {
+            match OUT_OF_LINE {
+                true => peer_submit_out_of_line(black_box(&mut self.disk), tag * 8, request),
+                false => peer_submit(&mut self.disk, tag * 8, request),
+            }
         }
     }
 
     #[inline(never)]
     fn driver_side_complete(&mut self, size: u64) {
-        for (request, response, data, token) in self.requests.iter_mut().take(size as usize) {
-            // SAFETY: the same three as above. The device of this program writes no status: that is an error to it.
-            let _ = unsafe { self.disk.complete_read_blocks(*token, request, data, response) };
+        for request in self.requests.iter_mut().take(size as usize) {
+            match OUT_OF_LINE {
+                true => peer_complete_out_of_line(black_box(&mut self.disk), request),
+                false => peer_complete(&mut self.disk, request),
+            }
         }
     }
 }
 
-impl Part for PeerBlock {
+impl<const OUT_OF_LINE: bool> Part for PeerBlock<OUT_OF_LINE> {
     fn batch(&mut self, size: u64) {
         counted(|| self.driver_side_submit(size));
         assert_eq!(u64::from(self.device.serve()), size);
@@ -348,8 +471,10 @@ fn part(name: &str) -> Option<Box<dyn Part>> {
         "queue-direct" => Box::new(Ours::new(0, false)),
         "queue-packed" => Box::new(Ours::new(4, true)),
         "block" => Box::new(Block::new()),
+        "block-dyn" => Box::new(BlockDyn::new()),
         "peer-queue" => Box::new(Peer::new()),
-        "peer-block" => Box::new(PeerBlock::new()),
+        "peer-block" => Box::new(PeerBlock::<false>::new()),
+        "peer-block-dyn" => Box::new(PeerBlock::<true>::new()),
         _ => return None,
     })
 }
@@ -380,7 +505,8 @@ fn main() {
         }
         return;
     }
-    let (Some(mut part), Ok(batch), Ok(rounds)) = (part(word(0)), word(1).parse(), word(2).parse::<u64>())
+    let (Some(mut part), Ok(batch), Ok(rounds)) =
+        (part(word(0)), word(1).parse::<u64>(), word(2).parse::<u64>())
     else {
         eprintln!("usage: ring-bench PART BATCH ROUNDS, or ring-bench ratio");
         std::process::exit(2);
@@ -395,6 +521,6 @@ fn main() {
         "part={} batch={batch} kicks={} allocations={}",
         word(0),
         per_batch(part.kicks() - kicks),
-        per_batch(count::allocations() - allocations)
+        per_batch((count::allocations() - allocations) / batch)
     );
 }
