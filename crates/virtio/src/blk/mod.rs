@@ -8,7 +8,7 @@ pub use queue::BlkQueue;
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::queue::{RecordQueue, VirtQueue};
+use crate::queue::{RecordQueue, TransferCheck, VirtQueue};
 use crate::request_queue::{QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, read_config};
 use config::{BlkFeatures, CONFIG_FIELDS};
@@ -39,10 +39,36 @@ struct Limits {
     partial_mask: u32,
     max_bytes: u32,
     max_segment_bytes: u32,
+    /// Bytes of a transfer of one segment, at most.
+    max_one: u32,
     max_segments: u16,
     max_discard: u32,
     max_zeroes: u32,
     access: Access,
+}
+
+/// A transfer at `lba` of a medium that has `blocks` for it.
+struct TransferAt<'a> {
+    limits: &'a Limits,
+    lba: u64,
+    blocks: &'a AtomicU64,
+}
+
+impl TransferCheck for TransferAt<'_> {
+    #[inline(always)]
+    fn one(&self, len: u32) -> Result<(), Rejected> {
+        let Self { limits, lba, blocks } = self;
+        // An empty transfer is above the limit here, too.
+        if len.wrapping_sub(1) >= limits.max_one || len & limits.partial_mask != 0 {
+            return Err(Rejected::Invalid);
+        }
+        limits.check_range(*lba, u64::from(len), blocks.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn segments(&self, segments: &[Segment]) -> Result<(), Rejected> {
+        self.limits.check_transfer(self.lba, segments, self.blocks.load(Ordering::Relaxed))
+    }
 }
 
 impl Limits {
@@ -58,6 +84,7 @@ impl Limits {
             partial_mask: info.block_size.wrapping_sub(1),
             max_bytes: info.max_bytes,
             max_segment_bytes: info.max_segment_bytes,
+            max_one: info.max_bytes.min(info.max_segment_bytes),
             max_segments: info.max_segments,
             max_discard: info.discard.map_or(0, |limits| limits.max_blocks),
             max_zeroes: info.write_zeroes.map_or(0, |limits| limits.max_blocks),
@@ -78,6 +105,15 @@ impl Limits {
         self.access == Access::ReadOnly
     }
 
+    /// Whether there are blocks from `lba` on for `bytes`, where the device has `limit`.
+    #[inline(always)]
+    fn check_range(&self, lba: u64, bytes: u64, limit: u64) -> Result<(), Rejected> {
+        match lba.checked_add(bytes >> (self.block_shift & 63)) {
+            Some(end) if end <= limit => Ok(()),
+            _ => Err(Rejected::Range),
+        }
+    }
+
     /// Whether the device takes a transfer of `segments` at `lba`, of which it has `limit` blocks.
     #[inline(always)]
     fn check_transfer(&self, lba: u64, segments: &[Segment], limit: u64) -> Result<(), Rejected> {
@@ -93,10 +129,7 @@ impl Limits {
         if is_too_long || is_partial || is_out_of_bounds || segments.len() > usize::from(self.max_segments) {
             return Err(Rejected::Invalid);
         }
-        match lba.checked_add(total >> (self.block_shift & 63)) {
-            Some(end) if end <= limit => Ok(()),
-            _ => Err(Rejected::Range),
-        }
+        self.check_range(lba, total, limit)
     }
 
     /// The range of a discard or of zeroes as the device wants it, `max` blocks at most: sector, and number of sectors.

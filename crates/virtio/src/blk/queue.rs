@@ -1,20 +1,17 @@
 //! One queue of a block device: requests on their way and back. VIRTIO 1.3 §5.2.6
 
-use super::Limits;
 use super::ring::BlkRing;
+use super::{Limits, TransferAt};
 use crate::queue::{Body, RecordQueue, Used, VirtQueue};
 use crate::request_queue::{Outcome, RequestQueue};
 use core::fmt;
-use core::sync::atomic::Ordering;
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, IoError, Notify, Op, Refused, Rejected, Request, Serial,
     Unmap,
 };
-use paravirt_platform::{
-    AllocError, Direction, DmaBuffer, Fifo, Instant, PageArc, PageTable, Platform, Segment,
-};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, Fifo, Instant, PageArc, PageTable, Platform};
 
 /// Request types. VIRTIO 1.3 §5.2.6
 mod kind {
@@ -151,7 +148,7 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
         match &mut self.0 {
             Kind::Records(queue) => queue.complete(),
-            Kind::General(queue) => complete_general(queue),
+            Kind::General(queue) => queue.complete_slow(),
         }
     }
 
@@ -167,13 +164,6 @@ fn submit_general<P: Platform, B: DmaBuffer>(
     request: Request<B>,
 ) -> Result<(), Refused<B>> {
     queue.submit(request)
-}
-
-#[inline(never)]
-fn complete_general<P: Platform, B: DmaBuffer>(
-    queue: &mut TypedQueue<P, B, VirtQueue<P, B, Pending>>,
-) -> Result<Option<Completion<B>>, Fault> {
-    queue.complete()
 }
 
 impl<P: Platform, B: DmaBuffer> fmt::Debug for BlkQueue<P, B> {
@@ -228,8 +218,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         };
         let header = [u64::from(kind), lba << (limits.sector_shift & 63)];
         let pending = Pending { tag, deadline, stage };
-        let check =
-            |segments: &[Segment]| limits.check_transfer(lba, segments, blocks.load(Ordering::Relaxed));
+        let check = TransferAt { limits, lba, blocks };
         match self.queue.queue_mut().submit(header, buffer, direction, pending, check) {
             Ok(()) => {
                 self.earliest = self.earliest.min(deadline);
@@ -283,44 +272,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         }
     }
 
-    #[inline(always)]
-    fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        if !self.queue.is_open() {
-            return self.complete_slow();
-        }
-        match self.queue.queue_mut().pop_last() {
-            Ok(Some((used, status))) => {
-                if used.extra.stage != Stage::Last {
-                    return self.complete_staged(used, status);
-                }
-                Ok(Some(Completion { tag: used.extra.tag, buffer: used.buffer, result: result_of(status) }))
-            }
-            Ok(None) => Ok(None),
-            Err(fault) => self.complete_faulted(fault),
-        }
-    }
-
-    /// As [`complete`](Self::complete), of a request for which more is to be done.
-    #[inline(never)]
-    fn complete_staged(
-        &mut self,
-        used: Used<B, Pending>,
-        status: u8,
-    ) -> Result<Option<Completion<B>>, Fault> {
-        match self.next_stage(used, result_of(status)) {
-            Some(done) => Ok(Some(done)),
-            None => self.complete_slow(),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn complete_faulted(&mut self, fault: Fault) -> Result<Option<Completion<B>>, Fault> {
-        self.queue.fail(fault);
-        self.complete_slow()
-    }
-
-    /// As [`complete`](Self::complete), whatever state the queue is in.
+    /// The next completion, whatever state the queue is in.
     #[inline(never)]
     fn complete_slow(&mut self) -> Result<Option<Completion<B>>, Fault> {
         if let Some(tag) = self.local.pop() {
@@ -414,6 +366,49 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             return Ok(());
         }
         self.queue.reset_device()
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
+    /// The next completion. What is not the usual case is found out by words, before anything is moved.
+    #[inline(always)]
+    fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
+        if !self.queue.is_open() {
+            return self.complete_slow();
+        }
+        let queue = self.queue.queue_mut();
+        let (slot, stage) = match queue.next_used() {
+            Ok(Some((slot, pending))) => (slot, pending.stage),
+            Ok(None) => return Ok(None),
+            Err(fault) => return self.complete_faulted(fault),
+        };
+        let status = queue.status(slot);
+        if stage != Stage::Last || status != STATUS_OK {
+            return self.complete_other(slot, status);
+        }
+        match queue.take_used(slot) {
+            Some((buffer, Pending { tag, .. })) => Ok(Some(Completion { tag, buffer, result: Ok(()) })),
+            None => self.complete_faulted(Fault::Protocol),
+        }
+    }
+
+    /// As [`complete`](Self::complete), of a request that failed or for which more is to be done.
+    #[inline(never)]
+    fn complete_other(&mut self, slot: u16, status: u8) -> Result<Option<Completion<B>>, Fault> {
+        let Some((buffer, extra)) = self.queue.queue_mut().take_used(slot) else {
+            return self.complete_faulted(Fault::Protocol);
+        };
+        match self.next_stage(Used { slot, len: 0, buffer, extra }, result_of(status)) {
+            Some(done) => Ok(Some(done)),
+            None => self.complete_slow(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn complete_faulted(&mut self, fault: Fault) -> Result<Option<Completion<B>>, Fault> {
+        self.queue.fail(fault);
+        self.complete_slow()
     }
 }
 

@@ -2,10 +2,10 @@
 //! general virtqueue where not.
 
 use super::queue::Pending;
-use crate::queue::{AreaRange, Body, Parts, RecordQueue, Ring, Used, VirtQueue};
+use crate::queue::{AreaRange, Body, Parts, RecordQueue, Ring, TransferCheck, Used, VirtQueue};
 use core::sync::atomic::Ordering;
-use paravirt_device::{Fault, Rejected};
-use paravirt_platform::{Direction, DmaBuffer, Platform, Segment};
+use paravirt_device::Rejected;
+use paravirt_platform::{Direction, DmaBuffer, Platform};
 
 /// Words of a slot's area in a general queue: header, parameter, status. A cache line.
 const HEADER: usize = 0;
@@ -30,15 +30,11 @@ pub(super) trait BlkRing<B>: Ring<Used = Used<B, Pending>> {
         buffer: B,
         direction: Direction,
         pending: Pending,
-        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        check: impl TransferCheck,
     ) -> Result<(), (Rejected, B)>;
 
     /// Puts a request without data in the ring; its slot.
     fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected>;
-
-    /// Takes the next request that the device has used, with its status, where nothing remains to be done for it; `Err` where it is
-    /// for [`Ring::pop`], or none.
-    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault>;
 
     /// The status of the request that was in `slot`.
     fn status(&self, slot: u16) -> u8;
@@ -46,7 +42,7 @@ pub(super) trait BlkRing<B>: Ring<Used = Used<B, Pending>> {
     /// What the device answered to the request that was in `slot`: see [`Body::Answer`].
     fn answer(&self, slot: u16) -> [u8; ANSWER_LEN as usize];
 
-    /// The earliest deadline of what is in flight.
+    /// What is kept with each request in flight.
     fn pending(&self) -> impl Iterator<Item = &Pending>;
 }
 
@@ -58,7 +54,7 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for RecordQueue<P, B, Pending> {
         buffer: B,
         direction: Direction,
         pending: Pending,
-        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        check: impl TransferCheck,
     ) -> Result<(), (Rejected, B)> {
         self.submit(header, buffer, direction, pending, check)
     }
@@ -66,14 +62,6 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for RecordQueue<P, B, Pending> {
     fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected> {
         let slot = self.next_slot();
         self.submit_command(header, body, pending).map(|()| slot)
-    }
-
-    #[inline(always)]
-    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault> {
-        let Some((slot, _)) = self.next_used()? else { return Ok(None) };
-        let status = self.status(slot);
-        let (buffer, extra) = self.take_used(slot).ok_or(Fault::Protocol)?;
-        Ok(Some((Used { slot, len: 0, buffer, extra }, status)))
     }
 
     #[inline(always)]
@@ -98,11 +86,11 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for VirtQueue<P, B, Pending> {
         buffer: B,
         direction: Direction,
         pending: Pending,
-        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        check: impl TransferCheck,
     ) -> Result<(), (Rejected, B)> {
         let parts = Parts::around(&[HEADER_RANGE], &[STATUS_RANGE]);
         let sent = self.submit(parts, Some(buffer), direction, pending, |body, area| {
-            check(body)?;
+            check.segments(body)?;
             let area = area.ok_or(Rejected::Full)?;
             area[HEADER].store(header[0], Ordering::Relaxed);
             area[HEADER + 1].store(header[1], Ordering::Relaxed);
@@ -141,13 +129,6 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for VirtQueue<P, B, Pending> {
             Ok(())
         })?;
         Ok(slot)
-    }
-
-    #[inline(always)]
-    fn pop_last(&mut self) -> Result<Option<(Used<B, Pending>, u8)>, Fault> {
-        let Some(used) = self.pop()? else { return Ok(None) };
-        let status = self.status(used.slot);
-        Ok(Some((used, status)))
     }
 
     #[inline(always)]

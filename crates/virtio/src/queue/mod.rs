@@ -26,7 +26,7 @@ mod split;
 mod types;
 mod virtqueue;
 
-pub use record::{Body, RecordQueue};
+pub use record::{Body, RecordQueue, TransferCheck};
 pub use types::{
     AreaRange, DataPlace, Parts, QueueAddresses, QueueConfig, Quiesced, Ring, RingFormat, Unsubmitted, Used,
 };

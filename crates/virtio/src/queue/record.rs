@@ -62,6 +62,23 @@ struct Slot<B, X> {
     pending: Option<Pending<B, X>>,
 }
 
+/// What a device takes of a transfer.
+pub trait TransferCheck {
+    /// Whether it takes data of one segment of `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`].
+    fn one(&self, len: u32) -> Result<(), Rejected>;
+
+    /// Whether it takes data of these segments.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected`].
+    fn segments(&self, segments: &[Segment]) -> Result<(), Rejected>;
+}
+
 /// What a request without a buffer carries between header and status.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Body {
@@ -215,7 +232,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         mut buffer: B,
         direction: Direction,
         extra: X,
-        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        check: impl TransferCheck,
     ) -> Result<(), (Rejected, B)> {
         let segment = match buffer.submit(direction) {
             Ok(memory) => match memory.as_slice() {
@@ -224,7 +241,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             },
             Err(error) => return Err((Rejected::Buffer(error), buffer)),
         };
-        let refused = match check(core::slice::from_ref(&segment)) {
+        let refused = match check.one(segment.len) {
             Ok(()) if self.free > 0 => None,
             Ok(()) => Some(Rejected::Full),
             Err(reason) => Some(reason),
@@ -280,7 +297,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         header: [u64; 2],
         mut buffer: B,
         extra: X,
-        check: impl Fn(&[Segment]) -> Result<(), Rejected>,
+        check: impl TransferCheck,
         direction: Direction,
     ) -> Result<(), (Rejected, B)> {
         // The segments are asked for anew, as the answer to the first question could not be kept beside the buffer.
@@ -290,7 +307,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             Ok(memory) => memory,
             Err(error) => return Err((Rejected::Buffer(error), buffer)),
         };
-        let filled = match check(memory.as_slice()) {
+        let filled = match check.segments(memory.as_slice()) {
             Ok(()) => self.fill_table(memory.as_slice(), direction),
             Err(reason) => Err(reason),
         };

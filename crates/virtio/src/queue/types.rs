@@ -1,7 +1,7 @@
 //! What goes into a queue and what comes out.
 
 use paravirt_device::{Fault, Rejected};
-use paravirt_platform::BusAddr;
+use paravirt_platform::{BusAddr, Segment};
 
 /// What a queue is made of; the same after each reset of the device.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -52,6 +52,19 @@ impl AreaRange {
     /// `len` bytes from `offset` on.
     pub const fn new(offset: u16, len: u16) -> Self {
         Self { offset, len }
+    }
+
+    /// Whether it is in an area of `area_len` bytes.
+    #[inline(always)]
+    pub(super) fn check(self, area_len: usize) -> Result<(), Rejected> {
+        let end = usize::from(self.offset).wrapping_add(usize::from(self.len));
+        if self.len == 0 || end > area_len { Err(Rejected::Invalid) } else { Ok(()) }
+    }
+
+    /// Where a device sees it, in the area at `area`.
+    #[inline(always)]
+    pub(super) fn segment(self, area: BusAddr) -> Segment {
+        Segment { addr: area.offset(u64::from(self.offset)), len: u32::from(self.len) }
     }
 }
 

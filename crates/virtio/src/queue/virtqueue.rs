@@ -20,8 +20,6 @@ use paravirt_platform::{
 /// The unit of a slot's area: a cache line.
 type AreaLine = [AtomicU64; 8];
 const AREA_LINE: usize = size_of::<AreaLine>();
-/// Parts of a request in its area, at most.
-const MAX_PARTS: usize = 4;
 
 enum AnyRing {
     Split(Split),
@@ -58,11 +56,10 @@ struct Areas {
 }
 
 impl Areas {
-    fn segment(&self, slot: u16, range: AreaRange) -> Option<Segment> {
-        let (offset, len) = (usize::from(range.offset), usize::from(range.len));
-        let fits = len > 0 && offset.checked_add(len).is_some_and(|end| end <= self.len);
-        let start = usize::from(slot).wrapping_mul(self.len).wrapping_add(offset);
-        fits.then(|| Segment { addr: self.base.offset(start as u64), len: u32::from(range.len) })
+    /// Where the area of `slot` is, and its length in bytes.
+    #[inline(always)]
+    fn of(&self, slot: u16) -> (BusAddr, usize) {
+        (self.base.offset(usize::from(slot).wrapping_mul(self.len) as u64), self.len)
     }
 }
 
@@ -251,27 +248,28 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         }
         let slot = self.slots.free_head();
         prepare(body, self.area(slot))?;
-        let mut own = [Segment::default(); MAX_PARTS];
-        let (head, tail) = match reads.len().wrapping_add(writes.len()) {
-            0 => (&[][..], &[][..]),
-            len => {
-                let areas = self.areas.as_ref().ok_or(Rejected::Invalid)?;
-                let own = own.get_mut(..len).ok_or(Rejected::Invalid)?;
-                for (to, range) in own.iter_mut().zip(reads.iter().chain(writes)) {
-                    *to = areas.segment(slot, *range).ok_or(Rejected::Invalid)?;
-                }
-                own.split_at_checked(reads.len()).ok_or(Rejected::Invalid)?
-            }
+        let (area, area_len) = match &self.areas {
+            Some(areas) => areas.of(slot),
+            None => (BusAddr(0), 0),
         };
+        let mut writable = 0u32;
+        for range in reads {
+            range.check(area_len)?;
+        }
+        for range in writes {
+            range.check(area_len)?;
+            writable = writable.wrapping_add(u32::from(range.len));
+        }
         let is_written = data.direction() == Direction::FromDevice;
-        let written = if is_written { body } else { &[] };
-        let writable = written.iter().chain(tail).fold(0u32, |sum, segment| sum.saturating_add(segment.len));
+        if is_written {
+            writable = body.iter().fold(writable, |sum, segment| sum.saturating_add(segment.len));
+        }
         let body_flags = if is_written { DESC_F_WRITE } else { 0 };
         let (before, after): (&[Segment], &[Segment]) = match place {
             DataPlace::AfterTail if is_written => (&[], body),
             _ => (body, &[]),
         };
-        let chain = Chain { head, before, body_flags, tail, after };
+        let chain = Chain { area, head: reads, before, body_flags, tail: writes, after };
         let tail = match (&mut self.ring, &self.tables) {
             (ring, Some(tables)) if indirect => {
                 // The descriptors of a table have the format of the ring's.
@@ -444,10 +442,12 @@ impl<P: Platform, B: DmaBuffer, X> fmt::Debug for VirtQueue<P, B, X> {
 
 /// The segments of a request: its head, its data ahead of the tail, its tail, its data behind it.
 struct Chain<'a> {
-    head: &'a [Segment],
+    /// Where the area is that head and tail are in.
+    area: BusAddr,
+    head: &'a [AreaRange],
     before: &'a [Segment],
     body_flags: u16,
-    tail: &'a [Segment],
+    tail: &'a [AreaRange],
     after: &'a [Segment],
 }
 
@@ -455,14 +455,14 @@ impl Chain<'_> {
     /// Hands each segment to `work`, with its flags. Separate loops, of which those over constant lengths unroll.
     #[inline(always)]
     fn each(&self, mut work: impl FnMut(Segment, u16)) {
-        for segment in self.head {
-            work(*segment, 0);
+        for range in self.head {
+            work(range.segment(self.area), 0);
         }
         for segment in self.before {
             work(*segment, self.body_flags);
         }
-        for segment in self.tail {
-            work(*segment, DESC_F_WRITE);
+        for range in self.tail {
+            work(range.segment(self.area), DESC_F_WRITE);
         }
         for segment in self.after {
             work(*segment, self.body_flags);
