@@ -1,5 +1,7 @@
 //! Devices of every bus, as enumerations that implement the common traits: no allocation, no `dyn`.
 
+use core::convert::Infallible;
+use core::marker::PhantomData;
 use core::task::Waker;
 use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Clock,
@@ -7,29 +9,50 @@ use paravirt_device::{
     MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused,
     Request, SocketError, SocketId, SocketState, Sockets,
 };
+#[cfg(feature = "hyperv")]
 use paravirt_hv_balloon::HvBalloon;
+#[cfg(feature = "hyperv")]
 use paravirt_hv_input::HvInput;
+#[cfg(feature = "hyperv")]
 use paravirt_hv_socket::HvSockets;
+#[cfg(feature = "hyperv")]
 use paravirt_hyperv::ReferenceClock;
+#[cfg(feature = "virtio")]
 use paravirt_kvm::KvmClock;
+#[cfg(feature = "hyperv")]
 use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{DmaBuffer, Instant, Platform};
+#[cfg(feature = "virtio")]
 use paravirt_scsi::{Disk, DiskQueue};
+#[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorDisk, StorQueue};
+#[cfg(feature = "virtio")]
 use paravirt_virtio::balloon::VirtioBalloon;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
+#[cfg(feature = "virtio")]
 use paravirt_virtio::console::VirtioConsole;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::input::VirtioInput;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
+#[cfg(feature = "virtio")]
 use paravirt_virtio::rng::VirtioRng;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::scsi::ScsiAdapter;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::socket::VirtioSockets;
-use paravirt_virtio::transport::AnyTransport;
+
+/// The variant of a device enumeration that no value has: it keeps the type parameters in use, and gives an enumeration whose
+/// families are all switched off an arm to match.
+pub type Never<T> = (Infallible, PhantomData<fn() -> T>);
 
 macro_rules! each {
     ($self:expr, $d:ident => $call:expr) => {
         match $self {
+            #[cfg(feature = "virtio")]
             Self::Virtio($d) => $call,
+            Self::Never((never, _)) => match *never {},
         }
     };
 }
@@ -37,8 +60,11 @@ macro_rules! each {
 macro_rules! both {
     ($self:expr, $d:ident => $call:expr) => {
         match $self {
+            #[cfg(feature = "virtio")]
             Self::Virtio($d) => $call,
+            #[cfg(feature = "hyperv")]
             Self::HyperV($d) => $call,
+            Self::Never((never, _)) => match *never {},
         }
     };
 }
@@ -46,9 +72,13 @@ macro_rules! both {
 macro_rules! block {
     ($self:expr, $d:ident => $call:expr) => {
         match $self {
+            #[cfg(feature = "virtio")]
             Self::Virtio($d) => $call,
+            #[cfg(feature = "virtio")]
             Self::VirtioScsi($d) => $call,
+            #[cfg(feature = "hyperv")]
             Self::HyperV($d) => $call,
+            Self::Never((never, _)) => match *never {},
         }
     };
 }
@@ -81,11 +111,16 @@ macro_rules! notify {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Block<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
-    Virtio(VirtioBlk<P, AnyTransport<P>, B>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioBlk<P, B>),
     /// Of a controller of a virtio bus.
-    VirtioScsi(Disk<P, ScsiAdapter<P, AnyTransport<P>>, B>),
+    #[cfg(feature = "virtio")]
+    VirtioScsi(Disk<P, ScsiAdapter<P>, B>),
     /// Of a controller on VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(StorDisk<P, B>),
+    #[doc(hidden)]
+    Never(Never<(P, B)>),
 }
 
 /// A queue of a block device.
@@ -93,11 +128,16 @@ pub enum Block<P: Platform, B: DmaBuffer> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum BlockQ<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
-    Virtio(BlkQueue<P, AnyTransport<P>, B>),
+    #[cfg(feature = "virtio")]
+    Virtio(BlkQueue<P, B>),
     /// Of a controller of a virtio bus.
-    VirtioScsi(DiskQueue<P, ScsiAdapter<P, AnyTransport<P>>, B>),
+    #[cfg(feature = "virtio")]
+    VirtioScsi(DiskQueue<P, ScsiAdapter<P>, B>),
     /// Of a controller on VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(StorQueue<P, B>),
+    #[doc(hidden)]
+    Never(Never<(P, B)>),
 }
 
 impl<P: Platform, B: DmaBuffer> Notify for BlockQ<P, B> {
@@ -130,9 +170,13 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
     }
     fn take_queue(&mut self, index: u16) -> Option<BlockQ<P, B>> {
         match self {
+            #[cfg(feature = "virtio")]
             Self::Virtio(d) => d.take_queue(index).map(BlockQ::Virtio),
+            #[cfg(feature = "virtio")]
             Self::VirtioScsi(d) => d.take_queue(index).map(BlockQ::VirtioScsi),
+            #[cfg(feature = "hyperv")]
             Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
+            Self::Never((never, _)) => match *never {},
         }
     }
     fn poll_event(&mut self) -> Option<BlockEvent> {
@@ -148,9 +192,13 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Net<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
-    Virtio(VirtioNet<P, AnyTransport<P>, B>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioNet<P, B>),
     /// Of VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(NetVsc<P, B>),
+    #[doc(hidden)]
+    Never(Never<(P, B)>),
 }
 
 /// A queue pair of a network device.
@@ -158,9 +206,13 @@ pub enum Net<P: Platform, B: DmaBuffer> {
 #[allow(clippy::large_enum_variant, reason = "one queue is one value; nothing is moved on the data path")]
 pub enum NetQ<P: Platform, B: DmaBuffer> {
     /// Of a virtio bus.
-    Virtio(VirtioNetQueue<P, AnyTransport<P>, B>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioNetQueue<P, B>),
     /// Of VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(NetVscQueue<P, B>),
+    #[doc(hidden)]
+    Never(Never<(P, B)>),
 }
 
 impl<P: Platform, B: DmaBuffer> Notify for NetQ<P, B> {
@@ -176,14 +228,17 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
     }
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
         match self {
+            #[cfg(feature = "virtio")]
             Self::Virtio(q) => {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
+            #[cfg(feature = "hyperv")]
             Self::HyperV(q) => {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
+            Self::Never((never, _)) => match *never {},
         }
     }
 }
@@ -198,8 +253,11 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
     }
     fn take_queue(&mut self, index: u16) -> Option<NetQ<P, B>> {
         match self {
+            #[cfg(feature = "virtio")]
             Self::Virtio(d) => d.take_queue(index).map(NetQ::Virtio),
+            #[cfg(feature = "hyperv")]
             Self::HyperV(d) => d.take_queue(index).map(NetQ::HyperV),
+            Self::Never((never, _)) => match *never {},
         }
     }
     fn poll_event(&mut self) -> Option<NetEvent> {
@@ -230,9 +288,13 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
 
 /// A console.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyConsole<P: Platform> {
     /// Of a virtio bus.
-    Virtio(VirtioConsole<P, AnyTransport<P>>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioConsole<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyConsole<P> {
@@ -256,9 +318,13 @@ impl<P: Platform> Console for AnyConsole<P> {
 
 /// A source of random bytes.
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyEntropy<P: Platform> {
     /// Of a virtio bus.
-    Virtio(VirtioRng<P, AnyTransport<P>>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioRng<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyEntropy<P> {
@@ -276,9 +342,13 @@ impl<P: Platform> Entropy for AnyEntropy<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyInput<P: Platform> {
     /// Of a virtio bus.
-    Virtio(VirtioInput<P, AnyTransport<P>>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioInput<P>),
     /// Of VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(HvInput<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyInput<P> {
@@ -302,9 +372,13 @@ impl<P: Platform> Input for AnyInput<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnySockets<P: Platform> {
     /// Of a virtio bus.
-    Virtio(VirtioSockets<P, AnyTransport<P>>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioSockets<P>),
     /// Of VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(HvSockets<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnySockets<P> {
@@ -352,9 +426,13 @@ impl<P: Platform> Sockets for AnySockets<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyBalloon<P: Platform> {
     /// Of a virtio bus.
-    Virtio(VirtioBalloon<P, AnyTransport<P>>),
+    #[cfg(feature = "virtio")]
+    Virtio(VirtioBalloon<P>),
     /// Of VMBus.
+    #[cfg(feature = "hyperv")]
     HyperV(HvBalloon<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyBalloon<P> {
@@ -377,16 +455,23 @@ impl<P: Platform> Balloon for AnyBalloon<P> {
 #[non_exhaustive]
 pub enum AnyClock<P: Platform> {
     /// Hyper-V's reference time.
+    #[cfg(feature = "hyperv")]
     HyperV(ReferenceClock<P>),
     /// KVM's clock.
+    #[cfg(feature = "virtio")]
     Kvm(KvmClock<P>),
+    #[doc(hidden)]
+    Never(Never<P>),
 }
 
 impl<P: Platform> Clock for AnyClock<P> {
     fn now(&self) -> Instant {
         match self {
+            #[cfg(feature = "hyperv")]
             Self::HyperV(clock) => clock.now(),
+            #[cfg(feature = "virtio")]
             Self::Kvm(clock) => clock.now(),
+            Self::Never((never, _)) => match *never {},
         }
     }
 }

@@ -5,20 +5,25 @@ use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
+#[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+#[cfg(feature = "virtio")]
 use paravirt_virtio::scsi::ScsiAdapter;
-use paravirt_virtio::transport::AnyTransport;
+#[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Offer, Vmbus};
 
 /// Controllers that are kept, at most: Hyper-V has four, and four IDE disks.
-const MOST: usize = 16;
+const MAX_CONTROLLERS: usize = 16;
 
-type VirtioController<P, B> = Controller<P, ScsiAdapter<P, AnyTransport<P>>, B>;
+#[cfg(feature = "virtio")]
+type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
 
 /// A controller of either bus.
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
 enum Any<P: Platform, B: DmaBuffer> {
+    #[cfg(feature = "virtio")]
     Virtio(VirtioController<P, B>),
+    #[cfg(feature = "hyperv")]
     HyperV(StorController<P, B>),
 }
 
@@ -33,13 +38,16 @@ enum Said<P: Platform, B: DmaBuffer> {
 impl<P: Platform, B: DmaBuffer> Any<P, B> {
     fn register(&self, waker: &Waker) {
         match self {
+            #[cfg(feature = "virtio")]
             Self::Virtio(controller) => controller.register(waker),
+            #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => controller.register(waker),
         }
     }
 
     fn poll(&mut self) -> Option<Said<P, B>> {
         Some(match self {
+            #[cfg(feature = "virtio")]
             Self::Virtio(controller) => match controller.poll()? {
                 ControllerEvent::Added(disk) => {
                     let unit = disk.address();
@@ -48,6 +56,7 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
                 ControllerEvent::Removed(unit) => Said::Removed(unit),
                 ControllerEvent::Faulted(_) => Said::Faulted,
             },
+            #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => match controller.poll()? {
                 ControllerEvent::Added(disk) => {
                     let unit = disk.address();
@@ -72,11 +81,12 @@ pub(crate) struct Controllers<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     pub fn new(platform: &P) -> Self {
-        Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None }
+        Self { table: PageTable::new(platform, MAX_CONTROLLERS, |_| None).ok(), waker: None }
     }
 
     /// Takes the controller that VMBus offers into service, with up to `queues` queues for each disk. Its disks come from
     /// [`poll`](Self::poll).
+    #[cfg(feature = "hyperv")]
     pub fn open_offer(
         &mut self,
         platform: &P,
@@ -93,11 +103,12 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     }
 
     /// Takes a virtio controller into service.
+    #[cfg(feature = "virtio")]
     pub fn open_virtio(
         &mut self,
         platform: &P,
         place: Place,
-        adapter: ScsiAdapter<P, AnyTransport<P>>,
+        adapter: ScsiAdapter<P>,
         queues: u16,
     ) -> Result<(), Reason> {
         self.add(place, || {
@@ -158,7 +169,9 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         let mut all = Arm::Armed;
         for (_, controller) in self.iter_mut() {
             let arm = match controller {
+                #[cfg(feature = "virtio")]
                 Any::Virtio(controller) => controller.arm(),
+                #[cfg(feature = "hyperv")]
                 Any::HyperV(controller) => controller.arm(),
             };
             if arm == Arm::Pending {

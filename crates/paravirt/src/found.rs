@@ -1,11 +1,13 @@
 use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Net};
 use core::fmt;
+#[cfg(feature = "virtio")]
+use paravirt_pci::Address as PciAddress;
 use paravirt_platform::{DmaBuffer, Platform};
 use paravirt_scsi::Address as UnitAddress;
-use paravirt_virtio::pci::PciAddress;
-use paravirt_virtio::transport::{AnyTransport, MmioError, OpenError, PciError};
+#[cfg(feature = "virtio")]
+use paravirt_virtio::transport::{DeviceType, MmioError, OpenError, PciError, Transport};
+#[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Guid, Offer};
-use virtio_drivers::transport::DeviceType;
 
 /// Where in the machine a device is. The order is that in which devices are numbered.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
@@ -21,10 +23,13 @@ pub struct Address {
 #[non_exhaustive]
 pub enum Place {
     /// A PCI function.
+    #[cfg(feature = "virtio")]
     Pci(PciAddress),
     /// The physical address of a register block.
+    #[cfg(feature = "virtio")]
     Mmio(u64),
     /// A channel of VMBus.
+    #[cfg(feature = "hyperv")]
     Vmbus {
         /// The host's number for it.
         channel: u32,
@@ -32,6 +37,7 @@ pub enum Place {
         instance: Guid,
     },
     /// VMBus itself, which makes sockets.
+    #[cfg(feature = "hyperv")]
     VmbusSockets,
 }
 
@@ -48,6 +54,7 @@ impl From<Place> for Address {
     }
 }
 
+#[cfg(feature = "hyperv")]
 impl From<&Offer> for Place {
     fn from(offer: &Offer) -> Self {
         Self::Vmbus { channel: offer.channel, instance: offer.instance }
@@ -57,9 +64,13 @@ impl From<&Offer> for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(feature = "virtio")]
             Self::Pci(address) => write!(f, "pci:{address}"),
+            #[cfg(feature = "virtio")]
             Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
+            #[cfg(feature = "hyperv")]
             Self::Vmbus { instance, .. } => write!(f, "vmbus:{instance}"),
+            #[cfg(feature = "hyperv")]
             Self::VmbusSockets => f.write_str("vmbus:sockets"),
         }
     }
@@ -100,27 +111,30 @@ pub enum Device<P: Platform, B: DmaBuffer> {
     Sockets(AnySockets<P>),
     /// A balloon, by which the host takes memory and gives it back.
     Balloon(AnyBalloon<P>),
-    /// A device for a driver of the `virtio-drivers` crate, **outside the trust rule**.
-    Passed(Passed<P>),
-    /// A device that is there and not driven.
-    Undriven(Undriven),
+    /// A virtio device for another driver, such as one of the `virtio-drivers` crate, **outside the trust rule**.
+    #[cfg(feature = "virtio")]
+    Passthrough(Passthrough<P>),
+    /// A device that no driver here claims.
+    Unclaimed(Unclaimed),
 }
 
-/// A device that is passed through to a driver of the `virtio-drivers` crate. That driver and its queue trust the device:
+/// A virtio device that is passed through to a driver of the `virtio-drivers` crate. That driver and its queue trust the device:
 /// it can make them panic or spin.
-pub struct Passed<P: Platform> {
+#[cfg(feature = "virtio")]
+pub struct Passthrough<P: Platform> {
     pub(crate) device_type: DeviceType,
-    pub(crate) transport: AnyTransport<P>,
+    pub(crate) transport: Transport<P>,
 }
 
-impl<P: Platform> Passed<P> {
+#[cfg(feature = "virtio")]
+impl<P: Platform> Passthrough<P> {
     /// What it is.
     pub fn device_type(&self) -> DeviceType {
         self.device_type
     }
 
     /// Its transport, for the constructor of a driver.
-    pub fn into_transport(self) -> AnyTransport<P> {
+    pub fn into_transport(self) -> Transport<P> {
         self.transport
     }
 }
@@ -130,10 +144,10 @@ impl<P: Platform> Passed<P> {
 #[non_exhaustive]
 pub enum What {
     /// A virtio device.
+    #[cfg(feature = "virtio")]
     Virtio(DeviceType),
-    /// A virtio device of a type that has no name here: its device id (VIRTIO 1.3 §5), or 0 where it has none.
-    VirtioId(u32),
     /// A PCI function: vendor, device, class and subclass.
+    #[cfg(feature = "virtio")]
     Pci {
         /// The vendor.
         vendor: u16,
@@ -145,6 +159,7 @@ pub enum What {
         subclass: u8,
     },
     /// A device on VMBus: its class.
+    #[cfg(feature = "hyperv")]
     Vmbus(Guid),
 }
 
@@ -155,16 +170,22 @@ pub enum Reason {
     /// There is no driver for it.
     NoDriver,
     /// Its PCI transport cannot be used.
+    #[cfg(feature = "virtio")]
     Pci(PciError),
     /// Its register block cannot be used.
+    #[cfg(feature = "virtio")]
     Mmio(MmioError),
     /// It was not taken into service.
+    #[cfg(feature = "virtio")]
     Open(OpenError),
     /// Hyper-V's balloon was not taken into service.
+    #[cfg(feature = "hyperv")]
     HvBalloon(paravirt_hv_balloon::OpenError),
     /// Hyper-V's keyboard or mouse was not taken into service.
+    #[cfg(feature = "hyperv")]
     HvInput(paravirt_hv_input::OpenError),
     /// Hyper-V's network card was not taken into service.
+    #[cfg(feature = "hyperv")]
     NetVsc(paravirt_netvsc::OpenError),
     /// A controller of disks was not taken into service.
     Scsi(paravirt_scsi::OpenError),
@@ -174,7 +195,7 @@ pub enum Reason {
 
 /// A device that is there and not driven.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct Undriven {
+pub struct Unclaimed {
     /// What it is.
     pub what: What,
     /// Why.
@@ -184,11 +205,13 @@ pub struct Undriven {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Virtio(device) => write!(f, "virtio {device:?}"),
-            Self::VirtioId(id) => write!(f, "virtio device {id}"),
+            #[cfg(feature = "virtio")]
+            Self::Virtio(device) => write!(f, "virtio {device}"),
+            #[cfg(feature = "virtio")]
             Self::Pci { vendor, device, class, subclass } => {
                 write!(f, "pci {vendor:04x}:{device:04x} class {class:02x}.{subclass:02x}")
             }
+            #[cfg(feature = "hyperv")]
             Self::Vmbus(interface) => match paravirt_vmbus::class(interface) {
                 Some(class) => write!(f, "vmbus {class}"),
                 None => write!(f, "vmbus {interface}"),
@@ -201,11 +224,17 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDriver => f.write_str("there is no driver for it"),
+            #[cfg(feature = "virtio")]
             Self::Pci(error) => error.fmt(f),
+            #[cfg(feature = "virtio")]
             Self::Mmio(error) => error.fmt(f),
+            #[cfg(feature = "virtio")]
             Self::Open(error) => error.fmt(f),
+            #[cfg(feature = "hyperv")]
             Self::HvBalloon(error) => error.fmt(f),
+            #[cfg(feature = "hyperv")]
             Self::HvInput(error) => error.fmt(f),
+            #[cfg(feature = "hyperv")]
             Self::NetVsc(error) => error.fmt(f),
             Self::Scsi(error) => error.fmt(f),
             Self::TooMany => f.write_str("there are too many of its kind"),
@@ -213,7 +242,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Undriven {
+impl fmt::Display for Unclaimed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.reason)
     }

@@ -1,6 +1,7 @@
 //! Which hypervisor this runs on: for a line in the log. What is driven never depends on it.
 
 use core::fmt;
+use paravirt_platform::Platform;
 
 /// A hypervisor, by the vendor signature of its CPUID leaves.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -46,20 +47,21 @@ const FIRST: u32 = 0x4000_0000;
 const STEP: u32 = 0x100;
 /// How many places are looked at, as Linux does.
 const PLACES: u32 = 256;
-const MOST: usize = 4;
+/// Hypervisors that are looked for at once, at most.
+pub const MAX_HYPERVISORS: usize = 4;
 
-/// The hypervisors whose leaves there are, in the order of the leaves; none on bare metal. Hyper-V's and KVM's can be there
-/// at once.
-pub fn detect() -> impl Iterator<Item = Leaves> {
-    search(|leaf| {
-        let result = raw_cpuid::native_cpuid::cpuid_count(leaf, 0);
-        [result.eax, result.ebx, result.ecx, result.edx]
-    })
+/// The hypervisors that were found.
+pub type Found = core::iter::Flatten<core::array::IntoIter<Option<Leaves>, MAX_HYPERVISORS>>;
+
+/// The hypervisors whose leaves there are, in the order of the leaves; none on bare metal, nor on a platform that gives no
+/// [`registers`](Platform::registers). Hyper-V's and KVM's can be there at once.
+pub fn detect<P: Platform>(platform: &P) -> Found {
+    search(|leaf| platform.registers().cpuid(leaf))
 }
 
 /// As [`detect`], with CPUID given as a function from the leaf to EAX, EBX, ECX and EDX.
-pub fn search(cpuid: impl Fn(u32) -> [u32; 4]) -> impl Iterator<Item = Leaves> {
-    let mut found = [None; MOST];
+pub fn search(cpuid: impl Fn(u32) -> [u32; 4]) -> Found {
+    let mut found = [None; MAX_HYPERVISORS];
     let mut slots = found.iter_mut();
     let [_, _, features, _] = cpuid(1);
     if features & (1 << 31) != 0 {
@@ -81,7 +83,7 @@ fn signature([last, ebx, ecx, edx]: [u32; 4]) -> Option<Hypervisor> {
         to.copy_from_slice(&register.to_le_bytes());
     }
     // Where there are no leaves, a processor answers with those of its highest basic leaf: no base that makes sense, or no
-    // text. KVM of old gave 0 as its last leaf.
+    // text. KVM before Linux 3.0 gave 0 as its last leaf.
     let is_base = last == 0 || last & 0xffff_0000 == FIRST;
     let is_text = text.iter().all(|byte| *byte == 0 || byte.is_ascii_graphic() || *byte == b' ');
     match &text {

@@ -28,7 +28,7 @@
 //!                 let queue = card.take_queue(0);
 //!                 // hand card and queue to the network stack
 //!             }
-//!             Device::Undriven(what) => log::info!("{}: {what}", found.address),
+//!             Device::Unclaimed(what) => log::info!("{}: {what}", found.address),
 //!             _ => {}
 //!         })
 //!     };
@@ -46,31 +46,52 @@
         clippy::arithmetic_side_effects
     )
 )]
+// An enumeration whose only family is switched off has no value, and uses none of its arguments.
+#![cfg_attr(not(all(feature = "virtio", feature = "hyperv")), allow(unused_variables, unused_mut))]
+
+#[cfg(not(any(feature = "virtio", feature = "hyperv")))]
+compile_error!(
+    "paravirt finds nothing without a family of drivers: switch on the feature `virtio` or `hyperv`"
+);
 
 mod any;
 mod controllers;
+#[cfg(feature = "virtio")]
+mod firmware;
 mod found;
+#[cfg(feature = "hyperv")]
+mod hyperv;
 pub mod hypervisor;
+#[cfg(feature = "hyperv")]
 mod integration;
 #[cfg(feature = "passthrough")]
-mod passed;
+mod passthrough;
+#[cfg(feature = "virtio")]
 mod physical;
 mod probe;
 mod services;
 mod timer;
+#[cfg(feature = "virtio")]
+mod virtio;
 
-pub use any::{AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Net, NetQ};
-pub use found::{Address, Device, Found, Passed, Place, Reason, Undriven, What};
+pub use any::{
+    AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Net, NetQ, Never,
+};
+#[cfg(feature = "virtio")]
+pub use found::Passthrough;
+pub use found::{Address, Device, Found, Place, Reason, Unclaimed, What};
 pub use paravirt_scsi::Address as UnitAddress;
-pub use paravirt_virtio::transport::AnyTransport;
+#[cfg(feature = "hyperv")]
 pub use paravirt_vmbus as vmbus;
+#[cfg(feature = "hyperv")]
 pub use paravirt_vmbus::Version as VmbusVersion;
 #[cfg(feature = "passthrough")]
-pub use passed::PassedDevice;
+pub use passthrough::PassthroughDevice;
+#[cfg(feature = "virtio")]
 pub use physical::{Physical, acpi_tables, with_table};
 pub use probe::{Firmware, Options, probe};
 pub use services::{CrashReporter, Event, Services};
-pub use timer::HostTimer;
+pub use timer::{HostTimer, TimerError};
 
 /// The README's example, compiled.
 #[cfg(doctest)]

@@ -62,7 +62,7 @@ fn main(info: BootInfo) -> ! {
     let apic = if arch::apic::is_x2apic() { "x2apic" } else { "xapic" };
     let processors = arch::smp::count();
     say!("kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}");
-    for leaves in paravirt::hypervisor::detect() {
+    for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         say!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
     let mut devices = Devices::find(rsdp, info.command_line(), &options);

@@ -286,7 +286,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         self.free = self.free.wrapping_sub(1);
         slot.writable = writable;
         // A slot that is free holds nothing that would have to be dropped.
-        core::mem::forget(core::mem::replace(&mut slot.pending, Some(Pending { buffer, extra })));
+        core::mem::forget(slot.pending.replace(Pending { buffer, extra }));
         self.split.push(head);
     }
 

@@ -92,7 +92,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
         slot.entries = entries;
         slot.writable = writable;
         // A slot that is free holds nothing that would have to be dropped.
-        core::mem::forget(core::mem::replace(&mut slot.owned, Some(Owned { buffer, extra })));
+        core::mem::forget(slot.owned.replace(Owned { buffer, extra }));
     }
 
     /// Ring entries of the request in `id`, which the device says is done and has `len` bytes written for. An `id` that is not in

@@ -339,7 +339,7 @@ impl Bench {
         machine.add("-netdev user,id=n1 -device virtio-net-pci,netdev=n1,mac=52:54:00:00:00:02");
         machine.add("-device virtio-balloon-pci -device virtio-gpu-pci");
         machine.command_line =
-            format!("list passed dhcp nic=net1 ping http=http://10.0.2.2:{}/hello.txt", self.port);
+            format!("list passthrough dhcp nic=net1 ping http=http://10.0.2.2:{}/hello.txt", self.port);
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         for text in [
@@ -347,8 +347,8 @@ impl Bench {
             "dhcp=net0 ip=10.1.0.15/24",
             "dhcp=net1 ip=10.0.2.15/24",
             "same http=/hello.txt status=200",
-            "device=GPU",
-            "passed=GPU",
+            "passthrough=\"gpu\"",
+            "opened=\"gpu\"",
             "says=\"1280x800\"",
             "trust=outside",
             "device=balloon0 at=pci:",
@@ -488,7 +488,7 @@ impl Bench {
         machine.command_line = "list".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "undriven=\"virtio EntropySource\"")?;
+        must_say(&transcript, "unclaimed=\"virtio entropy\"")?;
         must_say(&transcript, "virtio-mmio.force-legacy=false")?;
         Ok(Outcome::Passed)
     }

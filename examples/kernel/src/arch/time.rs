@@ -66,7 +66,7 @@ pub fn init() -> (Source, u64) {
 }
 
 fn leaves(wanted: paravirt::hypervisor::Hypervisor) -> Option<u32> {
-    paravirt::hypervisor::detect().find(|l| l.hypervisor == wanted).map(|l| l.base)
+    paravirt::hypervisor::detect(&crate::platform::Machine).find(|l| l.hypervisor == wanted).map(|l| l.base)
 }
 
 /// From the page that KVM fills in for each processor. Linux Documentation/virt/kvm/x86/msr.rst
@@ -118,7 +118,7 @@ fn cpuid() -> Option<u64> {
             return Some(hz);
         }
     }
-    let base = paravirt::hypervisor::detect().next()?.base;
+    let base = paravirt::hypervisor::detect(&crate::platform::Machine).next()?.base;
     let has_leaf = cpuid_count(base, 0).eax >= base + 0x10;
     has_leaf.then(|| u64::from(cpuid_count(base + 0x10, 0).eax) * 1000).filter(|hz| *hz > 1_000_000)
 }

@@ -3,18 +3,18 @@
 
 use super::devices::{Buffer, Devices, DiskQueue};
 use super::options::Options;
-use super::passed::Pool;
+use super::passthrough::Pool;
 use crate::arch::{interrupts, time};
 use crate::platform::{self, Machine};
 use crate::{memory, say};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use paravirt::AnyTransport;
 use paravirt_device::{Access, Arm, BlockDevice, BlockInfo, BlockQueue, Durability, Notify, Op, Request};
 use paravirt_platform::{DmaSlice, Instant};
-use paravirt_virtio::hal::BounceHal;
+use paravirt_virtio::passthrough::PassthroughTransport;
+use paravirt_virtio::passthrough::hal::BounceHal;
+use paravirt_virtio::transport::{DeviceType, Transport};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
-use virtio_drivers::transport::DeviceType;
 
 const REQUEST: usize = 4096;
 const REQUESTS: u64 = 2000;
@@ -141,11 +141,12 @@ fn disk(devices: &mut Devices, writes: bool) -> Result<(), String> {
 
 /// The `virtio-drivers` crate's block driver, by polling: it has no other way to have several requests in flight.
 fn peer(
-    transport: AnyTransport<Machine>,
+    transport: Transport<Machine>,
     depth: usize,
     name: &str,
-) -> Result<VirtIOBlk<BounceHal<Pool>, AnyTransport<Machine>>, String> {
-    let mut disk = VirtIOBlk::<BounceHal<Pool>, _>::new(transport).map_err(|e| e.to_string())?;
+) -> Result<VirtIOBlk<BounceHal<Pool>, PassthroughTransport<Machine>>, String> {
+    let mut disk = VirtIOBlk::<BounceHal<Pool>, _>::new(PassthroughTransport::new(transport))
+        .map_err(|e| e.to_string())?;
     let slots = disk.capacity() / 8;
     let mut buffers: Vec<_> = (0..depth)
         .map(|_| (alloc::vec![0u8; REQUEST], BlkReq::default(), BlkResp::default(), 0u16))
@@ -175,9 +176,9 @@ fn peer(
 
 pub fn bench(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.peer {
-        let at = devices.passed.iter().position(|p| p.device.device_type() == DeviceType::Block);
-        let passed = devices.passed.swap_remove(at.ok_or("there is no disk to bench")?);
-        let disk = peer(passed.device.into_transport(), 1, "peer-read-depth1")?;
+        let at = devices.passthrough.iter().position(|p| p.device.device_type() == DeviceType::BLOCK);
+        let device = devices.passthrough.swap_remove(at.ok_or("there is no disk to bench")?);
+        let disk = peer(device.device.into_transport(), 1, "peer-read-depth1")?;
         drop(disk);
         return Ok(());
     }

@@ -9,7 +9,7 @@ use alloc::{boxed::Box, format};
 use core::ops::{Deref, DerefMut};
 use paravirt::{
     Address, AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Device, Event,
-    Firmware, Net, NetQ, Passed, Services, Undriven,
+    Firmware, Net, NetQ, Passthrough, Services, Unclaimed,
 };
 use paravirt_device::BlockDevice;
 use paravirt_platform::DmaSlice;
@@ -37,8 +37,8 @@ pub struct Found {
     pub sockets: Vec<At<Box<AnySockets<Machine>>>>,
     pub inputs: Vec<At<Box<AnyInput<Machine>>>>,
     pub balloons: Vec<At<Box<AnyBalloon<Machine>>>>,
-    pub passed: Vec<At<Passed<Machine>>>,
-    pub undriven: Vec<At<Undriven>>,
+    pub passthrough: Vec<At<Passthrough<Machine>>>,
+    pub unclaimed: Vec<At<Unclaimed>>,
 }
 
 impl Found {
@@ -52,8 +52,8 @@ impl Found {
             Device::Sockets(device) => self.sockets.push(At { address, device: Box::new(device) }),
             Device::Input(device) => self.inputs.push(At { address, device: Box::new(device) }),
             Device::Balloon(device) => self.balloons.push(At { address, device: Box::new(device) }),
-            Device::Passed(device) => self.passed.push(At { address, device }),
-            Device::Undriven(device) => self.undriven.push(At { address, device }),
+            Device::Passthrough(device) => self.passthrough.push(At { address, device }),
+            Device::Unclaimed(device) => self.unclaimed.push(At { address, device }),
             _ => {}
         }
     }
@@ -65,7 +65,7 @@ impl Found {
         self.sockets.retain(|device| !address.covers(&device.address));
         self.inputs.retain(|device| !address.covers(&device.address));
         self.balloons.retain(|device| !address.covers(&device.address));
-        self.undriven.retain(|device| !address.covers(&device.address));
+        self.unclaimed.retain(|device| !address.covers(&device.address));
     }
 
     /// How many there are, of all kinds.
@@ -75,8 +75,8 @@ impl Found {
             + self.sockets.len()
             + self.inputs.len()
             + self.balloons.len()
-            + self.passed.len()
-            + self.undriven.len()
+            + self.passthrough.len()
+            + self.unclaimed.len()
     }
 }
 
@@ -104,8 +104,8 @@ impl Devices {
     /// Finds them: the one place that depends on what the host is.
     pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
         let firmware = Firmware { rsdp, command_line };
-        let mut open =
-            paravirt::Options { queues: options.queues, pass_disks: options.peer, ..Default::default() };
+        let mut open = paravirt::Options::default();
+        (open.queues, open.pass_disks) = (options.queues, options.peer);
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }

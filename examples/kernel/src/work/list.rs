@@ -70,13 +70,13 @@ pub fn list(devices: &mut Devices) {
         let target = device.info().target.map_or("none".into(), |target| alloc::format!("{target}"));
         say!("device=balloon{i} at={address} held={} target={target}", device.info().held);
     }
-    if let Some(version) = devices.services.vmbus_version() {
+    if let Some(version) = devices.services.vmbus().map(|vmbus| vmbus.version()) {
         say!("bus=vmbus version={version}");
     }
-    for At { address, device } in &devices.passed {
-        say!("device={:?} at={address} driver=virtio-drivers trust=outside", device.device_type());
+    for At { address, device } in &devices.passthrough {
+        say!("passthrough=\"{}\" at={address} driver=virtio-drivers trust=outside", device.device_type());
     }
-    for At { address, device } in &devices.undriven {
-        say!("undriven=\"{}\" at={address} reason=\"{}\"", device.what, device.reason);
+    for At { address, device } in &devices.unclaimed {
+        say!("unclaimed=\"{}\" at={address} reason=\"{}\"", device.what, device.reason);
     }
 }

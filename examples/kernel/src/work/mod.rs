@@ -13,7 +13,7 @@ mod list;
 mod mount;
 mod net;
 pub mod options;
-mod passed;
+mod passthrough;
 mod socket;
 
 use crate::arch::smp;
@@ -45,8 +45,8 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
 
 /// All but the list.
 fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
-    if options.passed {
-        passed::open(devices)?;
+    if options.passthrough {
+        passthrough::open(devices)?;
     }
     if let Some(bytes) = options.entropy {
         entropy::read(devices, bytes)?;

@@ -48,7 +48,7 @@ pub struct Options {
     /// It also writes to disk0.
     pub bench_writes: bool,
     /// Devices of the `virtio-drivers` crate are opened.
-    pub passed: bool,
+    pub passthrough: bool,
     /// Disks are left to the `virtio-drivers` crate: for comparison.
     pub peer: bool,
     pub cpus: Option<u32>,
@@ -109,7 +109,7 @@ impl Options {
                 ("timer", None) => options.timer = true,
                 ("crash", None) => options.crash = true,
                 ("reset", None) => options.reset = true,
-                ("passed", None) => options.passed = true,
+                ("passthrough", None) => options.passthrough = true,
                 ("peer", None) => options.peer = true,
                 ("ping", None) => options.ping = Some(None),
                 ("mount", Some(text)) => options.mount = Some(value(key, text, disk)?),

@@ -1,4 +1,4 @@
-//! `passed`: opens the devices of the `virtio-drivers` crate, over a pool that their buffers are bounced through. That crate
+//! `passthrough`: opens the devices of the `virtio-drivers` crate, over a pool that their buffers are bounced through. That crate
 //! trusts its devices; this part of the kernel does with it.
 
 use super::devices::{At, Devices};
@@ -6,10 +6,10 @@ use crate::platform::Machine;
 use crate::say;
 use alloc::format;
 use alloc::string::{String, ToString};
-use paravirt::PassedDevice;
-use paravirt_virtio::hal::{BouncePool, PoolSource};
+use paravirt::PassthroughDevice;
+use paravirt_virtio::passthrough::hal::{BouncePool, PoolSource};
+use paravirt_virtio::transport::DeviceType;
 use spin::Once;
-use virtio_drivers::transport::DeviceType;
 
 /// Which pool they use.
 pub struct Pool;
@@ -26,21 +26,21 @@ impl PoolSource for Pool {
 }
 
 pub fn open(devices: &mut Devices) -> Result<(), String> {
-    for At { address, device } in core::mem::take(&mut devices.passed) {
+    for At { address, device } in core::mem::take(&mut devices.passthrough) {
         let kind = device.device_type();
-        if kind == DeviceType::Block {
-            devices.passed.push(At { address, device });
+        if kind == DeviceType::BLOCK {
+            devices.passthrough.push(At { address, device });
             continue;
         }
-        let opened = device.open::<Pool>().map_err(|e| format!("{kind:?} at {address}: {e}"))?;
+        let opened = device.open::<Pool>().map_err(|e| format!("{kind} at {address}: {e}"))?;
         let what = match opened {
-            PassedDevice::Gpu(mut gpu) => {
+            PassthroughDevice::Gpu(mut gpu) => {
                 let (width, height) = gpu.resolution().map_err(|e| e.to_string())?;
                 format!("{width}x{height}")
             }
             _ => String::new(),
         };
-        say!("passed={kind:?} at={address} says=\"{what}\"");
+        say!("opened=\"{kind}\" at={address} says=\"{what}\"");
     }
     Ok(())
 }

@@ -1,0 +1,185 @@
+//! Hyper-V: the hypervisor, VMBus and the devices on it, the integration services.
+
+use crate::controllers::Controllers;
+use crate::integration::Integration;
+use crate::{
+    AnyBalloon, AnyClock, AnyInput, AnySockets, Device, Event, Found, Net, Place, Reason, Unclaimed, What,
+};
+use core::task::Waker;
+use core::time::Duration;
+use paravirt_device::{Agent, Arm, Fault};
+use paravirt_hv_balloon::HvBalloon;
+use paravirt_hv_input::HvInput;
+use paravirt_hv_socket::HvSockets;
+use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
+use paravirt_netvsc::{NetOptions, NetVsc};
+use paravirt_platform::{DmaBuffer, PageArc, Platform, ProcessorId};
+use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
+
+/// How long a host may take to read what was answered last.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What there is of Hyper-V; nothing on another host.
+pub(crate) struct HyperVHost<P: Platform> {
+    platform: P,
+    pub hypervisor: Option<PageArc<P, Hypervisor<P>>>,
+    pub vmbus: Option<Vmbus<P>>,
+    integration: Integration<P>,
+    queues: u16,
+}
+
+impl<P: Platform> HyperVHost<P> {
+    /// Connects to what the host offers. Each device gets up to `queues` queues.
+    pub fn open(platform: &P, queues: u16, newest: Version) -> Self {
+        let (platform, integration) = (platform.clone(), Integration::new(platform));
+        let mut this = Self { platform, hypervisor: None, vmbus: None, integration, queues };
+        match Hypervisor::open(&this.platform) {
+            Ok(hypervisor) => this.hypervisor = Some(hypervisor),
+            // A platform that gives no page does not want any of it.
+            Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return this,
+            Err(error) => {
+                log::warn!("hyper-v: {error}");
+                return this;
+            }
+        }
+        match this.hypervisor.as_ref().map(|hypervisor| Vmbus::connect(hypervisor, newest)) {
+            Some(Ok(vmbus)) => this.vmbus = Some(vmbus),
+            Some(Err(ConnectError::Absent | ConnectError::Hypervisor(OpenError::Unsupported))) | None => {}
+            Some(Err(error)) => log::warn!("vmbus: {error}"),
+        }
+        this
+    }
+
+    /// Takes every device that is offered into service, and hands each to `found`.
+    pub fn offers<B: DmaBuffer>(
+        &mut self,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let Some(vmbus) = self.vmbus.clone() else { return };
+        vmbus.offers(&mut |offer| self.offered(&vmbus, offer, controllers, found));
+        // They are the bus's own: no offer tells of them.
+        match HvSockets::new(&self.platform, &vmbus) {
+            Ok(Some(sockets)) => {
+                let device = Device::Sockets(AnySockets::HyperV(sockets));
+                found(Found { address: Place::VmbusSockets.into(), device });
+            }
+            Ok(None) => {}
+            Err(_) => log::warn!("vmbus: there is no memory for sockets"),
+        }
+    }
+
+    /// Takes the device whose primary channel is offered into service.
+    fn offered<B: DmaBuffer>(
+        &mut self,
+        vmbus: &Vmbus<P>,
+        offer: &Offer,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        if offer.subchannel != 0 || self.integration.add(offer) {
+            return;
+        }
+        let place = Place::from(offer);
+        let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Vmbus(offer.interface), reason });
+        // Channels are spread over the processors.
+        let processors = self.platform.processors().count().max(1);
+        let processor = offer.channel.checked_rem(processors).unwrap_or(0);
+        let options = ChannelOptions { processor: ProcessorId(processor), ..ChannelOptions::default() };
+        let device = match offer.interface {
+            paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
+                Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
+                Err(error) => unclaimed(Reason::HvBalloon(error)),
+            },
+            interface if paravirt_hv_input::is_input(&interface) => {
+                match HvInput::open(&self.platform, vmbus, offer, &options) {
+                    Ok(input) => Device::Input(AnyInput::HyperV(input)),
+                    Err(error) => unclaimed(Reason::HvInput(error)),
+                }
+            }
+            paravirt_netvsc::INTERFACE => {
+                let options = NetOptions { queues: self.queues, processors, ..NetOptions::default() };
+                match NetVsc::open(&self.platform, vmbus, offer, &options) {
+                    Ok(card) => Device::Net(Net::HyperV(card)),
+                    Err(error) => unclaimed(Reason::NetVsc(error)),
+                }
+            }
+            paravirt_storvsc::INTERFACE
+            | paravirt_storvsc::IDE_INTERFACE
+            | paravirt_storvsc::FIBRE_CHANNEL_INTERFACE => {
+                match controllers.open_offer(&self.platform, vmbus, offer, self.queues) {
+                    Ok(()) => {
+                        controllers.poll(Some(place), &mut |event| {
+                            if let Event::Found(disk) = event {
+                                found(disk);
+                            }
+                        });
+                        return;
+                    }
+                    Err(reason) => unclaimed(reason),
+                }
+            }
+            _ => unclaimed(Reason::NoDriver),
+        };
+        found(Found { address: place.into(), device });
+    }
+
+    /// What has come and gone on the bus.
+    pub fn poll<B: DmaBuffer>(
+        &mut self,
+        controllers: &mut Controllers<P, B>,
+        each: &mut dyn FnMut(Event<P, B>),
+    ) {
+        let Some(vmbus) = self.vmbus.clone() else { return };
+        while let Some(event) = vmbus.poll() {
+            match event {
+                BusEvent::Offered(offer) => {
+                    self.offered(&vmbus, &offer, controllers, &mut |found| each(Event::Found(found)));
+                }
+                BusEvent::Removed(offer) if offer.subchannel == 0 => {
+                    let place = Place::from(&offer);
+                    self.integration.remove(place);
+                    if !Integration::<P>::is_service(&offer) {
+                        controllers.remove(place);
+                        each(Event::Removed(place.into()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers the integration services.
+    pub fn serve(&mut self, agent: &mut dyn Agent) {
+        let Some(vmbus) = &self.vmbus else { return };
+        let reference = self.hypervisor.as_ref().and_then(|hypervisor| hypervisor.reference_count());
+        self.integration.serve(&self.platform, vmbus, reference, agent);
+    }
+
+    pub fn register(&mut self, waker: &Waker) {
+        self.integration.register(waker);
+        self.vmbus.iter().for_each(|vmbus| vmbus.register(waker));
+    }
+
+    pub fn arm(&mut self) -> Arm {
+        let bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
+        match (bus, self.integration.arm()) {
+            (Arm::Armed, Arm::Armed) => Arm::Armed,
+            _ => Arm::Pending,
+        }
+    }
+
+    pub fn clock(&self) -> Option<AnyClock<P>> {
+        ReferenceClock::open(self.hypervisor.as_ref()?).ok().map(AnyClock::HyperV)
+    }
+
+    /// Ends the connection, once the host has read what was answered last.
+    pub fn unload(&mut self) -> Result<(), Fault> {
+        // A host that asked for the end may not have read the answer yet.
+        let end = self.platform.now().saturating_add(FLUSH_TIMEOUT);
+        while !self.integration.is_flushed() && self.platform.now() < end {
+            self.platform.relax();
+        }
+        self.vmbus.as_ref().map_or(Ok(()), Vmbus::unload)
+    }
+}

@@ -1,0 +1,41 @@
+//! The devices of the `virtio-drivers` crate, as that crate's own objects.
+
+use crate::Passthrough;
+use paravirt_platform::Platform;
+use paravirt_virtio::passthrough::PassthroughTransport;
+use paravirt_virtio::passthrough::hal::{BounceHal, PoolSource};
+use paravirt_virtio::transport::DeviceType;
+use virtio_drivers::device::gpu::VirtIOGpu;
+use virtio_drivers::device::sound::VirtIOSound;
+use virtio_drivers::device::virtio_9p::VirtIO9p;
+
+/// A driver of the `virtio-drivers` crate on its device, over a pool that buffers are bounced through.
+///
+/// It stands outside the trust rule: the device can make it panic, spin or lose a wake-up.
+#[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "made once")]
+pub enum PassthroughDevice<P: Platform, S: PoolSource> {
+    /// A display.
+    Gpu(VirtIOGpu<BounceHal<S>, PassthroughTransport<P>>),
+    /// A sound card.
+    Sound(VirtIOSound<BounceHal<S>, PassthroughTransport<P>>),
+    /// A 9P transport.
+    P9(VirtIO9p<BounceHal<S>, PassthroughTransport<P>>),
+}
+
+impl<P: Platform> Passthrough<P> {
+    /// Opens the device with that crate's driver.
+    ///
+    /// # Errors
+    ///
+    /// That crate's.
+    pub fn open<S: PoolSource>(self) -> virtio_drivers::Result<PassthroughDevice<P, S>> {
+        let transport = PassthroughTransport::new(self.transport);
+        Ok(match self.device_type {
+            DeviceType::GPU => PassthroughDevice::Gpu(VirtIOGpu::new(transport)?),
+            DeviceType::SOUND => PassthroughDevice::Sound(VirtIOSound::new(transport)?),
+            DeviceType::P9 => PassthroughDevice::P9(VirtIO9p::new(transport)?),
+            _ => return Err(virtio_drivers::Error::Unsupported),
+        })
+    }
+}

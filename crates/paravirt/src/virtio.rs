@@ -1,0 +1,185 @@
+//! virtio: the devices on PCI and behind MMIO registers.
+
+use crate::controllers::Controllers;
+use crate::firmware::Map;
+use crate::{
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
+    Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
+};
+use paravirt_pci::{ConfigAccess, PciSlot};
+use paravirt_platform::{DmaBuffer, Platform};
+use paravirt_virtio::OpenOptions;
+use paravirt_virtio::balloon::VirtioBalloon;
+use paravirt_virtio::blk::VirtioBlk;
+use paravirt_virtio::console::VirtioConsole;
+use paravirt_virtio::input::VirtioInput;
+use paravirt_virtio::net::VirtioNet;
+use paravirt_virtio::rng::VirtioRng;
+use paravirt_virtio::scsi::ScsiAdapter;
+use paravirt_virtio::socket::VirtioSockets;
+use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
+
+/// Finds every virtio device, and hands each to `found`: PCI by address, then MMIO by address.
+///
+/// # Safety
+///
+/// As for [`probe`](crate::probe).
+pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    firmware: &Firmware<'_>,
+    options: &Options,
+    open: &OpenOptions,
+    controllers: &mut Controllers<P, B>,
+    found: &mut dyn FnMut(Found<P, B>),
+) {
+    // SAFETY: the caller says that reading the firmware's tables has no side effects.
+    let memory = unsafe { Physical::new(platform) };
+    let map = Map::collect(&memory, firmware);
+    let mut hand_over = |place: Place, device: Device<P, B>| {
+        let Device::Passthrough(device) = device else {
+            return found(Found { address: place.into(), device });
+        };
+        match scsi_host(platform, place, device, open, controllers) {
+            Some(device) => found(Found { address: place.into(), device }),
+            None => controllers.poll(Some(place), &mut |event| {
+                if let Event::Found(disk) = event {
+                    found(disk);
+                }
+            }),
+        }
+    };
+    let mut visit = |slot: PciSlot<P>| {
+        // SAFETY: the caller says that nobody else drives the devices, and the walk hands each function over once.
+        let device = unsafe { pci_device(platform, &slot, open, options) };
+        hand_over(Place::Pci(slot.address()), device);
+    };
+    let is_driven = |info: &paravirt_pci::FunctionInfo| transport::is_virtio(info).is_some();
+    let mut is_reached = false;
+    for range in map.ecam.iter() {
+        // SAFETY: the MCFG says that configuration space is there, and the caller vouches for firmware.
+        match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
+            Ok(access) => {
+                is_reached = true;
+                // SAFETY: the caller's promise.
+                unsafe { map.enumerate(&access, is_driven, &mut visit) };
+            }
+            Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
+        }
+    }
+    if !is_reached {
+        // SAFETY: there is no ECAM in use; the rest is the caller's promise.
+        unsafe { map.enumerate(&ConfigAccess::ports(platform), is_driven, &mut visit) };
+    }
+
+    let mut floor = None;
+    while let Some(next) = map.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
+        floor = Some(next.base);
+        let len = usize::try_from(next.len).unwrap_or(usize::MAX);
+        // SAFETY: the DSDT or the command line says that registers are there, for which the caller vouches.
+        let device = match unsafe { transport::mmio(platform, next.base, len, next.line) } {
+            Err(MmioError::Empty) => continue,
+            Err(error) => {
+                let device_type = match error {
+                    MmioError::Version { device_id, .. } => DeviceType(device_id),
+                    _ => DeviceType(0),
+                };
+                let what = What::Virtio(device_type);
+                Device::Unclaimed(Unclaimed { what, reason: Reason::Mmio(error) })
+            }
+            Ok(transport) => virtio_device(platform, transport, open, options),
+        };
+        hand_over(Place::Mmio(next.base), device);
+    }
+}
+
+/// # Safety
+///
+/// Nobody else drives the function.
+unsafe fn pci_device<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    slot: &PciSlot<P>,
+    open: &OpenOptions,
+    options: &Options,
+) -> Device<P, B> {
+    let info = slot.info();
+    let unclaimed = |what, reason| Device::Unclaimed(Unclaimed { what, reason });
+    match transport::is_virtio(info) {
+        // SAFETY: the caller's promise.
+        Some(device_type) => match unsafe { transport::pci(platform, slot, device_type) } {
+            Ok(transport) => virtio_device(platform, transport, open, options),
+            Err(error) => unclaimed(What::Virtio(device_type), Reason::Pci(error)),
+        },
+        None => {
+            let (vendor, device) = (info.vendor, info.device);
+            unclaimed(
+                What::Pci { vendor, device, class: info.class, subclass: info.subclass },
+                Reason::NoDriver,
+            )
+        }
+    }
+}
+
+/// Makes a controller of a SCSI host device, whose disks are then to be asked for; the device itself where it is another one,
+/// or is not taken into service.
+fn scsi_host<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    place: Place,
+    device: Passthrough<P>,
+    open: &OpenOptions,
+    controllers: &mut Controllers<P, B>,
+) -> Option<Device<P, B>> {
+    if device.device_type != DeviceType::SCSI {
+        return Some(Device::Passthrough(device));
+    }
+    let opened = ScsiAdapter::open(platform, device.transport, open).map_err(Reason::Open);
+    let added = opened.and_then(|adapter| controllers.open_virtio(platform, place, adapter, open.queues));
+    let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Virtio(DeviceType::SCSI), reason });
+    added.err().map(unclaimed)
+}
+
+fn virtio_device<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    transport: Transport<P>,
+    open: &OpenOptions,
+    options: &Options,
+) -> Device<P, B> {
+    let device_type = transport.device_type();
+    let opened: Result<Device<P, B>, OpenError> = match device_type {
+        DeviceType::BLOCK if options.pass_disks => {
+            Ok(Device::Passthrough(Passthrough { device_type, transport }))
+        }
+        DeviceType::BLOCK => {
+            VirtioBlk::open(platform, transport, open).map(|d| Device::Block(Block::Virtio(d)))
+        }
+        DeviceType::NET => VirtioNet::open(platform, transport, open).map(|d| Device::Net(Net::Virtio(d))),
+        DeviceType::CONSOLE => {
+            VirtioConsole::open(platform, transport, open).map(|d| Device::Console(AnyConsole::Virtio(d)))
+        }
+        DeviceType::ENTROPY => {
+            VirtioRng::open(platform, transport, open).map(|d| Device::Entropy(AnyEntropy::Virtio(d)))
+        }
+        DeviceType::BALLOON => {
+            VirtioBalloon::open(platform, transport, open).map(|d| Device::Balloon(AnyBalloon::Virtio(d)))
+        }
+        DeviceType::INPUT => {
+            VirtioInput::open(platform, transport, open).map(|d| Device::Input(AnyInput::Virtio(d)))
+        }
+        DeviceType::SOCKET => {
+            VirtioSockets::open(platform, transport, open).map(|d| Device::Sockets(AnySockets::Virtio(d)))
+        }
+        // The caller makes a controller of it.
+        DeviceType::SCSI => Ok(Device::Passthrough(Passthrough { device_type, transport })),
+        DeviceType::GPU | DeviceType::SOUND | DeviceType::P9 => {
+            Ok(Device::Passthrough(Passthrough { device_type, transport }))
+        }
+        _ => {
+            return Device::Unclaimed(Unclaimed {
+                what: What::Virtio(device_type),
+                reason: Reason::NoDriver,
+            });
+        }
+    };
+    opened.unwrap_or_else(|error| {
+        Device::Unclaimed(Unclaimed { what: What::Virtio(device_type), reason: Reason::Open(error) })
+    })
+}
