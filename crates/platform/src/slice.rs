@@ -116,9 +116,19 @@ impl<P: Platform> DmaSlice<P> {
         unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
     }
 
+    /// All bytes that were allocated, whatever the length is [set](Self::set_len) to; empty while in flight.
+    #[inline(always)]
+    pub fn capacity_mut(&mut self) -> &mut [u8] {
+        let header = self.header();
+        let len = if header.in_flight { 0 } else { header.capacity as usize };
+        // SAFETY: `capacity` bytes are this value's alone, initialised (zeroed), and not in flight; borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
+    }
+
     /// Sets how much of the memory this is: [`bytes`](Self::bytes) and what a request transfers. At most
     /// [`capacity`](Self::capacity), at least 1; a length out of that range is taken as the nearest in it. Nothing
     /// happens while it is in flight.
+    #[inline(always)]
     pub fn set_len(&mut self, len: usize) {
         let header = self.header_mut();
         if !header.in_flight {

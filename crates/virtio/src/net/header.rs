@@ -16,8 +16,14 @@ const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 /// What the header of a received frame says, and in how many buffers the frame lies.
+#[inline]
 pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
     let [flags, gso, h0, h1, z0, z1, s0, s1, o0, o1, n0, n1] = *header;
+    let buffers = u16::from_le_bytes([n0, n1]);
+    if flags | gso == 0 {
+        // The usual frame: nothing is known of it.
+        return (RxMeta::default(), buffers);
+    }
     let range = ChecksumRange { start: u16::from_le_bytes([s0, s1]), offset: u16::from_le_bytes([o0, o1]) };
     let checksum = if flags & F_NEEDS_CSUM != 0 {
         RxChecksum::Partial(range)
@@ -37,7 +43,7 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
         size: u16::from_le_bytes([z0, z1]).max(1),
         headers: u16::from_le_bytes([h0, h1]),
     });
-    (RxMeta { checksum, segmentation, vlan: None }, u16::from_le_bytes([n0, n1]))
+    (RxMeta { checksum, segmentation, vlan: None }, buffers)
 }
 
 /// The header for a frame of `len` bytes that goes out as `meta` says.
@@ -46,6 +52,7 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
 ///
 /// [`Rejected::Unsupported`] where `meta` asks for what is not in `offloads`, [`Rejected::Invalid`] where it does not fit
 /// the frame, or the frame is longer than `max_frame` and not to be cut up.
+#[inline]
 pub fn encode(
     len: usize,
     meta: &TxMeta,
@@ -53,6 +60,10 @@ pub fn encode(
     max_frame: usize,
 ) -> Result<[u8; HEADER_LEN], Rejected> {
     let mut header = [0; HEADER_LEN];
+    if meta.checksum.is_none() && meta.segmentation.is_none() {
+        // The usual frame: the device is to do nothing with it.
+        return if len > max_frame { Err(Rejected::Invalid) } else { Ok(header) };
+    }
     let [flags, gso, h0, h1, z0, z1, s0, s1, o0, o1, ..] = &mut header;
     if let Some(ChecksumRange { start, offset }) = meta.checksum {
         if !offloads.contains(Offloads::TX_CHECKSUM) {

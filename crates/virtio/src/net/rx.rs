@@ -11,8 +11,8 @@ use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 struct Part<P: Platform> {
     buffer: DmaSlice<P>,
     /// Where its bytes begin and end in the buffer.
-    start: usize,
-    end: usize,
+    start: u32,
+    end: u32,
     /// Of the first buffer of a frame: what is known of the frame, complete once all its parts are here.
     frame: RxFrame,
 }
@@ -71,12 +71,39 @@ impl<P: Platform> VirtioRx<P> {
         &mut self.queue
     }
 
-    /// Takes in what the device has filled, and gives it what is spare.
+    /// Takes in what the device has filled, and puts what is spare in flight.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
         let result = loop {
-            match self.queue.next() {
+            if !self.queue.is_open() {
+                break self.poll_slow();
+            }
+            match self.queue.queue_mut().pop() {
                 Ok(None) => break Ok(()),
+                Ok(Some(used)) => {
+                    let Some(buffer) = used.buffer else { continue };
+                    if self.take_in(buffer, used.len).is_err() {
+                        self.queue.fail(Fault::Protocol);
+                    }
+                }
+                Err(fault) => self.queue.fail(fault),
+            }
+        };
+        if !self.spare.is_empty() {
+            self.refill();
+        }
+        if self.unpublished >= self.batch {
+            self.publish();
+        }
+        result
+    }
+
+    /// Takes back what a reset aborted.
+    #[cold]
+    fn poll_slow(&mut self) -> Result<(), Fault> {
+        loop {
+            match self.queue.next() {
+                Ok(None) => return Ok(()),
                 Ok(Some(Outcome::Used(used))) => {
                     let Some(buffer) = used.buffer else { continue };
                     if self.take_in(buffer, used.len).is_err() {
@@ -85,41 +112,52 @@ impl<P: Platform> VirtioRx<P> {
                 }
                 Ok(Some(Outcome::Aborted(used))) => {
                     self.drop_partial();
-                    if let Some(buffer) = used.buffer {
-                        let _ = self.spare.push(buffer);
-                    }
+                    used.buffer.into_iter().for_each(|buffer| drop(self.spare.push(buffer)));
                 }
                 Err(fault) => {
                     self.drop_partial();
-                    break Err(fault);
+                    return Err(fault);
                 }
             }
-        };
-        self.refill();
-        if self.unpublished >= self.batch {
-            self.publish();
         }
-        result
     }
 
     /// Takes in a buffer of which the device has written `len` bytes.
+    #[inline(always)]
     fn take_in(&mut self, buffer: DmaSlice<P>, len: u32) -> Result<(), Fault> {
-        let end = len as usize;
+        if self.missing == 0
+            && let Some(bytes) = buffer.bytes().first_chunk::<HEADER_LEN>()
+            && let Some(payload) = len.checked_sub(HEADER_LEN as u32)
+        {
+            let (meta, buffers) = header::parse(bytes);
+            // VIRTIO 1.3 §5.1.6.1: without mergeable buffers it is always one.
+            if buffers == 1 || !self.is_merging {
+                let frame = RxFrame { len: payload as usize, segments: 1, meta };
+                // Every buffer is in one place only, so there is room.
+                let _ = self.ready.push(Part { buffer, start: HEADER_LEN as u32, end: len, frame });
+                self.complete = self.complete.wrapping_add(1);
+                return Ok(());
+            }
+        }
+        self.take_in_part(buffer, len)
+    }
+
+    /// Takes in a buffer of a frame that lies in several.
+    #[inline(never)]
+    fn take_in_part(&mut self, buffer: DmaSlice<P>, end: u32) -> Result<(), Fault> {
         let mut start = 0;
         let mut frame = RxFrame { len: 0, segments: 1, meta: RxMeta::default() };
         let mut fault = None;
         if self.missing == 0 {
             match buffer.bytes().first_chunk::<HEADER_LEN>() {
-                Some(bytes) if end >= HEADER_LEN => {
+                Some(bytes) if end >= HEADER_LEN as u32 => {
                     let (meta, buffers) = header::parse(bytes);
-                    // VIRTIO 1.3 §5.1.6.1: without mergeable buffers it is always one.
-                    let buffers = if self.is_merging { buffers } else { 1 };
                     frame = RxFrame { len: 0, segments: buffers, meta };
-                    start = HEADER_LEN;
+                    start = HEADER_LEN as u32;
                     let most = self
                         .spare
                         .len()
-                        .saturating_add(usize::from(self.queue.queue().in_flight()))
+                        .saturating_add(usize::from(self.queue.in_flight()))
                         .saturating_add(1);
                     if buffers == 0 || usize::from(buffers) > most {
                         fault = Some(Fault::Protocol);
@@ -135,7 +173,7 @@ impl<P: Platform> VirtioRx<P> {
             let _ = self.spare.push(buffer);
             return Err(fault);
         }
-        self.partial_len = self.partial_len.saturating_add(end.saturating_sub(start));
+        self.partial_len = self.partial_len.saturating_add(end.saturating_sub(start) as usize);
         // Every buffer is in one place only, so there is room.
         let _ = self.ready.push(Part { buffer, start, end, frame });
         self.partial = self.partial.wrapping_add(1);
@@ -162,18 +200,30 @@ impl<P: Platform> VirtioRx<P> {
         self.missing = 0;
     }
 
+    /// Puts what is spare in flight.
     fn refill(&mut self) {
-        while self.queue.fault().is_none()
+        while self.queue.is_open()
             && self.queue.queue().has_room(1)
             && let Some(buffer) = self.spare.pop()
         {
-            if let Err(refused) = self.queue.submit(buffer, Direction::FromDevice) {
-                if let Some(buffer) = refused.buffer {
-                    let _ = self.spare.push(buffer);
-                }
+            if !self.submit(buffer) {
                 return;
             }
-            self.unpublished = self.unpublished.wrapping_add(1);
+        }
+    }
+
+    /// Puts `buffer` in flight; whether it is. What is refused is spare.
+    #[inline(always)]
+    fn submit(&mut self, buffer: DmaSlice<P>) -> bool {
+        match self.queue.submit(buffer, Direction::FromDevice) {
+            Ok(()) => {
+                self.unpublished = self.unpublished.wrapping_add(1);
+                true
+            }
+            Err(refused) => {
+                refused.buffer.into_iter().for_each(|buffer| drop(self.spare.push(buffer)));
+                false
+            }
         }
     }
 
@@ -204,18 +254,20 @@ impl<P: Platform> NetRx for VirtioRx<P> {
             return None;
         }
         let part = self.ready.get_mut(usize::from(index))?;
-        part.buffer.bytes_mut().get_mut(part.start..part.end)
+        part.buffer.bytes_mut().get_mut(part.start as usize..part.end as usize)
     }
 
     #[inline]
     fn pop(&mut self) {
         let Some(frame) = self.front() else { return };
         for _ in 0..frame.segments {
-            if let Some(part) = self.ready.pop() {
-                self.complete = self.complete.saturating_sub(1);
+            let Some(part) = self.ready.pop() else { break };
+            self.complete = self.complete.wrapping_sub(1);
+            if self.queue.is_open() && self.spare.is_empty() {
+                self.submit(part.buffer);
+            } else {
                 let _ = self.spare.push(part.buffer);
             }
         }
-        self.refill();
     }
 }

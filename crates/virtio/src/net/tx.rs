@@ -2,7 +2,7 @@
 
 use super::VLAN_LEN;
 use super::header::{self, HEADER_LEN};
-use crate::queue::{AreaRange, Parts, Unsubmitted, VirtQueue};
+use crate::queue::{AreaRange, Parts, Ring, Unsubmitted, Used, VirtQueue};
 use crate::request_queue::{Outcome, RequestQueue};
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
@@ -13,8 +13,8 @@ use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Plat
 const VLAN_AT: usize = 12;
 const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
 /// Bytes of all slots of a queue together, at most, and how many there are at least.
-const SLOTS_BYTES: usize = 1 << 20;
-const SLOTS_LEAST: usize = 16;
+const MAX_SLOT_BYTES: usize = 1 << 20;
+const MIN_SLOTS: usize = 16;
 
 type Buffer<P, B> = Either<DmaSlice<P>, B>;
 
@@ -24,8 +24,10 @@ pub struct VirtioTx<P: Platform, B: DmaBuffer> {
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
     sent: Fifo<P, Sent<B>>,
-    /// Frames of the caller's that are with the device.
-    lent: usize,
+    /// Frames of the caller's in flight.
+    in_flight: usize,
+    /// Bytes of a frame that fit a slot beside header and tag.
+    slot_len: usize,
     offloads: Offloads,
     max_frame: usize,
 }
@@ -40,14 +42,15 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
         let platform = queue.device().platform().clone();
         let depth = usize::from(depth);
         let len = max_frame.saturating_add(HEADER_LEN).saturating_add(VLAN_LEN).next_multiple_of(64);
-        let count = SLOTS_BYTES.checked_div(len).unwrap_or(0).max(SLOTS_LEAST).min(depth);
+        let count = MAX_SLOT_BYTES.checked_div(len).unwrap_or(0).max(MIN_SLOTS).min(depth);
         let mut slots = Fifo::new(&platform, count)?;
         let sent = Fifo::new(&platform, depth)?;
         DmaSlice::alloc_many(&platform, count, len, |slice| {
             // There is room for `count`.
             let _ = slots.push(slice);
         })?;
-        Ok(Self { queue, slots, reserved: None, sent, lent: 0, offloads, max_frame })
+        let slot_len = len.saturating_sub(HEADER_LEN).saturating_sub(VLAN_LEN);
+        Ok(Self { queue, slots, reserved: None, sent, in_flight: 0, slot_len, offloads, max_frame })
     }
 
     pub(super) fn queue(&mut self) -> &mut RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>> {
@@ -57,78 +60,106 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
     /// Takes back what the device has sent.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
+        loop {
+            if !self.queue.is_open() {
+                return self.poll_slow();
+            }
+            match self.queue.queue_mut().pop() {
+                Ok(None) => return Ok(()),
+                Ok(Some(Used { buffer: Some(Either::Left(slot)), .. })) => drop(self.slots.push(slot)),
+                Ok(Some(used)) => self.take_back(used, Ok(())),
+                Err(fault) => self.queue.fail(fault),
+            }
+        }
+    }
+
+    /// Takes back what a reset aborted.
+    #[cold]
+    fn poll_slow(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.queue.next()? {
-            let (used, result) = match outcome {
-                Outcome::Used(used) => (used, Ok(())),
-                Outcome::Aborted(used) => (used, Err(IoError::Aborted)),
-            };
-            match used.buffer {
-                Some(Either::Left(slot)) => self.give_back(slot),
-                Some(Either::Right(buffer)) => {
-                    self.lent = self.lent.saturating_sub(1);
-                    // `send` keeps room.
-                    let _ = self.sent.push(Sent { tag: used.extra, buffer, result });
-                }
-                None => {}
+            match outcome {
+                Outcome::Used(used) => self.take_back(used, Ok(())),
+                Outcome::Aborted(used) => self.take_back(used, Err(IoError::Aborted)),
             }
         }
         Ok(())
     }
 
+    #[inline(never)]
+    fn take_back(&mut self, used: Used<Buffer<P, B>, u64>, result: Result<(), IoError>) {
+        match used.buffer {
+            // There is room for every slot.
+            Some(Either::Left(slot)) => drop(self.slots.push(slot)),
+            Some(Either::Right(buffer)) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                // `send` keeps room.
+                let _ = self.sent.push(Sent { tag: used.extra, buffer, result });
+            }
+            None => {}
+        }
+    }
+
     /// Asks for an interrupt only where somebody waits for what is being sent.
     pub(super) fn arm(&mut self) -> Arm {
         self.queue.kick();
-        if self.slots.is_empty() || self.lent > 0 || self.queue.fault().is_some() {
+        if self.slots.is_empty() || self.in_flight > 0 || self.queue.fault().is_some() {
             self.queue.arm()
         } else {
             Arm::Armed
         }
     }
 
-    fn give_back(&mut self, mut slot: DmaSlice<P>) {
-        slot.set_len(slot.capacity());
-        let _ = self.slots.push(slot);
+    /// Inserts an 802.1Q tag in the frame of `len` bytes in `slot`, which the device does not do, and moves what `meta` says of the
+    /// bytes behind it.
+    #[inline(never)]
+    fn insert_tag(
+        slot: &mut DmaSlice<P>,
+        len: usize,
+        VlanTag(tag): VlanTag,
+        meta: &mut TxMeta,
+    ) -> Result<usize, Rejected> {
+        let at = HEADER_LEN + VLAN_AT;
+        let end = HEADER_LEN.wrapping_add(len).wrapping_add(VLAN_LEN);
+        let room =
+            slot.capacity_mut().get_mut(at..end).filter(|_| len >= VLAN_AT).ok_or(Rejected::Invalid)?;
+        room.copy_within(..len.wrapping_sub(VLAN_AT), VLAN_LEN);
+        if let Some((to, _)) = room.split_first_chunk_mut::<VLAN_LEN>() {
+            let ([a, b], [c, d]) = (VLAN_TYPE, tag.to_be_bytes());
+            *to = [a, b, c, d];
+        }
+        if let Some(checksum) = &mut meta.checksum {
+            checksum.start = checksum.start.saturating_add(VLAN_LEN as u16);
+        }
+        if let Some(segmentation) = &mut meta.segmentation {
+            segmentation.headers = segmentation.headers.saturating_add(VLAN_LEN as u16);
+        }
+        Ok(len.wrapping_add(VLAN_LEN))
     }
 
-    /// Writes header, and tag if there is one, ahead of the frame in `slot`, and sends it.
+    /// Writes the header ahead of the frame in `slot`, and sends it.
+    #[inline(always)]
     fn send_slot(
         &mut self,
-        slot: DmaSlice<P>,
-        len: usize,
+        mut slot: DmaSlice<P>,
+        mut len: usize,
         mut meta: TxMeta,
     ) -> Result<(), (Rejected, Option<DmaSlice<P>>)> {
-        let (mut slot, mut len) = (slot, len);
+        let mut max_frame = self.max_frame;
         if let Some(fault) = self.queue.fault() {
             return Err((fault.into(), Some(slot)));
         }
-        if let Some(VlanTag(tag)) = meta.vlan {
-            // The device does not insert tags.
-            let at = HEADER_LEN + VLAN_AT;
-            let end = HEADER_LEN.wrapping_add(len);
-            let bytes = slot.bytes_mut();
-            let fits = end.wrapping_add(VLAN_LEN) <= bytes.len() && len >= VLAN_AT;
-            let Some(room) = bytes.get_mut(at..end.wrapping_add(VLAN_LEN)).filter(|_| fits) else {
-                return Err((Rejected::Invalid, Some(slot)));
-            };
-            room.copy_within(..len.wrapping_sub(VLAN_AT), VLAN_LEN);
-            if let Some((to, _)) = room.split_first_chunk_mut::<VLAN_LEN>() {
-                let ([a, b], [c, d]) = (VLAN_TYPE, tag.to_be_bytes());
-                *to = [a, b, c, d];
-            }
-            len = len.wrapping_add(VLAN_LEN);
-            if let Some(checksum) = &mut meta.checksum {
-                checksum.start = checksum.start.saturating_add(VLAN_LEN as u16);
-            }
-            if let Some(segmentation) = &mut meta.segmentation {
-                segmentation.headers = segmentation.headers.saturating_add(VLAN_LEN as u16);
+        if let Some(tag) = meta.vlan {
+            max_frame = max_frame.saturating_add(VLAN_LEN);
+            match Self::insert_tag(&mut slot, len, tag, &mut meta) {
+                Ok(tagged) => len = tagged,
+                Err(reason) => return Err((reason, Some(slot))),
             }
         }
-        let most = self.max_frame.saturating_add(if meta.vlan.is_some() { VLAN_LEN } else { 0 });
-        let header = match header::encode(len, &meta, self.offloads, most) {
+        let header = match header::encode(len, &meta, self.offloads, max_frame) {
             Ok(header) => header,
             Err(reason) => return Err((reason, Some(slot))),
         };
-        match slot.bytes_mut().first_chunk_mut::<HEADER_LEN>() {
+        match slot.capacity_mut().first_chunk_mut::<HEADER_LEN>() {
             Some(to) => *to = header,
             None => return Err((Rejected::Invalid, Some(slot))),
         }
@@ -140,6 +171,14 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
             _ => (refused.reason, None),
         })
     }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, reason: Rejected, slot: Option<DmaSlice<P>>) -> Result<(), Rejected> {
+        // There is room for every slot.
+        slot.into_iter().for_each(|slot| drop(self.slots.push(slot)));
+        Err(reason)
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
@@ -147,11 +186,10 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
 
     #[inline]
     fn is_ready(&self, len: usize) -> bool {
-        let fits =
-            |slot: &DmaSlice<P>| slot.capacity() >= HEADER_LEN.saturating_add(VLAN_LEN).saturating_add(len);
-        self.queue.fault().is_none()
+        len <= self.slot_len
+            && self.queue.fault().is_none()
             && self.queue.queue().has_room(1)
-            && self.reserved.as_ref().or(self.slots.get(0)).is_some_and(fits)
+            && (self.reserved.is_some() || !self.slots.is_empty())
     }
 
     #[inline]
@@ -162,29 +200,25 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
         if self.reserved.is_none() {
             self.reserved = self.slots.pop();
         }
-        self.reserved.is_some()
+        true
     }
 
     #[inline]
     fn slot(&mut self) -> &mut [u8] {
-        let bytes = self.reserved.as_mut().map(DmaSlice::bytes_mut).unwrap_or_default();
-        let end = bytes.len().saturating_sub(VLAN_LEN);
-        bytes.get_mut(HEADER_LEN..end).unwrap_or_default()
+        let Some(slot) = &mut self.reserved else { return &mut [] };
+        slot.capacity_mut().get_mut(HEADER_LEN..HEADER_LEN.wrapping_add(self.slot_len)).unwrap_or_default()
     }
 
     #[inline]
     fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
-        let slot = self.reserved.take().ok_or(Rejected::Full)?;
-        if HEADER_LEN.saturating_add(len) > slot.capacity() {
-            self.give_back(slot);
-            return Err(Rejected::Invalid);
+        let Some(slot) = self.reserved.take() else { return self.refuse(Rejected::Full, None) };
+        if len > self.slot_len {
+            return self.refuse(Rejected::Invalid, Some(slot));
         }
-        self.send_slot(slot, len, meta).map_err(|(reason, slot)| {
-            if let Some(slot) = slot {
-                self.give_back(slot);
-            }
-            reason
-        })
+        match self.send_slot(slot, len, meta) {
+            Ok(()) => Ok(()),
+            Err((reason, slot)) => self.refuse(reason, slot),
+        }
     }
 
     fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
@@ -196,7 +230,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
             // There is no room in the caller's frame for a tag, and the device inserts none.
             return refused(Rejected::Unsupported, frame);
         }
-        if self.sent.len().saturating_add(self.lent) >= self.sent.capacity() {
+        if self.sent.len().saturating_add(self.in_flight) >= self.sent.capacity() {
             return refused(Rejected::Full, frame);
         }
         let (offloads, max_frame) = (self.offloads, self.max_frame);
@@ -214,7 +248,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
         let parts = Parts::around(&head, &[]);
         match self.queue.queue_mut().submit(parts, frame, Direction::ToDevice, tag, prepare) {
             Ok(()) => {
-                self.lent = self.lent.saturating_add(1);
+                self.in_flight = self.in_flight.saturating_add(1);
                 Ok(())
             }
             Err(Unsubmitted { reason, buffer: Some(Either::Right(buffer)), .. }) => refused(reason, buffer),

@@ -488,6 +488,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
         Some(Used { slot, len: 0, buffer, extra })
     }
 
+    #[inline(always)]
     fn pop(&mut self) -> Result<Option<Used<B, X>>, Fault> {
         let Some((slot, _)) = self.next_used()? else { return Ok(None) };
         let (buffer, extra) = self.take_used(slot).ok_or(Fault::Protocol)?;

@@ -1,8 +1,9 @@
 //! What is in flight: a table of fixed size in private memory. A device names an entry by number; the number is looked up
 //! here and accepted once.
 
+use core::mem::MaybeUninit;
 use paravirt_device::Fault;
-use paravirt_platform::{AllocError, DmaBuffer, PageRing, Platform};
+use paravirt_platform::{AllocError, PageRing, Platform};
 
 /// What came back with a request: its buffer and what the driver keeps with it.
 pub(super) struct Owned<B, X> {
@@ -10,19 +11,18 @@ pub(super) struct Owned<B, X> {
     pub extra: X,
 }
 
-/// One cache line for the usual sizes of `B` and `X`.
-#[repr(align(64))]
+/// What is known of a slot, in words: what a device says is checked against it before anything is moved.
 struct Slot<B, X> {
     /// The next free slot, or in a direct split chain the next descriptor.
     next: u16,
     /// The last descriptor of a direct split chain; else the slot itself.
     tail: u16,
-    /// Ring entries that the request takes.
+    /// Ring entries that the request takes; 0 while the slot is free.
     entries: u16,
     /// Bytes that the device may write.
     writable: u32,
-    /// `None` while the slot is free.
-    owned: Option<Owned<B, X>>,
+    /// Written exactly while `entries` is not 0.
+    owned: MaybeUninit<Owned<B, X>>,
 }
 
 /// Whether what the device says of the bytes that it wrote is looked at.
@@ -44,7 +44,7 @@ pub(super) struct Slots<P: Platform, B, X> {
     pub lengths: Lengths,
 }
 
-impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
+impl<P: Platform, B, X> Slots<P, B, X> {
     /// `size` is a power of two.
     pub fn new(platform: &P, size: u16) -> Result<Self, AllocError> {
         let table = PageRing::new(platform, usize::from(size), |i| Slot {
@@ -52,7 +52,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
             tail: 0,
             entries: 0,
             writable: 0,
-            owned: None,
+            owned: MaybeUninit::uninit(),
         })?;
         Ok(Self { table, size, free_head: 0, free: size, surplus: 0, lengths: Lengths::Checked })
     }
@@ -88,11 +88,11 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
         self.free = self.free.wrapping_sub(entries);
         self.surplus = self.surplus.wrapping_add(entries).wrapping_sub(1);
         let slot = self.table.at_mut(usize::from(head));
+        debug_assert!(slot.entries == 0 && entries != 0, "a slot of the free list is free");
         slot.tail = tail;
         slot.entries = entries;
         slot.writable = writable;
-        // A slot that is free holds nothing that would have to be dropped.
-        core::mem::forget(slot.owned.replace(Owned { buffer, extra }));
+        slot.owned.write(Owned { buffer, extra });
     }
 
     /// Ring entries of the request in `id`, which the device says is done and has `len` bytes written for. An `id` that is not in
@@ -104,7 +104,7 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
         }
         let slot = self.table.at(id as usize);
         let is_too_long = len > slot.writable && self.lengths == Lengths::Checked;
-        if slot.owned.is_none() || is_too_long {
+        if slot.entries == 0 || is_too_long {
             return Err(Fault::Protocol);
         }
         Ok(slot.entries)
@@ -121,8 +121,13 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
     pub fn release(&mut self, id: u16) -> Option<Owned<B, X>> {
         let free_head = self.free_head;
         let slot = self.table.at_mut(usize::from(id));
-        let owned = slot.owned.take()?;
         let (tail, entries) = (slot.tail, slot.entries);
+        if entries == 0 {
+            return None;
+        }
+        slot.entries = 0;
+        // SAFETY: `take` wrote it when it set `entries`, which says here that it is free again: it is read once.
+        let owned = unsafe { slot.owned.assume_init_read() };
         self.free = self.free.wrapping_add(entries);
         self.surplus = self.surplus.wrapping_sub(entries).wrapping_add(1);
         self.free_head = id;
@@ -132,11 +137,22 @@ impl<P: Platform, B: DmaBuffer, X> Slots<P, B, X> {
 
     /// The lowest slot in flight.
     pub fn first_in_flight(&self) -> Option<u16> {
-        (0..self.size).find(|slot| self.table.at(usize::from(*slot)).owned.is_some())
+        (0..self.size).find(|slot| self.table.at(usize::from(*slot)).entries != 0)
     }
 
     /// What the driver keeps with each request in flight.
     pub fn extras(&self) -> impl Iterator<Item = &X> {
-        self.table.iter().filter_map(|slot| slot.owned.as_ref()).map(|owned| &owned.extra)
+        let in_flight = self.table.iter().filter(|slot| slot.entries != 0);
+        // SAFETY: `take` wrote what is owned when it set `entries`, and `release` clears that when it takes it.
+        in_flight.map(|slot| unsafe { &slot.owned.assume_init_ref().extra })
+    }
+}
+
+impl<P: Platform, B, X> Drop for Slots<P, B, X> {
+    fn drop(&mut self) {
+        for slot in 0..self.size {
+            // A buffer that is dropped in flight leaks.
+            drop(self.release(slot));
+        }
     }
 }

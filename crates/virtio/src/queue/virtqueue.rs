@@ -211,6 +211,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
     /// # Errors
     ///
     /// [`Rejected`]; the device is not told of the data.
+    #[inline(always)]
     pub fn submit_segments(
         &mut self,
         parts: Parts<'_>,
@@ -227,6 +228,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         Ok(())
     }
 
+    /// Puts a request in the ring. Its data are one segment as a rule: for that the loops below unroll.
     #[inline(always)]
     fn enqueue(
         &mut self,
@@ -234,17 +236,38 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         data: DmaSegments<'_>,
         prepare: impl FnOnce(&[Segment], Option<&[AtomicU64; 8]>) -> Result<(), Rejected>,
     ) -> Result<Enqueued, Rejected> {
+        match data.as_slice() {
+            [one] => self.enqueue_body(parts, &[*one], data.direction(), prepare),
+            _ => self.enqueue_segments(parts, data, prepare),
+        }
+    }
+
+    #[inline(never)]
+    fn enqueue_segments(
+        &mut self,
+        parts: Parts<'_>,
+        data: DmaSegments<'_>,
+        prepare: impl FnOnce(&[Segment], Option<&[AtomicU64; 8]>) -> Result<(), Rejected>,
+    ) -> Result<Enqueued, Rejected> {
+        self.enqueue_body(parts, data.as_slice(), data.direction(), prepare)
+    }
+
+    #[inline(always)]
+    fn enqueue_body(
+        &mut self,
+        parts: Parts<'_>,
+        body: &[Segment],
+        direction: Direction,
+        prepare: impl FnOnce(&[Segment], Option<&[AtomicU64; 8]>) -> Result<(), Rejected>,
+    ) -> Result<Enqueued, Rejected> {
         let Parts { head: reads, tail: writes, place } = parts;
-        let body = data.as_slice();
         let count = reads.len().wrapping_add(body.len()).wrapping_add(writes.len());
         let indirect = self.is_indirect(count);
         let entries = if indirect { 1 } else { count };
         let reserve = usize::from(self.reserve);
-        if count == 0 || entries.wrapping_add(reserve) > usize::from(self.size) {
-            return Err(Rejected::Invalid);
-        }
-        if entries.wrapping_add(reserve) > usize::from(self.slots.free()) {
-            return Err(Rejected::Full);
+        if count == 0 || entries.wrapping_add(reserve) > usize::from(self.slots.free()) {
+            let never_fits = count == 0 || entries.wrapping_add(reserve) > usize::from(self.size);
+            return Err(if never_fits { Rejected::Invalid } else { Rejected::Full });
         }
         let slot = self.slots.free_head();
         prepare(body, self.area(slot))?;
@@ -260,11 +283,25 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             range.check(area_len)?;
             writable = writable.wrapping_add(u32::from(range.len));
         }
-        let is_written = data.direction() == Direction::FromDevice;
+        let is_written = direction == Direction::FromDevice;
         if is_written {
             writable = body.iter().fold(writable, |sum, segment| sum.saturating_add(segment.len));
         }
         let body_flags = if is_written { DESC_F_WRITE } else { 0 };
+        if let ([], [one], []) = (reads, body, writes) {
+            // The usual request of a network queue.
+            match &mut self.ring {
+                AnyRing::Split(ring) => {
+                    ring.write_desc(slot, *one, body_flags, 0);
+                    ring.push(slot);
+                }
+                AnyRing::Packed(ring) => ring.push(*one, body_flags, slot),
+            }
+            if let Some(order) = &mut self.in_order {
+                order.push(slot);
+            }
+            return Ok(Enqueued { tail: slot, entries: 1, writable });
+        }
         let (before, after): (&[Segment], &[Segment]) = match place {
             DataPlace::AfterTail if is_written => (&[], body),
             _ => (body, &[]),
