@@ -4,7 +4,7 @@
 use crate::device::VirtioDevice;
 use crate::features::Features;
 use crate::queue::{
-    Parts, QueueConfig, Quiesced, RecordQueue, Ring, RingFormat, Unsubmitted, Used, VirtQueue,
+    FrameQueue, Parts, QueueConfig, Quiesced, RecordQueue, Ring, RingFormat, Unsubmitted, Used, VirtQueue,
 };
 use crate::transport::{Doorbell, OpenError};
 use core::task::Waker;
@@ -78,8 +78,7 @@ impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, RecordQueue<P, B, X>> {
         segments: u16,
     ) -> Result<Option<Self>, OpenError> {
         let features = Features::from_bits_truncate(device.features());
-        let is_other = features.intersects(Features::RING_PACKED | Features::IN_ORDER);
-        if is_other || !features.contains(Features::INDIRECT_DESC) {
+        if !has_split_tables(features) {
             return Ok(None);
         }
         let size = device.queue_size(index, size, false).ok_or(OpenError::Queue)?;
@@ -87,6 +86,36 @@ impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, RecordQueue<P, B, X>> {
         let queue = RecordQueue::new(device.platform(), size, segments, event_idx)?;
         Self::register(device, index, size, queue).map(Some)
     }
+}
+
+impl<P: Platform, B: DmaBuffer> QueueBuilder<P, FrameQueue<P, B>> {
+    /// Makes queue `index` with frame buffers of `frame_len` bytes, all together at most `max_bytes`, for buffers of up to
+    /// `segments` segments, and registers it; `None` where the device has not agreed on what that needs, or it would be larger.
+    pub fn with_frames(
+        device: &PageArc<P, VirtioDevice<P>>,
+        params: &QueueParams,
+        segments: u16,
+        frame_len: usize,
+        max_bytes: usize,
+    ) -> Result<Option<Self>, OpenError> {
+        let features = Features::from_bits_truncate(device.features());
+        if !has_split_tables(features) {
+            return Ok(None);
+        }
+        let size = device.queue_size(params.index, params.size, false).ok_or(OpenError::Queue)?;
+        if frame_len.saturating_mul(usize::from(size)) > max_bytes {
+            return Ok(None);
+        }
+        let event_idx = features.contains(Features::EVENT_IDX);
+        let queue = FrameQueue::new(device.platform(), size, frame_len, segments, event_idx)?;
+        Self::register(device, params.index, size, queue).map(Some)
+    }
+}
+
+/// Whether a device has agreed on what the queues need that are split, indirect and used out of order.
+fn has_split_tables(features: Features) -> bool {
+    let is_other = features.intersects(Features::RING_PACKED | Features::IN_ORDER);
+    !is_other && features.contains(Features::INDIRECT_DESC)
 }
 
 impl<P: Platform, Q: Ring> QueueBuilder<P, Q> {

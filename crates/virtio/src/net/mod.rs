@@ -7,6 +7,7 @@ mod rx;
 mod tx;
 
 pub use rx::VirtioRx;
+use tx::TxBuilder;
 pub use tx::VirtioTx;
 
 use crate::device::{OpenOptions, VirtioDevice};
@@ -23,7 +24,7 @@ use paravirt_device::{
     ReceiveMode,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{DmaBuffer, DmaSlice, Either, PageArc, PageTable, Platform, ProcessorId};
+use paravirt_platform::{DmaBuffer, DmaSlice, PageArc, PageTable, Platform, ProcessorId};
 
 /// The most queue pairs that are used.
 pub const MAX_PAIRS: usize = 16;
@@ -51,12 +52,12 @@ impl<P: Platform, B: DmaBuffer> Notify for VirtioNetQueue<P, B> {
 
     fn disarm(&mut self) {
         self.rx.queue().disarm();
-        self.tx.queue().disarm();
+        self.tx.disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
         self.rx.queue().register(waker);
-        self.tx.queue().register(waker);
+        self.tx.register(waker);
     }
 }
 
@@ -83,7 +84,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
     ///
     /// The [`Fault`] where the device did not let go.
     pub fn reset(&mut self) -> Result<(), Fault> {
-        self.tx.queue().reset_alone()?;
+        self.tx.reset_alone()?;
         self.rx.queue().reset_alone()
     }
 }
@@ -114,7 +115,6 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
 }
 
 type RxBuilder<P> = QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>;
-type TxBuilder<P, B> = QueueBuilder<P, VirtQueue<P, Either<DmaSlice<P>, B>, u64>>;
 
 impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
     /// Takes the device into service, with all its queues and with one pair in use; see
@@ -134,13 +134,14 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         let pairs = config.pairs.min(options.queues.clamp(1, MAX_PAIRS as u16));
 
         let mut builders = Fifo::new(platform, usize::from(pairs))?;
-        let indirect = options.segments.max(1).saturating_add(1);
+        let segments = options.segments.max(1);
+        let max_frame = usize::from(config.mtu).saturating_add(ETHERNET_LEN);
         let size = options.queue_size;
         for index in 0..pairs {
             let rx = QueueParams::new(index.wrapping_mul(2), size);
-            let tx = QueueParams { indirect, area: 64, ..QueueParams::new(rx.index.wrapping_add(1), size) };
+            let tx = TxBuilder::new(&device, rx.index.wrapping_add(1), size, segments, max_frame)?;
             // There is room for all of them.
-            let _ = builders.push((RxBuilder::new(&device, &rx)?, TxBuilder::<P, B>::new(&device, &tx)?));
+            let _ = builders.push((RxBuilder::new(&device, &rx)?, tx));
         }
         // §5.1.2: behind all pairs that the device has, used or not.
         let control = match features.contains(NetFeatures::CTRL_VQ) {
@@ -155,17 +156,16 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         device.start(|place| ProcessorId((place as u32 >> 1).checked_rem(processors).unwrap_or(0)))?;
 
         let offloads = features.offloads();
-        let max_frame = usize::from(config.mtu).saturating_add(ETHERNET_LEN);
         let is_merging = features.contains(NetFeatures::MRG_RXBUF);
         let rx_len = if is_merging { MERGEABLE_LEN } else { max_frame.saturating_add(HEADER_LEN + VLAN_LEN) };
         let mut queues = PageTable::new(platform, usize::from(pairs), |_| None)?;
         let mut depth = u16::MAX;
         for queue in queues.iter_mut() {
             let Some((rx, tx)) = builders.pop() else { break };
-            let (rx_size, tx_size) = (rx.depth(1), tx.depth(1));
+            let (rx_size, tx_size) = (rx.depth(1), tx.depth());
             depth = depth.min(rx_size).min(tx_size);
             let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
-            let tx = VirtioTx::new(tx.build()?, tx_size, max_frame, offloads)?;
+            let tx = tx.build(max_frame, offloads)?;
             let _ = rx.poll();
             rx.publish();
             *queue = Some(VirtioNetQueue { rx, tx });

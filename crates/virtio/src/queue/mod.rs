@@ -13,10 +13,12 @@
 //! |---|---|---|
 //! | [`VirtQueue`] | of any shape | split or packed, direct or indirect, in order or not |
 //! | [`RecordQueue`] | a header of 16 bytes, data, a status byte, as block devices have | split, indirect |
+//! | [`FrameQueue`] | frames that the driver writes in memory of the queue's own | split, indirect |
 //!
 //! All are a [`Ring`] to the code that takes a queue into service and through resets.
 
 pub mod decide;
+mod frame;
 mod in_order;
 mod memory;
 mod packed;
@@ -26,6 +28,7 @@ mod split;
 mod types;
 mod virtqueue;
 
+pub use frame::{FrameQueue, FrameUsed};
 pub use record::{Body, RecordQueue, TransferCheck};
 pub use types::{
     AreaRange, DataPlace, Parts, QueueAddresses, QueueConfig, Quiesced, Ring, RingFormat, Unsubmitted, Used,

@@ -101,6 +101,12 @@ impl Split {
         super::write_desc(self.desc.at(usize::from(index)), segment, flags, next);
     }
 
+    /// Writes the length of descriptor `index`, which the device reads and which has no flags.
+    #[inline(always)]
+    pub fn write_len(&self, index: u16, len: u32) {
+        self.desc.at(usize::from(index))[1].store(super::desc_word(len, 0, 0), Ordering::Relaxed);
+    }
+
     /// Puts the chain that begins at `head` in the available ring; the device sees it at the next `publish`.
     #[inline(always)]
     pub fn push(&mut self, head: u16) {

@@ -1,25 +1,23 @@
-//! The sending side: slots that frames are written in, and frames of the caller's. VIRTIO 1.3 §5.1.6.2
+//! Sending by the general virtqueue, which every device has: packed, direct or in order, or with very long frames.
+//! VIRTIO 1.3 §5.1.6.2
 
-use super::VLAN_LEN;
-use super::header::{self, HEADER_LEN};
+use super::super::header::{self, HEADER_LEN};
+use super::{VLAN_LEN, insert_tag};
 use crate::queue::{AreaRange, Parts, Ring, Unsubmitted, Used, VirtQueue};
 use crate::request_queue::{Outcome, RequestQueue};
 use core::sync::atomic::{AtomicU64, Ordering};
-use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
+use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta};
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Platform, Segment};
 
-/// Where in a frame an 802.1Q tag goes.
-const VLAN_AT: usize = 12;
-const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
 /// Bytes of all slots of a queue together, at most, and how many there are at least.
 const MAX_SLOT_BYTES: usize = 1 << 20;
 const MIN_SLOTS: usize = 16;
 
-type Buffer<P, B> = Either<DmaSlice<P>, B>;
+pub(super) type Buffer<P, B> = Either<DmaSlice<P>, B>;
 
 /// The sending side of a queue pair.
-pub struct VirtioTx<P: Platform, B: DmaBuffer> {
+pub(super) struct GeneralTx<P: Platform, B: DmaBuffer> {
     queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
@@ -32,7 +30,7 @@ pub struct VirtioTx<P: Platform, B: DmaBuffer> {
     max_frame: usize,
 }
 
-impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
+impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
     pub(super) fn new(
         queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
         depth: u16,
@@ -53,7 +51,7 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
         Ok(Self { queue, slots, reserved: None, sent, in_flight: 0, slot_len, offloads, max_frame })
     }
 
-    pub(super) fn queue(&mut self) -> &mut RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>> {
+    pub(super) fn queue_mut(&mut self) -> &mut RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>> {
         &mut self.queue
     }
 
@@ -109,33 +107,6 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
         }
     }
 
-    /// Inserts an 802.1Q tag in the frame of `len` bytes in `slot`, which the device does not do, and moves what `meta` says of the
-    /// bytes behind it.
-    #[inline(never)]
-    fn insert_tag(
-        slot: &mut DmaSlice<P>,
-        len: usize,
-        VlanTag(tag): VlanTag,
-        meta: &mut TxMeta,
-    ) -> Result<usize, Rejected> {
-        let at = HEADER_LEN + VLAN_AT;
-        let end = HEADER_LEN.wrapping_add(len).wrapping_add(VLAN_LEN);
-        let room =
-            slot.capacity_mut().get_mut(at..end).filter(|_| len >= VLAN_AT).ok_or(Rejected::Invalid)?;
-        room.copy_within(..len.wrapping_sub(VLAN_AT), VLAN_LEN);
-        if let Some((to, _)) = room.split_first_chunk_mut::<VLAN_LEN>() {
-            let ([a, b], [c, d]) = (VLAN_TYPE, tag.to_be_bytes());
-            *to = [a, b, c, d];
-        }
-        if let Some(checksum) = &mut meta.checksum {
-            checksum.start = checksum.start.saturating_add(VLAN_LEN as u16);
-        }
-        if let Some(segmentation) = &mut meta.segmentation {
-            segmentation.headers = segmentation.headers.saturating_add(VLAN_LEN as u16);
-        }
-        Ok(len.wrapping_add(VLAN_LEN))
-    }
-
     /// Writes the header ahead of the frame in `slot`, and sends it.
     #[inline(always)]
     fn send_slot(
@@ -150,7 +121,7 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
         }
         if let Some(tag) = meta.vlan {
             max_frame = max_frame.saturating_add(VLAN_LEN);
-            match Self::insert_tag(&mut slot, len, tag, &mut meta) {
+            match insert_tag(slot.capacity_mut(), len, tag, &mut meta) {
                 Ok(tagged) => len = tagged,
                 Err(reason) => return Err((reason, Some(slot))),
             }
@@ -181,19 +152,15 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
     }
 }
 
-impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
-    type Buffer = B;
-
-    #[inline]
-    fn is_ready(&self, len: usize) -> bool {
+impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
+    pub fn is_ready(&self, len: usize) -> bool {
         len <= self.slot_len
             && self.queue.fault().is_none()
             && self.queue.queue().has_room(1)
             && (self.reserved.is_some() || !self.slots.is_empty())
     }
 
-    #[inline]
-    fn reserve(&mut self, len: usize) -> bool {
+    pub fn reserve(&mut self, len: usize) -> bool {
         if !self.is_ready(len) {
             return false;
         }
@@ -203,14 +170,12 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
         true
     }
 
-    #[inline]
-    fn slot(&mut self) -> &mut [u8] {
+    pub fn slot(&mut self) -> &mut [u8] {
         let Some(slot) = &mut self.reserved else { return &mut [] };
         slot.capacity_mut().get_mut(HEADER_LEN..HEADER_LEN.wrapping_add(self.slot_len)).unwrap_or_default()
     }
 
-    #[inline]
-    fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
+    pub fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
         let Some(slot) = self.reserved.take() else { return self.refuse(Rejected::Full, None) };
         if len > self.slot_len {
             return self.refuse(Rejected::Invalid, Some(slot));
@@ -221,7 +186,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
         }
     }
 
-    fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
+    pub fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
         let refused = |reason, buffer| Err(SendRefused { reason, buffer });
         if let Some(fault) = self.queue.fault() {
             return refused(fault.into(), frame);
@@ -256,12 +221,11 @@ impl<P: Platform, B: DmaBuffer> NetTx for VirtioTx<P, B> {
         }
     }
 
-    fn sent(&mut self) -> Option<Sent<B>> {
+    pub fn sent(&mut self) -> Option<Sent<B>> {
         self.sent.pop()
     }
 
-    #[inline]
-    fn kick(&mut self) {
+    pub fn kick(&mut self) {
         self.queue.kick();
     }
 }
