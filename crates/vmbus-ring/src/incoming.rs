@@ -1,8 +1,8 @@
-use crate::copy::get;
 use crate::memory::{control, size};
 use crate::packet::{COMPLETION_REQUESTED, FOOTER_LEN, Lengths, Packet};
 use crate::{RingError, RingMemory, decide};
 use core::sync::atomic::Ordering;
+use paravirt_shared_memory::copy_words_out;
 
 /// The consuming end of a ring.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl<M: RingMemory> Incoming<M> {
         let body = (lengths.total as usize).wrapping_sub(16);
         let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
         match rest.get(..body >> 3) {
-            Some(words) => get(words, buffer),
+            Some(words) => copy_words_out(words, buffer),
             None => copy_split(rest, wrapped, buffer),
         }
         Ok(Some(self.take(lengths, transaction, buffer)))
@@ -174,6 +174,6 @@ fn copy_split(
     buffer: &mut [u8],
 ) {
     let (now, later) = buffer.split_at_mut(words.len().wrapping_mul(8).min(buffer.len()));
-    get(words, now);
-    get(wrapped, later);
+    copy_words_out(words, now);
+    copy_words_out(wrapped, later);
 }

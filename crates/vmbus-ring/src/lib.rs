@@ -2,14 +2,14 @@
 //!
 //! A channel has two rings, one for each direction. Each is a control page and data pages behind it; one side produces
 //! packets, the other consumes them. [`Outgoing`] is the producing end and [`Incoming`] the consuming one; both work on any
-//! [`RingMemory`], in a guest as in a host, and depend on nothing but `core`.
+//! [`RingMemory`], in a guest as in a host.
 //!
 //! # Trust
 //!
 //! The other side may write anything anywhere in the ring at any time. The indices that an end owns are kept privately and
 //! never read back; those of the other side are checked at every look. A packet is copied out once, then checked, then
-//! handed over. All accesses are atomic, or made by the processor
-//! behind the compiler's back, so that a copy that races with a write is a mixture of bytes and never undefined.
+//! handed over. All accesses are atomic, or the copies of `paravirt-shared-memory`, so that a copy that races with a write is a
+//! mixture of bytes and never undefined.
 //! What is wrong ends in a [`RingError`], after which the ring is not to be used any more.
 //!
 //! # States
@@ -44,7 +44,7 @@
 //!
 //! Source: the rings of OpenVMM (MIT) and FreeBSD (BSD).
 #![no_std]
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(
@@ -56,8 +56,6 @@
     )
 )]
 
-#[allow(unsafe_code, reason = "copies behind the compiler's back")]
-mod copy;
 pub mod decide;
 mod incoming;
 mod memory;

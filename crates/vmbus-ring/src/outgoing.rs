@@ -1,8 +1,8 @@
-use crate::copy::put;
 use crate::memory::{control, size};
 use crate::packet::{COMPLETION_REQUESTED, DESCRIPTOR_LEN, FOOTER_LEN};
 use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
 use core::sync::atomic::{AtomicU64, Ordering};
+use paravirt_shared_memory::copy_words_in;
 
 /// The producing end of a ring.
 ///
@@ -42,7 +42,7 @@ impl Cursor<'_> {
     fn bytes(&mut self, bytes: &[u8]) {
         let room = self.words.len().wrapping_mul(8);
         if bytes.len() <= room {
-            self.words = put(self.words, bytes);
+            self.words = copy_words_in(self.words, bytes);
             return;
         }
         self.split(bytes, room);
@@ -51,8 +51,8 @@ impl Cursor<'_> {
     #[cold]
     fn split(&mut self, bytes: &[u8], room: usize) {
         let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
-        put(self.words, now);
-        self.words = put(core::mem::take(&mut self.wrapped), later);
+        copy_words_in(self.words, now);
+        self.words = copy_words_in(core::mem::take(&mut self.wrapped), later);
     }
 }
 
