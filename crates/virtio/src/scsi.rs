@@ -10,7 +10,7 @@ use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{
     Direction, DmaRegion, DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId, Segment,
 };
-use paravirt_scsi::{Adapter, Address, Command, Event, Limits, Port, Scan, Sense, Status};
+use paravirt_scsi::{Address, Command, Event, Limits, Scan, ScsiTransport, Sense, Status};
 
 /// Queues ahead of those for requests: for control, which is not used, and for events.
 const EVENTS: u16 = 1;
@@ -164,7 +164,7 @@ impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
             Ok(most) => most.min(MOST_SEGMENTS),
         };
         let max_bytes = word(&bytes, 8).saturating_mul(512).clamp(4096, MOST_BYTES);
-        let limits = Limits { max_bytes, max_segments, boundary: None };
+        let limits = Limits::new(max_bytes, max_segments);
         let last_target = word(&bytes, 28) >> 16;
         let targets = u8::try_from(last_target.saturating_add(1)).unwrap_or(u8::MAX);
 
@@ -212,7 +212,8 @@ impl<P: Platform, T: VirtioTransport> ScsiAdapter<P, T> {
     }
 }
 
-impl<P: Platform, T: VirtioTransport> Adapter for ScsiAdapter<P, T> {
+// SAFETY: `close` is `Ok` only where the device has been reset and has read back as reset: it then accesses no memory of any queue.
+unsafe impl<P: Platform, T: VirtioTransport> ScsiTransport for ScsiAdapter<P, T> {
     type Port = ScsiPort<P, T>;
 
     fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P, T>>, Fault> {
@@ -268,7 +269,9 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN as usi
     bytes
 }
 
-impl<P: Platform, T: VirtioTransport> Port for ScsiPort<P, T> {
+// SAFETY: memory of a command goes to the device's queue alone, in the direction of its `DmaSegments`; a descriptor chain that the
+// queue refuses is not seen by the device. An id is returned only for a chain that the device has used, which the queue accepts once.
+unsafe impl<P: Platform, T: VirtioTransport> paravirt_scsi::ScsiPort for ScsiPort<P, T> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
         let Line { lane, memory, .. } = &mut self.line;
         if let Some(fault) = lane.fault() {
@@ -312,7 +315,7 @@ impl<P: Platform, T: VirtioTransport> Port for ScsiPort<P, T> {
         self.line.lane.kick();
     }
 
-    fn next(&mut self) -> Result<Option<Event>, Fault> {
+    fn receive(&mut self) -> Result<Option<Event>, Fault> {
         let Line { lane, memory, .. } = &mut self.line;
         match lane.pop() {
             Live::Yes(Some(used)) => {
@@ -354,7 +357,7 @@ const UNWRITTEN: [u8; RESPONSE_LEN] = [0xff; RESPONSE_LEN];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paravirt_scsi::Meaning;
+    use paravirt_scsi::Disposition;
 
     #[test]
     fn responses_mean_what_the_standard_says() {
@@ -377,7 +380,7 @@ mod tests {
         assert_eq!(parse_response(&bytes, 0).0, Status::Check(None));
         (bytes[12], bytes[14], bytes[24]) = (0x70, 6, 0x2a);
         let Status::Check(Some(sense)) = parse_response(&bytes, 0).0 else { panic!("no sense") };
-        assert!(matches!(sense.meaning(), Meaning::Again(_)));
+        assert!(matches!(sense.disposition(), Disposition::Retry(_)));
         // More sense than there is room for.
         bytes[..4].fill(0xff);
         assert!(matches!(parse_response(&bytes, 0).0, Status::Check(Some(_))));
