@@ -5,7 +5,7 @@ use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
-use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::transport::AnyTransport;
 use paravirt_vmbus::{Offer, Vmbus};
@@ -86,8 +86,8 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     ) -> Result<(), Reason> {
         let stor = StorOptions { processors: platform.processors().count(), ..StorOptions::default() };
         self.add(Place::from(offer), || {
-            let adapter = StorAdapter::new(platform, vmbus, offer, &stor);
-            let options = Options { queues, ..Options::default() };
+            let adapter = StorTransport::new(platform, vmbus, offer, &stor);
+            let options = Options::new(queues, Options::default().depth);
             Ok(Any::HyperV(Controller::open(platform, adapter, &options)?))
         })
     }
@@ -101,7 +101,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         queues: u16,
     ) -> Result<(), Reason> {
         self.add(place, || {
-            let options = Options { queues, ..Options::default() };
+            let options = Options::new(queues, Options::default().depth);
             Ok(Any::Virtio(Controller::open(platform, adapter, &options)?))
         })
     }

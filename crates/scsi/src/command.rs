@@ -1,78 +1,79 @@
-//! A command in its slot, and how it is sent.
+//! A command with its data: how it is built, sent and identified to the host.
 
 use crate::Cdb;
 use crate::cdb::unmap_list;
-use crate::port::{Address, Command, Port};
-use crate::shared::Stage;
+use crate::transport::{Address, Command, ScsiPort};
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Fault, IoError, Rejected};
 use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaRegion, DmaSegments, Instant, Platform, Segment};
 
-/// Bytes for the parameter list of a slot.
+/// Bytes for the UNMAP parameter list of a slot.
 pub(crate) const LIST_STRIDE: usize = 32;
+/// The id of a reset of the bus: its owner is none.
+pub(crate) const RESET_ID: u64 = u64::MAX;
 
-/// What the host is told of a slot: with its generation, so that an answer is accepted once.
-pub(crate) const fn pack(generation: u32, slot: u16) -> u64 {
-    (generation as u64) << 32 | (slot as u64).wrapping_add(1)
+/// The id of a command to the host: the generation of its slot, so that a reply is accepted once, its owner, and its slot. Never 0.
+#[inline(always)]
+pub(crate) const fn command_id(generation: u32, owner: u16, slot: u16) -> u64 {
+    (generation as u64) << 32 | (owner as u64) << 16 | (slot as u64).wrapping_add(1)
 }
 
-/// What goes with a command.
+/// The owner that an id names.
+#[inline(always)]
+pub(crate) const fn owner_of(id: u64) -> u16 {
+    (id >> 16) as u16
+}
+
+/// The slot that an id names.
+#[inline(always)]
+pub(crate) const fn slot_of(id: u64) -> u16 {
+    (id as u16).wrapping_sub(1)
+}
+
+/// The data of a command.
 pub(crate) enum Data<B> {
     None,
-    /// A buffer, lent while the command is under way.
+    /// A buffer, in flight while the command is staged or sent.
     Buffer(B, Direction),
-    /// A buffer that is not lent, kept for the completion.
+    /// A buffer that is not in flight, kept for the completion.
     Held(B),
     /// Memory of the controller's own.
     Own(Segment, Direction),
-    /// A list of one range to unmap.
+    /// A parameter list of one range to unmap.
     Unmap {
         lba: u64,
         blocks: u32,
     },
 }
 
-/// Where a command is.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Place {
-    Free,
-    /// With the host.
-    Sent,
-    /// To be sent again.
-    Later,
-    /// In the list of those that are done.
-    Done,
+impl<B> Data<B> {
+    /// The buffer, where there is one.
+    pub fn into_buffer(self) -> Option<B> {
+        match self {
+            Self::Buffer(buffer, _) | Self::Held(buffer) => Some(buffer),
+            _ => None,
+        }
+    }
 }
 
-/// A command, and what becomes of it.
-pub(crate) struct Wanted<B> {
+/// What follows the success of a command.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Stage {
+    /// Its completion.
+    Last,
+    /// A flush in the same slot, as the write is to be durable.
+    FlushBehind,
+}
+
+/// What the completion of a command carries, and what follows its success.
+pub(crate) struct PendingCommand {
     pub tag: u64,
     pub deadline: Instant,
-    pub address: Address,
     pub stage: Stage,
-    pub data: Data<B>,
 }
 
-/// A command under way, and what is known of it.
-pub(crate) struct Slot<B> {
-    pub place: Place,
-    pub generation: u32,
-    pub owner: u16,
-    pub next: u16,
-    pub attentions: u8,
-    pub retries: u8,
-    pub cdb: Cdb,
-    /// Bytes that have to be transferred for it to be a success.
-    pub len: u32,
-    pub transferred: u32,
-    pub result: Result<(), IoError>,
-    /// There is no such unit.
-    pub is_absent: bool,
-    pub wanted: Option<Wanted<B>>,
-}
-
-/// A command that is done.
-pub(crate) struct Finished<B> {
+/// A completed command.
+pub(crate) struct Completed<B> {
     pub tag: u64,
     pub data: Data<B>,
     pub result: Result<(), IoError>,
@@ -81,86 +82,104 @@ pub(crate) struct Finished<B> {
     pub is_absent: bool,
 }
 
-/// What makes a command of the segments of its data, and says how many bytes have to be transferred.
-pub(crate) trait Make {
-    /// Makes it.
-    fn make(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected>;
+/// Builds a command block for the segments of its data, and says how many bytes have to be transferred for a success.
+pub(crate) trait BuildCdb {
+    fn build(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected>;
 }
 
-/// A command that transfers nothing which has to be counted.
-impl Make for Cdb {
-    fn make(self, _segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
+/// A command block that is known, and whose transfer length does not matter.
+impl BuildCdb for Cdb {
+    fn build(self, _segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
         *cdb = self;
         Ok(0)
     }
 }
 
-/// The command as it was, of so many bytes.
-pub(crate) struct Again(pub u32);
+/// The command block that is in the slot, with the same number of bytes.
+pub(crate) struct Retry(pub u32);
 
-impl Make for Again {
-    fn make(self, _segments: &[Segment], _cdb: &mut Cdb) -> Result<u32, Rejected> {
+impl BuildCdb for Retry {
+    fn build(self, _segments: &[Segment], _cdb: &mut Cdb) -> Result<u32, Rejected> {
         Ok(self.0)
     }
 }
 
-/// Lends the data and sends the command that `make` makes of them; nothing stays lent where that fails.
-#[inline(always)]
-pub(crate) fn transmit<P: Platform, Q: Port, B: DmaBuffer>(
+/// Builds the command block for `memory` and sends the command.
+pub(crate) fn transmit<Q: ScsiPort>(
     port: &mut Q,
     id: u64,
-    wanted: &mut Wanted<B>,
-    lists: &Option<DmaRegion<P>>,
-    at: u16,
+    address: Address,
+    memory: DmaSegments<'_>,
     (cdb, to_transfer): (&mut Cdb, &mut u32),
-    make: impl Make,
+    build: impl BuildCdb,
 ) -> Result<(), Rejected> {
-    let Wanted { address, data, .. } = wanted;
-    let list;
-    let memory = match data {
-        Data::Buffer(buffer, direction) => buffer.submit(*direction).map_err(Rejected::Buffer)?,
-        // SAFETY: the segment is in the controller's own region, which only atomics access, and which is leaked unless the
-        // adapter has been closed.
-        Data::Own(segment, direction) => unsafe {
-            DmaSegments::new(core::slice::from_ref(segment), *direction)
-        },
-        Data::Unmap { lba, blocks } => {
-            list = [write_list(lists.as_ref().ok_or(Fault::Timeout)?, at, *lba, *blocks)
-                .ok_or(Rejected::Invalid)?];
-            // SAFETY: the list is in the lane's own region, which only atomics access, and which is leaked unless the adapter has
-            // been closed; this slot's part of it is written again only for the slot's next command.
-            unsafe { DmaSegments::new(&list, Direction::ToDevice) }
-        }
-        Data::None | Data::Held(_) => DmaSegments::EMPTY,
-    };
     let segments = memory.as_slice();
-    let len = match segments {
-        [one] => one.len,
-        all => all.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len)),
-    };
-    let sent = match make.make(segments, cdb) {
-        Ok(count) => {
-            *to_transfer = count;
-            port.send(id, &Command { address: *address, cdb, memory, len })
+    let len = segments.iter().fold(0u32, |sum, segment| sum.wrapping_add(segment.len));
+    *to_transfer = build.build(segments, cdb)?;
+    port.send(id, &Command { address, cdb, memory, len })
+}
+
+/// Calls `send` with the memory of `data`. A buffer is not in flight afterwards where that fails.
+pub(crate) fn with_memory<P: Platform, B: DmaBuffer>(
+    data: &mut Data<B>,
+    lists: Option<&DmaRegion<P>>,
+    slot: u16,
+    send: impl FnOnce(DmaSegments<'_>) -> Result<(), Rejected>,
+) -> Result<(), Rejected> {
+    match data {
+        Data::None | Data::Held(_) => send(DmaSegments::EMPTY),
+        Data::Buffer(buffer, direction) => with_buffer(buffer, *direction, send),
+        // SAFETY: the segment is in the controller's own region, which only atomics access, and which is leaked unless the
+        // transport has been closed.
+        Data::Own(segment, direction) => {
+            send(unsafe { DmaSegments::new(core::slice::from_ref(segment), *direction) })
         }
-        Err(reason) => Err(reason),
-    };
-    if sent.is_err()
-        && let Data::Buffer(buffer, _) = data
-    {
-        // SAFETY: it was lent just now, and the host was not told of it.
+        Data::Unmap { lba, blocks } => {
+            let list =
+                [write_list(lists.ok_or(Fault::Timeout)?, slot, *lba, *blocks).ok_or(Rejected::Invalid)?];
+            // SAFETY: the list is in the table's own region, which only atomics access, and which `CommandTable` leaks where it
+            // is dropped with a command in flight; this slot's part of it is written again only for its next command.
+            send(unsafe { DmaSegments::new(&list, Direction::ToDevice) })
+        }
+    }
+}
+
+/// Calls `send`, a use of [`ScsiPort::send`], with the memory of `buffer`, which is not in flight afterwards where that fails.
+pub(crate) fn with_buffer<B: DmaBuffer>(
+    buffer: &mut B,
+    direction: Direction,
+    send: impl FnOnce(DmaSegments<'_>) -> Result<(), Rejected>,
+) -> Result<(), Rejected> {
+    let sent = send(buffer.submit(direction).map_err(Rejected::Buffer)?);
+    if sent.is_err() {
+        // SAFETY: it was submitted above, and the contract of `ScsiPort::send` is that the controller does not access the memory
+        // of a command that was not sent.
         unsafe { buffer.reclaim() };
     }
     sent
 }
 
-/// Writes the parameter list of an UNMAP to the memory of slot `at`; where that is.
+/// Writes the parameter list of an UNMAP to the part of `lists` that belongs to `slot`, and says where that is. SBC-3 §5.28
 #[cold]
-fn write_list<P: Platform>(lists: &DmaRegion<P>, at: u16, lba: u64, blocks: u32) -> Option<Segment> {
-    let offset = usize::from(at).wrapping_mul(LIST_STRIDE);
+fn write_list<P: Platform>(lists: &DmaRegion<P>, slot: u16, lba: u64, blocks: u32) -> Option<Segment> {
+    let offset = usize::from(slot).wrapping_mul(LIST_STRIDE);
     let list = lists.shared().at::<[AtomicU64; 3]>(offset)?;
     let words = unmap_list(lba, blocks);
     list.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
     let addr = BusAddr(lists.bus().0.wrapping_add(offset as u64));
     Some(Segment { addr, len: size_of_val(&words) as u32 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_its_owner_and_slot_and_is_never_zero_nor_the_reset() {
+        let id = command_id(7, 64, 1023);
+        assert_eq!((owner_of(id), slot_of(id)), (64, 1023));
+        assert_ne!(command_id(0, 0, 0), 0);
+        assert_ne!(command_id(u32::MAX, 127, 1023), RESET_ID);
+        assert_ne!(command_id(1, 1, 1), command_id(2, 1, 1));
+    }
 }

@@ -43,22 +43,26 @@
 extern crate std;
 
 mod cdb;
+mod command;
+mod command_table;
 mod controller;
-mod core;
+mod controller_shared;
 pub mod data;
 mod disk;
+mod error;
 mod identify;
-mod lane;
-mod port;
+mod limits;
+mod port_state;
 mod queue;
 mod sense;
-mod shared;
-mod slot;
+mod state;
+mod transport;
+mod unit;
 
-pub use crate::core::OpenError;
 pub use cdb::{CDB_LEN, Cdb};
 pub use controller::{Controller, ControllerEvent, Options};
 pub use disk::Disk;
-pub use port::{Adapter, Address, Command, Event, Limits, Port, Scan, Status};
+pub use error::OpenError;
 pub use queue::DiskQueue;
-pub use sense::{Attention, Meaning, Sense, key};
+pub use sense::{Attention, Disposition, Sense, key};
+pub use transport::{Address, Command, Event, Limits, Scan, ScsiPort, ScsiTransport, Status};

@@ -1,6 +1,6 @@
 //! A channel to a controller: commands out, completions in.
 
-use crate::message::{Executed, HostPacket};
+use crate::message::{Executed, HostPacket, MIN_EXECUTE};
 use core::task::Waker;
 use hyperv_bindings::storvsp::{
     STORVSP_QUEUE_ACTION_SIMPLE, STORVSP_QUEUE_TAG_NONE, STORVSP_REQUEST_LENGTH_WIN7, STORVSP_SENSE_LENGTH,
@@ -9,9 +9,9 @@ use hyperv_bindings::storvsp::{
 };
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Platform};
-use paravirt_scsi::{Address, Command, Event, Port};
-use paravirt_vmbus::{Channel, SendError};
-use zerocopy::IntoBytes;
+use paravirt_scsi::{Address, Cdb, Command, Event, ScsiPort};
+use paravirt_vmbus::{Channel, Kind, SendError};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of any packet of the host's.
 pub(crate) const PACKET: usize = 256;
@@ -29,46 +29,46 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
 /// A channel of a controller, in service.
 pub struct StorPort<P: Platform> {
     channel: Channel<P>,
-    /// The packet that was sent last: what is the same in every one stays.
-    packet: StorvspExecute,
+    /// What every command has in common.
+    template: StorvspExecute,
     buffer: [u8; PACKET],
 }
 
 impl<P: Platform> StorPort<P> {
     pub(crate) fn new(channel: Channel<P>, version: StorvspVersion) -> Self {
-        let is_old = version < StorvspVersion::WIN8;
-        let template = StorvspScsiRequest {
-            length: if is_old {
-                STORVSP_REQUEST_LENGTH_WIN7 as u16
-            } else {
-                size_of::<StorvspScsiRequest>() as u16
-            },
-            srb_status: 0,
-            scsi_status: 0,
-            reserved1: 0,
-            path_id: 0,
-            target_id: 0,
-            lun: 0,
-            cdb_length: 0,
-            sense_length: if is_old { STORVSP_SENSE_LENGTH_WIN7 as u8 } else { STORVSP_SENSE_LENGTH as u8 },
-            direction: StorvspDirection::NONE,
-            reserved2: 0,
-            transfer_length: 0,
-            cdb_or_sense: [0; 20],
-            reserved3: 0,
+        let (length, sense_length) = match version < StorvspVersion::WIN8 {
+            true => (STORVSP_REQUEST_LENGTH_WIN7 as u16, STORVSP_SENSE_LENGTH_WIN7 as u8),
+            false => (size_of::<StorvspScsiRequest>() as u16, STORVSP_SENSE_LENGTH as u8),
+        };
+        let request = StorvspScsiRequest {
+            length,
+            sense_length,
             queue_tag: STORVSP_QUEUE_TAG_NONE as u8,
             queue_action: STORVSP_QUEUE_ACTION_SIMPLE as u8,
-            srb_flags: 0,
             timeout: TIMEOUT_SECONDS,
-            queue_sort_key: 0,
+            ..StorvspScsiRequest::new_zeroed()
         };
-        let packet = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request: template };
-        Self { channel, packet, buffer: [0; PACKET] }
+        let template = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request };
+        Self { channel, template, buffer: [0; PACKET] }
     }
 
     pub(crate) fn into_channel(self) -> Channel<P> {
         self.channel
     }
+}
+
+/// Words of a command.
+const WORDS: usize = size_of::<StorvspExecute>() / 8;
+
+/// The field of a command block, with zeroes behind it.
+#[inline(always)]
+fn cdb_field(cdb: &Cdb) -> [u8; 20] {
+    let field: [[u8; 4]; 5] = {
+        let [words @ ..]: [[u8; 4]; 4] = zerocopy::transmute!(*cdb.bytes());
+        let [a, b, c, d] = words;
+        [a, b, c, d, [0; 4]]
+    };
+    zerocopy::transmute!(field)
 }
 
 const COMMON_FLAGS: StorvspSrbFlags = StorvspSrbFlags::QUEUE_ACTION_ENABLE
@@ -84,31 +84,36 @@ fn refused(error: SendError) -> Rejected {
     }
 }
 
-impl<P: Platform> Port for StorPort<P> {
-    #[inline]
+#[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
+// SAFETY: memory of commands is named to the host by `Channel` alone, which takes it as `DmaSegments`, and a packet that was not
+// written is not seen. An id is returned only where the host has written a completion packet with it, by which StorVSP says that
+// it has completed the request and does not access its memory any more.
+unsafe impl<P: Platform> ScsiPort for StorPort<P> {
+    #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Command { address: Address { path, target, lun }, cdb, memory, len } = command;
+        let Command { address: Address { path, target, lun }, cdb, memory, len, .. } = *command;
         let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
             (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
             (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
             (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
         };
-        let Self { channel, packet, .. } = self;
-        let request = &mut packet.request;
-        request.path_id = *path;
-        request.target_id = *target;
-        request.lun = u8::try_from(*lun).map_err(|_| Rejected::Invalid)?;
-        request.cdb_length = cdb.len();
-        request.direction = direction;
-        request.transfer_length = *len;
-        if let Some(bytes) = request.cdb_or_sense.first_chunk_mut() {
-            *bytes = *cdb.bytes();
-        }
-        request.srb_flags = COMMON_FLAGS.union(flag).bits();
-        let payload = &[packet.as_bytes()];
+        let Ok(lun) = u8::try_from(lun) else { return Err(Rejected::Invalid) };
+        let Self { channel, template: StorvspExecute { header, request }, .. } = self;
+        let request = StorvspScsiRequest {
+            path_id: path,
+            target_id: target,
+            lun,
+            cdb_length: cdb.len(),
+            direction,
+            transfer_length: len,
+            cdb_or_sense: cdb_field(cdb),
+            srb_flags: COMMON_FLAGS.union(flag).bits(),
+            ..*request
+        };
+        let words: [u64; WORDS] = zerocopy::transmute!(StorvspExecute { header: *header, request });
         let sent = match memory.as_slice() {
-            [] => channel.send_in_band(id, true, payload),
-            _ => channel.send_gpa_direct(id, *memory, payload),
+            [] => channel.send_in_band(id, true, &[words.as_bytes()]),
+            _ => channel.send_gpa_words(id, memory, words),
         };
         sent.map_err(refused)
     }
@@ -122,8 +127,15 @@ impl<P: Platform> Port for StorPort<P> {
         self.channel.kick();
     }
 
-    #[inline]
-    fn next(&mut self) -> Result<Option<Event>, Fault> {
+    #[inline(always)]
+    fn receive_good(&mut self) -> Option<(u64, u32)> {
+        const MIN_WORDS: u16 = (MIN_EXECUTE / 8) as u16;
+        self.channel.receive_if(Kind::COMPLETION, MIN_WORDS, |id, words| {
+            Executed::parse_good(words).map(|transferred| (id, transferred))
+        })
+    }
+
+    fn receive(&mut self) -> Result<Option<Event>, Fault> {
         loop {
             let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(None) };
             let event = match HostPacket::parse(&packet) {

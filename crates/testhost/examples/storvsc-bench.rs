@@ -7,7 +7,7 @@ use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{DmaSlice, Instant};
 use paravirt_scsi::{ControllerEvent, Options};
-use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions, StorQueue};
+use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorQueue, StorTransport};
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -52,7 +52,7 @@ fn main() {
     let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
     let offer = vmbus.find(&Guid::default(), 0).expect("an offer");
-    let adapter = StorAdapter::new(&guest, &vmbus, &offer, &StorOptions::default());
+    let adapter = StorTransport::new(&guest, &vmbus, &offer, &StorOptions::default());
     let mut controller =
         StorController::<Guest, Buffer>::open(&guest, adapter, &Options::default()).expect("open");
     let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { panic!("no disk") };

@@ -1,6 +1,6 @@
 use crate::memory::{control, size};
-use crate::packet::{COMPLETION_REQUESTED, FOOTER_LEN, Lengths, Packet};
-use crate::{RingError, RingMemory, decide};
+use crate::packet::{COMPLETION_REQUESTED, DESCRIPTOR8, FOOTER_LEN, Lengths, Packet};
+use crate::{Kind, RingError, RingMemory, decide};
 use core::sync::atomic::Ordering;
 use paravirt_shared_memory::copy_words_out;
 
@@ -94,6 +94,40 @@ impl<M: RingMemory> Incoming<M> {
             None => copy_split(rest, wrapped, buffer),
         }
         Ok(Some(self.take(lengths, transaction, buffer)))
+    }
+
+    /// Takes the next packet where it is of this `kind`, without a header, with at least `min_words` words of payload, and where
+    /// `accept` answers to its transaction id and the first words of the payload. These are read once, and nothing is copied.
+    ///
+    /// `None` where there is no packet or another one, which stays for [`next`](Self::next): that reads all of it anew. Also where
+    /// the words are on both sides of the end of the ring, or the producer wrote nonsense.
+    #[inline(always)]
+    pub fn next_if<const WORDS: usize, R>(
+        &mut self,
+        kind: Kind,
+        min_words: u16,
+        accept: impl FnOnce(u64, [u64; WORDS]) -> Option<R>,
+    ) -> Option<R> {
+        let available = self.available().ok()?;
+        let words = self.memory.data().get((self.read >> 3) as usize..)?;
+        let ([first, second], rest) = words.split_first_chunk::<2>()?;
+        let payload = rest.first_chunk::<WORDS>()?;
+        let head = first.load(Ordering::Relaxed);
+        let Kind(kind) = kind;
+        let length8 = (head >> 32) as u16;
+        let total = u32::from(length8).wrapping_mul(8).wrapping_add(FOOTER_LEN);
+        let min_words = const { WORDS as u16 }.max(min_words);
+        let is_wanted = head as u32 == u32::from(kind) | u32::from(DESCRIPTOR8) << 16
+            && length8 >= min_words.wrapping_add(DESCRIPTOR8)
+            && total <= available;
+        if !is_wanted {
+            return None;
+        }
+        let transaction = second.load(Ordering::Relaxed);
+        let accepted = accept(transaction, payload.each_ref().map(|word| word.load(Ordering::Relaxed)))?;
+        let next = self.read.wrapping_add(total);
+        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        Some(accepted)
     }
 
     #[cold]

@@ -4,6 +4,10 @@ use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_shared_memory::copy_words_in;
 
+/// Pages are of 4 KiB on every host.
+const PAGE_SHIFT: u32 = 12;
+const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
+
 /// The producing end of a ring.
 ///
 /// Packets are written one after the other and shown to the consumer together, by [`publish`](Self::publish).
@@ -54,6 +58,14 @@ impl Cursor<'_> {
         copy_words_in(self.words, now);
         self.words = copy_words_in(core::mem::take(&mut self.wrapped), later);
     }
+}
+
+/// Writes a packet across the end of the ring.
+#[cold]
+fn across(words: &[AtomicU64], wrapped: &[AtomicU64], header: &[u64], payload: &[u64], footer: u64) {
+    let mut cursor = Cursor { words, wrapped };
+    header.iter().chain(payload).for_each(|word| cursor.word(*word));
+    cursor.word(footer);
 }
 
 impl<M: RingMemory> Outgoing<M> {
@@ -141,6 +153,55 @@ impl<M: RingMemory> Outgoing<M> {
                 range.pages.for_each(|page| cursor.word(page));
             }
         })
+    }
+
+    /// Writes a packet that names `len` bytes from `address` on, inside one page, with a payload of constant length, and wants a
+    /// completion. What [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
+    ///
+    /// # Errors
+    ///
+    /// [`RingError::Shape`] where the range is not inside one page; else as for [`in_band`](Self::in_band).
+    #[inline(always)]
+    pub fn gpa_page<const WORDS: usize>(
+        &mut self,
+        transaction: u64,
+        address: u64,
+        len: u32,
+        payload: [u64; WORDS],
+    ) -> Result<(), RingError> {
+        // Descriptor, range, frame, and footer: six words around the payload.
+        let total = const { (WORDS as u32).strict_add(6).strict_mul(8) };
+        let head = const {
+            let (Kind(kind), header8) = (Kind::GPA_DIRECT, 5);
+            (kind as u64)
+                | header8 << 16
+                | (WORDS as u64 + header8) << 32
+                | (COMPLETION_REQUESTED as u64) << 48
+        };
+        let offset = address & PAGE_MASK;
+        if offset.wrapping_add(u64::from(len)) > PAGE_MASK.wrapping_add(1) {
+            return Err(RingError::Shape);
+        }
+        if !self.has_room(total)? {
+            return Err(if total > self.size.wrapping_sub(8) { RingError::Large } else { RingError::Full });
+        }
+        let at = self.write;
+        let header = [head, transaction, 1 << 32, u64::from(len) | offset << 32, address >> PAGE_SHIFT];
+        let footer = u64::from(at) << 32;
+        let data = self.memory.data();
+        let (wrapped, words) = data.split_at_checked((at >> 3) as usize).ok_or(RingError::Index)?;
+        if let Some((first, rest)) = words.split_first_chunk::<5>()
+            && let Some((body, [last, ..])) = rest.split_first_chunk::<WORDS>()
+        {
+            first.iter().zip(header).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+            body.iter().zip(payload).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
+            last.store(footer, Ordering::Relaxed);
+        } else {
+            across(words, wrapped, &header, &payload, footer);
+        }
+        let next = at.wrapping_add(total);
+        self.write = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        Ok(())
     }
 
     /// Writes a packet that names ranges of the buffer `set`, and wants a completion.

@@ -21,7 +21,7 @@ pub(crate) const COMPLETION_REQUESTED: u16 = 1;
 pub(crate) const DESCRIPTOR_LEN: u32 = 16;
 pub(crate) const FOOTER_LEN: u32 = 8;
 /// Units of 8 bytes in the descriptor.
-const DESCRIPTOR8: u16 = 2;
+pub(crate) const DESCRIPTOR8: u16 = 2;
 
 /// A packet that was copied out of the ring, and checked as far as its own lengths go.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

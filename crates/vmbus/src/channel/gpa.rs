@@ -2,7 +2,8 @@
 
 use super::{Channel, SendError};
 use paravirt_platform::{DmaSegments, PAGE_SIZE, Platform, Segment};
-use paravirt_vmbus_ring::GpaRange;
+use paravirt_vmbus_ring::{GpaRange, RingError};
+use zerocopy::IntoBytes;
 
 /// Where in a page an address is.
 const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
@@ -40,6 +41,45 @@ impl<P: Platform> Channel<P> {
                 unsafe { self.send_gpa_ranges(transaction, core::iter::once(range), payload) }
             }
         }
+    }
+}
+
+impl<P: Platform> Channel<P> {
+    /// As [`send_gpa_direct`](Self::send_gpa_direct), with a payload whose length is known when compiled. It takes the fewest
+    /// instructions where `memory` is one segment inside a page.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_gpa_direct`](Self::send_gpa_direct). Where the channel was rescinded meanwhile, that may show only when the
+    /// next packet is received.
+    #[inline(always)]
+    pub fn send_gpa_words<const WORDS: usize>(
+        &mut self,
+        transaction: u64,
+        memory: DmaSegments<'_>,
+        payload: [u64; WORDS],
+    ) -> Result<(), SendError> {
+        if let [one] = memory.as_slice()
+            && self.fault.is_none()
+        {
+            match self.outgoing.gpa_page(transaction, one.addr.0, one.len, payload) {
+                Ok(()) => return Ok(()),
+                Err(RingError::Shape) => {}
+                Err(error) => return Err(self.refused(error)),
+            }
+        }
+        self.send_gpa_slice(transaction, memory, &payload)
+    }
+
+    /// As [`send_gpa_direct`](Self::send_gpa_direct), with a payload of words.
+    #[inline(never)]
+    fn send_gpa_slice(
+        &mut self,
+        transaction: u64,
+        memory: DmaSegments<'_>,
+        payload: &[u64],
+    ) -> Result<(), SendError> {
+        self.send_gpa_direct(transaction, memory, &[payload.as_bytes()])
     }
 }
 

@@ -15,7 +15,7 @@ use core::time::Duration;
 use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
 use paravirt_device::{Arm, Fault};
 use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
-use paravirt_vmbus_ring::{Incoming, Outgoing, RingError};
+use paravirt_vmbus_ring::{Incoming, Kind, Outgoing, RingError};
 use zerocopy::IntoBytes;
 
 /// How long the host may take to open a channel, or to move it.
@@ -312,6 +312,24 @@ impl<P: Platform> Channel<P> {
             }
             Err(error) => Err(self.broken(error)),
         }
+    }
+
+    /// Takes the next packet where `accept` answers to it: see [`Incoming::next_if`]. `None` is for [`receive`](Self::receive).
+    #[inline(always)]
+    pub fn receive_if<const WORDS: usize, R>(
+        &mut self,
+        kind: Kind,
+        min_words: u16,
+        accept: impl FnOnce(u64, [u64; WORDS]) -> Option<R>,
+    ) -> Option<R> {
+        if self.fault.is_some() || (!self.incoming.is_next_known() && self.fault().is_some()) {
+            return None;
+        }
+        let accepted = self.incoming.next_if(kind, min_words, accept)?;
+        if self.is_armed {
+            self.disarm();
+        }
+        Some(accepted)
     }
 
     /// Takes the next packet of those that came in before the host took the channel back.

@@ -1,0 +1,642 @@
+//! The commands of one owner: a table that only the owner accesses, without a lock.
+
+use crate::command::{
+    BuildCdb, Completed, Data, LIST_STRIDE, PendingCommand, Retry, Stage, command_id, slot_of, transmit,
+    with_buffer, with_memory,
+};
+use crate::port_state::PortState;
+use crate::state::ControllerState;
+use crate::transport::{Address, Command, ScsiPort, Status};
+use crate::{Attention, Cdb, Disposition};
+use core::time::Duration;
+use paravirt_device::{Fault, IoError, Rejected};
+use paravirt_platform::{
+    AllocError, Direction, DmaBuffer, DmaRegion, DmaSegments, Instant, PageTable, Platform, Segment,
+};
+
+/// The end of a list.
+const NONE: u16 = u16::MAX;
+/// How often a command is retried after a unit attention.
+const MAX_ATTENTIONS: u8 = 5;
+/// How often a command is retried after BUSY.
+const MAX_RETRIES: u8 = 100;
+/// How long after BUSY, and after a port that is full.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// Where a command is.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Place {
+    Free,
+    /// Accepted, its buffer in flight, and to be sent with the next kick.
+    Staged,
+    /// With the host.
+    Sent,
+    /// To be retried.
+    Deferred,
+    /// Completed.
+    Done,
+}
+
+/// A command and what is known of it.
+struct Slot<B> {
+    data: Data<B>,
+    tag: u64,
+    deadline: Instant,
+    generation: u32,
+    /// Bytes that have to be transferred for it to be a success.
+    len: u32,
+    next: u16,
+    place: Place,
+    stage: Stage,
+    result: Result<(), IoError>,
+    retries: u8,
+    attentions: u8,
+    is_absent: bool,
+    transferred: u32,
+    /// While it is staged, the memory of its buffer.
+    segment: Segment,
+    cdb: Cdb,
+}
+
+/// A queue of slots, linked by `next`.
+#[derive(Copy, Clone)]
+struct List {
+    head: u16,
+    tail: u16,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: NONE, tail: NONE };
+
+    #[inline(always)]
+    fn push<B>(&mut self, slots: &mut [Slot<B>], at: u16) {
+        let last = core::mem::replace(&mut self.tail, at);
+        match slots.get_mut(usize::from(last)) {
+            Some(last) => last.next = at,
+            None => self.head = at,
+        }
+        if let Some(slot) = slots.get_mut(usize::from(at)) {
+            slot.next = NONE;
+        }
+    }
+
+    #[inline(always)]
+    fn pop(&mut self, next: u16) {
+        self.head = next;
+        if next == NONE {
+            self.tail = NONE;
+        }
+    }
+}
+
+/// What a slot is filled with that goes by [`CommandTable::stage`].
+pub(crate) struct Staged<B> {
+    pub tag: u64,
+    pub deadline: Instant,
+    pub stage: Stage,
+    pub buffer: B,
+    pub direction: Direction,
+    /// The only segment of the buffer, which is in flight.
+    pub segment: Segment,
+    pub cdb: Cdb,
+}
+
+/// What becomes of a command after a reply.
+enum Outcome {
+    Finish(Result<(), IoError>),
+    RetryAt(Instant),
+}
+
+pub(crate) struct CommandTable<P: Platform, B> {
+    slots: PageTable<P, Slot<B>>,
+    free: u16,
+    staged: List,
+    done: List,
+    in_flight: u16,
+    deferred: u16,
+    retry_at: Instant,
+    owner: u16,
+    address: Address,
+    /// The port generation that the commands were sent in: see [`PortState::sync`].
+    pub generation: u64,
+    /// UNMAP parameter lists. `None` once they were leaked.
+    lists: Option<DmaRegion<P>>,
+}
+
+impl<P: Platform, B> CommandTable<P, B> {
+    /// A table of `depth` commands of `owner` to the unit at `address`.
+    pub fn new(platform: &P, owner: u16, address: Address, depth: u16) -> Result<Self, AllocError> {
+        let depth = depth.clamp(1, NONE.wrapping_sub(1));
+        let slots = PageTable::new(platform, usize::from(depth), |at| {
+            let next = (at as u16).wrapping_add(1);
+            Slot {
+                data: Data::None,
+                tag: 0,
+                deadline: Instant::NEVER,
+                generation: 1,
+                len: 0,
+                next: if next == depth { NONE } else { next },
+                place: Place::Free,
+                stage: Stage::Last,
+                result: Ok(()),
+                retries: 0,
+                attentions: 0,
+                is_absent: false,
+                transferred: 0,
+                segment: Segment { addr: paravirt_platform::BusAddr(0), len: 0 },
+                cdb: Cdb::test_unit_ready(),
+            }
+        })?;
+        let lists = DmaRegion::alloc(platform, usize::from(depth).saturating_mul(LIST_STRIDE))?;
+        Ok(Self {
+            slots,
+            free: 0,
+            staged: List::EMPTY,
+            done: List::EMPTY,
+            in_flight: 0,
+            deferred: 0,
+            retry_at: Instant::NEVER,
+            owner,
+            address,
+            generation: 0,
+            lists: Some(lists),
+        })
+    }
+
+    #[inline(always)]
+    pub fn owner(&self) -> u16 {
+        self.owner
+    }
+
+    pub fn set_address(&mut self, address: Address) {
+        self.address = address;
+    }
+
+    /// Commands that were accepted and whose completion was not taken.
+    #[inline(always)]
+    pub fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        self.free != NONE
+    }
+
+    #[inline(always)]
+    pub fn has_staged(&self) -> bool {
+        self.staged.head != NONE
+    }
+
+    #[inline(always)]
+    pub fn has_done(&self) -> bool {
+        self.done.head != NONE
+    }
+
+    #[inline(always)]
+    pub fn has_deferred(&self) -> bool {
+        self.deferred > 0
+    }
+
+    /// Whether the host has a command.
+    pub fn has_sent(&self) -> bool {
+        self.slots.iter().any(|slot| slot.place == Place::Sent)
+    }
+
+    /// When a command has to be retried.
+    pub fn retry_at(&self) -> Instant {
+        if self.deferred == 0 { Instant::NEVER } else { self.retry_at }
+    }
+
+    /// The earliest deadline.
+    pub fn deadline(&self) -> Instant {
+        let live = |slot: &&Slot<B>| matches!(slot.place, Place::Staged | Place::Sent | Place::Deferred);
+        self.slots.iter().filter(live).map(|slot| slot.deadline).min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Stages a command, whose buffer is in flight, in the slot that [`has_room`](Self::has_room) promised; gives the buffer back
+    /// where there is none.
+    #[inline(always)]
+    pub fn stage(&mut self, command: Staged<B>) -> Result<(), B> {
+        let Staged { tag, deadline, stage, buffer, direction, segment, cdb } = command;
+        let at = self.free;
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return Err(buffer) };
+        self.free = slot.next;
+        // Without a drop of what was there: nothing is in a slot that is free.
+        debug_assert!(matches!(slot.data, Data::None), "a free slot has no data");
+        core::mem::forget(core::mem::replace(&mut slot.data, Data::Buffer(buffer, direction)));
+        slot.tag = tag;
+        slot.deadline = deadline;
+        slot.len = segment.len;
+        slot.place = Place::Staged;
+        slot.stage = stage;
+        slot.retries = 0;
+        slot.attentions = 0;
+        slot.segment = segment;
+        slot.cdb = cdb;
+        self.in_flight = self.in_flight.wrapping_add(1);
+        self.staged.push(&mut self.slots, at);
+        Ok(())
+    }
+
+    /// Completes a command at once that has nothing to send.
+    pub fn complete_at_once(&mut self, tag: u64) -> Result<(), Rejected> {
+        let at = self.free;
+        let slot = self.slots.get_mut(usize::from(at)).ok_or(Rejected::Full)?;
+        self.free = slot.next;
+        (slot.tag, slot.data) = (tag, Data::None);
+        self.in_flight = self.in_flight.wrapping_add(1);
+        self.finish(at, Ok(()));
+        Ok(())
+    }
+
+    /// Takes the oldest completed command.
+    #[inline(always)]
+    pub fn pop_done(&mut self) -> Option<Completed<B>> {
+        let at = self.done.head;
+        let slot = self.slots.get_mut(usize::from(at))?;
+        self.done.pop(slot.next);
+        let data = core::mem::replace(&mut slot.data, Data::None);
+        let (tag, result, transferred, is_absent) = (slot.tag, slot.result, slot.transferred, slot.is_absent);
+        slot.place = Place::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = self.free;
+        self.free = at;
+        self.in_flight = self.in_flight.wrapping_sub(1);
+        Some(Completed { tag, data, result, transferred, is_absent })
+    }
+
+    #[inline(always)]
+    fn finish(&mut self, at: u16, result: Result<(), IoError>) {
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            slot.place = Place::Done;
+            slot.result = result;
+            self.done.push(&mut self.slots, at);
+        }
+    }
+
+    /// Retries the command in slot `at` when it is `when`.
+    fn schedule_retry(&mut self, when: Instant, at: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            slot.place = Place::Deferred;
+            slot.generation = slot.generation.wrapping_add(1);
+            self.retry_at = if self.deferred == 0 { when } else { self.retry_at.min(when) };
+            self.deferred = self.deferred.saturating_add(1);
+        }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
+    /// Sends a command without a buffer now.
+    pub fn send<Q: ScsiPort>(
+        &mut self,
+        port: &mut PortState<P, Q, B>,
+        command: PendingCommand,
+        mut data: Data<B>,
+        build: impl BuildCdb,
+    ) -> Result<(), Rejected> {
+        debug_assert!(!matches!(data, Data::Buffer(..)), "a buffer is to come back from a refusal");
+        // Ahead of all else, as it may leak the lists.
+        port.sync(self);
+        let (at, lists) = (self.free, self.lists.take());
+        let sent = with_memory(&mut data, lists.as_ref(), at, |memory| self.send_memory(port, memory, build));
+        self.lists = lists;
+        sent?;
+        self.fill(port, at, command, data);
+        Ok(())
+    }
+
+    /// Sends a command with a buffer now. A buffer that is refused comes back, not in flight.
+    pub fn send_buffer<Q: ScsiPort>(
+        &mut self,
+        port: &mut PortState<P, Q, B>,
+        command: PendingCommand,
+        (mut buffer, direction): (B, Direction),
+        build: impl BuildCdb,
+    ) -> Result<(), (Rejected, B)> {
+        port.sync(self);
+        let at = self.free;
+        match with_buffer(&mut buffer, direction, |memory| self.send_memory(port, memory, build)) {
+            Ok(()) => {
+                self.fill(port, at, command, Data::Buffer(buffer, direction));
+                Ok(())
+            }
+            Err(reason) => Err((reason, buffer)),
+        }
+    }
+
+    /// Sends a command from the next free slot, which [`fill`](Self::fill) takes afterwards. The table has been synced.
+    fn send_memory<Q: ScsiPort>(
+        &mut self,
+        port: &mut PortState<P, Q, B>,
+        memory: DmaSegments<'_>,
+        build: impl BuildCdb,
+    ) -> Result<(), Rejected> {
+        let at = self.free;
+        let slot = self.slots.get_mut(usize::from(at)).ok_or(Rejected::Full)?;
+        let transport = port.port.as_mut().ok_or(Fault::Reset)?;
+        let id = command_id(slot.generation, self.owner, at);
+        let sent = transmit(transport, id, self.address, memory, (&mut slot.cdb, &mut slot.len), build);
+        if sent == Err(Rejected::Full) {
+            // What is in the ring has to get out of it.
+            transport.kick();
+            port.wait_for_room(self.owner);
+        }
+        sent
+    }
+
+    /// Takes the slot `at`, the next free one, for a command that was sent from it.
+    fn fill<Q: ScsiPort>(
+        &mut self,
+        port: &mut PortState<P, Q, B>,
+        at: u16,
+        command: PendingCommand,
+        data: Data<B>,
+    ) {
+        debug_assert_eq!(at, self.free, "the slot that the command was sent from");
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+        let PendingCommand { tag, deadline, stage } = command;
+        self.free = slot.next;
+        (slot.data, slot.tag, slot.deadline, slot.stage) = (data, tag, deadline, stage);
+        (slot.retries, slot.attentions, slot.is_absent) = (0, 0, false);
+        slot.place = Place::Sent;
+        self.in_flight = self.in_flight.wrapping_add(1);
+        port.sent();
+    }
+
+    /// Sends what is staged, the oldest first; whether all of it was sent. The host is not notified yet.
+    #[inline(always)]
+    pub fn flush<Q: ScsiPort>(&mut self, port: &mut PortState<P, Q, B>) -> bool {
+        port.sync(self);
+        loop {
+            let at = self.staged.head;
+            let Some(slot) = self.slots.get_mut(usize::from(at)) else { return true };
+            let Some(transport) = &mut port.port else { return false };
+            let Data::Buffer(_, direction) = &slot.data else {
+                debug_assert!(false, "a staged command has a buffer");
+                return true;
+            };
+            // SAFETY: the segment is that of the buffer in the slot, which was submitted in this direction before it was staged
+            // and is reclaimed only after the reply, or where the command cannot be sent.
+            let memory = unsafe { DmaSegments::new(core::slice::from_ref(&slot.segment), *direction) };
+            let command = Command { address: self.address, cdb: &slot.cdb, memory, len: slot.segment.len };
+            match transport.send(command_id(slot.generation, self.owner, at), &command) {
+                Ok(()) => {
+                    slot.place = Place::Sent;
+                    self.staged.pop(slot.next);
+                    port.sent();
+                }
+                Err(Rejected::Full) => {
+                    port.wait_for_room(self.owner);
+                    return false;
+                }
+                Err(_) => self.drop_staged(at),
+            }
+        }
+    }
+
+    /// Finishes the oldest staged command, which the port refuses for good.
+    #[cold]
+    fn drop_staged(&mut self, at: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            self.staged.pop(slot.next);
+            if let Data::Buffer(buffer, _) = &mut slot.data {
+                // SAFETY: it was submitted when it was staged, and the command was not sent.
+                unsafe { buffer.reclaim() };
+            }
+            self.finish(at, Err(IoError::Device));
+        }
+    }
+
+    /// Accepts the reply to a command that succeeded.
+    #[inline(always)]
+    pub fn accept_good(
+        &mut self,
+        state: &ControllerState<P>,
+        id: u64,
+        transferred: u32,
+    ) -> Result<(), Fault> {
+        let at = slot_of(id);
+        if let Some(slot) = self.slots.get_mut(usize::from(at))
+            && command_id(slot.generation, self.owner, at) == id
+            && slot.place == Place::Sent
+            && slot.stage == Stage::Last
+            && slot.len == transferred
+        {
+            if let Data::Buffer(buffer, _) = &mut slot.data {
+                // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
+                // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
+                unsafe { buffer.reclaim() };
+            }
+            slot.transferred = transferred;
+            self.finish(at, Ok(()));
+            return Ok(());
+        }
+        self.accept(state, id, Status::Good, transferred)
+    }
+
+    /// Accepts a reply.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::Protocol`] where it names no command that the host has.
+    #[cold]
+    pub fn accept(
+        &mut self,
+        state: &ControllerState<P>,
+        id: u64,
+        status: Status,
+        transferred: u32,
+    ) -> Result<(), Fault> {
+        let at = slot_of(id);
+        let owner = self.owner;
+        let slot = self
+            .slots
+            .get_mut(usize::from(at))
+            .filter(|slot| slot.place == Place::Sent && command_id(slot.generation, owner, at) == id);
+        let Some(slot) = slot else {
+            log::error!("scsi: reply to command {id:#x}, which is not in flight");
+            return Err(Fault::Protocol);
+        };
+        if let Data::Buffer(buffer, _) = &mut slot.data {
+            // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
+            // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
+            unsafe { buffer.reclaim() };
+        }
+        slot.transferred = transferred;
+        slot.is_absent = false;
+        match outcome(slot, state, self.owner, self.address, status) {
+            Outcome::Finish(result) => self.finish(at, result),
+            Outcome::RetryAt(when) => self.schedule_retry(when, at),
+        }
+        Ok(())
+    }
+
+    /// Sends again what is due.
+    #[cold]
+    pub fn retry_due<Q: ScsiPort>(&mut self, port: &mut PortState<P, Q, B>, now: Instant) {
+        if now < self.retry_at() {
+            return;
+        }
+        self.retry_at = Instant::NEVER;
+        for at in 0..self.slots.len() as u16 {
+            let Self { slots, lists, owner, address, .. } = self;
+            let Some(transport) = &mut port.port else { return };
+            let Some(slot) = slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Deferred)
+            else {
+                continue;
+            };
+            let id = command_id(slot.generation, *owner, at);
+            let Slot { data, cdb, len, .. } = slot;
+            let retry = Retry(*len);
+            let sent = with_memory(data, lists.as_ref(), at, |memory| {
+                transmit(transport, id, *address, memory, (cdb, len), retry)
+            });
+            match sent {
+                Ok(()) => {
+                    slot.place = Place::Sent;
+                    port.sent();
+                    self.deferred = self.deferred.wrapping_sub(1);
+                }
+                Err(Rejected::Full) => {
+                    self.retry_at = now.saturating_add(RETRY_DELAY);
+                    break;
+                }
+                Err(_) => {
+                    self.deferred = self.deferred.wrapping_sub(1);
+                    self.finish(at, Err(IoError::Device));
+                }
+            }
+        }
+        if let Some(transport) = &mut port.port {
+            transport.kick();
+        }
+    }
+
+    /// Ends every command after the port that it was sent by has been closed: it completes as aborted. What was sent is leaked
+    /// unless the host `released` it.
+    ///
+    /// # Safety
+    ///
+    /// Where `released`, the transport has closed the port with success since the last command was sent.
+    pub unsafe fn end(&mut self, released: bool) {
+        self.staged = List::EMPTY;
+        self.deferred = 0;
+        for at in 0..self.slots.len() as u16 {
+            let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
+            let was_sent = slot.place == Place::Sent;
+            match (slot.place, &mut slot.data) {
+                (Place::Free | Place::Done, _) => continue,
+                (Place::Sent, Data::Buffer(..)) if !released => {
+                    // A buffer that is dropped in flight leaks its memory; the request has no completion.
+                    slot.data = Data::None;
+                    slot.place = Place::Free;
+                    slot.generation = slot.generation.wrapping_add(1);
+                    slot.next = self.free;
+                    self.free = at;
+                    self.in_flight = self.in_flight.wrapping_sub(1);
+                    continue;
+                }
+                (Place::Sent | Place::Staged, Data::Buffer(buffer, _)) => {
+                    // SAFETY: it was submitted when it was staged or sent. A staged command the host does not know of; for one
+                    // that was sent the caller promises that the port was closed, after which the contract of
+                    // `ScsiTransport::close` is that the controller accesses its memory no more.
+                    unsafe { buffer.reclaim() };
+                }
+                _ => {}
+            }
+            debug_assert!(released || !was_sent || !matches!(slot.data, Data::Buffer(..)));
+            self.finish(at, Err(IoError::Aborted));
+        }
+        if !released {
+            self.lists.take().into_iter().for_each(DmaRegion::leak);
+        }
+    }
+
+    /// Gives up the commands of a queue that is dropped: what the host does not have is dropped now.
+    pub fn abandon(&mut self) {
+        while self.has_staged() {
+            self.drop_staged(self.staged.head);
+        }
+        for at in 0..self.slots.len() as u16 {
+            if self.slots.get(usize::from(at)).is_some_and(|slot| slot.place == Place::Deferred) {
+                self.finish(at, Err(IoError::Aborted));
+            }
+        }
+        self.deferred = 0;
+        while self.pop_done().is_some() {}
+    }
+}
+
+/// What becomes of a command after a reply that is more than a plain success.
+fn outcome<P: Platform, B>(
+    slot: &mut Slot<B>,
+    state: &ControllerState<P>,
+    owner: u16,
+    address: Address,
+    status: Status,
+) -> Outcome {
+    let later = |slot: &mut Slot<B>| {
+        slot.retries = slot.retries.saturating_add(1);
+        match slot.retries <= MAX_RETRIES {
+            true => Outcome::RetryAt(state.now().saturating_add(RETRY_DELAY)),
+            false => Outcome::Finish(Err(IoError::Device)),
+        }
+    };
+    let disposition = match status {
+        Status::Good => Disposition::Done,
+        Status::Check(Some(sense)) => sense.disposition(),
+        Status::Check(None) | Status::Error => Disposition::Failed(IoError::Device),
+        Status::Busy => return later(slot),
+        Status::NoUnit => {
+            slot.is_absent = true;
+            state.unit_gone(owner, address);
+            Disposition::Failed(IoError::Aborted)
+        }
+        Status::Aborted => Disposition::Failed(IoError::Aborted),
+    };
+    match disposition {
+        Disposition::Done if slot.len > 0 && slot.transferred != slot.len => {
+            Outcome::Finish(Err(IoError::Device))
+        }
+        Disposition::Done if slot.stage == Stage::FlushBehind => {
+            // The same slot carries the flush, and keeps the buffer.
+            slot.stage = Stage::Last;
+            slot.data = match core::mem::replace(&mut slot.data, Data::None) {
+                Data::Buffer(buffer, _) => Data::Held(buffer),
+                data => data,
+            };
+            (slot.cdb, slot.len) = (Cdb::synchronize_cache(), 0);
+            Outcome::RetryAt(Instant::ZERO)
+        }
+        Disposition::Done => Outcome::Finish(Ok(())),
+        Disposition::Retry(Attention::NotReady) => later(slot),
+        Disposition::Retry(attention) => {
+            match attention {
+                Attention::Unit => state.unit_changed(owner),
+                Attention::Inventory => state.request_scan(),
+                _ => {}
+            }
+            slot.attentions = slot.attentions.saturating_add(1);
+            match slot.attentions <= MAX_ATTENTIONS {
+                true => Outcome::RetryAt(Instant::ZERO),
+                false => Outcome::Finish(Err(IoError::Device)),
+            }
+        }
+        Disposition::Failed(error) => {
+            if error == IoError::ReadOnly {
+                state.unit_changed(owner);
+            }
+            Outcome::Finish(Err(error))
+        }
+    }
+}
+
+impl<P: Platform, B> Drop for CommandTable<P, B> {
+    /// Leaks the parameter lists where the host may still read one; buffers in flight leak themselves.
+    fn drop(&mut self) {
+        if self.has_sent() {
+            self.lists.take().into_iter().for_each(DmaRegion::leak);
+        }
+    }
+}
