@@ -18,6 +18,12 @@ pub(crate) const fn command_id(generation: u32, owner: u16, slot: u16) -> u64 {
     (generation as u64) << 32 | (owner as u64) << 16 | (slot as u64).wrapping_add(1)
 }
 
+/// The id of the next command in the slot of `id`.
+#[inline(always)]
+pub(crate) const fn next_id(id: u64) -> u64 {
+    id.wrapping_add(1 << 32)
+}
+
 /// The owner that an id names.
 #[inline(always)]
 pub(crate) const fn owner_of(id: u64) -> u16 {
@@ -180,6 +186,7 @@ mod tests {
         assert_eq!((owner_of(id), slot_of(id)), (64, 1023));
         assert_ne!(command_id(0, 0, 0), 0);
         assert_ne!(command_id(u32::MAX, 127, 1023), RESET_ID);
-        assert_ne!(command_id(1, 1, 1), command_id(2, 1, 1));
+        assert_eq!(next_id(command_id(1, 1, 1)), command_id(2, 1, 1));
+        assert_eq!(next_id(command_id(u32::MAX, 1, 1)), command_id(0, 1, 1));
     }
 }

@@ -1,8 +1,8 @@
 //! The commands of one owner: a table that only the owner accesses, without a lock.
 
 use crate::command::{
-    BuildCdb, Completed, Data, LIST_STRIDE, PendingCommand, Retry, Stage, command_id, slot_of, transmit,
-    with_buffer, with_memory,
+    BuildCdb, Completed, Data, LIST_STRIDE, PendingCommand, Retry, Stage, command_id, next_id, slot_of,
+    transmit, with_buffer, with_memory,
 };
 use crate::port_state::PortState;
 use crate::state::ControllerState;
@@ -42,7 +42,8 @@ struct Slot<B> {
     data: Data<B>,
     tag: u64,
     deadline: Instant,
-    generation: u32,
+    /// By which the host knows the command, with a generation that changes for each.
+    id: u64,
     /// Bytes that have to be transferred for it to be a success.
     len: u32,
     next: u16,
@@ -133,7 +134,7 @@ impl<P: Platform, B> CommandTable<P, B> {
                 data: Data::None,
                 tag: 0,
                 deadline: Instant::NEVER,
-                generation: 1,
+                id: command_id(1, owner, at as u16),
                 len: 0,
                 next: if next == depth { NONE } else { next },
                 place: Place::Free,
@@ -259,7 +260,7 @@ impl<P: Platform, B> CommandTable<P, B> {
         let data = core::mem::replace(&mut slot.data, Data::None);
         let (tag, result, transferred, is_absent) = (slot.tag, slot.result, slot.transferred, slot.is_absent);
         slot.place = Place::Free;
-        slot.generation = slot.generation.wrapping_add(1);
+        slot.id = next_id(slot.id);
         slot.next = self.free;
         self.free = at;
         self.in_flight = self.in_flight.wrapping_sub(1);
@@ -279,7 +280,7 @@ impl<P: Platform, B> CommandTable<P, B> {
     fn schedule_retry(&mut self, when: Instant, at: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(at)) {
             slot.place = Place::Deferred;
-            slot.generation = slot.generation.wrapping_add(1);
+            slot.id = next_id(slot.id);
             self.retry_at = if self.deferred == 0 { when } else { self.retry_at.min(when) };
             self.deferred = self.deferred.saturating_add(1);
         }
@@ -335,7 +336,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         let at = self.free;
         let slot = self.slots.get_mut(usize::from(at)).ok_or(Rejected::Full)?;
         let transport = port.port.as_mut().ok_or(Fault::Reset)?;
-        let id = command_id(slot.generation, self.owner, at);
+        let id = slot.id;
         let sent = transmit(transport, id, self.address, memory, (&mut slot.cdb, &mut slot.len), build);
         if sent == Err(Rejected::Full) {
             // What is in the ring has to get out of it.
@@ -380,7 +381,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
             // and is reclaimed only after the reply, or where the command cannot be sent.
             let memory = unsafe { DmaSegments::new(core::slice::from_ref(&slot.segment), *direction) };
             let command = Command { address: self.address, cdb: &slot.cdb, memory, len: slot.segment.len };
-            match transport.send(command_id(slot.generation, self.owner, at), &command) {
+            match transport.send(slot.id, &command) {
                 Ok(()) => {
                     slot.place = Place::Sent;
                     self.staged.pop(slot.next);
@@ -418,7 +419,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
     ) -> Result<(), Fault> {
         let at = slot_of(id);
         if let Some(slot) = self.slots.get_mut(usize::from(at))
-            && command_id(slot.generation, self.owner, at) == id
+            && slot.id == id
             && slot.place == Place::Sent
             && slot.stage == Stage::Last
             && slot.len == transferred
@@ -449,11 +450,8 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         transferred: u32,
     ) -> Result<(), Fault> {
         let at = slot_of(id);
-        let owner = self.owner;
-        let slot = self
-            .slots
-            .get_mut(usize::from(at))
-            .filter(|slot| slot.place == Place::Sent && command_id(slot.generation, owner, at) == id);
+        let slot =
+            self.slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Sent && slot.id == id);
         let Some(slot) = slot else {
             log::error!("scsi: reply to command {id:#x}, which is not in flight");
             return Err(Fault::Protocol);
@@ -480,13 +478,13 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         }
         self.retry_at = Instant::NEVER;
         for at in 0..self.slots.len() as u16 {
-            let Self { slots, lists, owner, address, .. } = self;
+            let Self { slots, lists, address, .. } = self;
             let Some(transport) = &mut port.port else { return };
             let Some(slot) = slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Deferred)
             else {
                 continue;
             };
-            let id = command_id(slot.generation, *owner, at);
+            let id = slot.id;
             let Slot { data, cdb, len, .. } = slot;
             let retry = Retry(*len);
             let sent = with_memory(data, lists.as_ref(), at, |memory| {
@@ -531,7 +529,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
                     // A buffer that is dropped in flight leaks its memory; the request has no completion.
                     slot.data = Data::None;
                     slot.place = Place::Free;
-                    slot.generation = slot.generation.wrapping_add(1);
+                    slot.id = next_id(slot.id);
                     slot.next = self.free;
                     self.free = at;
                     self.in_flight = self.in_flight.wrapping_sub(1);

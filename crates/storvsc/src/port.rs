@@ -1,6 +1,7 @@
 //! A channel to a controller: commands out, completions in.
 
 use crate::message::{Executed, HostPacket, MIN_EXECUTE};
+use core::mem::offset_of;
 use core::task::Waker;
 use hyperv_bindings::storvsp::{
     STORVSP_QUEUE_ACTION_SIMPLE, STORVSP_QUEUE_TAG_NONE, STORVSP_REQUEST_LENGTH_WIN7, STORVSP_SENSE_LENGTH,
@@ -9,7 +10,7 @@ use hyperv_bindings::storvsp::{
 };
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Platform};
-use paravirt_scsi::{Address, Cdb, Command, Event, ScsiPort};
+use paravirt_scsi::{Address, Command, Event, ScsiPort};
 use paravirt_vmbus::{Channel, Kind, SendError};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -30,7 +31,7 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
 pub struct StorPort<P: Platform> {
     channel: Channel<P>,
     /// What every command has in common.
-    template: StorvspExecute,
+    template: [u64; WORDS],
     buffer: [u8; PACKET],
 }
 
@@ -45,11 +46,24 @@ impl<P: Platform> StorPort<P> {
             sense_length,
             queue_tag: STORVSP_QUEUE_TAG_NONE as u8,
             queue_action: STORVSP_QUEUE_ACTION_SIMPLE as u8,
+            srb_flags: COMMON_FLAGS.bits(),
             timeout: TIMEOUT_SECONDS,
             ..StorvspScsiRequest::new_zeroed()
         };
-        let template = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request };
-        Self { channel, template, buffer: [0; PACKET] }
+        let execute = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request };
+        Self { channel, template: zerocopy::transmute!(execute), buffer: [0; PACKET] }
+    }
+
+    /// Sends a command whose data are several segments, or none, or whose packet goes across the end of the ring.
+    #[inline(never)]
+    fn send_any(&mut self, id: u64, command: Command<'_>) -> Result<(), Rejected> {
+        let packet = execute(&self.template, &command)?;
+        let payload = &[packet.as_bytes()];
+        let sent = match command.memory.as_slice() {
+            [] => self.channel.send_in_band(id, true, payload),
+            _ => self.channel.send_gpa_direct(id, command.memory, payload),
+        };
+        sent.map_err(refused)
     }
 
     pub(crate) fn into_channel(self) -> Channel<P> {
@@ -60,16 +74,46 @@ impl<P: Platform> StorPort<P> {
 /// Words of a command.
 const WORDS: usize = size_of::<StorvspExecute>() / 8;
 
-/// The field of a command block, with zeroes behind it.
+/// The request for `command`, as words: the template with what differs. [`StorvspScsiRequest`] says what is where.
 #[inline(always)]
-fn cdb_field(cdb: &Cdb) -> [u8; 20] {
-    let field: [[u8; 4]; 5] = {
-        let [words @ ..]: [[u8; 4]; 4] = zerocopy::transmute!(*cdb.bytes());
-        let [a, b, c, d] = words;
-        [a, b, c, d, [0; 4]]
+fn execute(template: &[u64; WORDS], command: &Command<'_>) -> Result<[u64; WORDS], Rejected> {
+    let Command { address: Address { path, target, lun }, cdb, memory, len, .. } = *command;
+    let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
+        (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
+        (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
+        (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
     };
-    zerocopy::transmute!(field)
+    let Ok(lun) = u8::try_from(lun) else { return Err(Rejected::Invalid) };
+    let unit = u64::from(u32::from_le_bytes([0, path, target, lun]));
+    let [cdb_low, cdb_high] = cdb.words();
+    let [a, b, c, d, e, f, g, h] = *template;
+    Ok([
+        a,
+        b,
+        c | unit | u64::from(cdb.len()) << 32 | u64::from(direction.0) << 48,
+        d | u64::from(len) | cdb_low << 32,
+        e | cdb_low >> 32 | cdb_high << 32,
+        f | cdb_high >> 32,
+        g | u64::from(flag.bits()) << 32,
+        h,
+    ])
 }
+
+// Where `execute` puts what differs.
+const _: () = {
+    const fn is_at(field: usize, word: usize, byte: usize) -> bool {
+        size_of::<StorvspHeader>() + field == word * 8 + byte
+    }
+    assert!(is_at(offset_of!(StorvspScsiRequest, path_id), 2, 1));
+    assert!(is_at(offset_of!(StorvspScsiRequest, target_id), 2, 2));
+    assert!(is_at(offset_of!(StorvspScsiRequest, lun), 2, 3));
+    assert!(is_at(offset_of!(StorvspScsiRequest, cdb_length), 2, 4));
+    assert!(is_at(offset_of!(StorvspScsiRequest, direction), 2, 6));
+    assert!(is_at(offset_of!(StorvspScsiRequest, transfer_length), 3, 0));
+    assert!(is_at(offset_of!(StorvspScsiRequest, cdb_or_sense), 3, 4));
+    assert!(is_at(offset_of!(StorvspScsiRequest, srb_flags), 6, 4));
+    assert!(WORDS == 8 && cfg!(target_endian = "little"));
+};
 
 const COMMON_FLAGS: StorvspSrbFlags = StorvspSrbFlags::QUEUE_ACTION_ENABLE
     .union(StorvspSrbFlags::NO_QUEUE_FREEZE)
@@ -91,31 +135,12 @@ fn refused(error: SendError) -> Rejected {
 unsafe impl<P: Platform> ScsiPort for StorPort<P> {
     #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Command { address: Address { path, target, lun }, cdb, memory, len, .. } = *command;
-        let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
-            (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
-            (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
-            (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
-        };
-        let Ok(lun) = u8::try_from(lun) else { return Err(Rejected::Invalid) };
-        let Self { channel, template: StorvspExecute { header, request }, .. } = self;
-        let request = StorvspScsiRequest {
-            path_id: path,
-            target_id: target,
-            lun,
-            cdb_length: cdb.len(),
-            direction,
-            transfer_length: len,
-            cdb_or_sense: cdb_field(cdb),
-            srb_flags: COMMON_FLAGS.union(flag).bits(),
-            ..*request
-        };
-        let words: [u64; WORDS] = zerocopy::transmute!(StorvspExecute { header: *header, request });
-        let sent = match memory.as_slice() {
-            [] => channel.send_in_band(id, true, &[words.as_bytes()]),
-            _ => channel.send_gpa_words(id, memory, words),
-        };
-        sent.map_err(refused)
+        let words = execute(&self.template, command)?;
+        match self.channel.send_gpa_page(id, command.memory, words) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.send_any(id, *command),
+            Err(error) => Err(refused(error)),
+        }
     }
 
     fn reset_bus(&mut self, id: u64) -> Result<(), Rejected> {

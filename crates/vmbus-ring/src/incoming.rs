@@ -12,8 +12,8 @@ pub struct Incoming<M> {
     /// Where the next packet is; where the producer knows that this has read to.
     read: u32,
     released: u32,
-    /// Where the producer was at the last look.
-    write: u32,
+    /// Bytes from there to where the producer was at the last look.
+    available: u32,
 }
 
 impl<M: RingMemory> Incoming<M> {
@@ -24,7 +24,7 @@ impl<M: RingMemory> Incoming<M> {
     /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
-        Ok(Self { memory, size, read: 0, released: 0, write: 0 })
+        Ok(Self { memory, size, read: 0, released: 0, available: 0 })
     }
 
     /// The memory.
@@ -35,20 +35,34 @@ impl<M: RingMemory> Incoming<M> {
     /// Whether the next packet is one that the last look at the producer has shown.
     #[inline(always)]
     pub fn is_next_known(&self) -> bool {
-        self.read != self.write
+        self.available != 0
     }
 
     /// Bytes that are in the ring, by what is known of the producer, else by a look.
     #[inline(always)]
     fn available(&mut self) -> Result<u32, RingError> {
-        if self.read == self.write {
-            let write = control(&self.memory).write.load(Ordering::Acquire);
-            if write >= self.size || write & 7 != 0 || self.passes(write) {
-                return Err(RingError::Index);
-            }
-            self.write = write;
+        match self.available {
+            0 => self.look(),
+            known => Ok(known),
         }
-        Ok(self.ahead(self.read, self.write))
+    }
+
+    fn look(&mut self) -> Result<u32, RingError> {
+        let write = control(&self.memory).write.load(Ordering::Acquire);
+        if write >= self.size || write & 7 != 0 || self.passes(write) {
+            return Err(RingError::Index);
+        }
+        self.available = self.ahead(self.read, write);
+        Ok(self.available)
+    }
+
+    /// Moves the index behind a packet of `total` bytes, footer included, which are available.
+    #[inline(always)]
+    fn advance(&mut self, total: u32) {
+        debug_assert!(total <= self.available, "the packet was checked");
+        self.available = self.available.wrapping_sub(total);
+        let next = self.read.wrapping_add(total);
+        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
     }
 
     /// Bytes from one index to another, across the end of the ring where need be.
@@ -125,8 +139,7 @@ impl<M: RingMemory> Incoming<M> {
         }
         let transaction = second.load(Ordering::Relaxed);
         let accepted = accept(transaction, payload.each_ref().map(|word| word.load(Ordering::Relaxed)))?;
-        let next = self.read.wrapping_add(total);
-        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        self.advance(total);
         Some(accepted)
     }
 
@@ -151,8 +164,7 @@ impl<M: RingMemory> Incoming<M> {
 
     #[inline(always)]
     fn take<'b>(&mut self, lengths: Lengths, transaction: u64, buffer: &'b [u8]) -> Packet<'b> {
-        let next = self.read.wrapping_add(lengths.total).wrapping_add(FOOTER_LEN);
-        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        self.advance(lengths.total.wrapping_add(FOOTER_LEN));
         let (header, payload) = buffer.split_at_checked(lengths.header).unwrap_or((buffer, &[]));
         let wants_completion = lengths.flags & COMPLETION_REQUESTED != 0;
         Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
@@ -196,7 +208,7 @@ impl<M: RingMemory> Incoming<M> {
 
     /// Whether there is a packet, or an index that is none: something for [`next`](Self::next).
     pub fn has_more(&self) -> bool {
-        self.read != self.write || control(&self.memory).write.load(Ordering::Acquire) != self.read
+        self.available != 0 || control(&self.memory).write.load(Ordering::Acquire) != self.read
     }
 }
 

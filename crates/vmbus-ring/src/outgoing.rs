@@ -18,8 +18,9 @@ pub struct Outgoing<M> {
     /// Where the next packet goes; where the consumer knows that the last one ended.
     write: u32,
     published: u32,
-    /// Where the consumer was at the last look.
+    /// Where the consumer was at the last look, and the room that there is by that.
     read: u32,
+    room: u32,
     /// Whether the consumer was told for how much room this waits.
     is_waiting: bool,
 }
@@ -60,14 +61,6 @@ impl Cursor<'_> {
     }
 }
 
-/// Writes a packet across the end of the ring.
-#[cold]
-fn across(words: &[AtomicU64], wrapped: &[AtomicU64], header: &[u64], payload: &[u64], footer: u64) {
-    let mut cursor = Cursor { words, wrapped };
-    header.iter().chain(payload).for_each(|word| cursor.word(*word));
-    cursor.word(footer);
-}
-
 impl<M: RingMemory> Outgoing<M> {
     /// The producing end of a ring that is new: see [`reset`](crate::reset).
     ///
@@ -76,7 +69,15 @@ impl<M: RingMemory> Outgoing<M> {
     /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
-        Ok(Self { memory, size, write: 0, published: 0, read: 0, is_waiting: false })
+        Ok(Self {
+            memory,
+            size,
+            write: 0,
+            published: 0,
+            read: 0,
+            room: size.wrapping_sub(8),
+            is_waiting: false,
+        })
     }
 
     /// The memory.
@@ -155,12 +156,15 @@ impl<M: RingMemory> Outgoing<M> {
         })
     }
 
-    /// Writes a packet that names `len` bytes from `address` on, inside one page, with a payload of constant length, and wants a
-    /// completion. What [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
+    /// Writes a packet that names `len` bytes from `address` on with a payload of constant length, and wants a completion: what
+    /// [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
+    ///
+    /// `false`, and nothing was written, where the range is not inside one page or the packet would be on both sides of the end
+    /// of the ring: that is for `gpa_direct`.
     ///
     /// # Errors
     ///
-    /// [`RingError::Shape`] where the range is not inside one page; else as for [`in_band`](Self::in_band).
+    /// As for [`in_band`](Self::in_band).
     #[inline(always)]
     pub fn gpa_page<const WORDS: usize>(
         &mut self,
@@ -168,40 +172,37 @@ impl<M: RingMemory> Outgoing<M> {
         address: u64,
         len: u32,
         payload: [u64; WORDS],
-    ) -> Result<(), RingError> {
+    ) -> Result<bool, RingError> {
         // Descriptor, range, frame, and footer: six words around the payload.
         let total = const { (WORDS as u32).strict_add(6).strict_mul(8) };
         let head = const {
             let (Kind(kind), header8) = (Kind::GPA_DIRECT, 5);
-            (kind as u64)
-                | header8 << 16
-                | (WORDS as u64 + header8) << 32
-                | (COMPLETION_REQUESTED as u64) << 48
+            let flags = (COMPLETION_REQUESTED as u64) << 48;
+            kind as u64 | header8 << 16 | (WORDS as u64).strict_add(header8) << 32 | flags
         };
         let offset = address & PAGE_MASK;
         if offset.wrapping_add(u64::from(len)) > PAGE_MASK.wrapping_add(1) {
-            return Err(RingError::Shape);
+            return Ok(false);
         }
         if !self.has_room(total)? {
             return Err(if total > self.size.wrapping_sub(8) { RingError::Large } else { RingError::Full });
         }
         let at = self.write;
-        let header = [head, transaction, 1 << 32, u64::from(len) | offset << 32, address >> PAGE_SHIFT];
-        let footer = u64::from(at) << 32;
-        let data = self.memory.data();
-        let (wrapped, words) = data.split_at_checked((at >> 3) as usize).ok_or(RingError::Index)?;
-        if let Some((first, rest)) = words.split_first_chunk::<5>()
-            && let Some((body, [last, ..])) = rest.split_first_chunk::<WORDS>()
-        {
-            first.iter().zip(header).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-            body.iter().zip(payload).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-            last.store(footer, Ordering::Relaxed);
-        } else {
-            across(words, wrapped, &header, &payload, footer);
-        }
-        let next = at.wrapping_add(total);
-        self.write = if next >= self.size { next.wrapping_sub(self.size) } else { next };
-        Ok(())
+        let words = self.memory.data().get((at >> 3) as usize..);
+        let Some(([a, b, c, d, e], rest)) = words.and_then(|words| words.split_first_chunk::<5>()) else {
+            return Ok(false);
+        };
+        let Some((body, [last, ..])) = rest.split_first_chunk::<WORDS>() else { return Ok(false) };
+        a.store(head, Ordering::Relaxed);
+        b.store(transaction, Ordering::Relaxed);
+        // One range.
+        c.store(1 << 32, Ordering::Relaxed);
+        d.store(u64::from(len) | offset << 32, Ordering::Relaxed);
+        e.store(address >> PAGE_SHIFT, Ordering::Relaxed);
+        body.iter().zip(&payload).for_each(|(to, word)| to.store(*word, Ordering::Relaxed));
+        last.store(u64::from(at) << 32, Ordering::Relaxed);
+        self.advance(total);
+        Ok(true)
     }
 
     /// Writes a packet that names ranges of the buffer `set`, and wants a completion.
@@ -280,8 +281,7 @@ impl<M: RingMemory> Outgoing<M> {
                 cursor.word(footer);
             }
         }
-        let next = at.wrapping_add(total);
-        self.write = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        self.advance(total);
         Ok(())
     }
 
@@ -302,13 +302,19 @@ impl<M: RingMemory> Outgoing<M> {
     /// Whether a packet of `total` bytes fits: by what was known of the consumer, else by a look.
     #[inline(always)]
     fn has_room(&mut self, total: u32) -> Result<bool, RingError> {
-        // Both indices are private, and were checked when they were taken over.
-        let ahead = self.write.wrapping_sub(self.read);
-        let used = if self.write >= self.read { ahead } else { ahead.wrapping_add(self.size) };
-        if total.wrapping_add(used) <= self.size.wrapping_sub(8) {
+        if total <= self.room {
             return Ok(true);
         }
         self.look(total)
+    }
+
+    /// Moves the index behind a packet of `total` bytes for which there was room.
+    #[inline(always)]
+    fn advance(&mut self, total: u32) {
+        debug_assert!(total <= self.room, "there was room for the packet");
+        self.room = self.room.wrapping_sub(total);
+        let next = self.write.wrapping_add(total);
+        self.write = if next >= self.size { next.wrapping_sub(self.size) } else { next };
     }
 
     #[cold]
@@ -319,14 +325,14 @@ impl<M: RingMemory> Outgoing<M> {
 
     /// Takes over the consumer's index, where it is one that leaves what was not published alone.
     fn accept(&mut self, read: u32, total: u32) -> Result<bool, RingError> {
-        let before = decide::room(self.write, self.read, self.size).ok_or(RingError::Index)?;
+        let before = self.room;
         let after = decide::room(self.write, read, self.size).ok_or(RingError::Index)?;
         let most = decide::room(self.write, self.published, self.size).ok_or(RingError::Index)?;
         if after < before || after > most {
             // It went back, or past what it was shown.
             return Err(RingError::Index);
         }
-        self.read = read;
+        (self.read, self.room) = (read, after);
         Ok(total <= after)
     }
 
