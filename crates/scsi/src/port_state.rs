@@ -359,9 +359,16 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         Ok(())
     }
 
-    /// After `owner` has received something: wakes the others who have something to do.
+    /// After `owner` has received something: it is awake, and the others are woken who have something to do.
     #[inline(always)]
     fn has_received(&mut self, owner: u16) {
+        if (self.armed | self.waiting) != 0 {
+            self.wake_others(owner);
+        }
+    }
+
+    #[inline(never)]
+    fn wake_others(&mut self, owner: u16) {
         self.armed &= !bit(owner);
         if self.waiting != 0 {
             self.make_room();

@@ -11,7 +11,7 @@ use hyperv_bindings::storvsp::{
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Platform};
 use paravirt_scsi::{Address, Command, Event, ScsiPort};
-use paravirt_vmbus::{Channel, Kind, SendError};
+use paravirt_vmbus::{Channel, Kind, Payload, SendError};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of any packet of the host's.
@@ -57,7 +57,8 @@ impl<P: Platform> StorPort<P> {
     /// Sends a command whose data are several segments, or none, or whose packet goes across the end of the ring.
     #[inline(never)]
     fn send_any(&mut self, id: u64, command: Command<'_>) -> Result<(), Rejected> {
-        let packet = execute(&self.template, &command)?;
+        let lun = u8::try_from(command.address.lun).map_err(|_| Rejected::Invalid)?;
+        let packet = Execute { template: &self.template, lun, command: &command }.words();
         let payload = &[packet.as_bytes()];
         let sent = match command.memory.as_slice() {
             [] => self.channel.send_in_band(id, true, payload),
@@ -74,32 +75,41 @@ impl<P: Platform> StorPort<P> {
 /// Words of a command.
 const WORDS: usize = size_of::<StorvspExecute>() / 8;
 
-/// The request for `command`, as words: the template with what differs. [`StorvspScsiRequest`] says what is where.
-#[inline(always)]
-fn execute(template: &[u64; WORDS], command: &Command<'_>) -> Result<[u64; WORDS], Rejected> {
-    let Command { address: Address { path, target, lun }, cdb, memory, len, .. } = *command;
-    let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
-        (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
-        (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
-        (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
-    };
-    let Ok(lun) = u8::try_from(lun) else { return Err(Rejected::Invalid) };
-    let unit = u64::from(u32::from_le_bytes([0, path, target, lun]));
-    let [cdb_low, cdb_high] = cdb.words();
-    let [a, b, c, d, e, f, g, h] = *template;
-    Ok([
-        a,
-        b,
-        c | unit | u64::from(cdb.len()) << 32 | u64::from(direction.0) << 48,
-        d | u64::from(len) | cdb_low << 32,
-        e | cdb_low >> 32 | cdb_high << 32,
-        f | cdb_high >> 32,
-        g | u64::from(flag.bits()) << 32,
-        h,
-    ])
+/// The request for a command.
+struct Execute<'a> {
+    template: &'a [u64; WORDS],
+    lun: u8,
+    command: &'a Command<'a>,
 }
 
-// Where `execute` puts what differs.
+impl Payload<WORDS> for Execute<'_> {
+    /// The template with what differs. [`StorvspScsiRequest`] says what is where.
+    #[inline(always)]
+    fn words(self) -> [u64; WORDS] {
+        let Self { template, lun, command } = self;
+        let Command { address: Address { path, target, .. }, cdb, memory, len, .. } = *command;
+        let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
+            (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
+            (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
+            (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
+        };
+        let unit = u64::from(u32::from_le_bytes([0, path, target, lun]));
+        let [cdb_low, cdb_high] = cdb.words();
+        let [a, b, c, d, e, f, g, h] = *template;
+        [
+            a,
+            b,
+            c | unit | u64::from(cdb.len()) << 32 | u64::from(direction.0) << 48,
+            d | u64::from(len) | cdb_low << 32,
+            e | cdb_low >> 32 | cdb_high << 32,
+            f | cdb_high >> 32,
+            g | u64::from(flag.bits()) << 32,
+            h,
+        ]
+    }
+}
+
+// Where `Execute` puts what differs.
 const _: () = {
     const fn is_at(field: usize, word: usize, byte: usize) -> bool {
         size_of::<StorvspHeader>() + field == word * 8 + byte
@@ -135,8 +145,9 @@ fn refused(error: SendError) -> Rejected {
 unsafe impl<P: Platform> ScsiPort for StorPort<P> {
     #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let words = execute(&self.template, command)?;
-        match self.channel.send_gpa_page(id, command.memory, words) {
+        let Ok(lun) = u8::try_from(command.address.lun) else { return Err(Rejected::Invalid) };
+        let Self { channel, template, .. } = self;
+        match channel.send_gpa_page(id, command.memory, Execute { template, lun, command }) {
             Ok(true) => Ok(()),
             Ok(false) => self.send_any(id, *command),
             Err(error) => Err(refused(error)),

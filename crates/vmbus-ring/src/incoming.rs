@@ -9,9 +9,10 @@ use paravirt_shared_memory::copy_words_out;
 pub struct Incoming<M> {
     memory: M,
     size: u32,
-    /// Where the next packet is; where the producer knows that this has read to.
+    /// Where the next packet is.
     read: u32,
-    released: u32,
+    /// Bytes ahead of it that were taken and that the producer does not know of yet.
+    unreleased: u32,
     /// Bytes from there to where the producer was at the last look.
     available: u32,
 }
@@ -24,7 +25,7 @@ impl<M: RingMemory> Incoming<M> {
     /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
-        Ok(Self { memory, size, read: 0, released: 0, available: 0 })
+        Ok(Self { memory, size, read: 0, unreleased: 0, available: 0 })
     }
 
     /// The memory.
@@ -47,13 +48,21 @@ impl<M: RingMemory> Incoming<M> {
         }
     }
 
+    #[inline(always)]
     fn look(&mut self) -> Result<u32, RingError> {
         let write = control(&self.memory).write.load(Ordering::Acquire);
-        if write >= self.size || write & 7 != 0 || self.passes(write) {
+        if write >= self.size || write & 7 != 0 {
             return Err(RingError::Index);
         }
-        self.available = self.ahead(self.read, write);
-        Ok(self.available)
+        let ahead = write.wrapping_sub(self.read);
+        let available = if write >= self.read { ahead } else { ahead.wrapping_add(self.size) };
+        // In what was taken and not released yet a producer writes nothing: one that does could go on for ever, and keep whoever
+        // drains the ring at it.
+        if available.wrapping_add(self.unreleased) >= self.size {
+            return Err(RingError::Index);
+        }
+        self.available = available;
+        Ok(available)
     }
 
     /// Moves the index behind a packet of `total` bytes, footer included, which are available.
@@ -61,22 +70,9 @@ impl<M: RingMemory> Incoming<M> {
     fn advance(&mut self, total: u32) {
         debug_assert!(total <= self.available, "the packet was checked");
         self.available = self.available.wrapping_sub(total);
+        self.unreleased = self.unreleased.wrapping_add(total);
         let next = self.read.wrapping_add(total);
         self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
-    }
-
-    /// Bytes from one index to another, across the end of the ring where need be.
-    #[inline(always)]
-    fn ahead(&self, from: u32, to: u32) -> u32 {
-        let ahead = to.wrapping_sub(from);
-        if to >= from { ahead } else { ahead.wrapping_add(self.size) }
-    }
-
-    /// Whether `write` is in what was taken and not released yet, where a producer writes nothing: one that does could go on for
-    /// ever, and keep who drains the ring at it.
-    #[inline(always)]
-    fn passes(&self, write: u32) -> bool {
-        self.ahead(self.released, write) < self.ahead(self.released, self.read)
     }
 
     /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
@@ -174,17 +170,19 @@ impl<M: RingMemory> Incoming<M> {
     /// so that the producer does not run out of room.
     #[inline(always)]
     pub fn is_release_due(&self) -> bool {
-        self.ahead(self.released, self.read) > self.size >> 2
+        self.unreleased > self.size >> 2
     }
 
     /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn release(&mut self) -> bool {
-        if self.read == self.released {
+        let len = core::mem::take(&mut self.unreleased);
+        if len == 0 {
             return false;
         }
-        let old = core::mem::replace(&mut self.released, self.read);
+        let behind = self.read.wrapping_sub(len);
+        let old = if self.read >= len { behind } else { behind.wrapping_add(self.size) };
         let control = control(&self.memory);
         decide::release_then_look(control.read, self.read, old, control.pending, control.write, self.size)
     }

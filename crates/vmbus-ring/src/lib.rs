@@ -64,7 +64,7 @@ mod packet;
 
 pub use incoming::Incoming;
 pub use memory::{ArrayRing, RingMemory, reset};
-pub use outgoing::Outgoing;
+pub use outgoing::{Outgoing, Payload};
 pub use packet::{FrameRun, GpaRange, GpaRanges, Kind, Packet, ParsedRange, TransferRange, TransferRanges};
 
 use core::fmt;

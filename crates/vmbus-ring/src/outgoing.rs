@@ -25,6 +25,21 @@ pub struct Outgoing<M> {
     is_waiting: bool,
 }
 
+/// A payload of constant length, which is computed once there is room for it.
+///
+/// It is a trait rather than a closure so that an implementation can be inlined always.
+pub trait Payload<const WORDS: usize> {
+    /// The words of the payload, in little-endian order.
+    fn words(self) -> [u64; WORDS];
+}
+
+impl<const WORDS: usize> Payload<WORDS> for [u64; WORDS] {
+    #[inline(always)]
+    fn words(self) -> [u64; WORDS] {
+        self
+    }
+}
+
 /// Where words go, one after the other, across the end of the ring.
 struct Cursor<'a> {
     words: &'a [AtomicU64],
@@ -156,8 +171,8 @@ impl<M: RingMemory> Outgoing<M> {
         })
     }
 
-    /// Writes a packet that names `len` bytes from `address` on with a payload of constant length, and wants a completion: what
-    /// [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
+    /// Writes a packet that names `len` bytes from `address` on with a payload of constant length, which is asked for once there
+    /// is room, and wants a completion: what [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
     ///
     /// `false`, and nothing was written, where the range is not inside one page or the packet would be on both sides of the end
     /// of the ring: that is for `gpa_direct`.
@@ -171,7 +186,7 @@ impl<M: RingMemory> Outgoing<M> {
         transaction: u64,
         address: u64,
         len: u32,
-        payload: [u64; WORDS],
+        payload: impl Payload<WORDS>,
     ) -> Result<bool, RingError> {
         // Descriptor, range, frame, and footer: six words around the payload.
         let total = const { (WORDS as u32).strict_add(6).strict_mul(8) };
@@ -193,6 +208,7 @@ impl<M: RingMemory> Outgoing<M> {
             return Ok(false);
         };
         let Some((body, [last, ..])) = rest.split_first_chunk::<WORDS>() else { return Ok(false) };
+        let payload = payload.words();
         a.store(head, Ordering::Relaxed);
         b.store(transaction, Ordering::Relaxed);
         // One range.

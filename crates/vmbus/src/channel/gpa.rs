@@ -2,7 +2,7 @@
 
 use super::{Channel, SendError};
 use paravirt_platform::{DmaSegments, PAGE_SIZE, Platform, Segment};
-use paravirt_vmbus_ring::GpaRange;
+use paravirt_vmbus_ring::{GpaRange, Payload};
 
 /// Where in a page an address is.
 const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
@@ -58,7 +58,7 @@ impl<P: Platform> Channel<P> {
         &mut self,
         transaction: u64,
         memory: DmaSegments<'_>,
-        payload: [u64; WORDS],
+        payload: impl Payload<WORDS>,
     ) -> Result<bool, SendError> {
         let [one] = memory.as_slice() else { return Ok(false) };
         if self.fault.is_some() {
