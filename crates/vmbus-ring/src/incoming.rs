@@ -90,7 +90,7 @@ impl<M: RingMemory> Incoming<M> {
             return Ok(None);
         }
         let data = self.memory.data();
-        let (wrapped, words) = data.split_at_checked((self.read >> 3) as usize).ok_or(RingError::Index)?;
+        let words = data.get((self.read >> 3) as usize..).ok_or(RingError::Index)?;
         let [first, second, rest @ ..] = words else {
             // The descriptor itself goes across the end.
             return self.across(available, buffer).map(Some);
@@ -101,7 +101,7 @@ impl<M: RingMemory> Incoming<M> {
         let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
         match rest.get(..body >> 3) {
             Some(words) => copy_words_out(words, buffer),
-            None => copy_split(rest, wrapped, buffer),
+            None => copy_split(rest, data, buffer),
         }
         Ok(Some(self.take(lengths, transaction, buffer)))
     }

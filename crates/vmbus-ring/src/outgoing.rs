@@ -4,6 +4,8 @@ use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_shared_memory::copy_words_in;
 
+/// No header and no payload is longer: a packet's length field says 512 KiB at most.
+const MAX_LENGTH: usize = 1 << 19;
 /// Pages are of 4 KiB on every host.
 const PAGE_SHIFT: u32 = 12;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
@@ -261,35 +263,38 @@ impl<M: RingMemory> Outgoing<M> {
             }
             len = len.saturating_add(part.len());
         }
-        let payload_len = len.saturating_add(7) & !7;
-        let length = header.saturating_add(payload_len).saturating_add(DESCRIPTOR_LEN as usize);
-        let total = length.saturating_add(FOOTER_LEN as usize);
-        let (Ok(length8), Ok(total)) = (u16::try_from(length >> 3), u32::try_from(total)) else {
+        if len.max(header) > MAX_LENGTH {
             return Err(RingError::Large);
-        };
+        }
+        // Units of 8 bytes, of two lengths that are below 2^20.
+        let header8 = (header >> 3) as u32;
+        let offset8 = header8.wrapping_add(DESCRIPTOR_LEN >> 3);
+        let length8 = offset8.wrapping_add((len as u32).wrapping_add(7) >> 3);
+        let total = (length8 << 3).wrapping_add(FOOTER_LEN);
+        if length8 > u32::from(u16::MAX) {
+            return Err(RingError::Large);
+        }
         if !self.has_room(total)? {
             return Err(if total > self.size.wrapping_sub(8) { RingError::Large } else { RingError::Full });
         }
         let at = self.write;
-        // Offsets are multiples of 8 below 2^19, as the length is.
-        let offset8 = (header.wrapping_add(DESCRIPTOR_LEN as usize) >> 3) as u16;
         let Kind(kind) = kind;
         let head =
             u64::from(kind) | u64::from(offset8) << 16 | u64::from(length8) << 32 | u64::from(flags) << 48;
         let footer = u64::from(at) << 32;
-        let (wrapped, words) =
-            self.memory.data().split_at_checked((at >> 3) as usize).ok_or(RingError::Index)?;
+        let data = self.memory.data();
+        let words = data.get((at >> 3) as usize..).ok_or(RingError::Index)?;
         match words.get(..(total >> 3) as usize) {
             Some([first, second, rest @ .., last]) => {
                 first.store(head, Ordering::Relaxed);
                 second.store(transaction, Ordering::Relaxed);
-                let mut cursor = Cursor { words: rest, wrapped: &[] };
-                write_header(&mut cursor);
-                payload.iter().for_each(|part| cursor.bytes(part));
+                let (header, mut body) = rest.split_at_checked(header8 as usize).unwrap_or((rest, &[]));
+                write_header(&mut Cursor { words: header, wrapped: &[] });
+                payload.iter().for_each(|part| body = copy_words_in(body, part));
                 last.store(footer, Ordering::Relaxed);
             }
             _ => {
-                let mut cursor = Cursor { words, wrapped };
+                let mut cursor = Cursor { words, wrapped: data };
                 cursor.word(head);
                 cursor.word(transaction);
                 write_header(&mut cursor);
