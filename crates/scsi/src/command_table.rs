@@ -102,6 +102,14 @@ pub(crate) struct Staged<B> {
     pub cdb: Cdb,
 }
 
+/// Whether a reply completed a command.
+pub(crate) enum Accepted {
+    /// That in this slot.
+    Done(u16),
+    /// It is for [`CommandTable::accept`] to say what the reply means.
+    No,
+}
+
 /// What becomes of a command after a reply.
 enum Outcome {
     Finish(Result<(), IoError>),
@@ -257,18 +265,28 @@ impl<P: Platform, B> CommandTable<P, B> {
         let at = self.done.head;
         let slot = self.slots.get_mut(usize::from(at))?;
         self.done.pop(slot.next);
+        let (result, transferred, is_absent) = (slot.result, slot.transferred, slot.is_absent);
+        let (tag, data) = self.release(at)?;
+        Some(Completed { tag, data, result, transferred, is_absent })
+    }
+
+    /// Frees the slot of a command that has completed and is in no list; its tag and data.
+    #[inline(always)]
+    pub fn release(&mut self, at: u16) -> Option<(u64, Data<B>)> {
+        let slot = self.slots.get_mut(usize::from(at))?;
+        debug_assert_eq!(slot.place, Place::Done, "the command has completed");
         let data = core::mem::replace(&mut slot.data, Data::None);
-        let (tag, result, transferred, is_absent) = (slot.tag, slot.result, slot.transferred, slot.is_absent);
         slot.place = Place::Free;
         slot.id = next_id(slot.id);
         slot.next = self.free;
         self.free = at;
         self.in_flight = self.in_flight.wrapping_sub(1);
-        Some(Completed { tag, data, result, transferred, is_absent })
+        Some((slot.tag, data))
     }
 
+    /// Files a command as done.
     #[inline(always)]
-    fn finish(&mut self, at: u16, result: Result<(), IoError>) {
+    pub fn finish(&mut self, at: u16, result: Result<(), IoError>) {
         if let Some(slot) = self.slots.get_mut(usize::from(at)) {
             slot.place = Place::Done;
             slot.result = result;
@@ -409,14 +427,9 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         }
     }
 
-    /// Accepts the reply to a command that succeeded.
+    /// Accepts the reply to a command that succeeded, where that completes it: its slot is then to be finished or released.
     #[inline(always)]
-    pub fn accept_good(
-        &mut self,
-        state: &ControllerState<P>,
-        id: u64,
-        transferred: u32,
-    ) -> Result<(), Fault> {
+    pub fn accept_good(&mut self, id: u64, transferred: u32) -> Accepted {
         let at = slot_of(id);
         if let Some(slot) = self.slots.get_mut(usize::from(at))
             && slot.id == id
@@ -429,11 +442,10 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
                 // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
                 unsafe { buffer.reclaim() };
             }
-            slot.transferred = transferred;
-            self.finish(at, Ok(()));
-            return Ok(());
+            slot.place = Place::Done;
+            return Accepted::Done(at);
         }
-        self.accept(state, id, Status::Good, transferred)
+        Accepted::No
     }
 
     /// Accepts a reply.

@@ -16,6 +16,8 @@ pub(crate) struct DiskLimits {
     pub max_discard: u32,
     pub max_zeroes: u32,
     pub is_optical: bool,
+    /// The block size as a power of two.
+    block_shift: u32,
     max_bytes: u32,
     max_segments: u16,
     /// Bits of an address that are zero where segments meet.
@@ -34,6 +36,7 @@ impl DiskLimits {
             max_discard: info.discard.map_or(0, |limits| limits.max_blocks),
             max_zeroes: info.write_zeroes.map_or(0, |limits| limits.max_blocks),
             is_optical: identity.is_optical,
+            block_shift: info.block_size.trailing_zeros() & 31,
             max_bytes: info.max_bytes,
             max_segments: info.max_segments,
             boundary_mask: info.segment_boundary.map_or(0, |unit| u64::from(unit.get()).wrapping_sub(1)),
@@ -47,7 +50,7 @@ impl DiskLimits {
         if partial != 0 || bytes == 0 || bytes > self.max_bytes {
             return Err(Rejected::Invalid);
         }
-        let count = bytes >> (self.block_size.trailing_zeros() & 31);
+        let count = bytes.wrapping_shr(self.block_shift);
         match lba.checked_add(u64::from(count)) {
             Some(end) if end <= blocks => Ok(count),
             _ => Err(Rejected::Range),

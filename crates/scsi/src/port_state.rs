@@ -9,7 +9,7 @@
 //! that was sent by a new port is taken for one of a port that was closed.
 
 use crate::command::{RESET_ID, owner_of};
-use crate::command_table::CommandTable;
+use crate::command_table::{Accepted, CommandTable};
 use crate::state::ControllerState;
 use crate::transport::{Event, ScsiPort, Status};
 use paravirt_device::{Arm, Fault};
@@ -190,48 +190,79 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         table.generation = self.generation;
     }
 
-    /// Receives everything that there is, for `table` and for the others.
+    /// Receives the replies to commands that succeeded, up to the first other event, where there is nothing else to do for
+    /// `table`. The first command of the table that completed is not filed as done: its slot is returned.
     ///
-    /// # Errors
-    ///
-    /// The fault of the port, which is to be closed.
+    /// A fault is recorded, and found by [`receive`](Self::receive).
     #[inline(always)]
-    pub fn receive(
+    pub fn receive_good(
         &mut self,
         state: &ControllerState<P>,
         table: &mut CommandTable<P, B>,
-    ) -> Result<(), Fault> {
-        if self.failed.is_some() || table.generation != self.generation || self.news & bit(table.owner()) != 0
-        {
-            return self.receive_checked(state, table.owner(), Some(table));
+    ) -> Option<u16> {
+        let is_plain = self.failed.is_none()
+            && self.news == 0
+            && table.generation == self.generation
+            && !table.has_deferred();
+        if !is_plain {
+            return None;
         }
-        let owner = table.owner();
-        let mut came = false;
+        let (owner, mut first, mut came) = (table.owner(), None, false);
         while let Some(port) = &mut self.port
             && let Some((id, transferred)) = port.receive_good()
         {
             self.outstanding = self.outstanding.saturating_sub(1);
             came = true;
             let accepted = match owner_of(id) == owner {
-                true => table.accept_good(state, id, transferred),
-                false => self.route(state, Reply { id, status: Status::Good, transferred }),
+                true => table.accept_good(id, transferred),
+                false => Accepted::No,
             };
-            if let Err(fault) = accepted {
-                return self.fail(fault);
+            match accepted {
+                Accepted::Done(at) if first.is_none() => first = Some(at),
+                Accepted::Done(at) => table.finish(at, Ok(())),
+                Accepted::No => self.accept_other(state, table, id, transferred),
             }
+            // All that the host had is there: another look would find nothing but a notification, which an interrupt announces.
             if self.outstanding == 0 {
                 break;
             }
         }
         if came {
+            self.port.iter_mut().for_each(ScsiPort::pause);
             self.has_received(owner);
         }
-        // All that the host had is there: another look would find nothing but a notification, which an interrupt announces.
-        if came && self.outstanding == 0 && !table.has_deferred() {
-            self.port.iter_mut().for_each(ScsiPort::pause);
-            return Ok(());
+        first
+    }
+
+    /// Accepts a successful reply to a command that does not end with it, or of another owner.
+    #[cold]
+    fn accept_other(
+        &mut self,
+        state: &ControllerState<P>,
+        table: &mut CommandTable<P, B>,
+        id: u64,
+        transferred: u32,
+    ) {
+        let accepted = match owner_of(id) == table.owner() {
+            true => table.accept(state, id, Status::Good, transferred),
+            false => self.route(state, Reply { id, status: Status::Good, transferred }),
+        };
+        if let Err(fault) = accepted {
+            let _ = self.fail(fault);
         }
-        self.receive_checked(state, owner, Some(table))
+    }
+
+    /// Receives everything that there is, for `table` and for the others, and retries what is due.
+    ///
+    /// # Errors
+    ///
+    /// The fault of the port, which is to be closed.
+    pub fn receive(
+        &mut self,
+        state: &ControllerState<P>,
+        table: &mut CommandTable<P, B>,
+    ) -> Result<(), Fault> {
+        self.receive_checked(state, table.owner(), Some(table))
     }
 
     /// Receives everything that there is, for the others alone.

@@ -288,8 +288,19 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         Some((shared.port(*port).map(Mutex::lock)?, table))
     }
 
-    /// Receives everything that there is, and sends what found no room before.
+    /// Receives successful replies, and takes the first completion.
     #[inline(always)]
+    fn complete_good(&mut self) -> Option<Completion<B>> {
+        if self.is_flush_due {
+            return None;
+        }
+        let Self { shared, port, table, .. } = self;
+        let at = shared.port(*port)?.lock().receive_good(&shared.state, table)?;
+        let (tag, data) = table.release(at)?;
+        Some(Completion { tag, buffer: data.into_buffer(), result: Ok(()) })
+    }
+
+    /// Receives everything that there is, and sends what found no room before.
     fn receive(&mut self) -> Result<(), Fault> {
         let Self { shared, port, table, is_flush_due, .. } = self;
         let Some(port) = shared.port(*port) else { return Err(Fault::Refused) };
@@ -302,9 +313,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         received
     }
 
-    /// Takes a completion after receiving what there is.
+    /// Takes a completion after receiving everything that there is.
     #[inline(never)]
-    fn complete_received(&mut self) -> Result<Option<Completion<B>>, Fault> {
+    fn complete_any(&mut self) -> Result<Option<Completion<B>>, Fault> {
         let epoch = self.shared.state.epoch();
         let received = self.receive();
         if let Some(done) = self.table.pop_done() {
@@ -387,9 +398,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
 
     #[inline]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        match self.table.pop_done() {
-            Some(done) => Ok(Some(completion(done))),
-            None => self.complete_received(),
+        if let Some(done) = self.table.pop_done() {
+            return Ok(Some(completion(done)));
+        }
+        match self.complete_good() {
+            Some(done) => Ok(Some(done)),
+            None => self.complete_any(),
         }
     }
 
