@@ -3,11 +3,12 @@
 mod faults;
 mod requests;
 mod sharing;
+mod threads;
 
 use hyperv_bindings::storvsp::{StorvspOperation, StorvspVersion};
 use paravirt_device::{
     Access, Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Cache, Completion, Durability, Fault,
-    IoError, Notify, Op, Rejected, Request, Unmap,
+    IoError, Notify, Op, Refused, Rejected, Request, Unmap,
 };
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{
