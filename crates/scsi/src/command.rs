@@ -135,9 +135,9 @@ pub(crate) fn with_memory<P: Platform, B: DmaBuffer>(
     match data {
         Data::None | Data::Held(_) => send(DmaSegments::EMPTY),
         Data::Buffer(buffer, direction) => with_buffer(buffer, *direction, send),
-        // SAFETY: the segment is in the controller's own region, which only atomics access, and which is leaked unless the
-        // transport has been closed.
         Data::Own(segment, direction) => {
+            // SAFETY: the segment is in the controller's own region, which only atomics access, and which `ControllerShared`
+            // leaks unless the transport has been closed.
             send(unsafe { DmaSegments::new(core::slice::from_ref(segment), *direction) })
         }
         Data::Unmap { lba, blocks } => {

@@ -1,94 +1,18 @@
 //! The commands of one owner: a table that only the owner accesses, without a lock.
 
+use crate::Cdb;
 use crate::command::{
     BuildCdb, Completed, Data, LIST_STRIDE, PendingCommand, Retry, Stage, command_id, next_id, slot_of,
     transmit, with_buffer, with_memory,
 };
-use crate::port_state::PortState;
+use crate::outcome::{Outcome, RETRY_DELAY, outcome};
+use crate::slot::{List, NONE, Place, Slot};
 use crate::state::ControllerState;
 use crate::transport::{Address, Command, ScsiPort, Status};
-use crate::{Attention, Cdb, Disposition};
-use core::time::Duration;
 use paravirt_device::{Fault, IoError, Rejected};
 use paravirt_platform::{
     AllocError, Direction, DmaBuffer, DmaRegion, DmaSegments, Instant, PageTable, Platform, Segment,
 };
-
-/// The end of a list.
-const NONE: u16 = u16::MAX;
-/// How often a command is retried after a unit attention.
-const MAX_ATTENTIONS: u8 = 5;
-/// How often a command is retried after BUSY.
-const MAX_RETRIES: u8 = 100;
-/// How long after BUSY, and after a port that is full.
-const RETRY_DELAY: Duration = Duration::from_millis(20);
-
-/// Where a command is.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Place {
-    Free,
-    /// Accepted, its buffer in flight, and to be sent with the next kick.
-    Staged,
-    /// With the host.
-    Sent,
-    /// To be retried.
-    Deferred,
-    /// Completed.
-    Done,
-}
-
-/// A command and what is known of it.
-struct Slot<B> {
-    data: Data<B>,
-    tag: u64,
-    deadline: Instant,
-    /// By which the host knows the command, with a generation that changes for each.
-    id: u64,
-    /// Bytes that have to be transferred for it to be a success.
-    len: u32,
-    next: u16,
-    place: Place,
-    stage: Stage,
-    result: Result<(), IoError>,
-    retries: u8,
-    attentions: u8,
-    is_absent: bool,
-    transferred: u32,
-    /// While it is staged, the memory of its buffer.
-    segment: Segment,
-    cdb: Cdb,
-}
-
-/// A queue of slots, linked by `next`.
-#[derive(Copy, Clone)]
-struct List {
-    head: u16,
-    tail: u16,
-}
-
-impl List {
-    const EMPTY: Self = Self { head: NONE, tail: NONE };
-
-    #[inline(always)]
-    fn push<B>(&mut self, slots: &mut [Slot<B>], at: u16) {
-        let last = core::mem::replace(&mut self.tail, at);
-        match slots.get_mut(usize::from(last)) {
-            Some(last) => last.next = at,
-            None => self.head = at,
-        }
-        if let Some(slot) = slots.get_mut(usize::from(at)) {
-            slot.next = NONE;
-        }
-    }
-
-    #[inline(always)]
-    fn pop(&mut self, next: u16) {
-        self.head = next;
-        if next == NONE {
-            self.tail = NONE;
-        }
-    }
-}
 
 /// What a slot is filled with that goes by [`CommandTable::stage`].
 pub(crate) struct Staged<B> {
@@ -110,12 +34,6 @@ pub(crate) enum Accepted {
     No,
 }
 
-/// What becomes of a command after a reply.
-enum Outcome {
-    Finish(Result<(), IoError>),
-    RetryAt(Instant),
-}
-
 pub(crate) struct CommandTable<P: Platform, B> {
     slots: PageTable<P, Slot<B>>,
     free: u16,
@@ -126,7 +44,7 @@ pub(crate) struct CommandTable<P: Platform, B> {
     retry_at: Instant,
     owner: u16,
     address: Address,
-    /// The port generation that the commands were sent in: see [`PortState::sync`].
+    /// The port generation that the commands were sent in: it is the port that compares it under its lock.
     pub generation: u64,
     /// UNMAP parameter lists. `None` once they were leaked.
     lists: Option<DmaRegion<P>>,
@@ -309,69 +227,51 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
     /// Sends a command without a buffer now.
     pub fn send<Q: ScsiPort>(
         &mut self,
-        port: &mut PortState<P, Q, B>,
+        port: &mut Q,
         command: PendingCommand,
         mut data: Data<B>,
         build: impl BuildCdb,
     ) -> Result<(), Rejected> {
         debug_assert!(!matches!(data, Data::Buffer(..)), "a buffer is to come back from a refusal");
-        // Ahead of all else, as it may leak the lists.
-        port.sync(self);
         let (at, lists) = (self.free, self.lists.take());
         let sent = with_memory(&mut data, lists.as_ref(), at, |memory| self.send_memory(port, memory, build));
         self.lists = lists;
         sent?;
-        self.fill(port, at, command, data);
+        self.fill(at, command, data);
         Ok(())
     }
 
     /// Sends a command with a buffer now. A buffer that is refused comes back, not in flight.
     pub fn send_buffer<Q: ScsiPort>(
         &mut self,
-        port: &mut PortState<P, Q, B>,
+        port: &mut Q,
         command: PendingCommand,
         (mut buffer, direction): (B, Direction),
         build: impl BuildCdb,
     ) -> Result<(), (Rejected, B)> {
-        port.sync(self);
         let at = self.free;
         match with_buffer(&mut buffer, direction, |memory| self.send_memory(port, memory, build)) {
             Ok(()) => {
-                self.fill(port, at, command, Data::Buffer(buffer, direction));
+                self.fill(at, command, Data::Buffer(buffer, direction));
                 Ok(())
             }
             Err(reason) => Err((reason, buffer)),
         }
     }
 
-    /// Sends a command from the next free slot, which [`fill`](Self::fill) takes afterwards. The table has been synced.
+    /// Sends a command from the next free slot, which [`fill`](Self::fill) takes afterwards.
     fn send_memory<Q: ScsiPort>(
         &mut self,
-        port: &mut PortState<P, Q, B>,
+        port: &mut Q,
         memory: DmaSegments<'_>,
         build: impl BuildCdb,
     ) -> Result<(), Rejected> {
-        let at = self.free;
-        let slot = self.slots.get_mut(usize::from(at)).ok_or(Rejected::Full)?;
-        let transport = port.port.as_mut().ok_or(Fault::Reset)?;
-        let id = slot.id;
-        let sent = transmit(transport, id, self.address, memory, (&mut slot.cdb, &mut slot.len), build);
-        if sent == Err(Rejected::Full) {
-            // What is in the ring has to get out of it.
-            transport.kick();
-            port.wait_for_room(self.owner);
-        }
-        sent
+        let slot = self.slots.get_mut(usize::from(self.free)).ok_or(Rejected::Full)?;
+        transmit(port, slot.id, self.address, memory, (&mut slot.cdb, &mut slot.len), build)
     }
 
     /// Takes the slot `at`, the next free one, for a command that was sent from it.
-    fn fill<Q: ScsiPort>(
-        &mut self,
-        port: &mut PortState<P, Q, B>,
-        at: u16,
-        command: PendingCommand,
-        data: Data<B>,
-    ) {
+    fn fill(&mut self, at: u16, command: PendingCommand, data: Data<B>) {
         debug_assert_eq!(at, self.free, "the slot that the command was sent from");
         let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
         let PendingCommand { tag, deadline, stage } = command;
@@ -380,35 +280,31 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         (slot.retries, slot.attentions, slot.is_absent) = (0, 0, false);
         slot.place = Place::Sent;
         self.in_flight = self.in_flight.wrapping_add(1);
-        port.sent();
     }
 
-    /// Sends what is staged, the oldest first; whether all of it was sent. The host is not notified yet.
+    /// Sends what is staged, the oldest first: how many commands were sent, and whether the port was full. The host is not
+    /// notified yet.
     #[inline(always)]
-    pub fn flush<Q: ScsiPort>(&mut self, port: &mut PortState<P, Q, B>) -> bool {
-        port.sync(self);
+    pub fn flush<Q: ScsiPort>(&mut self, port: &mut Q) -> (u32, bool) {
+        let mut sent = 0u32;
         loop {
             let at = self.staged.head;
-            let Some(slot) = self.slots.get_mut(usize::from(at)) else { return true };
-            let Some(transport) = &mut port.port else { return false };
+            let Some(slot) = self.slots.get_mut(usize::from(at)) else { return (sent, false) };
             let Data::Buffer(_, direction) = &slot.data else {
                 debug_assert!(false, "a staged command has a buffer");
-                return true;
+                return (sent, false);
             };
             // SAFETY: the segment is that of the buffer in the slot, which was submitted in this direction before it was staged
             // and is reclaimed only after the reply, or where the command cannot be sent.
             let memory = unsafe { DmaSegments::new(core::slice::from_ref(&slot.segment), *direction) };
             let command = Command { address: self.address, cdb: &slot.cdb, memory, len: slot.segment.len };
-            match transport.send(slot.id, &command) {
+            match port.send(slot.id, &command) {
                 Ok(()) => {
                     slot.place = Place::Sent;
                     self.staged.pop(slot.next);
-                    port.sent();
+                    sent = sent.wrapping_add(1);
                 }
-                Err(Rejected::Full) => {
-                    port.wait_for_room(self.owner);
-                    return false;
-                }
+                Err(Rejected::Full) => return (sent, true),
                 Err(_) => self.drop_staged(at),
             }
         }
@@ -482,30 +378,29 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         Ok(())
     }
 
-    /// Sends again what is due.
+    /// Sends again what is due at `now`; how many commands were sent.
     #[cold]
-    pub fn retry_due<Q: ScsiPort>(&mut self, port: &mut PortState<P, Q, B>, now: Instant) {
+    pub fn retry_due<Q: ScsiPort>(&mut self, port: &mut Q, now: Instant) -> u32 {
+        let mut sent = 0u32;
         if now < self.retry_at() {
-            return;
+            return sent;
         }
         self.retry_at = Instant::NEVER;
         for at in 0..self.slots.len() as u16 {
             let Self { slots, lists, address, .. } = self;
-            let Some(transport) = &mut port.port else { return };
             let Some(slot) = slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Deferred)
             else {
                 continue;
             };
-            let id = slot.id;
-            let Slot { data, cdb, len, .. } = slot;
+            let Slot { id, data, cdb, len, .. } = slot;
             let retry = Retry(*len);
-            let sent = with_memory(data, lists.as_ref(), at, |memory| {
-                transmit(transport, id, *address, memory, (cdb, len), retry)
+            let result = with_memory(data, lists.as_ref(), at, |memory| {
+                transmit(port, *id, *address, memory, (cdb, len), retry)
             });
-            match sent {
+            match result {
                 Ok(()) => {
                     slot.place = Place::Sent;
-                    port.sent();
+                    sent = sent.wrapping_add(1);
                     self.deferred = self.deferred.wrapping_sub(1);
                 }
                 Err(Rejected::Full) => {
@@ -518,9 +413,8 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
                 }
             }
         }
-        if let Some(transport) = &mut port.port {
-            transport.kick();
-        }
+        port.kick();
+        sent
     }
 
     /// Ends every command after the port that it was sent by has been closed: it completes as aborted. What was sent is leaked
@@ -575,70 +469,6 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         }
         self.deferred = 0;
         while self.pop_done().is_some() {}
-    }
-}
-
-/// What becomes of a command after a reply that is more than a plain success.
-fn outcome<P: Platform, B>(
-    slot: &mut Slot<B>,
-    state: &ControllerState<P>,
-    owner: u16,
-    address: Address,
-    status: Status,
-) -> Outcome {
-    let later = |slot: &mut Slot<B>| {
-        slot.retries = slot.retries.saturating_add(1);
-        match slot.retries <= MAX_RETRIES {
-            true => Outcome::RetryAt(state.now().saturating_add(RETRY_DELAY)),
-            false => Outcome::Finish(Err(IoError::Device)),
-        }
-    };
-    let disposition = match status {
-        Status::Good => Disposition::Done,
-        Status::Check(Some(sense)) => sense.disposition(),
-        Status::Check(None) | Status::Error => Disposition::Failed(IoError::Device),
-        Status::Busy => return later(slot),
-        Status::NoUnit => {
-            slot.is_absent = true;
-            state.unit_gone(owner, address);
-            Disposition::Failed(IoError::Aborted)
-        }
-        Status::Aborted => Disposition::Failed(IoError::Aborted),
-    };
-    match disposition {
-        Disposition::Done if slot.len > 0 && slot.transferred != slot.len => {
-            Outcome::Finish(Err(IoError::Device))
-        }
-        Disposition::Done if slot.stage == Stage::FlushBehind => {
-            // The same slot carries the flush, and keeps the buffer.
-            slot.stage = Stage::Last;
-            slot.data = match core::mem::replace(&mut slot.data, Data::None) {
-                Data::Buffer(buffer, _) => Data::Held(buffer),
-                data => data,
-            };
-            (slot.cdb, slot.len) = (Cdb::synchronize_cache(), 0);
-            Outcome::RetryAt(Instant::ZERO)
-        }
-        Disposition::Done => Outcome::Finish(Ok(())),
-        Disposition::Retry(Attention::NotReady) => later(slot),
-        Disposition::Retry(attention) => {
-            match attention {
-                Attention::Unit => state.unit_changed(owner),
-                Attention::Inventory => state.request_scan(),
-                _ => {}
-            }
-            slot.attentions = slot.attentions.saturating_add(1);
-            match slot.attentions <= MAX_ATTENTIONS {
-                true => Outcome::RetryAt(Instant::ZERO),
-                false => Outcome::Finish(Err(IoError::Device)),
-            }
-        }
-        Disposition::Failed(error) => {
-            if error == IoError::ReadOnly {
-                state.unit_changed(owner);
-            }
-            Outcome::Finish(Err(error))
-        }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::Cdb;
 use crate::OpenError;
 use crate::command::{Data, PendingCommand, RESET_ID, Stage};
 use crate::command_table::CommandTable;
-use crate::port_state::{CONTROLLER, Inbox, MAX_OWNERS, NOBODY, PortState};
+use crate::inbox::Inbox;
+use crate::port_state::{CONTROLLER, MAX_OWNERS, NOBODY, PortState};
 use crate::state::{ControllerState, Phase};
 use crate::transport::{Address, Limits, ScsiPort, ScsiTransport};
 use crate::unit::{MAX_UNITS, Unit};
@@ -324,10 +325,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
                 let mut port = port.lock();
                 let command = PendingCommand { tag: 0, deadline, stage: Stage::Last };
                 let data = memory.map_or(Data::None, |(segment, direction)| Data::Own(segment, direction));
-                let sent = control.table.send(&mut port, command, data, cdb);
-                if let Some(port) = &mut port.port {
-                    port.kick();
-                }
+                let sent = port.send(&mut control.table, command, data, cdb);
+                port.kick();
                 sent
             };
             match sent {

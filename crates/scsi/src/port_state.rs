@@ -8,12 +8,13 @@
 //! sent; [`PortState::sync`] ends the commands of an older one, under the same lock under which commands are sent. So no command
 //! that was sent by a new port is taken for one of a port that was closed.
 
-use crate::command::{RESET_ID, owner_of};
+use crate::command::{BuildCdb, Data, PendingCommand, RESET_ID, owner_of};
 use crate::command_table::{Accepted, CommandTable};
+use crate::inbox::{Inbox, Reply};
 use crate::state::ControllerState;
 use crate::transport::{Event, ScsiPort, Status};
-use paravirt_device::{Arm, Fault};
-use paravirt_platform::{AllocError, DmaBuffer, PageTable, Platform, WakerGroup};
+use paravirt_device::{Arm, Fault, Rejected};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, PageTable, Platform, WakerGroup};
 
 /// A set of owners.
 type Owners = u128;
@@ -26,49 +27,6 @@ pub(crate) const NOBODY: u16 = MAX_OWNERS as u16 - 1;
 
 const fn bit(owner: u16) -> Owners {
     1u128.wrapping_shl(owner as u32)
-}
-
-/// A reply that its owner has not seen yet.
-#[derive(Copy, Clone)]
-pub(crate) struct Reply {
-    id: u64,
-    status: Status,
-    transferred: u32,
-}
-
-impl Reply {
-    pub const EMPTY: Self = Self { id: 0, status: Status::Error, transferred: 0 };
-}
-
-/// Replies to one owner, in order. As long as the host replies once to each command there is room for all of them.
-pub(crate) struct Inbox<P: Platform> {
-    replies: PageTable<P, Reply>,
-    head: usize,
-    len: usize,
-}
-
-impl<P: Platform> Inbox<P> {
-    pub fn new(platform: &P, depth: u16) -> Result<Self, AllocError> {
-        let replies = PageTable::new(platform, usize::from(depth).max(1), |_| Reply::EMPTY)?;
-        Ok(Self { replies, head: 0, len: 0 })
-    }
-
-    fn push(&mut self, reply: Reply) -> Option<()> {
-        if self.len >= self.replies.len() {
-            return None;
-        }
-        let at = self.head.wrapping_add(self.len).checked_rem(self.replies.len())?;
-        *self.replies.get_mut(at)? = reply;
-        self.len = self.len.wrapping_add(1);
-        Some(())
-    }
-
-    fn pop(&mut self) -> Option<Reply> {
-        self.len = self.len.checked_sub(1)?;
-        let reply = *self.replies.get(self.head)?;
-        self.head = self.head.wrapping_add(1).checked_rem(self.replies.len())?;
-        Some(reply)
-    }
 }
 
 /// An owner, as the port knows it.
@@ -162,15 +120,67 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         self.outstanding
     }
 
-    /// Records that a command was sent.
-    #[inline(always)]
-    pub fn sent(&mut self) {
-        self.outstanding = self.outstanding.wrapping_add(1);
+    /// Sends a command without a buffer now.
+    pub fn send(
+        &mut self,
+        table: &mut CommandTable<P, B>,
+        command: PendingCommand,
+        data: Data<B>,
+        build: impl BuildCdb,
+    ) -> Result<(), Rejected> {
+        self.sync(table);
+        let port = self.port.as_mut().ok_or(Fault::Reset)?;
+        let sent = table.send(port, command, data, build);
+        self.has_sent(table.owner(), sent.err());
+        sent
     }
 
-    /// Records that `owner` found the port full: it is woken when there may be room.
-    pub fn wait_for_room(&mut self, owner: u16) {
-        self.waiting |= bit(owner);
+    /// Sends a command with a buffer now. A buffer that is refused comes back, not in flight.
+    pub fn send_buffer(
+        &mut self,
+        table: &mut CommandTable<P, B>,
+        command: PendingCommand,
+        buffer: (B, Direction),
+        build: impl BuildCdb,
+    ) -> Result<(), (Rejected, B)> {
+        self.sync(table);
+        let Some(port) = &mut self.port else { return Err((Fault::Reset.into(), buffer.0)) };
+        let sent = table.send_buffer(port, command, buffer, build);
+        self.has_sent(table.owner(), sent.as_ref().err().map(|(reason, _)| *reason));
+        sent
+    }
+
+    /// Counts a command, or waits for room where the port was full.
+    fn has_sent(&mut self, owner: u16, refused: Option<Rejected>) {
+        match refused {
+            None => self.outstanding = self.outstanding.wrapping_add(1),
+            Some(Rejected::Full) => {
+                // What is in the ring has to get out of it.
+                self.kick();
+                self.waiting |= bit(owner);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Sends what is staged in `table`; whether all of it was sent. The host is not notified yet. Where the port was full the
+    /// owner is woken when there may be room.
+    #[inline(always)]
+    pub fn flush(&mut self, table: &mut CommandTable<P, B>) -> bool {
+        self.sync(table);
+        let Some(port) = &mut self.port else { return !table.has_staged() };
+        let (sent, is_full) = table.flush(port);
+        self.outstanding = self.outstanding.wrapping_add(sent);
+        if is_full {
+            self.waiting |= bit(table.owner());
+        }
+        !is_full
+    }
+
+    /// Notifies the host of what was sent.
+    #[inline(always)]
+    pub fn kick(&mut self) {
+        self.port.iter_mut().for_each(ScsiPort::kick);
     }
 
     /// Ends what is in `table` of a generation that is over.
@@ -330,8 +340,10 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         }
         if let Some(table) = table
             && table.has_deferred()
+            && let Some(port) = &mut self.port
         {
-            table.retry_due(self, state.now());
+            let sent = table.retry_due(port, state.now());
+            self.outstanding = self.outstanding.wrapping_add(sent);
         }
         Ok(())
     }
@@ -478,9 +490,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         (self.outstanding, self.news) = (0, 0);
         for owner in 0..self.owners.len() as u16 {
             let Some(entry) = self.owners.get_mut(usize::from(owner)) else { break };
-            if let Some(inbox) = &mut entry.inbox {
-                inbox.len = 0;
-            }
+            entry.inbox.iter_mut().for_each(Inbox::clear);
             if let Some(mut orphan) = entry.orphan.take() {
                 entry.inbox = None;
                 self.end_table(&mut orphan);

@@ -8,10 +8,11 @@ use crate::Cdb;
 use crate::command::{BuildCdb, Completed, Data, PendingCommand, Stage};
 use crate::command_table::{CommandTable, Staged};
 use crate::controller_shared::ControllerShared;
+use crate::inbox::Inbox;
 use crate::limits::DiskLimits;
-use crate::port_state::{Inbox, PortState};
+use crate::port_state::PortState;
 use crate::state::Phase;
-use crate::transport::{ScsiPort, ScsiTransport};
+use crate::transport::ScsiTransport;
 use crate::unit::Unit;
 use core::fmt;
 use core::mem::ManuallyDrop;
@@ -83,6 +84,10 @@ impl Meta {
         PendingCommand { tag: self.tag, deadline: self.deadline, stage }
     }
 }
+
+type LockedPort<'a, P, T, B> = MutexGuard<'a, PortState<P, <T as ScsiTransport>::Port, B>>;
+/// The port, locked, and the table of the queue.
+type Locked<'a, P, T, B> = (LockedPort<'a, P, T, B>, &'a mut CommandTable<P, B>);
 
 /// A refused read or write: why, and its buffer.
 type RefusedBuffer<B> = (Rejected, B);
@@ -202,8 +207,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let direction = build.direction;
         self.is_kick_due = true;
         let Some((mut port, table)) = self.lock() else { return Err((Rejected::Invalid, buffer)) };
-        let is_flushed = table.flush(&mut port);
-        let sent = table.send_buffer(&mut port, meta.command(stage), (buffer, direction), build);
+        let is_flushed = port.flush(table);
+        let sent = port.send_buffer(table, meta.command(stage), (buffer, direction), build);
         drop(port);
         self.is_flush_due |= !is_flushed;
         self.earliest = meta.deadline.min(self.earliest);
@@ -221,8 +226,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
     fn send(&mut self, meta: Meta, data: Data<B>, cdb: Cdb) -> Result<(), Rejected> {
         self.is_kick_due = true;
         let (mut port, table) = self.lock().ok_or(Rejected::Invalid)?;
-        let is_flushed = table.flush(&mut port);
-        let sent = table.send(&mut port, meta.command(Stage::Last), data, cdb);
+        let is_flushed = port.flush(table);
+        let sent = port.send(table, meta.command(Stage::Last), data, cdb);
         drop(port);
         self.is_flush_due |= !is_flushed;
         self.earliest = meta.deadline.min(self.earliest);
@@ -283,7 +288,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         }
     }
 
-    fn lock(&mut self) -> Option<(MutexGuard<'_, PortState<P, T::Port, B>>, &mut CommandTable<P, B>)> {
+    fn lock(&mut self) -> Option<Locked<'_, P, T, B>> {
         let Self { shared, port, table, .. } = self;
         Some((shared.port(*port).map(Mutex::lock)?, table))
     }
@@ -307,8 +312,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let mut port = port.lock();
         let received = port.receive(&shared.state, table);
         if *is_flush_due && received.is_ok() {
-            *is_flush_due = !table.flush(&mut port);
-            port.port.iter_mut().for_each(ScsiPort::kick);
+            *is_flush_due = !port.flush(table);
+            port.kick();
         }
         received
     }
@@ -391,9 +396,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
         let Self { shared, port, table, is_flush_due, is_kick_due, .. } = self;
         let Some(port) = shared.port(*port) else { return };
         let mut port = port.lock();
-        *is_flush_due = !table.flush(&mut port);
+        *is_flush_due = !port.flush(table);
         *is_kick_due = false;
-        port.port.iter_mut().for_each(ScsiPort::kick);
+        port.kick();
     }
 
     #[inline]
@@ -422,9 +427,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Notify for DiskQueue<P, T, B> 
         if table.has_done() {
             return Arm::Pending;
         }
-        let is_flushed = !is_flush_due || table.flush(&mut port);
+        let is_flushed = !is_flush_due || port.flush(table);
         if is_flush_due {
-            port.port.iter_mut().for_each(ScsiPort::kick);
+            port.kick();
         }
         let arm = port.arm(owner);
         drop(port);

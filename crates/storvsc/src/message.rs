@@ -45,12 +45,14 @@ struct StorvspExecuteHead {
 /// Words of that beginning.
 pub const GOOD_WORDS: usize = size_of::<StorvspExecuteHead>() / 8;
 const _: () = {
-    let at = size_of::<StorvspHeader>();
-    assert!(offset_of!(StorvspExecuteHead, srb_status) == at + offset_of!(StorvspScsiRequest, srb_status));
-    assert!(offset_of!(StorvspExecuteHead, scsi_status) == at + offset_of!(StorvspScsiRequest, scsi_status));
+    const fn at(field: usize) -> usize {
+        size_of::<StorvspHeader>().strict_add(field)
+    }
+    assert!(offset_of!(StorvspExecuteHead, srb_status) == at(offset_of!(StorvspScsiRequest, srb_status)));
+    assert!(offset_of!(StorvspExecuteHead, scsi_status) == at(offset_of!(StorvspScsiRequest, scsi_status)));
     assert!(
         offset_of!(StorvspExecuteHead, transfer_length)
-            == at + offset_of!(StorvspScsiRequest, transfer_length)
+            == at(offset_of!(StorvspScsiRequest, transfer_length))
     );
 };
 

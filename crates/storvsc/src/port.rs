@@ -112,7 +112,7 @@ impl Payload<WORDS> for Execute<'_> {
 // Where `Execute` puts what differs.
 const _: () = {
     const fn is_at(field: usize, word: usize, byte: usize) -> bool {
-        size_of::<StorvspHeader>() + field == word * 8 + byte
+        size_of::<StorvspHeader>().strict_add(field) == word.strict_mul(8).strict_add(byte)
     }
     assert!(is_at(offset_of!(StorvspScsiRequest, path_id), 2, 1));
     assert!(is_at(offset_of!(StorvspScsiRequest, target_id), 2, 2));
