@@ -81,7 +81,7 @@ impl<M: RingMemory> Incoming<M> {
     ///
     /// # Errors
     ///
-    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote nonsense. [`RingError::Buffer`]: header and payload
+    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote an index out of range, or a malformed packet. [`RingError::Buffer`]: header and payload
     /// are longer than `buffer`. Nothing was taken.
     #[inline(always)]
     pub fn next<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, RingError> {
@@ -110,7 +110,7 @@ impl<M: RingMemory> Incoming<M> {
     /// `accept` answers to its transaction id and the first words of the payload. These are read once, and nothing is copied.
     ///
     /// `None` where there is no packet or another one, which stays for [`next`](Self::next): that reads all of it anew. Also where
-    /// the words are on both sides of the end of the ring, or the producer wrote nonsense.
+    /// the words are on both sides of the end of the ring, or the producer wrote an index out of range.
     #[inline(always)]
     pub fn next_if<const WORDS: usize, R>(
         &mut self,
@@ -204,7 +204,7 @@ impl<M: RingMemory> Incoming<M> {
         came
     }
 
-    /// Whether there is a packet, or an index that is none: something for [`next`](Self::next).
+    /// Whether there is a packet, or an index out of range: something for [`next`](Self::next).
     pub fn has_more(&self) -> bool {
         self.available != 0 || control(&self.memory).write.load(Ordering::Acquire) != self.read
     }

@@ -10,7 +10,7 @@
 //! never read back; those of the other side are checked at every look. A packet is copied out once, then checked, then
 //! handed over. All accesses are atomic, or the copies of `paravirt-shared-memory`, so that a copy that races with a write is a
 //! mixture of bytes and never undefined.
-//! What is wrong ends in a [`RingError`], after which the ring is not to be used any more.
+//! A violation ends in a [`RingError`], after which the ring is not to be used any more.
 //!
 //! # States
 //!
@@ -42,7 +42,7 @@
 //! assert!(!inc.release(), "nobody waits for room");
 //! ```
 //!
-//! Source: the rings of OpenVMM (MIT) and FreeBSD (BSD).
+//! Source: the rings as `vmbus_ring` of OpenVMM (MIT) and `vmbus_br.c` of FreeBSD (BSD) show them.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -73,15 +73,15 @@ use core::fmt;
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RingError {
-    /// There is no room now: see [`Outgoing::await_room`]. Nothing was written.
+    /// There is no room for the packet now: see [`Outgoing::await_room`]. Nothing was written.
     Full,
     /// A packet to write is longer than the ring, or than its length field can say. Nothing was written.
     Large,
-    /// A part of a payload that is not the last is no multiple of 8 bytes. Nothing was written.
+    /// A part of a payload other than the last is not a multiple of 8 bytes long. Nothing was written.
     Shape,
     /// A packet that came in is longer than the buffer for it.
     Buffer,
-    /// The other side wrote an index that is none.
+    /// The other side wrote an index that is out of range.
     Index,
     /// The other side wrote a packet whose lengths contradict each other or the indices.
     Packet,
@@ -92,10 +92,10 @@ impl fmt::Display for RingError {
         f.write_str(match self {
             Self::Full => "the ring is full",
             Self::Large => "the packet is too long for the ring",
-            Self::Shape => "a part of the payload is no multiple of 8 bytes",
+            Self::Shape => "a part of the payload is not a multiple of 8 bytes",
             Self::Buffer => "the packet is too long for its buffer",
             Self::Index => "the other side wrote an index outside the ring",
-            Self::Packet => "the other side wrote a packet that is none",
+            Self::Packet => "the other side wrote a malformed packet",
         })
     }
 }
