@@ -354,7 +354,7 @@ pub fn storvsp_packet(data: &[u8]) {
 pub fn scsi_sense(data: &[u8]) {
     if let Some(sense) = paravirt_scsi::Sense::parse(data) {
         assert!(sense.key < 16);
-        let _ = sense.meaning();
+        let _ = sense.disposition();
     }
 }
 

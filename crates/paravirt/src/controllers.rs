@@ -6,7 +6,7 @@ use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
 #[cfg(feature = "hyperv")]
-use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 #[cfg(feature = "virtio")]
 use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(feature = "hyperv")]
@@ -96,8 +96,8 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     ) -> Result<(), Reason> {
         let stor = StorOptions { processors: platform.processors().count(), ..StorOptions::default() };
         self.add(Place::from(offer), || {
-            let adapter = StorAdapter::new(platform, vmbus, offer, &stor);
-            let options = Options { queues, ..Options::default() };
+            let adapter = StorTransport::new(platform, vmbus, offer, &stor);
+            let options = Options::new(queues, Options::default().depth);
             Ok(Any::HyperV(Controller::open(platform, adapter, &options)?))
         })
     }
@@ -112,7 +112,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         queues: u16,
     ) -> Result<(), Reason> {
         self.add(place, || {
-            let options = Options { queues, ..Options::default() };
+            let options = Options::new(queues, Options::default().depth);
             Ok(Any::Virtio(Controller::open(platform, adapter, &options)?))
         })
     }

@@ -55,6 +55,13 @@ impl Cdb {
         &self.bytes
     }
 
+    /// The same field as two words in little-endian order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        let field = u128::from_le_bytes(self.bytes);
+        [field as u64, (field >> 64) as u64]
+    }
+
     /// Bytes of the command: 6, 10, 12 or 16.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub const fn len(&self) -> u8 {

@@ -1,18 +1,21 @@
 //! A controller, from above: its disks, as they come and go.
 
-use crate::Cdb;
-use crate::core::{CONTROLLER, CommandError, Core, MOST_ANSWER, MOST_PORTS, OpenError};
+use crate::controller_shared::{CommandError, ControllerShared, MAX_ANSWER, MAX_PORTS};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
 use crate::identify::{identify, look};
-use crate::port::{Adapter, Address, Scan};
-use crate::shared::{MOST_UNITS, Unit};
+use crate::port_state::{CONTROLLER, NOBODY};
+use crate::transport::{Address, Scan, ScsiTransport};
+use crate::unit::{MAX_UNITS, Unit};
+use crate::{Cdb, OpenError};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, IoError};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 
 /// How a controller is opened.
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Queues of each disk, at most: ports are opened for them, 16 at most. Usually the number of processors.
     pub queues: u16,
@@ -20,17 +23,24 @@ pub struct Options {
     pub depth: u16,
 }
 
+impl Options {
+    /// Options for up to `queues` queues of `depth` requests each.
+    pub const fn new(queues: u16, depth: u16) -> Self {
+        Self { queues, depth }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
-        Self { queues: 1, depth: 128 }
+        Self::new(1, 128)
     }
 }
 
 /// What happened to a controller.
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
-pub enum ControllerEvent<P: Platform, A: Adapter, B: DmaBuffer> {
+pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     /// A disk is there.
-    Added(Disk<P, A, B>),
+    Added(Disk<P, T, B>),
     /// A disk has gone: whoever has it drops it.
     Removed(Address),
     /// The controller is out of service, and all of its disks.
@@ -38,35 +48,44 @@ pub enum ControllerEvent<P: Platform, A: Adapter, B: DmaBuffer> {
 }
 
 /// A controller. Dropped, it stays open for as long as one of its disks or their queues is there.
-pub struct Controller<P: Platform, A: Adapter, B: DmaBuffer> {
-    core: PageArc<P, Core<P, A, B>>,
+pub struct Controller<P: Platform, T: ScsiTransport, B: DmaBuffer> {
+    shared: PageArc<P, ControllerShared<P, T, B>>,
     depth: u16,
     /// Addresses that a scan has found, from the last to the first.
-    found: [Address; MOST_UNITS],
+    found: [Address; MAX_UNITS],
     count: usize,
     reported: Option<Fault>,
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
-    /// Opens `adapter`. Its disks come from [`poll`](Self::poll).
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Controller<P, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller")
+            .field("queues", &self.queues())
+            .field("fault", &self.shared.fault())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
+    /// Opens the controller of `transport`. Its disks come from [`poll`](Self::poll).
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the adapter is then closed.
-    pub fn open(platform: &P, adapter: A, options: &Options) -> Result<Self, OpenError> {
-        let ports = usize::from(options.queues).clamp(1, MOST_PORTS);
+    /// [`OpenError`]; the transport is then closed.
+    pub fn open(platform: &P, transport: T, options: &Options) -> Result<Self, OpenError> {
+        let ports = usize::from(options.queues).clamp(1, MAX_PORTS);
         let depth = options.depth.clamp(1, 1024);
-        let core = Core::open(platform, adapter, ports, depth)?;
-        Ok(Self { core, depth, found: [Address::default(); MOST_UNITS], count: 0, reported: None })
+        let shared = ControllerShared::open(platform, transport, ports)?;
+        Ok(Self { shared, depth, found: [Address::default(); MAX_UNITS], count: 0, reported: None })
     }
 
     /// What has happened since the last call, one event after the other; first of all, the disks that are there.
     ///
     /// Scans where the host said that units have come or gone. That takes several commands' time for each new unit, and at
     /// most ten seconds and the time of a recovery where the host does not answer.
-    pub fn poll(&mut self) -> Option<ControllerEvent<P, A, B>> {
-        self.take_in();
-        if let Some(fault) = self.core.fault() {
+    pub fn poll(&mut self) -> Option<ControllerEvent<P, T, B>> {
+        self.receive();
+        if let Some(fault) = self.shared.fault() {
             if fault == Fault::Reset || self.reported == Some(fault) {
                 return None;
             }
@@ -74,22 +93,22 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
             return Some(ControllerEvent::Faulted(fault));
         }
         if self.count == 0
-            && self.core.shared.take_scan()
+            && self.shared.state.take_scan()
             && let Err(fault) = self.scan()
         {
             log::warn!("scsi: the scan failed: {fault}");
             return None;
         }
-        let gone = self.core.shared.units.iter().find(|unit| unit.take_end());
+        let gone = self.shared.state.units.iter().find(|unit| unit.take_end());
         if let Some(unit) = gone {
             return Some(ControllerEvent::Removed(unit.address()));
         }
         while let Some(left) = self.count.checked_sub(1) {
             self.count = left;
             let address = self.found.get(left).copied()?;
-            let identity = identify(&self.core, &mut self.core.control.lock(), address, self.depth);
+            let identity = identify(&self.shared, &mut self.shared.control.lock(), address, self.depth);
             match identity {
-                Ok(Some(identity)) => match Disk::new(&self.core, address, &identity) {
+                Ok(Some(identity)) => match Disk::new(&self.shared, address, &identity) {
                     Some(disk) => return Some(ControllerEvent::Added(disk)),
                     None => log::warn!("scsi: no room for disk {address}"),
                 },
@@ -100,50 +119,57 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
         None
     }
 
-    /// Takes in what the host said, of which a rescan may be.
-    fn take_in(&self) {
-        let _ = self.core.continue_reset();
-        let epoch = self.core.shared.epoch();
-        let Some(lane) = self.core.lane(0) else { return };
-        let pumped = lane.lock().pump(&self.core.shared, CONTROLLER);
-        if let Err(fault) = pumped
-            && self.core.fault().is_none()
-        {
-            let _ = self.core.recover(epoch, fault);
+    /// Receives what the host sent, which may be that units have come or gone.
+    fn receive(&self) {
+        let _ = self.shared.continue_reset();
+        let epoch = self.shared.state.epoch();
+        for (at, port) in self.shared.ports.iter().enumerate() {
+            let mut port = port.lock();
+            if at > 0 && !port.has_orphans() {
+                continue;
+            }
+            let owner = if at == 0 { CONTROLLER } else { NOBODY };
+            let received = port.receive_for_others(&self.shared.state, owner);
+            drop(port);
+            if let Err(fault) = received
+                && self.shared.fault().is_none()
+            {
+                let _ = self.shared.recover(epoch, fault);
+            }
         }
     }
 
     /// Registers the task to wake when something happens.
     pub fn register(&self, waker: &Waker) {
-        self.core.shared.cell.register(waker);
-        if let Some(lane) = self.core.lane(0) {
-            lane.lock().wakers.register(usize::from(CONTROLLER), waker);
+        self.shared.state.cell.register(waker);
+        if let Some(port) = self.shared.port(0) {
+            port.lock().wakers.register(usize::from(CONTROLLER), waker);
         }
     }
 
     /// Whether the next event wakes, or something has happened already.
     #[must_use]
     pub fn arm(&self) -> Arm {
-        match self.core.fault() {
-            None if self.core.shared.wants_scan() || self.count > 0 => return Arm::Pending,
+        match self.shared.fault() {
+            None if self.shared.state.is_scan_due() || self.count > 0 => return Arm::Pending,
             Some(fault) if fault != Fault::Reset => {
                 return if self.reported == Some(fault) { Arm::Armed } else { Arm::Pending };
             }
             _ => {}
         }
-        self.core.lane(0).map_or(Arm::Armed, |lane| lane.lock().arm(CONTROLLER))
+        self.shared.port(0).map_or(Arm::Armed, |port| port.lock().arm(CONTROLLER))
     }
 
     /// How many queues each disk has.
     pub fn queues(&self) -> usize {
-        self.core.lanes.len()
+        self.shared.ports.len()
     }
 
     /// Looks which units are there: marks those that are not any more, and notes those that are new.
     fn scan(&mut self) -> Result<(), Fault> {
-        let Self { core, found, count, .. } = self;
-        let control = &mut core.control.lock();
-        let mut there = [Address::default(); MOST_UNITS];
+        let Self { shared, found, count, .. } = self;
+        let control = &mut shared.control.lock();
+        let mut there = [Address::default(); MAX_UNITS];
         let mut len = 0usize;
         let mut add = |address| {
             if let Some(place) = there.get_mut(len) {
@@ -151,14 +177,14 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
                 len = len.saturating_add(1);
             }
         };
-        match control.adapter.scan() {
+        match control.transport.scan() {
             Scan::One(address) => add(address),
             Scan::Targets(targets) => {
                 for target in 0..targets {
-                    let mut bytes = [0; MOST_ANSWER];
+                    let mut bytes = [0; MAX_ANSWER];
                     let address = Address { path: 0, target, lun: 0 };
-                    let cdb = Cdb::report_luns(MOST_ANSWER as u32);
-                    match core.command(control, address, cdb, &mut bytes) {
+                    let cdb = Cdb::report_luns(MAX_ANSWER as u32);
+                    match shared.command(control, address, cdb, &mut bytes) {
                         Ok(len) => data::luns(bytes.get(..len).unwrap_or_default())
                             .for_each(|lun| add(Address { path: 0, target, lun })),
                         Err(CommandError::Faulted(fault)) => return Err(fault),
@@ -167,7 +193,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
                         // It is not known which there are: those that were known stay.
                         Err(CommandError::Io(error)) => {
                             log::warn!("scsi: target {target} does not list its units: {error}");
-                            let known = core.shared.units.iter().filter(|unit| unit.is_present());
+                            let known = shared.state.units.iter().filter(|unit| unit.is_present());
                             known.map(Unit::address).filter(|at| at.target == target).for_each(&mut add);
                         }
                     }
@@ -175,10 +201,10 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
             }
         }
         let there = there.get(..len).unwrap_or_default();
-        for unit in core.shared.units.iter().filter(|unit| unit.is_present()) {
+        for unit in shared.state.units.iter().filter(|unit| unit.is_present()) {
             let address = unit.address();
             let is_same = there.contains(&address) && {
-                look(core, control, address)?
+                look(shared, control, address)?
                     .is_none_or(|found| found.peripheral != Peripheral::None && found.hash == unit.identity())
             };
             if is_same {
@@ -190,7 +216,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Controller<P, A, B> {
         // From the last to the first, so that the first is taken first.
         for address in there.iter().rev() {
             let is_known =
-                core.shared.units.iter().any(|unit| unit.is_present() && unit.address() == *address);
+                shared.state.units.iter().any(|unit| unit.is_present() && unit.address() == *address);
             if !is_known && let Some(place) = found.get_mut(*count) {
                 *place = *address;
                 *count = count.saturating_add(1);

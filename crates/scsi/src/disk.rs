@@ -1,104 +1,51 @@
 //! A unit as a block device.
 
-use crate::core::Core;
+use crate::controller_shared::ControllerShared;
 use crate::identify::{self, Identity};
-use crate::port::{Adapter, Address};
+use crate::limits::DiskLimits;
 use crate::queue::DiskQueue;
-use crate::shared::{MOST_UNITS, Unit};
+use crate::transport::{Address, ScsiTransport};
+use crate::unit::{MAX_UNITS, Unit};
+use core::fmt;
 use core::task::Waker;
-use paravirt_device::{Access, BlockDevice, BlockEvent, BlockInfo, Cache, Fault, Rejected, Unmap};
-use paravirt_platform::{DmaBuffer, PageArc, Platform, Segment};
-
-/// What requests are checked against, beside what can change.
-#[derive(Copy, Clone)]
-pub(crate) struct Limits {
-    pub address: Address,
-    pub block_size: u32,
-    pub has_cache: bool,
-    pub has_fua: bool,
-    pub zeroes_unmap: bool,
-    pub max_discard: u32,
-    pub max_zeroes: u32,
-    pub is_optical: bool,
-    max_bytes: u32,
-    max_segments: u16,
-    /// Bits of an address that are zero where segments meet.
-    boundary_mask: u64,
-}
-
-impl Limits {
-    fn new(address: Address, identity: &Identity) -> Self {
-        let info = &identity.info;
-        Self {
-            address,
-            block_size: info.block_size,
-            has_cache: info.cache == Cache::WriteBack,
-            has_fua: identity.has_fua,
-            zeroes_unmap: info.write_zeroes.is_some_and(|zero| zero.unmap == Unmap::May),
-            max_discard: info.discard.map_or(0, |limits| limits.max_blocks),
-            max_zeroes: info.write_zeroes.map_or(0, |limits| limits.max_blocks),
-            is_optical: identity.is_optical,
-            max_bytes: info.max_bytes,
-            max_segments: info.max_segments,
-            boundary_mask: info.segment_boundary.map_or(0, |unit| u64::from(unit.get()).wrapping_sub(1)),
-        }
-    }
-
-    /// Blocks and bytes of a transfer of `segments` at `lba` on a medium of `blocks`.
-    #[inline(always)]
-    pub fn check(&self, lba: u64, segments: &[Segment], blocks: u64) -> Result<(u32, u32), Rejected> {
-        if segments.len() > usize::from(self.max_segments) {
-            return Err(Rejected::Invalid);
-        }
-        let mut total = 0u64;
-        let mut gaps = 0u64;
-        let mut end = 0u64;
-        for (at, segment) in segments.iter().enumerate() {
-            if at > 0 {
-                gaps |= end | segment.addr.0;
-            }
-            end = segment.addr.0.wrapping_add(u64::from(segment.len));
-            total = total.wrapping_add(u64::from(segment.len));
-        }
-        let shift = self.block_size.trailing_zeros() & 31;
-        let partial = total & u64::from(self.block_size.wrapping_sub(1));
-        if partial != 0 || total == 0 || total > u64::from(self.max_bytes) || gaps & self.boundary_mask != 0 {
-            return Err(Rejected::Invalid);
-        }
-        let count = total >> shift;
-        match lba.checked_add(count) {
-            Some(end) if end <= blocks => Ok((count as u32, total as u32)),
-            _ => Err(Rejected::Range),
-        }
-    }
-}
+use paravirt_device::{Access, BlockDevice, BlockEvent, BlockInfo, Fault};
+use paravirt_platform::{DmaBuffer, PageArc, Platform};
 
 /// A disk, or a drive of optical media, as a block device.
-pub struct Disk<P: Platform, A: Adapter, B: DmaBuffer> {
-    core: PageArc<P, Core<P, A, B>>,
+pub struct Disk<P: Platform, T: ScsiTransport, B: DmaBuffer> {
+    shared: PageArc<P, ControllerShared<P, T, B>>,
     place: usize,
-    limits: Limits,
+    limits: DiskLimits,
     info: BlockInfo,
     taken: u64,
     /// The fault that was reported last.
     reported: Option<Fault>,
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> Disk<P, A, B> {
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Disk<P, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk")
+            .field("address", &self.limits.address)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
     /// Takes a place for the unit at `address`; `None` where there is none.
     pub(crate) fn new(
-        core: &PageArc<P, Core<P, A, B>>,
+        shared: &PageArc<P, ControllerShared<P, T, B>>,
         address: Address,
         identity: &Identity,
     ) -> Option<Self> {
-        const { assert!(MOST_UNITS <= u64::BITS as usize) };
-        let place = core.shared.add_unit(address, identity.hash)?;
+        const { assert!(MAX_UNITS <= u64::BITS as usize) };
+        let place = shared.state.add_unit(address, identity.hash)?;
         let info = identity.info;
-        let unit = core.shared.units.get(place)?;
+        let unit = shared.state.units.get(place)?;
         unit.set_blocks(info.blocks);
         unit.set_read_only(info.access == Access::ReadOnly);
-        let limits = Limits::new(address, identity);
-        Some(Self { core: core.clone(), place, limits, info, taken: 0, reported: None })
+        let limits = DiskLimits::new(address, identity);
+        Some(Self { shared: shared.clone(), place, limits, info, taken: 0, reported: None })
     }
 
     /// Where it is on its controller.
@@ -107,18 +54,18 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Disk<P, A, B> {
     }
 
     fn unit(&self) -> Option<&Unit> {
-        self.core.shared.units.get(self.place)
+        self.shared.state.units.get(self.place)
     }
 
     /// Asks again what can change.
     fn look_again(&mut self) -> Option<BlockEvent> {
-        let Self { core, limits, info, .. } = self;
-        let unit = core.shared.units.get(self.place)?;
-        let control = &mut core.control.lock();
-        let capacity = identify::capacity(core, control, limits.address, limits.is_optical).ok()?;
+        let Self { shared, limits, info, .. } = self;
+        let unit = shared.state.units.get(self.place)?;
+        let control = &mut shared.control.lock();
+        let capacity = identify::capacity(shared, control, limits.address, limits.is_optical).ok()?;
         let mode = match limits.is_optical {
             true => None,
-            false => identify::mode(core, control, limits.address).ok()?,
+            false => identify::mode(shared, control, limits.address).ok()?,
         };
         if let Some(mode) = mode {
             let is_read_only = mode.is_protected;
@@ -145,8 +92,8 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> Disk<P, A, B> {
     }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> BlockDevice for Disk<P, A, B> {
-    type Queue = DiskQueue<P, A, B>;
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockDevice for Disk<P, T, B> {
+    type Queue = DiskQueue<P, T, B>;
 
     fn info(&self) -> BlockInfo {
         self.info
@@ -158,14 +105,14 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> BlockDevice for Disk<P, A, B> {
             return None;
         }
         self.taken |= bit;
-        DiskQueue::new(&self.core, self.limits, usize::from(index), self.place)
+        DiskQueue::new(&self.shared, self.limits, usize::from(index), self.place, self.info.depth)
     }
 
     /// Asks the unit again where it said that something had changed, which takes a few commands' time.
     fn poll_event(&mut self) -> Option<BlockEvent> {
-        let _ = self.core.continue_reset();
+        let _ = self.shared.continue_reset();
         let gone = self.unit()?.is_gone().then_some(Fault::Removed);
-        let fault = self.core.fault().filter(|fault| *fault != Fault::Reset).or(gone);
+        let fault = self.shared.fault().filter(|fault| *fault != Fault::Reset).or(gone);
         if let Some(fault) = fault {
             if self.reported == Some(fault) {
                 return None;
@@ -173,7 +120,7 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> BlockDevice for Disk<P, A, B> {
             self.reported = Some(fault);
             return Some(BlockEvent::Faulted(fault));
         }
-        if self.core.fault().is_none() && self.unit()?.take_changed() {
+        if self.shared.fault().is_none() && self.unit()?.take_changed() {
             return self.look_again();
         }
         None
@@ -184,8 +131,8 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> BlockDevice for Disk<P, A, B> {
     }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> Drop for Disk<P, A, B> {
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Drop for Disk<P, T, B> {
     fn drop(&mut self) {
-        self.unit().into_iter().for_each(Unit::let_go);
+        self.unit().into_iter().for_each(Unit::release);
     }
 }

@@ -1,9 +1,9 @@
 //! Finding out what a unit is.
 
 use crate::Cdb;
-use crate::core::{CommandError, Control, Core};
+use crate::controller_shared::{CommandError, Control, ControllerShared};
 use crate::data::{self, BlockLimits, Capacity, Peripheral, Provisioning, page};
-use crate::port::{Adapter, Address};
+use crate::transport::{Address, ScsiTransport};
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Fault, IoError, Serial, Unmap, ZeroLimits};
 use paravirt_platform::{DmaBuffer, Platform};
 
@@ -31,14 +31,14 @@ fn hash(seed: u64, bytes: &[u8]) -> u64 {
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// What a unit answers to one question; `None` where it does not know it.
-fn ask<'a, P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+fn ask<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
     cdb: Cdb,
     answer: &'a mut [u8],
 ) -> Result<Option<&'a [u8]>, Fault> {
-    match core.command(control, address, cdb, answer) {
+    match shared.command(control, address, cdb, answer) {
         Ok(len) => Ok(answer.get(..len)),
         Err(CommandError::Io(_) | CommandError::Absent) => Ok(None),
         Err(CommandError::Faulted(fault)) => Err(fault),
@@ -46,14 +46,14 @@ fn ask<'a, P: Platform, A: Adapter, B: DmaBuffer>(
 }
 
 /// As [`ask`], where it matters whether the unit does not know it (`Some(None)`) or did not come to answer (`None`).
-fn sure<'a, P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+fn sure<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
     cdb: Cdb,
     answer: &'a mut [u8],
 ) -> Result<Option<Option<&'a [u8]>>, Fault> {
-    match core.command(control, address, cdb, answer) {
+    match shared.command(control, address, cdb, answer) {
         Ok(len) => Ok(Some(answer.get(..len))),
         Err(CommandError::Io(IoError::Unsupported) | CommandError::Absent) => Ok(Some(None)),
         Err(CommandError::Io(_)) => Ok(None),
@@ -71,20 +71,22 @@ pub(crate) struct Found {
 }
 
 /// What is at `address`, and its name; `None` where that could not be found out, as the command was aborted.
-pub(crate) fn look<P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
 ) -> Result<Option<Found>, Fault> {
     let mut bytes = [0; 36];
-    let Some(inquiry) = sure(core, control, address, Cdb::inquiry(36), &mut bytes)? else { return Ok(None) };
+    let Some(inquiry) = sure(shared, control, address, Cdb::inquiry(36), &mut bytes)? else {
+        return Ok(None);
+    };
     let peripheral = inquiry.and_then(data::peripheral).unwrap_or(Peripheral::None);
     let mut found = Found { peripheral, name: Serial::default(), hash: SEED };
     found.hash = hash(found.hash, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
     if peripheral != Peripheral::None {
         let mut bytes = [0; 255];
         let cdb = Cdb::vpd(page::IDENTIFICATION, 255);
-        let Some(page) = sure(core, control, address, cdb, &mut bytes)? else { return Ok(None) };
+        let Some(page) = sure(shared, control, address, cdb, &mut bytes)? else { return Ok(None) };
         let name = page.and_then(data::name).unwrap_or_default();
         found.hash = hash(found.hash, name);
         let mut digits = [0u8; 32];
@@ -98,42 +100,42 @@ pub(crate) fn look<P: Platform, A: Adapter, B: DmaBuffer>(
 }
 
 /// How large a unit is; `None` where it does not say, as without a medium.
-pub(crate) fn capacity<P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+pub(crate) fn capacity<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
     is_optical: bool,
 ) -> Result<Option<Capacity>, Fault> {
     if !is_optical {
         let mut bytes = [0; 32];
-        let answer = ask(core, control, address, Cdb::read_capacity_16(32), &mut bytes)?;
+        let answer = ask(shared, control, address, Cdb::read_capacity_16(32), &mut bytes)?;
         if let Some(capacity) = answer.and_then(data::capacity_16) {
             return Ok(Some(capacity));
         }
     }
     let mut bytes = [0; 8];
-    Ok(ask(core, control, address, Cdb::read_capacity_10(), &mut bytes)?.and_then(data::capacity_10))
+    Ok(ask(shared, control, address, Cdb::read_capacity_10(), &mut bytes)?.and_then(data::capacity_10))
 }
 
 /// Whether a unit is protected, whether it has FUA, and a cache.
-pub(crate) fn mode<P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+pub(crate) fn mode<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
 ) -> Result<Option<data::Mode>, Fault> {
     let mut bytes = [0; 64];
     let cdb = Cdb::mode_sense(data::CACHING_PAGE, 64);
-    Ok(ask(core, control, address, cdb, &mut bytes)?.and_then(data::mode))
+    Ok(ask(shared, control, address, cdb, &mut bytes)?.and_then(data::mode))
 }
 
 /// Asks a disk or drive all that has to be known of it; `None` where it is none that can be driven.
-pub(crate) fn identify<P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
     depth: u16,
 ) -> Result<Option<Identity>, Fault> {
-    let Some(found) = look(core, control, address)? else { return Ok(None) };
+    let Some(found) = look(shared, control, address)? else { return Ok(None) };
     let is_optical = match found.peripheral {
         Peripheral::Disk => false,
         Peripheral::Optical => true,
@@ -145,11 +147,11 @@ pub(crate) fn identify<P: Platform, A: Adapter, B: DmaBuffer>(
     };
     // Takes up what the unit has to say ahead of all else; whether it is ready shows by its capacity.
     for _ in 0..READY_TRIES {
-        if ask(core, control, address, Cdb::test_unit_ready(), &mut [])?.is_some() {
+        if ask(shared, control, address, Cdb::test_unit_ready(), &mut [])?.is_some() {
             break;
         }
     }
-    let capacity = match capacity(core, control, address, is_optical)? {
+    let capacity = match capacity(shared, control, address, is_optical)? {
         Some(capacity) => capacity,
         None if is_optical => {
             // A drive without a medium is a device without blocks.
@@ -170,19 +172,19 @@ pub(crate) fn identify<P: Platform, A: Adapter, B: DmaBuffer>(
         log::warn!("scsi: disk {address} has blocks of {} bytes, which is not driven", capacity.block_size);
         return Ok(None);
     }
-    let mode = if is_optical { None } else { mode(core, control, address)? };
-    let Pages { serial, limits, provisioning } = pages(core, control, address)?;
+    let mode = if is_optical { None } else { mode(shared, control, address)? };
+    let Pages { serial, limits, provisioning } = pages(shared, control, address)?;
     let is_read_only = is_optical || mode.is_some_and(|mode| mode.is_protected);
     let blocks = |bytes: u32| bytes.checked_div(capacity.block_size).unwrap_or(0);
     let most = match limits.max_transfer {
-        0 => blocks(core.limits.max_bytes),
-        most => most.min(blocks(core.limits.max_bytes)),
+        0 => blocks(shared.limits.max_bytes),
+        most => most.min(blocks(shared.limits.max_bytes)),
     };
     let max_bytes = most.max(1).saturating_mul(capacity.block_size);
     let discard = (provisioning.unmaps && limits.max_unmap > 0 && !is_optical)
         .then(|| DiscardLimits { max_blocks: limits.max_unmap, alignment: limits.unmap_granularity.max(1) });
     let knows_write_same = !is_optical
-        && (limits.max_write_same > 0 || core.knows_write_same(control, address, capacity.block_size)?);
+        && (limits.max_write_same > 0 || shared.knows_write_same(control, address, capacity.block_size)?);
     // What WRITE SAME unmaps reads as the block that came with it: zeroes, whatever LBPRZ says.
     let write_zeroes = knows_write_same.then(|| ZeroLimits {
         max_blocks: match u32::try_from(limits.max_write_same) {
@@ -204,16 +206,16 @@ pub(crate) fn identify<P: Platform, A: Adapter, B: DmaBuffer>(
         alignment_offset: u32::from(capacity.lowest_aligned),
         optimal_blocks: limits.optimal_transfer,
         max_bytes,
-        max_segments: core.limits.max_segments,
+        max_segments: shared.limits.max_segments,
         max_segment_bytes: max_bytes,
-        segment_boundary: core.limits.boundary,
+        segment_boundary: shared.limits.boundary,
         alignment: 4,
         discard,
         write_zeroes,
         cache: if has_cache { Cache::WriteBack } else { Cache::WriteThrough },
         access: if is_read_only { Access::ReadOnly } else { Access::ReadWrite },
         serial: serial.unwrap_or(found.name),
-        queues: u16::try_from(core.lanes.len()).unwrap_or(1),
+        queues: u16::try_from(shared.ports.len()).unwrap_or(1),
         depth,
     };
     let has_fua = mode.is_some_and(|mode| mode.has_fua);
@@ -229,13 +231,13 @@ struct Pages {
 }
 
 /// Asks for those pages that the unit says it has: some hosts mishandle others.
-fn pages<P: Platform, A: Adapter, B: DmaBuffer>(
-    core: &Core<P, A, B>,
-    control: &mut Control<P, A>,
+fn pages<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
     address: Address,
 ) -> Result<Pages, Fault> {
     let mut list = [0; 255];
-    let list = ask(core, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut list)?;
+    let list = ask(shared, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut list)?;
     let list = list.and_then(|bytes| data::vpd_body(bytes, page::SUPPORTED)).unwrap_or_default();
     let mut found = Pages::default();
     for page in [page::SERIAL, page::BLOCK_LIMITS, page::PROVISIONING] {
@@ -243,7 +245,7 @@ fn pages<P: Platform, A: Adapter, B: DmaBuffer>(
             continue;
         }
         let mut bytes = [0; 255];
-        let Some(bytes) = ask(core, control, address, Cdb::vpd(page, 255), &mut bytes)? else { continue };
+        let Some(bytes) = ask(shared, control, address, Cdb::vpd(page, 255), &mut bytes)? else { continue };
         match page {
             page::SERIAL => found.serial = data::serial(bytes).filter(|serial| !serial.as_bytes().is_empty()),
             page::BLOCK_LIMITS => found.limits = data::block_limits(bytes).unwrap_or_default(),

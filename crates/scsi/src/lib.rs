@@ -1,30 +1,83 @@
 //! SCSI for guest drivers: disks as common block devices, over any transport that carries commands.
 //!
-//! A transport implements [`Adapter`] and [`Port`]; a [`Controller`] over it finds the units that are there, and hands them out
-//! as [`Disk`]s. `paravirt-storvsc` (Hyper-V) and virtio-scsi are such transports. Kernels do not usually use this crate
+//! A transport implements [`ScsiTransport`] and [`ScsiPort`]; a [`Controller`] over it finds the units that are there, and hands
+//! them out as [`Disk`]s. `paravirt-storvsc` (Hyper-V) and virtio-scsi are such transports. Kernels do not usually use this crate
 //! directly.
 //!
-//! # Who does what where
+//! # Queues and ports
 //!
-//! All disks of a controller share its ports, and queue `n` of each disk uses port `n`. Whoever looks for a completion takes in
-//! all that came on that port, files it under the queue that it belongs to, and wakes who waits for it. A port is behind a spin
-//! lock, which is held for the time of one request or of one look; queues that are used on one processor each do not meet.
+//! All disks of a controller share its ports, and queue `n` of each disk uses port `n`. The commands of a queue are in a table of
+//! its own. A port is behind a spin lock, which a queue takes once to send a batch ([`BlockQueue::kick`]) and once to receive
+//! what there is ([`BlockQueue::complete`]); a reply to another queue is filed in that queue's inbox, and its owner woken.
 //!
-//! # What happens to a command
+//! # The states of a command
 //!
 //! ```text
-//!   submit ─► sent ─ good ──────────────► done ─► complete
-//!              ▲ │ ─ unit attention ─► sent again, and an event (capacity, units, protection)
-//!              │ │ ─ busy ───────────► sent again after 20 ms, as next_deadline says
-//!              └─┘ ─ a durable write on a unit without FUA ─► a flush behind it, in the same slot
+//!   submit ─► staged ─ kick ─► sent ─ good ──────────────► done ─► complete
+//!                               ▲ │ ─ unit attention ─► sent again, and an event (capacity, units, protection)
+//!                               │ │ ─ busy ───────────► sent again after 20 ms, as next_deadline says
+//!                               └─┘ ─ a durable write on a unit without FUA ─► a flush behind it, in the same slot
 //! ```
 //!
 //! A command past its deadline resets the bus; see [`DiskQueue`] and the crate's README for what follows.
 //!
 //! # Trust
 //!
-//! What a unit says is parsed by pure functions ([`Sense`], [`data`]); a reply names a slot and its generation, and is accepted
-//! once. No buffer is given back before its command was answered or the port was closed with the host's confirmation.
+//! What a unit says is parsed by pure functions ([`Sense`], [`data`]). A reply names a slot and its generation, and is accepted
+//! once. No buffer is reclaimed before its command has completed or the port was closed with the host's confirmation, and both are
+//! for the transport to say. So the transport traits are unsafe to implement, and safe code cannot make the crate give back a
+//! buffer that a device still writes:
+//!
+//! ```compile_fail,E0200
+//! use core::task::Waker;
+//! use paravirt_device::{Arm, Fault, Rejected};
+//! use paravirt_scsi::{Command, Event, ScsiPort};
+//!
+//! struct Liar;
+//! impl ScsiPort for Liar {
+//!     fn send(&mut self, _: u64, _: &Command<'_>) -> Result<(), Rejected> { Ok(()) }
+//!     fn reset_bus(&mut self, _: u64) -> Result<(), Rejected> { Ok(()) }
+//!     fn kick(&mut self) {}
+//!     fn receive(&mut self) -> Result<Option<Event>, Fault> { Ok(None) }
+//!     fn arm(&mut self) -> Arm { Arm::Armed }
+//!     fn disarm(&mut self) {}
+//!     fn register(&mut self, _: &Waker) {}
+//! }
+//! ```
+//!
+//! ```compile_fail,E0200
+//! use paravirt_device::Fault;
+//! use paravirt_scsi::{Limits, Scan, ScsiPort, ScsiTransport};
+//!
+//! struct Liar<P>(P);
+//! impl<P: ScsiPort> ScsiTransport for Liar<P> {
+//!     type Port = P;
+//!     fn open(&mut self, _: usize, _: usize) -> Result<Option<P>, Fault> { Ok(None) }
+//!     fn close(&mut self, _: P) -> Result<(), Fault> { Ok(()) }
+//!     fn limits(&self) -> Limits { Limits::new(4096, 1) }
+//!     fn scan(&self) -> Scan { Scan::Targets(1) }
+//! }
+//! ```
+//!
+//! The same with `unsafe impl` compiles: it is the word `unsafe` alone that is missing.
+//!
+//! ```
+//! use paravirt_device::Fault;
+//! use paravirt_scsi::{Limits, Scan, ScsiPort, ScsiTransport};
+//!
+//! struct Absent<P>(P);
+//! // SAFETY: it opens no port, so that no command is ever sent.
+//! unsafe impl<P: ScsiPort> ScsiTransport for Absent<P> {
+//!     type Port = P;
+//!     fn open(&mut self, _: usize, _: usize) -> Result<Option<P>, Fault> { Ok(None) }
+//!     fn close(&mut self, _: P) -> Result<(), Fault> { Ok(()) }
+//!     fn limits(&self) -> Limits { Limits::new(4096, 1) }
+//!     fn scan(&self) -> Scan { Scan::Targets(1) }
+//! }
+//! ```
+//!
+//! [`BlockQueue::kick`]: paravirt_device::BlockQueue::kick
+//! [`BlockQueue::complete`]: paravirt_device::BlockQueue::complete
 //!
 //! Source: SAM-5, SPC-4, SBC-3.
 #![no_std]
@@ -43,22 +96,29 @@
 extern crate std;
 
 mod cdb;
+mod command;
+mod command_table;
 mod controller;
-mod core;
+mod controller_shared;
 pub mod data;
 mod disk;
+mod error;
 mod identify;
-mod lane;
-mod port;
+mod inbox;
+mod limits;
+mod outcome;
+mod port_state;
 mod queue;
 mod sense;
-mod shared;
 mod slot;
+mod state;
+mod transport;
+mod unit;
 
-pub use crate::core::OpenError;
 pub use cdb::{CDB_LEN, Cdb};
 pub use controller::{Controller, ControllerEvent, Options};
 pub use disk::Disk;
-pub use port::{Adapter, Address, Command, Event, Limits, Port, Scan, Status};
+pub use error::OpenError;
 pub use queue::DiskQueue;
-pub use sense::{Attention, Meaning, Sense, key};
+pub use sense::{Attention, Disposition, Sense, key};
+pub use transport::{Address, Command, Event, Limits, Scan, ScsiPort, ScsiTransport, Status};

@@ -1,46 +1,70 @@
 //! One queue of a disk: requests made commands. SBC-3
+//!
+//! The commands are in a table of the queue's own. A read or write of one segment is checked and staged there without a lock;
+//! [`kick`](BlockQueue::kick) takes the lock of the port once and sends all that is staged, and [`complete`](BlockQueue::complete)
+//! takes it once for all replies that there are. Everything else is sent under the lock at once.
 
 use crate::Cdb;
-use crate::core::Core;
-use crate::disk::Limits;
-use crate::port::{Adapter, Port};
-use crate::shared::{Phase, Stage, Unit};
-use crate::slot::{Data, Finished, Make, Wanted};
+use crate::command::{BuildCdb, Completed, Data, PendingCommand, Stage};
+use crate::command_table::{CommandTable, Staged};
+use crate::controller_shared::ControllerShared;
+use crate::inbox::Inbox;
+use crate::limits::DiskLimits;
+use crate::port_state::PortState;
+use crate::state::Phase;
+use crate::transport::ScsiTransport;
+use crate::unit::Unit;
+use core::fmt;
+use core::mem::ManuallyDrop;
 use core::task::Waker;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, Notify, Op, Refused, Rejected, Request, Unmap,
 };
 use paravirt_platform::{Direction, DmaBuffer, Instant, PageArc, Platform, Segment};
+use spin::{Mutex, MutexGuard};
 
-/// Requests without a command that can wait to be completed.
-const MOST_LOCAL: usize = 16;
-
-/// A queue of a disk.
-pub struct DiskQueue<P: Platform, A: Adapter, B: DmaBuffer> {
-    core: PageArc<P, Core<P, A, B>>,
-    limits: Limits,
-    lane: usize,
-    place: usize,
+/// A queue of a disk. Dropped, it leaves what is in flight to the controller, which drops each buffer when its command completes.
+pub struct DiskQueue<P: Platform, T: ScsiTransport, B: DmaBuffer> {
+    table: ManuallyDrop<CommandTable<P, B>>,
+    limits: DiskLimits,
+    shared: PageArc<P, ControllerShared<P, T, B>>,
+    port: usize,
+    /// The unit, by its index in the table of units.
+    unit: usize,
     owner: u16,
-    /// Tags of flushes that are done without the host, as there is no cache.
-    local: [u64; MOST_LOCAL],
-    locals: usize,
+    /// Staged commands were to be sent and did not find room.
+    is_flush_due: bool,
+    /// Something was sent that the host was not notified of.
+    is_kick_due: bool,
     /// No deadline in flight is earlier.
     earliest: Instant,
 }
 
 /// A read or a write, until its segments are known.
+#[derive(Copy, Clone)]
 struct Transfer<'a> {
-    limits: &'a Limits,
+    limits: &'a DiskLimits,
     blocks: u64,
     lba: u64,
     direction: Direction,
     is_fua: bool,
 }
 
-/// The command that reads an optical medium: drives of these know no longer one.
+impl BuildCdb for Transfer<'_> {
+    fn build(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
+        let (count, len) = self.limits.check(self.lba, segments, self.blocks)?;
+        *cdb = if self.limits.is_optical {
+            optical_read(self.lba, count, self.direction)?
+        } else {
+            Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua)
+        };
+        Ok(len)
+    }
+}
+
+/// The command that reads an optical medium: READ (10), the longest that such drives have to know. MMC-6 §6.19
 #[cold]
-fn optical(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> {
+fn optical_read(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> {
     match (u32::try_from(lba), u16::try_from(count), direction) {
         (Ok(lba), Ok(count), Direction::FromDevice) => Ok(Cdb::read_10(lba, count)),
         (_, _, Direction::ToDevice) => Err(Rejected::ReadOnly),
@@ -48,115 +72,185 @@ fn optical(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> 
     }
 }
 
-impl Make for Transfer<'_> {
-    #[inline(always)]
-    fn make(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
-        let (count, len) = self.limits.check(self.lba, segments, self.blocks)?;
-        if self.limits.is_optical {
-            *cdb = optical(self.lba, count, self.direction)?;
-        } else {
-            *cdb = Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua);
-        }
-        Ok(len)
+/// What a request carries beside its operation.
+#[derive(Copy, Clone)]
+struct Meta {
+    tag: u64,
+    deadline: Instant,
+}
+
+impl Meta {
+    fn command(self, stage: Stage) -> PendingCommand {
+        PendingCommand { tag: self.tag, deadline: self.deadline, stage }
     }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
-    pub(crate) fn new(
-        core: &PageArc<P, Core<P, A, B>>,
-        limits: Limits,
-        lane: usize,
-        place: usize,
-    ) -> Option<Self> {
-        core.shared.units.get(place)?.hold();
-        let owner = u16::try_from(place).ok()?.checked_add(1)?;
-        let (core, local) = (core.clone(), [0; MOST_LOCAL]);
-        Some(Self { core, limits, lane, place, owner, local, locals: 0, earliest: Instant::NEVER })
-    }
+type LockedPort<'a, P, T, B> = MutexGuard<'a, PortState<P, <T as ScsiTransport>::Port, B>>;
+/// The port, locked, and the table of the queue.
+type Locked<'a, P, T, B> = (LockedPort<'a, P, T, B>, &'a mut CommandTable<P, B>);
 
-    #[inline(always)]
-    fn unit(&self) -> Option<&Unit> {
-        self.core.shared.units.get(self.place)
+/// A refused read or write: why, and its buffer.
+type RefusedBuffer<B> = (Rejected, B);
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
+    /// A queue of `depth` commands on port `port`; `None` where there is no memory for it, or commands of a queue before it are
+    /// still in flight.
+    pub(crate) fn new(
+        shared: &PageArc<P, ControllerShared<P, T, B>>,
+        limits: DiskLimits,
+        port: usize,
+        unit: usize,
+        depth: u16,
+    ) -> Option<Self> {
+        let owner = u16::try_from(unit).ok()?.checked_add(1)?;
+        let platform = &shared.state.platform;
+        let table = CommandTable::new(platform, owner, limits.address, depth).ok()?;
+        let inbox = Inbox::new(platform, depth).ok()?;
+        if !shared.port(port)?.lock().add_owner(owner, inbox) {
+            return None;
+        }
+        shared.state.units.get(unit)?.hold();
+        Some(Self {
+            table: ManuallyDrop::new(table),
+            limits,
+            shared: shared.clone(),
+            port,
+            unit,
+            owner,
+            is_flush_due: false,
+            is_kick_due: false,
+            earliest: Instant::NEVER,
+        })
     }
 
     /// The fault that keeps requests out.
     #[inline(always)]
     fn fault(&self) -> Option<Fault> {
-        if !self.core.shared.is_running() {
-            return self.core.fault();
+        if !self.shared.state.is_running() {
+            return self.shared.fault();
         }
-        if self.unit().is_none_or(Unit::is_gone) { Some(Fault::Removed) } else { None }
+        let unit = self.shared.state.units.get(self.unit);
+        if unit.is_none_or(Unit::is_gone) { Some(Fault::Removed) } else { None }
     }
 
-    /// Sends the command that `make` makes of the segments of its data, and of how large the medium is.
-    #[inline(always)]
-    fn send<'a, M: Make>(
-        &'a mut self,
-        request: (u64, Instant),
-        stage: Stage,
-        data: Data<B>,
-        make: impl FnOnce(&'a Limits, u64) -> M,
-    ) -> Result<(), (Rejected, Data<B>)> {
-        let (tag, deadline) = request;
-        let Self { core, limits, lane, place, owner, earliest, .. } = self;
-        let (Some(lane), Some(unit)) = (core.lane(*lane), core.shared.units.get(*place)) else {
-            return Err((Rejected::Invalid, data));
-        };
-        let wanted = Wanted { tag, deadline, address: limits.address, stage, data };
-        lane.lock().submit(*owner, wanted, make(limits, unit.blocks()))?;
-        *earliest = deadline.min(*earliest);
-        Ok(())
-    }
-
-    /// Reads or writes `buffer` at `lba`.
+    /// Accepts a read or write.
     #[inline(always)]
     fn transfer(
         &mut self,
-        request: (u64, Instant),
+        meta: Meta,
         lba: u64,
-        buffer: B,
+        mut buffer: B,
         direction: Direction,
         durability: Durability,
-    ) -> Result<(), (Rejected, Option<B>)> {
+    ) -> Result<(), RefusedBuffer<B>> {
+        let is_write = direction == Direction::ToDevice;
+        let Some(unit) = self.shared.state.units.get(self.unit) else {
+            return Err((Fault::Removed.into(), buffer));
+        };
+        if !self.shared.state.is_running() || !unit.accepts(is_write) {
+            return Err((self.refusal(), buffer));
+        }
+        if !self.table.has_room() {
+            return Err((Rejected::Full, buffer));
+        }
         let is_durable = durability == Durability::Durable && self.limits.has_cache;
-        let (is_fua, behind) = (is_durable && self.limits.has_fua, is_durable && !self.limits.has_fua);
-        let stage = if behind { Stage::FlushBehind } else { Stage::Last };
-        let data = Data::Buffer(buffer, direction);
-        let sent = self.send(request, stage, data, |limits, blocks| Transfer {
-            limits,
-            blocks,
-            lba,
-            direction,
-            is_fua,
-        });
-        sent.map_err(|(reason, data)| match data {
-            Data::Buffer(buffer, _) => (reason, Some(buffer)),
-            _ => (reason, None),
+        let is_fua = is_durable && self.limits.has_fua;
+        let stage = if is_durable && !self.limits.has_fua { Stage::FlushBehind } else { Stage::Last };
+        let blocks = unit.blocks();
+        let segment = match buffer.submit(direction) {
+            Ok(memory) => match memory.as_slice() {
+                [one] if !self.limits.is_optical => Ok(*one),
+                _ => Err(None),
+            },
+            Err(error) => Err(Some(Rejected::Buffer(error))),
+        };
+        let segment = match segment {
+            Ok(segment) => segment,
+            Err(Some(reason)) => return Err((reason, buffer)),
+            Err(None) => {
+                // SAFETY: it was submitted above, and no device was told of it.
+                unsafe { buffer.reclaim() };
+                let limits = self.limits;
+                let build = Transfer { limits: &limits, blocks, lba, direction, is_fua };
+                return self.transfer_now(meta, stage, buffer, build);
+            }
+        };
+        let count = match self.limits.check_one(lba, segment.len, blocks) {
+            Ok(count) => count,
+            Err(reason) => {
+                // SAFETY: it was submitted above, and no device was told of it.
+                unsafe { buffer.reclaim() };
+                return Err((reason, buffer));
+            }
+        };
+        let Meta { tag, deadline } = meta;
+        let cdb = Cdb::transfer(is_write, lba, count, is_fua);
+        let command = Staged { tag, deadline, stage, buffer, direction, segment, cdb };
+        let staged = self.table.stage(command);
+        self.earliest = deadline.min(self.earliest);
+        staged.map_err(|mut buffer| {
+            // SAFETY: it was submitted above, and no device was told of it.
+            unsafe { buffer.reclaim() };
+            (Rejected::Full, buffer)
         })
     }
 
-    fn flush(&mut self, request: (u64, Instant)) -> Result<(), Rejected> {
-        if self.limits.has_cache {
-            return self
-                .send(request, Stage::Last, Data::None, |_, _| Cdb::synchronize_cache())
-                .map_err(|(reason, _)| reason);
+    /// Sends a read or write of several segments, behind what is staged.
+    #[inline(never)]
+    fn transfer_now(
+        &mut self,
+        meta: Meta,
+        stage: Stage,
+        buffer: B,
+        build: Transfer<'_>,
+    ) -> Result<(), RefusedBuffer<B>> {
+        let direction = build.direction;
+        self.is_kick_due = true;
+        let Some((mut port, table)) = self.lock() else { return Err((Rejected::Invalid, buffer)) };
+        let is_flushed = port.flush(table);
+        let sent = port.send_buffer(table, meta.command(stage), (buffer, direction), build);
+        drop(port);
+        self.is_flush_due |= !is_flushed;
+        self.earliest = meta.deadline.min(self.earliest);
+        sent
+    }
+
+    /// Why the unit or the controller takes no request.
+    #[cold]
+    fn refusal(&self) -> Rejected {
+        // Where the fault has just gone away, the unit is what refuses.
+        self.fault().map_or(Rejected::ReadOnly, Rejected::from)
+    }
+
+    /// Sends a command without a buffer, behind what is staged.
+    fn send(&mut self, meta: Meta, data: Data<B>, cdb: Cdb) -> Result<(), Rejected> {
+        self.is_kick_due = true;
+        let (mut port, table) = self.lock().ok_or(Rejected::Invalid)?;
+        let is_flushed = port.flush(table);
+        let sent = port.send(table, meta.command(Stage::Last), data, cdb);
+        drop(port);
+        self.is_flush_due |= !is_flushed;
+        self.earliest = meta.deadline.min(self.earliest);
+        sent
+    }
+
+    fn flush(&mut self, meta: Meta) -> Result<(), Rejected> {
+        match self.limits.has_cache {
+            true => self.send(meta, Data::None, Cdb::synchronize_cache()),
+            false => self.table.complete_at_once(meta.tag),
         }
-        let place = self.local.get_mut(self.locals).ok_or(Rejected::Full)?;
-        *place = request.0;
-        self.locals = self.locals.saturating_add(1);
-        Ok(())
     }
 
     /// Zeroes or discards blocks; `most` is what one request may have.
     fn blocks(
         &mut self,
-        request: (u64, Instant),
+        meta: Meta,
         (lba, blocks): (u64, u32),
         most: u32,
         data: Data<B>,
         cdb: Cdb,
     ) -> Result<(), Rejected> {
-        let unit = self.unit().ok_or(Fault::Removed)?;
+        let unit = self.shared.state.units.get(self.unit).ok_or(Fault::Removed)?;
         if most == 0 {
             return Err(Rejected::Unsupported);
         }
@@ -169,204 +263,240 @@ impl<P: Platform, A: Adapter, B: DmaBuffer> DiskQueue<P, A, B> {
         if lba.checked_add(u64::from(blocks)).is_none_or(|end| end > unit.blocks()) {
             return Err(Rejected::Range);
         }
-        self.send(request, Stage::Last, data, |_, _| cdb).map_err(|(reason, _)| reason)
+        self.send(meta, data, cdb)
     }
 
-    #[inline(always)]
-    fn accept(&mut self, request: (u64, Instant), op: Op<B>) -> Result<(), (Rejected, Option<Op<B>>)> {
-        // One way for both, so that it is laid out once.
-        let (lba, buffer, direction, durability) = match op {
-            Op::Read { lba, into } => (lba, into, Direction::FromDevice, Durability::Cached),
-            Op::Write { lba, from, durability } => (lba, from, Direction::ToDevice, durability),
-            other => return self.accept_other(request, other),
-        };
-        let is_kept_out = direction == Direction::ToDevice && self.unit().is_some_and(Unit::is_read_only);
-        let sent = if is_kept_out {
-            Err((Rejected::ReadOnly, Some(buffer)))
-        } else {
-            self.transfer(request, lba, buffer, direction, durability)
-        };
-        sent.map_err(|(reason, buffer)| {
-            let op = buffer.map(|buffer| match direction {
-                Direction::FromDevice => Op::Read { lba, into: buffer },
-                Direction::ToDevice => Op::Write { lba, from: buffer, durability },
-            });
-            (reason, op)
-        })
-    }
-
+    /// Accepts an operation without a buffer.
     #[inline(never)]
-    fn accept_other(&mut self, request: (u64, Instant), op: Op<B>) -> Result<(), (Rejected, Option<Op<B>>)> {
-        match op {
-            Op::Flush => self.flush(request).map_err(|reason| (reason, Some(Op::Flush))),
+    fn accept_other(&mut self, meta: Meta, op: &Op<B>) -> Result<(), Rejected> {
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        match *op {
+            Op::Flush => self.flush(meta),
             Op::Discard { lba, blocks } => {
                 let most = self.limits.max_discard;
-                self.blocks(request, (lba, blocks), most, Data::Unmap { lba, blocks }, Cdb::unmap())
-                    .map_err(|reason| (reason, Some(Op::Discard { lba, blocks })))
+                self.blocks(meta, (lba, blocks), most, Data::Unmap { lba, blocks }, Cdb::unmap())
             }
             Op::WriteZeroes { lba, blocks, unmap } => {
                 let may = unmap == Unmap::May && self.limits.zeroes_unmap;
-                let data = Data::Own(self.core.zeroes(self.limits.block_size), Direction::ToDevice);
+                let data = Data::Own(self.shared.zeroes(self.limits.block_size), Direction::ToDevice);
                 let cdb = Cdb::write_same(lba, blocks, may);
-                self.blocks(request, (lba, blocks), self.limits.max_zeroes, data, cdb)
-                    .map_err(|reason| (reason, Some(Op::WriteZeroes { lba, blocks, unmap })))
+                self.blocks(meta, (lba, blocks), self.limits.max_zeroes, data, cdb)
             }
-            other => Err((Rejected::Unsupported, Some(other))),
+            _ => Err(Rejected::Unsupported),
         }
     }
 
-    /// The next of ours, taking in what came for all.
+    fn lock(&mut self) -> Option<Locked<'_, P, T, B>> {
+        let Self { shared, port, table, .. } = self;
+        Some((shared.port(*port).map(Mutex::lock)?, table))
+    }
+
+    /// Receives successful replies, and takes the first completion.
     #[inline(always)]
-    fn next(&mut self) -> Result<Option<Finished<B>>, Fault> {
-        let Some(lane) = self.core.lane(self.lane) else { return Err(Fault::Refused) };
-        let mut lane = lane.lock();
-        if let Some(done) = lane.take(self.owner) {
-            return Ok(Some(done));
+    fn complete_good(&mut self) -> Option<Completion<B>> {
+        if self.is_flush_due {
+            return None;
         }
-        let pumped = lane.pump(&self.core.shared, self.owner);
-        match (pumped, lane.take(self.owner)) {
-            (_, Some(done)) => Ok(Some(done)),
-            (Ok(()), None) => Ok(None),
-            (Err(fault), None) => Err(fault),
+        let Self { shared, port, table, .. } = self;
+        let at = shared.port(*port)?.lock().receive_good(&shared.state, table)?;
+        let (tag, data) = table.release(at)?;
+        Some(Completion { tag, buffer: data.into_buffer(), result: Ok(()) })
+    }
+
+    /// Receives everything that there is, and sends what found no room before.
+    fn receive(&mut self) -> Result<(), Fault> {
+        let Self { shared, port, table, is_flush_due, .. } = self;
+        let Some(port) = shared.port(*port) else { return Err(Fault::Refused) };
+        let mut port = port.lock();
+        let received = port.receive(&shared.state, table);
+        if *is_flush_due && received.is_ok() {
+            *is_flush_due = !port.flush(table);
+            port.kick();
+        }
+        received
+    }
+
+    /// Takes a completion after receiving everything that there is.
+    #[inline(never)]
+    fn complete_any(&mut self) -> Result<Option<Completion<B>>, Fault> {
+        let epoch = self.shared.state.epoch();
+        let received = self.receive();
+        if let Some(done) = self.table.pop_done() {
+            return Ok(Some(completion(done)));
+        }
+        match received {
+            Ok(()) if self.fault().is_none() => Ok(None),
+            received => self.recover(received.err(), epoch),
         }
     }
 
-    /// What is to be done when there is nothing, or the port fails.
+    /// Goes on with the recovery of the controller where nothing has completed, or the port failed.
     #[cold]
-    fn idle(&mut self, failed: Option<Fault>, epoch: u32) -> Result<Option<Completion<B>>, Fault> {
-        let core = &self.core;
-        match (core.shared.phase(), failed) {
-            (Phase::Running | Phase::Resetting, Some(fault)) => drop(core.recover(epoch, fault)),
-            (Phase::Resetting, None) => drop(core.continue_reset()),
+    fn recover(&mut self, failed: Option<Fault>, epoch: u32) -> Result<Option<Completion<B>>, Fault> {
+        let shared = &self.shared;
+        match (shared.state.phase(), failed) {
+            (Phase::Running | Phase::Resetting, Some(fault)) => drop(shared.recover(epoch, fault)),
+            (Phase::Resetting, None) => drop(shared.continue_reset()),
             _ => {}
         }
-        let Some(lane) = core.lane(self.lane) else { return Err(Fault::Refused) };
-        let mut lane = lane.lock();
-        if let Some(done) = lane.take(self.owner) {
+        let state = &self.shared.state;
+        let Some(port) = self.shared.port(self.port) else { return Err(Fault::Refused) };
+        port.lock().collect(state, &mut self.table);
+        if let Some(done) = self.table.pop_done() {
             return Ok(Some(completion(done)));
         }
         match self.fault() {
             // What was sent ahead of it comes back still.
-            Some(_) if lane.in_flight(self.owner) > 0 => Ok(None),
+            Some(_) if self.table.in_flight() > 0 => Ok(None),
             Some(Fault::Reset) | None => Ok(None),
             Some(fault) => Err(fault),
         }
     }
 }
 
-fn completion<B>(done: Finished<B>) -> Completion<B> {
-    let buffer = match done.data {
-        Data::Buffer(buffer, _) | Data::Held(buffer) => Some(buffer),
-        _ => None,
-    };
-    Completion { tag: done.tag, buffer, result: done.result }
+#[inline(always)]
+fn completion<B>(done: Completed<B>) -> Completion<B> {
+    Completion { tag: done.tag, buffer: done.data.into_buffer(), result: done.result }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> BlockQueue for DiskQueue<P, A, B> {
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T, B> {
     type Buffer = B;
 
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
         let Request { tag, op, deadline } = request;
-        if let Some(fault) = self.fault() {
-            return Err(Refused { reason: fault.into(), request: Request { tag, op, deadline } });
-        }
-        // A buffer comes back with every refusal, so there always is an operation.
-        self.accept((tag, deadline), op).map_err(|(reason, op)| Refused {
-            reason,
-            request: Request { tag, op: op.unwrap_or(Op::Flush), deadline },
+        let meta = Meta { tag, deadline };
+        // One way for reads and writes, so that it is laid out once.
+        let (lba, buffer, direction, durability) = match op {
+            Op::Read { lba, into } => (lba, into, Direction::FromDevice, Durability::Cached),
+            Op::Write { lba, from, durability } => (lba, from, Direction::ToDevice, durability),
+            op => {
+                return self
+                    .accept_other(meta, &op)
+                    .map_err(|reason| Refused { reason, request: Request { tag, op, deadline } });
+            }
+        };
+        self.transfer(meta, lba, buffer, direction, durability).map_err(|(reason, buffer)| {
+            let op = match direction {
+                Direction::FromDevice => Op::Read { lba, into: buffer },
+                Direction::ToDevice => Op::Write { lba, from: buffer, durability },
+            };
+            Refused { reason, request: Request { tag, op, deadline } }
         })
     }
 
+    /// Sends what is staged, and notifies the host once.
     #[inline]
     fn kick(&mut self) {
-        if let Some(lane) = self.core.lane(self.lane)
-            && let Some(port) = &mut lane.lock().port
-        {
-            port.kick();
+        if !self.table.has_staged() && !self.is_kick_due {
+            return;
         }
+        let Self { shared, port, table, is_flush_due, is_kick_due, .. } = self;
+        let Some(port) = shared.port(*port) else { return };
+        let mut port = port.lock();
+        *is_flush_due = !port.flush(table);
+        *is_kick_due = false;
+        port.kick();
     }
 
     #[inline]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        if self.locals > 0 {
-            self.locals = self.locals.wrapping_sub(1);
-            let tag = self.local.first().copied().unwrap_or_default();
-            self.local.rotate_left(1);
-            return Ok(Some(Completion { tag, buffer: None, result: Ok(()) }));
+        if let Some(done) = self.table.pop_done() {
+            return Ok(Some(completion(done)));
         }
-        let epoch = self.core.shared.epoch();
-        match self.next() {
-            Ok(Some(done)) => Ok(Some(completion(done))),
-            Ok(None) if self.fault().is_none() => Ok(None),
-            Ok(None) => self.idle(None, epoch),
-            Err(fault) => self.idle(Some(fault), epoch),
+        match self.complete_good() {
+            Some(done) => Ok(Some(done)),
+            None => self.complete_any(),
         }
     }
 
-    /// Closes all ports of the controller and opens them again: what is in flight on any of its disks comes back as aborted.
+    /// Closes all ports of the controller and opens them again: what is in flight on any of its disks completes as aborted.
     fn reset(&mut self) -> Result<(), Fault> {
-        self.core.recover(self.core.shared.epoch(), Fault::Reset)
+        self.shared.recover(self.shared.state.epoch(), Fault::Reset)
     }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> Notify for DiskQueue<P, A, B> {
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Notify for DiskQueue<P, T, B> {
     fn arm(&mut self) -> Arm {
-        if self.locals > 0 {
+        let owner = self.owner;
+        let is_flush_due = self.is_flush_due;
+        let Some((mut port, table)) = self.lock() else { return Arm::Armed };
+        port.sync(table);
+        if table.has_done() {
             return Arm::Pending;
         }
-        let Some(lane) = self.core.lane(self.lane) else { return Arm::Armed };
-        lane.lock().arm(self.owner)
+        let is_flushed = !is_flush_due || port.flush(table);
+        if is_flush_due {
+            port.kick();
+        }
+        let arm = port.arm(owner);
+        drop(port);
+        self.is_flush_due = !is_flushed;
+        arm
     }
 
     fn disarm(&mut self) {
-        if let Some(lane) = self.core.lane(self.lane) {
-            lane.lock().disarm(self.owner);
+        let owner = self.owner;
+        if let Some((mut port, _)) = self.lock() {
+            port.disarm(owner);
         }
     }
 
     fn register(&mut self, waker: &Waker) {
-        if let Some(lane) = self.core.lane(self.lane) {
-            lane.lock().wakers.register(usize::from(self.owner), waker);
+        let owner = self.owner;
+        if let Some((port, _)) = self.lock() {
+            port.wakers.register(usize::from(owner), waker);
         }
     }
 
     fn next_deadline(&self) -> Instant {
-        let Some(lane) = self.core.lane(self.lane) else { return Instant::NEVER };
-        let lane = lane.lock();
-        let mine = if lane.in_flight(self.owner) > 0 { self.earliest } else { Instant::NEVER };
-        let reset = match self.core.shared.phase() {
-            Phase::Resetting => self.core.shared.reset_until(),
+        let mine = if self.table.in_flight() > 0 { self.earliest } else { Instant::NEVER };
+        let reset = match self.shared.state.phase() {
+            Phase::Resetting => self.shared.state.reset_until(),
             _ => Instant::NEVER,
         };
-        mine.min(reset).min(lane.retry_at())
+        mine.min(reset).min(self.table.retry_at())
     }
 
     fn expire(&mut self, now: Instant) -> Result<(), Fault> {
-        self.core.continue_reset()?;
-        let Some(lane) = self.core.lane(self.lane) else { return Ok(()) };
-        let epoch = self.core.shared.epoch();
-        let pumped = lane.lock().pump(&self.core.shared, self.owner);
-        if let Err(fault) = pumped {
-            return if self.core.shared.is_running() { self.core.recover(epoch, fault) } else { Ok(()) };
+        self.shared.continue_reset()?;
+        let epoch = self.shared.state.epoch();
+        if let Err(fault) = self.receive() {
+            let is_running = self.shared.state.is_running();
+            return if is_running { self.shared.recover(epoch, fault) } else { Ok(()) };
         }
         if now >= self.earliest {
             // The bound is of requests that may be long done: look again.
-            self.earliest = lane.lock().deadline(self.owner);
-            if now >= self.earliest && self.core.shared.is_running() {
-                self.core.begin_reset();
+            self.earliest = self.table.deadline();
+            if now >= self.earliest && self.shared.state.is_running() {
+                self.shared.begin_reset();
             }
         }
         Ok(())
     }
 }
 
-impl<P: Platform, A: Adapter, B: DmaBuffer> Drop for DiskQueue<P, A, B> {
-    /// What is in flight is dropped as it comes back.
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for DiskQueue<P, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskQueue")
+            .field("unit", &self.limits.address)
+            .field("port", &self.port)
+            .field("in_flight", &self.table.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Drop for DiskQueue<P, T, B> {
+    /// What is in flight is dropped as it completes.
     fn drop(&mut self) {
-        if let Some(lane) = self.core.lane(self.lane) {
-            lane.lock().abandon(self.owner);
+        // SAFETY: the table is taken once, here, and not used after.
+        let table = unsafe { ManuallyDrop::take(&mut self.table) };
+        let state = &self.shared.state;
+        let is_kept = self.shared.port(self.port).is_some_and(|port| port.lock().remove_owner(state, table));
+        if !is_kept {
+            state.units.get(self.unit).into_iter().for_each(Unit::release);
         }
-        self.unit().into_iter().for_each(Unit::let_go);
     }
 }

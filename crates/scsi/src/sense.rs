@@ -29,13 +29,13 @@ pub mod key {
     pub const ABORTED_COMMAND: u8 = 11;
 }
 
-/// What is to be done about sense data.
+/// What sense data mean for the command that they came with.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Meaning {
-    /// The command was done.
+pub enum Disposition {
+    /// The command was executed.
     Done,
-    /// It was not, and is to be sent again, as something has changed.
-    Again(Attention),
+    /// It was not executed, as something has changed, and is to be retried.
+    Retry(Attention),
     /// It failed.
     Failed(IoError),
 }
@@ -73,25 +73,25 @@ impl Sense {
     }
 
     /// What it asks for. SPC-4 table 48 and annex F
-    pub fn meaning(&self) -> Meaning {
+    pub fn disposition(&self) -> Disposition {
         // It tells of a command of before, and this one was not executed.
         if self.is_deferred && self.key != key::UNIT_ATTENTION {
-            return Meaning::Again(Attention::Other);
+            return Disposition::Retry(Attention::Other);
         }
         match (self.key, self.code, self.qualifier) {
-            (key::NO_SENSE | key::RECOVERED, ..) => Meaning::Done,
-            (key::UNIT_ATTENTION, 0x28 | 0x2a, _) => Meaning::Again(Attention::Unit),
-            (key::UNIT_ATTENTION, 0x3f, _) => Meaning::Again(Attention::Inventory),
-            (key::UNIT_ATTENTION, ..) => Meaning::Again(Attention::Other),
+            (key::NO_SENSE | key::RECOVERED, ..) => Disposition::Done,
+            (key::UNIT_ATTENTION, 0x28 | 0x2a, _) => Disposition::Retry(Attention::Unit),
+            (key::UNIT_ATTENTION, 0x3f, _) => Disposition::Retry(Attention::Inventory),
+            (key::UNIT_ATTENTION, ..) => Disposition::Retry(Attention::Other),
             // Becoming ready.
-            (key::NOT_READY, 0x04, 0x01) => Meaning::Again(Attention::NotReady),
-            (key::ABORTED_COMMAND, ..) => Meaning::Again(Attention::Other),
-            (key::MEDIUM_ERROR, ..) => Meaning::Failed(IoError::Medium),
+            (key::NOT_READY, 0x04, 0x01) => Disposition::Retry(Attention::NotReady),
+            (key::ABORTED_COMMAND, ..) => Disposition::Retry(Attention::Other),
+            (key::MEDIUM_ERROR, ..) => Disposition::Failed(IoError::Medium),
             // The medium is not there.
-            (key::NOT_READY, 0x3a, _) => Meaning::Failed(IoError::Medium),
-            (key::ILLEGAL_REQUEST, 0x20 | 0x24 | 0x26, _) => Meaning::Failed(IoError::Unsupported),
-            (key::DATA_PROTECT, ..) => Meaning::Failed(IoError::ReadOnly),
-            _ => Meaning::Failed(IoError::Device),
+            (key::NOT_READY, 0x3a, _) => Disposition::Failed(IoError::Medium),
+            (key::ILLEGAL_REQUEST, 0x20 | 0x24 | 0x26, _) => Disposition::Failed(IoError::Unsupported),
+            (key::DATA_PROTECT, ..) => Disposition::Failed(IoError::ReadOnly),
+            _ => Disposition::Failed(IoError::Device),
         }
     }
 }
@@ -107,7 +107,7 @@ mod tests {
         let expected = Sense { key: 6, code: 0x2a, qualifier: 9, is_deferred: false };
         assert_eq!(Sense::parse(&fixed), Some(expected));
         assert_eq!(Sense::parse(&[0x72, 6, 0x2a, 9, 0, 0, 0, 0]), Some(expected));
-        assert_eq!(expected.meaning(), Meaning::Again(Attention::Unit));
+        assert_eq!(expected.disposition(), Disposition::Retry(Attention::Unit));
         // Short, and of no format at all.
         assert_eq!(Sense::parse(&fixed[..3]).map(|sense| (sense.key, sense.code)), Some((6, 0)));
         assert_eq!(
@@ -118,16 +118,17 @@ mod tests {
 
     #[test]
     fn what_fails_says_why() {
-        let meaning = |key, code, qualifier| Sense { key, code, qualifier, is_deferred: false }.meaning();
-        assert_eq!(meaning(7, 0x27, 0), Meaning::Failed(IoError::ReadOnly));
-        assert_eq!(meaning(3, 0x11, 0), Meaning::Failed(IoError::Medium));
-        assert_eq!(meaning(5, 0x20, 0), Meaning::Failed(IoError::Unsupported));
-        assert_eq!(meaning(5, 0x21, 0), Meaning::Failed(IoError::Device));
-        assert_eq!(meaning(6, 0x3f, 0x0e), Meaning::Again(Attention::Inventory));
-        assert_eq!(meaning(1, 0x17, 1), Meaning::Done);
-        assert_eq!(meaning(2, 4, 1), Meaning::Again(Attention::NotReady));
+        let disposition =
+            |key, code, qualifier| Sense { key, code, qualifier, is_deferred: false }.disposition();
+        assert_eq!(disposition(7, 0x27, 0), Disposition::Failed(IoError::ReadOnly));
+        assert_eq!(disposition(3, 0x11, 0), Disposition::Failed(IoError::Medium));
+        assert_eq!(disposition(5, 0x20, 0), Disposition::Failed(IoError::Unsupported));
+        assert_eq!(disposition(5, 0x21, 0), Disposition::Failed(IoError::Device));
+        assert_eq!(disposition(6, 0x3f, 0x0e), Disposition::Retry(Attention::Inventory));
+        assert_eq!(disposition(1, 0x17, 1), Disposition::Done);
+        assert_eq!(disposition(2, 4, 1), Disposition::Retry(Attention::NotReady));
         // Of a command of before: this one was not executed, whatever became of that.
         let deferred = Sense { key: 1, code: 0x17, qualifier: 1, is_deferred: true };
-        assert_eq!(deferred.meaning(), Meaning::Again(Attention::Other));
+        assert_eq!(deferred.disposition(), Disposition::Retry(Attention::Other));
     }
 }

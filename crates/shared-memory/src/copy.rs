@@ -12,13 +12,37 @@ const BLOCK_WORDS: usize = 8;
 pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
     let (whole, rest) = bytes.as_chunks::<8>();
     let Some((now, later)) = words.split_at_checked(whole.len()) else { return &[] };
-    // SAFETY: `whole` and `now` are both `whole.len()` words long and do not overlap: one is private, the other is atomics,
-    // which may be written through a shared reference.
-    let done = unsafe { copy_long(whole.as_ptr().cast(), now.as_ptr().cast_mut().cast(), whole.len()) };
-    for (to, from) in now.iter().zip(whole).skip(done) {
-        to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+    if whole.len() < BLOCK_WORDS {
+        for (to, from) in now.iter().zip(whole) {
+            to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+        }
+    } else {
+        copy_blocks_in(now, whole);
     }
     if rest.is_empty() { later } else { copy_last_word_in(later, rest) }
+}
+
+/// Writes `from` to `to`, which is as long. A function of its own, so that short copies do not pay for its registers.
+#[inline(never)]
+fn copy_blocks_in(to: &[AtomicU64], from: &[[u8; 8]]) {
+    let count = from.len().min(to.len());
+    // SAFETY: both are at least `count` words long and do not overlap: one is private, the other is atomics, which may be written
+    // through a shared reference.
+    let done = unsafe { copy_long(from.as_ptr().cast(), to.as_ptr().cast_mut().cast(), count) };
+    for (to, from) in to.iter().zip(from).skip(done) {
+        to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+    }
+}
+
+/// Reads `from` into `to`: as many words as both have. A function of its own, as [`copy_blocks_in`] is.
+#[inline(never)]
+fn copy_blocks_out(from: &[AtomicU64], to: &mut [[u8; 8]]) {
+    let count = to.len().min(from.len());
+    // SAFETY: both are at least `count` words long and do not overlap: one is private.
+    let done = unsafe { copy_long(from.as_ptr().cast(), to.as_mut_ptr().cast(), count) };
+    for (from, to) in from.iter().zip(to).skip(done) {
+        *to = from.load(Ordering::Relaxed).to_le_bytes();
+    }
 }
 
 /// Writes fewer than 8 bytes, padded with zeros.
@@ -35,11 +59,12 @@ fn copy_last_word_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64
 #[inline(always)]
 pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
     let (chunks, _) = bytes.as_chunks_mut::<8>();
-    let count = chunks.len().min(words.len());
-    // SAFETY: both are at least `count` words long and do not overlap: one is private.
-    let done = unsafe { copy_long(words.as_ptr().cast(), chunks.as_mut_ptr().cast(), count) };
-    for (from, to) in words.iter().zip(chunks).skip(done) {
-        *to = from.load(Ordering::Relaxed).to_le_bytes();
+    if chunks.len() < BLOCK_WORDS {
+        for (from, to) in words.iter().zip(chunks) {
+            *to = from.load(Ordering::Relaxed).to_le_bytes();
+        }
+    } else {
+        copy_blocks_out(words, chunks);
     }
 }
 

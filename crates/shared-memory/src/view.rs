@@ -68,6 +68,17 @@ impl SharedMemory {
         Some(unsafe { self.base.add(offset).cast::<T>().as_ref() })
     }
 
+    /// The `count` atoms from byte `offset` on; `None` where they are out of bounds or misaligned.
+    pub fn slice_at<T: SharedAtom>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let end = offset.checked_add(count.checked_mul(size_of::<T>())?)?;
+        let address = (self.base.as_ptr() as usize).checked_add(offset)?;
+        if end > self.len || !address.is_multiple_of(align_of::<T>()) {
+            return None;
+        }
+        // SAFETY: in bounds and aligned by the checks above; valid and only seen as atomics by `new`.
+        Some(unsafe { core::slice::from_raw_parts(self.base.add(offset).cast::<T>().as_ptr(), count) })
+    }
+
     /// An array of `count` atoms at byte `offset`, indexed modulo `count`; `None` where it does not fit, is
     /// misaligned, or `count` is not a power of two.
     ///
@@ -127,6 +138,10 @@ mod tests {
         assert!(view.at::<AtomicU16>(31).is_none());
         assert!(view.at::<AtomicU32>(2).is_none());
         assert!(view.at::<AtomicU8>(usize::MAX).is_none());
+        assert_eq!(view.slice_at::<AtomicU64>(8, 3).map(<[_]>::len), Some(3));
+        assert!(view.slice_at::<AtomicU64>(8, 4).is_none());
+        assert!(view.slice_at::<AtomicU64>(4, 1).is_none());
+        assert!(view.slice_at::<AtomicU64>(8, usize::MAX).is_none());
         view.copy_in(1, &[1, 2, 3]).unwrap();
         assert!(view.copy_in(30, &[1, 2, 3]).is_none());
         let mut out = [0; 5];

@@ -1,6 +1,6 @@
 //! Hyper-V's storage: the guest's side of StorVSP, for SCSI controllers, IDE disks and Fibre Channel on VMBus.
 //!
-//! [`StorAdapter`] is what `paravirt-scsi` makes a controller and block devices of; [`StorController`] and [`StorDisk`] are those
+//! [`StorTransport`] is what `paravirt-scsi` makes a controller and block devices of; [`StorController`] and [`StorDisk`] are those
 //! by name.
 //!
 //! # Lifecycle
@@ -24,7 +24,7 @@
 //! use paravirt_hyperv::Hypervisor;
 //! use paravirt_platform::{DmaSlice, Instant};
 //! use paravirt_scsi::{ControllerEvent, Options};
-//! use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
+//! use paravirt_storvsc::{INTERFACE, StorTransport, StorController, StorOptions};
 //! use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
 //! use paravirt_vmbus::{Version, Vmbus};
 //!
@@ -37,8 +37,8 @@
 //! let hypervisor = Hypervisor::open(&guest)?;
 //! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;
 //! let offer = vmbus.find(&Default::default(), 0).ok_or("no offer")?;
-//! let adapter = StorAdapter::new(&guest, &vmbus, &offer, &StorOptions::default());
-//! let mut controller = StorController::open(&guest, adapter, &Options::default())?;
+//! let transport = StorTransport::new(&guest, &vmbus, &offer, &StorOptions::default());
+//! let mut controller = StorController::open(&guest, transport, &Options::default())?;
 //! let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { return Err("no disk".into()) };
 //!
 //! let mut queue = disk.take_queue(0).ok_or("no queue")?;
@@ -53,7 +53,7 @@
 //!
 //! Source: the protocol as OpenVMM's storvsp (MIT) and FreeBSD's driver (BSD) show it.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(
@@ -65,14 +65,14 @@
     )
 )]
 
-mod adapter;
 mod message;
 mod port;
+mod transport;
 
-pub use adapter::{StorAdapter, StorOptions};
 pub use hyperv_bindings::storvsp::StorvspVersion;
-pub use message::{Executed, HostPacket, Malformed, properties};
+pub use message::{Executed, GOOD_WORDS, HostPacket, MIN_EXECUTE, Malformed, properties};
 pub use port::StorPort;
+pub use transport::{StorOptions, StorTransport};
 
 use paravirt_vmbus::Guid;
 
@@ -84,8 +84,8 @@ pub const IDE_INTERFACE: Guid = hyperv_bindings::vmbus::IDE;
 pub const FIBRE_CHANNEL_INTERFACE: Guid = hyperv_bindings::vmbus::FIBRE_CHANNEL;
 
 /// A controller on VMBus.
-pub type StorController<P, B> = paravirt_scsi::Controller<P, StorAdapter<P>, B>;
+pub type StorController<P, B> = paravirt_scsi::Controller<P, StorTransport<P>, B>;
 /// A disk of such a controller.
-pub type StorDisk<P, B> = paravirt_scsi::Disk<P, StorAdapter<P>, B>;
+pub type StorDisk<P, B> = paravirt_scsi::Disk<P, StorTransport<P>, B>;
 /// A queue of such a disk.
-pub type StorQueue<P, B> = paravirt_scsi::DiskQueue<P, StorAdapter<P>, B>;
+pub type StorQueue<P, B> = paravirt_scsi::DiskQueue<P, StorTransport<P>, B>;

@@ -1,8 +1,9 @@
 //! What comes from the host, parsed: pure, total, fuzzed.
 
+use core::mem::offset_of;
 use hyperv_bindings::storvsp::{
-    STORVSP_SENSE_LENGTH, StorvspHeader, StorvspNtStatus, StorvspOperation, StorvspProperties,
-    StorvspSrbStatus, StorvspSrbStatusFlags,
+    STORVSP_SENSE_LENGTH, StorvspExecute, StorvspHeader, StorvspNtStatus, StorvspOperation,
+    StorvspProperties, StorvspScsiRequest, StorvspSrbStatus, StorvspSrbStatusFlags,
 };
 use paravirt_scsi::{Sense, Status};
 use paravirt_vmbus::{Kind, Packet};
@@ -17,8 +18,43 @@ mod scsi_status {
     pub const TASK_SET_FULL: u8 = 0x28;
 }
 
-/// Bytes of a packet up to the end of the command or sense data: what every version has.
-const LEAST_EXECUTE: usize = 48;
+/// Bytes of EXECUTE_SRB up to the end of the command or sense data: what every version has.
+pub const MIN_EXECUTE: usize = 48;
+const _: () = assert!(
+    MIN_EXECUTE
+        == size_of::<StorvspHeader>()
+            + offset_of!(StorvspScsiRequest, cdb_or_sense)
+            + STORVSP_SENSE_LENGTH as usize
+);
+/// The status without its flags.
+const SRB_STATUS_MASK: u8 = !StorvspSrbStatusFlags::all().bits();
+
+/// The beginning of [`StorvspExecute`], in whole words.
+#[derive(FromBytes)]
+#[repr(C)]
+struct StorvspExecuteHead {
+    header: StorvspHeader,
+    length: u16,
+    srb_status: u8,
+    scsi_status: u8,
+    reserved: [u8; 8],
+    transfer_length: u32,
+    cdb_or_sense: [u8; 4],
+}
+
+/// Words of that beginning.
+pub const GOOD_WORDS: usize = size_of::<StorvspExecuteHead>() / 8;
+const _: () = {
+    const fn at(field: usize) -> usize {
+        size_of::<StorvspHeader>().strict_add(field)
+    }
+    assert!(offset_of!(StorvspExecuteHead, srb_status) == at(offset_of!(StorvspScsiRequest, srb_status)));
+    assert!(offset_of!(StorvspExecuteHead, scsi_status) == at(offset_of!(StorvspScsiRequest, scsi_status)));
+    assert!(
+        offset_of!(StorvspExecuteHead, transfer_length)
+            == at(offset_of!(StorvspScsiRequest, transfer_length))
+    );
+};
 
 /// How a SCSI command was answered.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -74,63 +110,50 @@ impl HostPacket {
 }
 
 impl Executed {
-    /// Parses the payload of a completed EXECUTE_SRB.
+    /// Parses the payload of a completed EXECUTE_SRB. Hosts before StorVSP 6.0 send less than [`StorvspExecute`]; what is missing
+    /// is zero.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is too short.
-    #[inline]
+    /// [`Malformed`] where it is shorter than [`MIN_EXECUTE`].
     pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
-        let request: &[u8; LEAST_EXECUTE] = payload.first_chunk().ok_or(Malformed)?;
-        let [
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _, // StorvspHeader
-            _,
-            _,
-            srb,
-            scsi,
-            _,
-            _,
-            _,
-            _,
-            _,
-            sense_len,
-            _,
-            _, // up to transfer_length
-            a,
-            b,
-            c,
-            d, //
-            ..,
-        ] = *request;
-        let transferred = u32::from_le_bytes([a, b, c, d]);
-        let code = srb & !(StorvspSrbStatusFlags::all().bits());
-        if code == StorvspSrbStatus::SUCCESS.0 && scsi == scsi_status::GOOD {
-            return Ok(Self { status: Status::Good, transferred });
+        let mut bytes = [0; size_of::<StorvspExecute>()];
+        if payload.len() < MIN_EXECUTE {
+            return Err(Malformed);
         }
-        Ok(Self::failed(payload, srb, scsi, sense_len, transferred))
+        bytes.iter_mut().zip(payload).for_each(|(to, from)| *to = *from);
+        let StorvspExecute { request, .. } = zerocopy::transmute!(bytes);
+        if Self::is_good(request.srb_status, request.scsi_status) {
+            return Ok(Self { status: Status::Good, transferred: request.transfer_length });
+        }
+        Ok(Self::failed(&request))
+    }
+
+    /// Whether these statuses are those of a command that succeeded.
+    #[inline(always)]
+    const fn is_good(srb_status: u8, scsi_status: u8) -> bool {
+        srb_status & SRB_STATUS_MASK == StorvspSrbStatus::SUCCESS.0 && scsi_status == scsi_status::GOOD
+    }
+
+    /// Bytes transferred by a command, where the first words of its completion say that it succeeded; the rest of the packet then
+    /// has no meaning.
+    #[inline(always)]
+    pub fn parse_good(words: [u64; GOOD_WORDS]) -> Option<u32> {
+        let head: StorvspExecuteHead = zerocopy::transmute!(words);
+        let is_io = head.header.operation == StorvspOperation::COMPLETE_IO;
+        (is_io && Self::is_good(head.srb_status, head.scsi_status)).then_some(head.transfer_length)
     }
 
     #[cold]
-    fn failed(payload: &[u8], srb: u8, scsi: u8, sense_len: u8, transferred: u32) -> Self {
-        let flags = StorvspSrbStatusFlags::from_bits_truncate(srb);
-        let code = StorvspSrbStatus(srb & !(StorvspSrbStatusFlags::all().bits()));
+    fn failed(request: &StorvspScsiRequest) -> Self {
+        let transferred = request.transfer_length;
+        let flags = StorvspSrbStatusFlags::from_bits_truncate(request.srb_status);
+        let code = StorvspSrbStatus(request.srb_status & SRB_STATUS_MASK);
         let sense = || {
-            let len = usize::from(sense_len).min(STORVSP_SENSE_LENGTH as usize);
-            let bytes = payload.get(SENSE_OFFSET..)?;
-            Sense::parse(bytes.get(..len).unwrap_or(bytes))
+            let bytes = &request.cdb_or_sense;
+            Sense::parse(bytes.get(..usize::from(request.sense_length)).unwrap_or(bytes))
         };
-        let status = match (scsi, code) {
+        let status = match (request.scsi_status, code) {
             // The length counts where the sense data tell of a success.
             (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
                 return Self { status: Status::Check(sense()), transferred };
@@ -156,9 +179,6 @@ impl Executed {
     }
 }
 
-/// Where sense data begin in a packet.
-const SENSE_OFFSET: usize = 28;
-
 /// What the answer to QUERY_PROPERTIES says; `None` where it is too short.
 pub fn properties(payload: &[u8]) -> Option<StorvspProperties> {
     let rest = payload.get(size_of::<StorvspHeader>()..)?;
@@ -168,9 +188,8 @@ pub fn properties(payload: &[u8]) -> Option<StorvspProperties> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyperv_bindings::storvsp::{StorvspExecute, StorvspScsiRequest};
     use paravirt_device::IoError;
-    use paravirt_scsi::Meaning;
+    use paravirt_scsi::Disposition;
     use zerocopy::{FromZeros, IntoBytes};
 
     fn answer(srb: u8, scsi: u8, sense: &[u8]) -> Executed {
@@ -196,7 +215,7 @@ mod tests {
         // Sense only where the host says that there is.
         assert_eq!(answer(4, 2, &[0x72, 5, 0x20, 0]).status, Status::Check(None));
         let Status::Check(Some(sense)) = answer(0x86, 2, &[0x72, 5, 0x20, 0]).status else { panic!() };
-        assert_eq!(sense.meaning(), Meaning::Failed(IoError::Unsupported));
+        assert_eq!(sense.disposition(), Disposition::Failed(IoError::Unsupported));
         assert_eq!(Executed::parse(&[0; 47]), Err(Malformed));
     }
 }

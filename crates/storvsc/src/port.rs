@@ -1,6 +1,7 @@
 //! A channel to a controller: commands out, completions in.
 
-use crate::message::{Executed, HostPacket};
+use crate::message::{Executed, HostPacket, MIN_EXECUTE};
+use core::mem::offset_of;
 use core::task::Waker;
 use hyperv_bindings::storvsp::{
     STORVSP_QUEUE_ACTION_SIMPLE, STORVSP_QUEUE_TAG_NONE, STORVSP_REQUEST_LENGTH_WIN7, STORVSP_SENSE_LENGTH,
@@ -9,9 +10,9 @@ use hyperv_bindings::storvsp::{
 };
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Platform};
-use paravirt_scsi::{Address, Command, Event, Port};
-use paravirt_vmbus::{Channel, SendError};
-use zerocopy::IntoBytes;
+use paravirt_scsi::{Address, Command, Event, ScsiPort};
+use paravirt_vmbus::{Channel, Kind, Payload, SendError};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of any packet of the host's.
 pub(crate) const PACKET: usize = 256;
@@ -29,47 +30,100 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
 /// A channel of a controller, in service.
 pub struct StorPort<P: Platform> {
     channel: Channel<P>,
-    /// The packet that was sent last: what is the same in every one stays.
-    packet: StorvspExecute,
+    /// What every command has in common.
+    template: [u64; WORDS],
     buffer: [u8; PACKET],
 }
 
 impl<P: Platform> StorPort<P> {
     pub(crate) fn new(channel: Channel<P>, version: StorvspVersion) -> Self {
-        let is_old = version < StorvspVersion::WIN8;
-        let template = StorvspScsiRequest {
-            length: if is_old {
-                STORVSP_REQUEST_LENGTH_WIN7 as u16
-            } else {
-                size_of::<StorvspScsiRequest>() as u16
-            },
-            srb_status: 0,
-            scsi_status: 0,
-            reserved1: 0,
-            path_id: 0,
-            target_id: 0,
-            lun: 0,
-            cdb_length: 0,
-            sense_length: if is_old { STORVSP_SENSE_LENGTH_WIN7 as u8 } else { STORVSP_SENSE_LENGTH as u8 },
-            direction: StorvspDirection::NONE,
-            reserved2: 0,
-            transfer_length: 0,
-            cdb_or_sense: [0; 20],
-            reserved3: 0,
+        let (length, sense_length) = match version < StorvspVersion::WIN8 {
+            true => (STORVSP_REQUEST_LENGTH_WIN7 as u16, STORVSP_SENSE_LENGTH_WIN7 as u8),
+            false => (size_of::<StorvspScsiRequest>() as u16, STORVSP_SENSE_LENGTH as u8),
+        };
+        let request = StorvspScsiRequest {
+            length,
+            sense_length,
             queue_tag: STORVSP_QUEUE_TAG_NONE as u8,
             queue_action: STORVSP_QUEUE_ACTION_SIMPLE as u8,
-            srb_flags: 0,
+            srb_flags: COMMON_FLAGS.bits(),
             timeout: TIMEOUT_SECONDS,
-            queue_sort_key: 0,
+            ..StorvspScsiRequest::new_zeroed()
         };
-        let packet = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request: template };
-        Self { channel, packet, buffer: [0; PACKET] }
+        let execute = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request };
+        Self { channel, template: zerocopy::transmute!(execute), buffer: [0; PACKET] }
+    }
+
+    /// Sends a command whose data are several segments, or none, or whose packet goes across the end of the ring.
+    #[inline(never)]
+    fn send_any(&mut self, id: u64, command: Command<'_>) -> Result<(), Rejected> {
+        let lun = u8::try_from(command.address.lun).map_err(|_| Rejected::Invalid)?;
+        let packet = Execute { template: &self.template, lun, command: &command }.words();
+        let payload = &[packet.as_bytes()];
+        let sent = match command.memory.as_slice() {
+            [] => self.channel.send_in_band(id, true, payload),
+            _ => self.channel.send_gpa_direct(id, command.memory, payload),
+        };
+        sent.map_err(refused)
     }
 
     pub(crate) fn into_channel(self) -> Channel<P> {
         self.channel
     }
 }
+
+/// Words of a command.
+const WORDS: usize = size_of::<StorvspExecute>() / 8;
+
+/// The request for a command.
+struct Execute<'a> {
+    template: &'a [u64; WORDS],
+    lun: u8,
+    command: &'a Command<'a>,
+}
+
+impl Payload<WORDS> for Execute<'_> {
+    /// The template with what differs. [`StorvspScsiRequest`] says what is where.
+    #[inline(always)]
+    fn words(self) -> [u64; WORDS] {
+        let Self { template, lun, command } = self;
+        let Command { address: Address { path, target, .. }, cdb, memory, len, .. } = *command;
+        let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
+            (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
+            (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
+            (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
+        };
+        let unit = u64::from(u32::from_le_bytes([0, path, target, lun]));
+        let [cdb_low, cdb_high] = cdb.words();
+        let [a, b, c, d, e, f, g, h] = *template;
+        [
+            a,
+            b,
+            c | unit | u64::from(cdb.len()) << 32 | u64::from(direction.0) << 48,
+            d | u64::from(len) | cdb_low << 32,
+            e | cdb_low >> 32 | cdb_high << 32,
+            f | cdb_high >> 32,
+            g | u64::from(flag.bits()) << 32,
+            h,
+        ]
+    }
+}
+
+// Where `Execute` puts what differs.
+const _: () = {
+    const fn is_at(field: usize, word: usize, byte: usize) -> bool {
+        size_of::<StorvspHeader>().strict_add(field) == word.strict_mul(8).strict_add(byte)
+    }
+    assert!(is_at(offset_of!(StorvspScsiRequest, path_id), 2, 1));
+    assert!(is_at(offset_of!(StorvspScsiRequest, target_id), 2, 2));
+    assert!(is_at(offset_of!(StorvspScsiRequest, lun), 2, 3));
+    assert!(is_at(offset_of!(StorvspScsiRequest, cdb_length), 2, 4));
+    assert!(is_at(offset_of!(StorvspScsiRequest, direction), 2, 6));
+    assert!(is_at(offset_of!(StorvspScsiRequest, transfer_length), 3, 0));
+    assert!(is_at(offset_of!(StorvspScsiRequest, cdb_or_sense), 3, 4));
+    assert!(is_at(offset_of!(StorvspScsiRequest, srb_flags), 6, 4));
+    assert!(WORDS == 8 && cfg!(target_endian = "little"));
+};
 
 const COMMON_FLAGS: StorvspSrbFlags = StorvspSrbFlags::QUEUE_ACTION_ENABLE
     .union(StorvspSrbFlags::NO_QUEUE_FREEZE)
@@ -84,33 +138,20 @@ fn refused(error: SendError) -> Rejected {
     }
 }
 
-impl<P: Platform> Port for StorPort<P> {
-    #[inline]
+#[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
+// SAFETY: memory of commands is named to the host by `Channel` alone, which takes it as `DmaSegments`, and a packet that was not
+// written is not seen. An id is returned only where the host has written a completion packet with it, by which StorVSP says that
+// it has completed the request and does not access its memory any more.
+unsafe impl<P: Platform> ScsiPort for StorPort<P> {
+    #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
-        let Command { address: Address { path, target, lun }, cdb, memory, len } = command;
-        let (direction, flag) = match (memory.as_slice().is_empty(), memory.direction()) {
-            (true, _) => (StorvspDirection::NONE, StorvspSrbFlags::empty()),
-            (false, Direction::ToDevice) => (StorvspDirection::OUT, StorvspSrbFlags::DATA_OUT),
-            (false, Direction::FromDevice) => (StorvspDirection::IN, StorvspSrbFlags::DATA_IN),
-        };
-        let Self { channel, packet, .. } = self;
-        let request = &mut packet.request;
-        request.path_id = *path;
-        request.target_id = *target;
-        request.lun = u8::try_from(*lun).map_err(|_| Rejected::Invalid)?;
-        request.cdb_length = cdb.len();
-        request.direction = direction;
-        request.transfer_length = *len;
-        if let Some(bytes) = request.cdb_or_sense.first_chunk_mut() {
-            *bytes = *cdb.bytes();
+        let Ok(lun) = u8::try_from(command.address.lun) else { return Err(Rejected::Invalid) };
+        let Self { channel, template, .. } = self;
+        match channel.send_gpa_page(id, command.memory, Execute { template, lun, command }) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.send_any(id, *command),
+            Err(error) => Err(refused(error)),
         }
-        request.srb_flags = COMMON_FLAGS.union(flag).bits();
-        let payload = &[packet.as_bytes()];
-        let sent = match memory.as_slice() {
-            [] => channel.send_in_band(id, true, payload),
-            _ => channel.send_gpa_direct(id, *memory, payload),
-        };
-        sent.map_err(refused)
     }
 
     fn reset_bus(&mut self, id: u64) -> Result<(), Rejected> {
@@ -122,8 +163,15 @@ impl<P: Platform> Port for StorPort<P> {
         self.channel.kick();
     }
 
-    #[inline]
-    fn next(&mut self) -> Result<Option<Event>, Fault> {
+    #[inline(always)]
+    fn receive_good(&mut self) -> Option<(u64, u32)> {
+        const MIN_WORDS: u16 = (MIN_EXECUTE / 8) as u16;
+        self.channel.receive_if(Kind::COMPLETION, MIN_WORDS, |id, words| {
+            Executed::parse_good(words).map(|transferred| (id, transferred))
+        })
+    }
+
+    fn receive(&mut self) -> Result<Option<Event>, Fault> {
         loop {
             let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(None) };
             let event = match HostPacket::parse(&packet) {

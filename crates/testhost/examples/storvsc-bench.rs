@@ -1,73 +1,14 @@
-//! What a read of 4 KiB costs in the storage driver: run under callgrind by `cargo xtask bench`.
-//!
-//! `storvsc-bench read|read-dyn BATCH ROUNDS` (`read-dyn` through `dyn BlockQueue`) reads from our model of StorVSP; what stands in functions named `driver_side` is the driver's,
-//! but for what stands in `host_side`.
+//! A read of 4 KiB by storvsc, with the type of the queue known: see the module.
 
-use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
-use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{DmaSlice, Instant};
-use paravirt_scsi::{ControllerEvent, Options};
-use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
-use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
-use paravirt_vmbus::{Guid, Version, Vmbus};
+mod storvsc;
 
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use storvsc::{Buffer, Queue};
 
-type Buffer = DmaSlice<Guest>;
-
-/// Submits a read into each of `buffers`, and takes them back.
 #[inline(never)]
-fn driver_side_batch<Q: BlockQueue<Buffer = Buffer> + ?Sized>(queue: &mut Q, buffers: &mut Vec<Buffer>) {
-    let batch = buffers.len();
-    let mut lba = 0;
-    while let Some(into) = buffers.pop() {
-        let request = Request { tag: lba, op: Op::Read { lba, into }, deadline: Instant::NEVER };
-        queue.submit(request).map_err(|refused| refused.reason).expect("room");
-        lba += 8;
-    }
-    queue.kick();
-    while buffers.len() < batch {
-        if let Some(done) = queue.complete().expect("no fault") {
-            done.result.expect("read");
-            buffers.push(done.buffer.expect("its buffer"));
-        }
-    }
+fn driver_side_batch(queue: &mut Queue, buffers: &mut Vec<Buffer>) {
+    storvsc::batch(queue, buffers);
 }
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok());
-    let (Some(batch), Some(rounds)) = (number(1), number(2)) else {
-        eprintln!("storvsc-bench read|read-dyn BATCH ROUNDS");
-        std::process::exit(2);
-    };
-    let guest = Guest::with(1, true);
-    let host = HvHost::new(&guest, HvOffer::least());
-    let storage = StorHost::new();
-    storage.insert(0, StorDrive::memory(512, vec![7; 1 << 20]));
-    let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-    let channel = host.add(&guest, settings, storage);
-    let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
-    let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
-    let offer = vmbus.find(&Guid::default(), 0).expect("an offer");
-    let adapter = StorAdapter::new(&guest, &vmbus, &offer, &StorOptions::default());
-    let mut controller =
-        StorController::<Guest, Buffer>::open(&guest, adapter, &Options::default()).expect("open");
-    let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { panic!("no disk") };
-    let mut queue = disk.take_queue(0).expect("a queue");
-    let mut buffers: Vec<Buffer> =
-        (0..batch).map(|_| DmaSlice::alloc(&guest, 4096).expect("memory")).collect();
-    let before = host.signals(channel).0;
-    if words[0] == "read-dyn" {
-        let queue: &mut dyn BlockQueue<Buffer = Buffer> = std::hint::black_box(&mut queue);
-        (0..rounds).for_each(|_| counted(|| driver_side_batch(queue, &mut buffers)));
-    } else {
-        (0..rounds).for_each(|_| counted(|| driver_side_batch(&mut queue, &mut buffers)));
-    }
-    assert_eq!(buffers.len() as u64, batch);
-    let signals = host.signals(channel).0 - before;
-    let each = count::allocations() as f64 / (rounds * batch) as f64;
-    println!("signals={} allocations={each}", signals as f64 / rounds as f64);
+    storvsc::bench(driver_side_batch);
 }

@@ -7,7 +7,7 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaSlice, Instant};
 use paravirt_scsi::{ControllerEvent, Options};
-use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, StorDrive, StorHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -38,7 +38,7 @@ fn a_batch_of_32_is_signalled_once_and_allocates_nothing() {
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
 
     let offer = vmbus.find(&Guid([1; 16]), 0).expect("an offer");
-    let adapter = StorAdapter::new(&guest, &vmbus, &offer, &StorOptions::default());
+    let adapter = StorTransport::new(&guest, &vmbus, &offer, &StorOptions::default());
     let mut controller =
         StorController::<Guest, Buffer>::open(&guest, adapter, &Options::default()).expect("a controller");
     let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { panic!("no disk") };

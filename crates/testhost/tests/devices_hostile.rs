@@ -7,7 +7,7 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaSlice, Platform};
 use paravirt_scsi::{ControllerEvent, Options};
-use paravirt_storvsc::{StorAdapter, StorController, StorOptions};
+use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, StorDrive, StorHost, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use std::sync::{Arc, Mutex};
@@ -56,8 +56,8 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
     let Ok(hypervisor) = Hypervisor::open(guest) else { return };
     let Ok(vmbus) = Vmbus::connect(&hypervisor, Version::NEWEST) else { return };
     let Some(offer) = vmbus.find(&Guid::default(), 0) else { return };
-    let adapter = StorAdapter::new(guest, &vmbus, &offer, &StorOptions::default());
-    let options = Options { queues: 2, depth: 8 };
+    let adapter = StorTransport::new(guest, &vmbus, &offer, &StorOptions::default());
+    let options = Options::new(2, 8);
     let Ok(mut controller) = StorController::<Guest, Buffer>::open(guest, adapter, &options) else { return };
     let mut disks = vec![];
     for _ in 0..4 {

@@ -10,7 +10,7 @@ use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId};
 use paravirt_platform::{copy_words_in, copy_words_out};
-use paravirt_scsi::{Adapter, Address, Command, Event, Limits, Port, Scan, Sense, Status};
+use paravirt_scsi::{Address, Command, Event, Limits, Scan, ScsiTransport, Sense, Status};
 
 /// Queues ahead of those for requests: for control, which is not used, and for events.
 const EVENTS: u16 = 1;
@@ -142,7 +142,7 @@ impl<P: Platform> ScsiAdapter<P> {
             Ok(most) => most.min(MOST_SEGMENTS),
         };
         let max_bytes = word(&bytes, 8).saturating_mul(512).clamp(4096, MOST_BYTES);
-        let limits = Limits { max_bytes, max_segments, boundary: None };
+        let limits = Limits::new(max_bytes, max_segments);
         let last_target = word(&bytes, 28) >> 16;
         let targets = u8::try_from(last_target.saturating_add(1)).unwrap_or(u8::MAX);
 
@@ -188,7 +188,8 @@ impl<P: Platform> ScsiAdapter<P> {
     }
 }
 
-impl<P: Platform> Adapter for ScsiAdapter<P> {
+// SAFETY: `close` is `Ok` only where the device has been reset and has read back as reset: it then accesses no memory of any queue.
+unsafe impl<P: Platform> ScsiTransport for ScsiAdapter<P> {
     type Port = ScsiPort<P>;
 
     fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P>>, Fault> {
@@ -280,7 +281,9 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN] {
     bytes
 }
 
-impl<P: Platform> Port for ScsiPort<P> {
+// SAFETY: memory of a command goes to the device's queue alone, in the direction of its `DmaSegments`; a descriptor chain that the
+// queue refuses is not seen by the device. An id is returned only for a chain that the device has used, which the queue accepts once.
+unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
         if let Some(fault) = self.queue.fault() {
             return Err(fault.into());
@@ -304,7 +307,7 @@ impl<P: Platform> Port for ScsiPort<P> {
         self.queue.kick();
     }
 
-    fn next(&mut self) -> Result<Option<Event>, Fault> {
+    fn receive(&mut self) -> Result<Option<Event>, Fault> {
         if self.queue.fault().is_some() {
             // What is in flight is given back when the port is closed.
             return Err(self.queue.fault().unwrap_or(Fault::Reset));
@@ -350,7 +353,7 @@ const UNWRITTEN: [u8; RESPONSE_LEN] = [0xff; RESPONSE_LEN];
 #[cfg(test)]
 mod tests {
     use super::*;
-    use paravirt_scsi::Meaning;
+    use paravirt_scsi::Disposition;
 
     #[test]
     fn responses_mean_what_the_standard_says() {
@@ -373,7 +376,7 @@ mod tests {
         assert_eq!(parse_response(&bytes, 0).0, Status::Check(None));
         (bytes[12], bytes[14], bytes[24]) = (0x70, 6, 0x2a);
         let Status::Check(Some(sense)) = parse_response(&bytes, 0).0 else { panic!("no sense") };
-        assert!(matches!(sense.meaning(), Meaning::Again(_)));
+        assert!(matches!(sense.disposition(), Disposition::Retry(_)));
         // More sense than there is room for.
         bytes[..4].fill(0xff);
         assert!(matches!(parse_response(&bytes, 0).0, Status::Check(Some(_))));

@@ -1,4 +1,4 @@
-//! The decisions of a ring that hang on memory order: to signal, to sleep, to wait for room.
+//! The decisions of a ring that depend on memory order: to signal, to sleep, to wait for room.
 //!
 //! They are written over the words that they look at, so that the very same code runs on ring memory and under loom, whose
 //! atomics cannot live in ring memory. In each, a word is written and then another one is read that the other side writes
@@ -33,7 +33,7 @@ impl Word for AtomicU32 {
 
 /// Bytes that can be written: what is free, less one granule, since a ring that is filled looks empty.
 ///
-/// `None` where an index is none.
+/// `None` where an index is out of range.
 #[inline(always)]
 pub const fn room(write: u32, read: u32, size: u32) -> Option<u32> {
     if write >= size || read >= size || (write | read) & 7 != 0 {
@@ -44,8 +44,8 @@ pub const fn room(write: u32, read: u32, size: u32) -> Option<u32> {
     Some(size.wrapping_sub(used).wrapping_sub(8))
 }
 
-/// The producer shows what it has written since `old`; whether the consumer is to be signalled: it is not masked, and the
-/// ring was empty.
+/// The producer shows what it has written since `old`; whether the consumer is to be signalled: it has not masked signals, and
+/// the ring was empty.
 #[inline(always)]
 pub fn publish_then_look<W: Word>(write: &W, new: u32, old: u32, mask: &W, read: &W) -> bool {
     write.store(new, Ordering::Release);

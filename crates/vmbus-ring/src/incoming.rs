@@ -1,19 +1,20 @@
-use crate::copy::get;
 use crate::memory::{control, size};
-use crate::packet::{COMPLETION_REQUESTED, FOOTER_LEN, Lengths, Packet};
-use crate::{RingError, RingMemory, decide};
+use crate::packet::{COMPLETION_REQUESTED, DESCRIPTOR8, FOOTER_LEN, Lengths, Packet};
+use crate::{Kind, RingError, RingMemory, decide};
 use core::sync::atomic::Ordering;
+use paravirt_shared_memory::copy_words_out;
 
 /// The consuming end of a ring.
 #[derive(Debug)]
 pub struct Incoming<M> {
     memory: M,
     size: u32,
-    /// Where the next packet is; where the producer knows that this has read to.
+    /// Where the next packet is.
     read: u32,
-    released: u32,
-    /// Where the producer was at the last look.
-    write: u32,
+    /// Bytes ahead of it that were taken and that the producer does not know of yet.
+    unreleased: u32,
+    /// Bytes from there to where the producer was at the last look.
+    available: u32,
 }
 
 impl<M: RingMemory> Incoming<M> {
@@ -24,7 +25,7 @@ impl<M: RingMemory> Incoming<M> {
     /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
-        Ok(Self { memory, size, read: 0, released: 0, write: 0 })
+        Ok(Self { memory, size, read: 0, unreleased: 0, available: 0 })
     }
 
     /// The memory.
@@ -35,34 +36,43 @@ impl<M: RingMemory> Incoming<M> {
     /// Whether the next packet is one that the last look at the producer has shown.
     #[inline(always)]
     pub fn is_next_known(&self) -> bool {
-        self.read != self.write
+        self.available != 0
     }
 
     /// Bytes that are in the ring, by what is known of the producer, else by a look.
     #[inline(always)]
     fn available(&mut self) -> Result<u32, RingError> {
-        if self.read == self.write {
-            let write = control(&self.memory).write.load(Ordering::Acquire);
-            if write >= self.size || write & 7 != 0 || self.passes(write) {
-                return Err(RingError::Index);
-            }
-            self.write = write;
+        match self.available {
+            0 => self.look(),
+            known => Ok(known),
         }
-        Ok(self.ahead(self.read, self.write))
     }
 
-    /// Bytes from one index to another, across the end of the ring where need be.
     #[inline(always)]
-    fn ahead(&self, from: u32, to: u32) -> u32 {
-        let ahead = to.wrapping_sub(from);
-        if to >= from { ahead } else { ahead.wrapping_add(self.size) }
+    fn look(&mut self) -> Result<u32, RingError> {
+        let write = control(&self.memory).write.load(Ordering::Acquire);
+        if write >= self.size || write & 7 != 0 {
+            return Err(RingError::Index);
+        }
+        let ahead = write.wrapping_sub(self.read);
+        let available = if write >= self.read { ahead } else { ahead.wrapping_add(self.size) };
+        // In what was taken and not released yet a producer writes nothing: one that does could go on for ever, and keep whoever
+        // drains the ring at it.
+        if available.wrapping_add(self.unreleased) >= self.size {
+            return Err(RingError::Index);
+        }
+        self.available = available;
+        Ok(available)
     }
 
-    /// Whether `write` is in what was taken and not released yet, where a producer writes nothing: one that does could go on for
-    /// ever, and keep who drains the ring at it.
+    /// Moves the index behind a packet of `total` bytes, footer included, which are available.
     #[inline(always)]
-    fn passes(&self, write: u32) -> bool {
-        self.ahead(self.released, write) < self.ahead(self.released, self.read)
+    fn advance(&mut self, total: u32) {
+        debug_assert!(total <= self.available, "the packet was checked");
+        self.available = self.available.wrapping_sub(total);
+        self.unreleased = self.unreleased.wrapping_add(total);
+        let next = self.read.wrapping_add(total);
+        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
     }
 
     /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
@@ -71,7 +81,7 @@ impl<M: RingMemory> Incoming<M> {
     ///
     /// # Errors
     ///
-    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote nonsense. [`RingError::Buffer`]: header and payload
+    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote an index out of range, or a malformed packet. [`RingError::Buffer`]: header and payload
     /// are longer than `buffer`. Nothing was taken.
     #[inline(always)]
     pub fn next<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, RingError> {
@@ -80,7 +90,7 @@ impl<M: RingMemory> Incoming<M> {
             return Ok(None);
         }
         let data = self.memory.data();
-        let (wrapped, words) = data.split_at_checked((self.read >> 3) as usize).ok_or(RingError::Index)?;
+        let words = data.get((self.read >> 3) as usize..).ok_or(RingError::Index)?;
         let [first, second, rest @ ..] = words else {
             // The descriptor itself goes across the end.
             return self.across(available, buffer).map(Some);
@@ -90,10 +100,43 @@ impl<M: RingMemory> Incoming<M> {
         let body = (lengths.total as usize).wrapping_sub(16);
         let buffer = buffer.get_mut(..body).ok_or(RingError::Buffer)?;
         match rest.get(..body >> 3) {
-            Some(words) => get(words, buffer),
-            None => copy_split(rest, wrapped, buffer),
+            Some(words) => copy_words_out(words, buffer),
+            None => copy_split(rest, data, buffer),
         }
         Ok(Some(self.take(lengths, transaction, buffer)))
+    }
+
+    /// Takes the next packet where it is of this `kind`, without a header, with at least `min_words` words of payload, and where
+    /// `accept` answers to its transaction id and the first words of the payload. These are read once, and nothing is copied.
+    ///
+    /// `None` where there is no packet or another one, which stays for [`next`](Self::next): that reads all of it anew. Also where
+    /// the words are on both sides of the end of the ring, or the producer wrote an index out of range.
+    #[inline(always)]
+    pub fn next_if<const WORDS: usize, R>(
+        &mut self,
+        kind: Kind,
+        min_words: u16,
+        accept: impl FnOnce(u64, [u64; WORDS]) -> Option<R>,
+    ) -> Option<R> {
+        let available = self.available().ok()?;
+        let words = self.memory.data().get((self.read >> 3) as usize..)?;
+        let ([first, second], rest) = words.split_first_chunk::<2>()?;
+        let payload = rest.first_chunk::<WORDS>()?;
+        let head = first.load(Ordering::Relaxed);
+        let Kind(kind) = kind;
+        let length8 = (head >> 32) as u16;
+        let total = u32::from(length8).wrapping_mul(8).wrapping_add(FOOTER_LEN);
+        let min_words = const { WORDS as u16 }.max(min_words);
+        let is_wanted = head as u32 == u32::from(kind) | u32::from(DESCRIPTOR8) << 16
+            && length8 >= min_words.wrapping_add(DESCRIPTOR8)
+            && total <= available;
+        if !is_wanted {
+            return None;
+        }
+        let transaction = second.load(Ordering::Relaxed);
+        let accepted = accept(transaction, payload.each_ref().map(|word| word.load(Ordering::Relaxed)))?;
+        self.advance(total);
+        Some(accepted)
     }
 
     #[cold]
@@ -117,8 +160,7 @@ impl<M: RingMemory> Incoming<M> {
 
     #[inline(always)]
     fn take<'b>(&mut self, lengths: Lengths, transaction: u64, buffer: &'b [u8]) -> Packet<'b> {
-        let next = self.read.wrapping_add(lengths.total).wrapping_add(FOOTER_LEN);
-        self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
+        self.advance(lengths.total.wrapping_add(FOOTER_LEN));
         let (header, payload) = buffer.split_at_checked(lengths.header).unwrap_or((buffer, &[]));
         let wants_completion = lengths.flags & COMPLETION_REQUESTED != 0;
         Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
@@ -128,17 +170,19 @@ impl<M: RingMemory> Incoming<M> {
     /// so that the producer does not run out of room.
     #[inline(always)]
     pub fn is_release_due(&self) -> bool {
-        self.ahead(self.released, self.read) > self.size >> 2
+        self.unreleased > self.size >> 2
     }
 
     /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn release(&mut self) -> bool {
-        if self.read == self.released {
+        let len = core::mem::take(&mut self.unreleased);
+        if len == 0 {
             return false;
         }
-        let old = core::mem::replace(&mut self.released, self.read);
+        let behind = self.read.wrapping_sub(len);
+        let old = if self.read >= len { behind } else { behind.wrapping_add(self.size) };
         let control = control(&self.memory);
         decide::release_then_look(control.read, self.read, old, control.pending, control.write, self.size)
     }
@@ -160,9 +204,9 @@ impl<M: RingMemory> Incoming<M> {
         came
     }
 
-    /// Whether there is a packet, or an index that is none: something for [`next`](Self::next).
+    /// Whether there is a packet, or an index out of range: something for [`next`](Self::next).
     pub fn has_more(&self) -> bool {
-        self.read != self.write || control(&self.memory).write.load(Ordering::Acquire) != self.read
+        self.available != 0 || control(&self.memory).write.load(Ordering::Acquire) != self.read
     }
 }
 
@@ -174,6 +218,6 @@ fn copy_split(
     buffer: &mut [u8],
 ) {
     let (now, later) = buffer.split_at_mut(words.len().wrapping_mul(8).min(buffer.len()));
-    get(words, now);
-    get(wrapped, later);
+    copy_words_out(words, now);
+    copy_words_out(wrapped, later);
 }

@@ -2,15 +2,15 @@
 //!
 //! A channel has two rings, one for each direction. Each is a control page and data pages behind it; one side produces
 //! packets, the other consumes them. [`Outgoing`] is the producing end and [`Incoming`] the consuming one; both work on any
-//! [`RingMemory`], in a guest as in a host, and depend on nothing but `core`.
+//! [`RingMemory`], in a guest as in a host.
 //!
 //! # Trust
 //!
 //! The other side may write anything anywhere in the ring at any time. The indices that an end owns are kept privately and
 //! never read back; those of the other side are checked at every look. A packet is copied out once, then checked, then
-//! handed over. All accesses are atomic, or made by the processor
-//! behind the compiler's back, so that a copy that races with a write is a mixture of bytes and never undefined.
-//! What is wrong ends in a [`RingError`], after which the ring is not to be used any more.
+//! handed over. All accesses are atomic, or the copies of `paravirt-shared-memory`, so that a copy that races with a write is a
+//! mixture of bytes and never undefined.
+//! A violation ends in a [`RingError`], after which the ring is not to be used any more.
 //!
 //! # States
 //!
@@ -42,9 +42,9 @@
 //! assert!(!inc.release(), "nobody waits for room");
 //! ```
 //!
-//! Source: the rings of OpenVMM (MIT) and FreeBSD (BSD).
+//! Source: the rings as `vmbus_ring` of OpenVMM (MIT) and `vmbus_br.c` of FreeBSD (BSD) show them.
 #![no_std]
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
     deny(
@@ -56,8 +56,6 @@
     )
 )]
 
-#[allow(unsafe_code, reason = "copies behind the compiler's back")]
-mod copy;
 pub mod decide;
 mod incoming;
 mod memory;
@@ -66,7 +64,7 @@ mod packet;
 
 pub use incoming::Incoming;
 pub use memory::{ArrayRing, RingMemory, reset};
-pub use outgoing::Outgoing;
+pub use outgoing::{Outgoing, Payload};
 pub use packet::{FrameRun, GpaRange, GpaRanges, Kind, Packet, ParsedRange, TransferRange, TransferRanges};
 
 use core::fmt;
@@ -75,15 +73,15 @@ use core::fmt;
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RingError {
-    /// There is no room now: see [`Outgoing::await_room`]. Nothing was written.
+    /// There is no room for the packet now: see [`Outgoing::await_room`]. Nothing was written.
     Full,
     /// A packet to write is longer than the ring, or than its length field can say. Nothing was written.
     Large,
-    /// A part of a payload that is not the last is no multiple of 8 bytes. Nothing was written.
+    /// A part of a payload other than the last is not a multiple of 8 bytes long. Nothing was written.
     Shape,
     /// A packet that came in is longer than the buffer for it.
     Buffer,
-    /// The other side wrote an index that is none.
+    /// The other side wrote an index that is out of range.
     Index,
     /// The other side wrote a packet whose lengths contradict each other or the indices.
     Packet,
@@ -94,10 +92,10 @@ impl fmt::Display for RingError {
         f.write_str(match self {
             Self::Full => "the ring is full",
             Self::Large => "the packet is too long for the ring",
-            Self::Shape => "a part of the payload is no multiple of 8 bytes",
+            Self::Shape => "a part of the payload is not a multiple of 8 bytes",
             Self::Buffer => "the packet is too long for its buffer",
             Self::Index => "the other side wrote an index outside the ring",
-            Self::Packet => "the other side wrote a packet that is none",
+            Self::Packet => "the other side wrote a malformed packet",
         })
     }
 }

@@ -1,4 +1,12 @@
 //! Packets: what they consist of, written and parsed.
+//!
+//! Source: `vmbus_ring` of OpenVMM (MIT) and `vmbus_brvar.h` of FreeBSD (BSD); the structures are those of `hyperv-bindings`.
+
+use hyperv_bindings::ring::{
+    RingFooter, RingGpaDirect, RingGpaRange, RingPacketDescriptor, RingPacketFlags, RingPacketType,
+    RingTransferPageRange, RingTransferPages,
+};
+use zerocopy::FromBytes;
 
 /// The kind of a packet.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
@@ -6,22 +14,22 @@ pub struct Kind(pub u16);
 
 impl Kind {
     /// Payload in the ring.
-    pub const IN_BAND: Self = Self(6);
+    pub const IN_BAND: Self = Self(RingPacketType::IN_BAND.0);
     /// Payload in the ring, and ranges of a buffer that both sides know ([`Packet::transfer_ranges`]).
-    pub const TRANSFER_PAGES: Self = Self(7);
+    pub const TRANSFER_PAGES: Self = Self(RingPacketType::TRANSFER_PAGES.0);
     /// Payload in the ring, and ranges of guest memory ([`Packet::gpa_ranges`]).
-    pub const GPA_DIRECT: Self = Self(9);
+    pub const GPA_DIRECT: Self = Self(RingPacketType::GPA_DIRECT.0);
     /// The answer to a packet that asked for one, with its transaction id.
-    pub const COMPLETION: Self = Self(11);
+    pub const COMPLETION: Self = Self(RingPacketType::COMPLETION.0);
 }
 
 /// Flag: the sender wants a completion.
-pub(crate) const COMPLETION_REQUESTED: u16 = 1;
+pub(crate) const COMPLETION_REQUESTED: u16 = RingPacketFlags::COMPLETION_REQUESTED.bits();
 /// Bytes of the descriptor and of the footer.
-pub(crate) const DESCRIPTOR_LEN: u32 = 16;
-pub(crate) const FOOTER_LEN: u32 = 8;
+pub(crate) const DESCRIPTOR_LEN: u32 = size_of::<RingPacketDescriptor>() as u32;
+pub(crate) const FOOTER_LEN: u32 = size_of::<RingFooter>() as u32;
 /// Units of 8 bytes in the descriptor.
-const DESCRIPTOR8: u16 = 2;
+pub(crate) const DESCRIPTOR8: u16 = (DESCRIPTOR_LEN / 8) as u16;
 
 /// A packet that was copied out of the ring, and checked as far as its own lengths go.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -71,11 +79,10 @@ impl<'a> Packet<'a> {
         if self.kind != Kind::TRANSFER_PAGES {
             return None;
         }
-        let (head, ranges) = self.header.split_first_chunk::<8>()?;
-        let [set_low, set_high, _, _, count @ ..] = *head;
-        let count = usize::try_from(u32::from_le_bytes(count)).ok()?;
-        let ranges = ranges.get(..count.checked_mul(8)?)?;
-        Some(TransferRanges { set: u16::from_le_bytes([set_low, set_high]), ranges })
+        let (head, ranges) = RingTransferPages::read_from_prefix(self.header).ok()?;
+        let count = usize::try_from(head.range_count).ok()?;
+        let ranges = ranges.get(..count.checked_mul(size_of::<RingTransferPageRange>())?)?;
+        Some(TransferRanges { set: head.set_id, ranges })
     }
 
     /// The ranges of a packet of guest memory.
@@ -85,9 +92,8 @@ impl<'a> Packet<'a> {
         if self.kind != Kind::GPA_DIRECT {
             return None;
         }
-        let (head, rest) = self.header.split_first_chunk::<8>()?;
-        let [_, _, _, _, count @ ..] = *head;
-        let ranges = GpaRanges { left: u32::from_le_bytes(count), rest };
+        let (head, rest) = RingGpaDirect::read_from_prefix(self.header).ok()?;
+        let ranges = GpaRanges { left: head.range_count, rest };
         let mut look = ranges;
         if ranges.left == 0 || !(0..ranges.left).all(|_| look.next().is_some()) {
             return None;
@@ -116,9 +122,10 @@ pub struct TransferRanges<'a> {
 impl TransferRanges<'_> {
     /// The ranges.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = TransferRange> + '_ {
-        self.ranges.as_chunks::<8>().0.iter().map(|range| {
-            let [a, b, c, d, offset @ ..] = *range;
-            TransferRange { len: u32::from_le_bytes([a, b, c, d]), offset: u32::from_le_bytes(offset) }
+        let (ranges, _) = self.ranges.as_chunks::<{ size_of::<RingTransferPageRange>() }>();
+        ranges.iter().map(|range| {
+            let RingTransferPageRange { byte_count, byte_offset } = zerocopy::transmute!(*range);
+            TransferRange { len: byte_count, offset: byte_offset }
         })
     }
 }
@@ -201,9 +208,8 @@ impl<'a> Iterator for GpaRanges<'a> {
 
     fn next(&mut self) -> Option<ParsedRange<'a>> {
         self.left = self.left.checked_sub(1)?;
-        let (head, rest) = self.rest.split_first_chunk::<8>()?;
-        let [a, b, c, d, offset @ ..] = *head;
-        let (len, offset) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(offset));
+        let (RingGpaRange { byte_count: len, byte_offset: offset }, rest) =
+            RingGpaRange::read_from_prefix(self.rest).ok()?;
         if offset >= 4096 {
             return None;
         }

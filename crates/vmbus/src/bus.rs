@@ -1,5 +1,5 @@
 use crate::connect::header;
-use crate::shared::Core;
+use crate::shared::VmbusShared;
 use crate::state::Phase;
 use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
 use core::task::Waker;
@@ -22,12 +22,12 @@ pub enum BusEvent {
 
 /// The connection. A handle: clones are the same connection, which ends with the last of them and of the channels.
 pub struct Vmbus<P: Platform> {
-    core: PageArc<P, Core<P>>,
+    shared: PageArc<P, VmbusShared<P>>,
 }
 
 impl<P: Platform> Clone for Vmbus<P> {
     fn clone(&self) -> Self {
-        Self { core: self.core.clone() }
+        Self { shared: self.shared.clone() }
     }
 }
 
@@ -39,9 +39,9 @@ impl<P: Platform> Vmbus<P> {
     ///
     /// [`ConnectError`]; nothing is left behind.
     pub fn connect(hypervisor: &PageArc<P, Hypervisor<P>>, newest: Version) -> Result<Self, ConnectError> {
-        let core = Core::open(hypervisor)?;
-        core.connect(newest)?;
-        Ok(Self { core })
+        let shared = VmbusShared::open(hypervisor)?;
+        shared.connect(newest)?;
+        Ok(Self { shared })
     }
 
     /// Makes the connection again, after [`unload`](Self::unload).
@@ -50,11 +50,11 @@ impl<P: Platform> Vmbus<P> {
     ///
     /// [`ConnectError`]; [`ConnectError::Failed`] where the connection stands.
     pub fn connect_again(&self, newest: Version) -> Result<(), ConnectError> {
-        if self.core.state.lock().phase == Phase::Connected {
+        if self.shared.state.lock().phase == Phase::Connected {
             return Err(ConnectError::Failed);
         }
-        self.core.forget_fault();
-        self.core.connect(newest)
+        self.shared.forget_fault();
+        self.shared.connect(newest)
     }
 
     /// Ends the connection, so that who comes next can make one: a driver that still has a channel finds it removed. The
@@ -64,28 +64,28 @@ impl<P: Platform> Vmbus<P> {
     ///
     /// [`Fault::Timeout`] where the host does not confirm within 100 seconds; memory of open channels is leaked then.
     pub fn unload(&self) -> Result<(), Fault> {
-        self.core.unload()
+        self.shared.unload()
     }
 
     /// The version that is spoken.
     pub fn version(&self) -> Version {
-        self.core.version()
+        self.shared.version()
     }
 
     /// The fault of the connection, where the host sent a message that is none. Open channels answer with it; nothing new
     /// can be opened.
     pub fn fault(&self) -> Option<Fault> {
-        self.core.fault()
+        self.shared.fault()
     }
 
     /// The channels that are offered now, in the order of their offers.
     pub fn offers(&self, each: &mut dyn FnMut(&Offer)) {
-        self.core.collect();
+        self.shared.collect();
         // Out of the lock, as `each` may open a channel.
-        let count = self.core.state.lock().channels.len();
+        let count = self.shared.state.lock().channels.len();
         for place in 0..count {
             let offer = self
-                .core
+                .shared
                 .state
                 .lock()
                 .entry(place)
@@ -100,8 +100,8 @@ impl<P: Platform> Vmbus<P> {
 
     /// Channel `index` of the device `instance`: 0 is its primary one.
     pub fn find(&self, instance: &Guid, index: u16) -> Option<Offer> {
-        self.core.collect();
-        let state = self.core.state.lock();
+        self.shared.collect();
+        let state = self.shared.state.lock();
         let is_wanted = |offer: &&Offer| offer.instance == *instance && offer.subchannel == index;
         let live = state.channels.iter().flatten().filter(|entry| !entry.is_rescinded);
         live.map(|entry| &entry.offer).find(is_wanted).copied()
@@ -110,10 +110,10 @@ impl<P: Platform> Vmbus<P> {
     /// What has happened since the last call, one event after the other. Channels that have gone and that nobody has open
     /// are given back to the host here, without which it does not offer their devices again.
     pub fn poll(&self) -> Option<BusEvent> {
-        self.core.collect();
+        self.shared.collect();
         let mut released = None;
         let event = {
-            let mut state = self.core.state.lock();
+            let mut state = self.shared.state.lock();
             let mut event = None;
             for (place, entry) in state.channels.iter_mut().enumerate() {
                 let Some(entry) = entry else { continue };
@@ -131,23 +131,23 @@ impl<P: Platform> Vmbus<P> {
             }
             event
         };
-        released.into_iter().for_each(|place| self.core.release_if_gone(place));
+        released.into_iter().for_each(|place| self.shared.release_if_gone(place));
         event
     }
 
     /// Registers the task to wake when something happens on the bus.
     pub fn register(&self, waker: &Waker) {
-        self.core.bus_cell.register(waker);
+        self.shared.interrupts.bus_cell.register(waker);
     }
 
     /// Whether the next event wakes, or something has happened already.
     #[must_use]
     pub fn arm(&self) -> Arm {
-        self.core.collect();
-        if self.core.has_news() {
+        self.shared.collect();
+        if self.shared.has_news() {
             return Arm::Pending;
         }
-        let mut state = self.core.state.lock();
+        let mut state = self.shared.state.lock();
         let is_news = |entry: &crate::state::Entry| {
             if entry.is_rescinded { !entry.is_end_announced } else { !entry.is_announced }
         };
@@ -181,20 +181,20 @@ impl<P: Platform> Vmbus<P> {
         let silo = size_of_val(&message.silo_id);
         let unused = if version < Version::new(5, 2) { silo } else { 0 };
         let bytes = message.as_bytes();
-        self.core.post(bytes.get(..bytes.len().saturating_sub(unused)).unwrap_or(bytes))
+        self.shared.post(bytes.get(..bytes.len().saturating_sub(unused)).unwrap_or(bytes))
     }
 
     /// The next endpoint to which the host has refused a socket.
     pub fn poll_refusal(&self) -> Option<Guid> {
-        self.core.collect();
-        self.core.state.lock().take_refusal()
+        self.shared.collect();
+        self.shared.state.lock().take_refusal()
     }
 
     /// The next channel that is one end of a socket and has come since the last call. Neither [`poll`](Self::poll) nor
     /// [`offers`](Self::offers) tells of it; that it has gone is found by who has it open.
     pub fn poll_socket(&self) -> Option<Offer> {
-        self.core.collect();
-        let mut state = self.core.state.lock();
+        self.shared.collect();
+        let mut state = self.shared.state.lock();
         state.channels.iter_mut().flatten().find(|entry| entry.is_new_socket()).map(|entry| {
             entry.is_announced = true;
             entry.offer
@@ -204,15 +204,15 @@ impl<P: Platform> Vmbus<P> {
     /// Whether the next socket that comes or is refused wakes, or there is one to look at.
     #[must_use]
     pub fn arm_sockets(&self) -> Arm {
-        self.core.collect();
-        let state = self.core.state.lock();
+        self.shared.collect();
+        let state = self.shared.state.lock();
         let has_new = state.channels.iter().flatten().any(crate::state::Entry::is_new_socket);
-        if self.core.has_news() || state.has_refusal() || has_new { Arm::Pending } else { Arm::Armed }
+        if self.shared.has_news() || state.has_refusal() || has_new { Arm::Pending } else { Arm::Armed }
     }
 
     /// Registers the task to wake when a channel that is one end of a socket comes, or one is refused.
     pub fn register_sockets(&self, waker: &Waker) {
-        self.core.socket_cell.register(waker);
+        self.shared.interrupts.socket_cell.register(waker);
     }
 
     /// Opens a channel.
@@ -221,6 +221,6 @@ impl<P: Platform> Vmbus<P> {
     ///
     /// [`ChannelError`].
     pub fn open(&self, offer: &Offer, options: &ChannelOptions) -> Result<Channel<P>, ChannelError> {
-        Channel::open(&self.core, offer, options)
+        Channel::open(&self.shared, offer, options)
     }
 }

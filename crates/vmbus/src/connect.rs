@@ -1,7 +1,7 @@
 //! Making the connection, and ending it.
 
 use crate::Version;
-use crate::shared::Core;
+use crate::shared::VmbusShared;
 use crate::state::Phase;
 use core::fmt;
 use core::time::Duration;
@@ -62,7 +62,7 @@ pub(crate) const fn header(message_type: VmbusMessageType) -> VmbusMessageHeader
     VmbusMessageHeader { message_type, reserved: 0 }
 }
 
-impl<P: Platform> Core<P> {
+impl<P: Platform> VmbusShared<P> {
     /// Contacts the host, from version `newest` down, and collects the offers.
     pub(crate) fn connect(&self, newest: Version) -> Result<(), ConnectError> {
         let mut has_ports = true;
@@ -100,7 +100,10 @@ impl<P: Platform> Core<P> {
 
     /// Proposes `version`; whether the host accepted.
     fn contact(&self, version: Version) -> Result<bool, ConnectError> {
-        let vp = self.synic.vp_index(self.contact).ok_or(ConnectError::Hypervisor(OpenError::Processor))?;
+        let vp = self
+            .synic()
+            .vp_index(self.contact_processor())
+            .ok_or(ConnectError::Hypervisor(OpenError::Processor))?;
         let (port, interrupt_page_or_target) = if version.has_message_port() {
             let target = VmbusContactTarget {
                 target_sint: VMBUS_SINT as u8,
@@ -112,10 +115,7 @@ impl<P: Platform> Core<P> {
         } else if version.has_event_flags() {
             (VMBUS_MESSAGE_CONNECTION, [0; 8])
         } else {
-            (
-                VMBUS_MESSAGE_CONNECTION,
-                self.interrupt_page.as_ref().map_or(0, |page| page.bus().0).to_le_bytes(),
-            )
+            (VMBUS_MESSAGE_CONNECTION, self.interrupts.page_address().to_le_bytes())
         };
         let message = VmbusInitiateContact {
             header: header(VmbusMessageType::INITIATE_CONTACT),
@@ -133,12 +133,12 @@ impl<P: Platform> Core<P> {
             state.response = None;
         }
         if !version.has_event_flags() {
-            self.set_page_known(true);
+            self.interrupts.set_page_known(true);
         }
         // Before the answer: the first messages behind it may be handled by an interrupt.
-        self.set_version(version);
+        self.interrupts.set_version(version);
         if let Err(status) = self.post_to(port, message.as_bytes(), Duration::ZERO) {
-            self.set_page_known(false);
+            self.interrupts.set_page_known(false);
             return Err(match status {
                 HvStatus::INVALID_CONNECTION_ID => ConnectError::Absent,
                 status => ConnectError::Refused(status),
@@ -156,7 +156,7 @@ impl<P: Platform> Core<P> {
             (true, false) => {}
         }
         if !version.has_event_flags() {
-            self.set_page_known(true);
+            self.interrupts.set_page_known(true);
         }
         let returned = version.has_message_port() && response.connection_id != 0;
         let mut state = self.state.lock();

@@ -2,7 +2,7 @@
 
 use crate::ChannelError;
 use crate::connect::header;
-use crate::shared::Core;
+use crate::shared::VmbusShared;
 use crate::state::GpadlPhase;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{
@@ -25,7 +25,7 @@ const MESSAGE: usize = 240;
 /// Dropped, it is: the drop waits for the host to confirm, ten seconds at most, and leaks the memory where it does not. A
 /// channel is closed before its GPADLs are dropped.
 pub struct Gpadl<P: Platform> {
-    core: PageArc<P, Core<P>>,
+    shared: PageArc<P, VmbusShared<P>>,
     region: Option<DmaRegion<P>>,
     id: u32,
     channel: u32,
@@ -63,7 +63,7 @@ impl<P: Platform> Gpadl<P> {
     /// Tells the host of `region`, for the channel in `place`. On error the region is freed, or leaked where the host may
     /// know of it.
     pub(crate) fn new(
-        core: &PageArc<P, Core<P>>,
+        shared: &PageArc<P, VmbusShared<P>>,
         place: usize,
         epoch: u32,
         region: DmaRegion<P>,
@@ -73,16 +73,16 @@ impl<P: Platform> Gpadl<P> {
             return Err(ChannelError::Size);
         }
         let (id, channel, generation) = {
-            let mut state = core.state.lock();
-            if !core.is_current(place, epoch) {
+            let mut state = shared.state.lock();
+            if !shared.is_current(place, epoch) {
                 return Err(ChannelError::Gone);
             }
             let (id, channel) = state.add_gpadl(place).ok_or(ChannelError::Memory)?;
-            (id, channel, core.generation())
+            (id, channel, shared.generation())
         };
         // From here on, the drop sees to it that nothing is freed that the host may know of.
         let this = Self {
-            core: core.clone(),
+            shared: shared.clone(),
             region: Some(region),
             id,
             channel,
@@ -118,7 +118,7 @@ impl<P: Platform> Gpadl<P> {
             .by_ref()
             .take(VMBUS_GPADL_HEADER_PFNS as usize)
             .for_each(|frame| message.push(&frame.to_le_bytes()));
-        self.core.post(message.bytes())?;
+        self.shared.post(message.bytes())?;
         let mut frames = frames.peekable();
         for number in 1.. {
             if frames.peek().is_none() {
@@ -133,25 +133,25 @@ impl<P: Platform> Gpadl<P> {
             for frame in frames.by_ref().take(VMBUS_GPADL_BODY_PFNS as usize) {
                 message.push(&frame.to_le_bytes());
             }
-            self.core.post(message.bytes())?;
+            self.shared.post(message.bytes())?;
         }
         let mut gone_since = None;
-        let answer = self.core.wait(TIMEOUT, |state| {
+        let answer = self.shared.wait(TIMEOUT, |state| {
             if !self.is_current() {
                 return Some(Err(ChannelError::Gone));
             }
             if let GpadlPhase::Created(status) = state.gpadl(self.id)?.phase {
                 return Some(Ok(status));
             }
-            if self.core.is_current(self.place, self.epoch) {
+            if self.shared.is_current(self.place, self.epoch) {
                 return None;
             }
             // The host may answer still, and then it can be torn down.
-            let now = self.core.platform().now();
+            let now = self.shared.platform().now();
             let since = *gone_since.get_or_insert(now);
             (now.since(since) >= GONE_TIMEOUT).then_some(Err(ChannelError::Gone))
         });
-        if !self.core.is_current(self.place, self.epoch) {
+        if !self.shared.is_current(self.place, self.epoch) {
             return Err(ChannelError::Gone);
         }
         match answer {
@@ -174,7 +174,7 @@ impl<P: Platform> Gpadl<P> {
 
     /// Whether the connection that it was made on still stands.
     pub(crate) fn is_current(&self) -> bool {
-        self.core.generation() == self.generation
+        self.shared.generation() == self.generation
     }
 
     /// The memory; `None` once it was given up.
@@ -192,7 +192,7 @@ impl<P: Platform> Gpadl<P> {
         if !self.is_current() {
             return true;
         }
-        let phase = self.core.state.lock().gpadl(self.id).map(|gpadl| {
+        let phase = self.shared.state.lock().gpadl(self.id).map(|gpadl| {
             let before = gpadl.phase;
             gpadl.phase = GpadlPhase::TearingDown;
             before
@@ -209,9 +209,9 @@ impl<P: Platform> Gpadl<P> {
             channel_id: self.channel,
             gpadl_id: self.id,
         };
-        let is_sent = self.core.post(message.as_bytes()).is_ok();
+        let is_sent = self.shared.post(message.as_bytes()).is_ok();
         let confirmed = || {
-            self.core.wait(TIMEOUT, |state| match state.gpadl(self.id) {
+            self.shared.wait(TIMEOUT, |state| match state.gpadl(self.id) {
                 Some(gpadl) => (gpadl.phase == GpadlPhase::TornDown).then_some(()),
                 // The connection has ended meanwhile.
                 None => Some(()),
@@ -248,7 +248,7 @@ impl<P: Platform> Gpadl<P> {
         // What was leaked is only forgotten here.
         let has_let_go = self.region.is_some() && self.tear_down();
         let is_ours = {
-            let mut state = self.core.state.lock();
+            let mut state = self.shared.state.lock();
             let is_ours = self.is_current();
             if is_ours {
                 state.remove_gpadl(self.id, self.place);
@@ -260,7 +260,7 @@ impl<P: Platform> Gpadl<P> {
         }
         self.region = None;
         if is_ours {
-            self.core.release_if_gone(self.place);
+            self.shared.release_if_gone(self.place);
         }
         has_let_go || !is_ours
     }

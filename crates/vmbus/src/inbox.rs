@@ -1,5 +1,4 @@
 //! The queue by which messages get from interrupts to whoever acts on them: one producer, one consumer, no lock.
-
 //!
 //! `tests/loom.rs` compiles the files of its modules over loom's atomics.
 

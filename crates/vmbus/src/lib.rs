@@ -86,6 +86,6 @@ pub use gpadl::Gpadl;
 pub use hyperv_bindings::Guid;
 pub use message::{HostMessage, Malformed};
 pub use offer::{Offer, class};
-pub use paravirt_vmbus_ring::{FrameRun, GpaRange, Kind, Packet, TransferRange, TransferRanges};
+pub use paravirt_vmbus_ring::{FrameRun, GpaRange, Kind, Packet, Payload, TransferRange, TransferRanges};
 pub use state::ChannelError;
 pub use version::Version;

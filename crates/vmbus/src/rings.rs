@@ -6,17 +6,16 @@ use hyperv_bindings::ring::RING_DATA_OFFSET;
 use paravirt_platform::SharedMemory;
 use paravirt_vmbus_ring::RingMemory;
 
-/// A ring in a part of a region: a control page, and data behind it.
+/// One ring in a region: a control page, and data behind it.
 #[derive(Debug)]
 pub(crate) struct RingSlice {
     control: NonNull<[AtomicU32; 32]>,
-    data: NonNull<AtomicU64>,
-    words: usize,
+    data: NonNull<[AtomicU64]>,
 }
 
-// SAFETY: every access goes through atomics.
+// SAFETY: the pointers are to atomics, which any thread may access; `new` requires the memory to outlive the slice.
 unsafe impl Send for RingSlice {}
-// SAFETY: as above.
+// SAFETY: a shared slice gives out shared references to atomics only.
 unsafe impl Sync for RingSlice {}
 
 impl RingSlice {
@@ -24,16 +23,13 @@ impl RingSlice {
     ///
     /// # Safety
     ///
-    /// The memory outlives the slice.
+    /// The memory that `memory` views is valid until the slice has been dropped.
     pub unsafe fn new(memory: &SharedMemory, offset: usize, len: usize) -> Option<Self> {
         let data = offset.checked_add(RING_DATA_OFFSET as usize)?;
         let words = len.checked_sub(RING_DATA_OFFSET as usize)? / 8;
-        let last = data.checked_add(words.checked_sub(1)?.checked_mul(8)?)?;
-        memory.at::<AtomicU64>(last)?;
         Some(Self {
             control: NonNull::from(memory.at::<[AtomicU32; 32]>(offset)?),
-            data: NonNull::from(memory.at::<AtomicU64>(data)?),
-            words,
+            data: NonNull::from(memory.slice_at::<AtomicU64>(data, words)?),
         })
     }
 }
@@ -41,13 +37,14 @@ impl RingSlice {
 impl RingMemory for RingSlice {
     #[inline(always)]
     fn control(&self) -> &[AtomicU32; 32] {
-        // SAFETY: `new` checked that it is inside the memory, which outlives this.
+        // SAFETY: the pointer is a reference that `new` got from the memory, whose caller keeps the memory for longer.
         unsafe { self.control.as_ref() }
     }
 
     #[inline(always)]
     fn data(&self) -> &[AtomicU64] {
-        // SAFETY: as above; first and last word are inside.
-        unsafe { core::slice::from_raw_parts(self.data.as_ptr(), self.words) }
+        // SAFETY: the pointer is a reference to the whole slice that `new` got from the memory, whose caller keeps the memory
+        // for longer.
+        unsafe { self.data.as_ref() }
     }
 }

@@ -1,13 +1,11 @@
-//! What the handles of one connection share.
+//! The state of one connection, shared by its handles.
 
-use crate::inbox::{Inbox, Pump, Source};
-use crate::interrupt::Context;
+use crate::interrupt::InterruptState;
 use crate::state::{MOST_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Version};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::time::Duration;
-use hyperv_bindings::tlfs::HvMessageType;
-use hyperv_bindings::vmbus::{VMBUS_SINT, VmbusChannelMessage, VmbusMessageHeader, VmbusMessageType};
+use hyperv_bindings::vmbus::{VmbusChannelMessage, VmbusMessageHeader, VmbusMessageType};
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, Hypervisor, OpenError, Synic};
 use paravirt_platform::{
@@ -16,89 +14,62 @@ use paravirt_platform::{
 use spin::Mutex;
 use zerocopy::IntoBytes;
 
-/// Event flags, and with them channels.
-const CELLS: usize = 2048;
 /// How long a message may be refused for want of buffers.
 const POST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a message is tried whose connection the host says it does not know: some hosts say so when they throttle.
 const UNKNOWN_TIMEOUT: Duration = Duration::from_millis(100);
-/// Messages that are taken from the slot, or acted on, at one go.
-const AT_ONE_GO: u32 = 256;
+/// Messages that are handled in one call.
+const MAX_MESSAGES: u32 = 256;
 
-pub(crate) struct Core<P: Platform> {
-    pub synic: Synic<P>,
-    /// The processor that has the messages: that of index 0, as hosts of old know no other.
-    pub contact: ProcessorId,
+pub(crate) struct VmbusShared<P: Platform> {
+    pub interrupts: PageArc<P, InterruptState<P>>,
     pub state: Mutex<State<P>>,
     post_page: Mutex<DmaRegion<P>>,
-    pub interrupt_page: Option<DmaRegion<P>>,
-    /// The host may write the interrupt page.
-    is_page_known: AtomicBool,
-    /// The largest number of a channel that was open.
-    last_channel: AtomicU32,
-    cells: PageTable<P, InterruptCell>,
-    pub bus_cell: InterruptCell,
-    /// Of whoever looks after sockets.
-    pub socket_cell: InterruptCell,
-    /// For each place in the table of channels, how many of its channels have gone.
+    /// For each index of the channel table, how many of its channels have gone.
     epochs: PageTable<P, AtomicU32>,
-    inbox: Inbox<P>,
-    pump: Pump,
     is_acting: AtomicBool,
-    contexts: PageTable<P, Context<P>>,
     vectors: Mutex<PageTable<P, Option<Vector>>>,
-    version: AtomicU32,
-    /// Changes whenever the host has let go of everything.
+    /// Counts the connections whose memory the host has released.
     generation: AtomicU32,
-    /// The host sent a message that is none.
+    /// The host sent a malformed message.
     is_faulted: AtomicBool,
 }
 
-impl<P: Platform> Core<P> {
+impl<P: Platform> VmbusShared<P> {
     /// Switches the SynIC on, with handlers on every processor.
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<PageArc<P, Self>, OpenError> {
         let platform = hypervisor.platform();
-        let synic = Synic::open(hypervisor)?;
-        let contact = synic.first().ok_or(OpenError::Processor)?;
-        let count = synic.count() as usize;
-        let interrupt_page = DmaRegion::alloc(platform, PAGE_SIZE)?;
-        let core = PageArc::new(
+        let interrupts = InterruptState::open(hypervisor)?;
+        let count = interrupts.synic.count() as usize;
+        let shared = PageArc::new(
             platform,
             Self {
-                synic,
-                contact,
+                interrupts,
                 state: Mutex::new(State::new(platform)?),
                 post_page: Mutex::new(DmaRegion::alloc(platform, PAGE_SIZE)?),
-                interrupt_page: Some(interrupt_page),
-                is_page_known: AtomicBool::new(false),
-                last_channel: AtomicU32::new(0),
-                cells: PageTable::new(platform, CELLS, |_| InterruptCell::new())?,
-                bus_cell: InterruptCell::new(),
-                socket_cell: InterruptCell::new(),
                 epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
-                inbox: Inbox::new(platform)?,
-                pump: Pump::new(),
                 is_acting: AtomicBool::new(false),
-                contexts: PageTable::new(platform, count, |index| Context::new(ProcessorId(index as u32)))?,
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
-                version: AtomicU32::new(0),
                 generation: AtomicU32::new(0),
                 is_faulted: AtomicBool::new(false),
             },
         )?;
-        for (index, context) in core.contexts.iter().enumerate() {
-            let handler = context.handler(core.as_ptr());
-            // SAFETY: the context is a part of the core, whose drop unbinds first.
-            let vector = unsafe { core.synic.bind(ProcessorId(index as u32), VMBUS_SINT, handler) }?;
-            if let Some(slot) = core.vectors.lock().get_mut(index) {
-                *slot = vector;
-            }
-        }
-        Ok(core)
+        // SAFETY: the drop of `shared` calls `unbind` with the vectors before it releases `interrupts`.
+        unsafe { InterruptState::bind(&shared.interrupts, &mut shared.vectors.lock()) }?;
+        Ok(shared)
+    }
+
+    pub fn synic(&self) -> &Synic<P> {
+        &self.interrupts.synic
+    }
+
+    /// The processor that messages come to.
+    pub fn contact_processor(&self) -> ProcessorId {
+        self.interrupts.contact
     }
 
     pub fn hypervisor(&self) -> &PageArc<P, Hypervisor<P>> {
-        self.synic.hypervisor()
+        self.synic().hypervisor()
     }
 
     pub fn platform(&self) -> &P {
@@ -106,11 +77,7 @@ impl<P: Platform> Core<P> {
     }
 
     pub fn version(&self) -> Version {
-        Version(self.version.load(Ordering::Relaxed))
-    }
-
-    pub fn set_version(&self, version: Version) {
-        self.version.store(version.0, Ordering::Relaxed);
+        self.interrupts.version()
     }
 
     pub fn generation(&self) -> u32 {
@@ -124,7 +91,7 @@ impl<P: Platform> Core<P> {
 
     /// The cell of a channel, by its event flag.
     pub fn cell(&self, channel: u32) -> Option<&InterruptCell> {
-        self.cells.get(channel as usize)
+        self.interrupts.cell(channel)
     }
 
     /// What [`is_current`](Self::is_current) is asked with, for the channel that is in `place` now.
@@ -150,27 +117,15 @@ impl<P: Platform> Core<P> {
         self.is_faulted.load(Ordering::Relaxed).then_some(Fault::Protocol)
     }
 
-    /// Moves messages from the slot to the inbox, on the processor that has them; whether the inbox is to be drained.
-    /// Callable from an interrupt that comes in the middle of it.
-    pub fn pump(&self) -> bool {
-        self.pump.run(AT_ONE_GO, self)
-    }
-
-    /// Whether there is a message in the slot. One load.
-    #[inline]
-    pub fn has_message(&self) -> bool {
-        self.synic.has_message(self.contact, VMBUS_SINT)
-    }
-
     /// Whether there is a message that nobody has acted on.
     #[inline]
     pub fn has_news(&self) -> bool {
-        !self.inbox.is_empty() || self.has_message()
+        !self.interrupts.inbox.is_empty() || self.interrupts.has_message()
     }
 
     /// Acts on the messages that have come in. Not from an interrupt.
     pub fn collect(&self) {
-        let mut left = AT_ONE_GO;
+        let mut left = MAX_MESSAGES;
         while left > 0 {
             // One at a time, so that messages are acted on in their order; who comes second leaves it to the first, which
             // looks again before it goes.
@@ -178,14 +133,14 @@ impl<P: Platform> Core<P> {
                 return;
             }
             while left > 0
-                && let Some((bytes, len)) = self.inbox.take()
+                && let Some((bytes, len)) = self.interrupts.inbox.take()
             {
                 self.act(bytes.get(..len).unwrap_or(&bytes));
                 left = left.saturating_sub(1);
             }
             self.is_acting.store(false, Ordering::Release);
             fence(Ordering::SeqCst);
-            if self.inbox.is_empty() && !self.fetch() {
+            if self.interrupts.inbox.is_empty() && !self.fetch() {
                 return;
             }
             left = left.saturating_sub(1);
@@ -194,14 +149,17 @@ impl<P: Platform> Core<P> {
 
     /// Sees to it that what is in the slot gets into the queue; whether there is any use in looking there again.
     fn fetch(&self) -> bool {
-        if !self.has_message() {
+        if !self.interrupts.has_message() {
             return false;
         }
         // Its interrupt fetches it, but for one that was left where it is, or where interrupts may be off: here.
-        let is_here = self.platform().processors().current() == self.contact;
+        let is_here = self.platform().processors().current() == self.contact_processor();
         let mut came = false;
-        if is_here || self.pump.take_stall() || !self.has_vector(self.contact) {
-            let _ = self.platform().processors().run_on(self.contact, &mut || came = self.pump());
+        if is_here || self.interrupts.take_stalled() || !self.has_vector(self.contact_processor()) {
+            let _ = self
+                .platform()
+                .processors()
+                .run_on(self.contact_processor(), &mut || came = self.interrupts.pump());
         }
         came
     }
@@ -214,7 +172,7 @@ impl<P: Platform> Core<P> {
                 if self.state.lock().phase == Phase::Connected {
                     log::error!("vmbus: a message of type {} is too short", malformed.0.0);
                     self.is_faulted.store(true, Ordering::Release);
-                    self.wake_all();
+                    self.interrupts.wake_all();
                 }
                 return;
             }
@@ -222,14 +180,14 @@ impl<P: Platform> Core<P> {
         let then = self.state.lock().accept(message);
         match then {
             Then::Nothing => {}
-            Then::Wake => self.wake_bus(),
+            Then::Wake => self.interrupts.wake_bus(),
             Then::Unloaded => self.let_go(),
             Then::Gone(place, channel) => {
                 self.end(place);
                 if let Some(cell) = self.cell(channel) {
                     cell.wake();
                 }
-                self.wake_bus();
+                self.interrupts.wake_bus();
                 self.release_if_gone(place);
             }
         }
@@ -293,28 +251,11 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Wakes who looks for what comes and goes on the bus.
-    pub fn wake_bus(&self) {
-        self.bus_cell.wake();
-        self.socket_cell.wake();
-    }
-
-    /// Wakes everybody who waits for a channel.
-    pub fn wake_all(&self) {
-        let last = self.last_channel.load(Ordering::Relaxed) as usize;
-        self.cells.iter().take(last.saturating_add(1)).for_each(InterruptCell::wake);
-    }
-
-    /// Takes note that somebody waits for `channel`.
-    pub fn has_driver(&self, channel: u32) {
-        self.last_channel.fetch_max(channel, Ordering::Relaxed);
-    }
-
     /// Puts all channels out of service: a new connection is about to be made, or the old one has ended.
     pub fn end_all(&self, state: &mut State<P>) {
         state.clear();
         (0..MOST_CHANNELS).for_each(|place| self.end(place));
-        self.wake_all();
+        self.interrupts.wake_all();
     }
 
     /// Takes note that the host has let go of everything: it has said so, or it has answered a new contact.
@@ -325,14 +266,9 @@ impl<P: Platform> Core<P> {
             state.phase = Phase::Unloaded;
         }
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.is_page_known.store(false, Ordering::Release);
+        self.interrupts.set_page_known(false);
         drop(state);
-        self.wake_bus();
-    }
-
-    /// Takes note whether the host is told of the interrupt page.
-    pub fn set_page_known(&self, is_known: bool) {
-        self.is_page_known.store(is_known, Ordering::Release);
+        self.interrupts.wake_bus();
     }
 
     /// A new connection begins without the faults of the last.
@@ -359,40 +295,15 @@ impl<P: Platform> Core<P> {
     }
 }
 
-impl<P: Platform> Drop for Core<P> {
+impl<P: Platform> Drop for VmbusShared<P> {
     fn drop(&mut self) {
         self.unload_if_connected();
-        let vectors = self.vectors.get_mut();
-        for (index, vector) in vectors.iter_mut().enumerate() {
-            self.synic.unbind(ProcessorId(index as u32), VMBUS_SINT, vector.take());
-        }
-        if self.is_page_known.load(Ordering::Acquire) {
-            log::error!("vmbus: the host does not let go of the interrupt page: it is leaked");
-            self.interrupt_page.take().into_iter().for_each(DmaRegion::leak);
-        }
+        self.interrupts.unbind(self.vectors.get_mut());
     }
 }
 
 impl From<AllocError> for crate::ConnectError {
     fn from(_: AllocError) -> Self {
         Self::Hypervisor(OpenError::Memory)
-    }
-}
-
-impl<P: Platform> Source for Core<P> {
-    fn has_message(&self) -> bool {
-        self.has_message()
-    }
-
-    fn is_full(&self) -> bool {
-        self.inbox.is_full()
-    }
-
-    fn transfer(&self) -> bool {
-        let Some(message) = self.synic.take_message(self.contact, VMBUS_SINT) else { return false };
-        if message.message_type == HvMessageType::CHANNEL {
-            self.inbox.put(&message);
-        }
-        true
     }
 }

@@ -9,7 +9,7 @@ use hyperv_bindings::vmbus::{
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::DmaSlice;
 use paravirt_scsi::Options;
-use paravirt_storvsc::{INTERFACE, StorAdapter, StorController, StorOptions};
+use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorTransport};
 use paravirt_testhost::HostPacket;
 use paravirt_testhost::{
     Bus, Controller, Echo, Guest, HvHost, HvOffer, Memory, OfferSettings, Packets, StorDrive, StorHost,
@@ -34,8 +34,8 @@ fn numbers_of_channels_come_again() {
     // More further channels than a source has flags.
     for _ in 0..800 {
         let options = StorOptions { processors: 2, ..StorOptions::default() };
-        let adapter = StorAdapter::new(&guest, &vmbus, &primary, &options);
-        let options = Options { queues: 4, depth: 8 };
+        let adapter = StorTransport::new(&guest, &vmbus, &primary, &options);
+        let options = Options::new(4, 8);
         let controller =
             StorController::<Guest, DmaSlice<Guest>>::open(&guest, adapter, &options).expect("a controller");
         assert_eq!(controller.queues(), 4);

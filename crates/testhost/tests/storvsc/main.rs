@@ -3,11 +3,12 @@
 mod faults;
 mod requests;
 mod sharing;
+mod threads;
 
 use hyperv_bindings::storvsp::{StorvspOperation, StorvspVersion};
 use paravirt_device::{
     Access, Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Cache, Completion, Durability, Fault,
-    IoError, Notify, Op, Rejected, Request, Unmap,
+    IoError, Notify, Op, Refused, Rejected, Request, Unmap,
 };
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{
@@ -15,7 +16,7 @@ use paravirt_platform::{
 };
 use paravirt_scsi::{Address, ControllerEvent, Options};
 use paravirt_storvsc::{
-    IDE_INTERFACE, INTERFACE, StorAdapter, StorController, StorDisk, StorOptions, StorQueue,
+    IDE_INTERFACE, INTERFACE, StorController, StorDisk, StorOptions, StorQueue, StorTransport,
 };
 use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -29,7 +30,7 @@ type Disk = StorDisk<Guest, Buffer>;
 type Queue = StorQueue<Guest, Buffer>;
 type Controller = StorController<Guest, Buffer>;
 
-const ONE: Options = Options { queues: 1, depth: 128 };
+const ONE: Options = Options::new(1, 128);
 const NOWHERE: Guid = Guid([0; 16]);
 
 /// A guest with a controller, and its host.
@@ -59,19 +60,19 @@ impl Bench {
         Self::with(INTERFACE, NOWHERE, |storage| storage.insert(0, disk(512, 1 << 20)))
     }
 
-    fn adapter(&self, options: &StorOptions) -> StorAdapter<Guest> {
+    fn transport(&self, options: &StorOptions) -> StorTransport<Guest> {
         let offers = {
             let mut offers = vec![];
             self.vmbus.offers(&mut |offer| offers.push(*offer));
             offers
         };
         let primary = offers.iter().find(|offer| offer.subchannel == 0).expect("an offer");
-        StorAdapter::new(&self.guest, &self.vmbus, primary, options)
+        StorTransport::new(&self.guest, &self.vmbus, primary, options)
     }
 
     fn open(&self, options: &Options) -> Controller {
         let stor = StorOptions { processors: 2, ..StorOptions::default() };
-        Controller::open(&self.guest, self.adapter(&stor), options).expect("a controller")
+        Controller::open(&self.guest, self.transport(&stor), options).expect("a controller")
     }
 
     /// The controller, its first disk and a queue of it.

@@ -167,9 +167,9 @@ unsafe impl DmaBuffer for Pieces {
 #[test]
 fn segments_that_meet_at_pages_go_as_they_are_and_others_are_refused() {
     let bench = Bench::new();
-    let adapter = bench.adapter(&StorOptions::default());
+    let transport = bench.transport(&StorOptions::default());
     let mut controller =
-        StorController::<Guest, Pieces>::open(&bench.guest, adapter, &ONE).expect("a controller");
+        StorController::<Guest, Pieces>::open(&bench.guest, transport, &ONE).expect("a controller");
     let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { panic!("no disk") };
     let mut queue = disk.take_queue(0).expect("a queue");
     let memory = bench.filled(5 * 4096, 0);
@@ -337,7 +337,8 @@ fn a_full_queue_holds_the_caller_back_and_goes_on() {
 fn a_small_ring_fills_and_empties() {
     let bench = Bench::new();
     let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
-    let mut controller = Controller::open(&bench.guest, bench.adapter(&options), &ONE).expect("a controller");
+    let mut controller =
+        Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let mut disk = added(&mut controller);
     let mut queue = disk.take_queue(0).expect("a queue");
     let (mut sent, mut done) = (0, 0);

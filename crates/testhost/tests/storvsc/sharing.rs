@@ -47,41 +47,59 @@ fn disks_of_one_controller_wake_each_their_own() {
 }
 
 #[test]
-fn who_found_no_room_is_woken_when_there_is() {
+fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
-        for lun in 0..3 {
-            storage.insert(lun, tuned(disk(512, 1 << 20), |drive| drive.name = [lun + 1; 16]));
-        }
+        storage.insert(0, disk(512, 1 << 20));
+        storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
     });
-    // Four slots, of which the controller keeps one.
-    let mut controller = bench.open(&Options { queues: 1, depth: 2 });
-    let mut disks = [(); 3].map(|()| added(&mut controller));
-    let [mut one, mut two, mut three] = disks.each_mut().map(|disk| disk.take_queue(0).expect("a queue"));
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    three.register(&Waker::from(count.clone()));
-    for (is_one, tag) in [(true, 1), (true, 2), (false, 3)] {
-        let queue = if is_one { &mut one } else { &mut two };
-        queue.submit(read(tag, 0, bench.filled(512, 0))).expect("room");
-        queue.kick();
+    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let mut controller =
+        Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
+    let (mut one, mut two) = (added(&mut controller), added(&mut controller));
+    let (mut first, mut second) = (one.take_queue(0).expect("a queue"), two.take_queue(0).expect("a queue"));
+    bench.storage.take_commands();
+    // Packets of 88 bytes: 46 of them leave no room for another.
+    for tag in 0..46 {
+        first.submit(request(tag, Op::Flush)).expect("room");
     }
-    let refused = three.submit(read(4, 0, bench.filled(512, 0))).unwrap_err();
-    assert_eq!(refused.reason, Rejected::Full);
-    // It takes in the replies, which the others have not taken yet: there is no room still.
-    assert!(three.complete().expect("no fault").is_none());
-    let refused = three.submit(refused.request).unwrap_err();
-    assert_eq!(refused.reason, Rejected::Full);
-    while three.arm() == Arm::Pending {
-        assert!(three.complete().expect("no fault").is_none());
+    second.submit(read(100, 1, bench.filled(512, 0))).expect("it is staged");
+    // Finds no room, and shows the host what the other one has written.
+    second.kick();
+    assert_eq!(bench.storage.take_commands(), [(0, 0x35); 46]);
+    let done = loop {
+        match second.complete().expect("no fault") {
+            Some(done) => break done,
+            None => assert_eq!(second.arm(), Arm::Pending, "it would sleep with a command that was not sent"),
+        }
+    };
+    assert_eq!((done.tag, done.result), (100, Ok(())));
+    assert_eq!(bench.storage.take_commands(), [(0, 0x88)]);
+    for tag in 0..46 {
+        assert_eq!(first.complete().expect("no fault").expect("done").tag, tag);
     }
-    let before = count.0.load(Ordering::SeqCst);
-    assert_eq!(one.complete().expect("no fault").expect("done").tag, 1);
-    assert!(count.0.load(Ordering::SeqCst) > before, "there is room, and nobody says so");
-    three.submit(refused.request).expect("room");
-    // Also where it had not gone to sleep yet.
-    let refused = three.submit(read(5, 0, bench.filled(512, 0))).map_err(|refused| refused.reason);
-    assert_eq!(refused.unwrap_err(), Rejected::Full);
-    assert_eq!(one.complete().expect("no fault").expect("done").tag, 2);
-    assert_eq!(three.arm(), Arm::Pending);
+    bench.is_clean();
+}
+
+#[test]
+fn a_full_table_of_one_queue_leaves_the_others_alone() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        storage.insert(0, disk(512, 1 << 20));
+        storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
+    });
+    let mut controller = bench.open(&Options::new(1, 2));
+    let (mut one, mut two) = (added(&mut controller), added(&mut controller));
+    let (mut first, mut second) = (one.take_queue(0).expect("a queue"), two.take_queue(0).expect("a queue"));
+    for tag in [1, 2] {
+        first.submit(read(tag, 0, bench.filled(512, 0))).expect("room");
+    }
+    let refused = first.submit(read(3, 0, bench.filled(512, 0))).unwrap_err();
+    assert_eq!((refused.reason, refused.request.tag), (Rejected::Full, 3));
+    assert_eq!(run(&mut second, read(4, 0, bench.filled(512, 0))).result, Ok(()));
+    first.kick();
+    for tag in [1, 2] {
+        assert_eq!(first.complete().expect("no fault").expect("done").tag, tag);
+    }
+    assert_eq!(run(&mut first, refused.request).result, Ok(()));
     bench.is_clean();
 }
 
@@ -102,7 +120,7 @@ fn a_scan_that_is_disturbed_takes_no_disk_away() {
 #[test]
 fn further_channels_are_queues() {
     let bench = Bench::new();
-    let mut controller = bench.open(&Options { queues: 3, depth: 32 });
+    let mut controller = bench.open(&Options::new(3, 32));
     assert_eq!(controller.queues(), 3);
     let mut disk = added(&mut controller);
     assert_eq!(disk.info().queues, 3);

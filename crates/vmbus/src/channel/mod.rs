@@ -6,7 +6,7 @@ mod open;
 use crate::connect::header;
 use crate::gpadl::Gpadl;
 use crate::rings::RingSlice;
-use crate::shared::Core;
+use crate::shared::VmbusShared;
 use crate::state::Awaited;
 use crate::{ChannelError, GpaRange, Offer, Packet};
 use core::fmt;
@@ -15,7 +15,7 @@ use core::time::Duration;
 use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
 use paravirt_device::{Arm, Fault};
 use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
-use paravirt_vmbus_ring::{Incoming, Outgoing, RingError};
+use paravirt_vmbus_ring::{Incoming, Kind, Outgoing, RingError};
 use zerocopy::IntoBytes;
 
 /// How long the host may take to open a channel, or to move it.
@@ -82,7 +82,7 @@ pub struct Channel<P: Platform> {
     channel: u32,
     place: usize,
     epoch: u32,
-    core: PageArc<P, Core<P>>,
+    shared: PageArc<P, VmbusShared<P>>,
     /// What the rings are in. `None` once it was taken down.
     memory: Option<Gpadl<P>>,
     offer: Offer,
@@ -100,13 +100,13 @@ impl<P: Platform> Channel<P> {
     }
 
     fn is_current(&self) -> bool {
-        self.core.is_current(self.place, self.epoch)
+        self.shared.is_current(self.place, self.epoch)
     }
 
     /// The fault that keeps the channel out of service: it was taken back ([`Fault::Removed`]), or the host wrote nonsense.
     #[inline(always)]
     pub fn fault(&self) -> Option<Fault> {
-        if self.fault.is_none() && self.is_current() && self.core.fault().is_none() {
+        if self.fault.is_none() && self.is_current() && self.shared.fault().is_none() {
             None
         } else {
             self.slow_fault()
@@ -115,7 +115,7 @@ impl<P: Platform> Channel<P> {
 
     #[cold]
     fn slow_fault(&self) -> Option<Fault> {
-        if !self.is_current() { Some(Fault::Removed) } else { self.fault.or(self.core.fault()) }
+        if !self.is_current() { Some(Fault::Removed) } else { self.fault.or(self.shared.fault()) }
     }
 
     /// Puts the channel out of service: for a driver that finds a packet which cannot be.
@@ -211,10 +211,10 @@ impl<P: Platform> Channel<P> {
         let connection = if self.has_own_connection {
             self.connection_id
         } else {
-            self.core.set_send_bit(self.channel);
+            self.shared.interrupts.set_send_bit(self.channel);
             VMBUS_EVENT_CONNECTION
         };
-        if let Err(status) = self.core.hypervisor().signal_event(connection) {
+        if let Err(status) = self.shared.hypervisor().signal_event(connection) {
             log::error!("vmbus: {}: the signal was refused with status {:#x}", self.offer, status.0);
             self.fail(Fault::Protocol);
         }
@@ -272,13 +272,13 @@ impl<P: Platform> Channel<P> {
     ///
     /// The fault of the channel; [`Fault::Timeout`].
     pub fn wait_for_room(&mut self, payload: usize, at_most: Duration) -> Result<(), Fault> {
-        let end = self.core.platform().now().saturating_add(at_most);
+        let end = self.shared.platform().now().saturating_add(at_most);
         while !self.await_room(payload)? {
-            if self.core.platform().now() >= end {
+            if self.shared.platform().now() >= end {
                 return Err(Fault::Timeout);
             }
-            self.core.collect();
-            self.core.platform().relax();
+            self.shared.collect();
+            self.shared.platform().relax();
         }
         Ok(())
     }
@@ -305,13 +305,31 @@ impl<P: Platform> Channel<P> {
             }
             Ok(None) => {
                 self.release();
-                if self.core.has_news() {
-                    self.core.collect();
+                if self.shared.has_news() {
+                    self.shared.collect();
                 }
                 Ok(None)
             }
             Err(error) => Err(self.broken(error)),
         }
+    }
+
+    /// Takes the next packet where `accept` answers to it: see [`Incoming::next_if`]. `None` is for [`receive`](Self::receive).
+    #[inline(always)]
+    pub fn receive_if<const WORDS: usize, R>(
+        &mut self,
+        kind: Kind,
+        min_words: u16,
+        accept: impl FnOnce(u64, [u64; WORDS]) -> Option<R>,
+    ) -> Option<R> {
+        if self.fault.is_some() || (!self.incoming.is_next_known() && self.fault().is_some()) {
+            return None;
+        }
+        let accepted = self.incoming.next_if(kind, min_words, accept)?;
+        if self.is_armed {
+            self.disarm();
+        }
+        Some(accepted)
     }
 
     /// Takes the next packet of those that came in before the host took the channel back.
@@ -330,16 +348,16 @@ impl<P: Platform> Channel<P> {
     /// The fault of the channel; [`Fault::Timeout`].
     pub fn wait<'b>(&mut self, buffer: &'b mut [u8], at_most: Duration) -> Result<Packet<'b>, Fault> {
         self.release();
-        let end = self.core.platform().now().saturating_add(at_most);
+        let end = self.shared.platform().now().saturating_add(at_most);
         while !self.incoming.has_more() {
-            self.core.collect();
+            self.shared.collect();
             if let Some(fault) = self.fault() {
                 return Err(fault);
             }
-            if self.core.platform().now() >= end {
+            if self.shared.platform().now() >= end {
                 return Err(Fault::Timeout);
             }
-            self.core.platform().relax();
+            self.shared.platform().relax();
         }
         self.receive(buffer)?.ok_or(Fault::Protocol)
     }
@@ -364,8 +382,8 @@ impl<P: Platform> Channel<P> {
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         self.release();
-        self.core.collect();
-        if self.fault().is_some() || self.core.has_news() {
+        self.shared.collect();
+        if self.fault().is_some() || self.shared.has_news() {
             return Arm::Pending;
         }
         self.is_armed = !self.incoming.unmask();
@@ -380,7 +398,7 @@ impl<P: Platform> Channel<P> {
 
     /// Registers the task to wake at the next packet, and when the channel goes away.
     pub fn register(&self, waker: &Waker) {
-        if let Some(cell) = self.core.cell(self.channel) {
+        if let Some(cell) = self.shared.cell(self.channel) {
             cell.register(waker);
         }
     }
@@ -392,7 +410,7 @@ impl<P: Platform> Channel<P> {
     ///
     /// [`ChannelError`]; [`ChannelError::Size`] for more than 8190 pages.
     pub fn add_memory(&self, region: DmaRegion<P>) -> Result<Gpadl<P>, ChannelError> {
-        Gpadl::new(&self.core, self.place, self.epoch, region)
+        Gpadl::new(&self.shared, self.place, self.epoch, region)
     }
 
     /// Moves the channel's interrupts to `processor`. Hosts before 5.3 do not confirm, and may raise a few where they were.
@@ -401,9 +419,13 @@ impl<P: Platform> Channel<P> {
     ///
     /// [`ChannelError::Size`] where the host's version has no such message or there is no such processor.
     pub fn set_processor(&self, processor: ProcessorId) -> Result<(), ChannelError> {
-        let version = self.core.version();
-        let vp =
-            self.core.synic.vp_index(processor).filter(|_| version.has_modify()).ok_or(ChannelError::Size)?;
+        let version = self.shared.version();
+        let vp = self
+            .shared
+            .synic()
+            .vp_index(processor)
+            .filter(|_| version.has_modify())
+            .ok_or(ChannelError::Size)?;
         let message = VmbusModifyChannel {
             header: header(VmbusMessageType::MODIFY_CHANNEL),
             channel_id: self.channel,
@@ -416,9 +438,9 @@ impl<P: Platform> Channel<P> {
             *modify = if version.answers_modify() { Awaited::Yes } else { Awaited::No };
             Ok(())
         })??;
-        let sent = self.core.post(message.as_bytes());
+        let sent = self.shared.post(message.as_bytes());
         let answer = match (&sent, version.answers_modify()) {
-            (Ok(()), true) => self.core.wait(TIMEOUT, |state| {
+            (Ok(()), true) => self.shared.wait(TIMEOUT, |state| {
                 if !self.is_current() {
                     return Some(Err(ChannelError::Gone));
                 }
@@ -436,7 +458,7 @@ impl<P: Platform> Channel<P> {
 
     /// Does `work` with the answer to a change of processor, if the channel is the one that it was.
     fn set_modify<R>(&self, work: impl FnOnce(&mut Awaited) -> R) -> Result<R, ChannelError> {
-        let mut state = self.core.state.lock();
+        let mut state = self.shared.state.lock();
         if !self.is_current() {
             return Err(ChannelError::Gone);
         }

@@ -4,7 +4,7 @@ use super::{Channel, ChannelOptions, TIMEOUT};
 use crate::connect::header;
 use crate::gpadl::Gpadl;
 use crate::rings::RingSlice;
-use crate::shared::Core;
+use crate::shared::VmbusShared;
 use crate::state::Awaited;
 use crate::{ChannelError, Offer};
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusOpenChannel};
@@ -15,7 +15,7 @@ use zerocopy::IntoBytes;
 
 /// Takes a channel for a driver, and gives it back where that fails.
 struct Claim<'a, P: Platform> {
-    core: &'a Core<P>,
+    shared: &'a VmbusShared<P>,
     place: usize,
     generation: u32,
     is_kept: bool,
@@ -24,33 +24,33 @@ struct Claim<'a, P: Platform> {
 impl<P: Platform> Drop for Claim<'_, P> {
     fn drop(&mut self) {
         if !self.is_kept {
-            let mut state = self.core.state.lock();
+            let mut state = self.shared.state.lock();
             // On a connection of later, the place is another one's.
-            if self.core.generation() == self.generation
+            if self.shared.generation() == self.generation
                 && let Some(entry) = state.entry(self.place)
             {
                 entry.is_taken = false;
             }
             drop(state);
-            self.core.release_if_gone(self.place);
+            self.shared.release_if_gone(self.place);
         }
     }
 }
 
 impl<P: Platform> Channel<P> {
     pub(crate) fn open(
-        core: &PageArc<P, Core<P>>,
+        shared: &PageArc<P, VmbusShared<P>>,
         offer: &Offer,
         options: &ChannelOptions,
     ) -> Result<Self, ChannelError> {
         if options.outgoing_pages < 2 || options.incoming_pages < 2 {
             return Err(ChannelError::Size);
         }
-        if let Some(fault) = core.fault() {
+        if let Some(fault) = shared.fault() {
             return Err(fault.into());
         }
         let (place, epoch, generation, offer) = {
-            let mut state = core.state.lock();
+            let mut state = shared.state.lock();
             let place = state.place(offer.channel).ok_or(ChannelError::Gone)?;
             let entry = state.entry(place).ok_or(ChannelError::Gone)?;
             if entry.is_rescinded || entry.offer.instance != offer.instance {
@@ -59,14 +59,14 @@ impl<P: Platform> Channel<P> {
             if core::mem::replace(&mut entry.is_taken, true) {
                 return Err(ChannelError::Busy);
             }
-            (place, core.epoch(place), core.generation(), entry.offer)
+            (place, shared.epoch(place), shared.generation(), entry.offer)
         };
-        core.has_driver(offer.channel);
-        let mut claim = Claim { core, place, generation, is_kept: false };
+        shared.interrupts.has_driver(offer.channel);
+        let mut claim = Claim { shared, place, generation, is_kept: false };
         let outgoing_len = options.outgoing_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let len = outgoing_len.checked_add(incoming_len).ok_or(ChannelError::Size)?;
-        let region = DmaRegion::alloc(core.platform(), len)?;
+        let region = DmaRegion::alloc(shared.platform(), len)?;
         // SAFETY: the channel owns both the slices and the region, by way of the GPADL.
         let slices = unsafe {
             RingSlice::new(region.shared(), 0, outgoing_len).zip(RingSlice::new(
@@ -78,18 +78,18 @@ impl<P: Platform> Channel<P> {
         let (outgoing, incoming) = slices.ok_or(ChannelError::Size)?;
         reset(&outgoing);
         reset(&incoming);
-        let memory = Gpadl::new(core, place, epoch, region)?;
+        let memory = Gpadl::new(shared, place, epoch, region)?;
         let channel = Self {
             outgoing: Outgoing::new(outgoing).map_err(|_| ChannelError::Size)?,
             incoming: Incoming::new(incoming).map_err(|_| ChannelError::Size)?,
             fault: None,
             is_armed: true,
-            has_own_connection: offer.is_dedicated || core.version().has_event_flags(),
+            has_own_connection: offer.is_dedicated || shared.version().has_event_flags(),
             connection_id: offer.connection_id,
             channel: offer.channel,
             place,
             epoch,
-            core: core.clone(),
+            shared: shared.clone(),
             memory: Some(memory),
             offer,
         };
@@ -100,11 +100,13 @@ impl<P: Platform> Channel<P> {
     }
 
     fn ask_to_open(&self, options: &ChannelOptions) -> Result<(), ChannelError> {
-        let version = self.core.version();
-        let processor = if version.has_event_flags() { options.processor } else { self.core.contact };
+        let version = self.shared.version();
+        let processor =
+            if version.has_event_flags() { options.processor } else { self.shared.contact_processor() };
         // Where that one has no interrupt, the one that messages come to may.
-        let processor = if self.core.has_vector(processor) { processor } else { self.core.contact };
-        let target_vp = self.core.synic.vp_index(processor).ok_or(ChannelError::Size)?;
+        let processor =
+            if self.shared.has_vector(processor) { processor } else { self.shared.contact_processor() };
+        let target_vp = self.shared.synic().vp_index(processor).ok_or(ChannelError::Size)?;
         let message = VmbusOpenChannel {
             header: header(VmbusMessageType::OPEN_CHANNEL),
             channel_id: self.channel,
@@ -115,14 +117,14 @@ impl<P: Platform> Channel<P> {
             user_defined: options.user_defined,
         };
         {
-            let mut state = self.core.state.lock();
+            let mut state = self.shared.state.lock();
             if !self.is_current() {
                 return Err(ChannelError::Gone);
             }
             state.entry(self.place).ok_or(ChannelError::Gone)?.open = Awaited::Yes;
         }
-        self.core.post(message.as_bytes())?;
-        let answer = self.core.wait(TIMEOUT, |state| {
+        self.shared.post(message.as_bytes())?;
+        let answer = self.shared.wait(TIMEOUT, |state| {
             if !self.is_current() {
                 return Some(Err(ChannelError::Gone));
             }
@@ -135,7 +137,7 @@ impl<P: Platform> Channel<P> {
             Some(Ok(0)) => Ok(()),
             Some(Ok(status)) => {
                 // There is nothing to close.
-                if let Some(entry) = self.core.state.lock().entry(self.place) {
+                if let Some(entry) = self.shared.state.lock().entry(self.place) {
                     entry.open = Awaited::No;
                 }
                 Err(ChannelError::Refused(status))
@@ -162,7 +164,7 @@ impl<P: Platform> Channel<P> {
         let Some(memory) = self.memory.take() else { return true };
         // On a connection of later, its place is another one's, and the host has let go of all.
         let must_close = {
-            let mut state = self.core.state.lock();
+            let mut state = self.shared.state.lock();
             match state.entry(self.place).filter(|_| memory.is_current()) {
                 None => None,
                 Some(entry) => Some(core::mem::replace(&mut entry.open, Awaited::No) != Awaited::No),
@@ -171,7 +173,7 @@ impl<P: Platform> Channel<P> {
         let Some(must_close) = must_close else { return true };
         // The confirmation that the rings are torn down is the host's word that it has closed; but only if it was told to.
         let is_closed =
-            !must_close || self.core.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
+            !must_close || self.shared.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
         let generation = memory.generation();
         let has_let_go = match is_closed {
             true => memory.free(),
@@ -180,14 +182,14 @@ impl<P: Platform> Channel<P> {
                 false
             }
         };
-        let mut state = self.core.state.lock();
-        if self.core.generation() == generation
+        let mut state = self.shared.state.lock();
+        if self.shared.generation() == generation
             && let Some(entry) = state.entry(self.place)
         {
             entry.is_taken = false;
         }
         drop(state);
-        self.core.release_if_gone(self.place);
+        self.shared.release_if_gone(self.place);
         has_let_go
     }
 }

@@ -11,7 +11,7 @@ use hyperv_bindings::storvsp::{
 use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
 use paravirt_device::Fault;
 use paravirt_platform::{PAGE_SIZE, Platform, ProcessorId};
-use paravirt_scsi::{Adapter, Address, Limits, Scan};
+use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
@@ -21,9 +21,9 @@ const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a transfer, where the host does not say.
 const DEFAULT_TRANSFER: u32 = 64 << 10;
 /// Bytes of a transfer that are used at most: a command of that many fits a ring of 20 pages several times.
-const MOST_TRANSFER: u32 = 2 << 20;
+const MAX_TRANSFER: u32 = 2 << 20;
 /// Of Fibre Channel: larger ones fail on hosts of old.
-const MOST_FIBRE_CHANNEL: u32 = 512 << 10;
+const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 /// Targets of a controller.
 const TARGETS: u8 = 2;
@@ -54,7 +54,7 @@ impl Default for StorOptions {
 }
 
 /// A controller on VMBus.
-pub struct StorAdapter<P: Platform> {
+pub struct StorTransport<P: Platform> {
     vmbus: Vmbus<P>,
     offer: Offer,
     options: StorOptions,
@@ -83,11 +83,12 @@ fn send_fault(error: SendError) -> Fault {
     }
 }
 
-impl<P: Platform> StorAdapter<P> {
+impl<P: Platform> StorTransport<P> {
     /// The controller that `offer` offers, to be opened by
     /// [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
     pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
-        let limits = Limits { max_bytes: 0, max_segments: 0, boundary: NonZeroU32::new(PAGE_SIZE as u32) };
+        let mut limits = Limits::new(0, 0);
+        limits.boundary = NonZeroU32::new(PAGE_SIZE as u32);
         Self {
             vmbus: vmbus.clone(),
             offer: *offer,
@@ -177,7 +178,7 @@ impl<P: Platform> StorAdapter<P> {
             self.plain(channel, StorvspOperation::FC_HBA_DATA)?;
         }
         self.plain(channel, StorvspOperation::END_INITIALIZATION)?;
-        let most = if is_fibre_channel { MOST_FIBRE_CHANNEL } else { MOST_TRANSFER };
+        let most = if is_fibre_channel { MAX_FIBRE_CHANNEL } else { MAX_TRANSFER };
         // One segment more than pages, as the first need not begin at one.
         let pages = match properties.maximum_transfer >> PAGE_SHIFT {
             0 => DEFAULT_TRANSFER >> PAGE_SHIFT,
@@ -220,7 +221,10 @@ struct Answer {
     properties: Option<StorvspProperties>,
 }
 
-impl<P: Platform> Adapter for StorAdapter<P> {
+#[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
+// SAFETY: `close` returns what `Channel::close` returns, which is `Ok` only once the host has confirmed that the rings are torn
+// down: by then it has closed the channel and completed every request of it.
+unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     type Port = StorPort<P>;
 
     fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {

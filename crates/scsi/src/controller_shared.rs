@@ -1,0 +1,388 @@
+//! A controller: its ports, the commands of its own, and its recovery.
+//!
+//! # Recovery
+//!
+//! ```text
+//!   running ─ a deadline passes ─► RESET_BUS ─ all came back in time ─► running
+//!                                      │ they did not
+//!                                      ▼
+//!             ports closed ─ the host confirms ─► everything aborted ─► opened again, scanned again ─► running
+//!                    └────── it does not ───────► buffers leaked ─► out of service (Timeout)
+//! ```
+//!
+//! A port that fails (protocol, removed) goes the same way from "ports closed" on, and stays out of service.
+
+use crate::Cdb;
+use crate::OpenError;
+use crate::command::{Data, PendingCommand, RESET_ID, Stage};
+use crate::command_table::CommandTable;
+use crate::inbox::Inbox;
+use crate::port_state::{CONTROLLER, MAX_OWNERS, NOBODY, PortState};
+use crate::state::{ControllerState, Phase};
+use crate::transport::{Address, Limits, ScsiPort, ScsiTransport};
+use crate::unit::{MAX_UNITS, Unit};
+use core::mem::ManuallyDrop;
+use core::task::Waker;
+use core::time::Duration;
+use paravirt_device::{Fault, IoError, Rejected};
+use paravirt_platform::{
+    AllocError, Direction, DmaBuffer, DmaRegion, PAGE_SIZE, PageArc, PageTable, Platform, Segment,
+};
+use spin::Mutex;
+
+/// How long a command of the controller's own may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what is under way has to come back after a reset of the bus.
+const GRACE: Duration = Duration::from_secs(5);
+/// Ports of a controller that are used.
+pub(crate) const MAX_PORTS: usize = 16;
+/// Bytes of the data that a command of the controller's own returns.
+pub(crate) const MAX_ANSWER: usize = 1024;
+/// A block that no unit has.
+const OUT_OF_RANGE: u64 = 0xffff_ffff_ffff_0000;
+
+const _: () = assert!(MAX_UNITS + 1 < MAX_OWNERS);
+
+/// How a command of the controller's own failed.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum CommandError {
+    /// The unit refused it, or it was aborted.
+    Io(IoError),
+    /// There is no such unit.
+    Absent,
+    /// The controller is out of service.
+    Faulted(Fault),
+}
+
+impl From<IoError> for CommandError {
+    fn from(error: IoError) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Fault> for CommandError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+/// What is used by one at a time: the transport, and the controller's own commands.
+pub(crate) struct Control<P: Platform, T, B> {
+    pub transport: T,
+    /// Where the data of its own commands go. `None` once it was leaked.
+    page: Option<DmaRegion<P>>,
+    table: CommandTable<P, B>,
+}
+
+pub(crate) struct ControllerShared<P: Platform, T: ScsiTransport, B: DmaBuffer> {
+    pub ports: PageTable<P, Mutex<PortState<P, T::Port, B>>>,
+    pub control: Mutex<Control<P, T, B>>,
+    pub state: ControllerState<P>,
+    /// A page of zeroes, for WRITE SAME. Leaked where the host did not release it.
+    zeroes: ManuallyDrop<DmaRegion<P>>,
+    pub limits: Limits,
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
+    /// Opens up to `ports` ports of `transport`.
+    pub fn open(platform: &P, mut transport: T, ports: usize) -> Result<PageArc<P, Self>, OpenError> {
+        let state = ControllerState::new(platform)?;
+        let page = DmaRegion::alloc(platform, PAGE_SIZE)?;
+        let zeroes = ManuallyDrop::new(DmaRegion::alloc(platform, PAGE_SIZE)?);
+        let table = CommandTable::new(platform, CONTROLLER, Address::default(), 1)?;
+        let first = transport.open(0, ports)?.ok_or(Fault::Refused)?;
+        let mut opened = [const { None }; MAX_PORTS];
+        let mut count = 0usize;
+        for (index, slot) in opened.iter_mut().enumerate().take(ports.max(1)) {
+            *slot = if index == 0 { None } else { transport.open(index, ports)? };
+            if index > 0 && slot.is_none() {
+                break;
+            }
+            count = index.saturating_add(1);
+        }
+        if let Some(slot) = opened.first_mut() {
+            *slot = Some(first);
+        }
+        let limits = transport.limits();
+        let ports = PageTable::try_new(platform, count, |at| {
+            let mut state = PortState::new(platform, MAX_UNITS.saturating_add(1))?;
+            if let Some(mut port) = opened.get_mut(at).and_then(Option::take) {
+                port.register(&state.wakers.waker());
+                state.port = Some(port);
+            }
+            state.add_owner(CONTROLLER, Inbox::new(platform, 1)?);
+            Ok::<_, AllocError>(Mutex::new(state))
+        })?;
+        state.set_phase(Phase::Running);
+        let control = Mutex::new(Control { transport, page: Some(page), table });
+        Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits })?)
+    }
+
+    /// A block of zeroes.
+    pub fn zeroes(&self, len: u32) -> Segment {
+        Segment { addr: self.zeroes.bus(), len }
+    }
+
+    #[inline(always)]
+    pub fn port(&self, index: usize) -> Option<&Mutex<PortState<P, T::Port, B>>> {
+        self.ports.get(index)
+    }
+
+    /// The fault that keeps commands out.
+    #[inline(always)]
+    pub fn fault(&self) -> Option<Fault> {
+        match self.state.phase() {
+            Phase::Running => None,
+            Phase::Resetting => Some(Fault::Reset),
+            Phase::Down(fault) => Some(fault),
+        }
+    }
+
+    /// Receives on every port, for all owners; the fault of the first port that fails.
+    fn receive(&self) -> Result<(), Fault> {
+        self.ports.iter().try_for_each(|port| port.lock().receive_for_others(&self.state, NOBODY))
+    }
+
+    fn outstanding(&self) -> u32 {
+        self.ports.iter().fold(0, |sum, port| sum.saturating_add(port.lock().outstanding()))
+    }
+
+    /// Asks the controller to abort what is under way, as a deadline has passed.
+    pub fn begin_reset(&self) {
+        if self.state.begin_reset(self.state.now().saturating_add(GRACE)) {
+            log::warn!("scsi: a command is past its deadline: resetting the bus");
+            if let Some(port) = self.ports.first()
+                && let Some(port) = &mut port.lock().port
+            {
+                // Where it cannot be sent, what is under way has its time to come back all the same.
+                let _ = port.reset_bus(RESET_ID);
+                port.kick();
+            }
+            self.state.wake_units();
+        }
+    }
+
+    /// Goes on with a reset that was begun: ends it where everything came back, or closes the ports where the time is up.
+    pub fn continue_reset(&self) -> Result<(), Fault> {
+        // Ahead of the phase: what another one does meanwhile then shows.
+        let epoch = self.state.epoch();
+        if self.state.phase() == Phase::Resetting {
+            if let Err(fault) = self.receive() {
+                return self.recover(epoch, fault);
+            }
+            if self.outstanding() == 0 {
+                self.state.end_reset();
+                self.resumed();
+            } else if self.state.now() >= self.state.reset_until() {
+                return self.recover(epoch, Fault::Reset);
+            }
+        }
+        Ok(())
+    }
+
+    /// The controller is in service again: what was refused meanwhile is looked at again.
+    fn resumed(&self) {
+        self.state.request_scan();
+        self.state.units.iter().filter(|unit| unit.is_present()).for_each(Unit::set_changed);
+        self.state.wake_units();
+        self.ports.iter().for_each(|port| port.lock().wakers.wake_all());
+    }
+
+    /// Closes the ports because of `fault`, unless that was done since `epoch`; with [`Fault::Reset`] opens them again.
+    #[cold]
+    pub fn recover(&self, epoch: u32, fault: Fault) -> Result<(), Fault> {
+        self.recover_with(&mut self.control.lock(), epoch, fault)
+    }
+
+    fn recover_with(&self, control: &mut Control<P, T, B>, epoch: u32, fault: Fault) -> Result<(), Fault> {
+        if self.state.epoch() != epoch {
+            return match self.state.phase() {
+                Phase::Down(fault) if fault != Fault::Reset => Err(fault),
+                _ => Ok(()),
+            };
+        }
+        if let Phase::Down(fault) = self.state.phase()
+            && fault != Fault::Reset
+        {
+            return Err(fault);
+        }
+        self.state.set_phase(Phase::Down(Fault::Reset));
+        let closed = self.close(control);
+        let mut fault = closed.err().unwrap_or(fault);
+        if fault == Fault::Reset
+            && let Err(error) = self.open_again(control)
+        {
+            // What was opened of it is closed again.
+            let closed = self.close(control);
+            let error = if error == Fault::Reset { Fault::Refused } else { error };
+            fault = closed.err().unwrap_or(error);
+        }
+        self.state.next_epoch();
+        let result = if fault == Fault::Reset { Ok(()) } else { Err(fault) };
+        match result {
+            Ok(()) => self.state.set_phase(Phase::Running),
+            Err(fault) => {
+                log::error!("scsi: controller out of service: {fault}");
+                self.state.set_phase(Phase::Down(fault));
+            }
+        }
+        self.resumed();
+        result
+    }
+
+    /// Closes all ports, which ends what is under way. An error where the host did not confirm that it released everything.
+    fn close(&self, control: &mut Control<P, T, B>) -> Result<(), Fault> {
+        let mut closed = Ok(());
+        for state in self.ports.iter().rev() {
+            // Without the lock of the port, as it takes its time.
+            let port = state.lock().port.take();
+            if let Some(mut port) = port {
+                port.register(Waker::noop());
+                closed = closed.and(control.transport.close(port));
+            }
+        }
+        for port in self.ports.iter() {
+            // SAFETY: every port was taken out above and none is opened meanwhile, as that takes the control lock, which the
+            // caller holds; all were closed with success where `closed` says so.
+            unsafe { port.lock().end(&self.state, closed.is_ok()) };
+        }
+        if closed.is_err() {
+            control.page.take().into_iter().for_each(DmaRegion::leak);
+        }
+        closed
+    }
+
+    fn open_again(&self, control: &mut Control<P, T, B>) -> Result<(), Fault> {
+        for (index, state) in self.ports.iter().enumerate() {
+            let mut port = control.transport.open(index, self.ports.len())?.ok_or(Fault::Refused)?;
+            let mut state = state.lock();
+            port.register(&state.wakers.waker());
+            state.port = Some(port);
+        }
+        if control.transport.limits() == self.limits { Ok(()) } else { Err(Fault::Refused) }
+    }
+
+    /// Sends a command of the controller's own and waits for it. Its data are in `answer`, whose length is how many are asked
+    /// for; the bytes that the unit says it has written come back.
+    pub fn command(
+        &self,
+        control: &mut Control<P, T, B>,
+        address: Address,
+        cdb: Cdb,
+        answer: &mut [u8],
+    ) -> Result<usize, CommandError> {
+        let len = answer.len().min(MAX_ANSWER);
+        let page = control.page.as_ref().ok_or(Fault::Timeout)?;
+        let data = match u32::try_from(len) {
+            Ok(len) if len > 0 => {
+                // Nothing is taken for an answer that was not written.
+                page.shared().copy_in(0, &[0; MAX_ANSWER]);
+                Some((Segment { addr: page.bus(), len }, Direction::FromDevice))
+            }
+            _ => None,
+        };
+        let transferred = self.wait(control, address, cdb, data)?.min(len);
+        let page = control.page.as_ref().ok_or(Fault::Timeout)?;
+        answer.fill(0);
+        if let Some(answer) = answer.get_mut(..transferred) {
+            page.shared().copy_out(0, answer);
+        }
+        Ok(transferred)
+    }
+
+    /// Whether the unit knows WRITE SAME (16): asked of a block that there is not, so that nothing is written.
+    pub fn knows_write_same(
+        &self,
+        control: &mut Control<P, T, B>,
+        address: Address,
+        block_size: u32,
+    ) -> Result<bool, Fault> {
+        let data = Some((self.zeroes(block_size), Direction::ToDevice));
+        match self.wait(control, address, Cdb::write_same(OUT_OF_RANGE, 1, false), data) {
+            Err(CommandError::Faulted(fault)) => Err(fault),
+            // Out of range is what a unit says that knows the command.
+            Err(CommandError::Io(error)) => Ok(error == IoError::Device),
+            Ok(_) | Err(CommandError::Absent) => Ok(false),
+        }
+    }
+
+    fn wait(
+        &self,
+        control: &mut Control<P, T, B>,
+        address: Address,
+        cdb: Cdb,
+        memory: Option<(Segment, Direction)>,
+    ) -> Result<usize, CommandError> {
+        let mut epoch = self.state.epoch();
+        let port = self.ports.first().ok_or(Fault::Refused)?;
+        let deadline = self.state.now().saturating_add(COMMAND_TIMEOUT);
+        control.table.set_address(address);
+        loop {
+            if let Some(fault) = self.fault() {
+                return Err(fault.into());
+            }
+            let sent = {
+                let mut port = port.lock();
+                let command = PendingCommand { tag: 0, deadline, stage: Stage::Last };
+                let data = memory.map_or(Data::None, |(segment, direction)| Data::Own(segment, direction));
+                let sent = port.send(&mut control.table, command, data, cdb);
+                port.kick();
+                sent
+            };
+            match sent {
+                Ok(()) => break,
+                Err(Rejected::Full) if self.state.now() < deadline => {}
+                Err(Rejected::Faulted(fault)) => return Err(fault.into()),
+                Err(_) => return Err(Fault::Refused.into()),
+            }
+            // Others have to be served for there to be room.
+            let received = port.lock().receive_for_others(&self.state, NOBODY);
+            if let Err(fault) = received {
+                self.recover_with(control, epoch, fault)?;
+                epoch = self.state.epoch();
+            }
+            self.state.platform.relax();
+        }
+        loop {
+            let received = port.lock().receive(&self.state, &mut control.table);
+            if let Some(done) = control.table.pop_done() {
+                if done.is_absent {
+                    return Err(CommandError::Absent);
+                }
+                done.result?;
+                return Ok(done.transferred as usize);
+            }
+            let now = self.state.now();
+            if let Err(fault) = received {
+                self.recover_with(control, epoch, fault)?;
+                epoch = self.state.epoch();
+            } else if self.state.phase() == Phase::Resetting {
+                let received = self.receive();
+                if self.outstanding() == 0 {
+                    self.state.end_reset();
+                    self.resumed();
+                } else if received.is_err() || now >= self.state.reset_until() {
+                    self.recover_with(control, epoch, received.err().unwrap_or(Fault::Reset))?;
+                    epoch = self.state.epoch();
+                }
+            } else if now >= deadline {
+                self.begin_reset();
+            }
+            self.state.platform.relax();
+        }
+    }
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Drop for ControllerShared<P, T, B> {
+    fn drop(&mut self) {
+        let is_released = {
+            let mut control = self.control.lock();
+            self.close(&mut control).is_ok() && control.page.is_some()
+        };
+        if is_released {
+            // SAFETY: it is dropped once, here, and not used after; every port was closed with success, so that the controller
+            // no longer reads it.
+            unsafe { ManuallyDrop::drop(&mut self.zeroes) };
+        }
+    }
+}
