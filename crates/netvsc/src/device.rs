@@ -1,9 +1,11 @@
 //! The device: what it is, what happens to it, and its settings.
 
-use crate::core::{Core, OpenError};
-use crate::lane::{DEVICE, Lane};
-use crate::open::{MOST_QUEUES, NetOptions, Opened, open, set_offloads};
+use crate::OpenError;
+use crate::channel::DEVICE;
+use crate::offloads::set_offloads;
+use crate::open::{MAX_QUEUES, NetOptions, Opened, open};
 use crate::queue::NetVscQueue;
+use crate::shared::NetShared;
 use core::task::Waker;
 use hyperv_bindings::netvsp::{NvspMessageType, NvspSwitchDataPath, NvspVersion};
 use hyperv_bindings::rndis::{
@@ -25,12 +27,12 @@ const RSS_KEY: [u8; NDIS_RSS_KEY_LENGTH as usize] = [
 ];
 const RSS_TABLE: usize = NDIS_RSS_TABLE_COUNT as usize;
 
-/// How often what comes in is looked at in one go.
+/// Rounds of dropping frames that nobody owns, in one call.
 const ROUNDS: usize = 8;
 
 /// A network device on VMBus whose frames can be sent from buffers `B`.
 pub struct NetVsc<P: Platform, B: DmaBuffer> {
-    core: PageArc<P, Core<P, B>>,
+    shared: PageArc<P, NetShared<P, B>>,
     info: NetInfo,
     link: Link,
     receives: Offloads,
@@ -52,16 +54,16 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         offer: &Offer,
         options: &NetOptions,
     ) -> Result<Self, OpenError> {
-        let Opened { core, queues, mtu, receives, limits, depth } = open(platform, vmbus, offer, options)?;
-        let mac = address(&core)?;
-        let link = match core.query(RndisOid::GEN_MEDIA_CONNECT_STATUS, &[]) {
+        let Opened { shared, queues, mtu, receives, limits, depth } = open(platform, vmbus, offer, options)?;
+        let mac = address(&shared)?;
+        let link = match shared.query(RndisOid::GEN_MEDIA_CONNECT_STATUS, &[]) {
             Ok(reply) if reply.word() == Some(1) => Link::Down,
             Err(ControlError::Faulted(fault)) => return Err(fault.into()),
             _ => Link::Up,
         };
-        core.shared.set_link(link == Link::Up);
-        core.shared.take_link();
-        let speed = match core.query(RndisOid::GEN_LINK_SPEED, &[]) {
+        shared.host.set_link(link == Link::Up);
+        shared.host.take_link_change();
+        let speed = match shared.query(RndisOid::GEN_LINK_SPEED, &[]) {
             // Units of 100 bit/s.
             Ok(reply) => reply.word().map(|word| word / 10_000).filter(|speed| *speed > 0),
             Err(ControlError::Faulted(fault)) => return Err(fault.into()),
@@ -70,14 +72,14 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         let max_segmented = u32::try_from(limits.max_segmented).unwrap_or(u32::MAX);
         let offloads = limits.offloads | receives;
         let info = NetInfo { mac, mtu, queues, depth, offloads, max_segmented, speed };
-        let mut this = Self { core, info, link, receives, taken: 0, reported: None };
+        let mut this = Self { shared, info, link, receives, taken: 0, reported: None };
         this.set_receive_mode(ReceiveMode::AllMulticast)?;
         Ok(this)
     }
 
     /// The version that is spoken.
     pub fn version(&self) -> NvspVersion {
-        self.core.shared.version()
+        self.shared.host.version()
     }
 
     /// Moves the data path to the virtual function that stands beside the device, or back, and waits for the host's word.
@@ -94,45 +96,34 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
             active: u32::from(to_virtual_function),
             padding: [0; 32],
         };
-        self.core.tell(message.as_bytes())
+        self.shared.send_nvsp(message.as_bytes())
     }
 
-    /// Takes in what came by the primary channel, where no queue does.
+    /// Takes in what came by the primary channel. Where no queue owns its frames they are dropped, and the channel is armed.
     fn take_in(&mut self) {
-        let Some(lane) = self.core.lane(0) else { return };
+        let Some(channel) = self.shared.channel(0) else { return };
         for _ in 0..ROUNDS {
-            if self.core.pump(0).is_err() {
+            if self.shared.pump_device().is_err() {
                 return;
             }
-            let mut lane = lane.lock();
-            if lane.is_taken {
-                return lane.tell_queue();
-            }
-            // Nobody takes its frames.
-            while lane.received.front().is_some() {
-                lane.received.pop();
-            }
-            if lane.kick().is_err() {
-                return;
-            }
-            let is_pending = lane.has_found_room()
-                || lane.channel.as_mut().is_some_and(|channel| channel.arm() == Arm::Pending);
-            if !is_pending {
-                return;
+            match channel.lock().drop_received() {
+                // More has come meanwhile.
+                Some(Arm::Pending) => {}
+                _ => return,
             }
         }
-        // More comes than can be thrown away in a while.
-        lane.lock().wakers.wake(DEVICE);
+        // More comes than is dropped in a while: the task is run again.
+        channel.lock().wakers.wake(DEVICE);
     }
 
     fn alive(&self) -> Result<(), ControlError> {
-        self.core.shared.fault().map_or(Ok(()), |fault| Err(fault.into()))
+        self.shared.host.fault().map_or(Ok(()), |fault| Err(fault.into()))
     }
 }
 
-fn address<P: Platform, B: DmaBuffer>(core: &Core<P, B>) -> Result<MacAddr, ControlError> {
+fn address<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> Result<MacAddr, ControlError> {
     for oid in [RndisOid::IEEE_802_3_CURRENT_ADDRESS, RndisOid::IEEE_802_3_PERMANENT_ADDRESS] {
-        match core.query(oid, &[]) {
+        match shared.query(oid, &[]) {
             Ok(reply) => {
                 if let Some(bytes) = reply.bytes().first_chunk() {
                     return Ok(MacAddr(*bytes));
@@ -157,44 +148,43 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
     }
 
     fn take_queue(&mut self, index: u16) -> Option<NetVscQueue<P, B>> {
-        const { assert!(MOST_QUEUES <= u16::BITS as usize) };
+        const { assert!(MAX_QUEUES <= u16::BITS as usize) };
         let bit = 1u16.checked_shl(u32::from(index)).filter(|_| index < self.info.queues)?;
         if self.taken & bit != 0 {
             return None;
         }
-        let queue = NetVscQueue::new(&self.core, usize::from(index)).ok()?;
-        self.core.lane(usize::from(index))?.lock().is_taken = true;
+        let queue = NetVscQueue::take(&self.shared, usize::from(index)).ok()??;
         self.taken |= bit;
         Some(queue)
     }
 
     fn poll_event(&mut self) -> Option<NetEvent> {
         self.take_in();
-        self.core.keep_alive();
-        let shared = &self.core.shared;
-        if let Some(fault) = shared.fault() {
+        self.shared.answer_keep_alive();
+        let host = &self.shared.host;
+        if let Some(fault) = host.fault() {
             if self.reported == Some(fault) {
                 return None;
             }
             self.reported = Some(fault);
             return Some(NetEvent::Faulted(fault));
         }
-        if shared.take_link() {
-            let link = if shared.is_link_up() { Link::Up } else { Link::Down };
+        if host.take_link_change() {
+            let link = if host.is_link_up() { Link::Up } else { Link::Down };
             if link != self.link {
                 self.link = link;
                 return Some(NetEvent::Link(link));
             }
         }
-        if shared.take_network_change() {
+        if host.take_network_change() {
             return Some(NetEvent::Announce);
         }
-        shared.take_function().map(|serial| NetEvent::VirtualFunction { serial })
+        host.take_virtual_function().map(|serial| NetEvent::VirtualFunction { serial })
     }
 
     fn register(&mut self, waker: &Waker) {
-        if let Some(lane) = self.core.lane(0) {
-            lane.lock().wakers.register(DEVICE, waker);
+        if let Some(channel) = self.shared.channel(0) {
+            channel.lock().wakers.register(DEVICE, waker);
         }
     }
 
@@ -231,7 +221,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
             masks_count: 0,
             masks_size: 0,
         };
-        self.core.set_parts(
+        self.shared.set_parts(
             RndisOid::GEN_RECEIVE_SCALE_PARAMETERS,
             &[parameters.as_bytes(), table.as_bytes(), &RSS_KEY],
         )
@@ -246,12 +236,12 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
             ReceiveMode::Promiscuous => RndisFilterFlags::PROMISCUOUS,
             _ => return Err(ControlError::Unsupported),
         };
-        self.core.set(RndisOid::GEN_CURRENT_PACKET_FILTER, filter.bits().as_bytes())
+        self.shared.set(RndisOid::GEN_CURRENT_PACKET_FILTER, filter.bits().as_bytes())
     }
 
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
         self.alive()?;
-        let most = self.core.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.word().unwrap_or(0);
+        let most = self.shared.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.word().unwrap_or(0);
         // Some hosts keep no list: all multicast addresses are what can be had.
         if most == 0 {
             return Err(ControlError::Unsupported);
@@ -264,14 +254,14 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
             *to = *from;
         }
         let len = addresses.len().saturating_mul(6);
-        self.core.set(RndisOid::IEEE_802_3_MULTICAST_LIST, list.get(..len).unwrap_or_default())
+        self.shared.set(RndisOid::IEEE_802_3_MULTICAST_LIST, list.get(..len).unwrap_or_default())
     }
 
     fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
         self.alive()?;
-        self.core.set(RndisOid::GEN_RNDIS_CONFIG_PARAMETER, &network_address(mac))?;
+        self.shared.set(RndisOid::GEN_RNDIS_CONFIG_PARAMETER, &network_address(mac))?;
         // Some hosts say yes and keep the address that they have.
-        let now = address(&self.core)?;
+        let now = address(&self.shared)?;
         self.info.mac = now;
         if now == mac { Ok(()) } else { Err(ControlError::Refused) }
     }
@@ -280,7 +270,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
         self.alive()?;
         let receives = offloads & self.receives;
         let sends = self.info.offloads.difference(self.receives);
-        set_offloads(&self.core, sends, receives)?;
+        set_offloads(&self.shared, sends, receives)?;
         self.info.offloads = sends | receives;
         Ok(())
     }
@@ -313,12 +303,13 @@ fn network_address(mac: MacAddr) -> [u8; 20 + NAME_LEN + VALUE_LEN] {
 impl<P: Platform, B: DmaBuffer> Drop for NetVsc<P, B> {
     /// Ends reception where nobody has a queue any more.
     fn drop(&mut self) {
-        let is_in_use = self.core.lanes.iter().any(|lane| lane.lock().is_taken);
-        let is_there =
-            |lane: &Lane<P, B>| lane.channel.as_ref().is_some_and(|channel| channel.fault().is_none());
-        if !is_in_use && self.core.lane(0).is_some_and(|lane| is_there(&lane.lock())) {
-            let _ = self.core.set(RndisOid::GEN_CURRENT_PACKET_FILTER, 0u32.as_bytes());
-            self.core.halt();
+        let is_in_use = self.shared.channels.iter().any(|channel| channel.lock().idle.is_none());
+        let is_in_service = self.shared.channel(0).is_some_and(|state| {
+            state.lock().channel.as_ref().is_some_and(|channel| channel.fault().is_none())
+        });
+        if !is_in_use && is_in_service {
+            let _ = self.shared.set(RndisOid::GEN_CURRENT_PACKET_FILTER, 0u32.as_bytes());
+            self.shared.halt();
         }
     }
 }

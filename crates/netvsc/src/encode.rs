@@ -31,17 +31,18 @@ const MAX_MSS: u32 = 0xf_ffff;
 const MAX_OFFSET: u16 = 0x3ff;
 
 /// The frame's own bytes, as far as they can be seen.
-pub(crate) enum Bytes<'a> {
+pub(crate) enum FrameBytes<'a> {
     /// They are in a slot of ours.
     Slot(&'a mut [u8]),
     /// They are in memory of the caller's, which says only where they are.
-    Lent,
+    Caller,
 }
 
 /// The header of a message with a frame.
 pub(crate) struct Header {
     bytes: [u8; HEADROOM],
     len: usize,
+    message_len: usize,
 }
 
 impl Header {
@@ -52,22 +53,23 @@ impl Header {
         meta: &TxMeta,
         offloads: Offloads,
         max_frame: usize,
-        frame: Bytes<'_>,
-        gap: bool,
+        frame: FrameBytes<'_>,
     ) -> Result<Self, Rejected> {
         if len < ETHERNET || len > max_frame {
             return Err(Rejected::Invalid);
         }
+        let gap = matches!(frame, FrameBytes::Slot(_));
         let data_length = u32::try_from(len).map_err(|_| Rejected::Invalid)?;
         let offload = offload(meta, offloads, frame)?;
         let vlan = meta.vlan.map(|tag| word(RndisInfoType::VLAN, vlan_word(tag.0)));
-        let mut this = Self { bytes: [0; HEADROOM], len: size_of::<RndisPacket>() };
+        let mut this = Self { bytes: [0; HEADROOM], len: size_of::<RndisPacket>(), message_len: 0 };
         offload.iter().chain(&vlan).for_each(|info| this.push(info.as_bytes()));
         let info_length = this.len.saturating_sub(size_of::<RndisPacket>()) as u32;
         let start = if gap { HEADROOM } else { this.len };
         let message = start.saturating_add(len).next_multiple_of(ALIGNMENT);
-        // What is sent from the caller's memory ends with it.
+        // A message from memory of the caller ends with the frame.
         let message = if gap { message } else { start.saturating_add(len) };
+        this.message_len = message;
         let packet = RndisPacket {
             header: RndisHeader {
                 message_type: RndisMessageType::PACKET,
@@ -102,6 +104,33 @@ impl Header {
     pub fn len(&self) -> usize {
         self.len
     }
+
+    /// Bytes of the whole message: the header, the gap behind it, the frame, and its padding.
+    pub fn message_len(&self) -> usize {
+        self.message_len
+    }
+}
+
+/// Bytes of the header of a frame without per-packet information.
+pub(crate) const PLAIN_HEADER_LEN: usize = size_of::<RndisPacket>();
+
+/// The header of a frame of `len` bytes without per-packet information, [`HEADROOM`] bytes into a message of `message_len`.
+#[inline(always)]
+pub(crate) fn plain_header(message_len: u32, len: u32) -> [u8; PLAIN_HEADER_LEN] {
+    const DATA_OFFSET: u32 = HEADROOM as u32 - RNDIS_OFFSET_BASE;
+    let packet = RndisPacket {
+        header: RndisHeader { message_type: RndisMessageType::PACKET, message_length: message_len },
+        data_offset: DATA_OFFSET,
+        data_length: len,
+        oob_offset: 0,
+        oob_length: 0,
+        oob_count: 0,
+        info_offset: 0,
+        info_length: 0,
+        vc_handle: 0,
+        reserved: 0,
+    };
+    zerocopy::transmute!(packet)
 }
 
 /// Where what stands beside a frame begins, from behind the header.
@@ -115,15 +144,15 @@ fn word(info_type: RndisInfoType, value: u32) -> RndisInfoWord {
 }
 
 /// Whether a frame is IPv6; `None` where it is neither that nor IPv4.
-fn is_ipv6(frame: &Bytes<'_>, start: u16) -> Option<bool> {
+fn is_ipv6(frame: &FrameBytes<'_>, start: u16) -> Option<bool> {
     match frame {
-        Bytes::Slot(bytes) => match *bytes.get(ETHERTYPE..)?.first_chunk()? {
+        FrameBytes::Slot(bytes) => match *bytes.get(ETHERTYPE..)?.first_chunk()? {
             IPV4 => Some(false),
             IPV6 => Some(true),
             _ => None,
         },
         // All that tells is how long the IP header is.
-        Bytes::Lent => match start {
+        FrameBytes::Caller => match start {
             BEHIND_IPV4 => Some(false),
             BEHIND_IPV6 => Some(true),
             _ => None,
@@ -132,7 +161,11 @@ fn is_ipv6(frame: &Bytes<'_>, start: u16) -> Option<bool> {
 }
 
 /// What the host is to do to the frame.
-fn offload(meta: &TxMeta, offloads: Offloads, frame: Bytes<'_>) -> Result<Option<RndisInfoWord>, Rejected> {
+fn offload(
+    meta: &TxMeta,
+    offloads: Offloads,
+    frame: FrameBytes<'_>,
+) -> Result<Option<RndisInfoWord>, Rejected> {
     let Some(checksum) = meta.checksum else {
         return if meta.segmentation.is_some() { Err(Rejected::Invalid) } else { Ok(None) };
     };
@@ -162,7 +195,7 @@ fn offload(meta: &TxMeta, offloads: Offloads, frame: Bytes<'_>) -> Result<Option
         _ => return Err(Rejected::Unsupported),
     };
     // The lengths in the frame's headers have to be taken out, which is not to be done in the caller's memory.
-    let Bytes::Slot(bytes) = frame else { return Err(Rejected::Unsupported) };
+    let FrameBytes::Slot(bytes) = frame else { return Err(Rejected::Unsupported) };
     let mss = u32::from(segmentation.size);
     if !offloads.contains(needed) || offset != TCP_CHECKSUM || mss == 0 || mss > MAX_MSS {
         return Err(if mss == 0 { Rejected::Invalid } else { Rejected::Unsupported });
@@ -209,11 +242,11 @@ mod tests {
     #[test]
     fn a_plain_frame_has_a_plain_header() {
         let mut frame = vec![0; 60];
-        let header = Header::new(60, &TxMeta::default(), ALL, 1514, Bytes::Slot(&mut frame), true).unwrap();
+        let header = Header::new(60, &TxMeta::default(), ALL, 1514, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[..11], [1, 144, 72, 60, 0, 0, 0, 0, 0, 0, 0]);
-        let header = Header::new(61, &TxMeta::default(), ALL, 1514, Bytes::Lent, false).unwrap();
+        let header = Header::new(61, &TxMeta::default(), ALL, 1514, FrameBytes::Caller).unwrap();
         assert_eq!((header.len(), &words(&header)[..4]), (44, &[1, 105, 36, 61][..]));
-        let refused = |len| Header::new(len, &TxMeta::default(), ALL, 1514, Bytes::Lent, false).err();
+        let refused = |len| Header::new(len, &TxMeta::default(), ALL, 1514, FrameBytes::Caller).err();
         assert_eq!((refused(13), refused(1515)), (Some(Rejected::Invalid), Some(Rejected::Invalid)));
     }
 
@@ -223,16 +256,16 @@ mod tests {
         frame[12..14].copy_from_slice(&IPV6);
         let checksum = Some(ChecksumRange { start: 54, offset: 6 });
         let meta = TxMeta { checksum, segmentation: None, vlan: Some(VlanTag(3)) };
-        let header = Header::new(60, &meta, ALL, 1514, Bytes::Slot(&mut frame), true).unwrap();
+        let header = Header::new(60, &meta, ALL, 1514, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[7..9], [36, 32]);
         assert_eq!(words(&header)[11..19], [16, 0, 12, 54 << 16 | 0b1010, 16, 6, 12, 0x30]);
-        let lent = Header::new(60, &meta, ALL, 1514, Bytes::Lent, false).unwrap();
+        let lent = Header::new(60, &meta, ALL, 1514, FrameBytes::Caller).unwrap();
         assert_eq!((lent.len(), words(&lent)[2]), (76, 68));
         let odd = TxMeta { checksum: Some(ChecksumRange { start: 58, offset: 6 }), ..meta };
-        assert_eq!(Header::new(60, &odd, ALL, 1514, Bytes::Lent, false).err(), Some(Rejected::Unsupported));
+        assert_eq!(Header::new(60, &odd, ALL, 1514, FrameBytes::Caller).err(), Some(Rejected::Unsupported));
         let without = ALL.difference(Offloads::TX_CHECKSUM);
         assert_eq!(
-            Header::new(60, &meta, without, 1514, Bytes::Lent, false).err(),
+            Header::new(60, &meta, without, 1514, FrameBytes::Caller).err(),
             Some(Rejected::Unsupported)
         );
     }
@@ -250,14 +283,14 @@ mod tests {
             segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 }),
             vlan: None,
         };
-        let header = Header::new(4054, &meta, ALL, 65000, Bytes::Slot(&mut frame), true).unwrap();
+        let header = Header::new(4054, &meta, ALL, 65000, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[11..15], [16, 2, 12, 1460 | 34 << 20 | 1 << 30]);
         assert_eq!(
             (&frame[16..18], &frame[24..26], &frame[50..52]),
             (&[0; 2][..], &[0; 2][..], &[0x12, 0x34][..])
         );
         assert_eq!(
-            Header::new(4054, &meta, ALL, 65000, Bytes::Lent, false).err(),
+            Header::new(4054, &meta, ALL, 65000, FrameBytes::Caller).err(),
             Some(Rejected::Unsupported)
         );
     }

@@ -80,20 +80,30 @@
 #[cfg(test)]
 extern crate std;
 
-mod core;
+mod backlog;
+mod channel;
+mod completions;
+mod control;
 mod device;
 mod encode;
-mod lane;
+mod error;
+mod host_state;
+mod in_flight;
+mod lso;
 pub mod message;
+mod offloads;
 mod open;
+mod pump;
 mod queue;
 mod receive;
 pub mod rndis;
 mod send;
 mod shared;
+mod transaction;
+mod transmit_limits;
 
-pub use crate::core::OpenError;
 pub use device::NetVsc;
+pub use error::OpenError;
 pub use hyperv_bindings::netvsp::NvspVersion;
 pub use open::NetOptions;
 pub use queue::{NetVscQueue, NetVscRx, NetVscTx};

@@ -6,7 +6,7 @@ use hyperv_bindings::netvsp::{
     NvspSendRndisPacket, NvspSendRndisPacketComplete, NvspStatus, NvspSubchannelComplete, NvspVersion,
     NvspVfAssociation,
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Entries of the table of channels.
 pub const SEND_TABLE: usize = NVSP_SEND_TABLE_COUNT as usize;
@@ -30,11 +30,11 @@ pub enum HostMessage {
     Subchannels(NvspStatus, u32),
     /// Which channel to send on, by hash.
     SendTable([u32; SEND_TABLE]),
-    /// A virtual function stands beside the device, or does no more.
+    /// A virtual function (VF) was attached to the device, or detached.
     VfAssociation {
-        /// Whether it does.
-        is_there: bool,
-        /// Its serial number on the bus of virtual PCI devices.
+        /// Whether it is attached now.
+        is_attached: bool,
+        /// The serial number of the VF on the virtual PCI bus.
         serial: u32,
     },
     /// A type that is not known.
@@ -45,11 +45,30 @@ pub enum HostMessage {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed;
 
+/// The beginning of [`NvspSendRndisPacket`], which is all that a host has to send of it: a section is named by guests only.
+#[repr(C)]
+#[derive(Copy, Clone, FromBytes, Immutable, KnownLayout)]
+struct NvspRndisHead {
+    message_type: NvspMessageType,
+    channel_type: NvspChannelType,
+}
+
 fn read<T: FromBytes>(bytes: &[u8]) -> Result<T, Malformed> {
     T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| Malformed)
 }
 
 impl HostMessage {
+    /// The channel type of the message that a packet with RNDIS messages carries: of [`Rndis`](Self::Rndis).
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] where it is another message, or too short.
+    #[inline(always)]
+    pub fn rndis_channel(bytes: &[u8]) -> Result<NvspChannelType, Malformed> {
+        let NvspRndisHead { message_type, channel_type } = read(bytes)?;
+        if message_type == NvspMessageType::SEND_RNDIS_PACKET { Ok(channel_type) } else { Err(Malformed) }
+    }
+
     /// Parses a message of a host that speaks `version`.
     ///
     /// # Errors
@@ -61,11 +80,7 @@ impl HostMessage {
             NvspMessageType::INIT_COMPLETE => Self::InitComplete(read(bytes)?),
             NvspMessageType::SEND_RECEIVE_BUFFER_COMPLETE => Self::ReceiveBuffer(read(bytes)?),
             NvspMessageType::SEND_SEND_BUFFER_COMPLETE => Self::SendBuffer(read(bytes)?),
-            NvspMessageType::SEND_RNDIS_PACKET => {
-                // Eight bytes will do: nothing else of it is of use.
-                let [_, channel_type]: [u32; 2] = read(bytes)?;
-                Self::Rndis(NvspChannelType(channel_type))
-            }
+            NvspMessageType::SEND_RNDIS_PACKET => Self::Rndis(read::<NvspRndisHead>(bytes)?.channel_type),
             NvspMessageType::SEND_RNDIS_PACKET_COMPLETE => {
                 Self::RndisComplete(read::<NvspSendRndisPacketComplete>(bytes)?.status)
             }
@@ -75,7 +90,7 @@ impl HostMessage {
             }
             NvspMessageType::SEND_VF_ASSOCIATION => {
                 let NvspVfAssociation { is_allocated, serial, .. } = read(bytes)?;
-                Self::VfAssociation { is_there: is_allocated != 0, serial }
+                Self::VfAssociation { is_attached: is_allocated != 0, serial }
             }
             NvspMessageType::SEND_INDIRECTION_TABLE => {
                 let NvspIndirectionTable { count, offset, .. } = read(bytes)?;
@@ -111,7 +126,10 @@ mod tests {
         assert_eq!(parse(&words(&[108, 1])), Ok(HostMessage::RndisComplete(NvspStatus::SUCCESS)));
         assert_eq!(parse(&words(&[108])), Err(Malformed));
         assert_eq!(parse(&words(&[130, 7])), Ok(HostMessage::Other(130)));
-        assert_eq!(parse(&words(&[128, 1, 9])), Ok(HostMessage::VfAssociation { is_there: true, serial: 9 }));
+        assert_eq!(
+            parse(&words(&[128, 1, 9])),
+            Ok(HostMessage::VfAssociation { is_attached: true, serial: 9 })
+        );
         assert_eq!(parse(&[]), Err(Malformed));
     }
 

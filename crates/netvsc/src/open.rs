@@ -1,11 +1,16 @@
 //! Taking a device into service: version, buffers, RNDIS, further channels.
 
-use crate::core::{Core, OpenError, TIMEOUT};
+use crate::OpenError;
+use crate::channel::{ChannelState, QueueState};
+use crate::control::{Requests, TIMEOUT};
 use crate::encode::{ALIGNMENT, ETHERNET, HEADROOM};
-use crate::lane::Lane;
+use crate::host_state::HostState;
 use crate::message::HostMessage;
-use crate::send::{SendBuffer, SendLimits, Sending};
-use crate::shared::Shared;
+use crate::offloads;
+use crate::receive::frame_capacity;
+use crate::send::TxState;
+use crate::shared::NetShared;
+use crate::transmit_limits::{LSO_SLOTS, MAX_CALLER_FRAMES, MAX_SECTIONS, SendBuffer, SendLimits};
 use core::time::Duration;
 use hyperv_bindings::netvsp::{
     NVSP_RECEIVE_BUFFER_ID, NVSP_SEND_BUFFER_ID, NvspCapabilityFlags, NvspInit, NvspMessageType,
@@ -17,7 +22,7 @@ use paravirt_device::{ControlError, Fault, Offloads};
 use paravirt_platform::{DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
 use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Vmbus};
 use spin::Mutex;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// Versions, from the newest down.
 const VERSIONS: [NvspVersion; 6] =
@@ -28,21 +33,23 @@ const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
 const NOTICES: usize = 8;
 /// Bytes of any answer of the set-up.
 const ANSWER: usize = 256;
-/// Pieces of the receive buffer, at least: with fewer, control messages alone could use it up.
-const LEAST_PIECES: u32 = 24;
-/// Bytes of a piece, at least.
-const LEAST_PIECE: u32 = 256;
-/// What old hosts take of a receive buffer, and what all do: a GPADL has 8190 pages.
-const MOST_RECEIVE_V2: usize = 15 << 20;
-const MOST_RECEIVE: usize = 31 << 20;
-const MOST_SEND: usize = 15 << 20;
-/// Frames in the caller's memory, and slots for frames that are to be cut up, of a queue.
-const LENT: u16 = 256;
-const LARGES: usize = 8;
-/// The most channels that are used.
-pub(crate) const MOST_QUEUES: usize = 16;
-/// Frames of a packet at most, whatever the host says.
-const MOST_PACKETS: u32 = 32;
+/// Sub-allocations of the receive buffer, at least: with fewer, control messages alone could use it up.
+const MIN_ALLOCATIONS: u32 = 24;
+/// Bytes of a sub-allocation, at least.
+const MIN_ALLOCATION: u32 = 256;
+/// Bytes of a section of the send buffer, at least.
+const MIN_SECTION: u32 = 128;
+/// Bytes of a receive buffer, at most: for hosts up to NVSP 2, and for later ones, where a GPADL has 8190 pages.
+const MAX_RECEIVE_V2: usize = 15 << 20;
+const MAX_RECEIVE: usize = 31 << 20;
+/// Bytes of a send buffer, at most.
+const MAX_SEND: usize = 15 << 20;
+/// Bytes of either buffer, at least.
+const MIN_BUFFER: usize = 64 << 10;
+/// Channels that are used, at most.
+pub(crate) const MAX_QUEUES: usize = 16;
+/// Frames in one packet, at most, whatever the host allows.
+const MAX_PACKETS: u32 = 32;
 
 /// How a device is taken into service.
 #[derive(Copy, Clone, Debug)]
@@ -84,7 +91,7 @@ impl Default for NetOptions {
 
 /// A device in service, and what was found out about it.
 pub(crate) struct Opened<P: Platform, B: DmaBuffer> {
-    pub core: PageArc<P, Core<P, B>>,
+    pub shared: PageArc<P, NetShared<P, B>>,
     pub queues: u16,
     pub mtu: u16,
     /// What can be set of the receiving side.
@@ -183,8 +190,8 @@ impl<P: Platform> Setup<'_, P> {
         self.ask(&NvspSendBuffer { message_type, gpadl, id, reserved: 0, padding: [0; 28] })
     }
 
-    /// How many frames the host has room for in the buffer.
-    fn share_receive_buffer(&mut self, gpadl: &Gpadl<P>, len: usize) -> Result<u32, OpenError> {
+    /// Tells the host of the receive buffer, `len` bytes of it, and checks into what the host divides it.
+    fn share_receive_buffer(&mut self, gpadl: &Gpadl<P>, len: usize) -> Result<(), OpenError> {
         let answer = self.share(NvspMessageType::SEND_RECEIVE_BUFFER, gpadl, NVSP_RECEIVE_BUFFER_ID)?;
         let HostMessage::ReceiveBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
         let NvspReceiveBufferComplete { status, section_count, allocation_size, allocation_count, .. } =
@@ -195,12 +202,12 @@ impl<P: Platform> Setup<'_, P> {
         let total = u64::from(allocation_size).saturating_mul(u64::from(allocation_count));
         if section_count != 1
             || total > len as u64
-            || allocation_count < LEAST_PIECES
-            || allocation_size < LEAST_PIECE
+            || allocation_count < MIN_ALLOCATIONS
+            || allocation_size < MIN_ALLOCATION
         {
             return Err(Fault::Protocol.into());
         }
-        Ok(allocation_count)
+        Ok(())
     }
 
     /// The size of a section; `None` where the host gives none that can be used.
@@ -208,7 +215,7 @@ impl<P: Platform> Setup<'_, P> {
         let answer = self.share(NvspMessageType::SEND_SEND_BUFFER, gpadl, NVSP_SEND_BUFFER_ID)?;
         let HostMessage::SendBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
         let is_usable = answer.status == NvspStatus::SUCCESS
-            && answer.section_size >= 128
+            && answer.section_size >= MIN_SECTION
             && answer.section_size.is_multiple_of(8);
         Ok(is_usable.then_some(answer.section_size))
     }
@@ -233,176 +240,97 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
     offer: &Offer,
     options: &NetOptions,
 ) -> Result<Opened<P, B>, OpenError> {
-    let wanted = usize::from(options.queues).clamp(1, MOST_QUEUES);
-    // Ahead of the buffers, so that it goes first where something fails.
+    let wanted = usize::from(options.queues).clamp(1, MAX_QUEUES);
+    // Where something fails, the channel is dropped, and so closed, before the buffers.
     let send;
     let receive;
     let mut channel = open_channel(vmbus, offer, options, 0)?;
     let mut setup = Setup { channel: &mut channel, version: NvspVersion(0) };
     setup.agree(options.newest)?;
     setup.configure(options)?;
-    let most = if setup.version <= NvspVersion::V2 { MOST_RECEIVE_V2 } else { MOST_RECEIVE };
-    let len = options.receive_bytes.saturating_mul(wanted).clamp(64 << 10, most);
+    let max = if setup.version <= NvspVersion::V2 { MAX_RECEIVE_V2 } else { MAX_RECEIVE };
+    let len = options.receive_bytes.saturating_mul(wanted).clamp(MIN_BUFFER, max);
     receive = setup.channel.add_memory(DmaRegion::alloc(platform, len)?)?;
-    let pieces = setup.share_receive_buffer(&receive, len)?;
-    let len = options.send_bytes.saturating_mul(wanted).clamp(64 << 10, MOST_SEND);
-    send = Some(setup.channel.add_memory(DmaRegion::alloc(platform, len)?)?);
-    let section_size = match &send {
-        Some(gpadl) => setup.share_send_buffer(gpadl)?,
-        None => None,
-    };
+    setup.share_receive_buffer(&receive, len)?;
+    let send_len = options.send_bytes.saturating_mul(wanted).clamp(MIN_BUFFER, MAX_SEND);
+    send = setup.channel.add_memory(DmaRegion::alloc(platform, send_len)?)?;
+    let section_size = setup.share_send_buffer(&send)?;
     let version = setup.version;
 
-    // RNDIS goes by the channel as it does in service; what depends on its answers is made then.
+    // RNDIS uses the channel as it does in service. The sending state depends on its answers, and is made again then.
     let limits = SendLimits {
         offloads: Offloads::empty(),
         max_frame: ETHERNET,
         max_segmented: ETHERNET,
         max_packets: 1,
     };
-    let frames = pieces as usize;
-    let mut first = Lane::new(platform, frames, Sending::new(platform, None, limits, 0, 1)?)?;
-    channel.register(&first.wakers.waker());
-    first.channel = Some(channel);
-    let mut first = Some(first);
-    let lanes = PageTable::try_new(platform, wanted, |_| {
-        Ok::<_, OpenError>(Mutex::new(match first.take() {
-            Some(first) => first,
-            None => Lane::new(platform, frames, Sending::new(platform, None, limits, 0, 1)?)?,
-        }))
+    let frames = frame_capacity(len);
+    let mut first = Some(channel);
+    let channels = PageTable::try_new(platform, wanted, |_| {
+        let queue = QueueState::new(platform, frames, TxState::new(platform, None, limits, 0, 1)?)?;
+        let mut state = ChannelState::new(platform, frames, queue)?;
+        if let Some(channel) = first.take() {
+            channel.register(&state.wakers.waker());
+            state.channel = Some(channel);
+        }
+        Ok::<_, OpenError>(Mutex::new(state))
     })?;
-    let control = Core::<P, B>::control(platform)?;
-    let shared = Shared::new(platform, version);
-    let core = PageArc::new(platform, Core { lanes, control, shared, receive, send })?;
-    core.initialize()?;
-    let offloads = offloads(&core)?;
-    let mtu = match core.query(RndisOid::GEN_MAXIMUM_FRAME_SIZE, &[]) {
+    let requests = Mutex::new(Requests::new(platform)?);
+    let host = HostState::new(platform, version);
+    let shared = PageArc::new(platform, NetShared { channels, requests, host, receive, send })?;
+    shared.initialize()?;
+    let found = offloads::negotiate(&shared)?;
+    let mtu = match shared.query(RndisOid::GEN_MAXIMUM_FRAME_SIZE, &[]) {
         Ok(reply) => reply.word().and_then(|word| u16::try_from(word).ok()).unwrap_or(options.mtu),
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => options.mtu,
     };
-    let mtu = mtu.clamp(576, options.mtu.max(576));
-    let queues = if wanted > 1 { further_channels(&core, vmbus, offer, options, version)? } else { 1 };
+    let mtu = mtu.clamp(MIN_MTU, options.mtu.max(MIN_MTU));
+    let queues = if wanted > 1 { open_subchannels(&shared, vmbus, offer, options, version)? } else { 1 };
     let max_frame = usize::from(mtu).saturating_add(ETHERNET);
-    let (max_packets, _) = core.shared.answer.lock().limits;
+    let max_packets = shared.host.answer.lock().max_packets;
     let limits = SendLimits {
-        offloads: offloads.sends,
+        offloads: found.sends,
         max_frame,
-        max_segmented: offloads.max_segmented.max(max_frame),
-        max_packets: max_packets.clamp(1, MOST_PACKETS),
+        max_segmented: found.max_segmented.max(max_frame),
+        max_packets: max_packets.clamp(1, MAX_PACKETS),
     };
     let mut depth = 0;
-    for (index, lane) in (0u16..queues).zip(core.lanes.iter()) {
-        let buffer = section_size.and_then(|size| send_buffer(&core, size, index, queues));
-        depth = buffer.map_or(LENT, |buffer| buffer.count);
-        // Also where the largest frame that is not cut up does not fit a section.
+    for (index, channel) in (0u16..queues).zip(shared.channels.iter()) {
+        let buffer = section_size.and_then(|size| send_buffer(&shared, size, index, queues));
+        depth = buffer.map_or(MAX_CALLER_FRAMES, |buffer| buffer.count);
+        // Bounce slots are also for hosts whose sections do not hold the largest frame.
         let room = buffer.map_or(0, |buffer| buffer.section_size as usize);
-        let is_large = max_frame.saturating_add(HEADROOM).saturating_add(ALIGNMENT) > room;
-        let larges = if limits.max_segmented > max_frame || is_large { LARGES } else { 0 };
-        lane.lock().sending = Sending::new(platform, buffer, limits, larges, LENT)?;
+        let is_too_large = max_frame.saturating_add(HEADROOM).saturating_add(ALIGNMENT) > room;
+        let lso_slots = if limits.max_segmented > max_frame || is_too_large { LSO_SLOTS } else { 0 };
+        let tx = TxState::new(platform, buffer, limits, lso_slots, MAX_CALLER_FRAMES)?;
+        if let Some(queue) = &mut channel.lock().idle {
+            *queue.tx = tx;
+        }
     }
-    Ok(Opened { core, queues, mtu, receives: offloads.receives, limits, depth })
+    Ok(Opened { shared, queues, mtu, receives: found.receives, limits, depth })
 }
+
+/// Bytes of an MTU, at least: what every IPv4 host accepts.
+const MIN_MTU: u16 = 576;
 
 /// The part of the send buffer that queue `index` of `queues` uses.
 fn send_buffer<P: Platform, B: DmaBuffer>(
-    core: &Core<P, B>,
+    shared: &NetShared<P, B>,
     section_size: u32,
     index: u16,
     queues: u16,
 ) -> Option<SendBuffer> {
-    let region = core.send.as_ref()?.region()?;
+    let region = shared.send.region()?;
     let sections = region.len().checked_div(section_size as usize)?;
-    let count = u16::try_from(sections.min(usize::from(u16::MAX)).checked_div(usize::from(queues))?).ok()?;
+    let count = sections.checked_div(usize::from(queues))?.min(usize::from(MAX_SECTIONS)) as u16;
     let first = count.checked_mul(index)?;
     (count > 0).then(|| SendBuffer { cpu: region.cpu(), bus: region.bus().0, section_size, first, count })
 }
 
-/// What the host can do to frames, and what of it was switched on.
-struct Found {
-    sends: Offloads,
-    receives: Offloads,
-    max_segmented: usize,
-}
-
-fn offloads<P: Platform, B: DmaBuffer>(core: &Core<P, B>) -> Result<Found, OpenError> {
-    let nothing = Found { sends: Offloads::empty(), receives: Offloads::empty(), max_segmented: 0 };
-    let mut input = NdisOffload::new_zeroed();
-    input.header = NdisObjectHeader {
-        object_type: NDIS_OBJECT_OFFLOAD as u8,
-        revision: 1,
-        size: size_of::<NdisOffload>() as u16,
-    };
-    let reply = match core.query(RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, input.as_bytes()) {
-        Ok(reply) => reply,
-        Err(ControlError::Faulted(fault)) => return Err(fault.into()),
-        Err(_) => return Ok(nothing),
-    };
-    let Ok((found, rest)) = NdisOffload::read_from_prefix(reply.bytes()) else { return Ok(nothing) };
-    let both = NDIS_OFFLOAD_TCP_CHECKSUM | NDIS_OFFLOAD_UDP_CHECKSUM;
-    let has = |offload: &NdisChecksumOffload| offload.encapsulation != 0 && offload.flags & both == both;
-    let mut sends = Offloads::empty();
-    sends.set(Offloads::TX_CHECKSUM, has(&found.tx_ipv4) && has(&found.tx_ipv6));
-    let lso = &found.lso2;
-    sends.set(Offloads::TX_TCP4, lso.ipv4_encapsulation != 0 && lso.ipv4_maximum_size > 0);
-    sends.set(Offloads::TX_TCP6, lso.ipv6_encapsulation != 0 && lso.ipv6_maximum_size > 0);
-    let sizes = [(Offloads::TX_TCP4, lso.ipv4_maximum_size), (Offloads::TX_TCP6, lso.ipv6_maximum_size)];
-    let largest = sizes.iter().filter(|(flag, _)| sends.contains(*flag)).map(|(_, size)| *size).min();
-    let max_segmented = usize::try_from(largest.unwrap_or(0)).unwrap_or(0).min(MAX_SEGMENTED);
-    let mut receives = Offloads::empty();
-    receives.set(Offloads::RX_CHECKSUM, has(&found.rx_ipv4) || has(&found.rx_ipv6));
-    // Behind IPsec of version 2, in revision 3.
-    let rsc = rest.get(RSC_OFFSET).copied().unwrap_or(0);
-    receives.set(Offloads::RX_TCP4 | Offloads::RX_TCP6, rsc != 0);
-    set_offloads(core, sends, receives)?;
-    Ok(Found { sends, receives, max_segmented })
-}
-
-/// The largest frame that is cut up: what the length of an IP packet can say, and its Ethernet header.
-const MAX_SEGMENTED: usize = 65535 + ETHERNET;
-/// From the end of revision 1 to what a host offers of receive segment coalescing.
-const RSC_OFFSET: usize = 32;
-
-/// Switches offloads: those that are in `sends` and `receives` on, the others off.
-pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
-    core: &Core<P, B>,
-    sends: Offloads,
-    receives: Offloads,
-) -> Result<(), ControlError> {
-    let checksum = match (sends.contains(Offloads::TX_CHECKSUM), receives.contains(Offloads::RX_CHECKSUM)) {
-        (true, true) => NDIS_OFFLOAD_BOTH,
-        (true, false) => NDIS_OFFLOAD_TX,
-        (false, true) => NDIS_OFFLOAD_RX,
-        (false, false) => NDIS_OFFLOAD_OFF,
-    } as u8;
-    let switch = |is_on: bool| if is_on { NDIS_OFFLOAD_ON as u8 } else { NDIS_OFFLOAD_OFF as u8 };
-    let mut set = NdisOffloadParameters::new_zeroed();
-    // Old hosts know no more than IPsec.
-    let (revision, size) = match core.shared.version() {
-        version if version >= NvspVersion::V5 => (3, size_of::<NdisOffloadParameters>()),
-        _ => (2, 22),
-    };
-    set.header = NdisObjectHeader { object_type: NDIS_OBJECT_DEFAULT as u8, revision, size: size as u16 };
-    set.ipv4_checksum = checksum;
-    set.tcp_ipv4_checksum = checksum;
-    set.udp_ipv4_checksum = checksum;
-    set.tcp_ipv6_checksum = checksum;
-    set.udp_ipv6_checksum = checksum;
-    set.lso2_ipv4 = switch(sends.contains(Offloads::TX_TCP4));
-    set.lso2_ipv6 = switch(sends.contains(Offloads::TX_TCP6));
-    set.rsc_ipv4 = switch(receives.contains(Offloads::RX_TCP4));
-    set.rsc_ipv6 = switch(receives.contains(Offloads::RX_TCP6));
-    let bytes = set.as_bytes().get(..size).unwrap_or_default();
-    match core.set(RndisOid::TCP_OFFLOAD_PARAMETERS, bytes) {
-        // A host that does not know the setting has what it has.
-        Err(ControlError::Unsupported) => Ok(()),
-        result => result,
-    }
-}
-
 /// Opens further channels, as many as host and options have; how many there are in all.
-fn further_channels<P: Platform, B: DmaBuffer>(
-    core: &Core<P, B>,
+fn open_subchannels<P: Platform, B: DmaBuffer>(
+    shared: &NetShared<P, B>,
     vmbus: &Vmbus<P>,
     offer: &Offer,
     options: &NetOptions,
@@ -417,7 +345,7 @@ fn further_channels<P: Platform, B: DmaBuffer>(
         revision: 2,
         size: size_of::<NdisRssCapabilities>() as u16,
     };
-    let reply = match core.query(RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES, input.as_bytes()) {
+    let reply = match shared.query(RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES, input.as_bytes()) {
         Ok(reply) => reply,
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => return Ok(1),
@@ -425,7 +353,7 @@ fn further_channels<P: Platform, B: DmaBuffer>(
     // Some hosts leave the last two bytes out.
     let queues =
         reply.bytes().get(12..16).and_then(|bytes| bytes.first_chunk()).map(|b| u32::from_le_bytes(*b));
-    let wanted = queues.unwrap_or(1).min(core.lanes.len() as u32);
+    let wanted = queues.unwrap_or(1).min(shared.channels.len() as u32);
     if wanted < 2 {
         return Ok(1);
     }
@@ -436,9 +364,9 @@ fn further_channels<P: Platform, B: DmaBuffer>(
         padding: [0; 28],
     };
     // The channel is in service: whatever else comes by it is taken in meanwhile.
-    core.tell(request.as_bytes())?;
-    let granted = core.shared.answer.lock().further.take().unwrap_or(0).min(wanted.saturating_sub(1));
-    let platform = &core.shared.platform;
+    shared.send_nvsp(request.as_bytes())?;
+    let granted = shared.host.answer.lock().subchannels.take().unwrap_or(0).min(wanted.saturating_sub(1));
+    let platform = &shared.host.platform;
     for index in 1..=granted {
         let end = platform.now().saturating_add(OFFERS_TIMEOUT);
         let further = loop {
@@ -448,14 +376,14 @@ fn further_channels<P: Platform, B: DmaBuffer>(
             }
             platform.relax();
         };
-        let (Some(further), Some(lane)) = (further, core.lane(index as usize)) else {
+        let (Some(further), Some(state)) = (further, shared.channel(index as usize)) else {
             log::warn!("netvsc: {offer}: the host does not offer channel {index}");
             return Ok(u16::try_from(index).unwrap_or(1));
         };
         let channel = open_channel(vmbus, &further, options, index)?;
-        let mut lane = lane.lock();
-        channel.register(&lane.wakers.waker());
-        lane.channel = Some(channel);
+        let mut state = state.lock();
+        channel.register(&state.wakers.waker());
+        state.channel = Some(channel);
     }
     Ok(u16::try_from(granted).unwrap_or(0).saturating_add(1))
 }

@@ -1,80 +1,101 @@
 //! A queue of the device: one channel, both ways.
 
-use crate::core::Core;
-use crate::lane::{DEVICE, QUEUE};
-use crate::receive::MAX_RECEIVED;
-use core::ptr::NonNull;
-use core::task::Waker;
+use crate::channel::{QUEUE, QueueState};
+use crate::host_state::Closed;
+use crate::receive::{MAX_RECEIVED, RxState};
+use crate::send::{Reservation, TxState};
+use crate::shared::NetShared;
+use core::{fmt, task::Waker};
 use paravirt_device::{
-    Arm, Fault, NetQueue, NetRx, NetTx, Notify, Rejected, RxChecksum, RxFrame, RxMeta, SendRefused, Sent,
-    TxMeta, VlanTag,
+    Arm, Fault, NetQueue, NetRx, NetTx, Notify, Rejected, RxFrame, SendRefused, Sent, TxMeta,
 };
-use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageTable, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, PageTable, Platform};
 
-/// The receiving side of a queue: frames stay where the host has put them until they are looked at, and are copied then, once.
+/// The receiving half of a queue: frames stay where the host put them in the receive buffer until they are looked at, and are
+/// copied out then, once.
+///
+/// It takes no lock and makes no call to the host.
 pub struct NetVscRx<P: Platform, B: DmaBuffer> {
-    core: PageArc<P, Core<P, B>>,
-    index: usize,
-    /// The frame that was looked at.
+    /// `None` only while the queue is being dropped.
+    state: Option<PageBox<P, RxState<P>>>,
+    /// The copy of the oldest frame.
     frame: PageTable<P, u8>,
-    /// How many of its parts have been copied, and where they end.
+    /// How many fragments of it have been copied, and where they end in `frame`.
     copied: u16,
     filled: usize,
-    /// Where the part ends that was copied last, and where it begins.
+    /// Where in `frame` the fragment lies that was copied last.
     last: (usize, usize),
+    shared: PageArc<P, NetShared<P, B>>,
 }
 
-/// The sending side of a queue.
+/// The sending half of a queue.
+///
+/// Reserving and committing a frame takes no lock, except for the frame that finds its section full, one with metadata
+/// ([`TxMeta`]), and one in a bounce slot.
 pub struct NetVscTx<P: Platform, B: DmaBuffer> {
-    core: PageArc<P, Core<P, B>>,
+    /// `None` only while the queue is being dropped.
+    state: Option<PageBox<P, TxState<P, B>>>,
+    /// The channel's index.
     index: usize,
-    /// The slot that is reserved.
-    slot: Option<(NonNull<u8>, usize)>,
+    shared: PageArc<P, NetShared<P, B>>,
 }
 
-// SAFETY: the slot is this queue's own, in memory that the core keeps.
-unsafe impl<P: Platform, B: DmaBuffer> Send for NetVscTx<P, B> {}
-
-/// A queue of a device: a channel of it.
+/// A queue of a device, which owns the state of a channel: see the crate's documentation.
+///
+/// Dropped, it gives the state back to the device. Frames of callers that are in flight then are kept until the host has
+/// completed them, and are dropped.
 pub struct NetVscQueue<P: Platform, B: DmaBuffer> {
     rx: NetVscRx<P, B>,
     tx: NetVscTx<P, B>,
 }
 
 impl<P: Platform, B: DmaBuffer> NetVscQueue<P, B> {
-    pub(crate) fn new(core: &PageArc<P, Core<P, B>>, index: usize) -> Result<Self, AllocError> {
-        let frame = PageTable::new(&core.shared.platform, MAX_RECEIVED, |_| 0)?;
-        let rx = NetVscRx { core: core.clone(), index, frame, copied: 0, filled: 0, last: (0, 0) };
-        Ok(Self { rx, tx: NetVscTx { core: core.clone(), index, slot: None } })
+    /// Takes the state of channel `index` from `shared`; `None` where another queue has it, or there is no such channel.
+    pub(crate) fn take(
+        shared: &PageArc<P, NetShared<P, B>>,
+        index: usize,
+    ) -> Result<Option<Self>, AllocError> {
+        let frame = PageTable::new(&shared.host.platform, MAX_RECEIVED, |_| 0)?;
+        let state = shared.channel(index).and_then(|channel| channel.lock().idle.take());
+        let Some(QueueState { rx, tx }) = state else { return Ok(None) };
+        let shared = shared.clone();
+        let rx =
+            NetVscRx { state: Some(rx), frame, copied: 0, filled: 0, last: (0, 0), shared: shared.clone() };
+        Ok(Some(Self { rx, tx: NetVscTx { state: Some(tx), index, shared } }))
+    }
+
+    /// Ends the sending state once the channels are closed: frames of callers come back.
+    #[cold]
+    fn end_if_closed(&mut self) {
+        let closed = self.tx.shared.host.closed();
+        if let Some(state) = &mut self.tx.state
+            && closed != Closed::No
+        {
+            state.end(closed == Closed::Quiesced);
+        }
     }
 }
 
 impl<P: Platform, B: DmaBuffer> Notify for NetVscQueue<P, B> {
     fn arm(&mut self) -> Arm {
-        let NetVscRx { core, index, .. } = &self.rx;
-        let Some(lane) = core.lane(*index) else { return Arm::Armed };
-        let mut lane = lane.lock();
-        if lane.received.front().is_some() || lane.sending.has_sent() {
+        let (Some(rx), Some(tx)) = (&mut self.rx.state, &mut self.tx.state) else { return Arm::Armed };
+        if rx.front().is_some() || tx.has_sent() {
             return Arm::Pending;
         }
-        if lane.kick().is_err() || lane.has_found_room() {
-            return Arm::Pending;
-        }
-        // Once out of service, nothing comes any more.
-        lane.channel.as_mut().map_or(Arm::Armed, paravirt_vmbus::Channel::arm)
+        self.tx.shared.channel(self.tx.index).map_or(Arm::Armed, |channel| channel.lock().arm(rx, tx))
     }
 
     fn disarm(&mut self) {
-        if let Some(lane) = self.rx.core.lane(self.rx.index)
-            && let Some(channel) = &mut lane.lock().channel
+        if let Some(channel) = self.tx.shared.channel(self.tx.index)
+            && let Some(channel) = &mut channel.lock().channel
         {
             channel.disarm();
         }
     }
 
     fn register(&mut self, waker: &Waker) {
-        if let Some(lane) = self.rx.core.lane(self.rx.index) {
-            lane.lock().wakers.register(QUEUE, waker);
+        if let Some(channel) = self.tx.shared.channel(self.tx.index) {
+            channel.lock().wakers.register(QUEUE, waker);
         }
     }
 }
@@ -85,7 +106,14 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
 
     #[inline]
     fn poll(&mut self) -> Result<(), Fault> {
-        self.rx.core.pump(self.rx.index)
+        let (Some(rx), Some(tx)) = (&mut self.rx.state, &mut self.tx.state) else {
+            return Err(Fault::Removed);
+        };
+        let polled = self.tx.shared.pump_queue(self.tx.index, rx, tx);
+        if polled.is_err() {
+            self.end_if_closed();
+        }
+        polled
     }
 
     fn split(&mut self) -> (&mut NetVscRx<P, B>, &mut NetVscTx<P, B>) {
@@ -95,73 +123,36 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
 
 impl<P: Platform, B: DmaBuffer> Drop for NetVscQueue<P, B> {
     fn drop(&mut self) {
-        if let Some(lane) = self.rx.core.lane(self.rx.index) {
-            let mut lane = lane.lock();
-            lane.is_taken = false;
-            while lane.received.front().is_some() {
-                lane.received.pop();
+        let shared = &self.tx.shared;
+        let (Some(rx), Some(tx)) = (self.rx.state.take(), self.tx.state.take()) else { return };
+        if let Some(channel) = shared.channel(self.tx.index) {
+            let parked = channel.lock().park(QueueState { rx, tx }, &shared.host);
+            if let Err(fault) = parked {
+                shared.fail(fault);
             }
-            while lane.sending.take_sent().is_some() {}
-            let _ = lane.kick();
-            // Who has the device looks after the channel from here on.
-            lane.wakers.wake(DEVICE);
         }
     }
 }
 
 impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
-    /// Copies part `index` of the frame behind those that have been copied; where it is then.
-    fn copy(&mut self, index: u16) -> Option<(usize, usize)> {
-        let part = *self.core.lane(self.index)?.lock().frames().get(usize::from(index))?;
-        let end = self.filled.checked_add(part.len as usize)?;
+    /// Copies the next fragment of the oldest frame behind those that were copied.
+    #[inline(always)]
+    fn copy_next(&mut self) -> Option<()> {
+        let fragment = *self.state.as_ref()?.fragment(self.copied)?;
+        let end = self.filled.checked_add(fragment.len as usize)?;
         let into = self.frame.get_mut(self.filled..end)?;
-        self.core.received()?.copy_out(part.offset as usize, into)?;
+        self.shared.received()?.copy_out(fragment.offset as usize, into)?;
         self.last = (self.filled, end);
         self.filled = end;
-        self.copied = self.copied.saturating_add(1);
-        Some(self.last)
-    }
-}
-
-impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
-    #[inline]
-    fn front(&self) -> Option<RxFrame> {
-        let lane = self.core.lane(self.index)?.lock();
-        let frame = lane.received.front()?;
-        let checksum = if frame.is_verified { RxChecksum::Valid } else { RxChecksum::Unknown };
-        let meta = RxMeta { checksum, segmentation: frame.segmentation, vlan: frame.tag.map(VlanTag) };
-        Some(RxFrame { len: frame.total as usize, segments: frame.parts, meta })
+        self.copied = self.copied.wrapping_add(1);
+        Some(())
     }
 
-    #[inline]
-    fn segment(&mut self, index: u16) -> Option<&mut [u8]> {
-        let parts = self.core.lane(self.index)?.lock().received.front()?.parts;
-        if index >= parts {
-            return None;
-        }
-        // In their order, each once.
-        while self.copied <= index {
-            self.copy(self.copied)?;
-        }
-        let (start, end) = if self.copied == index.wrapping_add(1) { self.last } else { self.range(index)? };
-        self.frame.get_mut(start..end)
-    }
-
-    #[inline]
-    fn pop(&mut self) {
-        (self.copied, self.filled, self.last) = (0, 0, (0, 0));
-        if let Some(lane) = self.core.lane(self.index) {
-            lane.lock().received.pop();
-        }
-    }
-}
-
-impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
-    /// Where a part that was copied is.
+    /// Where in the copy fragment `index` lies, which was copied before the last one.
     #[cold]
     fn range(&self, index: u16) -> Option<(usize, usize)> {
-        let lane = self.core.lane(self.index)?.lock();
-        let len = |at: u16| lane.frames().get(usize::from(at)).map(|part| part.len as usize);
+        let state = self.state.as_ref()?;
+        let len = |at: u16| state.fragment(at).map(|fragment| fragment.len as usize);
         let mut start = 0usize;
         for at in 0..index {
             start = start.checked_add(len(at)?)?;
@@ -170,72 +161,139 @@ impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
     }
 }
 
+impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
+    #[inline]
+    fn front(&self) -> Option<RxFrame> {
+        Some(self.state.as_ref()?.front()?.describe())
+    }
+
+    #[inline]
+    fn segment(&mut self, index: u16) -> Option<&mut [u8]> {
+        if index >= self.state.as_ref()?.front()?.fragments {
+            return None;
+        }
+        // In order, each once.
+        while self.copied <= index {
+            self.copy_next()?;
+        }
+        let (start, end) = if self.copied == index.wrapping_add(1) { self.last } else { self.range(index)? };
+        self.frame.get_mut(start..end)
+    }
+
+    #[inline]
+    fn pop(&mut self) {
+        (self.copied, self.filled) = (0, 0);
+        if let Some(state) = &mut self.state {
+            state.pop();
+        }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> NetVscTx<P, B> {
+    /// The reason why nothing can be sent where the channel is closed.
+    #[cold]
+    fn fault(&self) -> Fault {
+        self.shared.host.fault().unwrap_or(Fault::Removed)
+    }
+
+    /// Flushes the open section, then reserves again.
+    #[inline(never)]
+    fn flush_and_reserve(&mut self, len: usize) -> bool {
+        let (Some(state), Some(channel)) = (&mut self.state, self.shared.channel(self.index)) else {
+            return false;
+        };
+        let mut channel = channel.lock();
+        let Some(channel) = &mut channel.channel else { return false };
+        // A fault shows at the next poll.
+        state.flush(channel).is_ok() && state.reserve(len) == Reservation::Ready
+    }
+
+    #[inline(never)]
+    fn commit_with_channel(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
+        let (Some(state), Some(channel)) = (&mut self.state, self.shared.channel(self.index)) else {
+            return Err(Rejected::Invalid);
+        };
+        let mut channel = channel.lock();
+        match &mut channel.channel {
+            Some(channel) => state.commit_with(len, &meta, channel),
+            None => Err(self.fault().into()),
+        }
+    }
+}
+
 impl<P: Platform, B: DmaBuffer> NetTx for NetVscTx<P, B> {
     type Buffer = B;
 
     #[inline]
     fn is_ready(&self, len: usize) -> bool {
-        let Some(lane) = self.core.lane(self.index) else { return false };
-        let lane = lane.lock();
-        lane.channel.is_some() && lane.sending.is_ready(len)
+        self.state.as_ref().is_some_and(|state| state.is_ready(len))
     }
 
     #[inline]
     fn reserve(&mut self, len: usize) -> bool {
-        let Some(lane) = self.core.lane(self.index) else { return false };
-        let lane = &mut *lane.lock();
-        let Some(channel) = &mut lane.channel else { return false };
-        // A fault shows at the next poll.
-        self.slot = lane.sending.reserve(len, channel).ok().flatten();
-        self.slot.is_some()
+        match self.state.as_mut().map(|state| state.reserve(len)) {
+            Some(Reservation::Ready) => true,
+            Some(Reservation::NeedsFlush) => self.flush_and_reserve(len),
+            _ => false,
+        }
     }
 
     #[inline]
     fn slot(&mut self) -> &mut [u8] {
-        match self.slot {
-            // SAFETY: `reserve` found that much room for this queue alone, in memory that the core keeps, and that the host
-            // is not told of before it is committed.
-            Some((slot, len)) => unsafe { core::slice::from_raw_parts_mut(slot.as_ptr(), len) },
-            None => &mut [],
-        }
+        self.state.as_mut().map_or(&mut [], |state| state.slot())
     }
 
     #[inline]
     fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
-        let (slot, room) = self.slot.take().ok_or(Rejected::Full)?;
-        let lane = self.core.lane(self.index).ok_or(Rejected::Invalid)?;
-        let lane = &mut *lane.lock();
-        let Some(channel) = &mut lane.channel else {
-            return Err(self.core.shared.fault().unwrap_or(Fault::Removed).into());
-        };
-        // SAFETY: as in `slot`.
-        let frame = unsafe { core::slice::from_raw_parts_mut(slot.as_ptr(), room) };
-        lane.sending.commit(len, &meta, frame, channel)
+        if let Some(state) = &mut self.state
+            && state.commit_plain(len, &meta).is_some()
+        {
+            return Ok(());
+        }
+        self.commit_with_channel(len, meta)
     }
 
     fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
         let refused = |reason, buffer| Err(SendRefused { reason, buffer });
-        let Some(lane) = self.core.lane(self.index) else { return refused(Rejected::Invalid, frame) };
-        let lane = &mut *lane.lock();
-        let Some(channel) = &mut lane.channel else {
-            return refused(self.core.shared.fault().unwrap_or(Fault::Removed).into(), frame);
+        let (Some(state), Some(channel)) = (&mut self.state, self.shared.channel(self.index)) else {
+            return refused(Rejected::Invalid, frame);
         };
-        // In their order.
-        if let Err(fault) = lane.sending.flush(channel) {
-            return refused(fault.into(), frame);
+        let mut channel = channel.lock();
+        match &mut channel.channel {
+            Some(channel) => {
+                state.send(tag, frame, &meta, channel).or_else(|(reason, buffer)| refused(reason, buffer))
+            }
+            None => refused(self.fault().into(), frame),
         }
-        lane.sending.send(tag, frame, &meta, channel).or_else(|(reason, buffer)| refused(reason, buffer))
     }
 
     fn sent(&mut self) -> Option<Sent<B>> {
-        self.core.lane(self.index)?.lock().sending.take_sent()
+        self.state.as_mut()?.take_sent()
     }
 
     #[inline]
     fn kick(&mut self) {
-        if let Some(lane) = self.core.lane(self.index) {
+        if let (Some(state), Some(channel)) = (&mut self.state, self.shared.channel(self.index)) {
             // A fault shows at the next poll.
-            let _ = lane.lock().kick();
+            let _ = channel.lock().send_committed(state);
         }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for NetVscRx<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetVscRx").field("state", &self.state.as_deref()).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for NetVscTx<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetVscTx").field("index", &self.index).field("state", &self.state.as_deref()).finish()
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for NetVscQueue<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetVscQueue").field("rx", &self.rx).field("tx", &self.tx).finish()
     }
 }

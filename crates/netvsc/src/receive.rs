@@ -1,286 +1,255 @@
-//! What came in by a channel: frames where the host has put them, and the packets that they came with, which are completed when
-//! all of their frames have been taken.
+//! The receiving state of a queue: frames in the receive buffer, and the packets that they came with.
 
-use crate::message::HostMessage;
-use crate::rndis::{Control, FrameHeader, FrameInfo};
-use crate::shared::Shared;
-use hyperv_bindings::netvsp::{NvspChannelType, NvspMessageType, NvspSendRndisPacketComplete, NvspStatus};
+use crate::completions::PendingCompletions;
+use crate::pump::MAX_RANGES;
+use crate::rndis::{FrameHeader, FrameInfo};
+use core::fmt;
 use hyperv_bindings::rndis::RndisPacketIdFlags;
-use paravirt_device::{Fault, SegmentKind, Segmentation};
-use paravirt_platform::{AllocError, Fifo, Platform, SharedMemory};
-use paravirt_vmbus::{Channel, Packet, SendError};
-use zerocopy::IntoBytes;
+use paravirt_device::{Fault, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, VlanTag};
+use paravirt_platform::{AllocError, Fifo, PageTable, Platform, SharedMemory};
 
-/// Bytes of a message that are looked at for its header and what stands beside the frame; more are where they have to be.
+/// Bytes of an RNDIS message that are read at once: the header and, usually, the per-packet information.
 const HEAD: usize = 128;
-const MOST_HEAD: usize = 512;
-/// Completions of which the host is told at once.
-const MANY: usize = 32;
-/// Parts of a frame that came as several: as many as a packet has ranges.
-const MOST_PARTS: u16 = 562;
-/// Bytes of the largest frame that comes in: several segments that the host has made one.
+/// Bytes of per-packet information, at most.
+const MAX_INFO: usize = 512;
+/// Fragments of a coalesced frame, at most: NVSP allows as many messages in a packet.
+const MAX_FRAGMENTS: u16 = 562;
+/// Bytes of the largest frame that is received: a coalesced IP packet, its Ethernet header and a VLAN tag.
 pub(crate) const MAX_RECEIVED: usize = 65536 + 18;
+/// Frames for which a queue has room, at least and at most. The largest packet fits behind an unfinished coalesced frame.
+const MIN_FRAMES: usize = 2048;
+const MAX_FRAMES: usize = 32768;
+const _: () = assert!(MAX_RANGES + MAX_FRAGMENTS as usize + 1 < MIN_FRAMES);
+/// Bytes of the receive buffer for each frame that a queue has room for.
+const BYTES_PER_FRAME: usize = 1024;
 
-/// A frame, or a part of one, in the receive buffer.
-#[derive(Copy, Clone)]
+/// Frames for which a queue has room, with a receive buffer of `len` bytes. Where the host cuts the buffer into smaller pieces
+/// and fills them all, packets stay in the ring until frames have been consumed.
+pub(crate) fn frame_capacity(len: usize) -> usize {
+    (len / BYTES_PER_FRAME).clamp(MIN_FRAMES, MAX_FRAMES).next_power_of_two()
+}
+
+/// A frame in the receive buffer, or a fragment of a coalesced one.
+#[derive(Copy, Clone, Debug, Default)]
 pub(crate) struct Frame {
     pub offset: u32,
     pub len: u32,
-    /// Of the first part: the bytes and the number of all.
+    /// In the first fragment: the bytes and the number of all fragments.
     pub total: u32,
-    pub parts: u16,
-    pub tag: Option<u16>,
+    pub fragments: u16,
+    pub tag: Option<VlanTag>,
     pub is_verified: bool,
-    /// How it was on the wire, where the host made it of several.
+    /// How the host received a coalesced frame.
     pub segmentation: Option<Segmentation>,
 }
 
-/// A packet whose frames have not all been taken.
-struct Open {
-    transaction: u64,
-    frames: u32,
+impl Frame {
+    #[inline(always)]
+    pub fn describe(&self) -> RxFrame {
+        let checksum = if self.is_verified { RxChecksum::Valid } else { RxChecksum::Unknown };
+        let meta = RxMeta { checksum, segmentation: self.segmentation, vlan: self.tag };
+        RxFrame { len: self.total as usize, segments: self.fragments, meta }
+    }
 }
 
-/// When a packet is to be completed.
-pub(crate) enum Completion {
-    /// Now: it has no frames.
-    Now(u64),
-    /// When they have been taken.
-    Later,
+/// A frame as it comes in, with its place in a coalesced one. A frame of its own is both first and last.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Fragment {
+    pub frame: Frame,
+    pub is_first: bool,
+    pub is_last: bool,
 }
 
-/// What came in.
-pub(crate) struct Received<P: Platform> {
-    frames: Fifo<P, Frame>,
-    packets: Fifo<P, Open>,
-    /// Completions that the host is owed.
-    owed: Fifo<P, u64>,
-    /// Those that were written, and of which the host was not told.
-    untold: usize,
-    /// Entries of `frames` that make whole frames.
-    whole: usize,
-    /// Parts of the last frame that are here; 0 where none is begun.
-    begun: u16,
+/// Received frames in order, as positions in the receive buffer, and the packets to complete for them.
+pub(crate) struct RxState<P: Platform> {
+    /// A ring of a power of two of entries; the three positions below run freely.
+    frames: PageTable<P, Frame>,
+    /// The oldest fragment; the end of the last complete frame; the end of the last fragment.
+    head: u32,
+    ready: u32,
+    tail: u32,
+    /// The packet of the oldest fragment: its transaction, and its fragments that are not consumed. 0 where there is none.
+    front: (u64, u32),
+    packets: Fifo<P, (u64, u32)>,
+    pub completions: PendingCompletions<P>,
 }
 
-impl<P: Platform> Received<P> {
-    /// For as many frames as the receive buffer has room for.
+impl<P: Platform> RxState<P> {
+    /// Room for `frames` frames, a power of two: see [`frame_capacity`].
     pub fn new(platform: &P, frames: usize) -> Result<Self, AllocError> {
         Ok(Self {
-            frames: Fifo::new(platform, frames)?,
+            frames: PageTable::new(platform, frames, |_| Frame::default())?,
+            head: 0,
+            ready: 0,
+            tail: 0,
+            front: (0, 0),
             packets: Fifo::new(platform, frames)?,
-            owed: Fifo::new(platform, frames)?,
-            untold: 0,
-            whole: 0,
-            begun: 0,
+            completions: PendingCompletions::new(platform, frames)?,
         })
     }
 
-    pub fn frames(&self) -> &Fifo<P, Frame> {
-        &self.frames
+    #[inline(always)]
+    fn index(&self, position: u32) -> usize {
+        position as usize & self.frames.len().wrapping_sub(1)
     }
 
-    /// The oldest whole frame.
+    /// The first fragment of the oldest complete frame.
     #[inline(always)]
     pub fn front(&self) -> Option<&Frame> {
-        if self.whole == 0 { None } else { self.frames.get(0) }
+        if self.head == self.ready { None } else { self.frames.get(self.index(self.head)) }
     }
 
-    /// Takes in a packet with frames, or with messages of the device.
-    #[inline]
-    pub fn take_in(
-        &mut self,
-        packet: &Packet<'_>,
-        shared: &Shared<P>,
-        memory: &SharedMemory,
-    ) -> Result<Completion, Fault> {
-        let ranges = packet.transfer_ranges().ok_or(Fault::Protocol)?;
-        let message = HostMessage::parse(packet.payload, shared.version()).map_err(|_| Fault::Protocol)?;
-        let HostMessage::Rndis(channel_type) = message else { return Err(Fault::Protocol) };
-        if !packet.wants_completion {
+    /// Fragment `index` of the oldest complete frame.
+    #[inline(always)]
+    pub fn fragment(&self, index: u16) -> Option<&Frame> {
+        if index >= self.front()?.fragments {
+            return None;
+        }
+        self.frames.get(self.index(self.head.wrapping_add(u32::from(index))))
+    }
+
+    /// Whether the contents of any one packet fit. There are no more packets than fragments, so that their completions fit too.
+    #[inline(always)]
+    pub fn has_room(&self) -> bool {
+        let used = self.tail.wrapping_sub(self.head) as usize;
+        used.wrapping_add(self.completions.len()).wrapping_add(MAX_RANGES) <= self.frames.len()
+    }
+
+    /// Adds a frame, or a fragment of a coalesced one.
+    #[inline(always)]
+    pub fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
+        let Fragment { frame, is_first, is_last } = fragment;
+        // A coalesced frame is neither abandoned nor continued without its beginning.
+        if is_first != (self.tail == self.ready)
+            || self.tail.wrapping_sub(self.head) as usize >= self.frames.len()
+        {
             return Err(Fault::Protocol);
         }
-        let mut frames = 0u32;
-        for range in ranges.iter() {
-            let end = range.offset.checked_add(range.len).ok_or(Fault::Protocol)?;
-            if end as usize > memory.len() {
-                return Err(Fault::Protocol);
-            }
-            let mut head = [0; HEAD];
-            let len = (range.len as usize).min(HEAD);
-            let bytes = head.get_mut(..len).ok_or(Fault::Protocol)?;
-            memory.copy_out(range.offset as usize, bytes).ok_or(Fault::Protocol)?;
-            if channel_type == NvspChannelType::CONTROL {
-                self.control(range.offset, range.len, shared, memory)?;
-                continue;
-            }
-            match frame(bytes, range.len, range.offset, memory)? {
-                (frame, info) if frame.len > 0 => {
-                    self.add(frame, info.part)?;
-                    frames = frames.wrapping_add(1);
-                }
-                _ => {}
-            }
+        let at = self.index(self.tail);
+        *self.frames.get_mut(at).ok_or(Fault::Protocol)? = frame;
+        self.tail = self.tail.wrapping_add(1);
+        if !(is_first && is_last) || frame.total as usize > MAX_RECEIVED {
+            return self.add_coalesced(frame.len, is_first, is_last);
         }
-        let transaction = packet.transaction;
-        if frames == 0 {
-            return Ok(Completion::Now(transaction));
-        }
-        self.packets.push(Open { transaction, frames }).map_err(|_| Fault::Protocol)?;
-        Ok(Completion::Later)
+        self.ready = self.tail;
+        Ok(())
     }
 
     #[cold]
-    fn control(
-        &mut self,
-        offset: u32,
-        len: u32,
-        shared: &Shared<P>,
-        memory: &SharedMemory,
-    ) -> Result<(), Fault> {
-        let mut message = [0; MOST_HEAD];
-        let len = len as usize;
-        if len > MOST_HEAD {
-            log::debug!("netvsc: a message of {len} bytes is passed over");
-            return Ok(());
+    fn add_coalesced(&mut self, len: u32, is_first: bool, is_last: bool) -> Result<(), Fault> {
+        let (first, count) = (self.index(self.ready), self.tail.wrapping_sub(self.ready) as u16);
+        let first = self.frames.get_mut(first).ok_or(Fault::Protocol)?;
+        if !is_first {
+            first.total = first.total.saturating_add(len);
+            first.fragments = count;
         }
-        let bytes = message.get_mut(..len).ok_or(Fault::Protocol)?;
-        memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
-        let parsed = Control::parse(bytes).map_err(|_| Fault::Protocol)?;
-        shared.heard(&parsed, bytes);
-        Ok(())
-    }
-
-    /// Adds a frame, or a part of one.
-    #[inline(always)]
-    fn add(&mut self, frame: Frame, part: Option<RndisPacketIdFlags>) -> Result<(), Fault> {
-        let part = part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION));
-        let (is_first, is_last) = match part {
-            None => (true, true),
-            Some(flags) => {
-                (flags.contains(RndisPacketIdFlags::FIRST), flags.contains(RndisPacketIdFlags::LAST))
-            }
-        };
-        // What the last frame lacks does not come any more, or what comes lacks its beginning.
-        if is_first != (self.begun == 0) {
-            return Err(Fault::Protocol);
-        }
-        let at = self.whole;
-        // Each takes at least one piece of the receive buffer, of which there are no more.
-        self.frames.push(frame).map_err(|_| Fault::Protocol)?;
-        self.begun = self.begun.wrapping_add(1);
-        if !is_first && let Some(first) = self.frames.get_mut(at) {
-            first.total = first.total.saturating_add(frame.len);
-            first.parts = self.begun;
-        }
-        let total = self.frames.get(at).map_or(0, |first| first.total as usize);
-        if self.begun > MOST_PARTS || total > MAX_RECEIVED {
+        if count > MAX_FRAGMENTS || first.total as usize > MAX_RECEIVED {
             return Err(Fault::Protocol);
         }
         if is_last {
-            self.whole = self.whole.wrapping_add(usize::from(self.begun));
-            self.begun = 0;
+            self.ready = self.tail;
         }
         Ok(())
     }
 
-    /// Takes the oldest frame; its memory is the host's again with the packet's completion.
+    /// Adds the packet that the last `frames` fragments came with, at least one.
+    #[inline(always)]
+    pub fn add_packet(&mut self, transaction: u64, frames: u32) -> Result<(), Fault> {
+        debug_assert!(frames > 0, "a packet without frames is completed at once");
+        if self.front.1 == 0 {
+            self.front = (transaction, frames);
+            return Ok(());
+        }
+        self.packets.push((transaction, frames)).map_err(|_| Fault::Protocol)
+    }
+
+    /// Consumes the oldest complete frame. The host may reuse its memory once the completion of its packet has been sent.
     #[inline(always)]
     pub fn pop(&mut self) {
-        let Some(parts) = self.front().map(|frame| frame.parts) else { return };
-        for _ in 0..parts {
-            self.frames.pop();
-            self.whole = self.whole.saturating_sub(1);
-            let Some(packet) = self.packets.get_mut(0) else { continue };
-            packet.frames = packet.frames.saturating_sub(1);
-            if packet.frames == 0
-                && let Some(packet) = self.packets.pop()
-            {
-                self.complete(packet.transaction);
+        let Some(fragments) = self.front().map(|frame| frame.fragments) else { return };
+        for _ in 0..fragments {
+            self.head = self.head.wrapping_add(1);
+            self.front.1 = self.front.1.saturating_sub(1);
+            if self.front.1 == 0 {
+                self.finish_packet();
             }
         }
     }
 
-    /// Owes the host a completion.
-    pub fn complete(&mut self, transaction: u64) {
-        // There are no more packets than frames.
-        if self.owed.push(transaction).is_err() {
-            log::error!("netvsc: a completion is lost");
-        }
+    #[inline(never)]
+    fn finish_packet(&mut self) {
+        self.completions.push(self.front.0);
+        self.front = self.packets.pop().unwrap_or((0, 0));
     }
 
-    /// Whether the host is to be told of the completions that were written: once there are many, or nothing else to do. It is
-    /// told then.
-    pub fn must_tell(&mut self, is_idle: bool) -> bool {
-        let must_tell = self.untold >= MANY || (is_idle && self.untold > 0);
-        if must_tell {
-            self.untold = 0;
+    /// Consumes every complete frame.
+    pub fn clear(&mut self) {
+        while self.front().is_some() {
+            self.pop();
         }
-        must_tell
-    }
-
-    /// Whether no completion waits for room.
-    pub fn is_settled(&self) -> bool {
-        self.owed.is_empty()
-    }
-
-    /// Writes the completions that are owed, as far as the ring has room. The host is not told yet.
-    #[inline]
-    pub fn settle(&mut self, channel: &mut Channel<P>) -> Result<(), Fault> {
-        while let Some(transaction) = self.owed.get(0) {
-            let message = NvspSendRndisPacketComplete {
-                message_type: NvspMessageType::SEND_RNDIS_PACKET_COMPLETE,
-                status: NvspStatus::SUCCESS,
-            };
-            match channel.send_completion(*transaction, &[message.as_bytes()]) {
-                Ok(()) => {
-                    self.owed.pop();
-                    self.untold = self.untold.saturating_add(1);
-                }
-                Err(SendError::Full) => break,
-                Err(SendError::Faulted(fault)) => return Err(fault),
-                Err(_) => return Err(Fault::Protocol),
-            }
-        }
-        Ok(())
     }
 }
 
-/// The frame in a message of `room` bytes at `base`, whose first bytes are `head`.
+impl<P: Platform> fmt::Debug for RxState<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RxState")
+            .field("ready", &self.ready.wrapping_sub(self.head))
+            .field("unfinished", &self.tail.wrapping_sub(self.ready))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Parses the RNDIS packet message of `room` bytes at `base` in the receive buffer; `None` where it carries an empty frame.
+///
+/// [MS-RNDIS] 2.2.14
 #[inline(always)]
-fn frame(head: &[u8], room: u32, base: u32, memory: &SharedMemory) -> Result<(Frame, FrameInfo), Fault> {
+pub(crate) fn parse_fragment(base: u32, room: u32, memory: &SharedMemory) -> Result<Option<Fragment>, Fault> {
+    let mut head = [0; HEAD];
+    let head = head.get_mut(..(room as usize).min(HEAD)).ok_or(Fault::Protocol)?;
+    memory.copy_out(base as usize, head).ok_or(Fault::Protocol)?;
     let header = FrameHeader::parse(head, room).map_err(|_| Fault::Protocol)?;
-    let info = match header.info_len {
-        0 => FrameInfo::default(),
-        len => {
-            let start = header.info_offset as usize;
-            let end = start.saturating_add(len as usize);
-            match head.get(start..end) {
-                Some(bytes) => FrameInfo::parse(bytes).map_err(|_| Fault::Protocol)?,
-                None => long_info(&header, base, memory)?,
-            }
-        }
-    };
     let offset = base.checked_add(header.offset).ok_or(Fault::Protocol)?;
-    let frame = Frame {
-        offset,
-        len: header.len,
-        total: header.len,
-        parts: 1,
-        tag: info.tag(),
-        is_verified: info.is_verified(),
-        segmentation: match info.part {
-            Some(RndisPacketIdFlags::LAST) | None => None,
-            Some(flags) if flags.contains(RndisPacketIdFlags::FIRST) => {
-                segmentation(offset, header.len, memory)
-            }
-            Some(_) => None,
-        },
-    };
-    Ok((frame, info))
+    let len = header.len;
+    if len == 0 {
+        return Ok(None);
+    }
+    let mut frame = Frame { offset, len, total: len, fragments: 1, ..Frame::default() };
+    if header.info_len == 0 {
+        return Ok(Some(Fragment { frame, is_first: true, is_last: true }));
+    }
+    let info = parse_info(&header, head, base, memory)?;
+    frame.tag = info.tag().map(VlanTag);
+    frame.is_verified = info.is_verified();
+    let part = info.part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION));
+    let (is_first, is_last) = part.map_or((true, true), |flags| {
+        (flags.contains(RndisPacketIdFlags::FIRST), flags.contains(RndisPacketIdFlags::LAST))
+    });
+    if part.is_some() && is_first {
+        frame.segmentation = segmentation(offset, len, memory);
+    }
+    Ok(Some(Fragment { frame, is_first, is_last }))
 }
 
-/// How a frame that the host made of several looked on the wire, as far as the headers of the first tell.
+#[inline]
+fn parse_info(
+    header: &FrameHeader,
+    head: &[u8],
+    base: u32,
+    memory: &SharedMemory,
+) -> Result<FrameInfo, Fault> {
+    let (start, len) = (header.info_offset as usize, header.info_len as usize);
+    if let Some(bytes) = head.get(start..start.saturating_add(len)) {
+        return FrameInfo::parse(bytes).map_err(|_| Fault::Protocol);
+    }
+    // Beyond what was read of the message: read on its own.
+    let mut bytes = [0; MAX_INFO];
+    let bytes = bytes.get_mut(..len).ok_or(Fault::Protocol)?;
+    let offset = base.checked_add(header.info_offset).ok_or(Fault::Protocol)?;
+    memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
+    FrameInfo::parse(bytes).map_err(|_| Fault::Protocol)
+}
+
+/// How the host received a coalesced frame, as far as the headers in its first fragment tell.
 #[cold]
 fn segmentation(offset: u32, len: u32, memory: &SharedMemory) -> Option<Segmentation> {
     let mut bytes = [0; HEAD];
@@ -297,14 +266,4 @@ fn segmentation(offset: u32, len: u32, memory: &SharedMemory) -> Option<Segmenta
     let headers = u16::try_from(l4.checked_add(words.checked_mul(4)?)?).ok()?;
     let size = u16::try_from(len.checked_sub(u32::from(headers))?).ok().filter(|size| *size > 0)?;
     Some(Segmentation { kind, size, headers })
-}
-
-/// What stands beside a frame farther off.
-#[cold]
-fn long_info(header: &FrameHeader, base: u32, memory: &SharedMemory) -> Result<FrameInfo, Fault> {
-    let mut bytes = [0; MOST_HEAD];
-    let bytes = bytes.get_mut(..header.info_len as usize).ok_or(Fault::Protocol)?;
-    let offset = base.checked_add(header.info_offset).ok_or(Fault::Protocol)?;
-    memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
-    FrameInfo::parse(bytes).map_err(|_| Fault::Protocol)
 }

@@ -1,456 +1,373 @@
-//! What is on its way out by a channel: sections of the send buffer that frames are written in, several to a section; larger
-//! slots for frames that are to be cut up; and frames in memory of the caller's.
+//! The sending state of a queue: sections of the send buffer in which frames are collected, LSO bounce slots, and frames in
+//! memory of callers.
 
-use crate::encode::{ALIGNMENT, Bytes, HEADROOM, Header};
-use crate::lane::{refused, rndis};
-use core::ptr::NonNull;
+use crate::encode::{ALIGNMENT, ETHERNET, FrameBytes, HEADROOM, Header, PLAIN_HEADER_LEN, plain_header};
+use crate::in_flight::InFlight;
+use crate::lso::LsoSlots;
+use crate::transaction::{self, Source};
+use crate::transmit_limits::{MAX_SECTIONS, SendBuffer, SendLimits, nvsp_packet, rejected};
+use core::{fmt, ptr::NonNull};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
-use paravirt_device::{Fault, IoError, Offloads, Rejected, Sent, TxMeta};
-use paravirt_platform::{
-    AllocError, Direction, DmaBuffer, DmaRegion, DmaSlice, Fifo, PageTable, Platform, Segment,
-};
+use paravirt_device::{Fault, Rejected, Sent, TxMeta};
+use paravirt_platform::{AllocError, DmaBuffer, PageTable, Platform};
 use paravirt_vmbus::{Channel, GpaRange, SendError};
 use zerocopy::IntoBytes;
 
-/// What the completions of packets are told apart by.
-pub(crate) mod id {
-    /// Of the device's own.
-    pub const CONTROL: u64 = 1 << 63;
-    const SECTION: u64 = 1 << 48;
-    const LARGE: u64 = 2 << 48;
-    const LENT: u64 = 3 << 48;
-    const KIND: u64 = 3 << 48;
-
-    /// What a packet is of.
-    #[derive(Copy, Clone)]
-    pub enum Of {
-        Section(u16),
-        Large(u16),
-        Lent(u16),
-    }
-
-    pub const fn pack(of: Of, generation: u32) -> u64 {
-        let (kind, index) = match of {
-            Of::Section(index) => (SECTION, index),
-            Of::Large(index) => (LARGE, index),
-            Of::Lent(index) => (LENT, index),
-        };
-        kind | (generation as u64) << 16 | index as u64
-    }
-
-    pub const fn unpack(id: u64) -> Option<(Of, u32)> {
-        let (index, generation) = (id as u16, (id >> 16) as u32);
-        match id & KIND {
-            SECTION => Some((Of::Section(index), generation)),
-            LARGE => Some((Of::Large(index), generation)),
-            LENT => Some((Of::Lent(index), generation)),
-            _ => None,
-        }
-    }
-}
-
-use id::Of;
-
-const NONE: u16 = u16::MAX;
-/// Ranges of a packet beside that of the header: what any host takes.
-const MOST_SEGMENTS: usize = 16;
-/// Bytes for the header of a frame in the caller's memory.
-const HEADER_STRIDE: usize = 128;
+/// The end of the free list.
+const END: u16 = u16::MAX;
 
 /// A section of the send buffer.
 struct Section {
     generation: u32,
-    /// Packets that are with the host.
-    sent: u8,
+    /// Packets of it that the host has not completed.
+    in_flight: u8,
     next: u16,
 }
 
-/// The section that frames are being added to.
-#[derive(Copy, Clone)]
-struct Open {
+/// The section in which frames are collected.
+#[derive(Copy, Clone, Debug)]
+struct OpenSection {
     section: u16,
     fill: u32,
     frames: u32,
 }
 
-/// Where a frame is being written.
-#[derive(Copy, Clone)]
-pub(crate) enum Reserved {
-    /// In a section, so many bytes into it.
-    Section(u16, u32),
-    Large(u16),
+/// Where the reserved frame is written.
+#[derive(Copy, Clone, Debug)]
+enum Reserved {
+    /// Section and offset of the message, and where the frame may be written.
+    Section {
+        section: u16,
+        offset: u32,
+        frame: NonNull<u8>,
+        len: usize,
+    },
+    Lso(u16),
 }
 
-struct Lent<B> {
-    generation: u32,
-    tag: u64,
-    buffer: Option<B>,
-    next: u16,
+// SAFETY: the pointer is into the queue's own sections of the send buffer: see `SendBuffer`.
+unsafe impl Send for Reserved {}
+
+/// What came of [`TxState::reserve`].
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Reservation {
+    Ready,
+    /// The open section has to be flushed first.
+    NeedsFlush,
+    /// There is no room now, or never for this length.
+    Full,
 }
 
-struct Large<P: Platform> {
-    generation: u32,
-    slot: DmaSlice<P>,
-    is_free: bool,
-}
-
-/// What the device takes.
-#[derive(Copy, Clone)]
-pub(crate) struct SendLimits {
-    pub offloads: Offloads,
-    /// Bytes of a frame that is not cut up, and of one that is.
-    pub max_frame: usize,
-    pub max_segmented: usize,
-    /// Frames in one packet.
-    pub max_packets: u32,
-}
-
-/// The send buffer, as far as a channel may use it.
-#[derive(Copy, Clone)]
-pub(crate) struct SendBuffer {
-    pub cpu: NonNull<u8>,
-    pub bus: u64,
-    pub section_size: u32,
-    /// The first section and how many.
-    pub first: u16,
-    pub count: u16,
-}
-
-// SAFETY: the memory is used by one channel, under its lock.
-unsafe impl Send for SendBuffer {}
-
-pub(crate) struct Sending<P: Platform, B: DmaBuffer> {
+/// The sending state of a queue.
+pub(crate) struct TxState<P: Platform, B: DmaBuffer> {
     buffer: Option<SendBuffer>,
+    /// That of `buffer`, or 0.
+    section_size: u32,
     sections: PageTable<P, Section>,
     free: u16,
-    open: Option<Open>,
-    /// The ring had no room for it.
-    is_late: bool,
+    open: Option<OpenSection>,
+    /// The open section was to be sent when the ring was full.
+    is_flush_pending: bool,
     reserved: Option<Reserved>,
-    larges: PageTable<P, Large<P>>,
-    lent: PageTable<P, Lent<B>>,
-    free_lent: u16,
-    lent_count: u16,
-    /// Headers of frames in the caller's memory. `None` once it was leaked.
-    headers: Option<DmaRegion<P>>,
-    sent: Fifo<P, Sent<B>>,
+    lso_slots: LsoSlots<P>,
+    in_flight: InFlight<P, B>,
     limits: SendLimits,
+    is_ended: bool,
 }
 
-impl<P: Platform, B: DmaBuffer> Sending<P, B> {
-    /// For `depth` frames in the caller's memory, and `larges` slots for frames that are to be cut up.
+impl<P: Platform, B: DmaBuffer> TxState<P, B> {
+    /// Room for `depth` frames of callers, with `lso_slots` bounce slots.
     pub fn new(
         platform: &P,
         buffer: Option<SendBuffer>,
         limits: SendLimits,
-        larges: usize,
+        lso_slots: usize,
         depth: u16,
     ) -> Result<Self, AllocError> {
         let count = buffer.map_or(0, |buffer| buffer.count);
-        let link = |at: usize, count: u16| {
-            let next = (at as u16).wrapping_add(1);
-            if next >= count { NONE } else { next }
-        };
-        let len = limits.max_segmented.max(limits.max_frame).saturating_add(HEADROOM + ALIGNMENT);
+        debug_assert!(count <= MAX_SECTIONS, "`open` bounds the sections of a queue");
         Ok(Self {
             buffer,
-            sections: PageTable::new(platform, usize::from(count), |at| Section {
-                generation: 1,
-                sent: 0,
-                next: link(at, count),
+            section_size: buffer.map_or(0, |buffer| buffer.section_size),
+            sections: PageTable::new(platform, usize::from(count), |at| {
+                let next = (at as u16).wrapping_add(1);
+                Section { generation: 1, in_flight: 0, next: if next < count { next } else { END } }
             })?,
-            free: if count > 0 { 0 } else { NONE },
+            free: if count > 0 { 0 } else { END },
             open: None,
-            is_late: false,
+            is_flush_pending: false,
             reserved: None,
-            larges: PageTable::try_new(platform, larges, |_| {
-                let slot = DmaSlice::alloc(platform, len)?;
-                Ok::<_, AllocError>(Large { generation: 1, slot, is_free: true })
-            })?,
-            lent: PageTable::new(platform, usize::from(depth), |at| Lent {
-                generation: 1,
-                tag: 0,
-                buffer: None,
-                next: link(at, depth),
-            })?,
-            free_lent: 0,
-            lent_count: 0,
-            headers: Some(DmaRegion::alloc(platform, usize::from(depth).saturating_mul(HEADER_STRIDE))?),
-            sent: Fifo::new(platform, usize::from(depth))?,
+            lso_slots: LsoSlots::new(platform, lso_slots, limits.max_segmented.max(limits.max_frame))?,
+            in_flight: InFlight::new(platform, depth)?,
             limits,
+            is_ended: false,
         })
     }
 
+    /// Whether a frame of a caller waits to be taken back.
     pub fn has_sent(&self) -> bool {
-        !self.sent.is_empty()
+        self.in_flight.has_sent()
     }
 
+    /// Takes a frame of a caller back.
     pub fn take_sent(&mut self) -> Option<Sent<B>> {
-        self.sent.pop()
+        self.in_flight.take_sent()
     }
 
-    fn section_size(&self) -> u32 {
-        self.buffer.map_or(0, |buffer| buffer.section_size)
+    /// Whether the open section waits for room in the ring.
+    #[inline(always)]
+    pub fn is_flush_pending(&self) -> bool {
+        self.is_flush_pending
     }
 
-    /// Bytes of a section from a frame's message on, header included.
-    fn message(len: usize) -> u32 {
-        let len = len.saturating_add(HEADROOM).checked_next_multiple_of(ALIGNMENT);
-        len.and_then(|len| u32::try_from(len).ok()).unwrap_or(u32::MAX)
-    }
-
-    fn fits_open(&self, needed: u32) -> bool {
-        self.open.is_some_and(|open| {
-            open.frames < self.limits.max_packets && open.fill.saturating_add(needed) <= self.section_size()
-        })
+    /// Whether `needed` more bytes fit the open section.
+    #[inline(always)]
+    fn fits(&self, open: &OpenSection, needed: u32) -> bool {
+        open.frames < self.limits.max_packets && open.fill.saturating_add(needed) <= self.section_size
     }
 
     pub fn is_ready(&self, len: usize) -> bool {
-        let needed = Self::message(len);
-        if needed > self.section_size() {
-            return len <= self.limits.max_segmented.max(self.limits.max_frame)
-                && self.larges.iter().any(|large| large.is_free);
+        let needed = message_len(len);
+        if self.is_ended {
+            return false;
         }
-        self.reserved.is_some() || self.fits_open(needed) || self.free != NONE
+        if needed > self.section_size {
+            return self.lso_slots.find(len).is_some();
+        }
+        self.reserved.is_some() || self.open.is_some_and(|open| self.fits(&open, needed)) || self.free != END
     }
 
-    /// Finds room for a frame of `len` bytes: where it is to be written, and how many bytes there are.
-    pub fn reserve(
-        &mut self,
-        len: usize,
-        channel: &mut Channel<P>,
-    ) -> Result<Option<(NonNull<u8>, usize)>, Fault> {
-        let needed = Self::message(len);
-        if needed > self.section_size() {
-            self.give_up_reserved();
-            return Ok(self.reserve_large(len));
+    /// Reserves room for a frame of `len` bytes.
+    #[inline]
+    pub fn reserve(&mut self, len: usize) -> Reservation {
+        let needed = message_len(len);
+        if let Some(Reserved::Section { len: room, .. }) = self.reserved
+            && needed <= self.section_size
+            && len <= room
+        {
+            return Reservation::Ready;
         }
-        let room = match self.reserved {
-            Some(Reserved::Section(_, offset)) => self.section_size().saturating_sub(offset),
-            _ => 0,
-        };
-        if room < needed {
-            self.give_up_reserved();
-            if !self.fits_open(needed) {
-                self.flush(channel)?;
-            }
-            if self.open.is_none() {
-                let Some(section) = self.take_section() else { return Ok(None) };
-                self.open = Some(Open { section, fill: 0, frames: 0 });
-            }
-            let Some(open) = self.open.filter(|_| self.fits_open(needed)) else { return Ok(None) };
-            self.reserved = Some(Reserved::Section(open.section, open.fill));
+        if self.reserved.is_some() {
+            self.cancel_reservation();
         }
-        let Some(Reserved::Section(section, offset)) = self.reserved else { return Ok(None) };
-        let Some((message, _)) = self.place(section, offset) else { return Ok(None) };
-        let len = self.section_size().saturating_sub(offset) as usize;
-        // SAFETY: inside the section: `needed`, which the headroom is a part of, fits behind `offset`.
-        Ok(Some((unsafe { message.add(HEADROOM) }, len.saturating_sub(HEADROOM))))
+        if let Some(open) = self.open
+            && self.fits(&open, needed)
+        {
+            return self.reserve_in(open.section, open.fill);
+        }
+        self.reserve_elsewhere(len, needed)
     }
 
-    fn reserve_large(&mut self, len: usize) -> Option<(NonNull<u8>, usize)> {
-        let (index, large) = self.larges.iter_mut().enumerate().find(|(_, large)| large.is_free)?;
-        let bytes = large.slot.bytes_mut().get_mut(HEADROOM..)?;
-        if bytes.len() < len {
+    #[inline(never)]
+    fn reserve_elsewhere(&mut self, len: usize, needed: u32) -> Reservation {
+        if self.is_ended {
+            return Reservation::Full;
+        }
+        if needed > self.section_size {
+            self.reserved = self.lso_slots.find(len).map(Reserved::Lso);
+            return if self.reserved.is_some() { Reservation::Ready } else { Reservation::Full };
+        }
+        if self.open.is_some() {
+            return Reservation::NeedsFlush;
+        }
+        let at = self.free;
+        let Some(section) = self.sections.get(usize::from(at)) else { return Reservation::Full };
+        self.free = section.next;
+        self.open = Some(OpenSection { section: at, fill: 0, frames: 0 });
+        self.reserve_in(at, 0)
+    }
+
+    #[inline(always)]
+    fn reserve_in(&mut self, section: u16, offset: u32) -> Reservation {
+        let Some((message, _)) = self.locate(section, offset) else { return Reservation::Full };
+        let len = (self.section_size.wrapping_sub(offset) as usize).saturating_sub(HEADROOM);
+        // SAFETY: at least `HEADROOM` bytes follow `message` in the section: the callers checked that a whole message fits.
+        let frame = unsafe { message.add(HEADROOM) };
+        self.reserved = Some(Reserved::Section { section, offset, frame, len });
+        Reservation::Ready
+    }
+
+    /// The reserved bytes; empty where none are reserved.
+    #[inline(always)]
+    pub fn slot(&mut self) -> &mut [u8] {
+        match self.reserved {
+            // SAFETY: `reserve_in` made sure that the `len` bytes are the rest of one section of this queue, behind everything
+            // that was committed. The send buffer lives until the channels have been closed: `NetShared` owns it, which
+            // `NetVscTx` keeps. By protocol the host reads a section when a packet names it and never writes one; a host that
+            // writes nevertheless changes bytes of a frame, on which no memory access depends.
+            Some(Reserved::Section { frame, len, .. }) => unsafe {
+                core::slice::from_raw_parts_mut(frame.as_ptr(), len)
+            },
+            Some(Reserved::Lso(index)) => self.lso_slots.frame(index),
+            None => &mut [],
+        }
+    }
+
+    /// Where section `section` is from `offset` on, for the guest and for the host.
+    #[inline(always)]
+    fn locate(&self, section: u16, offset: u32) -> Option<(NonNull<u8>, u64)> {
+        let buffer = self.buffer?;
+        if section >= buffer.count || offset >= buffer.section_size {
             return None;
         }
-        self.reserved = Some(Reserved::Large(u16::try_from(index).ok()?));
-        Some((NonNull::from(&mut *bytes).cast(), bytes.len()))
-    }
-
-    /// Where in memory a section is, from `offset` on: for the guest and for the host.
-    fn place(&self, section: u16, offset: u32) -> Option<(NonNull<u8>, u64)> {
-        let buffer = self.buffer.filter(|buffer| section < buffer.count && offset < buffer.section_size)?;
         let number = usize::from(buffer.first.wrapping_add(section));
-        let at = number.checked_mul(buffer.section_size as usize)?.checked_add(offset as usize)?;
-        // SAFETY: sections up to `first + count` are inside the send buffer.
+        let at = number.wrapping_mul(buffer.section_size as usize).wrapping_add(offset as usize);
+        // SAFETY: `open` made sure that the sections up to `first + count` are inside the send buffer, and `offset` is inside
+        // the section.
         Some((unsafe { buffer.cpu.add(at) }, buffer.bus.wrapping_add(at as u64)))
     }
 
-    fn take_section(&mut self) -> Option<u16> {
-        let at = self.free;
-        self.free = self.sections.get(usize::from(at))?.next;
-        Some(at)
-    }
-
-    /// Puts a section back that nobody uses.
+    /// Frees a section that is neither in flight, nor open, nor reserved.
     fn release(&mut self, at: u16) {
         let is_used = self.open.is_some_and(|open| open.section == at)
-            || matches!(self.reserved, Some(Reserved::Section(section, _)) if section == at);
-        if let Some(section) =
-            self.sections.get_mut(usize::from(at)).filter(|section| section.sent == 0 && !is_used)
+            || matches!(self.reserved, Some(Reserved::Section { section, .. }) if section == at);
+        if !is_used
+            && let Some(section) = self.sections.get_mut(usize::from(at))
+            && section.in_flight == 0
         {
             section.next = self.free;
             self.free = at;
         }
     }
 
-    fn give_up_reserved(&mut self) {
-        if let Some(Reserved::Section(section, _)) = self.reserved.take() {
+    #[inline(never)]
+    fn cancel_reservation(&mut self) {
+        if let Some(Reserved::Section { section, .. }) = self.reserved.take() {
             self.release(section);
         }
     }
 
-    /// Takes the frame that was written into the reserved slot, `len` bytes at `frame`.
-    pub fn commit(
+    /// Commits the reserved frame, `len` bytes of it, to the open section, where nothing has to be done to it. `None` where
+    /// [`commit_with`](Self::commit_with) has to, with the channel.
+    #[inline]
+    pub fn commit_plain(&mut self, len: usize, meta: &TxMeta) -> Option<()> {
+        let Some(Reserved::Section { section, offset, frame, len: room }) = self.reserved else {
+            return None;
+        };
+        let open = self.open.as_mut()?;
+        let is_plain = meta.checksum.is_none() && meta.segmentation.is_none() && meta.vlan.is_none();
+        if !is_plain
+            || open.section != section
+            || open.fill != offset
+            || len > room
+            || !(ETHERNET..=self.limits.max_frame).contains(&len)
+        {
+            return None;
+        }
+        let needed = message_len(len);
+        let header = plain_header(needed, len as u32);
+        // SAFETY: `frame` is `HEADROOM` bytes behind the message in a section of this queue (`reserve_in`), and the header is
+        // not longer than that. See `slot` for how long the memory lives.
+        unsafe { frame.sub(HEADROOM).cast::<[u8; PLAIN_HEADER_LEN]>().write(header) };
+        open.fill = offset.wrapping_add(needed);
+        open.frames = open.frames.wrapping_add(1);
+        self.reserved = None;
+        Some(())
+    }
+
+    /// Commits the reserved frame, `len` bytes of it.
+    #[inline(never)]
+    pub fn commit_with(
         &mut self,
         len: usize,
         meta: &TxMeta,
-        frame: &mut [u8],
         channel: &mut Channel<P>,
     ) -> Result<(), Rejected> {
-        let reserved = self.reserved.take().ok_or(Rejected::Full)?;
-        let limits = &self.limits;
-        let most = if meta.segmentation.is_some() { limits.max_segmented } else { limits.max_frame };
-        let bytes = match frame.get_mut(..len) {
-            Some(bytes) => Bytes::Slot(bytes),
-            None => {
-                self.reserved = Some(reserved);
-                self.give_up_reserved();
-                return Err(Rejected::Invalid);
-            }
-        };
-        let header = Header::new(len, meta, limits.offloads, most, bytes, true);
-        match reserved {
-            Reserved::Section(section, offset) => {
-                let sent =
-                    header.and_then(|header| self.commit_section(&header, section, offset, len, channel));
+        let SendLimits { offloads, max_frame, max_segmented, .. } = self.limits;
+        let max = if meta.segmentation.is_some() { max_segmented } else { max_frame };
+        match self.reserved.ok_or(Rejected::Full)? {
+            Reserved::Section { section, offset, .. } => {
+                let header = match self.slot().get_mut(..len) {
+                    Some(bytes) => Header::new(len, meta, offloads, max, FrameBytes::Slot(bytes)),
+                    None => Err(Rejected::Invalid),
+                };
+                let sent = header.and_then(|header| self.commit_in(&header, section, offset, channel));
+                self.reserved = None;
                 if sent.is_err() {
                     self.release(section);
                 }
                 sent
             }
-            Reserved::Large(index) => {
-                let header = header?;
-                // In their order: what was committed goes first.
+            Reserved::Lso(index) => {
+                self.reserved = None;
+                // Frames that were committed before go first.
                 self.flush(channel)?;
                 if self.open.is_some_and(|open| open.frames > 0) {
                     return Err(Rejected::Full);
                 }
-                self.send_large(&header, index, len, channel)
+                let make = |frame: &mut [u8]| Header::new(len, meta, offloads, max, FrameBytes::Slot(frame));
+                self.lso_slots.send(index, len, make, channel)
             }
         }
     }
 
-    fn commit_section(
+    fn commit_in(
         &mut self,
         header: &Header,
         section: u16,
         offset: u32,
-        len: usize,
         channel: &mut Channel<P>,
     ) -> Result<(), Rejected> {
-        let (message, bus) = self.place(section, offset).ok_or(Rejected::Invalid)?;
-        // SAFETY: the headroom is inside the section, ahead of the frame, and nobody else's.
+        let (message, bus) = self.locate(section, offset).ok_or(Rejected::Invalid)?;
+        // SAFETY: `reserve_in` made sure that `HEADROOM` bytes are inside the section ahead of the frame; nobody refers to them.
         unsafe { message.cast::<[u8; HEADROOM]>().write(*header.padded()) };
-        let needed = Self::message(len);
+        let needed = header.message_len() as u32;
         match &mut self.open {
             Some(open) if open.section == section => {
                 open.fill = offset.saturating_add(needed);
                 open.frames = open.frames.saturating_add(1);
                 Ok(())
             }
-            // What was ahead of it in the section has been sent meanwhile: it goes by itself, from where it is.
+            // The frames ahead of it in its section have been sent meanwhile: it is sent on its own, from where it is.
             _ => {
                 let entry = self.sections.get_mut(usize::from(section)).ok_or(Rejected::Invalid)?;
-                let transaction = id::pack(Of::Section(section), entry.generation);
+                let id = transaction::pack(Source::Section(section), entry.generation);
                 let range = GpaRange::contiguous(bus, needed);
-                send_ranges(channel, transaction, core::iter::once(range))?;
-                entry.sent = entry.sent.saturating_add(1);
+                let nvsp = nvsp_packet(NvspChannelType::DATA, NVSP_NO_SECTION, 0);
+                // SAFETY: the range is in the send buffer, which lives until the channels have been closed; the section is not
+                // written again before its packets are completed: `release` frees it then.
+                unsafe { channel.send_gpa_ranges(id, core::iter::once(range), &[nvsp.as_bytes()]) }
+                    .map_err(rejected)?;
+                entry.in_flight = entry.in_flight.saturating_add(1);
                 Ok(())
             }
         }
     }
 
-    fn send_large(
-        &mut self,
-        header: &Header,
-        index: u16,
-        len: usize,
-        channel: &mut Channel<P>,
-    ) -> Result<(), Rejected> {
-        let large = self.larges.get_mut(usize::from(index)).ok_or(Rejected::Invalid)?;
-        if let Some(room) = large.slot.bytes_mut().first_chunk_mut() {
-            *room = *header.padded();
-        }
-        let transaction = id::pack(Of::Large(index), large.generation);
-        let range = GpaRange::contiguous(large.slot.bus().0, Self::message(len));
-        large.slot.submit(Direction::ToDevice).map_err(Rejected::Buffer)?;
-        let sent = send_ranges(channel, transaction, core::iter::once(range));
-        if sent.is_err() {
-            // SAFETY: it was lent just now, and the host was not told of it.
-            unsafe { large.slot.reclaim() };
-        } else {
-            large.is_free = false;
-        }
-        sent
-    }
-
-    /// Sends a frame from the caller's memory.
+    /// Sends a frame from memory of the caller, behind the frames that were committed before.
     pub fn send(
         &mut self,
         tag: u64,
-        mut frame: B,
+        frame: B,
         meta: &TxMeta,
         channel: &mut Channel<P>,
     ) -> Result<(), (Rejected, B)> {
-        let at = self.free_lent;
-        let is_full = self.sent.len().saturating_add(usize::from(self.lent_count)) >= self.sent.capacity();
-        let Self { lent, headers: Some(headers), limits, .. } = self else {
-            return Err((Fault::Timeout.into(), frame));
-        };
-        let Some(entry) = lent.get_mut(usize::from(at)).filter(|_| !is_full) else {
-            return Err((Rejected::Full, frame));
-        };
-        let segments = match frame.submit(Direction::ToDevice) {
-            Ok(memory) => memory.as_slice(),
-            Err(error) => return Err((Rejected::Buffer(error), frame)),
-        };
-        let transaction = id::pack(Of::Lent(at), entry.generation);
-        let offset = usize::from(at).wrapping_mul(HEADER_STRIDE);
-        let sent = (|| {
-            if segments.len() > MOST_SEGMENTS {
-                return Err(Rejected::Invalid);
-            }
-            let len = segments.iter().fold(0usize, |sum, segment| sum.saturating_add(segment.len as usize));
-            let header = Header::new(len, meta, limits.offloads, limits.max_frame, Bytes::Lent, false)?;
-            let bytes = header.padded().get(..header.len()).ok_or(Rejected::Invalid)?;
-            headers.shared().copy_in(offset, bytes).ok_or(Rejected::Invalid)?;
-            let head = GpaRange::contiguous(headers.bus().0.wrapping_add(offset as u64), header.len() as u32);
-            let rest = segments.iter().map(|Segment { addr, len }| GpaRange::contiguous(addr.0, *len));
-            send_ranges(channel, transaction, core::iter::once(head).chain(rest))
-        })();
-        if let Err(reason) = sent {
-            // SAFETY: it was lent just now, and the host was not told of it.
-            unsafe { frame.reclaim() };
-            return Err((reason, frame));
+        if let Err(fault) = self.flush(channel) {
+            return Err((fault.into(), frame));
         }
-        (entry.tag, entry.buffer) = (tag, Some(frame));
-        self.free_lent = entry.next;
-        self.lent_count = self.lent_count.wrapping_add(1);
-        Ok(())
+        self.in_flight.send(tag, frame, meta, &self.limits, channel)
     }
 
-    /// Sends the section that is open, if there is anything in it. Where the ring is full, it stays open.
+    /// Sends the open section, if it holds a frame. Where the ring is full it stays open, to be flushed again.
     #[inline]
     pub fn flush(&mut self, channel: &mut Channel<P>) -> Result<(), Fault> {
-        let Some(Open { section, fill, .. }) = self.open.filter(|open| open.frames > 0) else {
+        let Some(OpenSection { section, fill, .. }) = self.open.filter(|open| open.frames > 0) else {
             return Ok(());
         };
         let (Some(entry), Some(buffer)) = (self.sections.get_mut(usize::from(section)), self.buffer) else {
             return Err(Fault::Protocol);
         };
         let number = u32::from(buffer.first.wrapping_add(section));
-        let message = rndis(NvspChannelType::DATA, number, fill);
-        let transaction = id::pack(Of::Section(section), entry.generation);
-        match channel.send_in_band(transaction, true, &[message.as_bytes()]) {
+        let message = nvsp_packet(NvspChannelType::DATA, number, fill);
+        let id = transaction::pack(Source::Section(section), entry.generation);
+        match channel.send_in_band(id, true, &[message.as_bytes()]) {
             Ok(()) => {
-                entry.sent = entry.sent.saturating_add(1);
-                (self.open, self.is_late) = (None, false);
+                entry.in_flight = entry.in_flight.saturating_add(1);
+                (self.open, self.is_flush_pending) = (None, false);
                 Ok(())
             }
             Err(SendError::Full) => {
-                self.is_late = true;
+                self.is_flush_pending = true;
                 Ok(())
             }
             Err(SendError::Faulted(fault)) => Err(fault),
@@ -458,97 +375,64 @@ impl<P: Platform, B: DmaBuffer> Sending<P, B> {
         }
     }
 
-    /// Whether a section waits for room in the ring.
-    #[inline(always)]
-    pub fn is_late(&self) -> bool {
-        self.is_late
-    }
-
-    /// The host has taken a packet; whether it says that it could.
+    /// The host has completed the packet `transaction`.
     #[inline]
-    pub fn completed(&mut self, transaction: u64, is_taken: bool) -> Result<(), Fault> {
-        let (of, generation) = id::unpack(transaction).ok_or(Fault::Protocol)?;
-        match of {
-            Of::Section(at) => {
+    pub fn complete(&mut self, transaction: u64, is_success: bool) -> Result<(), Fault> {
+        let (source, generation) = transaction::unpack(transaction).ok_or(Fault::Protocol)?;
+        match source {
+            Source::Section(at) => {
                 let section = self
                     .sections
                     .get_mut(usize::from(at))
-                    .filter(|section| section.sent > 0 && section.generation == generation)
+                    .filter(|section| section.in_flight > 0 && section.generation == generation)
                     .ok_or(Fault::Protocol)?;
-                section.sent = section.sent.wrapping_sub(1);
-                if section.sent == 0 {
+                section.in_flight = section.in_flight.wrapping_sub(1);
+                if section.in_flight == 0 {
                     section.generation = section.generation.wrapping_add(1);
                     self.release(at);
                 }
+                Ok(())
             }
-            Of::Large(at) => {
-                let large = self
-                    .larges
-                    .get_mut(usize::from(at))
-                    .filter(|large| !large.is_free && large.generation == generation)
-                    .ok_or(Fault::Protocol)?;
-                // SAFETY: it was lent when it was sent, and the host has answered.
-                unsafe { large.slot.reclaim() };
-                large.generation = large.generation.wrapping_add(1);
-                large.is_free = true;
-            }
-            Of::Lent(at) => {
-                let result = if is_taken { Ok(()) } else { Err(IoError::Device) };
-                self.give_back(at, Some(generation), result).ok_or(Fault::Protocol)?;
-            }
+            Source::Lso(at) => self.lso_slots.complete(at, generation),
+            Source::Caller(at) => self.in_flight.complete(at, generation, is_success),
         }
-        Ok(())
     }
 
-    /// Puts memory of the caller's among what was sent; `None` where it was not lent.
-    fn give_back(&mut self, at: u16, generation: Option<u32>, result: Result<(), IoError>) -> Option<()> {
-        let entry = self.lent.get_mut(usize::from(at))?;
-        if generation.is_some_and(|generation| generation != entry.generation) {
-            return None;
+    /// Ends the queue, after its channel has been closed. Where the host confirmed that (`is_quiesced`), frames of callers come
+    /// back; else memory in flight is leaked.
+    pub fn end(&mut self, is_quiesced: bool) {
+        if core::mem::replace(&mut self.is_ended, true) {
+            return;
         }
-        let mut buffer = entry.buffer.take()?;
-        // SAFETY: it was lent when it was sent, and the host has answered or let go.
-        unsafe { buffer.reclaim() };
-        entry.generation = entry.generation.wrapping_add(1);
-        entry.next = self.free_lent;
-        self.free_lent = at;
-        self.lent_count = self.lent_count.wrapping_sub(1);
-        // `send` keeps room.
-        self.sent.push(Sent { tag: entry.tag, buffer, result }).ok()
-    }
-
-    /// Ends what is under way, after the channel is gone: what the host has let go of comes back, else it is leaked.
-    pub fn end(&mut self, has_let_go: bool) {
-        for at in 0..self.lent.len() as u16 {
-            if has_let_go {
-                self.give_back(at, None, Err(IoError::Aborted));
-            } else if let Some(entry) = self.lent.get_mut(usize::from(at)) {
-                // Dropped as it is lent, its memory is never used again.
-                entry.buffer = None;
-            }
+        self.in_flight.end(is_quiesced);
+        if is_quiesced {
+            self.lso_slots.reclaim_all();
         }
-        if has_let_go {
-            for large in self.larges.iter_mut().filter(|large| !large.is_free) {
-                // SAFETY: as above.
-                unsafe { large.slot.reclaim() };
-                large.is_free = true;
-            }
-        } else {
-            self.lent_count = 0;
-            self.headers.take().into_iter().for_each(DmaRegion::leak);
-        }
-        (self.open, self.reserved, self.is_late) = (None, None, false);
+        (self.open, self.reserved, self.is_flush_pending) = (None, None, false);
+        (self.buffer, self.section_size, self.free) = (None, 0, END);
     }
 }
 
-fn send_ranges<P, R, I>(channel: &mut Channel<P>, transaction: u64, ranges: R) -> Result<(), Rejected>
-where
-    P: Platform,
-    R: Iterator<Item = GpaRange<I>> + Clone,
-    I: ExactSizeIterator<Item = u64>,
-{
-    let message = rndis(NvspChannelType::DATA, NVSP_NO_SECTION, 0);
-    // SAFETY: the ranges are of buffers in flight, of the headers, or of the send buffer, which the driver keeps until the
-    // channels have been closed.
-    unsafe { channel.send_gpa_ranges(transaction, ranges, &[message.as_bytes()]) }.map_err(refused)
+impl<P: Platform, B: DmaBuffer> fmt::Debug for TxState<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxState")
+            .field("sections", &self.sections.len())
+            .field("open", &self.open)
+            .field("reserved", &self.reserved)
+            .field("is_ended", &self.is_ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of the message of a frame of `len` bytes in a section, header included.
+#[inline(always)]
+fn message_len(len: usize) -> u32 {
+    const { assert!(HEADROOM.is_multiple_of(ALIGNMENT)) };
+    // Longer frames than this fit no section.
+    match u32::try_from(len) {
+        Ok(len) if len < 1 << 30 => {
+            (len.wrapping_add(HEADROOM as u32).wrapping_add(ALIGNMENT as u32 - 1)) & !(ALIGNMENT as u32 - 1)
+        }
+        _ => u32::MAX,
+    }
 }

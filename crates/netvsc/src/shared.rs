@@ -1,228 +1,107 @@
-//! What the channels and the device share: answers to requests, and what the host has said.
+//! What the queues of a device and the device itself share: its channels and its buffers.
 
-use crate::message::HostMessage;
-use crate::rndis::Control;
-use crate::send::id;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use hyperv_bindings::netvsp::{NvspStatus, NvspVersion};
-use hyperv_bindings::rndis::RndisStatus;
+use crate::channel::ChannelState;
+use crate::control::Requests;
+use crate::host_state::{Closed, HostState};
+use crate::receive::RxState;
+use crate::send::TxState;
+use core::task::Waker;
 use paravirt_device::Fault;
-use paravirt_platform::Platform;
+use paravirt_platform::{DmaBuffer, PageTable, Platform, SharedMemory};
+use paravirt_vmbus::Gpadl;
 use spin::Mutex;
 
-/// Bytes of an answer that are kept.
-pub(crate) const ANSWER: usize = 256;
-/// What the packets of the device's own carry: requests, and the answers to those of the host.
-pub(crate) const REQUEST: u64 = 1;
-pub(crate) const ANSWERED: u64 = 2;
-/// There is no virtual function.
-const NO_FUNCTION: u64 = u64::MAX;
-
-/// The answer to a request.
-pub(crate) struct Answer {
-    /// The request that it is awaited of; 0 for none.
-    pub awaited: u32,
-    pub status: Option<RndisStatus>,
-    pub bytes: [u8; ANSWER],
-    pub len: usize,
-    /// The host has taken the request: its memory is the guest's again.
-    pub is_sent: bool,
-    /// The answer to INITIALIZE: packets of a message, and the power of two to which they are aligned.
-    pub limits: (u32, u32),
-    /// The answer to a request for further channels: how many there will be.
-    pub further: Option<u32>,
+/// The shared state of a device.
+///
+/// Memory that the host accesses lives here, or comes back to here with the state of a queue that is dropped: the two buffers,
+/// the page of requests, and the headers and bounce slots in [`ChannelState::idle`]. [`close`](Self::close) closes the channels
+/// before any of it is dropped.
+pub(crate) struct NetShared<P: Platform, B: DmaBuffer> {
+    /// The primary channel, then the subchannels.
+    pub channels: PageTable<P, Mutex<ChannelState<P, B>>>,
+    pub requests: Mutex<Requests<P>>,
+    pub host: HostState<P>,
+    /// The buffers that the host was told of. They are torn down after the channels have been closed.
+    pub receive: Gpadl<P>,
+    pub send: Gpadl<P>,
 }
 
-/// Flags of what is new.
-mod news {
-    pub const LINK: u8 = 1;
-    pub const NETWORK: u8 = 2;
-    pub const FUNCTION: u8 = 4;
-    /// The device has not been told yet.
-    pub const UNSEEN: u8 = 128;
-}
-
-pub(crate) struct Shared<P: Platform> {
-    pub platform: P,
-    version: AtomicU32,
-    fault: AtomicU8,
-    pub answer: Mutex<Answer>,
-    news: AtomicU8,
-    is_link_up: AtomicBool,
-    /// The serial number of the virtual function.
-    function: AtomicU64,
-    /// The request of the host's that wants to know whether the guest is there, plus one; 0 for none.
-    keep_alive: AtomicU64,
-    /// The answer to it is on its way.
-    pub is_answering: AtomicBool,
-}
-
-impl<P: Platform> Shared<P> {
-    pub fn new(platform: &P, version: NvspVersion) -> Self {
-        let answer = Answer {
-            awaited: 0,
-            status: None,
-            bytes: [0; ANSWER],
-            len: 0,
-            is_sent: true,
-            limits: (1, 3),
-            further: None,
-        };
-        Self {
-            platform: platform.clone(),
-            version: AtomicU32::new(version.0),
-            fault: AtomicU8::new(0),
-            answer: Mutex::new(answer),
-            news: AtomicU8::new(0),
-            is_link_up: AtomicBool::new(true),
-            function: AtomicU64::new(NO_FUNCTION),
-            keep_alive: AtomicU64::new(0),
-            is_answering: AtomicBool::new(false),
-        }
-    }
-
-    pub fn version(&self) -> NvspVersion {
-        NvspVersion(self.version.load(Ordering::Relaxed))
-    }
-
+impl<P: Platform, B: DmaBuffer> NetShared<P, B> {
     #[inline(always)]
-    pub fn fault(&self) -> Option<Fault> {
-        match self.fault.load(Ordering::Acquire) {
-            0 => None,
-            1 => Some(Fault::Protocol),
-            2 => Some(Fault::Timeout),
-            3 => Some(Fault::Removed),
-            _ => Some(Fault::Refused),
-        }
+    pub fn channel(&self, index: usize) -> Option<&Mutex<ChannelState<P, B>>> {
+        self.channels.get(index)
     }
 
-    /// Puts the device out of service; whether that is new.
-    pub fn fail(&self, fault: Fault) -> bool {
-        let code = match fault {
-            Fault::Protocol => 1,
-            Fault::Timeout => 2,
-            Fault::Removed => 3,
-            _ => 4,
-        };
-        self.fault.compare_exchange(0, code, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// A timeout that came to light while the device was put out of service.
-    pub fn worsen(&self) {
-        self.fault.store(2, Ordering::Release);
-    }
-
-    /// The host has taken a message of the device's own, for the first time since it was sent.
-    pub fn control_sent(&self, transaction: u64, payload: &[u8]) -> Result<(), Fault> {
-        let is_again = match transaction & !id::CONTROL {
-            REQUEST => {
-                let mut answer = self.answer.lock();
-                if let Ok(HostMessage::Subchannels(NvspStatus::SUCCESS, count)) =
-                    HostMessage::parse(payload, self.version())
-                {
-                    answer.further = Some(count);
-                }
-                core::mem::replace(&mut answer.is_sent, true)
-            }
-            ANSWERED => !self.is_answering.swap(false, Ordering::AcqRel),
-            _ => true,
-        };
-        if is_again { Err(Fault::Protocol) } else { Ok(()) }
-    }
-
-    /// A message without a frame has come.
-    pub fn heard(&self, message: &Control, bytes: &[u8]) {
-        match *message {
-            Control::Initialized(complete) => {
-                let mut answer = self.answer.lock();
-                if answer.awaited == complete.request_id && answer.awaited != 0 {
-                    answer.status = Some(complete.status);
-                    answer.limits = (complete.maximum_packets, complete.alignment_factor);
-                }
-            }
-            Control::Completed { request, status, info: (offset, len) } => {
-                let mut answer = self.answer.lock();
-                // What nobody waits for any more is passed over.
-                if answer.awaited == request && request != 0 {
-                    answer.status = Some(status);
-                    let from = bytes.get(offset as usize..).unwrap_or_default();
-                    let len = (len as usize).min(ANSWER).min(from.len());
-                    answer.bytes.iter_mut().zip(from).take(len).for_each(|(to, from)| *to = *from);
-                    answer.len = len;
-                }
-            }
-            Control::Indicated(status) => match status {
-                RndisStatus::MEDIA_CONNECT => self.set_link(true),
-                RndisStatus::MEDIA_DISCONNECT => self.set_link(false),
-                RndisStatus::NETWORK_CHANGE => self.tell(news::NETWORK),
-                // Of speed and offloads nothing follows.
-                _ => {}
-            },
-            Control::KeepAlive(request) => {
-                self.keep_alive.store(u64::from(request).wrapping_add(1), Ordering::Release);
-                self.tell(0);
-            }
-            Control::Other(kind) => log::debug!("netvsc: RNDIS message {kind:#x} is not known"),
-        }
-    }
-
-    /// A message of the host's that answers nothing.
-    pub fn notice(&self, payload: &[u8]) {
-        match HostMessage::parse(payload, self.version()) {
-            Ok(HostMessage::VfAssociation { is_there, serial }) => {
-                let function = if is_there { u64::from(serial) } else { NO_FUNCTION };
-                self.function.store(function, Ordering::Release);
-                self.tell(news::FUNCTION);
-            }
-            // A queue sends by its own channel, whatever the table advises.
-            Ok(HostMessage::SendTable(_)) => {}
-            Ok(other) => log::debug!("netvsc: {other:?}"),
-            Err(_) => log::warn!("netvsc: a message that is none"),
-        }
-    }
-
-    fn tell(&self, news: u8) {
-        self.news.fetch_or(news | news::UNSEEN, Ordering::AcqRel);
-    }
-
-    /// Whether there is something that the device has not been told.
+    /// The receive buffer.
     #[inline(always)]
-    pub fn take_news(&self) -> bool {
-        self.news.load(Ordering::Relaxed) & news::UNSEEN != 0
-            && self.news.fetch_and(!news::UNSEEN, Ordering::AcqRel) & news::UNSEEN != 0
+    pub fn received(&self) -> Option<&SharedMemory> {
+        self.receive.shared()
     }
 
-    fn take(&self, flag: u8) -> bool {
-        self.news.fetch_and(!flag, Ordering::AcqRel) & flag != 0
-    }
-
-    pub fn set_link(&self, is_up: bool) {
-        if self.is_link_up.swap(is_up, Ordering::AcqRel) != is_up {
-            self.tell(news::LINK);
+    /// Takes in what came for queue `index`. A fault puts the device out of service.
+    #[inline]
+    pub fn pump_queue(&self, index: usize, rx: &mut RxState<P>, tx: &mut TxState<P, B>) -> Result<(), Fault> {
+        if let Some(fault) = self.host.fault() {
+            return Err(fault);
         }
+        let (Some(channel), Some(memory)) = (self.channel(index), self.received()) else {
+            return Err(Fault::Refused);
+        };
+        let pumped = channel.lock().pump_queue(rx, tx, &self.host, memory);
+        pumped.map_err(|fault| self.fail(fault))
     }
 
-    pub fn is_link_up(&self) -> bool {
-        self.is_link_up.load(Ordering::Acquire)
+    /// Takes in what came by the primary channel, for the device. A fault puts the device out of service.
+    pub fn pump_device(&self) -> Result<(), Fault> {
+        if let Some(fault) = self.host.fault() {
+            return Err(fault);
+        }
+        let (Some(channel), Some(memory)) = (self.channel(0), self.received()) else {
+            return Err(Fault::Refused);
+        };
+        let pumped = channel.lock().pump_device(&self.host, memory);
+        pumped.map_err(|fault| self.fail(fault))
     }
 
-    pub fn take_link(&self) -> bool {
-        self.take(news::LINK)
+    /// Puts the device out of service and closes its channels; the fault in force. No lock of this device is held.
+    #[cold]
+    pub fn fail(&self, fault: Fault) -> Fault {
+        if self.host.fail(fault) {
+            log::error!("netvsc: device out of service: {fault}");
+            if self.close().is_err() {
+                self.host.escalate();
+            }
+        }
+        self.host.fault().unwrap_or(fault)
     }
 
-    pub fn take_network_change(&self) -> bool {
-        self.take(news::NETWORK)
+    /// Closes all channels, the primary one last, and ends the state of the queues that nobody owns. Owners of the others do
+    /// that when they see [`HostState::closed`].
+    fn close(&self) -> Result<(), Fault> {
+        let mut closed = Ok(());
+        for channel in self.channels.iter().rev() {
+            // Closing takes its time, and is done outside the lock.
+            let channel = channel.lock().channel.take();
+            if let Some(channel) = channel {
+                channel.register(Waker::noop());
+                closed = closed.and(channel.close());
+            }
+        }
+        self.host.set_closed(closed.is_ok());
+        let state = if closed.is_ok() { Closed::Quiesced } else { Closed::Unconfirmed };
+        self.channels.iter().for_each(|channel| channel.lock().end(state));
+        if closed.is_err() {
+            self.requests.lock().leak();
+        }
+        closed
     }
+}
 
-    /// The virtual function, where that has changed.
-    pub fn take_function(&self) -> Option<Option<u32>> {
-        self.take(news::FUNCTION).then(|| u32::try_from(self.function.load(Ordering::Acquire)).ok())
-    }
-
-    pub fn take_keep_alive(&self) -> Option<u32> {
-        match self.keep_alive.load(Ordering::Acquire) {
-            0 => None,
-            _ => Some(self.keep_alive.swap(0, Ordering::AcqRel).wrapping_sub(1) as u32),
+impl<P: Platform, B: DmaBuffer> Drop for NetShared<P, B> {
+    /// Closes the channels where no fault has done that.
+    fn drop(&mut self) {
+        if self.host.fault().is_none() {
+            let _ = self.close();
         }
     }
 }

@@ -76,6 +76,9 @@ pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
 pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: `len / 8` words are within the `len` bytes of the caller's contract.
     let done = unsafe { copy_long(from, to, len >> 3) }.wrapping_mul(8);
+    // SAFETY: `done` is at most `len`, so that `len - done` bytes are left of those that the caller vouches for.
+    let done = done
+        .wrapping_add(unsafe { machine::copy_short(from.add(done), to.add(done), len.wrapping_sub(done)) });
     for at in done..len {
         // SAFETY: `at` is below `len`, for which the caller vouches; a byte needs no alignment.
         unsafe {
@@ -110,6 +113,16 @@ mod machine {
     /// None is needed: the signature is that of the routine that copies.
     #[inline(always)]
     pub unsafe fn copy(_from: *const u8, _to: *mut u8, _words: usize) -> usize {
+        0
+    }
+
+    /// Copies nothing.
+    ///
+    /// # Safety
+    ///
+    /// None is needed: the signature is that of the routine that copies.
+    #[inline(always)]
+    pub unsafe fn copy_short(_from: *const u8, _to: *mut u8, _len: usize) -> usize {
         0
     }
 }
@@ -183,6 +196,48 @@ mod machine {
             );
         }
         blocks << 3
+    }
+
+    /// Copies as many whole words of 8 bytes as there are, then one of 4; returns how many bytes that was. Misaligned words are
+    /// what atomics cannot copy.
+    ///
+    /// # Safety
+    ///
+    /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
+    #[inline(always)]
+    pub unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) -> usize {
+        let mut done = 0usize;
+        while len.wrapping_sub(done) >= 8 {
+            // SAFETY: 8 bytes are left of the `len` of the caller's contract. The instructions touch nothing but them and the
+            // register named.
+            unsafe {
+                core::arch::asm!(
+                    "mov {word}, [{from}]",
+                    "mov [{to}], {word}",
+                    from = in(reg) from.add(done),
+                    to = in(reg) to.add(done),
+                    word = out(reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            done = done.wrapping_add(8);
+        }
+        if len.wrapping_sub(done) >= 4 {
+            // SAFETY: 4 bytes are left of the `len` of the caller's contract. The instructions touch nothing but them and the
+            // register named.
+            unsafe {
+                core::arch::asm!(
+                    "mov {word:e}, [{from}]",
+                    "mov [{to}], {word:e}",
+                    from = in(reg) from.add(done),
+                    to = in(reg) to.add(done),
+                    word = out(reg) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            done = done.wrapping_add(4);
+        }
+        done
     }
 
     /// Calls the program's own `memcpy`, which the compiler calls itself and every program therefore has.

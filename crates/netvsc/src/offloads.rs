@@ -1,0 +1,94 @@
+//! Offloads: what the host can do to frames, found out and switched.
+
+use crate::OpenError;
+use crate::encode::ETHERNET;
+use crate::shared::NetShared;
+use hyperv_bindings::netvsp::NvspVersion;
+use hyperv_bindings::rndis::*;
+use paravirt_device::{ControlError, Offloads};
+use paravirt_platform::{DmaBuffer, Platform};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// What the host can do to frames, and what of it was switched on.
+pub(crate) struct Found {
+    pub sends: Offloads,
+    pub receives: Offloads,
+    /// Bytes of the largest frame that the host segments; 0 where it segments none.
+    pub max_segmented: usize,
+}
+
+/// Finds out what the host can do, and switches all of it on.
+pub(crate) fn negotiate<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> Result<Found, OpenError> {
+    let nothing = Found { sends: Offloads::empty(), receives: Offloads::empty(), max_segmented: 0 };
+    let mut input = NdisOffload::new_zeroed();
+    input.header = NdisObjectHeader {
+        object_type: NDIS_OBJECT_OFFLOAD as u8,
+        revision: 1,
+        size: size_of::<NdisOffload>() as u16,
+    };
+    let reply = match shared.query(RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, input.as_bytes()) {
+        Ok(reply) => reply,
+        Err(ControlError::Faulted(fault)) => return Err(fault.into()),
+        Err(_) => return Ok(nothing),
+    };
+    let Ok((found, rest)) = NdisOffload::read_from_prefix(reply.bytes()) else { return Ok(nothing) };
+    let both = NDIS_OFFLOAD_TCP_CHECKSUM | NDIS_OFFLOAD_UDP_CHECKSUM;
+    let has = |offload: &NdisChecksumOffload| offload.encapsulation != 0 && offload.flags & both == both;
+    let mut sends = Offloads::empty();
+    sends.set(Offloads::TX_CHECKSUM, has(&found.tx_ipv4) && has(&found.tx_ipv6));
+    let lso = &found.lso2;
+    sends.set(Offloads::TX_TCP4, lso.ipv4_encapsulation != 0 && lso.ipv4_maximum_size > 0);
+    sends.set(Offloads::TX_TCP6, lso.ipv6_encapsulation != 0 && lso.ipv6_maximum_size > 0);
+    let sizes = [(Offloads::TX_TCP4, lso.ipv4_maximum_size), (Offloads::TX_TCP6, lso.ipv6_maximum_size)];
+    let largest = sizes.iter().filter(|(flag, _)| sends.contains(*flag)).map(|(_, size)| *size).min();
+    let max_segmented = usize::try_from(largest.unwrap_or(0)).unwrap_or(0).min(MAX_SEGMENTED);
+    let mut receives = Offloads::empty();
+    receives.set(Offloads::RX_CHECKSUM, has(&found.rx_ipv4) || has(&found.rx_ipv6));
+    // Behind IPsec of version 2, in revision 3.
+    let rsc = rest.get(RSC_OFFSET).copied().unwrap_or(0);
+    receives.set(Offloads::RX_TCP4 | Offloads::RX_TCP6, rsc != 0);
+    set_offloads(shared, sends, receives)?;
+    Ok(Found { sends, receives, max_segmented })
+}
+
+/// The largest frame that is cut up: what the length of an IP packet can say, and its Ethernet header.
+const MAX_SEGMENTED: usize = 65535 + ETHERNET;
+/// From the end of revision 1 to what a host offers of receive segment coalescing.
+const RSC_OFFSET: usize = 32;
+
+/// Switches offloads: those that are in `sends` and `receives` on, the others off.
+pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
+    shared: &NetShared<P, B>,
+    sends: Offloads,
+    receives: Offloads,
+) -> Result<(), ControlError> {
+    let checksum = match (sends.contains(Offloads::TX_CHECKSUM), receives.contains(Offloads::RX_CHECKSUM)) {
+        (true, true) => NDIS_OFFLOAD_BOTH,
+        (true, false) => NDIS_OFFLOAD_TX,
+        (false, true) => NDIS_OFFLOAD_RX,
+        (false, false) => NDIS_OFFLOAD_OFF,
+    } as u8;
+    let switch = |is_on: bool| if is_on { NDIS_OFFLOAD_ON as u8 } else { NDIS_OFFLOAD_OFF as u8 };
+    let mut set = NdisOffloadParameters::new_zeroed();
+    // Old hosts know no more than IPsec.
+    let (revision, size) = match shared.host.version() {
+        version if version >= NvspVersion::V5 => (3, size_of::<NdisOffloadParameters>()),
+        _ => (2, 22),
+    };
+    set.header = NdisObjectHeader { object_type: NDIS_OBJECT_DEFAULT as u8, revision, size: size as u16 };
+    set.ipv4_checksum = checksum;
+    set.tcp_ipv4_checksum = checksum;
+    set.udp_ipv4_checksum = checksum;
+    set.tcp_ipv6_checksum = checksum;
+    set.udp_ipv6_checksum = checksum;
+    set.lso2_ipv4 = switch(sends.contains(Offloads::TX_TCP4));
+    set.lso2_ipv6 = switch(sends.contains(Offloads::TX_TCP6));
+    set.rsc_ipv4 = switch(receives.contains(Offloads::RX_TCP4));
+    set.rsc_ipv6 = switch(receives.contains(Offloads::RX_TCP6));
+    let bytes = set.as_bytes().get(..size).unwrap_or_default();
+    match shared.set(RndisOid::TCP_OFFLOAD_PARAMETERS, bytes) {
+        // A host that does not know the setting has what it has.
+        Err(ControlError::Unsupported) => Ok(()),
+        result => result,
+    }
+}
