@@ -93,7 +93,8 @@ pub use probe::{Firmware, Options, probe};
 pub use services::{CrashReporter, Event, Services};
 pub use timer::{HostTimer, TimerError};
 
-/// The README's example, compiled.
-#[cfg(doctest)]
+/// The examples of the README and of the porting guide, compiled.
+#[cfg(all(doctest, feature = "virtio", feature = "hyperv"))]
 #[doc = include_str!("../../../README.md")]
-struct Readme;
+#[doc = include_str!("../../../docs/porting.md")]
+struct Documents;
