@@ -1,11 +1,11 @@
-//! The queue by which messages get from interrupts to whoever acts on them: one producer, one consumer, no lock.
+//! The queue from interrupts to whoever handles messages: one producer, one consumer, no lock.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyperv_bindings::tlfs::HV_MESSAGE_PAYLOAD;
 use paravirt_hyperv::Message;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
-/// Messages that have room; a power of two. What does not find room stays with the host.
+/// Messages in the queue; a power of two. A message without room stays in its slot.
 const CAPACITY: u32 = 64;
 const PAYLOAD: usize = HV_MESSAGE_PAYLOAD as usize;
 
@@ -38,7 +38,7 @@ impl<P: Platform> Inbox<P> {
         self.put.load(Ordering::Relaxed).wrapping_sub(self.taken.load(Ordering::Acquire)) >= CAPACITY
     }
 
-    /// Puts a message in, where there is room. One caller at a time.
+    /// Adds a message, where there is room. One caller at a time.
     pub fn put(&self, message: &Message) {
         let put = self.put.load(Ordering::Relaxed);
         let Some(entry) = self.entries.get((put % CAPACITY) as usize).filter(|_| !self.is_full()) else {
