@@ -2,6 +2,7 @@ use crate::connect::header;
 use crate::shared::VmbusShared;
 use crate::state::Phase;
 use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
+use core::fmt;
 use core::task::Waker;
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
 use paravirt_device::{Arm, Fault};
@@ -28,6 +29,15 @@ pub struct Vmbus<P: Platform> {
 impl<P: Platform> Clone for Vmbus<P> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone() }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Vmbus<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vmbus")
+            .field("version", &self.version())
+            .field("fault", &self.fault())
+            .finish_non_exhaustive()
     }
 }
 

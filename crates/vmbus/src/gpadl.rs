@@ -4,6 +4,7 @@ use crate::ChannelError;
 use crate::connect::header;
 use crate::shared::VmbusShared;
 use crate::state::GpadlPhase;
+use core::fmt;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{
     VMBUS_GPADL_BODY_PFNS, VMBUS_GPADL_HEADER_PFNS, VMBUS_GPADL_PAGES, VmbusGpadlBody, VmbusGpadlHeader,
@@ -33,6 +34,13 @@ pub struct Gpadl<P: Platform> {
     generation: u32,
     epoch: u32,
     is_down: bool,
+}
+
+impl<P: Platform> fmt::Debug for Gpadl<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.region.as_ref().map_or(0, DmaRegion::len);
+        f.debug_struct("Gpadl").field("id", &self.id).field("len", &len).finish_non_exhaustive()
+    }
 }
 
 /// A message that is being built.

@@ -9,7 +9,7 @@ use hyperv_bindings::vmbus::{VmbusChannelMessage, VmbusMessageHeader, VmbusMessa
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, Hypervisor, OpenError, Synic};
 use paravirt_platform::{
-    AllocError, DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
+    DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
 };
 use spin::Mutex;
 use zerocopy::IntoBytes;

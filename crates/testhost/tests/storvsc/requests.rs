@@ -336,7 +336,7 @@ fn a_full_queue_holds_the_caller_back_and_goes_on() {
 #[test]
 fn a_small_ring_fills_and_empties() {
     let bench = Bench::new();
-    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let options = StorOptions::default().with_ring_pages(2);
     let mut controller =
         Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let mut disk = added(&mut controller);

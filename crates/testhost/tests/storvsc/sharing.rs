@@ -52,7 +52,7 @@ fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
     });
-    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let options = StorOptions::default().with_ring_pages(2);
     let mut controller =
         Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let (mut one, mut two) = (added(&mut controller), added(&mut controller));

@@ -34,6 +34,23 @@ pub struct ChannelOptions {
     pub user_defined: [u8; 120],
 }
 
+impl ChannelOptions {
+    /// These options, with the pages of the two rings, their control pages included: 2 at least for each.
+    pub fn with_rings(self, outgoing_pages: usize, incoming_pages: usize) -> Self {
+        Self { outgoing_pages, incoming_pages, ..self }
+    }
+
+    /// These options, with interrupts on `processor`.
+    pub fn with_processor(self, processor: ProcessorId) -> Self {
+        Self { processor, ..self }
+    }
+
+    /// These options, with data of the device class for OPEN_CHANNEL.
+    pub fn with_user_defined(self, user_defined: [u8; 120]) -> Self {
+        Self { user_defined, ..self }
+    }
+}
+
 impl Default for ChannelOptions {
     fn default() -> Self {
         Self { outgoing_pages: 4, incoming_pages: 4, processor: ProcessorId(0), user_defined: [0; 120] }
@@ -88,6 +105,16 @@ pub struct Channel<P: Platform> {
     /// The memory of the rings. `None` once it was torn down.
     memory: Option<Gpadl<P>>,
     offer: Offer,
+}
+
+impl<P: Platform> fmt::Debug for Channel<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("offer", &self.offer)
+            .field("fault", &self.fault())
+            .field("is_armed", &self.is_armed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform> Channel<P> {
