@@ -123,11 +123,13 @@ mod identify;
 mod inbox;
 mod limits;
 mod outcome;
+mod owner;
 mod port_state;
 mod queue;
 mod sense;
 mod slot;
 mod state;
+mod transfer;
 mod transport;
 mod unit;
 

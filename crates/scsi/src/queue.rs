@@ -5,13 +5,14 @@
 //! takes it once for all replies that there are. Everything else is sent under the lock at once.
 
 use crate::Cdb;
-use crate::command::{BuildCdb, Completed, Data, PendingCommand, Stage};
+use crate::command::{Completed, Data, PendingCommand, Stage};
 use crate::command_table::{CommandTable, Staged};
 use crate::controller_shared::ControllerShared;
 use crate::inbox::Inbox;
 use crate::limits::DiskLimits;
 use crate::port_state::PortState;
 use crate::state::Phase;
+use crate::transfer::Transfer;
 use crate::transport::ScsiTransport;
 use crate::unit::Unit;
 use core::fmt;
@@ -20,7 +21,7 @@ use core::task::Waker;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, Notify, Op, Refused, Rejected, Request, Unmap,
 };
-use paravirt_platform::{Direction, DmaBuffer, Instant, PageArc, Platform, Segment};
+use paravirt_platform::{Direction, DmaBuffer, Instant, PageArc, Platform};
 use spin::{Mutex, MutexGuard};
 
 /// A queue of a disk. Dropped, it leaves what is in flight to the controller, which drops each buffer when its command completes.
@@ -40,39 +41,7 @@ pub struct DiskQueue<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     earliest: Instant,
 }
 
-/// A read or a write, until its segments are known.
-#[derive(Copy, Clone)]
-struct Transfer<'a> {
-    limits: &'a DiskLimits,
-    blocks: u64,
-    lba: u64,
-    direction: Direction,
-    is_fua: bool,
-}
-
-impl BuildCdb for Transfer<'_> {
-    fn build(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
-        let (count, len) = self.limits.check(self.lba, segments, self.blocks)?;
-        *cdb = if self.limits.is_optical {
-            optical_read(self.lba, count, self.direction)?
-        } else {
-            Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua)
-        };
-        Ok(len)
-    }
-}
-
-/// The command that reads an optical medium: READ (10), the longest that such drives have to know. MMC-6 §6.19
-#[cold]
-fn optical_read(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> {
-    match (u32::try_from(lba), u16::try_from(count), direction) {
-        (Ok(lba), Ok(count), Direction::FromDevice) => Ok(Cdb::read_10(lba, count)),
-        (_, _, Direction::ToDevice) => Err(Rejected::ReadOnly),
-        _ => Err(Rejected::Range),
-    }
-}
-
-/// What a request carries beside its operation.
+/// Tag and deadline of a request.
 #[derive(Copy, Clone)]
 struct Meta {
     tag: u64,

@@ -1,4 +1,4 @@
-//! The state of a controller and its units that everybody sees: atomics, without a lock.
+//! The state of a controller that its disks and queues read without a lock.
 
 use crate::transport::Address;
 use crate::unit::{MAX_UNITS, Unit};
@@ -10,7 +10,7 @@ use paravirt_platform::{AllocError, Instant, PageTable, Platform, WakerCell};
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
     Running,
-    /// The bus was reset, and what is under way has until an instant to come back.
+    /// The bus was reset, and commands in flight have until a deadline to complete.
     Resetting,
     /// Out of service, or being opened again ([`Fault::Reset`]).
     Down(Fault),
@@ -50,10 +50,10 @@ pub(crate) struct ControllerState<P: Platform> {
     pub platform: P,
     pub units: PageTable<P, Unit>,
     phase: AtomicU8,
-    /// When a reset is given up, in nanoseconds.
+    /// The deadline of a reset, in nanoseconds.
     reset_until: AtomicU64,
     scan: AtomicBool,
-    /// Changes with every recovery.
+    /// Counts recoveries.
     epoch: AtomicU32,
     /// Wakes the owner of the controller.
     pub cell: WakerCell,
@@ -96,7 +96,7 @@ impl<P: Platform> ControllerState<P> {
         self.phase.compare_exchange(RUNNING, RESETTING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Ends it, as everything came back.
+    /// Ends a reset after which everything has completed.
     pub fn end_reset(&self) {
         let _ = self.phase.compare_exchange(RESETTING, RUNNING, Ordering::AcqRel, Ordering::Relaxed);
     }
