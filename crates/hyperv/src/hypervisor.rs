@@ -62,7 +62,7 @@ pub struct Hypervisor<P: Platform> {
 
 // SAFETY: the page is the platform's, and only called.
 unsafe impl<P: Platform> Send for Hypervisor<P> {}
-// SAFETY: as above.
+// SAFETY: a shared reference only calls the page, which any number of processors may do at once.
 unsafe impl<P: Platform> Sync for Hypervisor<P> {}
 
 impl<P: Platform> Hypervisor<P> {

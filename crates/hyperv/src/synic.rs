@@ -141,7 +141,7 @@ impl<P: Platform> Synic<P> {
         handler: RawHandler,
     ) -> Result<Option<Vector>, OpenError> {
         let platform = self.hypervisor.platform();
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller keeps what `handler` points to until `unbind` has returned, which unbinds the vector.
         let bound = unsafe { platform.interrupts().bind(handler, processor) }.ok();
         let described = bound.and_then(|vector| Some((vector, platform.hyperv().descriptor(vector)?)));
         if let (Some(vector), None) = (bound, described) {
@@ -246,9 +246,10 @@ pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
 
 /// # Safety
 ///
-/// The register is offered, and names a page.
+/// The register is offered and holds the address of a page; `page` is the hypervisor's until the register is cleared.
 unsafe fn set_page<P: Platform>(platform: &P, register: HvMsr, page: u64) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller promises that the register is offered, and that `page` is the address of a page that is the
+    // hypervisor's until the register is cleared.
     unsafe {
         let reserved = platform.registers().read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
         platform.registers().write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());

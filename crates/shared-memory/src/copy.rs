@@ -4,6 +4,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Words of 8 bytes that one block of vector registers holds.
 const BLOCK_WORDS: usize = 8;
+/// Fewer words are copied one by one, without a call.
+const SHORT_WORDS: usize = 2 * BLOCK_WORDS;
 
 /// Writes `bytes` to the beginning of `words`, the last word padded with zeros; returns the words behind them.
 ///
@@ -12,7 +14,7 @@ const BLOCK_WORDS: usize = 8;
 pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
     let (whole, rest) = bytes.as_chunks::<8>();
     let Some((now, later)) = words.split_at_checked(whole.len()) else { return &[] };
-    if whole.len() < BLOCK_WORDS {
+    if whole.len() < SHORT_WORDS {
         for (to, from) in now.iter().zip(whole) {
             to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
         }
@@ -59,7 +61,7 @@ fn copy_last_word_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64
 #[inline(always)]
 pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
     let (chunks, _) = bytes.as_chunks_mut::<8>();
-    if chunks.len() < BLOCK_WORDS {
+    if chunks.len() < SHORT_WORDS {
         for (from, to) in words.iter().zip(chunks) {
             *to = from.load(Ordering::Relaxed).to_le_bytes();
         }

@@ -50,7 +50,7 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
 }
 
 #[test]
-fn what_the_host_does_not_let_go_of_is_leaked() {
+fn memory_that_the_host_does_not_release_is_leaked() {
     use hyperv_bindings::vmbus::VmbusMessageType;
     let bench = Bench::new();
     let (_controller, mut disk, mut queue) = bench.first();
@@ -69,7 +69,25 @@ fn what_the_host_does_not_let_go_of_is_leaked() {
 }
 
 #[test]
-fn a_rescind_gives_everything_back() {
+fn a_reset_aborts_what_was_submitted_before_it_and_nothing_after() {
+    let bench = Bench::new();
+    let (_controller, _disk, mut queue) = bench.first();
+    queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
+    // Not kicked: the host does not know of it.
+    queue.reset().expect("it comes back");
+    bench.storage.take_commands();
+    queue.submit(read(2, 7, bench.filled(512, 0))).expect("accepted");
+    queue.kick();
+    let done = queue.complete().expect("no fault").expect("aborted");
+    assert_eq!((done.tag, done.result, done.buffer.is_some()), (1, Err(IoError::Aborted), true));
+    let done = queue.complete().expect("no fault").expect("done");
+    assert_eq!((done.tag, done.result), (2, Ok(())));
+    assert_eq!(bench.storage.take_commands(), [(0, 0x88)]);
+    bench.is_clean();
+}
+
+#[test]
+fn a_rescind_aborts_everything_in_flight() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     assert!(controller.poll().is_none());
@@ -122,7 +140,7 @@ fn replies_are_accepted_once() {
 }
 
 #[test]
-fn an_ide_disk_is_where_its_instance_says() {
+fn the_instance_guid_of_an_ide_disk_is_its_address() {
     let mut instance = [0; 16];
     (instance[0], instance[6], instance[7]) = (0, 0x99, 0x88);
     let bench = Bench::with(IDE_INTERFACE, Guid(instance), |storage| storage.insert(0, disk(512, 1 << 20)));
@@ -134,7 +152,7 @@ fn an_ide_disk_is_where_its_instance_says() {
 }
 
 #[test]
-fn a_queue_that_is_dropped_leaves_nothing_behind() {
+fn buffers_of_a_dropped_queue_are_freed_when_they_complete() {
     let bench = Bench::new();
     let (mut controller, disk, mut queue) = bench.first();
     bench.storage.moods(|moods| moods.holds = true);

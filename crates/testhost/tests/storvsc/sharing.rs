@@ -10,7 +10,7 @@ impl Wake for Count {
 }
 
 #[test]
-fn disks_of_one_controller_wake_each_their_own() {
+fn a_reply_to_another_queue_wakes_that_queue() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
@@ -52,7 +52,7 @@ fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
     });
-    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let options = StorOptions::default().with_ring_pages(2);
     let mut controller =
         Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let (mut one, mut two) = (added(&mut controller), added(&mut controller));
@@ -104,7 +104,7 @@ fn a_full_table_of_one_queue_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_scan_that_is_disturbed_takes_no_disk_away() {
+fn an_aborted_scan_removes_no_disk() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     // REPORT LUNS is aborted, as by a reset of the bus.
@@ -118,7 +118,7 @@ fn a_scan_that_is_disturbed_takes_no_disk_away() {
 }
 
 #[test]
-fn further_channels_are_queues() {
+fn subchannels_are_queues() {
     let bench = Bench::new();
     let mut controller = bench.open(&Options::new(3, 32));
     assert_eq!(controller.queues(), 3);
@@ -185,7 +185,7 @@ fn disks_come_and_go() {
 }
 
 #[test]
-fn a_disk_that_is_gone_shows_by_its_commands() {
+fn a_command_to_an_absent_unit_removes_the_disk() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     bench.storage.remove(0);
