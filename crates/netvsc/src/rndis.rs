@@ -45,13 +45,17 @@ impl FrameHeader {
     pub fn parse(bytes: &[u8], room: u32) -> Result<Self, Malformed> {
         let packet: RndisPacket = read(bytes)?;
         let offset = absolute(packet.data_offset)?;
-        let info_offset = absolute(packet.info_offset)?;
         let is_inside = |offset: u32, len: u32| offset.checked_add(len).is_some_and(|end| end <= room);
         let (len, info_len) = (packet.data_length, packet.info_length);
-        if packet.header.message_type != RndisMessageType::PACKET
-            || !is_inside(offset, len)
-            || (info_len > 0 && !is_inside(info_offset, info_len))
-        {
+        if packet.header.message_type != RndisMessageType::PACKET || !is_inside(offset, len) {
+            return Err(Malformed);
+        }
+        // Without information its offset says nothing.
+        if info_len == 0 {
+            return Ok(Self { offset, len, info_offset: 0, info_len });
+        }
+        let info_offset = absolute(packet.info_offset)?;
+        if !is_inside(info_offset, info_len) {
             return Err(Malformed);
         }
         Ok(Self { offset, len, info_offset, info_len })
