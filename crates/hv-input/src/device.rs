@@ -1,6 +1,6 @@
 //! A keyboard or a mouse on its channel.
 
-use crate::hid::{Layout, MOST_EVENTS, Pointer};
+use crate::hid::{Layout, MAX_EVENTS, Pointer};
 use crate::message::{HostMessage, Keyboard};
 use core::fmt;
 use core::task::Waker;
@@ -85,7 +85,7 @@ enum Model {
 /// Events that wait to be handed over, the oldest first.
 #[derive(Default)]
 struct Waiting {
-    events: [Option<InputEvent>; MOST_EVENTS],
+    events: [Option<InputEvent>; MAX_EVENTS],
     next: usize,
     end: usize,
 }
