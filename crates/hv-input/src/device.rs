@@ -305,3 +305,12 @@ impl<P: Platform> Input for HvInput<P> {
         }
     }
 }
+
+impl<P: Platform> fmt::Debug for HvInput<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HvInput")
+            .field("offer", self.channel.offer())
+            .field("info", &self.info())
+            .finish_non_exhaustive()
+    }
+}
