@@ -164,14 +164,11 @@ impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
 impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
     #[inline]
     fn front(&self) -> Option<RxFrame> {
-        Some(self.state.as_ref()?.front()?.describe())
+        self.state.as_ref()?.describe()
     }
 
     #[inline]
     fn segment(&mut self, index: u16) -> Option<&mut [u8]> {
-        if index >= self.state.as_ref()?.front()?.fragments {
-            return None;
-        }
         // In order, each once.
         while self.copied <= index {
             self.copy_next()?;

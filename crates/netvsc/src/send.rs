@@ -424,15 +424,15 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for TxState<P, B> {
     }
 }
 
+/// A length beyond that of every frame, up to which the sums of [`message_len`] do not wrap.
+const MAX_LEN: u32 = 1 << 30;
+
 /// Bytes of the message of a frame of `len` bytes in a section, header included.
 #[inline(always)]
 fn message_len(len: usize) -> u32 {
-    const { assert!(HEADROOM.is_multiple_of(ALIGNMENT)) };
-    // Longer frames than this fit no section.
+    const ROUND: u32 = ALIGNMENT as u32 - 1;
     match u32::try_from(len) {
-        Ok(len) if len < 1 << 30 => {
-            (len.wrapping_add(HEADROOM as u32).wrapping_add(ALIGNMENT as u32 - 1)) & !(ALIGNMENT as u32 - 1)
-        }
+        Ok(len) if len < MAX_LEN => len.wrapping_add(HEADROOM as u32).wrapping_add(ROUND) & !ROUND,
         _ => u32::MAX,
     }
 }

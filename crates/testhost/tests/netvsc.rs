@@ -6,7 +6,7 @@ use paravirt_device::{
     NetTx, Notify, Offloads, ReceiveMode, Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
 };
 use paravirt_hyperv::Hypervisor;
-use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
+use paravirt_netvsc::{DataPath, INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -445,9 +445,9 @@ fn what_happens_to_the_device_is_told() {
     bench.wire.associate(Some(9));
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: Some(9) }));
-    card.switch_data_path(true).expect("switched");
+    card.switch_data_path(DataPath::VirtualFunction).expect("switched");
     assert_eq!(bench.wire.path(), 1);
-    card.switch_data_path(false).expect("switched");
+    card.switch_data_path(DataPath::Synthetic).expect("switched");
     bench.wire.associate(None);
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: None }));
@@ -479,6 +479,76 @@ fn settings_are_made_while_frames_come() {
     assert_eq!(card.set_mac(MacAddr([2, 0, 0, 0, 0, 8])), Err(ControlError::Refused));
     assert_eq!(card.info().mac, MacAddr([2, 0, 0, 0, 0, 9]));
     assert!(bench.wire.take_oids().contains(&RndisOid::IEEE_802_3_MULTICAST_LIST.0));
+    bench.is_clean();
+}
+
+/// The device reads the primary channel while it waits for an answer: what it finds there belongs to the queue.
+#[test]
+fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    let part = |flags: u32| vec![(RndisInfoType::PACKET_ID.0, 1 | flags << 8)];
+    bench.wire.moods(|moods| moods.holds = true);
+    let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+    let (_, tx) = queue.split();
+    tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    tx.kick();
+    // The first is the queue's already, and so is the beginning of the second.
+    bench.wire.receive(&frame(60, 0));
+    bench.wire.receive_on(0, WireFrame { bytes: vec![7; 1000], info: part(3) });
+    bench.work();
+    queue.poll().expect("no fault");
+    bench.wire.receive_on(0, WireFrame { bytes: vec![8; 10], info: part(5) });
+    for byte in 1..20 {
+        bench.wire.receive(&frame(60, byte));
+    }
+    bench.wire.moods(|moods| moods.holds = false);
+    bench.work();
+    card.set_receive_mode(ReceiveMode::Promiscuous).expect("a setting");
+    bench.wire.receive(&frame(60, 20));
+    bench.work();
+    assert_eq!(queue.arm(), Arm::Pending, "there is a frame");
+    assert_eq!(next(&mut queue), Some(frame(60, 0)));
+    assert_eq!(queue.arm(), Arm::Pending, "the device took something in");
+    queue.poll().expect("no fault");
+    assert_eq!(queue.split().1.sent().map(|sent| (sent.tag, sent.result)), Some((3, Ok(()))));
+    assert_eq!(next(&mut queue), Some([&[7; 1000][..], &[8; 10]].concat()));
+    for byte in 1..=20 {
+        assert_eq!(next(&mut queue), Some(frame(60, byte)));
+    }
+    queue.poll().expect("no fault");
+    bench.work();
+    assert_eq!(bench.wire.pieces_in_use(), 0);
+    bench.is_clean();
+}
+
+/// A queue that is dropped leaves what is in flight to the device, which completes it.
+#[test]
+fn a_dropped_queue_leaves_its_frames_to_the_device() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    bench.wire.moods(|moods| moods.holds = true);
+    let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+    let (_, tx) = queue.split();
+    tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    bench.wire.receive(&frame(60, 2));
+    bench.work();
+    queue.poll().expect("no fault");
+    drop(queue);
+    assert_eq!(bench.wire.take_sent().len(), 2, "what was committed is sent");
+    assert!(card.take_queue(0).is_none());
+    bench.wire.moods(|moods| moods.holds = false);
+    for _ in 0..100 {
+        bench.wire.receive(&frame(60, 3));
+    }
+    bench.work();
+    assert_eq!(card.poll_event(), None);
+    bench.work();
+    assert_eq!(card.poll_event(), None);
+    assert_eq!(bench.wire.pieces_in_use(), 0);
+    drop(card);
+    assert!(bench.wire.is_halted());
     bench.is_clean();
 }
 
