@@ -514,7 +514,8 @@ proptest! {
         lengths in prop::collection::vec((0usize..200, any::<bool>(), any::<bool>()), 1..100),
     ) {
         let ring = Ring::new();
-        let (mut out, mut inc) = ends(&ring);
+        let mut out = Outgoing::new(&ring).unwrap();
+        let mut inc = Incoming::new(&ring).unwrap();
         let mut buffer = [0; 4096];
         for (id, (words, is_completion, is_wanted)) in (1u64..).zip(lengths) {
             let bytes: Vec<u8> = (0..words as u64).flat_map(|word| (word ^ id << 32).to_le_bytes()).collect();
