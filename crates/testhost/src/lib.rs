@@ -42,8 +42,8 @@ pub use device::{FakeBell, FakeDevice, FakeReason, FakeTransport, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, Bus, Controller, Crash, Echo, Faults, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
-    NetVspHost, NetVspMoods, OfferSettings, Packets, SocketEnd, StorDrive, StorHost, StorMoods, VmbusDevice,
-    WireFrame, put_message, set_event,
+    NetVspFaultConfig, NetVspHost, OfferSettings, Packets, SocketEnd, StorDrive, StorHost, StorMoods,
+    VmbusDevice, WireFrame, put_message, set_event,
 };
 pub use memory::Memory;
 pub use net::NetHost;

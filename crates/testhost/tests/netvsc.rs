@@ -170,7 +170,7 @@ fn a_batch_of_32_costs_one_signal_and_few_packets() {
 }
 
 #[test]
-fn full_sections_hold_the_caller_back() {
+fn reserve_fails_while_all_sections_are_in_flight() {
     let bench = Bench::new();
     let options = NetOptions { send_bytes: 64 << 10, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -193,7 +193,7 @@ fn full_sections_hold_the_caller_back() {
 }
 
 #[test]
-fn a_slot_stays_reserved_over_a_kick() {
+fn a_reservation_survives_a_kick() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
     commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("room");
@@ -217,24 +217,26 @@ fn a_slot_stays_reserved_over_a_kick() {
 }
 
 #[test]
-fn frames_go_from_the_callers_memory() {
+fn frames_are_sent_from_memory_of_the_caller() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
-    let lent = |bytes: &[u8]| {
+    let buffer_with = |bytes: &[u8]| {
         let mut buffer = DmaSlice::alloc(&bench.guest, bytes.len()).expect("memory");
         buffer.bytes_mut().copy_from_slice(bytes);
         buffer
     };
     let (_, tx) = queue.split();
-    tx.send(7, lent(&frame(1000, 4)), TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    tx.send(7, buffer_with(&frame(1000, 4)), TxMeta::default())
+        .map_err(|refused| refused.reason)
+        .expect("sent");
     bench.wire.moods(|moods| moods.status = hyperv_bindings::netvsp::NvspStatus::FAILURE);
     let tcp = ChecksumRange { start: 34, offset: 16 };
     let meta = TxMeta { checksum: Some(tcp), segmentation: None, vlan: Some(VlanTag(5)) };
     tx.kick();
-    tx.send(8, lent(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
+    tx.send(8, buffer_with(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
     let cut = Segmentation { kind: SegmentKind::Tcp4, size: 400, headers: 54 };
     let meta = TxMeta { checksum: Some(tcp), segmentation: Some(cut), vlan: None };
-    let refused = tx.send(9, lent(&frame(500, 6)), meta).unwrap_err();
+    let refused = tx.send(9, buffer_with(&frame(500, 6)), meta).unwrap_err();
     assert_eq!((refused.reason, refused.buffer.bytes()), (Rejected::Unsupported, &frame(500, 6)[..]));
     tx.kick();
     assert_eq!(bench.wire.take_sent(), [frame(1000, 4), frame(500, 6)]);
@@ -252,7 +254,7 @@ fn frames_go_from_the_callers_memory() {
 }
 
 #[test]
-fn offloads_stand_beside_the_frame() {
+fn offloads_travel_as_packet_information() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     let info = card.info();
@@ -298,7 +300,7 @@ fn offloads_stand_beside_the_frame() {
 }
 
 #[test]
-fn a_host_that_offers_little_is_driven_all_the_same() {
+fn a_host_without_offloads_and_send_buffer_works() {
     let bench = Bench::new();
     bench.wire.moods(|moods| (moods.lacks_offloads, moods.refuses_send_buffer) = (true, true));
     let (card, mut queue) = bench.first();
@@ -310,7 +312,7 @@ fn a_host_that_offers_little_is_driven_all_the_same() {
 }
 
 #[test]
-fn jumbo_frames_come_and_go() {
+fn jumbo_frames_are_sent_and_received() {
     let bench = Bench::new();
     let options = NetOptions { mtu: 9000, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -329,7 +331,7 @@ fn jumbo_frames_come_and_go() {
 }
 
 #[test]
-fn jumbo_frames_go_where_nothing_is_cut_up() {
+fn jumbo_frames_are_sent_without_segmentation_offload() {
     let bench = Bench::new();
     bench.wire.moods(|moods| moods.lacks_offloads = true);
     let options = NetOptions { mtu: 9000, ..NetOptions::default() };
@@ -345,7 +347,7 @@ fn jumbo_frames_go_where_nothing_is_cut_up() {
 }
 
 #[test]
-fn a_small_ring_holds_completions_back_and_goes_on() {
+fn completions_wait_for_room_in_a_small_ring() {
     let bench = Bench::new();
     let options = NetOptions { ring_pages: 2, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -374,7 +376,7 @@ fn a_small_ring_holds_completions_back_and_goes_on() {
 }
 
 #[test]
-fn parts_that_are_no_parts_are_frames() {
+fn packet_ids_without_suballocation_are_ignored() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
     let info = vec![(RndisInfoType::PACKET_ID.0, 1)];
@@ -387,7 +389,7 @@ fn parts_that_are_no_parts_are_frames() {
 }
 
 #[test]
-fn further_channels_are_queues() {
+fn subchannels_are_queues() {
     let bench = Bench::new();
     bench.wire.moods(|moods| moods.queues = 4);
     let options = NetOptions { queues: 3, processors: 2, ..NetOptions::default() };
@@ -420,7 +422,7 @@ impl Wake for Count {
 }
 
 #[test]
-fn what_happens_to_the_device_is_told() {
+fn device_events_are_reported_once() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     assert_eq!(card.poll_event(), None);
@@ -459,7 +461,7 @@ fn what_happens_to_the_device_is_told() {
 }
 
 #[test]
-fn settings_are_made_while_frames_come() {
+fn settings_are_made_while_frames_are_received() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     assert_eq!(bench.wire.settings().0, 0xd);
@@ -553,7 +555,7 @@ fn a_dropped_queue_leaves_its_frames_to_the_device() {
 }
 
 #[test]
-fn a_receive_buffer_that_is_used_up_goes_on() {
+fn reception_continues_after_the_receive_buffer_was_full() {
     let bench = Bench::new();
     let options = NetOptions { receive_bytes: 64 << 10, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -574,7 +576,7 @@ fn a_receive_buffer_that_is_used_up_goes_on() {
 }
 
 #[test]
-fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
+fn a_rescind_returns_frames_in_flight_and_a_new_offer_opens() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     bench.wire.moods(|moods| moods.holds = true);
@@ -608,7 +610,7 @@ fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
 }
 
 #[test]
-fn what_is_not_inside_the_buffer_ends_the_device() {
+fn frames_outside_the_receive_buffer_are_a_protocol_fault() {
     for at in 0..3 {
         let bench = Bench::new();
         let (_card, mut queue) = bench.first();

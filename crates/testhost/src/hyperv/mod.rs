@@ -25,7 +25,7 @@ pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
 pub use ic::{IcAnswer, IcHost};
 pub use input::InputHost;
-pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
+pub use netvsp::{NetVspFaultConfig, NetVspHost, WireFrame};
 pub use page::{put_message, set_event};
 pub use socket::SocketEnd;
 pub use storvsp::{StorHost, StorMoods};
