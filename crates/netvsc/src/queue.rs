@@ -30,8 +30,8 @@ pub struct NetVscRx<P: Platform, B: DmaBuffer> {
 
 /// The sending half of a queue.
 ///
-/// Reserving and committing a frame takes no lock, except for the frame that finds its section full, one with metadata
-/// ([`TxMeta`]), and one in a bounce slot.
+/// Reserving and committing a frame takes no lock, except where the frame has metadata ([`TxMeta`]) or lies in a bounce slot. Full
+/// sections are collected, and written to the ring by the next kick.
 pub struct NetVscTx<P: Platform, B: DmaBuffer> {
     /// `None` only while the queue is being dropped.
     state: Option<PageBox<P, TxState<P, B>>>,

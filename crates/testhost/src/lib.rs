@@ -44,9 +44,9 @@ pub use device::{FakeDevice, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, BufferRange, Bus, Controller, Crash, Echo, Faults, GuestRange, HostPacket, HostReader,
-    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost, NetVspHost,
-    NetVspMoods, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig, StorHost,
-    VmbusDevice, WireFrame, put_message, set_event,
+    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
+    NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig,
+    StorHost, VmbusDevice, WireFrame, put_message, set_event,
 };
 pub use memory::Memory;
 pub use net::NetHost;

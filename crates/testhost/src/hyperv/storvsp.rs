@@ -138,7 +138,7 @@ impl StorHost {
     }
 
     /// Changes how it misbehaves.
-    pub fn moods(&self, change: impl FnOnce(&mut StorFaultConfig)) {
+    pub fn fault_config(&self, change: impl FnOnce(&mut StorFaultConfig)) {
         self.with(|host| change(&mut host.fault_config));
     }
 

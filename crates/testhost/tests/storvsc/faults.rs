@@ -6,7 +6,7 @@ use super::*;
 fn a_deadline_resets_the_bus_first() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| (moods.holds, moods.reset_aborts) = (true, true));
+    bench.storage.fault_config(|fault_config| (fault_config.holds, fault_config.reset_aborts) = (true, true));
     let deadline = bench.guest.now().saturating_add(Duration::from_secs(1));
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline }).expect("accepted");
@@ -19,7 +19,7 @@ fn a_deadline_resets_the_bus_first() {
     assert_eq!(bench.storage.resets(), 1);
     let refused = queue.submit(read(2, 0, bench.filled(512, 0))).unwrap_err();
     assert_eq!(refused.reason, Rejected::Faulted(Fault::Reset));
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.work();
     let done = queue.complete().expect("no fault").expect("aborted");
     assert_eq!((done.tag, done.result), (1, Err(IoError::Aborted)));
@@ -33,13 +33,13 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     let bench = Bench::new();
     let (mut controller, _disk, mut queue) = bench.first();
     assert!(controller.poll().is_none());
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
     queue.kick();
     queue.expire(bench.guest.now()).expect("the grace begins");
     assert!(queue.complete().expect("no fault").is_none(), "the host has it still");
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.guest.turn(Duration::from_secs(6));
     queue.expire(bench.guest.now()).expect("it comes back");
     let done = queue.complete().expect("no fault").expect("aborted");
@@ -54,7 +54,7 @@ fn memory_that_the_host_does_not_release_is_leaked() {
     use hyperv_bindings::vmbus::VmbusMessageType;
     let bench = Bench::new();
     let (_controller, mut disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
     queue.kick();
@@ -91,7 +91,7 @@ fn a_rescind_aborts_everything_in_flight() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     assert!(controller.poll().is_none());
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     for tag in 0..3 {
         queue.submit(read(tag, 0, bench.filled(512, 0))).expect("accepted");
     }
@@ -117,10 +117,10 @@ fn replies_are_accepted_once() {
     for twice in [true, false] {
         let bench = Bench::new();
         let (_controller, _disk, mut queue) = bench.first();
-        bench.storage.moods(|moods| {
-            moods.twice = twice;
+        bench.storage.fault_config(|fault_config| {
+            fault_config.twice = twice;
             if !twice {
-                moods.mutate = Some(Box::new(|bytes| bytes[0] = 9));
+                fault_config.mutate = Some(Box::new(|bytes| bytes[0] = 9));
             }
         });
         queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
@@ -155,13 +155,13 @@ fn the_instance_guid_of_an_ide_disk_is_its_address() {
 fn buffers_of_a_dropped_queue_are_freed_when_they_complete() {
     let bench = Bench::new();
     let (mut controller, disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
     queue.kick();
     let pages = bench.guest.pages();
     drop(queue);
     assert_eq!(bench.guest.pages(), pages, "the host has the buffer still");
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.storage.release();
     bench.work();
     assert!(controller.poll().is_none());

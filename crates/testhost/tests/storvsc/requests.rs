@@ -235,9 +235,9 @@ fn sense_data_and_statuses_become_io_errors() {
     with_sense(&[[6, 0x29, 0]; 20]);
     assert_eq!(result(&bench), Err(IoError::Device));
     bench.storage.drive(0, |drive| drive.attentions.clear());
-    bench.storage.moods(|moods| moods.fail.push_back((4, 0x18)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((4, 0x18)));
     assert_eq!(result(&bench), Err(IoError::Device));
-    bench.storage.moods(|moods| moods.fail.push_back((0x0e, 0)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     assert_eq!(result(&bench), Err(IoError::Aborted));
     // Another size, and a disk that cannot be written any more.
     assert_eq!(disk.poll_event(), None);
@@ -259,7 +259,7 @@ fn sense_data_and_statuses_become_io_errors() {
 fn busy_is_retried_after_a_delay() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.busy = 2);
+    bench.storage.fault_config(|fault_config| fault_config.busy = 2);
     queue.submit(read(1, 4, bench.filled(512, 0))).expect("accepted");
     queue.kick();
     assert!(queue.complete().expect("no fault").is_none());
@@ -313,7 +313,7 @@ fn a_batch_of_32_costs_one_signal_and_copies_nothing() {
 fn a_full_queue_refuses_until_a_completion_is_taken() {
     let bench = Bench::new();
     let (_controller, disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let mut sent = 0;
     let refused = loop {
         match queue.submit(read(sent, sent % 8, bench.filled(512, 0))) {
@@ -323,7 +323,7 @@ fn a_full_queue_refuses_until_a_completion_is_taken() {
     };
     assert_eq!((refused.reason, sent), (Rejected::Full, u64::from(disk.info().depth)));
     queue.kick();
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.storage.release();
     bench.work();
     for _ in 0..sent {

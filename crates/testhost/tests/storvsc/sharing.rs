@@ -23,7 +23,7 @@ fn a_reply_to_another_queue_wakes_that_queue() {
     let woken = || [0, 1].map(|at| counts[at].0.swap(0, Ordering::SeqCst));
     first.register(&a);
     second.register(&b);
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     first.submit(read(1, 1, bench.filled(512, 0))).expect("accepted");
     first.kick();
     second.submit(read(2, 2, bench.filled(512, 0))).expect("accepted");
@@ -108,7 +108,7 @@ fn an_aborted_scan_removes_no_disk() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     // REPORT LUNS is aborted, as by a reset of the bus.
-    bench.storage.moods(|moods| moods.fail.push_back((0x0e, 0)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
     bench.work();
     assert!(controller.poll().is_none());
@@ -132,12 +132,12 @@ fn subchannels_are_queues() {
     }
     assert_eq!(bench.storage.take_commands(), [(0, 0x88), (1, 0x88), (2, 0x88)]);
     // A reset closes them all, and opens them again.
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     for (at, queue) in queues.iter_mut().enumerate() {
         queue.submit(read(at as u64, 0, bench.filled(512, 0))).expect("accepted");
         queue.kick();
     }
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     queues[1].reset().expect("it comes back");
     for (at, queue) in queues.iter_mut().enumerate() {
         let done = queue.complete().expect("no fault").expect("done");
