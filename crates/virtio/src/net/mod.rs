@@ -2,6 +2,7 @@
 
 pub mod config;
 mod control;
+mod debug;
 pub mod header;
 mod rx;
 mod tx;
