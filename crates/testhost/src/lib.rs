@@ -34,6 +34,8 @@ mod memory;
 mod net;
 mod packed;
 mod pages;
+#[cfg(doctest)]
+mod soundness;
 mod split;
 
 pub use balloon::VirtioBalloonHost;
