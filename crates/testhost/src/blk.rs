@@ -36,8 +36,8 @@ pub struct BlkHost {
 }
 
 impl BlkHost {
-    /// Creates a disk of `sectors` sectors with two queues of 64 entries and every feature that the driver knows, except read-only and
-    /// in-order.
+    /// Creates a disk of `sectors` sectors with two queues of 64 entries and every feature that the driver knows, except
+    /// read-only and in-order.
     pub fn new(guest: &Guest, ring: Ring, sectors: u64) -> Self {
         let features = BlkFeatures::all().difference(BlkFeatures::RO).bits() | Features::all().bits();
         Self::with(guest, ring, sectors, features & !Features::IN_ORDER.bits(), &[64, 64])

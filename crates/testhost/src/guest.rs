@@ -43,8 +43,8 @@ thread_local! {
     static CURRENT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A platform in a process: 64 MiB of rust-vmm guest memory, and a clock that follows real time and can be advanced. A handle: clones are
-/// the same guest.
+/// A platform in a process: 64 MiB of rust-vmm guest memory, and a clock that follows real time and can be advanced. A handle:
+/// clones are the same guest.
 ///
 /// [`Platform::relax`] runs the hosts that were [attached](Self::attach).
 #[derive(Clone)]

@@ -5,8 +5,8 @@
 //! * [`SplitDevice`] serves a split queue with rust-vmm's `virtio-queue`, an independent implementation; [`PackedDevice`] is this
 //!   crate's model of a packed queue, since rust-vmm has none.
 //! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
-//! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`] and
-//!   [`InputHost`] are devices for its bus.
+//! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
+//!   and [`InputHost`] are devices for its bus.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -114,8 +114,8 @@ pub enum AnyDevice {
 /// The device side of a queue with the generation of its set-up; `None` while the driver has not enabled the queue.
 pub(crate) type Served = Option<(u32, AnyDevice)>;
 
-/// Synchronises `queues` with the registers: creates the device side of a queue that was enabled again, and drops that of a queue that is
-/// disabled.
+/// Synchronises `queues` with the registers: creates the device side of a queue that was enabled again, and drops that of a queue
+/// that is disabled.
 pub(crate) fn sync_queues(guest: &Guest, ring: Ring, device: &FakeDevice, queues: &mut [Served]) {
     let event_idx = device.registers().accepted & Features::EVENT_IDX.bits() != 0;
     for (index, served) in queues.iter_mut().enumerate() {

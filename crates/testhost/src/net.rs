@@ -18,8 +18,8 @@ struct State {
     commands: Vec<Vec<u8>>,
 }
 
-/// A virtio network device with one queue pair and a control queue; the test is the other end of the wire. A handle: clones are the same
-/// device.
+/// A virtio network device with one queue pair and a control queue; the test is the other end of the wire. A handle: clones are the
+/// same device.
 #[derive(Clone)]
 pub struct NetHost {
     guest: Guest,

@@ -303,11 +303,11 @@ fn features_that_do_not_stick_and_legacy_devices_are_refused() {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
     host.device().registers().refuses_features = true;
-    let error = Disk::open(&guest, host.transport(), &OPTIONS).err().expect("refused");
+    let error = Disk::open(&guest, host.transport(), &OPTIONS).expect_err("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::FeaturesRefused);
     assert!(host.device().registers().status.contains(paravirt_virtio::transport::DeviceStatus::FAILED));
     let legacy = BlkHost::with(&guest, Ring::Split, 64, BlkFeatures::FLUSH.bits(), &[16]);
-    let error = Disk::open(&guest, legacy.transport(), &OPTIONS).err().expect("refused");
+    let error = Disk::open(&guest, legacy.transport(), &OPTIONS).expect_err("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::Legacy);
     assert_eq!(guest.pages(), 0, "memory leaked");
 }
