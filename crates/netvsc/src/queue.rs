@@ -129,7 +129,9 @@ impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
         let lane = self.core.lane(self.index)?.lock();
         let frame = lane.received.front()?;
         let checksum = if frame.is_verified { RxChecksum::Valid } else { RxChecksum::Unknown };
-        let meta = RxMeta { checksum, segmentation: frame.segmentation, vlan: frame.tag.map(VlanTag) };
+        let mut meta = RxMeta::new(checksum);
+        meta.segmentation = frame.segmentation;
+        meta.vlan = frame.tag.map(VlanTag);
         Some(RxFrame { len: frame.total as usize, segments: frame.parts, meta })
     }
 

@@ -37,7 +37,9 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
         size: u16::from_le_bytes([z0, z1]).max(1),
         headers: u16::from_le_bytes([h0, h1]),
     });
-    (RxMeta { checksum, segmentation, vlan: None }, u16::from_le_bytes([n0, n1]))
+    let mut meta = RxMeta::new(checksum);
+    meta.segmentation = segmentation;
+    (meta, u16::from_le_bytes([n0, n1]))
 }
 
 /// The header for a frame of `len` bytes that goes out as `meta` says.
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn what_is_encoded_reads_back() {
         let segmentation = Segmentation { kind: SegmentKind::Tcp6, size: 1440, headers: 74 };
-        let meta = TxMeta { checksum: Some(CSUM), segmentation: Some(segmentation), vlan: None };
+        let meta = TxMeta::new().with_checksum(CSUM).with_segmentation(segmentation);
         let header = encode(9000, &meta, Offloads::all(), 1514).unwrap();
         let (rx, buffers) = parse(&header);
         assert_eq!(
@@ -112,13 +114,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let checksum = TxMeta { checksum: Some(CSUM), ..TxMeta::default() };
+        let checksum = TxMeta::new().with_checksum(CSUM);
         assert_eq!(encode(51, &checksum, Offloads::all(), 1514), Err(Rejected::Invalid));
         assert!(encode(52, &checksum, Offloads::all(), 1514).is_ok());
         assert_eq!(encode(52, &checksum, Offloads::empty(), 1514), Err(Rejected::Unsupported));
         assert_eq!(encode(1515, &TxMeta::default(), Offloads::all(), 1514), Err(Rejected::Invalid));
         let bare = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
-        let meta = TxMeta { segmentation: Some(bare), ..TxMeta::default() };
+        let meta = TxMeta::new().with_segmentation(bare);
         assert_eq!(encode(3000, &meta, Offloads::all(), 1514), Err(Rejected::Invalid));
     }
 }
