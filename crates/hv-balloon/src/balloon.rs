@@ -455,7 +455,11 @@ impl<P: Platform> Balloon for HvBalloon<P> {
     }
 
     fn info(&self) -> BalloonInfo {
-        BalloonInfo { held: self.held.pages(), target: None, added: self.added, reports: self.reports }
+        let mut info = BalloonInfo::default();
+        info.held = self.held.pages();
+        info.added = self.added;
+        info.reports = self.reports;
+        info
     }
 }
 

@@ -127,7 +127,9 @@ fn time(
     {
         let (seconds, rest) = (units / UNITS, units % UNITS);
         let since_1970 = Duration::new(seconds, (rest as u32).saturating_mul(100));
-        agent.time(HostTime { since_1970, is_step: flags.contains(IcTimeFlags::SYNC) });
+        let mut time = HostTime::new(since_1970);
+        time.is_step = flags.contains(IcTimeFlags::SYNC);
+        agent.time(time);
     }
     Ok(IcStatus::SUCCESS)
 }
@@ -236,8 +238,11 @@ mod tests {
         assert_eq!((status, &body[..]), (0, time.as_bytes()));
         let old = IcTime { parent_time, child_time: 0, round_trip: 0, flags: 2, reserved: [0; 7] };
         ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(3, 0), old.as_bytes()));
-        let expected = [(5, 5_000, true), (5, 0, false)]
-            .map(|(seconds, nanos, is_step)| HostTime { since_1970: Duration::new(seconds, nanos), is_step });
+        let expected = [(5, 5_000, true), (5, 0, false)].map(|(seconds, nanos, is_step)| {
+            let mut time = HostTime::new(Duration::new(seconds, nanos));
+            time.is_step = is_step;
+            time
+        });
         assert_eq!(kernel.times, expected);
         // Before 1970, and beyond the range of a sum.
         for parent_time in [0, u64::MAX] {

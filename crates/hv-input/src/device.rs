@@ -265,13 +265,14 @@ impl<P: Platform> Notify for HvInput<P> {
 
 impl<P: Platform> Input for HvInput<P> {
     fn info(&self) -> InputInfo {
+        let mut info = InputInfo::default();
         match &self.model {
-            Model::Keyboard(_) => InputInfo { has_keys: true, ..InputInfo::default() },
+            Model::Keyboard(_) => info.has_keys = true,
             Model::Mouse(layout, _) => {
-                let (has_buttons, is_relative, is_absolute) = layout.kinds();
-                InputInfo { has_keys: false, has_buttons, is_relative, is_absolute }
+                (info.has_buttons, info.is_relative, info.is_absolute) = layout.kinds();
             }
         }
+        info
     }
 
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {

@@ -82,7 +82,12 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         };
         let max_segmented = u32::try_from(limits.max_segmented).unwrap_or(u32::MAX);
         let offloads = limits.offloads | receives;
-        let info = NetInfo { mac, mtu, queues, depth, offloads, max_segmented, speed };
+        let mut info = NetInfo::new(mac, mtu);
+        info.queues = queues;
+        info.depth = depth;
+        info.offloads = offloads;
+        info.max_segmented = max_segmented;
+        info.speed = speed;
         let mut this = Self { shared, info, link, receives, taken: 0, reported: None };
         this.set_receive_mode(ReceiveMode::AllMulticast)?;
         Ok(this)

@@ -255,14 +255,14 @@ mod tests {
     fn checksum_and_vlan_information_follows_the_header() {
         let mut frame = vec![0; 60];
         frame[12..14].copy_from_slice(&IPV6);
-        let checksum = Some(ChecksumRange { start: 54, offset: 6 });
-        let meta = TxMeta { checksum, segmentation: None, vlan: Some(VlanTag(3)) };
+        let checksum = ChecksumRange { start: 54, offset: 6 };
+        let meta = TxMeta::new().with_checksum(checksum).with_vlan(VlanTag(3));
         let header = Header::new(60, &meta, ALL, 1514, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[7..9], [36, 32]);
         assert_eq!(words(&header)[11..19], [16, 0, 12, 54 << 16 | 0b1010, 16, 6, 12, 0x30]);
         let caller = Header::new(60, &meta, ALL, 1514, FrameBytes::Caller).unwrap();
         assert_eq!((caller.len(), words(&caller)[2]), (76, 68));
-        let odd = TxMeta { checksum: Some(ChecksumRange { start: 58, offset: 6 }), ..meta };
+        let odd = meta.with_checksum(ChecksumRange { start: 58, offset: 6 });
         assert_eq!(Header::new(60, &odd, ALL, 1514, FrameBytes::Caller).err(), Some(Rejected::Unsupported));
         let without = ALL.difference(Offloads::TX_CHECKSUM);
         assert_eq!(
@@ -279,11 +279,9 @@ mod tests {
         frame[24..26].copy_from_slice(&[9, 9]);
         // The sum of a pseudo-header: addresses and protocol, and the length of 4020.
         frame[50..52].copy_from_slice(&(0x1234u16 + 4020).to_be_bytes());
-        let meta = TxMeta {
-            checksum: Some(ChecksumRange { start: 34, offset: 16 }),
-            segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 }),
-            vlan: None,
-        };
+        let meta = TxMeta::new()
+            .with_checksum(ChecksumRange { start: 34, offset: 16 })
+            .with_segmentation(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 });
         let header = Header::new(4054, &meta, ALL, 65000, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[11..15], [16, 2, 12, 1460 | 34 << 20 | 1 << 30]);
         assert_eq!(

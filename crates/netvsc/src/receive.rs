@@ -144,7 +144,8 @@ impl<P: Platform> RxState<P> {
             0 | 1 => (frame.len, None),
             _ => self.coalesced(frame.len),
         };
-        let meta = RxMeta { checksum, segmentation, vlan };
+        let mut meta = RxMeta::new(checksum);
+        (meta.segmentation, meta.vlan) = (segmentation, vlan);
         Some(RxFrame { len: len as usize, segments: frame.fragments, meta })
     }
 

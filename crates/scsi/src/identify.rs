@@ -195,29 +195,26 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         unmap: if provisioning.write_same_unmaps { Unmap::May } else { Unmap::Keep },
     });
     let has_cache = !is_optical && mode.and_then(|mode| mode.has_cache).unwrap_or(true);
-    let info = BlockInfo {
-        blocks: capacity.blocks,
-        block_size: capacity.block_size,
-        physical_block_size: capacity
-            .block_size
-            .checked_shl(u32::from(capacity.physical_exponent))
-            .unwrap_or(0)
-            .max(capacity.block_size),
-        alignment_offset: u32::from(capacity.lowest_aligned),
-        optimal_blocks: limits.optimal_transfer,
-        max_bytes,
-        max_segments: shared.limits.max_segments,
-        max_segment_bytes: max_bytes,
-        segment_boundary: shared.limits.boundary,
-        alignment: 4,
-        discard,
-        write_zeroes,
-        cache: if has_cache { Cache::WriteBack } else { Cache::WriteThrough },
-        access: if is_read_only { Access::ReadOnly } else { Access::ReadWrite },
-        serial: serial.unwrap_or(found.name),
-        queues: u16::try_from(shared.ports.len()).unwrap_or(1),
-        depth,
-    };
+    let mut info = BlockInfo::new(capacity.blocks, capacity.block_size);
+    info.physical_block_size = capacity
+        .block_size
+        .checked_shl(u32::from(capacity.physical_exponent))
+        .unwrap_or(0)
+        .max(capacity.block_size);
+    info.alignment_offset = u32::from(capacity.lowest_aligned);
+    info.optimal_blocks = limits.optimal_transfer;
+    info.max_bytes = max_bytes;
+    info.max_segments = shared.limits.max_segments;
+    info.max_segment_bytes = max_bytes;
+    info.segment_boundary = shared.limits.boundary;
+    info.alignment = 4;
+    info.discard = discard;
+    info.write_zeroes = write_zeroes;
+    info.cache = if has_cache { Cache::WriteBack } else { Cache::WriteThrough };
+    info.access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
+    info.serial = serial.unwrap_or(found.name);
+    info.queues = u16::try_from(shared.ports.len()).unwrap_or(1);
+    info.depth = depth;
     let has_fua = mode.is_some_and(|mode| mode.has_fua);
     Ok(Some(Identity { info, has_fua, is_optical, hash: found.hash }))
 }

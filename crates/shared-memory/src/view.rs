@@ -40,9 +40,9 @@ impl SharedMemory {
     ///
     /// # Safety
     ///
-    /// The memory is valid for reads and writes while this value and what it lends exist, `base` is aligned to
-    /// 8, and the guest accesses it in no other way than through such views (or raw pointers after the host has
-    /// let go of it).
+    /// The memory is valid for reads and writes while this value and references from it exist, `base` is aligned to
+    /// 8, and the guest accesses it in no other way than through such views (or raw pointers once the host has
+    /// quiesced).
     pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
     }

@@ -44,6 +44,12 @@ impl BalloonMemory for Pages {
     }
     fn statistics(&mut self) -> MemoryStatistics {
         let free = self.free.len() as u64;
-        MemoryStatistics { total: 5000, free, available: free + 5, caches: 5, committed: 77 }
+        let mut statistics = MemoryStatistics::default();
+        statistics.total = 5000;
+        statistics.free = free;
+        statistics.available = free + 5;
+        statistics.caches = 5;
+        statistics.committed = 77;
+        statistics
     }
 }

@@ -233,11 +233,11 @@ fn frames_are_sent_from_memory_of_the_caller() {
         .wire
         .fault_config(|fault_config| fault_config.status = hyperv_bindings::netvsp::NvspStatus::FAILURE);
     let tcp = ChecksumRange { start: 34, offset: 16 };
-    let meta = TxMeta { checksum: Some(tcp), segmentation: None, vlan: Some(VlanTag(5)) };
+    let meta = TxMeta::new().with_checksum(tcp).with_vlan(VlanTag(5));
     tx.kick();
     tx.send(8, buffer_with(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
     let cut = Segmentation { kind: SegmentKind::Tcp4, size: 400, headers: 54 };
-    let meta = TxMeta { checksum: Some(tcp), segmentation: Some(cut), vlan: None };
+    let meta = TxMeta::new().with_checksum(tcp).with_segmentation(cut);
     let refused = tx.send(9, buffer_with(&frame(500, 6)), meta).unwrap_err();
     assert_eq!((refused.reason, refused.buffer.bytes()), (Rejected::Unsupported, &frame(500, 6)[..]));
     tx.kick();
@@ -265,8 +265,8 @@ fn offloads_travel_as_packet_information() {
     let mut large = frame(20_000, 1);
     large[12..14].copy_from_slice(&[0x08, 0x00]);
     let cut = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
-    let checksum = Some(ChecksumRange { start: 34, offset: 16 });
-    commit(&mut queue, &large, TxMeta { checksum, segmentation: Some(cut), vlan: None }).expect("sent");
+    let checksum = ChecksumRange { start: 34, offset: 16 };
+    commit(&mut queue, &large, TxMeta::new().with_checksum(checksum).with_segmentation(cut)).expect("sent");
     kick(&mut queue);
     let sent = bench.wire.take_sent();
     assert_eq!((sent[0].len(), &sent[0][60..]), (20_000, &large[60..]));

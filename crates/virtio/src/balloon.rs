@@ -441,7 +441,11 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
     }
 
     fn info(&self) -> BalloonInfo {
-        BalloonInfo { held: self.held.pages(), target: Some(self.target), added: 0, reports: self.reports }
+        let mut info = BalloonInfo::default();
+        info.held = self.held.pages();
+        info.target = Some(self.target);
+        info.reports = self.reports;
+        info
     }
 
     fn report_free(&mut self, memory: &mut dyn BalloonMemory, max: u64) -> Result<u64, ControlError> {

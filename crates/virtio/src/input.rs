@@ -171,12 +171,11 @@ impl<P: Platform> VirtioInput<P> {
         let events = QueueBuilder::new(&device, &params(EVENTS, EVENT_BUFFERS))?;
         let status = QueueBuilder::new(&device, &params(STATUS, STATUS_BUFFERS))?;
         let (info, has_leds, x, y) = device.with_transport(|transport| {
-            let info = InputInfo {
-                has_keys: has(transport, kind::KEY, 0..0x100),
-                has_buttons: has(transport, kind::KEY, 0x110..0x118),
-                is_relative: has(transport, kind::RELATIVE, 0..2),
-                is_absolute: has(transport, kind::ABSOLUTE, 0..2),
-            };
+            let mut info = InputInfo::default();
+            info.has_keys = has(transport, kind::KEY, 0..0x100);
+            info.has_buttons = has(transport, kind::KEY, 0x110..0x118);
+            info.is_relative = has(transport, kind::RELATIVE, 0..2);
+            info.is_absolute = has(transport, kind::ABSOLUTE, 0..2);
             let has_leds = has(transport, kind::LED, 0..8);
             (info, has_leds, range(transport, 0), range(transport, 1))
         });

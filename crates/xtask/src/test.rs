@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold.
 
 use crate::scratch::Scratch;
-use crate::{bindings, fuzz, kernel, matrix, tools};
+use crate::{api, bindings, fuzz, kernel, matrix, tools};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -75,6 +75,7 @@ pub fn test(options: &Options) -> Result<()> {
     if options.qemu.is_none() {
         cargo("fmt --all --check")?;
         bindings::check()?;
+        api::check()?;
         cargo("clippy --quiet --workspace --all-targets -- -D warnings")?;
         cargo(&format!("clippy --quiet {LIBRARIES} --all-targets -- -D warnings"))?;
         cargo("clippy --quiet -p paravirt-kernel --features bare-metal -- -D warnings")?;

@@ -1,7 +1,7 @@
 //! The configuration of a block device, `struct virtio_blk_config`: pure, total, fuzzed. VIRTIO 1.3 §5.2.4
 
 use bitflags::bitflags;
-use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Serial, Unmap, ZeroLimits};
+use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Unmap, ZeroLimits};
 
 bitflags! {
     /// Feature bits of a block device. VIRTIO 1.3 §5.2.3
@@ -93,29 +93,24 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     let discard = if has(BlkFeatures::DISCARD) && u32_at(40) > 0 { limit(u32_at(36)) } else { None };
     let zero = if has(BlkFeatures::WRITE_ZEROES) && u32_at(52) > 0 { limit(u32_at(48)) } else { None };
     let writeback = !has(BlkFeatures::CONFIG_WCE) || field::<1>(bytes, 32) != [0];
-    Some(BlockInfo {
-        blocks: capacity(bytes, block_size),
-        block_size,
-        physical_block_size,
-        alignment_offset: u32::from(offset),
-        optimal_blocks: if has(BlkFeatures::TOPOLOGY) { u32_at(28) } else { 0 },
-        max_bytes,
-        max_segments,
-        max_segment_bytes: size_max,
-        segment_boundary: None,
-        alignment: 1,
-        discard: discard
-            .map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) }),
-        write_zeroes: zero.map(|max_blocks| ZeroLimits {
-            max_blocks,
-            unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
-        }),
-        cache: if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough },
-        access: if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite },
-        serial: Serial::default(),
-        queues: if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 },
-        depth: 0,
-    })
+    let mut info = BlockInfo::new(capacity(bytes, block_size), block_size);
+    info.physical_block_size = physical_block_size;
+    info.alignment_offset = u32::from(offset);
+    info.optimal_blocks = if has(BlkFeatures::TOPOLOGY) { u32_at(28) } else { 0 };
+    info.max_bytes = max_bytes;
+    info.max_segments = max_segments;
+    info.max_segment_bytes = size_max;
+    info.discard =
+        discard.map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) });
+    info.write_zeroes = zero.map(|max_blocks| ZeroLimits {
+        max_blocks,
+        unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
+    });
+    info.cache = if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough };
+    info.access = if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite };
+    info.queues = if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 };
+    info.depth = 0;
+    Some(info)
 }
 
 /// The capacity in whole blocks of `block_size` bytes.

@@ -61,7 +61,9 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
         size: header.gso_size.get().max(1),
         headers: header.hdr_len.get(),
     });
-    (RxMeta { checksum, segmentation, vlan: None }, header.num_buffers.get())
+    let mut meta = RxMeta::new(checksum);
+    meta.segmentation = segmentation;
+    (meta, header.num_buffers.get())
 }
 
 /// Encodes the header of a frame of `len` bytes that is sent with `meta`.
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn an_encoded_header_parses_to_the_same_metadata() {
         let segmentation = Segmentation { kind: SegmentKind::Tcp6, size: 1440, headers: 74 };
-        let meta = TxMeta { checksum: Some(CSUM), segmentation: Some(segmentation), vlan: None };
+        let meta = TxMeta::new().with_checksum(CSUM).with_segmentation(segmentation);
         let header = encode(9000, &meta, Offloads::all(), 1514).unwrap();
         let (rx, buffers) = parse(&header);
         assert_eq!(
@@ -140,13 +142,13 @@ mod tests {
 
     #[test]
     fn metadata_that_do_not_fit_the_frame_are_refused() {
-        let checksum = TxMeta { checksum: Some(CSUM), ..TxMeta::default() };
+        let checksum = TxMeta::new().with_checksum(CSUM);
         assert_eq!(encode(51, &checksum, Offloads::all(), 1514), Err(Rejected::Invalid));
         assert!(encode(52, &checksum, Offloads::all(), 1514).is_ok());
         assert_eq!(encode(52, &checksum, Offloads::empty(), 1514), Err(Rejected::Unsupported));
         assert_eq!(encode(1515, &TxMeta::default(), Offloads::all(), 1514), Err(Rejected::Invalid));
         let bare = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
-        let meta = TxMeta { segmentation: Some(bare), ..TxMeta::default() };
+        let meta = TxMeta::new().with_segmentation(bare);
         assert_eq!(encode(3000, &meta, Offloads::all(), 1514), Err(Rejected::Invalid));
     }
 }
