@@ -286,7 +286,7 @@ unsafe impl HyperV for Guest {
         self.dma_alloc(NonZeroUsize::MIN).ok()
     }
     unsafe fn free_hypercall_page(&self, page: RawDma) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { self.dma_free(page) }
     }
     fn descriptor(&self, vector: Vector) -> Option<u8> {

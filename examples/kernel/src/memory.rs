@@ -90,7 +90,7 @@ unsafe impl core::alloc::GlobalAlloc for KernelHeap {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: core::alloc::Layout) {
         if let Some(pointer) = NonNull::new(pointer) {
-            // SAFETY: passed on from the caller.
+            // SAFETY: by the contract of this function, which is that of the callee.
             interrupts::without_interrupts(|| unsafe { self.0.lock().deallocate(pointer, layout) });
         }
     }

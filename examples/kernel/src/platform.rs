@@ -26,7 +26,7 @@ unsafe impl Platform for Machine {
         memory::alloc(pages)
     }
     unsafe fn dma_free(&self, region: RawDma) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { memory::free(region) }
     }
     fn now(&self) -> Instant {
@@ -56,11 +56,11 @@ unsafe impl Platform for Machine {
 // SAFETY: the instructions are of the width that is asked for.
 unsafe impl PortIo for Machine {
     unsafe fn in32(&self, port: u16) -> u32 {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { Port::new(port).read() }
     }
     unsafe fn out32(&self, port: u16, value: u32) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { Port::new(port).write(value) }
     }
 }
@@ -111,7 +111,7 @@ unsafe impl HyperV for Machine {
         memory::alloc(NonZeroUsize::MIN).ok()
     }
     unsafe fn free_hypercall_page(&self, page: RawDma) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { memory::free(page) }
     }
     fn descriptor(&self, vector: Vector) -> Option<u8> {

@@ -73,7 +73,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
 /// As C says.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
-    // SAFETY: passed on from the caller.
+    // SAFETY: by the contract of this function, which is that of the callee.
     unsafe { memcmp(a, b, len) }
 }
 

@@ -167,7 +167,7 @@ const IO_LEVEL: u32 = 1 << 15;
 ///
 /// `base` is where an I/O APIC's registers are seen.
 unsafe fn io_access(base: u64, register: u32, value: Option<u32>) -> u32 {
-    // SAFETY: passed on from the caller.
+    // SAFETY: by the contract of this function, which is that of the callee.
     unsafe {
         ((base + IO_SELECT) as *mut u32).write_volatile(register);
         let window = (base + IO_WINDOW) as *mut u32;

@@ -83,7 +83,7 @@ unsafe fn peek<T: Copy + Default>(address: u64) -> T {
     if address == 0 || address >= REACH {
         return T::default();
     }
-    // SAFETY: passed on from the caller.
+    // SAFETY: by the contract of this function, which is that of the callee.
     unsafe { read_unaligned(address as *const T) }
 }
 
@@ -100,7 +100,7 @@ impl BootInfo {
             command_line_len: 0,
             rsdp: None,
         };
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe {
             match protocol {
                 Protocol::Pvh => info.read_pvh(information),
@@ -115,7 +115,7 @@ impl BootInfo {
     ///
     /// As for [`read`](Self::read).
     unsafe fn read_pvh(&mut self, at: u64) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe {
             if peek::<u32>(at) != pvh::MAGIC {
                 return;
@@ -135,7 +135,7 @@ impl BootInfo {
     ///
     /// As for [`read`](Self::read).
     unsafe fn read_linux(&mut self, at: u64) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe {
             let low = u64::from(peek::<u32>(at + linux::COMMAND_LINE));
             let high = u64::from(peek::<u32>(at + linux::EXT_COMMAND_LINE));
@@ -151,7 +151,7 @@ impl BootInfo {
     ///
     /// As for [`read`](Self::read).
     unsafe fn read_multiboot2(&mut self, at: u64) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         unsafe {
             let end = at + u64::from(peek::<u32>(at));
             let mut tag = at + multiboot2::FIRST;
@@ -193,7 +193,7 @@ impl BootInfo {
         }
         let to = &raw mut RSDP;
         for i in 0..size {
-            // SAFETY: passed on from the caller; nobody else uses the copy before this is through.
+            // SAFETY: by the contract of this function; nobody else uses the copy before this is through.
             unsafe { (*to).0[i] = peek(tag + multiboot2::HEADER + i as u64) }
         }
         self.rsdp = Some(to as u64);
@@ -203,7 +203,7 @@ impl BootInfo {
     ///
     /// `at` is the address of an entry: address, size, type.
     unsafe fn add_range(&mut self, at: u64) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: by the contract of this function, which is that of the callee.
         let (start, len, kind) = unsafe { (peek::<u64>(at), peek::<u64>(at + 8), peek::<u32>(at + 16)) };
         if let (RAM, Some(end), Some(slot)) = (kind, start.checked_add(len), self.ram.get_mut(self.ranges)) {
             *slot = Memory { start, end };
@@ -216,7 +216,7 @@ impl BootInfo {
     /// `at` is the address of a string that ends in a zero or after `most` bytes, or 0.
     unsafe fn read_command_line(&mut self, at: u64, most: u64) {
         for (i, to) in self.command_line.iter_mut().enumerate().take(most as usize) {
-            // SAFETY: passed on from the caller.
+            // SAFETY: by the contract of this function, which is that of the callee.
             match unsafe { peek::<u8>(at + i as u64) } {
                 0 => break,
                 byte => *to = byte,
