@@ -93,7 +93,12 @@ pub use probe::{Firmware, Options, probe};
 pub use services::{CrashReporter, Event, Services};
 pub use timer::{HostTimer, TimerError};
 
-/// The README's example, compiled.
+/// Compiles the example of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Compiles the example of the porting guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/porting.md")]
+struct Porting;
