@@ -1,46 +1,31 @@
-//! The Internet checksum of TCP and UDP over IP, for stacks that leave it to the device. RFC 1071, RFC 768, RFC 9293, RFC 8200
+//! Checksum offload for smoltcp: the pseudo-header sum of sent TCP and UDP frames, and the verification of received ones.
+//!
+//! RFC 1071 (the sum), RFC 768 (UDP), RFC 9293 (TCP), RFC 8200 §8.1 (the pseudo-header of IPv6). smoltcp computes the sums; this
+//! module finds the fields in a frame, since smoltcp's own packet types know only the IP versions it is built for.
 
 #![cfg(any(feature = "smoltcp", test))]
 
 use paravirt_device::{ChecksumRange, RxChecksum};
+use smoltcp::wire::checksum::{combine, data};
 
 const ETHERNET_LEN: usize = 14;
 const IPV6_LEN: usize = 40;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Sums 16-bit words, the odd byte at the end as a high one.
-fn sum(mut total: u64, bytes: &[u8]) -> u64 {
-    let (quads, rest) = bytes.as_chunks::<4>();
-    for quad in quads {
-        total = total.wrapping_add(u64::from(u32::from_be_bytes(*quad)));
-    }
-    let (pairs, rest) = rest.as_chunks::<2>();
-    for pair in pairs {
-        total = total.wrapping_add(u64::from(u16::from_be_bytes(*pair)));
-    }
-    match rest {
-        [odd] => total.wrapping_add(u64::from(*odd) << 8),
-        _ => total,
-    }
-}
-
-fn fold(mut total: u64) -> u16 {
-    while total > 0xffff {
-        total = (total & 0xffff).wrapping_add(total >> 16);
-    }
-    total as u16
-}
-
-/// Where the TCP or UDP part of a frame is, and the sum of its pseudo-header.
+/// The TCP or UDP segment of a frame.
 struct Transport {
+    /// The first byte of the TCP or UDP header, from the start of the frame.
     start: usize,
+    /// The end of the segment; what follows is padding.
     end: usize,
-    /// Where the checksum is, from `start`.
+    /// The offset of the checksum field from `start`.
     offset: usize,
-    pseudo: u64,
+    /// The sum of the pseudo-header.
+    pseudo: u16,
 }
 
+/// Finds the TCP or UDP segment of a frame; `None` for other protocols, fragments and malformed or truncated frames.
 fn transport(frame: &[u8]) -> Option<Transport> {
     let kind = u16::from_be_bytes(*frame.get(12..)?.first_chunk()?);
     let ip = frame.get(ETHERNET_LEN..)?;
@@ -48,7 +33,7 @@ fn transport(frame: &[u8]) -> Option<Transport> {
         0x0800 => {
             let header = usize::from(ip.first()? & 0xf).wrapping_mul(4);
             let total = usize::from(u16::from_be_bytes(*ip.get(2..)?.first_chunk()?));
-            // A fragment has no checksum of its own.
+            // The checksum covers the whole datagram, not a fragment of it.
             if u16::from_be_bytes(*ip.get(6..)?.first_chunk()?) & 0x3fff != 0 || header < 20 {
                 return None;
             }
@@ -71,29 +56,29 @@ fn transport(frame: &[u8]) -> Option<Transport> {
     if end > frame.len() || len < offset.wrapping_add(2) {
         return None;
     }
-    let pseudo = sum(u64::from(protocol).wrapping_add(len as u64), addresses);
+    let pseudo = combine(&[data(addresses), u16::from(protocol), u16::try_from(len).ok()?]);
     Some(Transport { start, end, offset, pseudo })
 }
 
-/// Writes the sum of the pseudo-header where the checksum goes, for the device to complete it; `None` where the frame is no
-/// TCP or UDP.
+/// Stores the sum of the pseudo-header in the checksum field, for the device to complete; `None` when the frame is not TCP or
+/// UDP, and is then unchanged.
 pub(crate) fn prepare(frame: &mut [u8]) -> Option<ChecksumRange> {
     let Transport { start, offset, pseudo, .. } = transport(frame)?;
     let at = start.wrapping_add(offset);
-    *frame.get_mut(at..)?.first_chunk_mut()? = fold(pseudo).to_be_bytes();
+    *frame.get_mut(at..)?.first_chunk_mut()? = pseudo.to_be_bytes();
     Some(ChecksumRange { start: u16::try_from(start).ok()?, offset: offset as u16 })
 }
 
-/// Whether the TCP or UDP checksum of a received frame is right; yes where there is none.
+/// Whether the TCP or UDP checksum of a received frame is valid; `true` for frames without one.
 pub(crate) fn is_valid(frame: &[u8], known: RxChecksum) -> bool {
     if known != RxChecksum::Unknown {
         return true;
     }
     let Some(Transport { start, end, offset, pseudo }) = transport(frame) else { return true };
     let Some(bytes) = frame.get(start..end) else { return true };
-    // UDP over IPv4 may come without.
+    // RFC 768: a UDP checksum of zero over IPv4 means that there is none.
     let is_absent = offset == 6 && bytes.get(6..8) == Some(&[0, 0]) && frame.get(12..14) == Some(&[8, 0]);
-    is_absent || fold(sum(pseudo, bytes)) == 0xffff
+    is_absent || combine(&[pseudo, data(bytes)]) == 0xffff
 }
 
 #[cfg(test)]
@@ -102,7 +87,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// A UDP datagram over IPv4 with its checksum computed bit by bit from RFC 768's text.
+    /// A UDP datagram over IPv4 with its checksum computed word by word as RFC 768 describes.
     fn datagram(payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::from([0; 12]);
         frame.extend([8, 0]);
@@ -133,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_right_checksum_is_valid_and_a_wrong_one_is_not() {
+    fn only_a_correct_checksum_is_valid() {
         for payload in [&b""[..], b"a", b"abc", b"a longer payload, of odd length"] {
             let mut frame = datagram(payload);
             assert!(is_valid(&frame, RxChecksum::Unknown), "{payload:?}");
@@ -149,12 +134,12 @@ mod tests {
         let mut frame = whole.clone();
         let range = prepare(&mut frame).unwrap();
         assert_eq!(range, ChecksumRange { start: 34, offset: 6 });
-        let complete = !fold(sum(0, &frame[usize::from(range.start)..]));
+        let complete = !data(&frame[usize::from(range.start)..]);
         assert_eq!(complete.to_be_bytes(), whole[40..42]);
     }
 
     #[test]
-    fn what_is_no_tcp_or_udp_is_left_alone() {
+    fn frames_other_than_tcp_and_udp_are_unchanged() {
         let mut short = datagram(b"xyz");
         for end in 0..short.len() {
             assert!(prepare(&mut short.clone()[..end]).is_none(), "{end}");

@@ -1,11 +1,14 @@
-//! Between paravirt and other crates' traits; each adapter behind a feature of its name.
+//! Adapters between paravirt and the traits of other crates, each behind a feature of its own.
 //!
-//! | feature | module | what it makes of what |
+//! A kernel takes a device from `paravirt`, wraps it here, and hands the adapter to its stack; the adapter owns what it wraps.
+//! Adapters run in task context.
+//!
+//! | feature | module | adapter |
 //! |---|---|---|
-//! | `smoltcp` | [`smoltcp`](mod@smoltcp) | a `phy::Device` of network queues |
-//! | `embassy` | [`embassy`] | an `embassy_net_driver::Driver` of a device and a queue |
-//! | `embedded-io` | [`console`] | `embedded_io` streams of a console |
-//! | `virtio-drivers-hal` | [`hal`] | a paravirt platform of an existing `virtio_drivers::Hal` and a clock |
+//! | `smoltcp` | [`smoltcp`](mod@smoltcp) | `phy::Device` over network queues |
+//! | `embassy` | [`embassy`] | `embassy_net_driver::Driver` over a device and a queue |
+//! | `embedded-io` | [`console`] | `embedded_io` streams over a console |
+//! | `virtio-drivers-hal` | [`hal`] | `Platform` over an existing `virtio_drivers::Hal` and a clock |
 //!
 //! ```
 //! # #[cfg(feature = "smoltcp")]
@@ -13,7 +16,7 @@
 //! use paravirt_adapters::smoltcp::Device;
 //! use paravirt_device::{NetInfo, NetQueue};
 //!
-//! // What a smoltcp interface is made of, over whichever card the machine has.
+//! // The device of a smoltcp interface, for any network device.
 //! fn stack<Q: NetQueue>(queue: Q, info: &NetInfo, scratch: &'static mut [u8]) -> impl smoltcp::phy::Device {
 //!     Device::new([queue], info, scratch)
 //! }

@@ -1,4 +1,4 @@
-//! A `smoltcp::phy::Device` of the queues of one network device.
+//! A `smoltcp::phy::Device` over the queues of a network device.
 
 use crate::checksum;
 use paravirt_device::{Arm, NetInfo, NetQueue, NetRx, NetTx, Offloads, TxMeta};
@@ -7,38 +7,41 @@ use smoltcp::time::Instant;
 
 const ETHERNET_LEN: usize = 14;
 
-/// Up to `N` queue pairs as one `phy::Device`: frames come in from all of them and go out on the first.
+/// `N` queue pairs as one `phy::Device`: it receives from all pairs, answers on the receiving pair and sends on the first.
 ///
-/// Where the device verifies and fills in checksums, smoltcp is told not to: what the device did not verify is verified
-/// here, and a frame whose checksum is wrong is dropped, and counted. smoltcp has sent what it wants to send when its `poll`
-/// returns; call [`kick`](Self::kick) then, once for all frames.
+/// With checksum offload, smoltcp leaves TCP and UDP checksums to the device. Frames that the device did not verify are
+/// verified here; frames with a wrong checksum are dropped and counted. Call [`kick`](Self::kick) after smoltcp's `poll`
+/// returns, once for all frames.
+///
+/// No method blocks. All run in task context.
 pub struct Device<'s, Q, const N: usize> {
     queues: [Q; N],
     frame_len: usize,
     offloads: Offloads,
-    /// Where frames that came in several segments are put together.
+    /// Holds a copy of a received frame of several segments.
     scratch: &'s mut [u8],
     next: usize,
     dropped: u64,
 }
 
 impl<'s, Q: NetQueue, const N: usize> Device<'s, Q, N> {
-    /// Wraps `queues`, of the device that `info` describes. `scratch` is where frames that come in several segments are put
-    /// together: as long as the longest that may come, 65,549 bytes if the device's receive offloads are on. Longer frames
-    /// are dropped, and counted.
+    /// Wraps the queue pairs of the device that `info` describes.
+    ///
+    /// `scratch` holds a copy of a frame of several segments. It should be as long as the longest frame: 65,549 bytes with
+    /// receive offloads, otherwise the MTU and 14 bytes. Longer frames of several segments are dropped and counted.
     pub fn new(queues: [Q; N], info: &NetInfo, scratch: &'s mut [u8]) -> Self {
         let frame_len = usize::from(info.mtu).saturating_add(ETHERNET_LEN);
         Self { queues, frame_len, offloads: info.offloads, scratch, next: 0, dropped: 0 }
     }
 
-    /// Tells the host of what was sent, if it has to be told.
+    /// Notifies the host of sent frames, unless the host has suppressed notifications.
     pub fn kick(&mut self) {
         for queue in &mut self.queues {
             queue.split().1.kick();
         }
     }
 
-    /// Asks for interrupts; [`Arm::Pending`] where a frame is there already: poll again before sleeping.
+    /// Enables interrupts on every pair; [`Arm::Pending`] when an event raced in: poll again before sleeping.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         let mut state = Arm::Armed;
@@ -50,23 +53,23 @@ impl<'s, Q: NetQueue, const N: usize> Device<'s, Q, N> {
         state
     }
 
-    /// Frames that were dropped because their checksum was wrong or `scratch` was too short.
+    /// The number of received frames dropped because of a wrong checksum or a `scratch` that was too short.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// The queues.
+    /// The queue pairs, in the order given to [`new`](Self::new).
     pub fn queues_mut(&mut self) -> &mut [Q; N] {
         &mut self.queues
     }
 
-    /// The index of a queue with a frame, looking at each once from the one behind the last on.
+    /// The index of a queue pair with a valid frame; polls each pair once, round robin.
     fn find_frame(&mut self) -> Option<usize> {
         for _ in 0..N {
             let index = self.next;
             self.next = index.wrapping_add(1).checked_rem(N).unwrap_or(0);
             let Some(queue) = self.queues.get_mut(index) else { continue };
-            // What came in before a fault can still be read.
+            // After a fault, frames received before it can still be read.
             let _ = queue.poll();
             while let Some(frame) = queue.split().0.front() {
                 let (rx, _) = queue.split();
@@ -83,13 +86,13 @@ impl<'s, Q: NetQueue, const N: usize> Device<'s, Q, N> {
     }
 }
 
-/// A frame that came in.
+/// A received frame.
 pub struct RxToken<'a, R: NetRx + ?Sized> {
     rx: &'a mut R,
     scratch: &'a mut [u8],
 }
 
-/// A slot that is reserved for a frame to go out.
+/// A slot reserved for a frame to be sent.
 pub struct TxToken<'a, T: NetTx + ?Sized> {
     tx: &'a mut T,
     is_checksum_offloaded: bool,
@@ -97,7 +100,7 @@ pub struct TxToken<'a, T: NetTx + ?Sized> {
 
 impl<R: NetRx + ?Sized> phy::RxToken for RxToken<'_, R> {
     fn consume<O, F: FnOnce(&[u8]) -> O>(self, f: F) -> O {
-        // `find_frame` saw that there is one and that it fits.
+        // `find_frame` found a frame that fits.
         let result = f(self.rx.contiguous(self.scratch).unwrap_or_default());
         self.rx.pop();
         result
@@ -106,14 +109,14 @@ impl<R: NetRx + ?Sized> phy::RxToken for RxToken<'_, R> {
 
 impl<T: NetTx + ?Sized> phy::TxToken for TxToken<'_, T> {
     fn consume<O, F: FnOnce(&mut [u8]) -> O>(self, len: usize, f: F) -> O {
-        // The slot was reserved for the largest frame that smoltcp was told of.
+        // The slot was reserved for the maximum transmission unit that smoltcp knows.
         let (frame, _) = self.tx.slot().split_at_mut(len);
         let result = f(frame);
         let mut meta = TxMeta::default();
         if self.is_checksum_offloaded {
             meta.checksum = checksum::prepare(frame);
         }
-        // Refused only where the device failed since: the frame is lost, as on a wire.
+        // Refused only if the device failed after the reservation: the frame is lost, as on a wire.
         let _ = self.tx.commit(len, meta);
         result
     }
@@ -132,7 +135,7 @@ impl<Q: NetQueue, const N: usize> phy::Device for Device<'_, Q, N> {
     fn receive(&mut self, _timestamp: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let index = self.find_frame()?;
         let is_checksum_offloaded = self.offloads.contains(Offloads::TX_CHECKSUM);
-        // An answer goes out on the queue on which the frame came in.
+        // A response is sent on the pair that received the frame.
         let (rx, tx) = self.queues.get_mut(index)?.split();
         if !tx.reserve(self.frame_len) {
             return None;

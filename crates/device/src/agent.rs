@@ -1,75 +1,85 @@
-//! What a host asks of the guest as a whole, and what it tells it.
+//! Services for the host: shutdown, time, facts about the guest and key-value exchange.
 
 use core::fmt;
 use core::time::Duration;
 
-/// How the machine is to end.
+/// The kind of shutdown that the host requests.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum PowerRequest {
-    /// Switched off.
+    /// Power off.
     PowerOff,
-    /// Started anew.
+    /// Restart.
     Restart,
-    /// Its memory kept on a disk, and switched off.
+    /// Hibernate: save memory to disk and power off.
     Hibernate,
 }
 
-/// The time of day as the host has it.
+/// A time sample from the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct HostTime {
-    /// Since the beginning of 1970, UTC, at the moment of the call.
+    /// The time since 1970-01-01 00:00:00 UTC, at the moment of the call.
     pub since_1970: Duration,
-    /// Whether the clock is to be set to it: after a start, or when the machine was stopped. Else it is a sample, by which a
-    /// clock may be disciplined.
+    /// Whether the clock is to be set to this time, after a boot or a pause. Otherwise the clock may be disciplined by it.
     pub is_step: bool,
 }
 
-/// What a host may want to know of a guest.
+impl HostTime {
+    /// A sample, `since_1970` after 1970-01-01 00:00:00 UTC; assign `is_step` for a time that the clock is to be set to.
+    pub const fn new(since_1970: Duration) -> Self {
+        Self { since_1970, is_step: false }
+    }
+}
+
+/// A fact about the guest that the host can query.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Fact {
-    /// The name of the machine in the network.
+    /// The host name of the guest.
     HostName,
     /// The name of the operating system.
     OsName,
-    /// Its version.
+    /// The version of the operating system.
     OsVersion,
-    /// The first and the second number of that.
+    /// The major version number of the operating system.
     OsMajor,
-    /// See there.
+    /// The minor version number of the operating system.
     OsMinor,
-    /// Which build it is.
+    /// The build number of the operating system.
     OsBuild,
-    /// The processors that it is for.
+    /// The processor architecture.
     Architecture,
-    /// The version 4 addresses, with semicolons between them.
+    /// The IPv4 addresses, separated by semicolons.
     Addresses4,
-    /// The version 6 addresses, with semicolons between them.
+    /// The IPv6 addresses, separated by semicolons.
     Addresses6,
 }
 
-/// Whose a value is.
+/// The pool of a key-value pair: who writes it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum ValuePool {
-    /// The host's, for the guest to read.
+    /// Written by the host, read by the guest.
     FromHost,
-    /// The guest's, for the host to read.
+    /// Written by the guest, read by the host.
     FromGuest,
-    /// The host's own facts, of which its name is one.
+    /// Facts about the host, such as its name.
     HostFacts,
 }
 
-/// What answers for the guest. Everything has a default that declines.
+/// Answers the host's requests to the guest as a whole. Every method has a default that declines.
+///
+/// The driver calls these from its `poll`, in task context, while it holds no lock; they may block, but the host waits.
 pub trait Agent {
-    /// The host wants the machine to end; `is_forced` where it will not be put off. Whether the guest will do so: after this
-    /// returned, so that the answer reaches the host.
+    /// The host requests a shutdown; `is_forced` when it will not accept a refusal.
+    ///
+    /// Returns whether the guest complies. It does so after this returns, so that the response reaches the host first.
     fn power(&mut self, request: PowerRequest, is_forced: bool) -> bool {
         let _ = (request, is_forced);
         false
     }
 
-    /// The host tells the time.
+    /// The host sends its time.
     fn time(&mut self, time: HostTime) {
         let _ = time;
     }
@@ -78,33 +88,33 @@ pub trait Agent {
     ///
     /// # Errors
     ///
-    /// Those of `out`; also where the fact is not known, which the host is then told as an empty text.
+    /// The errors of `out`; also when the fact is unknown: the host then receives an empty string.
     fn fact(&mut self, fact: Fact, out: &mut dyn fmt::Write) -> fmt::Result {
         let _ = (fact, out);
         Err(fmt::Error)
     }
 
-    /// The host sets a value, or takes it away. Whether it was kept.
+    /// The host sets the value of a key, or deletes the key (`None`). Returns whether that was done.
     fn set_value(&mut self, pool: ValuePool, key: &str, value: Option<&str>) -> bool {
         let _ = (pool, key, value);
         false
     }
 
-    /// Writes a value to `out`.
+    /// Writes the value of `key` to `out`.
     ///
     /// # Errors
     ///
-    /// Those of `out`; also where there is no such value.
+    /// The errors of `out`; also when there is no such key.
     fn value(&mut self, pool: ValuePool, key: &str, out: &mut dyn fmt::Write) -> fmt::Result {
         let _ = (pool, key, out);
         Err(fmt::Error)
     }
 
-    /// Writes the key of value `index` to `out`.
+    /// Writes the key at `index` of the pool's enumeration to `out`.
     ///
     /// # Errors
     ///
-    /// Those of `out`; also where there are not so many.
+    /// The errors of `out`; also when `index` is out of range.
     fn key(&mut self, pool: ValuePool, index: u32, out: &mut dyn fmt::Write) -> fmt::Result {
         let _ = (pool, index, out);
         Err(fmt::Error)

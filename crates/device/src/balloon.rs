@@ -1,101 +1,107 @@
 use crate::{ControlError, Fault, Notify};
 use paravirt_platform::{AllocError, PageTable, Platform};
 
-/// A run of pages of guest memory, of 4096 bytes each whatever the guest's own pages are.
+/// A range of guest pages of 4096 bytes, whatever the page size of the guest.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Hash)]
 pub struct PageRange {
-    /// The frame number of the first: its guest physical address divided by 4096.
+    /// The frame number of the first page: its guest physical address divided by 4096.
     pub first: u64,
-    /// How many.
+    /// The number of pages.
     pub count: u64,
 }
 
 impl PageRange {
-    /// The frame number behind the last, or the largest number.
+    /// The frame number after the last page, saturating.
     pub const fn end(&self) -> u64 {
         self.first.saturating_add(self.count)
     }
 }
 
-/// How a guest is off for memory, in pages of 4096 bytes.
+/// The memory statistics of a guest, in pages of 4096 bytes. `Default` is zero; assign the fields.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct MemoryStatistics {
-    /// What the guest has, with what the balloon has taken.
+    /// All memory of the guest, including pages in the balloon.
     pub total: u64,
-    /// What nobody uses.
+    /// Unused memory.
     pub free: u64,
-    /// What could be had without hurting anybody: what is free, and caches that can be dropped.
+    /// Memory available without swapping: free memory and reclaimable caches.
     pub available: u64,
-    /// What caches hold.
+    /// Memory in caches.
     pub caches: u64,
-    /// What the guest has promised to its programs, without what the balloon has taken.
+    /// Memory committed to programs, without pages in the balloon.
     pub committed: u64,
 }
 
-/// What a kernel gives to a balloon: its memory, by the page.
+/// The page allocator that a kernel provides to a balloon.
+///
+/// The driver calls these in task context from [`Balloon::poll`] and [`Balloon::report_free`]; they may block.
 pub trait BalloonMemory {
-    /// Gives up a run of at most `most` pages, 1 at least: nobody touches them until they come back by
-    /// [`give_back`](Self::give_back). `None` where there is nothing that can be spared.
+    /// Allocates 1 to `most` contiguous pages for the balloon. The guest does not access them until
+    /// [`give_back`](Self::give_back). `None` when no page can be spared.
     fn take(&mut self, most: u64) -> Option<PageRange>;
 
-    /// Takes pages back that [`take`](Self::take) gave up, in whatever runs. What was in them is lost.
+    /// Frees pages that [`take`](Self::take) allocated, in ranges of any size. Their contents are lost.
     fn give_back(&mut self, range: PageRange);
 
-    /// Takes new memory into use; how many of its pages from the first on. A kernel that cannot takes none.
+    /// Brings hot-added memory into use. Returns the number of pages used, from the first on; 0 without memory hot-add.
     ///
-    /// The range is the host's word: a kernel refuses what it knows as memory, or as anything else, already.
+    /// The range comes from the host: the kernel refuses addresses that it already uses as memory or otherwise.
     fn add(&mut self, range: PageRange) -> u64 {
         let _ = range;
         0
     }
 
-    /// How the guest is off.
+    /// Returns the memory statistics.
     fn statistics(&mut self) -> MemoryStatistics;
 }
 
-/// Where a balloon stands, in pages.
+/// The state of a balloon, in pages of 4096 bytes. `Default` is empty; assign the fields.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct BalloonInfo {
-    /// What the host has taken.
+    /// Pages in the balloon.
     pub held: u64,
-    /// What the host has asked for, where it says that as a whole.
+    /// The size that the host requested; `None` where the protocol has no target.
     pub target: Option<u64>,
-    /// What the host has added.
+    /// Pages that the host hot-added.
     pub added: u64,
-    /// How often the host was told how the guest is off.
+    /// The number of memory reports sent to the host.
     pub reports: u64,
 }
 
-/// A balloon: by it the host takes memory from the guest, and gives it back.
+/// A memory balloon, with which the host reclaims memory from the guest and returns it.
 ///
-/// All that the host asks for is done in [`poll`](Self::poll), a bounded part of it at a time; a kernel calls it when its
-/// waker is woken and when [`next_deadline`](Notify::next_deadline) has come, by which the host expects to be told how the
-/// guest is off. Pages that the balloon holds when it is dropped stay with the host.
+/// [`poll`](Self::poll) serves the host's requests, a bounded part at a time. Call it when the waker is woken and at
+/// [`next_deadline`](Notify::next_deadline), when the next memory report is due. Pages in the balloon when it is dropped stay
+/// with the host. All methods run in task context.
 pub trait Balloon: Notify + Send {
-    /// Does what the host asks for, with the kernel's memory.
+    /// Serves the host's requests with pages of `memory`. Does a bounded amount of work; does not wait for the host.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service. What it holds it keeps: the host may use those pages.
+    /// The [`Fault`] when the device is out of service. Pages in the balloon stay there: the host may use them.
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault>;
 
-    /// Where it stands.
+    /// Returns the state of the balloon.
     fn info(&self) -> BalloonInfo;
 
-    /// Tells the host of free pages, `most` at most: it may drop what is in them, and gives others in their place when they
-    /// are used again. They come back to `memory` in a later [`poll`](Self::poll). How many were reported.
+    /// Reports up to `most` free pages to the host, which may discard their contents and back them again on the next access.
+    ///
+    /// Returns the number of pages reported. A later [`poll`](Self::poll) returns them to `memory`.
     ///
     /// # Errors
     ///
-    /// [`ControlError::Unsupported`] where the host does not take such reports.
+    /// [`ControlError::Unsupported`] when the host does not offer free page reporting.
     fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
         let _ = (memory, most);
         Err(ControlError::Unsupported)
     }
 }
 
-/// The pages that a balloon holds: runs in their order, none touching the next. The host can have back given only what is in
-/// here.
+/// The pages in a balloon, as sorted ranges that neither overlap nor touch, for drivers.
+///
+/// A driver returns only pages that are in this set to the guest, whatever the host asks for.
 pub struct HeldPages<P: Platform> {
     runs: PageTable<P, PageRange>,
     len: usize,
@@ -103,21 +109,21 @@ pub struct HeldPages<P: Platform> {
 }
 
 impl<P: Platform> HeldPages<P> {
-    /// An empty set with room for `runs` runs.
+    /// Creates an empty set with room for `runs` ranges, in private pages of the platform.
     ///
     /// # Errors
     ///
-    /// [`AllocError`].
+    /// [`AllocError`] when the platform has no memory.
     pub fn new(platform: &P, runs: usize) -> Result<Self, AllocError> {
         Ok(Self { runs: PageTable::new(platform, runs, |_| PageRange::default())?, len: 0, pages: 0 })
     }
 
-    /// Pages in all.
+    /// The number of pages in the set.
     pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    /// Whether a run and the two that removing a page may make of one find room.
+    /// Whether there is room for one more range, and for the range that splitting one adds.
     pub fn has_room(&self) -> bool {
         self.len.saturating_add(2) < self.runs.len()
     }
@@ -126,17 +132,17 @@ impl<P: Platform> HeldPages<P> {
         self.runs.get(..self.len).unwrap_or_default()
     }
 
-    /// Where the first run is that ends behind `frame`.
+    /// The index of the first range that ends after `frame`.
     fn place(&self, frame: u64) -> usize {
         self.used().partition_point(|run| run.end() <= frame)
     }
 
-    /// Whether any page of a run is here.
+    /// Whether any page of `range` is in the set.
     pub fn overlaps(&self, range: PageRange) -> bool {
         self.used().get(self.place(range.first)).is_some_and(|next| next.first < range.end())
     }
 
-    /// Puts a run in. Whether that was done: it is not empty, nothing of it is here already, and there is room.
+    /// Inserts a range. `false`, without a change, when it is empty, overlaps the set or overflows, or the set is full.
     pub fn insert(&mut self, range: PageRange) -> bool {
         let place = self.place(range.first);
         if range.count == 0 || self.overlaps(range) || range.first.checked_add(range.count).is_none() {
@@ -185,7 +191,7 @@ impl<P: Platform> HeldPages<P> {
         }
     }
 
-    /// Takes a run out. Whether that was done: all of it is here, and what is left of its run finds room.
+    /// Removes a range. `false`, without a change, when a part of it is not in the set, or the set has no room to split a range.
     pub fn remove(&mut self, range: PageRange) -> bool {
         let place = self.place(range.first);
         let Some(run) = self.used().get(place).copied() else { return false };
@@ -218,7 +224,7 @@ impl<P: Platform> HeldPages<P> {
         }
     }
 
-    /// Takes out a run of at most `most` pages.
+    /// Removes and returns a range of at most `most` pages; `None` when the set is empty or `most` is 0.
     pub fn pop(&mut self, most: u64) -> Option<PageRange> {
         let last = self.len.checked_sub(1)?;
         let run = self.runs.get_mut(last)?;

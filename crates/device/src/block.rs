@@ -2,93 +2,93 @@ use crate::{Arm, Fault, IoError, Notify, Rejected};
 use core::{fmt, num::NonZeroU32, task::Poll, task::Waker};
 use paravirt_platform::{DmaBuffer, Instant};
 
-/// When a write counts as done.
+/// When a write completes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Durability {
-    /// When the device has taken it; a power loss before the next flush may lose it.
+    /// When the device has accepted the data; a power loss before the next flush may lose them.
     Cached,
-    /// When it is on stable storage (FUA). Where the device has no bit for that, the driver flushes behind it.
+    /// When the data are on stable storage (force unit access). Where the device has no FUA bit, the driver sends a flush after
+    /// the write and completes the request when that is done.
     Durable,
 }
 
-/// Whether blocks that are zeroed may be deallocated.
+/// Whether a write-zeroes request may deallocate blocks.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Unmap {
-    /// They stay allocated.
+    /// The blocks stay allocated.
     Keep,
-    /// They may be deallocated; they read as zeroes all the same.
+    /// The device may deallocate the blocks; they read as zeroes in either case.
     May,
 }
 
-/// What a request asks for. Block numbers and counts are in logical blocks ([`BlockInfo::block_size`]).
+/// The operation of a request. Block numbers and counts are in logical blocks ([`BlockInfo::block_size`]).
 #[derive(Debug)]
 pub enum Op<B> {
-    /// Fill `into` from block `lba` on; its length is a multiple of the block size.
+    /// Reads into `into` from block `lba` on; the buffer's length is a multiple of the block size.
     Read {
         /// The first block.
         lba: u64,
-        /// Where to.
+        /// The destination.
         into: B,
     },
-    /// Write `from` at block `lba` on; its length is a multiple of the block size.
+    /// Writes `from` at block `lba`; the buffer's length is a multiple of the block size.
     Write {
         /// The first block.
         lba: u64,
-        /// Where from.
+        /// The source.
         from: B,
-        /// When it counts as done.
+        /// When the write completes.
         durability: Durability,
     },
-    /// Make durable what was completed before this was submitted, on any queue of the device. Where there is no
-    /// volatile cache it succeeds and nothing is sent.
+    /// Makes durable every write that completed before this request was submitted, on any queue of the device. Without a
+    /// volatile write cache it succeeds and nothing is sent.
     Flush,
-    /// The blocks are no longer needed; what they read as afterwards is not defined. Within
-    /// [`BlockInfo::discard`].
+    /// Discards blocks; what they read as afterwards is undefined. Limited by [`BlockInfo::discard`].
     Discard {
         /// The first block.
         lba: u64,
-        /// How many.
+        /// The number of blocks.
         blocks: u32,
     },
-    /// Make the blocks read as zeroes. Within [`BlockInfo::write_zeroes`].
+    /// Makes blocks read as zeroes. Limited by [`BlockInfo::write_zeroes`].
     WriteZeroes {
         /// The first block.
         lba: u64,
-        /// How many.
+        /// The number of blocks.
         blocks: u32,
-        /// Whether they may be deallocated.
+        /// Whether the blocks may be deallocated.
         unmap: Unmap,
     },
 }
 
-/// A request to a block queue.
+/// A request for a block queue, with the buffer of a read or write.
 #[derive(Debug)]
 pub struct Request<B> {
-    /// The caller's own; comes back in the completion.
+    /// The caller's identifier, returned in the completion; the driver does not interpret it.
     pub tag: u64,
-    /// What is asked for.
+    /// The operation.
     pub op: Op<B>,
-    /// When recovery starts if it is not done ([`Notify::expire`]); [`Instant::NEVER`] for never.
+    /// When [`Notify::expire`] starts recovery if the request is still in flight; [`Instant::NEVER`] for no deadline.
     pub deadline: Instant,
 }
 
-/// A request that is done. Its buffer is the caller's again.
+/// A completed request, which returns the buffer to the caller.
 #[derive(Debug)]
 pub struct Completion<B> {
-    /// That of the request.
+    /// The tag of the request.
     pub tag: u64,
-    /// The buffer of a read or write.
+    /// The buffer of a read or write; `None` for other operations.
     pub buffer: Option<B>,
-    /// How it went. On an error of a read, what the buffer holds is not defined.
+    /// The outcome. After a failed read, the contents of the buffer are undefined.
     pub result: Result<(), IoError>,
 }
 
-/// A request that was not accepted, handed back.
+/// A request that was not accepted, returned to the caller.
 #[derive(Debug)]
 pub struct Refused<B> {
-    /// Why.
+    /// Why it was refused.
     pub reason: Rejected,
-    /// The request, as it was.
+    /// The unchanged request.
     pub request: Request<B>,
 }
 
@@ -99,35 +99,45 @@ impl<B> fmt::Display for Refused<B> {
 }
 
 /// One queue of a block device.
+///
+/// All methods run in task context, not in an interrupt handler: interrupts only wake the registered waker. Unless a method
+/// says otherwise it does not block and takes no lock that another queue holds for longer than a copy of a few words.
 pub trait BlockQueue: Notify + Send {
-    /// What is read into and written from.
+    /// The type of the buffers that are read into and written from.
     type Buffer: DmaBuffer;
 
-    /// Takes a request. The host may not see it before [`kick`](Self::kick).
+    /// Submits a request. The host may not see it before [`kick`](Self::kick).
+    ///
+    /// Does not block or allocate. The buffer is in flight from here until [`complete`](Self::complete) returns it.
     ///
     /// # Errors
     ///
-    /// [`Refused`], with the request and its buffer, which is not lent.
+    /// [`Refused`], with the request and its buffer, neither of which was submitted: [`Rejected::Full`] until something
+    /// completes; the other reasons say what is wrong with the request, the buffer or the device.
     #[allow(clippy::result_large_err, reason = "the error carries the request back: that is its point")]
     fn submit(&mut self, request: Request<Self::Buffer>) -> Result<(), Refused<Self::Buffer>>;
 
-    /// Tells the host of what was submitted, if it has to be told.
+    /// Notifies the host of submitted requests, unless the host has suppressed notifications. Does not block.
     fn kick(&mut self);
 
-    /// Takes one request that is done, in the order in which the host completed them.
+    /// Returns the next completed request, in the order in which the host completed them; `None` when the queue is drained.
+    ///
+    /// Does not block or allocate. The buffer is the caller's again.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service, but only after everything that was lent to it has come
-    /// back (or was leaked: [`Fault::Timeout`]).
+    /// The [`Fault`] when the device is out of service, but only after every request in flight has been returned (or its
+    /// buffer leaked: [`Fault::Timeout`]).
     fn complete(&mut self) -> Result<Option<Completion<Self::Buffer>>, Fault>;
 
-    /// Resets the queue, or the whole device where one queue alone cannot be reset: everything in flight comes
-    /// back as aborted from [`complete`](Self::complete).
+    /// Resets the queue, or the whole device where one queue alone cannot be reset.
+    ///
+    /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Blocks until the device
+    /// confirms the reset or the driver's reset timeout ends; takes the lock of the device.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device did not let go or cannot be started again.
+    /// The [`Fault`] when the device did not confirm the reset or cannot be started again.
     fn reset(&mut self) -> Result<(), Fault>;
 }
 
@@ -147,9 +157,9 @@ impl<Q: BlockQueue + ?Sized> BlockQueue for &mut Q {
     }
 }
 
-/// The next completion of a queue, as a future.
+/// Returns a future of the next completion of a queue.
 ///
-/// It kicks first. One future of a queue at a time: a second takes over the waker of the first.
+/// Kicks at once. Await one such future of a queue at a time: a second one replaces the waker of the first.
 pub fn next_completion<Q: BlockQueue + ?Sized>(
     queue: &mut Q,
 ) -> impl Future<Output = Result<Completion<Q::Buffer>, Fault>> {
@@ -167,16 +177,16 @@ pub fn next_completion<Q: BlockQueue + ?Sized>(
     })
 }
 
-/// Whether a medium can be written.
+/// Whether a medium is writable.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Access {
-    /// It can.
+    /// Reads and writes.
     ReadWrite,
-    /// It cannot.
+    /// Reads only.
     ReadOnly,
 }
 
-/// Whether completed writes can be lost.
+/// The write cache of a device: whether a power loss can lose completed writes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Cache {
     /// A completed write is durable; a flush does nothing.
@@ -185,7 +195,7 @@ pub enum Cache {
     WriteBack,
 }
 
-/// A device's serial number: bytes as the host gave them, without trailing zeroes and spaces.
+/// A device's serial number: up to 32 bytes as the host gave them, without trailing zeroes and spaces.
 #[derive(Copy, Clone, Default, Eq, PartialEq)]
 pub struct Serial {
     bytes: [u8; 32],
@@ -222,92 +232,130 @@ impl fmt::Debug for Serial {
     }
 }
 
-/// What [`Op::Discard`] is limited to.
+/// The limits of [`Op::Discard`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct DiscardLimits {
-    /// Blocks in one request, at most.
+    /// The maximum number of blocks in one request.
     pub max_blocks: u32,
-    /// Blocks to which ranges should be aligned; others are rounded inwards by the host.
+    /// The preferred alignment of ranges in blocks; the host rounds other ranges inwards.
     pub alignment: u32,
 }
 
-/// What [`Op::WriteZeroes`] is limited to.
+/// The limits of [`Op::WriteZeroes`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ZeroLimits {
-    /// Blocks in one request, at most.
+    /// The maximum number of blocks in one request.
     pub max_blocks: u32,
     /// Whether [`Unmap::May`] has an effect.
     pub unmap: Unmap,
 }
 
-/// What a block device is. Fixed while it is open, but for [`blocks`](Self::blocks) and [`access`](Self::access).
+/// The geometry and limits of a block device.
+///
+/// Constant while the device is open, except [`blocks`](Self::blocks) and [`access`](Self::access).
+///
+/// ```
+/// let mut info = paravirt_device::BlockInfo::new(2048, 512);
+/// info.max_segments = 4;
+/// assert_eq!((info.blocks, info.physical_block_size), (2048, 512));
+/// ```
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct BlockInfo {
-    /// Its size in logical blocks.
+    /// The capacity in logical blocks.
     pub blocks: u64,
-    /// Bytes of a logical block, the unit of addresses: a power of two from 512 up.
+    /// The size of a logical block, the unit of addresses, in bytes: a power of two, at least 512.
     pub block_size: u32,
-    /// Bytes that the medium writes as one: a multiple of [`block_size`](Self::block_size).
+    /// The number of bytes that the medium writes as one: a multiple of [`block_size`](Self::block_size).
     pub physical_block_size: u32,
-    /// Logical blocks by which the first physical block is shifted.
+    /// The offset of the first aligned physical block, in logical blocks.
     pub alignment_offset: u32,
-    /// Logical blocks that are best transferred as one; 0 where the device does not say.
+    /// The optimal transfer size in logical blocks; 0 where the device does not report it.
     pub optimal_blocks: u32,
-    /// Bytes in one request, at most.
+    /// The maximum number of bytes in one request.
     pub max_bytes: u32,
-    /// Segments of a buffer, at most.
+    /// The maximum number of segments of a buffer.
     pub max_segments: u16,
-    /// Bytes in one segment, at most.
+    /// The maximum number of bytes in one segment.
     pub max_segment_bytes: u32,
-    /// Where it is given: every segment but the first begins, and every one but the last ends, at a multiple of
-    /// this many bytes.
+    /// If `Some`, every segment but the first begins, and every segment but the last ends, at a multiple of this many bytes.
     pub segment_boundary: Option<NonZeroU32>,
-    /// Bytes to which buffers must be aligned.
+    /// The required alignment of buffers in bytes.
     pub alignment: u32,
-    /// Limits of a discard, where the device has it.
+    /// The limits of a discard; `None` where the device does not support it.
     pub discard: Option<DiscardLimits>,
-    /// Limits of zeroing, where the device has it.
+    /// The limits of write-zeroes; `None` where the device does not support it.
     pub write_zeroes: Option<ZeroLimits>,
-    /// Whether it has a volatile write cache.
+    /// The write cache.
     pub cache: Cache,
-    /// Whether it can be written.
+    /// Whether the medium is writable.
     pub access: Access,
-    /// Its serial number.
+    /// The serial number.
     pub serial: Serial,
-    /// How many queues can be taken.
+    /// The number of queues that can be taken.
     pub queues: u16,
-    /// Requests in flight on one queue, at most.
+    /// The maximum number of requests in flight on one queue.
     pub depth: u16,
 }
 
-/// What happened to a block device.
+impl BlockInfo {
+    /// A writable device of `blocks` logical blocks of `block_size` bytes, without a cache and without optional operations.
+    ///
+    /// The other fields have the least demanding values: one queue that takes one request of one segment, buffers without
+    /// alignment, no limit on bytes. Drivers assign what the device reports.
+    pub fn new(blocks: u64, block_size: u32) -> Self {
+        Self {
+            blocks,
+            block_size,
+            physical_block_size: block_size,
+            alignment_offset: 0,
+            optimal_blocks: 0,
+            max_bytes: u32::MAX,
+            max_segments: 1,
+            max_segment_bytes: u32::MAX,
+            segment_boundary: None,
+            alignment: 1,
+            discard: None,
+            write_zeroes: None,
+            cache: Cache::WriteThrough,
+            access: Access::ReadWrite,
+            serial: Serial::default(),
+            queues: 1,
+            depth: 1,
+        }
+    }
+}
+
+/// A change of a block device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum BlockEvent {
-    /// It has this many logical blocks now.
+    /// The capacity changed to this many logical blocks.
     Capacity(u64),
-    /// It can or cannot be written now.
+    /// The medium became writable or read-only.
     Access(Access),
-    /// It is out of service.
+    /// The device is out of service.
     Faulted(Fault),
 }
 
 /// A block device.
+///
+/// All methods run in task context. They may take the lock of the device for a short time; none blocks on the host.
 pub trait BlockDevice: Send {
-    /// What its queues are.
+    /// The type of its queues.
     type Queue: BlockQueue;
 
-    /// What it is, as of the last [`poll_event`](Self::poll_event).
+    /// The geometry and limits, as of the last [`poll_event`](Self::poll_event).
     fn info(&self) -> BlockInfo;
 
-    /// Hands out queue `index`, once; `None` where it is taken or not below [`BlockInfo::queues`].
+    /// Returns queue `index`, once; `None` when it has been taken or `index` is out of range ([`BlockInfo::queues`]).
     ///
-    /// A queue that is dropped is reset; it cannot be taken again.
+    /// Dropping a queue resets it; it cannot be taken again.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
-    /// What happened since the last call; call until `None`.
+    /// Returns the next change since the last call; call until `None`.
     fn poll_event(&mut self) -> Option<BlockEvent>;
 
-    /// Registers the task to wake when there may be an event.
+    /// Registers the waker to wake when there may be an event, in place of the previous one.
     fn register(&mut self, waker: &Waker);
 }

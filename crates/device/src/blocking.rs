@@ -107,7 +107,7 @@ where
 
     /// The bounce buffer, set to `len` bytes or what it holds.
     fn take_bounce(&mut self, len: usize) -> Result<DmaSlice<P>, BlockingError> {
-        // It is gone only where the host did not let go of it, and then the queue has a fault.
+        // `None` only if the buffer was leaked because the device did not quiesce; then the queue has a fault.
         let mut bounce = self.bounce.take().ok_or(BlockingError::Fault(Fault::Timeout))?;
         let block = self.block_size.max(1) as usize;
         let whole = bounce.capacity().saturating_sub(bounce.capacity().checked_rem(block).unwrap_or(0));

@@ -7,14 +7,14 @@ use paravirt_platform::SubmitError;
 pub enum Fault {
     /// The host broke the protocol. The device stays out of service.
     Protocol,
-    /// The host did not answer in time, not even to a reset. The device stays out of service, and what it may
-    /// still write to has been leaked.
+    /// The host did not answer in time, not even to a reset. The device stays out of service, and memory that it may still
+    /// access has been leaked.
     Timeout,
-    /// The device is gone.
+    /// The device was removed.
     Removed,
-    /// The device is being reset and comes back once every queue of it has been drained.
+    /// The device is being reset. It starts again when every queue has been drained.
     Reset,
-    /// The device does not accept what it offered, or came back from a reset as another one.
+    /// The device rejected features that it offered, or changed its identity across a reset.
     Refused,
 }
 
@@ -23,7 +23,7 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::Protocol => "the host broke the protocol",
             Self::Timeout => "the host does not answer",
-            Self::Removed => "the device is gone",
+            Self::Removed => "the device was removed",
             Self::Reset => "the device is being reset",
             Self::Refused => "the device cannot be set up",
         })
@@ -40,7 +40,7 @@ pub enum IoError {
     Device,
     /// The medium cannot be read or written there.
     Medium,
-    /// The device does not know the operation.
+    /// The device does not support the operation.
     Unsupported,
     /// The medium is write-protected.
     ReadOnly,
@@ -62,15 +62,15 @@ impl fmt::Display for IoError {
 
 impl core::error::Error for IoError {}
 
-/// Why a request was not accepted. It is handed back with its buffer; nothing was sent.
+/// Why a request was not accepted. The request is returned with its buffer; nothing was sent.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// No free slot: complete something, then try again.
+    /// The queue is full: try again after a completion.
     Full,
-    /// The range is not on the medium.
+    /// The range exceeds the medium.
     Range,
-    /// The length or shape is not what the device takes: see its info.
+    /// The length, alignment or segmentation is outside the limits of the device.
     Invalid,
     /// The medium is read-only.
     ReadOnly,

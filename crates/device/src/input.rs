@@ -103,7 +103,7 @@ impl Key {
     }
 }
 
-/// What moves.
+/// The axis of a motion event.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 #[non_exhaustive]
 pub enum Axis {
@@ -117,39 +117,39 @@ pub enum Axis {
     HorizontalWheel,
 }
 
-/// What a user did. Events up to a [`Sync`](Self::Sync) belong together.
+/// An input event. Events up to a [`Sync`](Self::Sync) belong together.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum InputEvent {
     /// A key or button went down, or up again. A key that is held may be reported as going down again and again.
     Key {
-        /// Which.
+        /// The key or button.
         key: Key,
-        /// Down.
+        /// Whether it is pressed or released.
         is_pressed: bool,
     },
-    /// Something moved by so much.
+    /// Relative motion.
     Relative {
-        /// What.
+        /// The axis.
         axis: Axis,
-        /// In units of the device.
+        /// The distance in units of the device.
         by: i32,
     },
-    /// Something is at a place.
+    /// An absolute position.
     Absolute {
         /// What: [`Axis::X`] or [`Axis::Y`].
         axis: Axis,
         /// From 0 for the left or upper border to [`InputEvent::END`] for the other, whatever the device counts in.
         at: u16,
     },
-    /// A unit of UTF-16 was typed, or let go: by a host that pastes text.
+    /// A UTF-16 code unit was typed or released, when the host pastes text.
     Text {
-        /// The unit.
+        /// The code unit.
         unit: u16,
-        /// Down.
+        /// Whether it is pressed or released.
         is_pressed: bool,
     },
-    /// One that has no name here, as VIRTIO 1.3 §5.8 has it: Linux' type, code and value.
+    /// An event without a name here: the Linux type, code and value that VIRTIO 1.3 §5.8 carries.
     Other {
         /// Its type.
         kind: u16,
@@ -158,7 +158,7 @@ pub enum InputEvent {
         /// Its value.
         value: i32,
     },
-    /// What came before it is all that happened at once.
+    /// Ends a group of simultaneous events.
     Sync,
 }
 
@@ -166,7 +166,8 @@ impl InputEvent {
     /// The largest place on an axis.
     pub const END: u16 = 32767;
 
-    /// Where `value` is on an axis that counts `span` steps from `least` on: for drivers. What is outside is at a border.
+    /// Scales `value` of an axis of `span` steps from `least` on to 0 to [`END`](Self::END), for drivers. Values out of range are
+    /// clamped.
     pub fn place(value: i32, least: i32, span: i64) -> u16 {
         let from_least = i64::from(value).saturating_sub(least.into()).max(0);
         let scaled = from_least.saturating_mul(Self::END.into()).checked_div(span).unwrap_or(0);
@@ -174,7 +175,7 @@ impl InputEvent {
     }
 }
 
-/// The lights of a keyboard that are on.
+/// The LEDs of a keyboard that are lit.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Leds(u8);
 
@@ -201,36 +202,39 @@ impl BitOr for Leds {
     }
 }
 
-/// What a device for input has.
+/// The capabilities of an input device. `Default` has none; assign the fields.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct InputInfo {
-    /// Keys of a keyboard.
+    /// It has the keys of a keyboard.
     pub has_keys: bool,
-    /// Buttons of a mouse.
+    /// It has the buttons of a mouse.
     pub has_buttons: bool,
-    /// It moves: [`InputEvent::Relative`].
+    /// It reports relative motion: [`InputEvent::Relative`].
     pub is_relative: bool,
-    /// It points at a place: [`InputEvent::Absolute`].
+    /// It reports absolute positions: [`InputEvent::Absolute`].
     pub is_absolute: bool,
 }
 
-/// A keyboard, a mouse, a tablet.
+/// An input device: a keyboard, a mouse or a tablet.
+///
+/// All methods run in task context and do not block.
 pub trait Input: Notify + Send {
-    /// What it has.
+    /// The capabilities of the device.
     fn info(&self) -> InputInfo;
 
-    /// The next event; `None`: wait for one.
+    /// Returns the next event; `None` when there is none yet.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service and all that came in before has been handed over.
+    /// The [`Fault`] when the device is out of service and every event received before has been returned.
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault>;
 
-    /// Sets the lights; `false` where it has none, or no room for the message now.
+    /// Sets the LEDs; `false` when the device has none or its queue is full.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] when the device is out of service.
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault>;
 }
 

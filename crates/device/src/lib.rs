@@ -1,38 +1,36 @@
-//! What paravirtual drivers give a kernel: traits for block, network and other devices that name no vendor.
+//! Traits of paravirtual block, network and other devices, independent of the host.
 //!
-//! A kernel that is written against this crate runs on a virtio host and on a Hyper-V host alike. The drivers
-//! implement these traits; `paravirt` finds the devices and hands them over.
+//! A kernel written against this crate runs on a virtio host and on a Hyper-V host alike. The driver crates implement these
+//! traits, `paravirt` finds the devices, and `paravirt-platform` has the traits that the kernel implements in turn.
 //!
 //! # How a queue is used
 //!
 //! A device hands out its queues one at a time ([`BlockDevice::take_queue`], [`NetDevice::take_queue`]), so that
-//! each processor can own one and no lock is needed. A request is moved in, with its buffer, and comes back as a
-//! completion, with its buffer. What is submitted may stay with the driver until `kick`, so that a batch costs
-//! the host one notification.
+//! each processor can own one without a lock. `submit` moves a request in, with its buffer; the completion returns the
+//! buffer. Submitted requests may stay with the driver until `kick`, so that a batch costs one notification.
 //!
 //! # Events: one protocol for polling, interrupts and futures
 //!
-//! 1. Drain: call `complete` (or `poll`) until there is nothing.
-//! 2. [`arm`](Notify::arm). If it answers [`Arm::Pending`], something raced in: back to 1.
+//! 1. Drain: call `complete` (or `poll`) until nothing is outstanding.
+//! 2. Call [`arm`](Notify::arm). If it returns [`Arm::Pending`], an event raced in: go to 1.
 //! 3. Sleep until the waker given to [`register`](Notify::register) is woken, or until
-//!    [`next_deadline`](Notify::next_deadline); then [`expire`](Notify::expire) what is late, and back to 1.
+//!    [`next_deadline`](Notify::next_deadline); then call [`expire`](Notify::expire) and go to 1.
 //!
-//! A kernel that only polls does step 1 for ever. A future does 1 and 2 in `poll` ([`next_completion`]).
+//! A kernel that only polls repeats step 1. A future does 1 and 2 in `poll` ([`next_completion`]).
 //!
 //! # Faults and resets
 //!
-//! What a host does wrong ends in a [`Fault`] of that device alone. The device is then stopped, every queue of it
-//! gives back what was lent to it (as [`IoError::Aborted`], through `complete` like any other completion) and
-//! answers with the fault from then on. A reset that the guest wants ([`BlockQueue::reset`], a deadline) goes the
-//! same way, except that the device starts again when the last of its queues has been drained; until then
-//! submissions are refused with [`Fault::Reset`]. No buffer comes back while the host may still write it: where
-//! the host does not confirm that it let go, the buffer is leaked.
+//! An error of the host ends in a [`Fault`] of that device alone. The driver stops the device; every queue returns its
+//! requests in flight (as [`IoError::Aborted`], through `complete` like any other completion) and reports the fault from
+//! then on. A reset by the guest ([`BlockQueue::reset`], a deadline) takes the same path, except that the device starts again
+//! when the last of its queues has been drained; until then submissions are refused with [`Fault::Reset`]. No buffer is
+//! returned while the host may still write to it: if the host does not confirm that it quiesced, the buffer is leaked.
 //!
 //! ```
 //! use paravirt_device::{BlockQueue, Completion, Durability, Fault, Op, Rejected, Request};
 //! use paravirt_platform::Instant;
 //!
-//! /// Writes `from` to block `lba`, durably, and waits for it by polling.
+//! /// Writes `from` to block `lba` durably and polls for the completion.
 //! fn write_through<Q: BlockQueue>(queue: &mut Q, lba: u64, from: Q::Buffer) -> Result<Completion<Q::Buffer>, Fault> {
 //!     let op = Op::Write { lba, from, durability: Durability::Durable };
 //!     if let Err(refused) = queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }) {

@@ -10,37 +10,39 @@ pub struct ConsoleSize {
     pub rows: u16,
 }
 
-/// A console: bytes in and out.
+/// A console, a byte stream in both directions. All methods run in task context and do not block.
 pub trait Console: Notify + Send {
-    /// Takes as many of `bytes` as there is room for and returns how many; 0 means: wait for an event.
+    /// Copies the beginning of `bytes` into the transmit queue and returns the number of bytes; 0 when it is full.
     ///
     /// # Errors
     ///
     /// The [`Fault`] where the device is out of service.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault>;
 
-    /// Fills `bytes` with what has come in and returns how many; 0 means: nothing.
+    /// Copies received bytes to the beginning of `bytes` and returns their number; 0 when there are none.
     ///
     /// # Errors
     ///
     /// The [`Fault`] where the device is out of service.
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault>;
 
-    /// Whether all that was written has been taken by the host.
+    /// Whether the host has consumed all written bytes.
     ///
     /// # Errors
     ///
     /// The [`Fault`] where the device is out of service.
     fn is_flushed(&mut self) -> Result<bool, Fault>;
 
-    /// The size of the screen, where the host says it.
+    /// The size of the screen; `None` where the host does not report it.
     fn size(&self) -> Option<ConsoleSize>;
 }
 
-/// A source of random bytes. They are the host's: mix them with others before they become keys.
+/// A source of random bytes from the host: mix them with other entropy before deriving keys.
+///
+/// Runs in task context and does not block.
 pub trait Entropy: Notify + Send {
-    /// Fills the beginning of `bytes` with what the host has given and asks it for more; returns how many. 0
-    /// means: wait for an event.
+    /// Copies random bytes to the beginning of `bytes`, requests more from the host, and returns the number copied; 0 when there
+    /// are none yet.
     ///
     /// # Errors
     ///
@@ -50,6 +52,6 @@ pub trait Entropy: Notify + Send {
 
 /// A monotonic clock that the hypervisor offers.
 pub trait Clock: Send + Sync {
-    /// The time on it, the same on every processor and never going back.
+    /// The current time, the same on every processor and never decreasing. May be called in interrupt context; takes no lock.
     fn now(&self) -> Instant;
 }

@@ -20,21 +20,21 @@ impl fmt::Debug for MacAddr {
     }
 }
 
-/// An IEEE 802.1Q tag that travels beside the frame, not in it.
+/// The tag control information of an IEEE 802.1Q tag that is carried in metadata, not in the frame.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct VlanTag(pub u16);
 
-/// Where a checksum goes: summed from byte `start` of the frame to its end, stored at byte `start + offset`, where
-/// the sum of the pseudo-header already is.
+/// A partial checksum: the sum from byte `start` of the frame to its end, to be stored at byte `start + offset`, where the
+/// frame already holds the sum of the pseudo-header.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ChecksumRange {
-    /// Where the sum begins.
+    /// The offset in bytes, from the start of the frame, at which the sum begins.
     pub start: u16,
-    /// Where it goes, from `start`.
+    /// The offset of the checksum field in bytes from `start`.
     pub offset: u16,
 }
 
-/// What a large frame is cut into.
+/// The protocol of a segmented frame.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SegmentKind {
@@ -42,80 +42,126 @@ pub enum SegmentKind {
     Tcp4,
     /// TCP over IPv6.
     Tcp6,
-    /// UDP, over either.
+    /// UDP over IPv4 or IPv6.
     Udp,
 }
 
-/// Segmentation: a frame larger than the MTU that is, or was, several on the wire.
+/// Segmentation of a frame larger than the MTU, which is or was several frames on the wire.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Segmentation {
-    /// Of what.
+    /// The protocol.
     pub kind: SegmentKind,
-    /// Payload bytes of each segment on the wire, at least 1.
+    /// The maximum segment size on the wire in payload bytes, at least 1.
     pub size: u16,
-    /// Bytes of the headers that are repeated: Ethernet, IP and TCP or UDP.
+    /// The length in bytes of the headers that each segment repeats: Ethernet, IP and TCP or UDP.
     pub headers: u16,
 }
 
-/// What is to be done to a frame on its way out.
+/// The offloads that a frame to be sent asks for.
+///
+/// ```
+/// use paravirt_device::{TxMeta, VlanTag};
+/// let meta = TxMeta::new().with_vlan(VlanTag(5));
+/// assert_eq!((meta.vlan, meta.checksum), (Some(VlanTag(5)), None));
+/// ```
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct TxMeta {
-    /// The checksum that the host fills in. Needs [`Offloads::TX_CHECKSUM`].
+    /// The checksum that the host fills in; requires [`Offloads::TX_CHECKSUM`].
     pub checksum: Option<ChecksumRange>,
-    /// How the host cuts it up; needs `checksum`, and the offload of its kind.
+    /// How the host segments the frame; requires `checksum` and the offload of the protocol.
     pub segmentation: Option<Segmentation>,
-    /// The tag with which it leaves.
+    /// The VLAN tag that the host inserts.
     pub vlan: Option<VlanTag>,
 }
 
-/// What is known of the checksum of a frame that came in.
+impl TxMeta {
+    /// A frame that is sent as it is.
+    pub const fn new() -> Self {
+        Self { checksum: None, segmentation: None, vlan: None }
+    }
+
+    /// Asks the host to fill in a checksum; requires [`Offloads::TX_CHECKSUM`].
+    #[must_use]
+    pub const fn with_checksum(mut self, range: ChecksumRange) -> Self {
+        self.checksum = Some(range);
+        self
+    }
+
+    /// Asks the host to segment the frame; requires a checksum and the offload of the protocol.
+    #[must_use]
+    pub const fn with_segmentation(mut self, segmentation: Segmentation) -> Self {
+        self.segmentation = Some(segmentation);
+        self
+    }
+
+    /// Asks the host to insert a VLAN tag.
+    #[must_use]
+    pub const fn with_vlan(mut self, tag: VlanTag) -> Self {
+        self.vlan = Some(tag);
+        self
+    }
+}
+
+/// The state of the checksum of a received frame.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum RxChecksum {
-    /// Nothing: verify it.
+    /// Not verified: the guest verifies it.
     #[default]
     Unknown,
-    /// It was verified.
+    /// Verified by the host.
     Valid,
-    /// It was never computed, since the frame did not leave the host: the data are sound, the field holds the sum of
-    /// the pseudo-header only.
+    /// Never computed, since the frame did not leave the host: the data are valid, and the field holds only the sum of the
+    /// pseudo-header.
     Partial(ChecksumRange),
 }
 
-/// What is known of a frame that came in.
+/// The metadata of a received frame.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct RxMeta {
-    /// Its checksum.
+    /// The state of the checksum.
     pub checksum: RxChecksum,
-    /// Where it was several segments on the wire.
+    /// How the frame was segmented on the wire; `None` for a frame that was not coalesced.
     pub segmentation: Option<Segmentation>,
-    /// The tag with which it came, where the host took it out of the frame.
+    /// The VLAN tag that the host removed from the frame.
     pub vlan: Option<VlanTag>,
 }
 
-/// A frame that came in; its bytes are in [`NetRx::segment`].
+impl RxMeta {
+    /// A frame with this state of its checksum, neither coalesced nor tagged.
+    pub const fn new(checksum: RxChecksum) -> Self {
+        Self { checksum, segmentation: None, vlan: None }
+    }
+}
+
+/// A received frame; [`NetRx::segment`] returns its bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct RxFrame {
-    /// Its length in bytes, from the Ethernet header on, without FCS.
+    /// The length in bytes from the Ethernet header on, without the frame check sequence.
     pub len: usize,
-    /// In how many segments it lies, at least 1.
+    /// The number of segments in memory, at least 1.
     pub segments: u16,
-    /// What is known of it.
+    /// The metadata.
     pub meta: RxMeta,
 }
 
-/// The receiving side of a queue.
+/// The receive side of a queue.
+///
+/// All methods run in task context and neither block nor allocate.
 pub trait NetRx {
-    /// The oldest frame that came in, until it is popped. [`NetQueue::poll`] looks for new ones.
+    /// The oldest received frame, until [`pop`](Self::pop); `None` when there is none. [`NetQueue::poll`] looks for new ones.
     fn front(&self) -> Option<RxFrame>;
 
-    /// The bytes of segment `index` of that frame: plain memory, the guest's own.
+    /// The bytes of segment `index` of the oldest frame; `None` when `index` is out of range. The host no longer writes to them.
     fn segment(&mut self, index: u16) -> Option<&mut [u8]>;
 
-    /// Gives the frame's memory back to the driver. The host may be told at the next `poll`, `arm` or `kick`.
+    /// Returns the memory of the oldest frame to the driver, which posts it again. The host may be notified at the next `poll`,
+    /// `arm` or `kick`.
     fn pop(&mut self);
 
-    /// The whole frame in one piece: its only segment, or a copy of all of them in `scratch`; `None` where there is
-    /// no frame or `scratch` is too short.
+    /// The oldest frame in one piece: its only segment, or a copy of all segments in `scratch`; `None` when there is no frame or
+    /// `scratch` is too short.
     fn contiguous<'a>(&'a mut self, scratch: &'a mut [u8]) -> Option<&'a mut [u8]> {
         let frame = self.front()?;
         if frame.segments == 1 {
@@ -132,81 +178,88 @@ pub trait NetRx {
     }
 }
 
-/// A frame that was sent from the caller's own memory, and that memory.
+/// A completed zero-copy send, which returns the buffer to the caller.
 #[derive(Debug)]
 pub struct Sent<B> {
-    /// That of the frame.
+    /// The tag given to [`NetTx::send`].
     pub tag: u64,
-    /// Its memory.
+    /// The buffer of the frame.
     pub buffer: B,
-    /// Whether the host took it.
+    /// Whether the host accepted the frame.
     pub result: Result<(), IoError>,
 }
 
-/// A frame that was not accepted, handed back.
+/// A frame that was not accepted, returned to the caller.
 #[derive(Debug)]
 pub struct SendRefused<B> {
-    /// Why.
+    /// Why it was refused.
     pub reason: Rejected,
-    /// The frame's memory, not lent.
+    /// The buffer of the frame, which was not submitted.
     pub buffer: B,
 }
 
-/// The sending side of a queue.
+/// The transmit side of a queue.
+///
+/// All methods run in task context and neither block nor allocate.
 pub trait NetTx {
-    /// What frames are sent from without a copy.
+    /// The type of the buffers that are sent without a copy.
     type Buffer: DmaBuffer;
 
-    /// Whether [`reserve`](Self::reserve) would find room for a frame of `len` bytes.
+    /// Whether [`reserve`](Self::reserve) would succeed for a frame of `len` bytes.
     fn is_ready(&self, len: usize) -> bool;
 
-    /// Reserves a slot for a frame of up to `len` bytes; it stays reserved, over further calls, until
-    /// [`commit`](Self::commit). `false` where there is no room now or ever.
+    /// Reserves a slot for a frame of up to `len` bytes until [`commit`](Self::commit); further calls keep the reservation.
+    ///
+    /// `false` when no slot is free now, or when `len` exceeds what the device accepts.
     #[must_use]
     fn reserve(&mut self, len: usize) -> bool;
 
-    /// The bytes of the reserved slot, as many as were asked for or more; empty where none is reserved.
+    /// The bytes of the reserved slot, at least as many as were reserved; empty when none is reserved.
     fn slot(&mut self) -> &mut [u8];
 
-    /// Sends the first `len` bytes of the reserved slot, from the Ethernet header on, without FCS, and takes the
-    /// reservation back. The host may not be told before [`kick`](Self::kick).
+    /// Sends the first `len` bytes of the reserved slot, from the Ethernet header on, without the frame check sequence.
+    ///
+    /// Ends the reservation. The host may not be notified before [`kick`](Self::kick).
     ///
     /// # Errors
     ///
-    /// [`Rejected`] where none is reserved, `len` or `meta` are not what the device takes, or it is out of service;
-    /// nothing is sent, and the slot is free again.
+    /// [`Rejected`] when no slot is reserved, the device does not support `len` or `meta`, or it is out of service; nothing is
+    /// sent, and the slot is free again.
     fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected>;
 
-    /// Sends a frame from the caller's memory, without a copy. The memory comes back from [`sent`](Self::sent).
+    /// Sends a frame from the caller's buffer, without a copy. The buffer is in flight until [`sent`](Self::sent) returns it.
     ///
     /// # Errors
     ///
-    /// [`SendRefused`], with the memory.
+    /// [`SendRefused`], with the buffer: the reasons of [`commit`](Self::commit), [`Rejected::Full`] when no slot is free, and
+    /// [`Rejected::Buffer`] when the buffer cannot be submitted.
     fn send(&mut self, tag: u64, frame: Self::Buffer, meta: TxMeta) -> Result<(), SendRefused<Self::Buffer>>;
 
-    /// Takes back the memory of one frame that was sent, after [`NetQueue::poll`].
+    /// Returns one completed zero-copy send with its buffer; `None` when there is none. [`NetQueue::poll`] looks for new ones.
     fn sent(&mut self) -> Option<Sent<Self::Buffer>>;
 
-    /// Tells the host of what was sent, if it has to be told.
+    /// Notifies the host of sent frames, unless the host has suppressed notifications.
     fn kick(&mut self);
 }
 
-/// A pair of a receiving and a sending queue.
+/// A pair of a receive and a transmit queue.
+///
+/// All methods run in task context; interrupts only wake the registered waker.
 pub trait NetQueue: Notify + Send {
-    /// The receiving side.
+    /// The receive side.
     type Rx: NetRx + ?Sized;
-    /// The sending side.
+    /// The transmit side.
     type Tx: NetTx + ?Sized;
 
-    /// Looks for what came in and what went out.
+    /// Looks for received frames and completed sends. Does not block; does a bounded amount of work.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service. Frames that came in before can still be read, and memory of
-    /// the caller's that was lent has come back.
+    /// The [`Fault`] when the device is out of service. Frames received before can still be read, and
+    /// [`NetTx::sent`] returns the buffers that were in flight.
     fn poll(&mut self) -> Result<(), Fault>;
 
-    /// Both sides, to use at once.
+    /// Both sides, for use at the same time.
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
 }
 
@@ -221,8 +274,8 @@ impl<Q: NetQueue + ?Sized> NetQueue for &mut Q {
     }
 }
 
-/// A net queue with the types of its sides erased, so that
-/// `dyn NetQueue<Rx = dyn NetRx, Tx = dyn NetTx<Buffer = B>>` can hold any.
+/// Erases the types of the two sides of a queue, so that `dyn NetQueue<Rx = dyn NetRx, Tx = dyn NetTx<Buffer = B>>` can hold
+/// any queue.
 #[derive(Debug)]
 pub struct Erased<Q>(pub Q);
 
@@ -262,29 +315,29 @@ where
 }
 
 bitflags! {
-    /// What a network device does for the guest.
+    /// The work that a network device does for the guest.
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct Offloads: u32 {
-        /// Fills in checksums of TCP and UDP on the way out.
+        /// Fills in the TCP and UDP checksums of sent frames.
         const TX_CHECKSUM = 1 << 0;
-        /// Cuts up TCP over IPv4 on the way out.
+        /// Segments sent TCP over IPv4.
         const TX_TCP4 = 1 << 1;
-        /// Cuts up TCP over IPv6 on the way out.
+        /// Segments sent TCP over IPv6.
         const TX_TCP6 = 1 << 2;
-        /// Cuts up UDP on the way out.
+        /// Segments sent UDP.
         const TX_UDP = 1 << 3;
-        /// May hand in frames whose checksum was verified or never computed.
+        /// May deliver frames whose checksum was verified or never computed.
         const RX_CHECKSUM = 1 << 8;
-        /// May hand in several TCP segments over IPv4 as one frame.
+        /// May coalesce received TCP segments over IPv4.
         const RX_TCP4 = 1 << 9;
-        /// May hand in several TCP segments over IPv6 as one frame.
+        /// May coalesce received TCP segments over IPv6.
         const RX_TCP6 = 1 << 10;
-        /// May hand in several UDP segments as one frame.
+        /// May coalesce received UDP datagrams.
         const RX_UDP = 1 << 11;
     }
 }
 
-/// Which frames come in besides those to the device's own address and to all.
+/// Which frames the device delivers besides those to its own address and to broadcast.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ReceiveMode {
@@ -292,116 +345,144 @@ pub enum ReceiveMode {
     Filtered,
     /// Those to any multicast address.
     AllMulticast,
-    /// All.
+    /// All frames.
     Promiscuous,
 }
 
-/// Whether there is a carrier.
+/// The state of the link.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Link {
-    /// There is.
+    /// There is a carrier.
     Up,
-    /// There is none.
+    /// There is no carrier.
     Down,
 }
 
-/// What a network device is.
+/// The address and limits of a network device.
+///
+/// ```
+/// let info = paravirt_device::NetInfo::new(paravirt_device::MacAddr([2, 0, 0, 0, 0, 1]), 1500);
+/// assert_eq!((info.queues, info.max_segmented), (1, 1514));
+/// ```
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct NetInfo {
-    /// Its address.
+    /// The MAC address.
     pub mac: MacAddr,
-    /// Bytes of the largest packet behind the Ethernet header.
+    /// The maximum length in bytes of a packet without its Ethernet header.
     pub mtu: u16,
-    /// How many pairs of queues can be taken.
+    /// The number of queue pairs that can be taken.
     pub queues: u16,
-    /// Frames in one direction of a queue, at most.
+    /// The maximum number of frames in flight in one direction of a queue pair.
     pub depth: u16,
-    /// What it does for the guest, as it is set.
+    /// The offloads that are enabled.
     pub offloads: Offloads,
-    /// Bytes of the largest frame that it cuts up; the MTU and its header where it cuts none.
+    /// The maximum length in bytes of a frame that the device segments, with its Ethernet header; of any frame where it segments
+    /// none.
     pub max_segmented: u32,
-    /// Mbit/s, where the host says it.
+    /// The speed of the link in Mbit/s; `None` where the host does not report it.
     pub speed: Option<u32>,
 }
 
-/// What happened to a network device.
+impl NetInfo {
+    /// A device with one queue pair of one frame, without offloads. Drivers assign what the device reports.
+    pub const fn new(mac: MacAddr, mtu: u16) -> Self {
+        Self {
+            mac,
+            mtu,
+            queues: 1,
+            depth: 1,
+            offloads: Offloads::empty(),
+            // The Ethernet header is 14 bytes; 65,549 fits.
+            max_segmented: (mtu as u32).saturating_add(14),
+            speed: None,
+        }
+    }
+}
+
+/// A change of a network device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NetEvent {
-    /// The carrier came or went.
+    /// The link changed.
     Link(Link),
-    /// The host gave it another address.
+    /// The host changed the MAC address.
     Mac(MacAddr),
     /// The guest should announce itself on the network (gratuitous ARP), as it was moved; then call
     /// [`NetDevice::announced`].
     Announce,
-    /// A virtual function stands beside it that reaches the same network, or does no more.
+    /// A virtual function (SR-IOV) on the same network was attached or detached.
     VirtualFunction {
-        /// Its serial number on the bus of virtual PCI devices; `None` where there is none any more.
+        /// Its serial number on the virtual PCI bus; `None` when it was detached.
         serial: Option<u32>,
     },
-    /// It is out of service.
+    /// The device is out of service.
     Faulted(Fault),
 }
 
 /// A network device.
+///
+/// All methods run in task context and may take the lock of the device. Those that return [`ControlError`] send a command to
+/// the host and block until it answers or the driver's command timeout ends: [`ControlError::Unsupported`] when the
+/// device does not offer the setting, [`ControlError::Refused`] when it rejected it, [`ControlError::Faulted`] when it is out of
+/// service. The setting is then unchanged.
 pub trait NetDevice: Send {
-    /// What its queues are.
+    /// The type of its queues.
     type Queue: NetQueue;
 
-    /// What it is, as of the last [`poll_event`](Self::poll_event).
+    /// The address and limits, as of the last [`poll_event`](Self::poll_event).
     fn info(&self) -> NetInfo;
 
-    /// Whether there is a carrier, as of the last [`poll_event`](Self::poll_event).
+    /// The state of the link, as of the last [`poll_event`](Self::poll_event).
     fn link(&self) -> Link;
 
-    /// Hands out queue pair `index`, once; `None` where it is taken or not below [`NetInfo::queues`].
+    /// Returns queue pair `index`, once; `None` when it has been taken or `index` is out of range ([`NetInfo::queues`]).
     ///
-    /// A pair that is dropped is reset; it cannot be taken again.
+    /// Dropping a pair resets it; it cannot be taken again.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
-    /// What happened since the last call; call until `None`.
+    /// Returns the next change since the last call; call until `None`.
     fn poll_event(&mut self) -> Option<NetEvent>;
 
-    /// Registers the task to wake when there may be an event.
+    /// Registers the waker to wake when there may be an event, in place of the previous one.
     fn register(&mut self, waker: &Waker);
 
-    /// Lets the host spread incoming frames over the first `queues` pairs. One pair is in use until this is called.
+    /// Makes the host distribute received frames over the first `queues` pairs. One pair is in use until this is called.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
     fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError>;
 
-    /// Says which frames come in.
+    /// Sets which frames the device delivers.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
     fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError>;
 
-    /// Gives the list of multicast addresses whose frames come in under [`ReceiveMode::Filtered`].
+    /// Sets the multicast addresses whose frames are delivered under [`ReceiveMode::Filtered`].
     ///
     /// # Errors
     ///
-    /// [`ControlError`]; [`ControlError::Refused`] also where the list is longer than the device takes.
+    /// [`ControlError`]; [`ControlError::Refused`] also when the list is longer than the device supports.
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError>;
 
-    /// Sets the device's address.
+    /// Sets the MAC address.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
     fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError>;
 
-    /// Switches what comes in: the `RX_` flags of `offloads`; the others are taken as they are.
+    /// Sets the receive offloads: the `RX_` flags of `offloads`. The other flags are ignored.
     ///
     /// # Errors
     ///
     /// [`ControlError`].
     fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError>;
 
-    /// Says that the guest has announced itself after [`NetEvent::Announce`].
+    /// Acknowledges [`NetEvent::Announce`] after the guest has announced itself.
     ///
     /// # Errors
     ///

@@ -2,41 +2,46 @@ use crate::Fault;
 use core::task::Waker;
 use paravirt_platform::Instant;
 
-/// What [`Notify::arm`] found.
+/// The result of [`Notify::arm`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Arm {
-    /// There is nothing to do; the next event wakes.
+    /// Idle: the next event wakes the registered waker.
     Armed,
-    /// Something came in meanwhile: drain again before sleeping.
+    /// An event raced in: drain again before sleeping.
     Pending,
 }
 
-/// How a queue or device says that there is something to do. See the crate's head for the protocol.
+/// Event notification of a queue or device. The crate documentation describes the protocol.
+///
+/// All methods run in task context: the interrupt handlers of the drivers only wake the registered waker. Only
+/// [`expire`](Self::expire) may block.
 pub trait Notify {
-    /// Asks the host for an interrupt at the next event, and looks whether one came in before it could know.
+    /// Enables interrupts, then checks whether an event raced in before the host could see that.
     ///
-    /// Answers [`Arm::Pending`] also while the queue has aborted requests to give back.
+    /// Returns [`Arm::Pending`] also while the queue has aborted requests to return.
     #[must_use]
     fn arm(&mut self) -> Arm;
 
-    /// Tells the host that no interrupt is wanted, as far as the protocol can say so: drivers of a device that is
-    /// polled call it once. Interrupts may still come.
+    /// Suppresses interrupts as far as the protocol allows; a kernel that only polls calls it once. Interrupts may still arrive.
     fn disarm(&mut self);
 
-    /// Registers the task to wake at the next event, in place of the one before. Call it before [`arm`](Self::arm).
+    /// Registers the waker to wake at the next event, in place of the previous one. Call it before [`arm`](Self::arm).
     fn register(&mut self, waker: &Waker);
 
-    /// The earliest deadline of what is in flight, or an earlier instant; [`Instant::NEVER`] where there is none.
+    /// The earliest deadline of the requests in flight, or an earlier instant; [`Instant::NEVER`] when there is none.
     fn next_deadline(&self) -> Instant {
         Instant::NEVER
     }
 
-    /// Starts recovery if a deadline has passed at `now`: the device or queue is reset, and what was in flight is
-    /// given back as aborted by the calls that follow.
+    /// Starts recovery if a deadline has passed at `now`: resets the device or queue. The requests in flight are then returned as
+    /// aborted, like other completions.
+    ///
+    /// Blocks during a reset, until the device confirms it or the driver's reset timeout ends.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where recovery failed. What was in flight is still given back, as far as the host let go.
+    /// The [`Fault`] when recovery failed. Requests in flight are still returned, unless the device did not confirm that it
+    /// quiesced: then their buffers are leaked.
     fn expire(&mut self, now: Instant) -> Result<(), Fault> {
         let _ = now;
         Ok(())

@@ -1,9 +1,9 @@
-//! Stream sockets between the guest and its host, without a network.
+//! Stream sockets between the guest and its host (VIRTIO 1.3 §5.10; Hyper-V sockets).
 
 use crate::{Fault, Notify};
 use core::fmt;
 
-/// A socket of a device. One that was closed is not confused with a later one.
+/// A handle of a socket. The generation distinguishes a closed socket from a later one in the same slot.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct SocketId {
     place: u16,
@@ -11,74 +11,74 @@ pub struct SocketId {
 }
 
 impl SocketId {
-    /// The socket in `place` of a driver's table, the `generation`th one there.
+    /// The socket in slot `place` of the driver's table, with the generation of the slot.
     pub const fn new(place: u16, generation: u32) -> Self {
         Self { place, generation }
     }
 
-    /// The place in the driver's table.
+    /// The slot in the driver's table.
     pub const fn place(self) -> u16 {
         self.place
     }
 
-    /// Which one it is of those that were in this place.
+    /// The generation of the slot.
     pub const fn generation(self) -> u32 {
         self.generation
     }
 }
 
-/// How a socket stands.
+/// The state of a socket.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum SocketState {
     /// The host has not answered yet.
     Connecting,
-    /// It is open. What came in may be read still when `is_ended`, and what is written is sent.
+    /// The connection is established: data can be sent, and received data read.
     Open {
-        /// The host sends no more than what has come in.
+        /// Whether the host has shut down its sending side. Data received before can still be read.
         is_ended: bool,
     },
-    /// It is over: what came in may be read still.
+    /// The connection is closed. Data received before can still be read.
     Closed(CloseReason),
 }
 
-/// Why a socket is closed.
+/// Why a connection is closed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Nobody listens there, or the host wants none.
+    /// The host refused the connection, for example because no service listens on the port.
     Refused,
     /// The host did not answer in time.
     TimedOut,
-    /// The host has ended it in good order: it got what it wanted, and all that it sent has come.
+    /// The host closed the connection in order; all data that it sent have been received.
     Ended,
-    /// The host has cut it off, or the device was reset.
+    /// The host reset the connection, or the device was reset.
     Reset,
 }
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Refused => "nobody listens there",
-            Self::TimedOut => "the host did not answer",
-            Self::Ended => "the host has ended it",
-            Self::Reset => "the host has cut it off",
+            Self::Refused => "connection refused",
+            Self::TimedOut => "the host did not answer in time",
+            Self::Ended => "the host closed the connection",
+            Self::Reset => "connection reset",
         })
     }
 }
 
-/// Why a socket did not do what it was to do.
+/// Why an operation on a socket failed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SocketError {
-    /// There are as many sockets as there can be, or no memory.
+    /// The table of sockets or listeners is full, or there is no memory.
     Full,
-    /// There is no such socket any more.
+    /// The socket does not exist, or was closed.
     Unknown,
-    /// It is not open yet, or no more; or this side has said that it sends no more, or the host that it takes no more.
+    /// The connection is not established, or its sending side is shut down by the guest or the host.
     NotOpen,
-    /// Somebody listens there already.
+    /// The guest already listens on the port.
     InUse,
-    /// The host does not know sockets.
+    /// The host does not support sockets.
     Unsupported,
     /// The device is out of service.
     Faulted(Fault),
@@ -87,11 +87,11 @@ pub enum SocketError {
 impl fmt::Display for SocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => f.write_str("there are no more sockets"),
-            Self::Unknown => f.write_str("there is no such socket"),
-            Self::NotOpen => f.write_str("the socket is not open"),
+            Self::Full => f.write_str("the table of sockets is full"),
+            Self::Unknown => f.write_str("no such socket"),
+            Self::NotOpen => f.write_str("the socket is not connected"),
             Self::InUse => f.write_str("the port is in use"),
-            Self::Unsupported => f.write_str("the host does not know sockets"),
+            Self::Unsupported => f.write_str("the host does not support sockets"),
             Self::Faulted(fault) => fault.fmt(f),
         }
     }
@@ -105,19 +105,19 @@ impl From<Fault> for SocketError {
     }
 }
 
-/// Ports that can be listened at, at once.
-const MOST_PORTS: usize = 8;
+/// The maximum number of ports that a guest listens on.
+const MAX_PORTS: usize = 8;
 
-/// The ports at which a guest listens: for drivers.
+/// The ports that a guest listens on, for drivers.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners([Option<u32>; MOST_PORTS]);
+pub struct Listeners([Option<u32>; MAX_PORTS]);
 
 impl Listeners {
     /// Adds a port.
     ///
     /// # Errors
     ///
-    /// [`SocketError::InUse`]; [`SocketError::Full`] where there are 8 of them.
+    /// [`SocketError::InUse`] when the port is in the set; [`SocketError::Full`] when the set holds 8 ports.
     pub fn add(&mut self, port: u32) -> Result<(), SocketError> {
         if self.contain(port) {
             return Err(SocketError::InUse);
@@ -127,18 +127,20 @@ impl Listeners {
         Ok(())
     }
 
-    /// Whether `port` is one of them.
+    /// Whether the guest listens on `port`.
     pub fn contain(&self, port: u32) -> bool {
         self.0.contains(&Some(port))
     }
 }
 
-/// Stream sockets to the host: what Linux has as `AF_VSOCK`, virtio as its socket device, and Hyper-V as its sockets.
+/// Stream sockets to the host: `AF_VSOCK` on Linux, the virtio socket device, Hyper-V sockets.
+///
+/// All methods run in task context; none waits for the host. Data are copied.
 ///
 /// ```
 /// use paravirt_device::{SocketError, SocketState, Sockets};
 ///
-/// /// Asks the service at `port`, by polling; what it answers, as much as fits.
+/// /// Sends `question` to the service on `port` and polls for as much of its answer as fits.
 /// fn ask<S: Sockets>(sockets: &mut S, port: u32, question: &[u8], answer: &mut [u8]) -> Result<usize, SocketError> {
 ///     let socket = sockets.connect(port)?;
 ///     let (mut sent, mut got) = (0, 0);
@@ -161,65 +163,65 @@ impl Listeners {
 /// }
 /// ```
 pub trait Sockets: Notify + Send {
-    /// Sockets that can be open at once.
+    /// The maximum number of open sockets.
     fn capacity(&self) -> u16;
 
-    /// Takes in what has happened. States, and what can be read and written, change by this and by the calls of the socket.
+    /// Processes events from the host, a bounded number at a time. The states of sockets change only here and in calls on a socket.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] that ends all sockets. After [`Fault::Reset`] they are gone and new ones can be made.
+    /// The [`Fault`] that closed all sockets. After [`Fault::Reset`] new sockets can be opened.
     fn poll(&mut self) -> Result<(), Fault>;
 
-    /// Begins to connect to what listens at `port` of the host.
+    /// Starts to connect to `port` of the host. The socket is [`SocketState::Connecting`] until the host answers.
     ///
     /// # Errors
     ///
-    /// [`SocketError`].
+    /// [`SocketError::Full`], [`SocketError::Unsupported`], or [`SocketError::Faulted`].
     fn connect(&mut self, port: u32) -> Result<SocketId, SocketError>;
 
-    /// Lets the host connect to `port` of the guest.
+    /// Accepts connections of the host to `port` of the guest.
     ///
     /// # Errors
     ///
-    /// [`SocketError`].
+    /// [`SocketError::InUse`], [`SocketError::Full`], [`SocketError::Unsupported`], or [`SocketError::Faulted`].
     fn listen(&mut self, port: u32) -> Result<(), SocketError>;
 
-    /// Takes the next socket by which the host has connected to `port`. Up to then it counts among those that are open.
+    /// Returns the next connection of the host to `port`. Connections not yet accepted count as open sockets.
     fn accept(&mut self, port: u32) -> Option<SocketId>;
 
-    /// How a socket stands; `None` where there is none any more.
+    /// The state of a socket; `None` when it does not exist any more.
     fn state(&self, socket: SocketId) -> Option<SocketState>;
 
-    /// Sends the beginning of `bytes`, copied; how many. 0 where there is no room now.
+    /// Copies the beginning of `bytes` into the send queue and returns the number of bytes; 0 when there is no room.
     ///
     /// # Errors
     ///
-    /// [`SocketError`].
+    /// [`SocketError::Unknown`], [`SocketError::NotOpen`], or [`SocketError::Faulted`].
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError>;
 
-    /// Copies what has come in to the beginning of `bytes`; how many. 0 where nothing has.
+    /// Copies received data to the beginning of `bytes` and returns the number of bytes; 0 when there are none.
     ///
     /// # Errors
     ///
-    /// [`SocketError`].
+    /// [`SocketError::Unknown`] or [`SocketError::Faulted`].
     fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError>;
 
-    /// Tells the host that nothing more will be sent, behind what was.
+    /// Shuts down the sending side, after the data sent so far.
     ///
     /// # Errors
     ///
-    /// [`SocketError`].
+    /// [`SocketError::Unknown`], [`SocketError::NotOpen`], or [`SocketError::Faulted`].
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError>;
 
-    /// Ends a socket. The host gets what was sent, and hears that it is over; what it sends still is thrown away. Its place is free
-    /// when that is done.
+    /// Closes a socket. Data sent before still reach the host; data from the host are discarded. The slot is free when the host has
+    /// been told.
     fn close(&mut self, socket: SocketId);
 
-    /// Whether the host has taken all that was sent, also by sockets that are closed: to be waited for ahead of the machine's end.
+    /// Whether the host has received all data, including those of closed sockets. Wait for it before shutdown.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] when the device is out of service.
     fn is_flushed(&mut self) -> Result<bool, Fault>;
 }

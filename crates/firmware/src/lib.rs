@@ -1,12 +1,12 @@
-//! What firmware and the command line say of the devices of the machine.
+//! Parsers of firmware tables and of the kernel command line, for finding devices.
 //!
-//! Everything here is a pure function of bytes, total and fuzzed: ACPI's table directory ([`tables`]), MCFG ([`mcfg`]), a
+//! All parsers are pure, total and fuzzed functions of bytes, for use once at boot: the ACPI table directory ([`tables`]), MCFG ([`mcfg`]), a
 //! scan of AML that finds what a guest of a paravirtual machine needs without an interpreter ([`aml`]), and the
 //! `virtio_mmio.device=` parameters of the command line ([`command_line`]). Physical memory is read through
 //! [`PhysicalMemory`].
 //!
-//! The scan is no interpreter: it sees declarations (`Name`), not methods. That is where virtual machine monitors put the
-//! resources of MMIO devices, the windows of host bridges and the sleep type of S5.
+//! The scan finds declarations (`Name`, ACPI 6.5 §19.6), not methods. Virtual machine monitors declare the resources of MMIO
+//! devices, the windows of host bridges and the sleep type of S5 that way. `paravirt` uses the results to find buses.
 //!
 //! ```
 //! use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
@@ -34,7 +34,7 @@ pub mod tables;
 
 /// Reads of physical memory.
 pub trait PhysicalMemory {
-    /// Copies what is at `address`; `None` where that is not memory.
+    /// Fills `into` from physical `address`; `None` when the range is not readable memory.
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()>;
 }
 

@@ -1,5 +1,5 @@
 use crate::HostMessage;
-use crate::message::{RANGE_PAGES, pack};
+use crate::message::{MAX_RANGE_PAGES, pack};
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
@@ -16,35 +16,35 @@ use zerocopy::IntoBytes;
 const RING_PAGES: usize = 5;
 /// How long the host may take to answer while the device is opened.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the host hears how the guest is off.
+/// Interval between pressure reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// When a full ring is looked at again.
+/// Interval between looks at a full ring.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// When it hears first, after the device was opened.
+/// Delay of the first report after the device was opened.
 const REPORT_OFFSET: Duration = Duration::from_millis(500);
 const VERSIONS: [DmVersion; 3] = [DmVersion::WIN10, DmVersion::WIN8, DmVersion::WIN7];
-/// Runs of pages that can be held.
+/// Runs of pages that the balloon can hold.
 const RUNS: usize = 16 << 10;
-/// Ranges in one message, so that it is a page at most.
+/// Ranges in one message, which is a page at most.
 const RANGES: usize = (DM_MESSAGE_MAXIMUM as usize - size_of::<DmBalloonResponse>()) / 8;
-/// Messages that one call of `poll` answers.
-const AT_ONE_GO: usize = 64;
-/// What the guest can add memory by: 2^7 MiB, as it has to be somewhere.
+/// Messages that one call of `poll` handles, at most.
+const MAX_MESSAGES: usize = 64;
+/// Alignment of memory that is added, as a power of two of MiB: 128 MiB.
 const HOT_ADD_ALIGNMENT: u64 = HOT_ADD_SHIFT << 2;
 const HOT_ADD_SHIFT: u64 = 7;
 const HOT_ADD_PAGES: u64 = (1 << (HOT_ADD_SHIFT + 20)) / 4096;
-/// Behind the largest frame number that a message can name.
+/// The end of the frame numbers that a message can name.
 const FRAMES: u64 = 1 << 40;
 
-/// Why the device was not taken into service.
+/// Why the device could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Its channel could not be opened.
+    /// The channel could not be opened.
     Channel(ChannelError),
-    /// The host speaks no version that this driver does.
+    /// The host and this driver have no version in common.
     Version,
-    /// The host is not content with what the driver can do.
+    /// The host refused the driver's capabilities.
     Capabilities,
     /// The host broke the protocol, or does not answer.
     Faulted(Fault),
@@ -90,32 +90,34 @@ impl From<SendError> for OpenError {
     }
 }
 
-/// What the host answers while the device is opened.
-enum Heard {
+/// An answer of the host while the device is opened.
+enum Answer {
     Version { is_accepted: bool },
     Capabilities { is_accepted: bool, suppresses_reports: bool },
 }
 
-/// Pages that the host has asked for and not got yet.
+/// A request of the host for pages that is not fulfilled yet.
 #[derive(Copy, Clone)]
-struct Owed {
+struct PendingRequest {
     transaction: u32,
     pages: u64,
 }
 
 /// Dynamic memory on a VMBus channel.
+///
+/// Dropped, the channel is closed; pages that the balloon holds stay with the host.
 pub struct HvBalloon<P: Platform> {
     channel: Channel<P>,
     platform: P,
     version: DmVersion,
     held: HeldPages<P>,
-    /// The packet that came in, and the message that goes out.
+    /// The last packet of the host.
     buffer: PageTable<P, u8>,
     ranges: PageTable<P, PageRange>,
-    owed: Option<Owed>,
-    /// The ring had no room for what is owed.
+    request: Option<PendingRequest>,
+    /// The answer to `request` waits for room in the ring.
     is_blocked: bool,
-    /// When it is looked at again.
+    /// When the ring is looked at again, while it is full.
     retry: Instant,
     suppresses_reports: bool,
     next_report: Instant,
@@ -125,11 +127,13 @@ pub struct HvBalloon<P: Platform> {
 }
 
 impl<P: Platform> HvBalloon<P> {
-    /// Opens the channel of `offer` and agrees with the host on a version.
+    /// Opens the channel of `offer`, and negotiates the version and the capabilities.
+    ///
+    /// Allocates, and blocks until the host has answered. Not for interrupt context.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the channel is closed again.
+    /// [`OpenError`]; the channel is closed then.
     pub fn open(
         platform: &P,
         vmbus: &Vmbus<P>,
@@ -145,7 +149,7 @@ impl<P: Platform> HvBalloon<P> {
             // A packet from the ring is no longer than that.
             buffer: PageTable::new(platform, RING_PAGES.saturating_mul(4096), |_| 0)?,
             ranges: PageTable::new(platform, RANGES, |_| PageRange::default())?,
-            owed: None,
+            request: None,
             is_blocked: false,
             retry: Instant::NEVER,
             suppresses_reports: false,
@@ -162,13 +166,13 @@ impl<P: Platform> HvBalloon<P> {
             minimum_pages: 0,
             maximum_page_number: u64::MAX,
         };
-        this.say(message.as_bytes())?;
+        this.send(message.as_bytes())?;
         match this.hear()? {
-            Heard::Capabilities { is_accepted: true, suppresses_reports } => {
+            Answer::Capabilities { is_accepted: true, suppresses_reports } => {
                 this.suppresses_reports = suppresses_reports
             }
-            Heard::Capabilities { is_accepted: false, .. } => return Err(OpenError::Capabilities),
-            Heard::Version { .. } => return Err(Fault::Protocol.into()),
+            Answer::Capabilities { is_accepted: false, .. } => return Err(OpenError::Capabilities),
+            Answer::Version { .. } => return Err(Fault::Protocol.into()),
         }
         // Half an interval off: QEMU 8.2 to 10.0 ends with an assertion where a report comes in just when it has waited its
         // 50 seconds, from here on, before it asks a guest for anything.
@@ -183,28 +187,28 @@ impl<P: Platform> HvBalloon<P> {
                 version,
                 is_last_attempt: u32::from(version == DmVersion::WIN7),
             };
-            self.say(message.as_bytes())?;
+            self.send(message.as_bytes())?;
             match self.hear()? {
-                Heard::Version { is_accepted: true } => {
+                Answer::Version { is_accepted: true } => {
                     self.version = version;
                     return Ok(());
                 }
-                Heard::Version { is_accepted: false } => {}
-                Heard::Capabilities { .. } => return Err(Fault::Protocol.into()),
+                Answer::Version { is_accepted: false } => {}
+                Answer::Capabilities { .. } => return Err(Fault::Protocol.into()),
             }
         }
         Err(OpenError::Version)
     }
 
-    /// The answer to what was said last, while the device is opened.
-    fn hear(&mut self) -> Result<Heard, Fault> {
+    /// Waits for the answer to the last message, while the device is opened.
+    fn hear(&mut self) -> Result<Answer, Fault> {
         let end = self.platform.now().saturating_add(TIMEOUT);
         loop {
             let left = end.since(self.platform.now());
             match HostMessage::parse(self.channel.wait(&mut self.buffer, left)?.payload) {
-                Ok(HostMessage::Version { is_accepted }) => return Ok(Heard::Version { is_accepted }),
+                Ok(HostMessage::Version { is_accepted }) => return Ok(Answer::Version { is_accepted }),
                 Ok(HostMessage::Capabilities { is_accepted, suppresses_reports }) => {
-                    return Ok(Heard::Capabilities { is_accepted, suppresses_reports });
+                    return Ok(Answer::Capabilities { is_accepted, suppresses_reports });
                 }
                 Ok(HostMessage::Info) if !left.is_zero() => {}
                 _ => return Err(self.fail("an answer that is none")),
@@ -212,7 +216,7 @@ impl<P: Platform> HvBalloon<P> {
         }
     }
 
-    /// The version that is spoken: major and minor.
+    /// The version that was negotiated: major and minor.
     pub fn version(&self) -> (u16, u16) {
         ((self.version.0 >> 16) as u16, self.version.0 as u16)
     }
@@ -222,40 +226,40 @@ impl<P: Platform> HvBalloon<P> {
         DmHeader { message_type, size: size as u16, transaction_id: self.transaction }
     }
 
-    fn say(&mut self, message: &[u8]) -> Result<(), SendError> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.channel.send_in_band(0, false, &[message])?;
         self.channel.kick();
         Ok(())
     }
 
-    /// Sends an answer; whether it was sent: the ring may be full, and the host then says when it is not.
+    /// Sends an answer; returns whether the ring had room. Where it had none, the host is asked for a signal.
     fn answer(&mut self, message: &[u8]) -> Result<bool, Fault> {
         loop {
-            match self.say(message) {
+            match self.send(message) {
                 Ok(()) => return Ok(true),
                 Err(SendError::Full) if self.channel.await_room(message.len())? => {}
                 Err(SendError::Full) => return Ok(false),
                 Err(SendError::Faulted(fault)) => return Err(fault),
-                Err(_) => return Err(self.fail("a message that does not fit")),
+                Err(_) => return Err(self.fail("answer does not fit the ring")),
             }
         }
     }
 
     #[cold]
     fn fail(&mut self, why: &str) -> Fault {
-        log::error!("hv-balloon: {why}");
+        log::error!("hv-balloon: {why}, device put out of service");
         self.channel.fail(Fault::Protocol);
         Fault::Protocol
     }
 
-    /// Gives the host pages that it asked for: as many ranges as a message has. Whether there is more to give.
-    fn pay(&mut self, memory: &mut dyn BalloonMemory) -> Result<bool, Fault> {
-        let Some(Owed { transaction, mut pages }) = self.owed else { return Ok(false) };
+    /// Sends the host pages that it asked for, as many ranges as a message has; returns whether more are to be sent.
+    fn send_pages(&mut self, memory: &mut dyn BalloonMemory) -> Result<bool, Fault> {
+        let Some(PendingRequest { transaction, mut pages }) = self.request else { return Ok(false) };
         self.is_blocked = false;
         let mut bytes = [0; size_of::<DmBalloonResponse>() + RANGES * 8];
         let (mut count, mut is_dry) = (0usize, false);
         while pages > 0 && count < RANGES && !is_dry {
-            let range = if self.held.has_room() { memory.take(pages.min(RANGE_PAGES)) } else { None };
+            let range = if self.held.has_room() { memory.take(pages.min(MAX_RANGE_PAGES)) } else { None };
             match range {
                 Some(range) if range.count <= pages && self.held.insert(range) => {
                     pages = pages.saturating_sub(range.count);
@@ -265,7 +269,7 @@ impl<P: Platform> HvBalloon<P> {
                     count = count.saturating_add(1);
                 }
                 Some(range) => {
-                    // Not what was asked for: it is the kernel's.
+                    // Not what was asked for: the kernel keeps it.
                     memory.give_back(range);
                     is_dry = true;
                 }
@@ -288,7 +292,7 @@ impl<P: Platform> HvBalloon<P> {
             *to = from;
         }
         if !self.answer(bytes.get(..size).unwrap_or_default())? {
-            // Nothing was said: the pages are the kernel's still.
+            // The message was not sent: the kernel keeps the pages.
             for range in self.ranges.iter().take(count).rev() {
                 if self.held.remove(*range) {
                     memory.give_back(*range);
@@ -298,7 +302,7 @@ impl<P: Platform> HvBalloon<P> {
             self.retry = self.platform.now().saturating_add(RETRY_INTERVAL);
             return Ok(false);
         }
-        self.owed = has_more.then_some(Owed { transaction, pages });
+        self.request = has_more.then_some(PendingRequest { transaction, pages });
         Ok(has_more)
     }
 
@@ -368,8 +372,8 @@ impl<P: Platform> HvBalloon<P> {
         let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(false) };
         match HostMessage::parse(packet.payload) {
             Ok(HostMessage::Balloon { transaction, pages }) => {
-                self.owed = Some(Owed { transaction, pages: u64::from(pages) });
-                self.pay(memory)?;
+                self.request = Some(PendingRequest { transaction, pages: u64::from(pages) });
+                self.send_pages(memory)?;
             }
             Ok(HostMessage::Unballoon { transaction, has_more, ranges }) => {
                 let given = ranges.iter().take_while(|range| {
@@ -391,13 +395,15 @@ impl<P: Platform> HvBalloon<P> {
             }
             Ok(HostMessage::HotAdd { transaction, range }) => self.hot_add(transaction, range, memory)?,
             Ok(HostMessage::Info) => {}
-            Ok(HostMessage::Other(kind)) => log::warn!("hv-balloon: message {} is not known", kind.0),
+            Ok(HostMessage::Other(kind)) => {
+                log::warn!("hv-balloon: unknown message type {}, ignored", kind.0)
+            }
             Ok(HostMessage::Version { .. } | HostMessage::Capabilities { .. }) => {
                 return Err(self.fail("an answer that was not asked for"));
             }
             Err(malformed) => {
-                log::error!("hv-balloon: message {} is too short", malformed.0.0);
-                return Err(self.fail("a message that is none"));
+                log::error!("hv-balloon: message of type {} is too short", malformed.0.0);
+                return Err(self.fail("malformed message"));
             }
         }
         Ok(true)
@@ -406,9 +412,9 @@ impl<P: Platform> HvBalloon<P> {
 
 impl<P: Platform> Notify for HvBalloon<P> {
     fn arm(&mut self) -> Arm {
-        match (&self.owed, self.is_blocked) {
+        match (&self.request, self.is_blocked) {
             (Some(_), false) => Arm::Pending,
-            // What came in has to wait for what is owed, and that for room.
+            // Messages of the host wait for this answer, and the answer for room.
             (Some(_), true) if self.channel.fault().is_none() => {
                 let _ = self.channel.arm();
                 Arm::Armed
@@ -426,7 +432,7 @@ impl<P: Platform> Notify for HvBalloon<P> {
     }
 
     fn next_deadline(&self) -> Instant {
-        // Not every host says when there is room again.
+        // Not every host signals that there is room again.
         let retry = if self.is_blocked { self.retry } else { Instant::NEVER };
         let report = if self.suppresses_reports { Instant::NEVER } else { self.next_report };
         report.min(retry)
@@ -435,10 +441,10 @@ impl<P: Platform> Notify for HvBalloon<P> {
 
 impl<P: Platform> Balloon for HvBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        for _ in 0..AT_ONE_GO {
-            // What is owed goes ahead of what is asked for next.
-            if self.owed.is_some() {
-                if !self.pay(memory)? && self.owed.is_some() {
+        for _ in 0..MAX_MESSAGES {
+            // A request is fulfilled before the next message is read.
+            if self.request.is_some() {
+                if !self.send_pages(memory)? && self.request.is_some() {
                     break;
                 }
             } else if !self.next(memory)? {
@@ -449,6 +455,19 @@ impl<P: Platform> Balloon for HvBalloon<P> {
     }
 
     fn info(&self) -> BalloonInfo {
-        BalloonInfo { held: self.held.pages(), target: None, added: self.added, reports: self.reports }
+        let mut info = BalloonInfo::default();
+        info.held = self.held.pages();
+        info.added = self.added;
+        info.reports = self.reports;
+        info
+    }
+}
+
+impl<P: Platform> fmt::Debug for HvBalloon<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HvBalloon")
+            .field("version", &self.version())
+            .field("info", &self.info())
+            .finish_non_exhaustive()
     }
 }

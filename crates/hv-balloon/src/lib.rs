@@ -1,4 +1,4 @@
-//! Hyper-V's dynamic memory: the host takes pages by a balloon, adds memory, and hears every second how the guest is off.
+//! Hyper-V's dynamic memory: the host takes pages by a balloon, adds memory, and receives a pressure report every second.
 //!
 //! [`HvBalloon`] implements [`Balloon`](paravirt_device::Balloon) on a VMBus channel.
 //!
@@ -8,14 +8,14 @@
 //!   open ─ VERSION_REQUEST 2.0, 1.0, 0.3 ─► CAPABILITIES ─► in service
 //!                                                             │ poll
 //!            BALLOON n ──► pages of the kernel ──► BALLOON_RESPONSE (ranges, several)
-//!            UNBALLOON ranges ──► looked up, given back ──► UNBALLOON_RESPONSE
+//!            UNBALLOON ranges ──► looked up, returned ──►   UNBALLOON_RESPONSE
 //!            HOT_ADD range ──► HOT_ADD_RESPONSE                 every second: STATUS
 //! ```
 //!
 //! # Trust
 //!
-//! What the host gives back must be pages that it was given: anything else is a fault of the device. What it adds is checked as
-//! far as the driver can: the rest is the kernel's to check ([`BalloonMemory::add`](paravirt_device::BalloonMemory::add)).
+//! The host may return only pages that it was given: anything else is a fault of the device. Memory that it adds is checked for
+//! range and overlap; the kernel checks the rest ([`BalloonMemory::add`](paravirt_device::BalloonMemory::add)).
 //!
 //! ```
 //! use hyperv_bindings::{Guid, dynmem::DmVersion};
@@ -37,7 +37,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Source: the protocol as QEMU's hv-balloon and Linux' hv_balloon show it.
+//! Sources: the protocol has no published specification; QEMU's hv-balloon and Linux' hv_balloon show it.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -57,5 +57,5 @@ mod message;
 pub use balloon::{HvBalloon, OpenError};
 pub use message::{HostMessage, Malformed, Ranges};
 
-/// The class of dynamic memory among the devices of VMBus.
+/// The VMBus interface type of dynamic memory.
 pub const INTERFACE: paravirt_vmbus::Guid = hyperv_bindings::vmbus::DYNAMIC_MEMORY;

@@ -1,4 +1,4 @@
-//! Messages of the host, parsed: pure and total.
+//! Messages of the host, parsed by total functions.
 
 use hyperv_bindings::dynmem::{
     DmBalloon, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd, DmMessageType,
@@ -10,14 +10,14 @@ use zerocopy::FromBytes;
 /// A range in a message: the frame number of its first page in bits 39:0, its pages in bits 63:40.
 const FRAME_BITS: u32 = 40;
 /// Pages of a range, at most.
-pub(crate) const RANGE_PAGES: u64 = (1 << (64 - FRAME_BITS)) - 1;
+pub(crate) const MAX_RANGE_PAGES: u64 = (1 << (64 - FRAME_BITS)) - 1;
 
-/// The ranges in a message.
+/// The page ranges in a message.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Ranges<'a>(&'a [u8]);
 
 impl Ranges<'_> {
-    /// The ranges.
+    /// The ranges, in the order of the message.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = PageRange> + '_ {
         self.0.as_chunks::<8>().0.iter().map(|range| unpack(u64::from_le_bytes(*range)))
     }
@@ -27,7 +27,7 @@ fn unpack(range: u64) -> PageRange {
     PageRange { first: range & ((1 << FRAME_BITS) - 1), count: range >> FRAME_BITS }
 }
 
-/// A range as it stands in a message.
+/// Encodes a range for a message.
 pub(crate) fn pack(range: PageRange) -> u64 {
     range.first | range.count << FRAME_BITS
 }
@@ -36,48 +36,48 @@ pub(crate) fn pack(range: PageRange) -> u64 {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum HostMessage<'a> {
-    /// The answer to a version.
+    /// The answer to a version proposal.
     Version {
-        /// Whether it is spoken.
+        /// Whether the host speaks it.
         is_accepted: bool,
     },
-    /// The answer to what the guest can do.
+    /// The answer to the guest's capabilities.
     Capabilities {
-        /// Whether the host is content with it.
+        /// Whether the host accepts them.
         is_accepted: bool,
-        /// Whether it wants no reports.
+        /// Whether the host wants no pressure reports.
         suppresses_reports: bool,
     },
-    /// The host wants that many pages.
+    /// The host asks for pages.
     Balloon {
-        /// What the answer carries.
+        /// The transaction id, which the answer carries.
         transaction: u32,
-        /// Pages.
+        /// How many pages of 4096 bytes.
         pages: u32,
     },
-    /// The host gives pages back.
+    /// The host returns pages.
     Unballoon {
-        /// What the answer carries.
+        /// The transaction id, which the answer carries.
         transaction: u32,
-        /// Whether there is another message, and the answer is due after that.
+        /// Whether another message of this request follows; the answer is due after the last.
         has_more: bool,
-        /// The pages.
+        /// The pages that are returned.
         ranges: Ranges<'a>,
     },
     /// The host adds memory.
     HotAdd {
-        /// What the answer carries.
+        /// The transaction id, which the answer carries.
         transaction: u32,
-        /// The memory.
+        /// The memory that is added.
         range: PageRange,
     },
-    /// The host tells of itself.
+    /// Information about the host, such as its largest page count.
     Info,
-    /// One that is not known.
+    /// An unknown message type.
     Other(DmMessageType),
 }
 
-/// A message is shorter than it says, or than its type has to be.
+/// A message that is shorter than its header or its type says, with its type.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed(pub DmMessageType);
 
@@ -90,7 +90,7 @@ impl<'a> HostMessage<'a> {
     ///
     /// # Errors
     ///
-    /// [`Malformed`].
+    /// [`Malformed`] where it is shorter than its header or its type says.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header, _): (DmHeader, _) = read(bytes, Malformed(DmMessageType(0)))?;
         let DmHeader { message_type, size, transaction_id: transaction } = header;

@@ -1,17 +1,18 @@
-//! Key-value pairs: what host and guest tell each other.
+//! The key-value pair service: settings of the host for the guest, and facts of the guest for the host.
 
-use crate::message::Malformed;
+use crate::Malformed;
 use crate::text::{Text, put_utf16};
 use hyperv_bindings::ic::{
     IcKvpDelete, IcKvpEnumerate, IcKvpHeader, IcKvpOperation, IcKvpPool, IcKvpValue, IcKvpValueType, IcStatus,
 };
 use paravirt_device::{Agent, Fact, ValuePool};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// Bytes of a key and of a value as text: three for each unit of UTF-16.
-const KEY: usize = 768;
-const VALUE: usize = 3072;
-/// The facts by the names that hosts know, in the order in which they are told.
+/// Bytes of a key and of a value in UTF-8, at most: three for each UTF-16 unit.
+const MAX_KEY: usize = 768;
+const MAX_VALUE: usize = 3072;
+/// The facts and their names on the host, in the order in which the host enumerates them.
 const FACTS: [(&str, Fact); 9] = [
     ("FullyQualifiedDomainName", Fact::HostName),
     ("NetworkAddressIPv4", Fact::Addresses4),
@@ -24,7 +25,7 @@ const FACTS: [(&str, Fact); 9] = [
     ("ProcessorArchitecture", Fact::Architecture),
 ];
 
-/// Answers in place; the status.
+/// Answers a message in place; returns its status.
 pub(crate) fn answer(body: &mut [u8], agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
     let (header, _) = IcKvpHeader::read_from_prefix(body).map_err(|_| Malformed)?;
     let rest = body.get_mut(size_of::<IcKvpHeader>()..).ok_or(Malformed)?;
@@ -38,19 +39,19 @@ pub(crate) fn answer(body: &mut [u8], agent: &mut dyn Agent) -> Result<IcStatus,
     match (header.operation, pool) {
         (IcKvpOperation::SET, Some(pool)) => {
             let (value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<KEY>(&value.key, value.key_size)?;
+            let key = text::<MAX_KEY>(&value.key, value.key_size)?;
             let text = decode(&value)?;
             Ok(done(agent.set_value(pool, key.as_str(), Some(text.as_str()))))
         }
         (IcKvpOperation::DELETE, Some(pool)) => {
             let (delete, _) = IcKvpDelete::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<KEY>(&delete.key, delete.key_size)?;
+            let key = text::<MAX_KEY>(&delete.key, delete.key_size)?;
             Ok(done(agent.set_value(pool, key.as_str(), None)))
         }
         (IcKvpOperation::GET, Some(pool)) => {
             let (mut value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<KEY>(&value.key, value.key_size)?;
-            let mut found = Text::<VALUE>::new();
+            let key = text::<MAX_KEY>(&value.key, value.key_size)?;
+            let mut found = Text::<MAX_VALUE>::new();
             if agent.value(pool, key.as_str(), &mut found).is_err() {
                 return Ok(IcStatus::NOT_FOUND);
             }
@@ -67,7 +68,7 @@ pub(crate) fn answer(body: &mut [u8], agent: &mut dyn Agent) -> Result<IcStatus,
             put(rest, asked.as_bytes());
             Ok(IcStatus::SUCCESS)
         }
-        // Addresses are told as facts; the host does not set them.
+        // The host does not set addresses; it reads them as facts.
         _ => Ok(IcStatus::NOT_SUPPORTED),
     }
 }
@@ -80,23 +81,24 @@ fn put(rest: &mut [u8], bytes: &[u8]) {
     rest.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
 }
 
-/// Text of `size` bytes with its zero.
+/// Decodes text of `size` bytes, its terminating zero included.
 fn text<const N: usize>(bytes: &[u8], size: u32) -> Result<Text<N>, Malformed> {
     let bytes = bytes.get(..usize::try_from(size).map_err(|_| Malformed)?).ok_or(Malformed)?;
     Text::from_utf16(bytes).ok_or(Malformed)
 }
 
-/// A value as text, whatever it is.
-fn decode(value: &IcKvpValue) -> Result<Text<VALUE>, Malformed> {
+/// Decodes a value as text, whatever its type.
+fn decode(value: &IcKvpValue) -> Result<Text<MAX_VALUE>, Malformed> {
     use core::fmt::Write;
-    let [a, b, c, d, e, f, g, h, ..] = value.value;
     let mut number = Text::new();
     match value.value_type {
         IcKvpValueType::DWORD => {
-            write!(number, "{}", u32::from_le_bytes([a, b, c, d])).map_err(|_| Malformed)?
+            let (word, _) = U32::read_from_prefix(&value.value).map_err(|_| Malformed)?;
+            write!(number, "{word}").map_err(|_| Malformed)?;
         }
         IcKvpValueType::QWORD => {
-            write!(number, "{}", u64::from_le_bytes([a, b, c, d, e, f, g, h])).map_err(|_| Malformed)?;
+            let (word, _) = U64::read_from_prefix(&value.value).map_err(|_| Malformed)?;
+            write!(number, "{word}").map_err(|_| Malformed)?;
         }
         _ => return text(&value.value, value.value_size),
     }
@@ -110,23 +112,23 @@ fn encode(value: &mut IcKvpValue, key: &str, text: &str) -> Option<()> {
     Some(())
 }
 
-/// Value `index` of a pool, or fact `index` where it is that of the guest's facts.
+/// Encodes value `index` of `pool`, or fact `index` where `pool` is `None`: the pool of the guest's facts.
 fn enumerate(
     pool: Option<ValuePool>,
     index: u32,
     value: &mut IcKvpValue,
     agent: &mut dyn Agent,
 ) -> Option<()> {
-    let mut text = Text::<VALUE>::new();
+    let mut text = Text::<MAX_VALUE>::new();
     let Some(pool) = pool else {
-        // What the kernel does not know is told as empty, so that the others keep their places.
+        // A fact that the kernel does not know is empty, so that the others keep their indices.
         let (name, fact) = FACTS.get(usize::try_from(index).ok()?)?;
         if agent.fact(*fact, &mut text).is_err() {
             text = Text::new();
         }
         return encode(value, name, text.as_str());
     };
-    let mut key = Text::<KEY>::new();
+    let mut key = Text::<MAX_KEY>::new();
     agent.key(pool, index, &mut key).ok()?;
     agent.value(pool, key.as_str(), &mut text).ok()?;
     encode(value, key.as_str(), text.as_str())
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_no_text_is_none() {
+    fn messages_with_oversized_text_are_malformed() {
         let values = &mut Values::default();
         let mut value = pair("k", "v");
         value.key_size = 514;

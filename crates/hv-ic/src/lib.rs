@@ -1,13 +1,14 @@
-//! Hyper-V's integration services: the host asks the guest to end, looks whether it lives, tells the time, and exchanges names
-//! and values with it; backups and files are declined.
+//! Hyper-V's integration services: shutdown, heartbeat, time synchronisation and key-value pairs. Backups and file copies are
+//! declined.
 //!
-//! A [`Connection`] is one service on its channel. What it asks goes to the kernel's [`Agent`]; what needs no kernel, as the
-//! heartbeat, is answered here. Every message is answered, and a request to end is answered ahead of the end.
+//! A [`Connection`] is one service on its VMBus channel. What the host asks is passed to the kernel's [`Agent`]; what needs no
+//! kernel, such as the heartbeat, is answered here. Every well-formed message is answered, a request to shut down as well: the
+//! kernel sends the answer before it acts ([`Connection::is_flushed`]).
 //!
 //! # Trust
 //!
-//! A message is copied out of the ring once, and answered in that copy by total functions ([`answer`]). One that is malformed is
-//! not answered, and nothing of it is believed.
+//! A message is copied out of the ring once, and answered in that copy by total functions ([`answer`]). A malformed one is
+//! logged and not answered, and nothing of it is used.
 //!
 //! ```
 //! use paravirt_device::{Agent, Fault, PowerRequest};
@@ -26,7 +27,7 @@
 //!     }
 //! }
 //!
-//! /// Serves a service; whether the kernel is to end.
+//! /// Serves the shutdown service; returns whether the kernel is to power off.
 //! fn serve<P: Platform>(shutdown: &mut Connection<P>) -> Result<bool, Fault> {
 //!     let mut kernel = Kernel::default();
 //!     shutdown.serve(None, &mut kernel)?;
@@ -34,7 +35,7 @@
 //! }
 //! ```
 //!
-//! Source: the protocol as OpenVMM (MIT) and FreeBSD (BSD) show it.
+//! Sources: the protocol has no published specification; OpenVMM's hyperv_ic (MIT) and FreeBSD's hv_utils (BSD) show it.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -53,30 +54,19 @@ extern crate std;
 
 mod connection;
 mod kvp;
+mod malformed;
 mod message;
+mod service;
 mod text;
 
 pub use connection::Connection;
-pub use message::{Malformed, Service, answer};
+pub use malformed::Malformed;
+pub use message::answer;
+pub use service::{Service, service};
 
-use hyperv_bindings::vmbus;
 use paravirt_device::Agent;
-use paravirt_vmbus::Guid;
 
-/// The service that a class of devices is.
-pub fn service(interface: &Guid) -> Option<Service> {
-    Some(match *interface {
-        vmbus::SHUTDOWN => Service::Shutdown,
-        vmbus::HEARTBEAT => Service::Heartbeat,
-        vmbus::TIME_SYNC => Service::TimeSync,
-        vmbus::KVP => Service::KeyValue,
-        vmbus::VSS => Service::Backup,
-        vmbus::FILE_COPY => Service::FileCopy,
-        _ => return None,
-    })
-}
-
-/// An agent that declines everything.
+/// An agent that declines every request and knows no fact.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Nobody;
 

@@ -1,6 +1,9 @@
-//! Messages of the services, answered in place: total, fuzzed. The host asks, and the guest sends the same bytes back, edited.
+//! Answers to the messages of the services, written in place by total functions: the guest sends the bytes of a request back,
+//! with its answer in them.
 
 use crate::kvp;
+use crate::service::{FRAMEWORKS, version};
+use crate::{Malformed, Service};
 use core::time::Duration;
 use hyperv_bindings::ic::{
     IC_UNIX_EPOCH, IcHeader, IcHeartbeat, IcHeartbeatState, IcMessageFlags, IcMessageType, IcNegotiate,
@@ -9,50 +12,7 @@ use hyperv_bindings::ic::{
 use paravirt_device::{Agent, HostTime, PowerRequest};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// A service.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Service {
-    /// The host asks the machine to end.
-    Shutdown,
-    /// The host looks whether the guest lives.
-    Heartbeat,
-    /// The host tells the time.
-    TimeSync,
-    /// Host and guest tell each other things.
-    KeyValue,
-    /// Backups of a machine that runs: declined.
-    Backup,
-    /// Files for the guest: declined.
-    FileCopy,
-}
-
-const fn version(major: u16, minor: u16) -> IcVersion {
-    IcVersion { major, minor }
-}
-
-/// The framework, from the newest version down.
-const FRAMEWORKS: [IcVersion; 2] = [version(3, 0), version(1, 0)];
-
-impl Service {
-    /// The versions of its messages, from the newest down.
-    const fn versions(self) -> &'static [IcVersion] {
-        match self {
-            Self::Shutdown => const { &[version(3, 2), version(3, 1), version(3, 0), version(1, 0)] },
-            Self::Heartbeat => const { &[version(3, 0), version(1, 0)] },
-            Self::TimeSync => const { &[version(4, 0), version(3, 0), version(1, 0)] },
-            Self::KeyValue => const { &[version(5, 0), version(4, 0), version(3, 0)] },
-            Self::Backup => const { &[version(7, 0), version(6, 0), version(5, 0), version(4, 0)] },
-            Self::FileCopy => const { &[version(1, 1)] },
-        }
-    }
-}
-
-/// A message that is none: it is not answered.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub struct Malformed;
-
-/// Bytes of the header.
+/// Bytes of the header of a message.
 pub(crate) const HEADER: usize = size_of::<IcHeader>();
 
 fn set_status(header: &mut IcHeader, status: IcStatus) {
@@ -60,12 +20,15 @@ fn set_status(header: &mut IcHeader, status: IcStatus) {
     (header.status_low, header.status_high) = (status as u16, (status >> 16) as u16);
 }
 
-/// Answers a message of `service` in place. `reference` is the guest's reference time, in units of 100 ns, where there is one.
-/// What is left to be done once the answer was sent comes back.
+/// Answers a message of `service` in place: writes the answer to `message`, header included, for the caller to send back.
+///
+/// `reference` is the reference time of the hypervisor in units of 100 ns, where there is one. What the message asks of the
+/// kernel is passed to `agent` before the answer is sent. Messages that the service does not have are answered with
+/// "not supported".
 ///
 /// # Errors
 ///
-/// [`Malformed`] where it is too short for what it says it is.
+/// [`Malformed`] where the message is shorter than its header or its type says; it is not to be answered then.
 pub fn answer(
     service: Service,
     message: &mut [u8],
@@ -87,7 +50,7 @@ pub fn answer(
             time(header.message_version, body, reference, agent)?
         }
         IcMessageType::KVP if service == Service::KeyValue => kvp::answer(body, agent)?,
-        // Backups and files, and what another service's message has to do here.
+        // Backups and file copies are declined, and so is a message of another service.
         _ => IcStatus::NOT_SUPPORTED,
     };
     set_status(&mut header, status);
@@ -96,14 +59,14 @@ pub fn answer(
     Ok(())
 }
 
-/// The newest of ours that is among those of the host.
+/// The newest of `ours` that the host offers too.
 fn common(ours: &[IcVersion], theirs: &[u8]) -> Option<IcVersion> {
     let theirs = theirs.as_chunks::<4>().0;
     let is_there = |version: &&IcVersion| theirs.iter().any(|bytes| bytes == version.as_bytes());
     ours.iter().find(is_there).copied()
 }
 
-/// Chooses versions; the length of the answer.
+/// Chooses the newest common versions; returns the length of the answer. Counts of 0 say that there are none.
 fn negotiate(service: Service, body: &mut [u8]) -> Result<u16, Malformed> {
     let (offer, versions) = IcNegotiate::read_from_prefix(body).map_err(|_| Malformed)?;
     let split = usize::from(offer.framework_count).checked_mul(4).ok_or(Malformed)?;
@@ -151,7 +114,7 @@ fn time(
 ) -> Result<IcStatus, Malformed> {
     let (time, passed, flags) = if version.major >= 4 {
         let (time, _) = IcTime4::read_from_prefix(body).map_err(|_| Malformed)?;
-        // What has passed since it was taken, if that can be.
+        // The time since the host read its clock. A reference time in the future is not believed.
         let passed = reference.and_then(|now| now.checked_sub(time.reference_time)).unwrap_or(0);
         (time.parent_time, passed, time.flags)
     } else {
@@ -164,7 +127,9 @@ fn time(
     {
         let (seconds, rest) = (units / UNITS, units % UNITS);
         let since_1970 = Duration::new(seconds, (rest as u32).saturating_mul(100));
-        agent.time(HostTime { since_1970, is_step: flags.contains(IcTimeFlags::SYNC) });
+        let mut time = HostTime::new(since_1970);
+        time.is_step = flags.contains(IcTimeFlags::SYNC);
+        agent.time(time);
     }
     Ok(IcStatus::SUCCESS)
 }
@@ -232,7 +197,7 @@ mod tests {
         assert_eq!(words(&body), [1, 1, 0, 0, 3, 0, 4, 0]);
         let (_, body) = ask(Service::TimeSync, kernel, offer(&[(3, 0)], &[(9, 0)]));
         assert_eq!(words(&body)[..2], [0, 0]);
-        // More versions than there are.
+        // A count beyond the end of the message.
         let mut bytes = offer(&[(3, 0)], &[(4, 0)]);
         bytes[HEADER] = 3;
         assert_eq!(answer(Service::TimeSync, &mut bytes, None, kernel), Err(Malformed));
@@ -273,10 +238,13 @@ mod tests {
         assert_eq!((status, &body[..]), (0, time.as_bytes()));
         let old = IcTime { parent_time, child_time: 0, round_trip: 0, flags: 2, reserved: [0; 7] };
         ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(3, 0), old.as_bytes()));
-        let expected = [(5, 5_000, true), (5, 0, false)]
-            .map(|(seconds, nanos, is_step)| HostTime { since_1970: Duration::new(seconds, nanos), is_step });
+        let expected = [(5, 5_000, true), (5, 0, false)].map(|(seconds, nanos, is_step)| {
+            let mut time = HostTime::new(Duration::new(seconds, nanos));
+            time.is_step = is_step;
+            time
+        });
         assert_eq!(kernel.times, expected);
-        // Ahead of 1970, and at the end of time.
+        // Before 1970, and beyond the range of a sum.
         for parent_time in [0, u64::MAX] {
             let time = IcTime4 { parent_time, ..time };
             ask(Service::TimeSync, kernel, message(IcMessageType::TIME_SYNC, version(4, 0), time.as_bytes()));

@@ -1,8 +1,8 @@
-//! Text of a fixed length, and its UTF-16.
+//! Text in a buffer of fixed length, and its conversion from and to UTF-16.
 
 use core::fmt;
 
-/// Text that is being written, up to `N` bytes.
+/// Text of up to `N` bytes of UTF-8.
 pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -14,11 +14,11 @@ impl<const N: usize> Text<N> {
     }
 
     pub fn as_str(&self) -> &str {
-        // Whole characters are written only.
+        // `write_str` writes whole strings only, so that this is valid UTF-8.
         self.bytes.get(..self.len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
-    /// Reads UTF-16 up to the first zero, or to the end; `None` where it is none, or too long.
+    /// Decodes UTF-16 up to the first zero, or to the end; `None` where it is malformed, or too long.
     pub fn from_utf16(bytes: &[u8]) -> Option<Self> {
         let units = bytes.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
         let mut this = Self::new();
@@ -38,7 +38,8 @@ impl<const N: usize> fmt::Write for Text<N> {
     }
 }
 
-/// Writes `text` and a zero as UTF-16; how many bytes, or `None` where it is too long.
+/// Writes `text` and a terminating zero as UTF-16, and zeros behind them; returns the length in bytes, or `None` where it is too
+/// long.
 pub(crate) fn put_utf16(text: &str, into: &mut [u8]) -> Option<u32> {
     into.fill(0);
     let mut units = into.as_chunks_mut::<2>().0.iter_mut();
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_goes_there_and_back() {
+    fn text_round_trips_through_utf16() {
         let mut bytes = [0xff; 16];
         assert_eq!(put_utf16("a\u{e9}\u{1f600}", &mut bytes), Some(10));
         assert_eq!(Text::<16>::from_utf16(&bytes).unwrap().as_str(), "a\u{e9}\u{1f600}");

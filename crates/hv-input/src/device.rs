@@ -1,6 +1,6 @@
-//! A keyboard or a mouse on its channel.
+//! A keyboard or a mouse on its VMBus channel.
 
-use crate::hid::{Layout, MOST_EVENTS, Pointer};
+use crate::hid::{Layout, MAX_EVENTS, Pointer};
 use crate::message::{HostMessage, Keyboard};
 use core::fmt;
 use core::task::Waker;
@@ -17,20 +17,20 @@ use zerocopy::IntoBytes;
 
 /// Pages of each ring, its control page included.
 const RING_PAGES: usize = 10;
-/// Bytes of a packet: no more are in a ring.
-const PACKET: usize = (RING_PAGES - 1) * 4096;
+/// Bytes of a packet, at most: the data of a ring.
+const MAX_PACKET: usize = (RING_PAGES - 1) * 4096;
 /// How long the host may take to answer while the device is opened.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the device was not taken into service.
+/// Why the device could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Its channel could not be opened.
     Channel(ChannelError),
-    /// It is neither keyboard nor mouse.
+    /// The offer is of neither a keyboard nor a mouse.
     Class,
-    /// The host does not speak the version that this driver does.
+    /// The host refused the protocol version of this driver.
     Version,
     /// The host broke the protocol, or does not answer.
     Faulted(Fault),
@@ -41,7 +41,7 @@ impl fmt::Display for OpenError {
         match self {
             Self::Channel(error) => error.fmt(f),
             Self::Class => f.write_str("this is neither a keyboard nor a mouse"),
-            Self::Version => f.write_str("the host refused the version that is known here"),
+            Self::Version => f.write_str("the host refused the protocol version"),
             Self::Faulted(fault) => fault.fmt(f),
         }
     }
@@ -82,16 +82,16 @@ enum Model {
     Mouse(Layout, Pointer),
 }
 
-/// Events that wait to be handed over, the oldest first.
+/// Events of the last message that have not been handed out, the oldest first.
 #[derive(Default)]
-struct Waiting {
-    events: [Option<InputEvent>; MOST_EVENTS],
+struct PendingEvents {
+    events: [Option<InputEvent>; MAX_EVENTS],
     next: usize,
     end: usize,
 }
 
-impl Waiting {
-    /// Begins anew; all that was there has been handed over.
+impl PendingEvents {
+    /// Drops all events.
     fn clear(&mut self) {
         (self.next, self.end) = (0, 0);
     }
@@ -110,8 +110,8 @@ impl Waiting {
     }
 }
 
-/// What a message was.
-enum Heard {
+/// What a message contained.
+enum Received {
     Version { is_accepted: bool },
     Described,
     Events,
@@ -122,15 +122,17 @@ pub struct HvInput<P: Platform> {
     channel: Channel<P>,
     buffer: PageTable<P, u8>,
     model: Model,
-    waiting: Waiting,
+    pending: PendingEvents,
 }
 
 impl<P: Platform> HvInput<P> {
-    /// Opens the channel of `offer`, agrees with the host on a version, and learns what a mouse's reports hold.
+    /// Opens the channel of `offer`, negotiates the version, and waits for the report descriptor of a mouse.
+    ///
+    /// The ring sizes in `options` are ignored. Allocates, and blocks for up to ten seconds. Not for interrupt context.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the channel is closed again.
+    /// [`OpenError`]; the channel is closed then.
     pub fn open(
         platform: &P,
         vmbus: &Vmbus<P>,
@@ -143,40 +145,40 @@ impl<P: Platform> HvInput<P> {
             _ => return Err(OpenError::Class),
         };
         let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
-        let buffer = PageTable::new(platform, PACKET, |_| 0)?;
+        let buffer = PageTable::new(platform, MAX_PACKET, |_| 0)?;
         let mut this =
-            Self { channel: vmbus.open(offer, &options)?, buffer, model, waiting: Waiting::default() };
-        this.greet()?;
+            Self { channel: vmbus.open(offer, &options)?, buffer, model, pending: PendingEvents::default() };
+        this.propose_version()?;
         let end = platform.now().saturating_add(TIMEOUT);
         loop {
-            match this.hear(platform, end)? {
-                Heard::Version { is_accepted: false } => return Err(OpenError::Version),
-                Heard::Version { is_accepted: true } if matches!(this.model, Model::Keyboard(_)) => break,
-                Heard::Described => break,
-                // A mouse describes itself next; a key that was pressed meanwhile is let go.
-                Heard::Version { .. } | Heard::Events => this.waiting.clear(),
+            match this.wait(platform, end)? {
+                Received::Version { is_accepted: false } => return Err(OpenError::Version),
+                Received::Version { is_accepted: true } if matches!(this.model, Model::Keyboard(_)) => break,
+                Received::Described => break,
+                // A mouse sends its descriptor next. Events before the device is open are dropped.
+                Received::Version { .. } | Received::Events => this.pending.clear(),
             }
         }
         Ok(this)
     }
 
-    /// Asks for the version.
-    fn greet(&mut self) -> Result<(), SendError> {
+    /// Proposes the protocol version of this driver.
+    fn propose_version(&mut self) -> Result<(), SendError> {
         match self.model {
             Model::Keyboard(_) => {
                 let message_type = KeyboardMessageType::PROTOCOL_REQUEST;
-                self.say(KeyboardProtocolRequest { message_type, version: KEYBOARD_VERSION }.as_bytes())
+                self.send(KeyboardProtocolRequest { message_type, version: KEYBOARD_VERSION }.as_bytes())
             }
             Model::Mouse(..) => {
                 let header = MouseHeader { message_type: MouseMessageType::PROTOCOL_REQUEST, size: 4 };
-                self.say(MouseProtocolRequest { header, version: MOUSE_VERSION }.as_bytes())
+                self.send(MouseProtocolRequest { header, version: MOUSE_VERSION }.as_bytes())
             }
         }
     }
 
-    fn say(&mut self, message: &[u8]) -> Result<(), SendError> {
+    fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
         match self.model {
-            // A keyboard's messages are packets as they are, a mouse's have the header of a pipe.
+            // Messages of a mouse have a pipe header, those of a keyboard do not.
             Model::Keyboard(_) => self.channel.send_in_band(0, false, &[message])?,
             Model::Mouse(..) => pipe::send(&mut self.channel, 0, message)?,
         }
@@ -185,10 +187,10 @@ impl<P: Platform> HvInput<P> {
     }
 
     /// Waits for the next message until `end`.
-    fn hear(&mut self, platform: &P, end: Instant) -> Result<Heard, OpenError> {
+    fn wait(&mut self, platform: &P, end: Instant) -> Result<Received, OpenError> {
         loop {
-            if let Some(heard) = self.next()? {
-                return Ok(heard);
+            if let Some(received) = self.next()? {
+                return Ok(received);
             }
             if platform.now() >= end {
                 return Err(Fault::Timeout.into());
@@ -197,9 +199,9 @@ impl<P: Platform> HvInput<P> {
         }
     }
 
-    /// Takes the next message in.
-    fn next(&mut self) -> Result<Option<Heard>, Fault> {
-        let Self { channel, buffer, model, waiting } = self;
+    /// Receives and handles the next message; `None` where there is none.
+    fn next(&mut self) -> Result<Option<Received>, Fault> {
+        let Self { channel, buffer, model, pending } = self;
         let Some(packet) = channel.receive(buffer)? else { return Ok(None) };
         let is_plain = packet.kind == Kind::IN_BAND && packet.header.is_empty();
         let parsed = match model {
@@ -207,31 +209,31 @@ impl<P: Platform> HvInput<P> {
             Model::Mouse(..) => pipe::parse(packet.payload).map(HostMessage::of_mouse),
         };
         let Some(Ok(message)) = parsed.filter(|_| is_plain) else {
-            log::error!("hv-input: {}: a message that is none", channel.offer());
+            log::error!("hv-input: {}: malformed message, device put out of service", channel.offer());
             channel.fail(Fault::Protocol);
             return Err(Fault::Protocol);
         };
-        waiting.clear();
+        pending.clear();
         match (model, message) {
-            (_, HostMessage::Version { is_accepted }) => return Ok(Some(Heard::Version { is_accepted })),
+            (_, HostMessage::Version { is_accepted }) => return Ok(Some(Received::Version { is_accepted })),
             (Model::Keyboard(keyboard), HostMessage::Keystroke(stroke)) => {
                 if let Some(event) = keyboard.event(stroke) {
-                    waiting.push(event);
-                    waiting.push(InputEvent::Sync);
+                    pending.push(event);
+                    pending.push(InputEvent::Sync);
                 }
             }
             (Model::Mouse(layout, pointer), HostMessage::Report(report)) => {
-                pointer.report(layout, report, &mut |event| waiting.push(event));
+                pointer.report(layout, report, &mut |event| pending.push(event));
             }
             (Model::Mouse(layout, pointer), HostMessage::Descriptor(descriptor)) => {
                 (*layout, *pointer) = (Layout::parse(descriptor), Pointer::default());
                 let header = MouseHeader { message_type: MouseMessageType::DEVICE_INFO_ACK, size: 1 };
                 let mut message = [0; size_of::<MouseHeader>() + 1];
                 message.iter_mut().zip(header.as_bytes()).for_each(|(to, from)| *to = *from);
-                return match self.say(&message) {
-                    Ok(()) => Ok(Some(Heard::Described)),
+                return match self.send(&message) {
+                    Ok(()) => Ok(Some(Received::Described)),
                     Err(SendError::Faulted(fault)) => Err(fault),
-                    // There always is room: nothing else is sent.
+                    // The ring has room: nothing else is sent before.
                     Err(_) => {
                         self.channel.fail(Fault::Protocol);
                         Err(Fault::Protocol)
@@ -239,17 +241,17 @@ impl<P: Platform> HvInput<P> {
                 };
             }
             (_, HostMessage::Other(kind)) => {
-                log::debug!("hv-input: {}: message {kind}", channel.offer());
+                log::debug!("hv-input: {}: unknown message type {kind}, ignored", channel.offer());
             }
             _ => {}
         }
-        Ok(Some(Heard::Events))
+        Ok(Some(Received::Events))
     }
 }
 
 impl<P: Platform> Notify for HvInput<P> {
     fn arm(&mut self) -> Arm {
-        if self.waiting.next < self.waiting.end { Arm::Pending } else { self.channel.arm() }
+        if self.pending.next < self.pending.end { Arm::Pending } else { self.channel.arm() }
     }
 
     fn disarm(&mut self) {
@@ -263,18 +265,19 @@ impl<P: Platform> Notify for HvInput<P> {
 
 impl<P: Platform> Input for HvInput<P> {
     fn info(&self) -> InputInfo {
+        let mut info = InputInfo::default();
         match &self.model {
-            Model::Keyboard(_) => InputInfo { has_keys: true, ..InputInfo::default() },
+            Model::Keyboard(_) => info.has_keys = true,
             Model::Mouse(layout, _) => {
-                let (has_buttons, is_relative, is_absolute) = layout.kinds();
-                InputInfo { has_keys: false, has_buttons, is_relative, is_absolute }
+                (info.has_buttons, info.is_relative, info.is_absolute) = layout.kinds();
             }
         }
+        info
     }
 
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
         loop {
-            if let Some(event) = self.waiting.pop() {
+            if let Some(event) = self.pending.pop() {
                 return Ok(Some(event));
             }
             if self.next()?.is_none() {
@@ -295,11 +298,20 @@ impl<P: Platform> Input for HvInput<P> {
         let lit = flags.into_iter().filter(|(led, _)| leds.contains(*led)).map(|(_, flag)| flag);
         let message_type = KeyboardMessageType::SET_LED_INDICATORS;
         let leds = lit.collect::<KeyboardLedFlags>().bits();
-        match self.say(KeyboardSetLedIndicators { message_type, leds, reserved: 0 }.as_bytes()) {
+        match self.send(KeyboardSetLedIndicators { message_type, leds, reserved: 0 }.as_bytes()) {
             Ok(()) => Ok(true),
             Err(SendError::Full) => Ok(false),
             Err(SendError::Faulted(fault)) => Err(fault),
             Err(_) => Err(Fault::Protocol),
         }
+    }
+}
+
+impl<P: Platform> fmt::Debug for HvInput<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HvInput")
+            .field("offer", self.channel.offer())
+            .field("info", &self.info())
+            .finish_non_exhaustive()
     }
 }

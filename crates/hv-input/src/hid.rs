@@ -1,31 +1,48 @@
-//! The descriptor of a HID device's reports, as far as a pointer needs it, and the reports: pure, total, fuzzed. Device Class
+//! Report descriptors and reports of HID devices, as far as a pointer needs them, parsed by total functions. Device Class
 //! Definition for HID 1.11 §6.2.2, §8
 
 use paravirt_device::{Axis, InputEvent, Key};
 
-/// Buttons that are known: left, right, middle and two more.
+/// Buttons of a pointer: left, right, middle and two more.
 const BUTTONS: usize = 5;
-/// Events of one report, at most: buttons, four axes, and the end.
-pub(crate) const MOST_EVENTS: usize = BUTTONS + 5;
-/// Usages that are kept for one field.
+/// Events of one report, at most: buttons, four axes, and the end of the report.
+pub(crate) const MAX_EVENTS: usize = BUTTONS + 5;
+/// Usages that are kept for one main item.
 const USAGES: usize = 16;
-/// Global states that are pushed.
+/// Depth of the stack of global states.
 const STACK: usize = 4;
-/// Bits of a report, at most: far more than one has.
-const MOST_BITS: u32 = 1 << 16;
+/// Bits of a report, at most.
+const MAX_BITS: u32 = 1 << 16;
 
+/// Tags and types of items. §6.2.2.5, §6.2.2.7, §6.2.2.8
+mod tag {
+    pub const INPUT: u8 = 0x80;
+    pub const USAGE_PAGE: u8 = 0x04;
+    pub const LOGICAL_MINIMUM: u8 = 0x14;
+    pub const LOGICAL_MAXIMUM: u8 = 0x24;
+    pub const REPORT_SIZE: u8 = 0x74;
+    pub const REPORT_ID: u8 = 0x84;
+    pub const REPORT_COUNT: u8 = 0x94;
+    pub const PUSH: u8 = 0xa4;
+    pub const POP: u8 = 0xb4;
+    pub const USAGE: u8 = 0x08;
+    pub const USAGE_MINIMUM: u8 = 0x18;
+    pub const USAGE_MAXIMUM: u8 = 0x28;
+}
+
+/// Usage pages. HID Usage Tables 1.12 §3
 mod page {
     pub const DESKTOP: u16 = 1;
     pub const BUTTON: u16 = 9;
     pub const CONSUMER: u16 = 12;
 }
 
-/// Where a value is in a report, and what it counts.
+/// A value in a report.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 struct Field {
-    /// Of which report, where they are numbered.
+    /// The id of its report; 0 where reports have no ids.
     report: u8,
-    /// Bits from its beginning.
+    /// Its offset in the report, in bits.
     at: u32,
     /// Bits of the value: 1 to 32.
     width: u32,
@@ -35,7 +52,7 @@ struct Field {
 }
 
 impl Field {
-    /// The value in `report`; `None` where it ends ahead of it.
+    /// Reads the value; `None` where the report is too short.
     fn value(&self, report: &[u8]) -> Option<i32> {
         let mut bytes = [0u8; 8];
         let first = usize::try_from(self.at >> 3).ok()?;
@@ -51,14 +68,14 @@ impl Field {
         })
     }
 
-    /// Where an absolute value is between the borders.
+    /// Scales an absolute value to the range of [`InputEvent`].
     fn place(&self, value: i32) -> u16 {
         let span = i64::from(self.most).saturating_sub(self.least.into());
         InputEvent::place(value, self.least, span)
     }
 }
 
-/// What stays in force from item to item. §6.2.2.7
+/// Global items: they stay in force until they are set again. §6.2.2.7
 #[derive(Copy, Clone, Default)]
 struct Global {
     page: u16,
@@ -69,7 +86,7 @@ struct Global {
     report: u8,
 }
 
-/// What is said of the next field. §6.2.2.8
+/// Local items: they apply to the next main item. §6.2.2.8
 #[derive(Copy, Clone, Default)]
 struct Local {
     usages: [u32; USAGES],
@@ -85,7 +102,7 @@ impl Local {
         }
     }
 
-    /// The usage of value `at` of the field.
+    /// The usage of value `at` of the main item.
     fn usage(&self, at: u32) -> Option<u32> {
         if let Some(first) = self.first {
             return first.checked_add(at);
@@ -97,7 +114,7 @@ impl Local {
 
 /// An item of a descriptor. §6.2.2.2
 struct Item {
-    /// Tag and type, as in the prefix with no length.
+    /// Tag and type: the prefix without its length.
     code: u8,
     data: u32,
     len: usize,
@@ -117,7 +134,7 @@ impl Item {
 fn item(rest: &mut &[u8]) -> Option<Item> {
     loop {
         let (prefix, behind) = rest.split_first()?;
-        // A long item, which nobody has defined.
+        // A long item; none is defined.
         if *prefix == 0xfe {
             let (len, behind) = behind.split_first()?;
             *rest = behind.get(usize::from(*len).saturating_add(1)..)?;
@@ -135,7 +152,7 @@ fn item(rest: &mut &[u8]) -> Option<Item> {
     }
 }
 
-/// What the reports of a pointer hold.
+/// The layout of a pointer's reports.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Layout {
     is_numbered: bool,
@@ -147,7 +164,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Reads a report descriptor. What cannot be read ends it, and what came before counts.
+    /// Parses a report descriptor up to its end, or to the first item that cannot be read.
     pub fn parse(descriptor: &[u8]) -> Self {
         let mut layout = Self::default();
         let mut global = Global::default();
@@ -156,11 +173,10 @@ impl Layout {
         let mut rest = descriptor;
         while let Some(item) = item(&mut rest) {
             match item.code {
-                // Input: a field. §6.2.2.5
-                0x80 => {
+                tag::INPUT => {
                     let bits = global.width.saturating_mul(global.count);
                     let end = at.saturating_add(bits);
-                    if end > MOST_BITS {
+                    if end > MAX_BITS {
                         break;
                     }
                     // Bit 0: constant; bit 1: a value for each; bit 2: relative.
@@ -169,36 +185,36 @@ impl Layout {
                     }
                     at = end;
                 }
-                0x04 => global.page = item.data as u16,
-                0x14 => global.least = item.signed(),
-                0x24 => global.most = item.signed(),
-                0x74 => global.width = item.data,
-                0x94 => global.count = item.data,
-                0x84 => {
-                    // Its number is ahead of each report.
+                tag::USAGE_PAGE => global.page = item.data as u16,
+                tag::LOGICAL_MINIMUM => global.least = item.signed(),
+                tag::LOGICAL_MAXIMUM => global.most = item.signed(),
+                tag::REPORT_SIZE => global.width = item.data,
+                tag::REPORT_COUNT => global.count = item.data,
+                tag::REPORT_ID => {
+                    // The id is the first byte of each report.
                     layout.is_numbered = true;
                     (global.report, at) = (item.data as u8, 8);
                 }
-                0xa4 => {
+                tag::PUSH => {
                     let Some(free) = stack.get_mut(depth) else { break };
                     *free = global;
                     depth = depth.saturating_add(1);
                 }
-                0xb4 => {
+                tag::POP => {
                     depth = depth.saturating_sub(1);
                     global = stack.get(depth).copied().unwrap_or_default();
                 }
-                0x08 | 0x18 | 0x28 => {
+                tag::USAGE | tag::USAGE_MINIMUM | tag::USAGE_MAXIMUM => {
                     let page = if item.len == 4 { 0 } else { u32::from(global.page) << 16 };
                     match item.code {
-                        0x08 => local.push(page | item.data),
-                        0x18 => local.first = Some(page | item.data),
+                        tag::USAGE => local.push(page | item.data),
+                        tag::USAGE_MINIMUM => local.first = Some(page | item.data),
                         _ => {}
                     }
                 }
                 _ => {}
             }
-            // A main item uses up what was said of it.
+            // A main item consumes the local items.
             if item.code & 0x0c == 0 {
                 local = Local::default();
             }
@@ -208,7 +224,7 @@ impl Layout {
 
     fn add(&mut self, global: &Global, local: &Local, at: u32, is_relative: bool) {
         let Global { width, least, most, report, .. } = *global;
-        // There is no more to be found than has a name here.
+        // More values than there are usages here add nothing.
         for index in 0..global.count.min(32) {
             let Some(usage) = local.usage(index) else { break };
             let at = at.saturating_add(width.saturating_mul(index));
@@ -230,14 +246,14 @@ impl Layout {
         }
     }
 
-    /// Whether it has buttons; whether it moves; whether it points at a place.
+    /// Whether it has buttons, relative axes and absolute axes.
     pub fn kinds(&self) -> (bool, bool, bool) {
         let is = |relative| self.x.is_some_and(|x| x.is_relative == relative);
         (self.buttons.iter().any(Option::is_some), is(true), is(false))
     }
 }
 
-/// What a pointer did last, so that a report says what is new.
+/// The last state of a pointer, with which a report is compared.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Pointer {
     buttons: [bool; BUTTONS],
@@ -246,7 +262,7 @@ pub struct Pointer {
 }
 
 impl Pointer {
-    /// Hands each thing that is new in `report` to `event`, and then that this was all.
+    /// Calls `event` for each change in `report`, then for the end of the report.
     pub fn report(&mut self, layout: &Layout, report: &[u8], event: &mut dyn FnMut(InputEvent)) {
         let number = if layout.is_numbered { report.first().copied() } else { Some(0) };
         let read = |field: &Option<Field>| {
@@ -343,6 +359,6 @@ mod tests {
     #[test]
     fn a_report_has_no_more_events_than_there_is_room_for() {
         let (layout, mut pointer) = (Layout::parse(TABLET), Pointer::default());
-        assert!(events(&mut pointer, &layout, &[0x1f, 1, 1, 1, 1, 1, 1]).len() <= MOST_EVENTS);
+        assert!(events(&mut pointer, &layout, &[0x1f, 1, 1, 1, 1, 1, 1]).len() <= MAX_EVENTS);
     }
 }

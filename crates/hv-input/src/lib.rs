@@ -1,19 +1,19 @@
 //! Hyper-V's keyboard and mouse.
 //!
-//! [`HvInput`] implements [`Input`](paravirt_device::Input) on a VMBus channel of either class. A keyboard says scan codes, a mouse
-//! sends reports of a HID device, which says ahead what they hold; both come out as events that name no vendor.
+//! [`HvInput`] implements [`Input`](paravirt_device::Input) on a VMBus channel of either class. A keyboard sends scan codes; a mouse
+//! sends a HID report descriptor, then reports. Both are translated to the events of `paravirt-device`.
 //!
 //! # Trust
 //!
-//! A message is copied out of the ring once and parsed by total functions ([`HostMessage`], [`Layout`]). One that is shorter than it
-//! says is a fault of the device; a descriptor that makes no sense is a mouse without buttons and axes.
+//! A message is copied out of the ring once and parsed by total functions ([`HostMessage`], [`Layout`]). A malformed one
+//! is a fault of the device; a mouse with an unusable descriptor has no buttons and no axes.
 //!
 //! ```
 //! use paravirt_device::{Input, InputEvent, Key};
 //! use paravirt_hv_input::HvInput;
 //! use paravirt_platform::Platform;
 //!
-//! /// Whether somebody has pressed Escape.
+//! /// Whether Escape was pressed.
 //! fn is_escaped<P: Platform>(keyboard: &mut HvInput<P>) -> bool {
 //!     let mut is_escaped = false;
 //!     while let Ok(Some(event)) = keyboard.poll() {
@@ -23,7 +23,7 @@
 //! }
 //! ```
 //!
-//! Source: the protocols as OpenVMM (MIT) shows them; *Device Class Definition for HID* 1.11.
+//! Sources: *Device Class Definition for HID* 1.11; the VMBus protocols have no published specification, OpenVMM (MIT) shows them.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(

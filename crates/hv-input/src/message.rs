@@ -1,31 +1,49 @@
-//! What the host says, parsed: pure, total, fuzzed.
+//! Messages of the host's keyboard and mouse, parsed by total functions.
 
 use hyperv_bindings::ic::{
     KeyboardEvent, KeyboardEventFlags, KeyboardMessageType, KeyboardProtocolResponse, MouseDeviceInfo,
     MouseHeader, MouseMessageType, MouseProtocolRequest,
 };
 use paravirt_device::{InputEvent, Key};
-use zerocopy::FromBytes;
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// A message that is none.
+/// The HID descriptor of a device with one report descriptor. HID 1.11 §6.2.1
+#[repr(C)]
+#[derive(Copy, Clone, FromBytes, Immutable, KnownLayout, Unaligned)]
+struct HidDescriptor {
+    /// Bytes of this descriptor.
+    length: u8,
+    descriptor_type: u8,
+    version: U16,
+    country: u8,
+    descriptors: u8,
+    report_type: u8,
+    /// Bytes of the report descriptor.
+    report_length: U16,
+}
+
+const _: () = assert!(size_of::<HidDescriptor>() == 9);
+
+/// A message of the host that is shorter than its type or its own lengths say.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed;
 
 /// A message of a keyboard or a mouse.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum HostMessage<'a> {
-    /// Whether the version that was asked for is spoken.
+    /// The answer to the protocol version.
     Version {
-        /// It is.
+        /// Whether the host speaks it.
         is_accepted: bool,
     },
     /// A key went down or up.
     Keystroke(Keystroke),
-    /// What a mouse is: the descriptor of its reports.
+    /// The report descriptor of a mouse.
     Descriptor(&'a [u8]),
-    /// What a mouse did: a report.
+    /// A report of a mouse.
     Report(&'a [u8]),
-    /// Another kind, to be passed over.
+    /// An unknown message type, to be ignored.
     Other(u32),
 }
 
@@ -67,11 +85,12 @@ impl<'a> HostMessage<'a> {
             }
             MouseMessageType::INITIAL_DEVICE_INFO => {
                 let hid = message.get(size_of::<MouseDeviceInfo>()..).ok_or(Malformed)?;
-                // The USB descriptor of HID: its own length first, that of the report descriptor last. HID 1.11 §6.2.1
-                let [own, _, _, _, _, _, _, low, high, ..] = *hid else { return Err(Malformed) };
-                let start = usize::from(own);
-                let end = start.saturating_add(u16::from_le_bytes([low, high]).into());
-                hid.get(start..end).filter(|_| start >= 9).map(Self::Descriptor).ok_or(Malformed)
+                let (descriptor, _) = HidDescriptor::read_from_prefix(hid).map_err(|_| Malformed)?;
+                // The report descriptor follows the whole HID descriptor.
+                let start = usize::from(descriptor.length);
+                let end = start.saturating_add(descriptor.report_length.get().into());
+                let is_whole = start >= size_of::<HidDescriptor>();
+                hid.get(start..end).filter(|_| is_whole).map(Self::Descriptor).ok_or(Malformed)
             }
             MouseMessageType::INPUT_REPORT => {
                 let len = usize::try_from(header.size).map_err(|_| Malformed)?;
@@ -82,30 +101,30 @@ impl<'a> HostMessage<'a> {
     }
 }
 
-/// A key, as a keyboard of a PC says it.
+/// A keystroke: a key that went down or up.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Keystroke {
     /// The scan code of set 1, or a unit of UTF-16.
     pub code: u16,
-    /// What it is.
+    /// Which of the two `code` is, its prefix, and whether the key went up.
     pub flags: KeyboardEventFlags,
 }
 
-/// Makes events of keystrokes. The pause key says two codes, of which the second is that of Num lock.
+/// Translates keystrokes to events. The pause key sends two codes, of which the second is that of Num Lock.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Keyboard {
     is_in_pause: bool,
 }
 
-/// The code of control behind E1, and of Num lock behind that.
+/// The two codes of the pause key: Control behind the prefix E1, then Num Lock.
 const PAUSE: u16 = 0x1d;
 const PAUSE_END: u16 = 0x45;
 const PAUSE_KEY: Key = Key(119);
-/// Linux' event of a scan code that is no key's.
+/// The event type of a scan code without a key: Linux' `EV_MSC`.
 const SCAN_KIND: u16 = 4;
 
 impl Keyboard {
-    /// The event of a keystroke; `None` where it is a part of one.
+    /// The event of a keystroke; `None` where it is only a part of a key's sequence.
     pub fn event(&mut self, stroke: Keystroke) -> Option<InputEvent> {
         let Keystroke { code, flags } = stroke;
         let is_pressed = !flags.contains(KeyboardEventFlags::BREAK);

@@ -1,7 +1,8 @@
-//! All sockets of a connection.
+//! The sockets of a VMBus connection.
 
 use crate::stream::{Phase, Stream, connecting};
 use crate::{port, service};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{
     Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
@@ -9,12 +10,12 @@ use paravirt_device::{
 use paravirt_platform::{AllocError, Instant, PageTable, Platform};
 use paravirt_vmbus::{Offer, Version, Vmbus};
 
-/// Sockets.
-const MOST: usize = 16;
-/// Where the guest's own ports begin.
+/// Sockets of a connection, at most.
+const MAX_SOCKETS: usize = 16;
+/// The first port that connecting sockets of the guest get.
 const FIRST_PORT: u32 = 49152;
 
-/// Hyper-V's sockets.
+/// Hyper-V sockets: all sockets of a VMBus connection.
 pub struct HvSockets<P: Platform> {
     platform: P,
     vmbus: Vmbus<P>,
@@ -22,16 +23,17 @@ pub struct HvSockets<P: Platform> {
     listeners: Listeners,
     next_port: u32,
     generation: u32,
-    /// What is registered with each channel that is opened.
+    /// The waker that is registered with each channel.
     waker: Option<Waker>,
 }
 
 impl<P: Platform> HvSockets<P> {
-    /// Sockets on a connection; `None` where its version has none. There is to be one of these for a connection.
+    /// Makes the sockets of a connection; `None` with hosts before VMBus 4.0, which have none. A connection has one value of this
+    /// type: two would take each other's channels.
     ///
     /// # Errors
     ///
-    /// [`AllocError`].
+    /// [`AllocError`] where the platform has no memory for the table of sockets.
     pub fn new(platform: &P, vmbus: &Vmbus<P>) -> Result<Option<Self>, AllocError> {
         if vmbus.version() < Version::new(4, 0) {
             return Ok(None);
@@ -39,7 +41,7 @@ impl<P: Platform> HvSockets<P> {
         Ok(Some(Self {
             platform: platform.clone(),
             vmbus: vmbus.clone(),
-            streams: PageTable::new(platform, MOST, |_| None)?,
+            streams: PageTable::new(platform, MAX_SOCKETS, |_| None)?,
             listeners: Listeners::default(),
             next_port: FIRST_PORT,
             generation: 0,
@@ -53,12 +55,12 @@ impl<P: Platform> HvSockets<P> {
     }
 
     fn next_generation(&mut self) -> u32 {
-        // 0 is of sockets that nobody has.
+        // 0 is the generation of entries without a socket.
         self.generation = self.generation.wrapping_add(1).max(1);
         self.generation
     }
 
-    /// Takes a channel that the host offers: for a socket that connects, or for one that listens.
+    /// Takes an offered channel, for a connecting or a listening socket.
     fn offered(&mut self, offer: &Offer) {
         let waker = self.waker.clone();
         if !offer.is_for_guest() {
@@ -79,8 +81,8 @@ impl<P: Platform> HvSockets<P> {
                 return;
             }
         }
-        // A host gives up what nobody opens.
-        log::debug!("hv-socket: nobody wants {offer}");
+        // The host rescinds a channel that is not opened.
+        log::debug!("hv-socket: {offer}: no socket waits for it, ignored");
     }
 }
 
@@ -92,7 +94,7 @@ impl<P: Platform> Notify for HvSockets<P> {
                 all = Arm::Pending;
             }
         }
-        // Last, as each of those may have taken messages in.
+        // Last, since each of the calls above may have received messages.
         if self.vmbus.arm_sockets() == Arm::Pending { Arm::Pending } else { all }
     }
 
@@ -118,15 +120,15 @@ impl<P: Platform> Notify for HvSockets<P> {
 
 impl<P: Platform> Sockets for HvSockets<P> {
     fn capacity(&self) -> u16 {
-        MOST as u16
+        MAX_SOCKETS as u16
     }
 
     fn poll(&mut self) -> Result<(), Fault> {
-        // One at a time: the host may take long over each.
+        // One in each call, since closing waits for the host.
         if let Some(offer) = self.vmbus.poll_socket() {
             self.offered(&offer);
         }
-        for _ in 0..MOST {
+        for _ in 0..MAX_SOCKETS {
             let Some(refused) = self.vmbus.poll_refusal() else { break };
             self.streams.iter_mut().flatten().for_each(|stream| stream.refuse(&refused));
         }
@@ -135,7 +137,7 @@ impl<P: Platform> Sockets for HvSockets<P> {
             let Some(stream) = slot else { continue };
             stream.work(now);
             if stream.is_over(now) {
-                // The channel is closed, for which the host is waited for.
+                // Closing the channel waits for the host.
                 *slot = None;
             }
         }
@@ -181,7 +183,7 @@ impl<P: Platform> Sockets for HvSockets<P> {
         let stream = self.stream(socket)?;
         match stream.phase {
             Phase::Open(_) => match stream.write(bytes) {
-                // The socket's end, and no other's.
+                // A fault ends this socket only.
                 Err(Fault::Removed | Fault::Protocol) => Err(SocketError::NotOpen),
                 sent => sent?.ok_or(SocketError::NotOpen),
             },
@@ -205,7 +207,13 @@ impl<P: Platform> Sockets for HvSockets<P> {
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
-        // All are asked, so that all are looked at again.
+        // All channels are armed, also behind one that is pending.
         Ok(self.streams.iter_mut().flatten().map(Stream::is_flushed).fold(true, |all, one| all & one))
+    }
+}
+
+impl<P: Platform> fmt::Debug for HvSockets<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HvSockets").field("sockets", &MAX_SOCKETS).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! A socket on its channel.
+//! A socket on its VMBus channel.
 
 use core::task::Waker;
 use core::time::Duration;
@@ -9,19 +9,21 @@ use paravirt_vmbus::{
     Channel, ChannelError, ChannelOptions, Guid, Kind, Offer, SendError, Version, Vmbus, pipe,
 };
 
-/// How long the host may take to answer.
+/// How long the host may take to accept a connection, or to read what was sent before a socket is closed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is looked what the host has taken.
-const LOOK: Duration = Duration::from_millis(10);
-/// Pages of each ring, its control page included; of hosts before version 5.0, which take no others.
+/// Interval between checks of what the host has read.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Pages of each ring, its control page included.
 const RING_PAGES: usize = 9;
-const OLD_RING_PAGES: usize = 6;
-/// Bytes of a packet from the ring, with the header of a pipe.
-const PACKET: usize = RING_PIPE_MAXIMUM as usize + 64;
+/// The same for hosts before VMBus 5.0, which accept no other number.
+const RING_PAGES_V4: usize = 6;
+/// Bytes of a packet of the host, at most, its pipe header included.
+const MAX_PACKET: usize = RING_PIPE_MAXIMUM as usize + 64;
 const PIPE: usize = size_of::<RingPipeHeader>();
-/// Bytes of one packet of ours, at most; and what is left free, so that the end always finds room.
-const MOST: usize = 4096;
-const END: usize = 64;
+/// Bytes of data in a packet of the guest, at most.
+const MAX_DATA: usize = 4096;
+/// Bytes of the ring that data leaves free, so that the end of the stream finds room.
+const END_RESERVE: usize = 64;
 
 #[allow(clippy::large_enum_variant, reason = "one socket is one value; nothing is moved about")]
 pub(crate) enum Phase<P: Platform> {
@@ -30,27 +32,27 @@ pub(crate) enum Phase<P: Platform> {
     Closed(CloseReason),
 }
 
-/// A socket.
+/// The state of a socket.
 pub(crate) struct Stream<P: Platform> {
     pub generation: u32,
     pub port: u32,
-    /// The host made it, and nobody has accepted it.
+    /// The host connected it, and it was not accepted yet.
     pub is_waiting: bool,
     pub phase: Phase<P>,
-    /// The packet that came in last, and which of its bytes have not been read.
+    /// The last packet, and the range of its bytes that have not been read.
     packet: PageTable<P, u8>,
     next: usize,
     end: usize,
     is_ended: bool,
     is_finished: bool,
-    /// The end is to be told, and has found no room.
-    owes_end: bool,
-    /// The bytes for which the ring had no room.
-    wants: Option<usize>,
-    /// Somebody waits until the host has taken what was sent.
+    /// The end of the stream waits for room in the ring.
+    is_end_pending: bool,
+    /// Bytes of a packet that waits for room in the ring.
+    awaited_room: Option<usize>,
+    /// The caller waits until the host has read what was sent.
     awaits_flush: bool,
-    /// Nobody here has it any more; until then the host is to have taken what was sent.
-    leaves: Option<Instant>,
+    /// The deadline for the host to read what was sent, once the socket was closed.
+    lingers_until: Option<Instant>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -60,21 +62,21 @@ impl<P: Platform> Stream<P> {
             port,
             is_waiting: false,
             phase,
-            packet: PageTable::new(platform, PACKET, |_| 0)?,
+            packet: PageTable::new(platform, MAX_PACKET, |_| 0)?,
             next: 0,
             end: 0,
             is_ended: false,
             is_finished: false,
-            owes_end: false,
-            wants: None,
+            is_end_pending: false,
+            awaited_room: None,
             awaits_flush: false,
-            leaves: None,
+            lingers_until: None,
         })
     }
 
-    /// Opens the channel that the host has offered for it.
+    /// Opens the channel that the host has offered for the socket.
     pub fn open(&mut self, vmbus: &Vmbus<P>, offer: &Offer, waker: Option<&Waker>) {
-        let pages = if vmbus.version() < Version::new(5, 0) { OLD_RING_PAGES } else { RING_PAGES };
+        let pages = if vmbus.version() < Version::new(5, 0) { RING_PAGES_V4 } else { RING_PAGES };
         let options =
             ChannelOptions { outgoing_pages: pages, incoming_pages: pages, ..ChannelOptions::default() };
         self.phase = match vmbus.open(offer, &options) {
@@ -82,10 +84,10 @@ impl<P: Platform> Stream<P> {
                 waker.into_iter().for_each(|waker| channel.register(waker));
                 Phase::Open(channel)
             }
-            // Some hosts offer first, and look then whether anybody listens.
+            // Some hosts offer the channel before they check whether anybody listens.
             Err(ChannelError::Gone | ChannelError::Refused(_)) => Phase::Closed(CloseReason::Refused),
             Err(error) => {
-                log::warn!("hv-socket: {offer}: {error}");
+                log::warn!("hv-socket: {offer}: not opened: {error}");
                 Phase::Closed(CloseReason::Reset)
             }
         };
@@ -99,11 +101,11 @@ impl<P: Platform> Stream<P> {
         }
     }
 
-    /// Takes the next packet, if all of the last was read; whether there is something to be read.
+    /// Receives the next packet once the last was read; returns whether there are bytes to read.
     fn fetch(&mut self) -> bool {
         while self.next == self.end && !self.is_ended {
             let Phase::Open(channel) = &mut self.phase else { return false };
-            // The host may be through with it ahead of us: what it sent is read all the same.
+            // What the host sent before it closed the channel is still read.
             let is_gone = channel.fault() == Some(Fault::Removed);
             let buffer = &mut self.packet;
             let taken = if is_gone { channel.receive_rest(buffer) } else { channel.receive(buffer) };
@@ -119,7 +121,7 @@ impl<P: Platform> Stream<P> {
                 Some(0) => self.is_ended = true,
                 Some(len) => (self.next, self.end) = (PIPE, PIPE.saturating_add(len)),
                 None => {
-                    // It is over, or a packet is none.
+                    // The channel is gone, or a packet is malformed.
                     self.phase = Phase::Closed(CloseReason::Reset);
                     return false;
                 }
@@ -128,20 +130,20 @@ impl<P: Platform> Stream<P> {
         self.next < self.end
     }
 
-    /// Takes in what has come, and tells what is owed.
+    /// Receives what has come, and sends the end of the stream where it waits.
     pub fn work(&mut self, now: Instant) {
         if let Phase::Connecting { until, .. } = self.phase
             && now >= until
         {
             self.phase = Phase::Closed(CloseReason::TimedOut);
         }
-        if self.owes_end {
+        if self.is_end_pending {
             self.end();
         }
         self.fetch();
     }
 
-    /// Copies what has come in to `bytes`; how much.
+    /// Reads up to `bytes.len()` bytes; returns how many.
     pub fn read(&mut self, bytes: &mut [u8]) -> usize {
         let mut read = 0usize;
         while read < bytes.len() && self.fetch() {
@@ -155,31 +157,31 @@ impl<P: Platform> Stream<P> {
         read
     }
 
-    /// The host has refused a socket to `endpoint`.
+    /// Handles the host's refusal of the connection with `endpoint`.
     pub fn refuse(&mut self, endpoint: &Guid) {
         if matches!(&self.phase, Phase::Connecting { endpoint: own, .. } if own == endpoint) {
             self.phase = Phase::Closed(CloseReason::Refused);
         }
     }
 
-    /// Sends the beginning of `bytes`; how much. `None` where it was said that nothing more comes.
+    /// Sends as many of `bytes` as the ring has room for; returns how many. `None` after [`finish`](Self::finish).
     pub fn write(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
-        self.wants = None;
+        self.awaited_room = None;
         let Phase::Open(channel) = &mut self.phase else { return Ok(None) };
         if self.is_finished {
             return Ok(None);
         }
         let mut rest = bytes;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at_checked(MOST).unwrap_or((rest, &[]));
-            // Room for the end is kept.
-            let needs = now.len().saturating_add(PIPE).saturating_add(END);
+            let (now, later) = rest.split_at_checked(MAX_DATA).unwrap_or((rest, &[]));
+            // The end of the stream keeps its room.
+            let needs = now.len().saturating_add(PIPE).saturating_add(END_RESERVE);
             if !channel.has_room(needs)? {
-                // A host that takes it all the same just now is seen at the next call.
+                // Where there is room by now, the next call finds it.
                 if channel.await_room(needs)? {
                     continue;
                 }
-                self.wants = Some(needs);
+                self.awaited_room = Some(needs);
                 break;
             }
             match pipe::send(channel, 0, now) {
@@ -192,7 +194,7 @@ impl<P: Platform> Stream<P> {
         Ok(Some(bytes.len().saturating_sub(rest.len())))
     }
 
-    /// Tells the host that nothing more comes.
+    /// Sends the end of the stream.
     pub fn finish(&mut self) {
         if matches!(self.phase, Phase::Open(_)) && !core::mem::replace(&mut self.is_finished, true) {
             self.end();
@@ -201,21 +203,21 @@ impl<P: Platform> Stream<P> {
 
     fn end(&mut self) {
         let Phase::Open(channel) = &mut self.phase else { return };
-        self.owes_end = matches!(pipe::send(channel, 0, &[]), Err(SendError::Full));
+        self.is_end_pending = matches!(pipe::send(channel, 0, &[]), Err(SendError::Full));
         channel.kick();
     }
 
-    /// Nobody here has it any more.
+    /// Closes the socket for the caller; it lingers until the host has read what was sent.
     pub fn leave(&mut self, now: Instant) {
         self.finish();
         (self.generation, self.is_waiting) = (0, false);
-        self.leaves = Some(now.saturating_add(TIMEOUT));
+        self.lingers_until = Some(now.saturating_add(TIMEOUT));
     }
 
-    /// Whether nobody has it, and the host has taken what was sent and has ended it too, or takes too long.
+    /// Whether a lingering socket can be dropped: the host has read what was sent and has finished too, or its time is up.
     pub fn is_over(&mut self, now: Instant) -> bool {
-        let Some(until) = self.leaves else { return false };
-        // What still comes is thrown away.
+        let Some(until) = self.lingers_until else { return false };
+        // Bytes that still come are dropped.
         while self.fetch() {
             self.next = self.end;
         }
@@ -225,10 +227,10 @@ impl<P: Platform> Stream<P> {
         }
     }
 
-    /// Whether the host has taken what was sent.
+    /// Whether the host has read what was sent.
     pub fn is_flushed(&mut self) -> bool {
         let is_flushed = match &mut self.phase {
-            Phase::Open(channel) => !self.owes_end && channel.is_drained() != Ok(false),
+            Phase::Open(channel) => !self.is_end_pending && channel.is_drained() != Ok(false),
             _ => true,
         };
         self.awaits_flush = !is_flushed;
@@ -237,11 +239,11 @@ impl<P: Platform> Stream<P> {
 
     pub fn arm(&mut self) -> Arm {
         let Phase::Open(channel) = &mut self.phase else { return Arm::Armed };
-        // There is room now, or something is to be found out.
-        if self.wants.is_some_and(|needs| channel.await_room(needs) != Ok(false)) {
+        // There is room now, or a fault to be reported.
+        if self.awaited_room.is_some_and(|needs| channel.await_room(needs) != Ok(false)) {
             return Arm::Pending;
         }
-        // Where something waits to be read, or the end was seen, nothing more is looked for.
+        // Nothing is awaited while bytes wait to be read, nor after the end of the stream.
         if self.next == self.end && !self.is_ended { channel.arm() } else { Arm::Armed }
     }
 
@@ -258,21 +260,24 @@ impl<P: Platform> Stream<P> {
     }
 
     fn has_to_look(&self) -> bool {
-        self.leaves.is_some() || self.wants.is_some() || self.owes_end || self.awaits_flush
+        self.lingers_until.is_some()
+            || self.awaited_room.is_some()
+            || self.is_end_pending
+            || self.awaits_flush
     }
 
     pub fn deadline(&self, now: Instant) -> Instant {
         match self.phase {
             Phase::Connecting { until, .. } => until,
-            // No interrupt tells what the host has taken, and not every host tells of room.
-            Phase::Open(_) if self.has_to_look() => now.saturating_add(LOOK),
+            // No interrupt tells what the host has read, and not every host signals room.
+            Phase::Open(_) if self.has_to_look() => now.saturating_add(POLL_INTERVAL),
             Phase::Open(_) => Instant::NEVER,
             Phase::Closed(_) => Instant::NEVER,
         }
     }
 }
 
-/// Where connecting begins.
+/// Starts to connect.
 pub(crate) fn connecting<P: Platform>(platform: &P, endpoint: Guid) -> Phase<P> {
     Phase::Connecting { endpoint, until: Platform::now(platform).saturating_add(TIMEOUT) }
 }

@@ -1,6 +1,7 @@
 //! The reference time. TLFS §12.5, §12.6
 
 use crate::{Hypervisor, OpenError};
+use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_device::Clock;
@@ -8,23 +9,25 @@ use paravirt_platform::{DmaRegion, Instant, PAGE_SIZE, PageArc, Platform};
 
 /// Nanoseconds of a unit of the reference time.
 const UNIT: u64 = 100;
-/// How often a page that changes under the reader is read before the register is.
+/// Attempts to read a page that changes meanwhile, before the register is read.
 const TRIES: u32 = 16;
 
-/// The reference time as a clock: from the page that turns the cycle counter into it where there is one, which costs no
-/// exit, else from the register, which costs one.
+/// The reference time as a clock: from the cycle counter and the reference TSC page where the host offers one, else from the
+/// register, which costs an exit.
 ///
-/// It begins when the partition does, and all processors share it. Its resolution is 100 ns. There is one page in a partition:
-/// of two of these, the later one has it.
+/// It starts with the partition and is the same on all processors, with a resolution of 100 ns. A partition has one page: of two
+/// clocks, the one that was opened last has it, and the other reads the register.
 pub struct ReferenceClock<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     page: Option<DmaRegion<P>>,
 }
 
 impl<P: Platform> ReferenceClock<P> {
+    /// Opens the clock, and enables the reference TSC page where the host offers it.
+    ///
     /// # Errors
     ///
-    /// [`OpenError::Unsupported`] where there is neither.
+    /// [`OpenError::Unsupported`] where the host offers neither; [`OpenError::Memory`].
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
         let privileges = hypervisor.features().privileges;
         if !privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
@@ -51,7 +54,7 @@ impl<P: Platform> ReferenceClock<P> {
         self.page_time().or_else(|| self.hypervisor.reference_count()).unwrap_or(0)
     }
 
-    /// Whether the time comes from the page, without an exit.
+    /// Whether the time is read from the page, without an exit.
     pub fn is_from_page(&self) -> bool {
         self.page_time().is_some()
     }
@@ -69,7 +72,7 @@ impl<P: Platform> ReferenceClock<P> {
             let (scale, offset) = (scale.load(Ordering::Relaxed), offset.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if sequence.load(Ordering::Relaxed) == before {
-                // The offset is signed: adding it modulo 2^64 is the same.
+                // The offset is signed; addition modulo 2^64 gives the same result.
                 let product = u128::from(tsc).wrapping_mul(u128::from(scale)) >> 64;
                 return Some((product as u64).wrapping_add(offset));
             }
@@ -95,5 +98,11 @@ impl<P: Platform> Drop for ReferenceClock<P> {
                 }
             }
         }
+    }
+}
+
+impl<P: Platform> fmt::Debug for ReferenceClock<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReferenceClock").field("is_from_page", &self.is_from_page()).finish_non_exhaustive()
     }
 }

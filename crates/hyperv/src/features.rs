@@ -3,20 +3,20 @@ use hyperv_bindings::tlfs::{
 };
 use paravirt_platform::Platform;
 
-/// What CPUID says of the hypervisor. TLFS §2.4
+/// The features of the hypervisor, from CPUID. TLFS §2.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Features {
-    /// What the guest may do.
+    /// Privileges of the partition: which registers and hypercalls the guest may use.
     pub privileges: HvPrivilegeFlags,
-    /// What there is beside.
+    /// Optional features.
     pub features: HvFeatureFlags,
-    /// What the guest had better do.
+    /// Recommendations for the guest.
     pub recommendations: HvRecommendationFlags,
 }
 
 impl Features {
-    /// Reads the leaves; `None` where there is no hypervisor of this interface. The vendor's name is not looked at: it is
-    /// the interface that counts.
+    /// Reads the CPUID leaves; `None` where there is no hypervisor with the interface "Hv#1". The vendor's name is ignored: other
+    /// hypervisors offer the interface as well.
     pub fn detect(platform: &impl Platform) -> Option<Self> {
         const HYPERVISOR: u32 = 1 << 31;
         let leaf = |leaf: HvCpuidLeaf| platform.registers().cpuid(leaf.0);
@@ -38,8 +38,8 @@ impl Features {
         })
     }
 
-    /// Whether VMBus can be spoken here: hypercalls, SynIC and the index of the processor. The bits for posting messages
-    /// and signalling events are advice that some hosts leave out.
+    /// Whether the guest may use what VMBus needs: hypercalls, SynIC and the VP index. The privileges to post messages and to
+    /// signal events are not required, since some hosts leave them out.
     pub fn has_vmbus(&self) -> bool {
         self.privileges
             .contains(HvPrivilegeFlags::HYPERCALL | HvPrivilegeFlags::SYNIC | HvPrivilegeFlags::VP_INDEX)

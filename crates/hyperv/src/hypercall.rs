@@ -1,33 +1,33 @@
-//! The hypercalls that VMBus is made of.
+//! The hypercalls that VMBus uses.
 
 use crate::{HvStatus, Hypervisor};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hyperv_bindings::tlfs::{HV_MESSAGE_PAYLOAD, HvHypercallCode, HvHypercallFlags, HvMessageType};
 use paravirt_platform::{DmaRegion, Platform};
 
-/// Bytes of a message, at most.
+/// Bytes of a message, at most. TLFS §11.10.1
 pub const MAX_MESSAGE: usize = HV_MESSAGE_PAYLOAD as usize;
 /// Where the payload is in the input of HvCallPostMessage.
 const PAYLOAD: usize = 16;
 
 impl<P: Platform> Hypervisor<P> {
-    /// One call; the status, and nothing else of what it returns.
+    /// Makes a hypercall; returns its status.
     ///
     /// # Safety
     ///
     /// The call with these arguments keeps memory safe.
     unsafe fn call(&self, control: u64, input: u64, output: u64) -> HvStatus {
-        // SAFETY: the page is enabled as long as this exists; the rest is passed on from the caller.
+        // SAFETY: the page is enabled from `open` to `drop`, and by the contract of this function the call keeps memory safe.
         HvStatus(unsafe { self.platform().hyperv().hypercall(self.page(), control, input, output) } as u16)
     }
 
-    /// HvCallPostMessage, once: the message is built in `input`, a page that nobody else uses meanwhile.
+    /// Posts a message by HvCallPostMessage, without a retry. `input` is a page for the hypercall's input, which no other call uses at
+    /// the same time.
     ///
     /// # Errors
     ///
-    /// The status. [`HvStatus::INSUFFICIENT_BUFFERS`] and a few others ask for another try: see
-    /// [`wants_another_try`](Self::wants_another_try). A message longer than [`MAX_MESSAGE`] is
-    /// [`HvStatus::INVALID_PARAMETER`], and not sent.
+    /// The status of the hypercall; [`wants_another_try`](Self::wants_another_try) tells whether to retry. A message longer than
+    /// [`MAX_MESSAGE`] is [`HvStatus::INVALID_PARAMETER`], and not sent.
     ///
     /// TLFS §11.10.1
     pub fn post_message(
@@ -44,25 +44,25 @@ impl<P: Platform> Hypervisor<P> {
             }
         }
         input.shared().copy_in(PAYLOAD, message).ok_or(HvStatus::INVALID_PARAMETER)?;
-        // SAFETY: the hypervisor reads the message.
+        // SAFETY: the hypervisor only reads the input, which `DmaRegion` keeps during the call.
         status(unsafe { self.call(u64::from(HvHypercallCode::POST_MESSAGE.0), input.bus().0, 0) })
     }
 
-    /// HvCallSignalEvent, in registers.
+    /// Signals an event by HvCallSignalEvent, with its input in registers.
     ///
     /// # Errors
     ///
-    /// The status: the connection is not there, or its receiver is not.
+    /// The status of the hypercall, where the connection or its receiver does not exist.
     ///
     /// TLFS §11.10.2
     #[inline]
     pub fn signal_event(&self, connection_id: u32) -> Result<(), HvStatus> {
         let control = u64::from(HvHypercallCode::SIGNAL_EVENT.0) | HvHypercallFlags::FAST.bits();
-        // SAFETY: the call has no memory of the guest's for an argument.
+        // SAFETY: the hypercall accesses no memory: its input is in registers, and it has no output.
         status(unsafe { self.call(control, u64::from(connection_id), 0) })
     }
 
-    /// Whether a message that was refused with this status may be taken at another try.
+    /// Whether a message that was refused with `status` is to be posted again later.
     pub fn wants_another_try(status: HvStatus) -> bool {
         [HvStatus::INSUFFICIENT_BUFFERS, HvStatus::INSUFFICIENT_MEMORY, HvStatus::TIMEOUT].contains(&status)
     }

@@ -3,29 +3,29 @@ use core::fmt;
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, PageArc, Platform, RawDma};
 
-/// The bits of a register that names a page, below the page's address: what is reserved there is kept.
+/// The bits below the page address in a register that names a page; reserved ones are preserved.
 pub(crate) const PAGE_BITS: u64 = PAGE_SIZE as u64 - 1;
-/// Who the guest says it is: an open-source system (bit 63) of a type that is nobody's (0x7f), this crate's version. Hosts
-/// look at it to work around faults of systems that they know. TLFS §2.6
+/// The guest's identity: an open-source system (bit 63) of an unassigned type (0x7f), version 1. Hosts use it to work around bugs
+/// of known systems. TLFS §2.6
 const GUEST_OS_ID: u64 = 1 << 63 | 0x7f << 56 | 1 << 16;
 
-/// Why the hypervisor could not be taken into service.
+/// Why the hypervisor, or a part of it, could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There is no hypervisor of this interface.
+    /// There is no hypervisor with this interface.
     Absent,
-    /// It offers no hypercalls or not what the part needs.
+    /// The hypervisor does not offer what the part needs.
     Unsupported,
-    /// The platform gives no page for hypercalls.
+    /// The platform has no page for hypercalls.
     NoPage,
-    /// Firmware has locked the hypercall page where it put it.
+    /// Firmware has enabled and locked the hypercall page elsewhere.
     Locked,
-    /// The hypervisor did not take the hypercall page.
+    /// The hypervisor did not enable the hypercall page.
     Refused,
-    /// A processor of the platform does not run.
+    /// A processor of the platform is not running.
     Processor,
-    /// There was no memory.
+    /// Out of memory.
     Memory,
 }
 
@@ -51,7 +51,8 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// The hypervisor in service: the guest has said who it is, and the hypercall page is there. Dropped, it takes both back.
+/// The hypervisor in service: the guest's identity is set, and the hypercall page is enabled. The last reference that is dropped
+/// clears both.
 pub struct Hypervisor<P: Platform> {
     platform: P,
     features: Features,
@@ -60,17 +61,19 @@ pub struct Hypervisor<P: Platform> {
     pub(crate) text: DmaRegion<P>,
 }
 
-// SAFETY: the page is the platform's, and only called.
+// SAFETY: the raw pointer is to the hypercall page, which the platform owns and which is executed only.
 unsafe impl<P: Platform> Send for Hypervisor<P> {}
-// SAFETY: as above.
+// SAFETY: the hypercall page may be called from all processors at once; the other fields are `Sync`.
 unsafe impl<P: Platform> Sync for Hypervisor<P> {}
 
 impl<P: Platform> Hypervisor<P> {
-    /// Takes the hypervisor into service.
+    /// Sets the guest's identity and enables the hypercall page.
+    ///
+    /// Allocates. Not for interrupt context.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; nothing is left behind.
+    /// [`OpenError`]; both are cleared then.
     pub fn open(platform: &P) -> Result<PageArc<P, Self>, OpenError> {
         let features = Features::detect(platform).ok_or(OpenError::Absent)?;
         if !features.privileges.contains(HvPrivilegeFlags::HYPERCALL) {
@@ -97,7 +100,7 @@ impl<P: Platform> Hypervisor<P> {
         Ok(PageArc::new(platform, this)?)
     }
 
-    /// What CPUID said.
+    /// The features of the hypervisor.
     pub fn features(&self) -> Features {
         self.features
     }
@@ -112,7 +115,7 @@ impl<P: Platform> Hypervisor<P> {
         self.page.cpu.as_ptr()
     }
 
-    /// The index of the virtual processor that calls: what VMBus means by it. `None` where it is not offered.
+    /// The VP index of the calling processor, by which VMBus names processors; `None` where the register is not offered.
     pub fn vp_index(&self) -> Option<u32> {
         if !self.features.privileges.contains(HvPrivilegeFlags::VP_INDEX) {
             return None;
@@ -123,7 +126,7 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// The reference time, in units of 100 ns, by its register: an exit. `None` where it is not offered.
+    /// The reference time in units of 100 ns, read from its register, which costs an exit; `None` where it is not offered.
     pub fn reference_count(&self) -> Option<u64> {
         if !self.features.privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
             return None;
@@ -147,5 +150,11 @@ impl<P: Platform> Drop for Hypervisor<P> {
             self.platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, 0);
             self.platform.hyperv().free_hypercall_page(self.page);
         }
+    }
+}
+
+impl<P: Platform> fmt::Debug for Hypervisor<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hypervisor").field("features", &self.features).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,12 @@
 //! The guest's side of the Hyper-V hypervisor, below its devices.
 //!
-//! [`Hypervisor::open`] finds it, says who the guest is and lays out the hypercall page; everything else is made from that:
+//! [`Hypervisor::open`] detects it, sets the guest's identity and enables the hypercall page; everything else is made from that:
 //! the synthetic interrupt controller of each virtual processor ([`Synic`]), the reference clock ([`ReferenceClock`]),
 //! synthetic timers ([`SyntheticTimer`]), crash reports and reset ([`Hypervisor::report_crash`], [`Hypervisor::reset`]).
-//! All of it works through the platform's traits, on the metal as against a model in process.
+//! All of it uses the traits of the platform, so that it runs on a host as well as against a model in process.
 //!
-//! Nothing is assumed that a host may leave out: a register is touched where CPUID offers it ([`Features`]), and VMBus needs
-//! no more than hypercalls, SynIC and the index of the processor: some hosts do not even say that messages may be posted.
+//! A register is accessed only where CPUID offers it ([`Features`]). VMBus needs hypercalls, SynIC and the VP index, and nothing
+//! else.
 //!
 //! # Lifecycle
 //!
@@ -26,7 +26,8 @@
 //!
 //! # Trust
 //!
-//! Message and event pages are the host's to write at any time: they are seen as atomics, and a message is copied once.
+//! The host writes message and event pages at any time: they are accessed as atomics, and a message is copied once. The hypercall
+//! page is code of the host, which the guest executes: a guest that distrusts even that cannot use hypercalls.
 //!
 //! ```
 //! use paravirt_device::Clock;

@@ -3,6 +3,7 @@
 use crate::decide::{Slot, free_then_look};
 use crate::hypervisor::PAGE_BITS;
 use crate::{Hypervisor, OpenError};
+use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use hyperv_bindings::tlfs::{
     HV_MESSAGE_PAYLOAD, HV_SINTS, HV_SLOT_LEN, HvFeatureFlags, HvMessageFlags, HvMessageType, HvMsr,
@@ -21,29 +22,31 @@ const FLAG_WORDS: usize = SLOT_LEN / 8;
 /// A message that was copied out of its slot.
 #[derive(Copy, Clone, Debug)]
 pub struct Message {
-    /// Its type.
+    /// The message type.
     pub message_type: HvMessageType,
-    /// How much of the payload was sent.
+    /// The length of the payload in bytes.
     pub len: usize,
-    /// The payload.
+    /// The payload; zero behind `len`, or what the host left there.
     pub payload: [u8; HV_MESSAGE_PAYLOAD as usize],
 }
 
 impl Message {
-    /// What was sent.
+    /// The bytes of the payload that were sent.
     pub fn bytes(&self) -> &[u8] {
         self.payload.get(..self.len).unwrap_or(&self.payload)
     }
 }
 
-/// What the controller of one virtual processor consists of.
+/// The controller of one virtual processor.
 struct VirtualProcessor<P: Platform> {
     index: u32,
     messages: DmaRegion<P>,
     events: DmaRegion<P>,
 }
 
-/// The controllers of all processors, in service. Dropped, they are switched off.
+/// The synthetic interrupt controllers of all processors. Dropped, they are switched off.
+///
+/// Whoever [binds](Self::bind) a handler unbinds it before this is dropped: dropping masks the sources, but does not unbind.
 pub struct Synic<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processors: PageTable<P, Option<VirtualProcessor<P>>>,
@@ -63,13 +66,13 @@ fn on_each<P: Platform>(
 }
 
 impl<P: Platform> Synic<P> {
-    /// Switches on the controller of every processor, with all sources masked.
+    /// Enables the controller of every processor, with all sources masked.
     ///
-    /// A host builds its routes to a processor when it is told of it, so this comes ahead of everything that names one.
+    /// A host routes messages and events only to processors whose controller is enabled, so this comes before all else.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; what was switched on is off again.
+    /// [`OpenError`]; the controllers are switched off then.
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
         if !hypervisor.features().has_vmbus() {
             return Err(OpenError::Unsupported);
@@ -104,7 +107,7 @@ impl<P: Platform> Synic<P> {
         &self.hypervisor
     }
 
-    /// Processors.
+    /// The number of processors.
     pub fn count(&self) -> u32 {
         u32::try_from(self.processors.len()).unwrap_or(u32::MAX)
     }
@@ -118,14 +121,13 @@ impl<P: Platform> Synic<P> {
         self.vp(processor).map(|vp| vp.index)
     }
 
-    /// The processor whose virtual index is 0: where hosts of old send all messages.
+    /// The processor with VP index 0, to which hosts before VMBus 3.0 send all messages.
     pub fn first(&self) -> Option<ProcessorId> {
         let place = self.processors.iter().position(|vp| vp.as_ref().is_some_and(|vp| vp.index == 0))?;
         Some(ProcessorId(u32::try_from(place).ok()?))
     }
 
-    /// Leads source `sint` of `processor` to `handler`. Where the platform has no vector for it, the source stays without
-    /// one, and is polled; `None` then.
+    /// Routes source `sint` of `processor` to `handler`. Returns `None` where the platform has no vector: the source is polled then.
     ///
     /// # Errors
     ///
@@ -133,7 +135,8 @@ impl<P: Platform> Synic<P> {
     ///
     /// # Safety
     ///
-    /// What `handler` points to lives until [`unbind`](Self::unbind) has returned with the vector.
+    /// What `handler` points to lives, and is accessed through shared references only, until [`unbind`](Self::unbind) has returned
+    /// for this source with the vector.
     pub unsafe fn bind(
         &self,
         processor: ProcessorId,
@@ -141,7 +144,7 @@ impl<P: Platform> Synic<P> {
         handler: RawHandler,
     ) -> Result<Option<Vector>, OpenError> {
         let platform = self.hypervisor.platform();
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller keeps what `handler` points to until `unbind` has returned, which unbinds the vector.
         let bound = unsafe { platform.interrupts().bind(handler, processor) }.ok();
         let described = bound.and_then(|vector| Some((vector, platform.hyperv().descriptor(vector)?)));
         if let (Some(vector), None) = (bound, described) {
@@ -149,7 +152,7 @@ impl<P: Platform> Synic<P> {
         }
         let polling = self.hypervisor.features().features.contains(HvFeatureFlags::SINT_POLLING);
         let value = match described {
-            // The platform ends the interrupt itself: never by the hypervisor (AutoEOI) besides.
+            // The platform sends the EOI itself, so that AutoEOI stays off.
             Some((_, descriptor)) => u64::from(descriptor),
             None if polling => HvSintFlags::POLLING.bits() | 0xff,
             None => HvSintFlags::MASKED.bits() | 0xff,
@@ -161,9 +164,9 @@ impl<P: Platform> Synic<P> {
         Ok(described.map(|(vector, _)| vector))
     }
 
-    /// Masks source `sint` of `processor`, and gives its vector back.
+    /// Masks source `sint` of `processor` and unbinds its vector. Once this returns, the handler runs nowhere.
     pub fn unbind(&self, processor: ProcessorId, sint: u32, vector: Option<Vector>) {
-        // A processor that does not run any more raises no interrupt either.
+        // A processor that is not running raises no interrupt.
         let _ = self.write_sint(processor, sint, HvSintFlags::MASKED.bits() | 0xff);
         vector.into_iter().for_each(|vector| self.hypervisor.platform().interrupts().unbind(vector));
     }
@@ -185,7 +188,7 @@ impl<P: Platform> Synic<P> {
             .map_err(|_| OpenError::Processor)
     }
 
-    /// Whether there is a message in the slot of `sint`. One load; from any processor.
+    /// Whether there is a message in the slot of `sint` of `processor`. One load; from any processor and any context.
     #[inline]
     pub fn has_message(&self, processor: ProcessorId, sint: u32) -> bool {
         let base = (sint as usize).wrapping_mul(SLOT_LEN);
@@ -198,8 +201,8 @@ impl<P: Platform> Synic<P> {
         MessageSlot::at(self.vp(processor)?.messages.shared(), base)
     }
 
-    /// Takes the message in the slot of `sint` of `processor`, frees the slot, and tells the hypervisor if another one waits
-    /// for it. To be called on `processor`, one call at a time: that register is each processor's own.
+    /// Takes the message in the slot of `sint` of `processor`, frees the slot, and tells the hypervisor (EOM) where another message
+    /// waits for it. Call it on `processor`, whose register that is, one call at a time; interrupt context is allowed.
     pub fn take_message(&self, processor: ProcessorId, sint: u32) -> Option<Message> {
         let slot = self.slot(processor, sint)?;
         let message_type = HvMessageType(slot.message_type.load(Ordering::Acquire));
@@ -218,8 +221,8 @@ impl<P: Platform> Synic<P> {
         Some(Message { message_type, len, payload })
     }
 
-    /// Clears each event flag of `sint` on `processor` that is set, and then calls `each` with its number: what is read
-    /// afterwards cannot miss what the flag was set for. Lock-free.
+    /// Clears each event flag of `sint` on `processor` that is set, then calls `each` with its number, 0 to 2047. Whoever reads
+    /// shared memory in `each` sees what the flag was set for. Lock-free; interrupt context is allowed.
     pub fn take_events(&self, processor: ProcessorId, sint: u32, mut each: impl FnMut(u32)) {
         let Some(vp) = self.vp(processor) else { return };
         let Some(base) = usize::try_from(sint).ok().and_then(|sint| sint.checked_mul(SLOT_LEN)) else {
@@ -230,7 +233,7 @@ impl<P: Platform> Synic<P> {
     }
 }
 
-/// Clears the flags that are set in `words`, and calls `each` with the number of each.
+/// Clears the flags that are set in `words`, and calls `each` with their numbers.
 pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
     for (place, word) in (0u32..).zip(words) {
         if word.load(Ordering::Relaxed) == 0 {
@@ -246,9 +249,10 @@ pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
 
 /// # Safety
 ///
-/// The register is offered, and names a page.
+/// The register is offered and holds the address of a page; `page` is the hypervisor's until the register is cleared.
 unsafe fn set_page<P: Platform>(platform: &P, register: HvMsr, page: u64) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: the caller promises that the register is offered, and that `page` is the address of a page that is the
+    // hypervisor's until the register is cleared.
     unsafe {
         let reserved = platform.registers().read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
         platform.registers().write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());
@@ -285,8 +289,10 @@ impl<P: Platform> Drop for Synic<P> {
             if platform.processors().run_on(id, &mut work).is_err()
                 && let Some(vp) = slot.take()
             {
-                // Nobody switched these off.
-                log::warn!("hyper-v: processor {index} does not run: two pages are leaked");
+                // The hypervisor still writes them.
+                log::warn!(
+                    "hyper-v: processor {index} is not running: its SynIC stays on, two pages are leaked"
+                );
                 vp.messages.leak();
                 vp.events.leak();
             }
@@ -322,5 +328,11 @@ impl Slot for MessageSlot<'_> {
     }
     fn is_pending(&self) -> bool {
         self.flags.load(Ordering::Acquire) & HvMessageFlags::PENDING.bits() != 0
+    }
+}
+
+impl<P: Platform> fmt::Debug for Synic<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Synic").field("processors", &self.processors.len()).finish_non_exhaustive()
     }
 }

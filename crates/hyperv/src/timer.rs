@@ -1,23 +1,24 @@
 //! Synthetic timers. TLFS §12.3
 
 use crate::{Hypervisor, OpenError};
+use core::fmt;
 use hyperv_bindings::tlfs::{HvFeatureFlags, HvMsr, HvPrivilegeFlags, HvStimerFlags};
 use paravirt_platform::{PageArc, Platform, ProcessorId};
 
-/// Timers of a virtual processor.
+/// Timers of each virtual processor.
 const TIMERS: u32 = 4;
 
-/// How a timer says that it is time.
+/// How a timer signals its expiration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum TimerSignal {
-    /// By an interrupt with this number in the interrupt descriptor table, which has to be ended like any other. Not every
-    /// host offers it.
+    /// By an interrupt with this number in the interrupt descriptor table, 16 or above, which needs an EOI. Not every host offers
+    /// it.
     Direct(u8),
     /// By a message of the type `TIMER_EXPIRED` in the slot of this source, from 1 to 15.
     Message(u8),
 }
 
-/// A timer of one virtual processor, one shot at a time. Dropped, it is stopped.
+/// A one-shot timer of one virtual processor. Dropped, it is stopped.
 pub struct SyntheticTimer<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processor: ProcessorId,
@@ -25,11 +26,11 @@ pub struct SyntheticTimer<P: Platform> {
 }
 
 impl<P: Platform> SyntheticTimer<P> {
-    /// Timer `index`, from 0 to 3, of `processor`, stopped.
+    /// Opens timer `index`, 0 to 3, of `processor`, stopped.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Unsupported`] where there is no such timer or it cannot signal that way.
+    /// [`OpenError::Unsupported`] where there is no such timer, or the host does not offer the signal.
     pub fn open(
         hypervisor: &PageArc<P, Hypervisor<P>>,
         processor: ProcessorId,
@@ -53,7 +54,7 @@ impl<P: Platform> SyntheticTimer<P> {
             TimerSignal::Direct(vector) => HvStimerFlags::DIRECT.bits() | u64::from(vector) << 4,
             TimerSignal::Message(sint) => u64::from(sint) << 16,
         };
-        // A timer that runs must not be changed: it is stopped first. From then on a count starts it.
+        // A running timer must not be reconfigured: it is stopped first. Writing the count starts it.
         this.write(|write| {
             write(config, 0);
             write(config, signal | HvStimerFlags::AUTO_ENABLE.bits());
@@ -69,7 +70,7 @@ impl<P: Platform> SyntheticTimer<P> {
         platform.processors().run_on(self.processor, &mut || work(&write)).map_err(|_| OpenError::Processor)
     }
 
-    /// Sets the timer to the reference time `at`, in units of 100 ns; one that has passed fires at once.
+    /// Starts the timer for the reference time `at`, in units of 100 ns. It expires at once where that has passed.
     ///
     /// # Errors
     ///
@@ -78,7 +79,7 @@ impl<P: Platform> SyntheticTimer<P> {
         self.write(|write| write(self.config.saturating_add(1), at.max(1)))
     }
 
-    /// Stops it.
+    /// Stops the timer.
     ///
     /// # Errors
     ///
@@ -91,5 +92,14 @@ impl<P: Platform> SyntheticTimer<P> {
 impl<P: Platform> Drop for SyntheticTimer<P> {
     fn drop(&mut self) {
         let _ = self.write(|write| write(self.config, 0));
+    }
+}
+
+impl<P: Platform> fmt::Debug for SyntheticTimer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SyntheticTimer")
+            .field("processor", &self.processor)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
-//! What KVM gives its guests beside virtio: its clock.
+//! KVM's paravirtual clock (kvmclock).
 //!
-//! [`KvmClock::open`] finds the clock by CPUID, gives each processor a page that the host keeps up to date, and then reads
-//! the time from the cycle counter and that page, without an exit.
+//! [`KvmClock::open`] detects the clock by CPUID and registers a structure for each processor, which the host keeps up to date. The
+//! time is read from the cycle counter and that structure, without an exit.
 //!
 //! # States
 //!
@@ -11,19 +11,19 @@
 //!
 //! # Trust
 //!
-//! The pages are the host's to write at any time: they are seen as atomics, and a page that does not come to rest is read a
-//! bounded number of times. The time never goes back, whatever the host writes.
+//! The host writes the structures at any time: they are accessed as atomics, and one that keeps changing is read a bounded number
+//! of times. The time never goes back, whatever the host writes.
 //!
 //! ```
 //! use paravirt_device::Clock;
 //! use paravirt_kvm::{KvmClock, OpenError};
 //! use paravirt_platform::Platform;
 //!
-//! /// The time since the machine was made, where KVM's leaves are at their usual place.
+//! /// The time since the VM was created, with KVM's CPUID leaves at their usual place.
 //! fn uptime<P: Platform>(kernel: &P) -> Result<u64, OpenError> {
 //!     Ok(KvmClock::open(kernel, 0x4000_0000)?.now().as_nanos())
 //! }
-//! // A process is no guest.
+//! // A process of the test host has no KVM.
 //! assert_eq!(uptime(&paravirt_testhost::Guest::new()), Err(OpenError::Absent));
 //! ```
 //!
@@ -45,30 +45,30 @@ use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use paravirt_device::Clock;
 use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, Platform, ProcessorId, SharedMemory};
 
-/// The register that takes the address of a processor's page, with bit 0 for on.
+/// MSR_KVM_SYSTEM_TIME_NEW: the address of a processor's structure, with bit 0 to enable it.
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 /// The feature in EAX of the second leaf.
 const FEATURE: u32 = 1 << 3;
-/// A structure says by its flags whether all are in step.
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: the structures tell by a flag whether they are synchronised.
 const STABLE: u32 = 1 << 24;
-/// All are in step: any of them will do for the counter of any processor.
+/// Flag: the structures are synchronised, so that any of them fits the counter of any processor.
 const FLAG_STABLE: u8 = 1 << 0;
-/// Bytes of a processor's structure, and how far they are apart.
+/// Distance between the structures, in bytes.
 const STRIDE: usize = 64;
-/// How often a page that changes under the reader is read.
+/// Attempts to read a structure that changes meanwhile.
 const TRIES: u32 = 64;
 
-/// Why there is no clock.
+/// Why the clock could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The host does not offer it.
+    /// The host offers no such clock.
     Absent,
-    /// It does, but not one that is the same on every processor.
+    /// The clock is not synchronised between processors.
     Unstable,
-    /// There are more processors than structures find room in a page, or one does not run.
+    /// A processor is not running, or there are more than structures fit a page.
     Processor,
-    /// There was no memory.
+    /// Out of memory.
     Memory,
 }
 
@@ -91,15 +91,17 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// KVM's clock: nanoseconds since the machine was made. Dropped, it is switched off.
+/// KVM's clock: nanoseconds since the VM was created. Dropped, it is disabled on every processor.
+///
+/// Reading it takes no lock and is allowed in interrupt context.
 pub struct KvmClock<P: Platform> {
     platform: P,
     page: DmaRegion<P>,
-    /// The latest time that was told, in nanoseconds.
+    /// The latest time that was returned, in nanoseconds.
     latest: AtomicU64,
 }
 
-/// What turns the cycle counter into the time.
+/// The conversion of the cycle counter to the time: `struct pvclock_vcpu_time_info`.
 struct Scale {
     counter: u64,
     nanos: u64,
@@ -109,7 +111,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Copies the structure at `offset` as it is between two changes.
+    /// Copies a consistent version of the structure at `offset`; `None` where it keeps changing.
     fn read(view: &SharedMemory, offset: usize) -> Option<Self> {
         let at = |by: usize| offset.checked_add(by);
         let version: &AtomicU32 = view.at(offset)?;
@@ -123,7 +125,7 @@ impl Scale {
                 flags: view.at::<AtomicU8>(at(29)?)?.load(Ordering::Relaxed),
             };
             fence(Ordering::Acquire);
-            // Odd while the host is at it.
+            // The version is odd while the host writes the structure.
             if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
                 return Some(scale);
             }
@@ -142,12 +144,12 @@ impl Scale {
 }
 
 impl<P: Platform> KvmClock<P> {
-    /// Switches the clock on for every processor. `base` is the first of KVM's CPUID leaves, at which its name stands:
-    /// 0x40000000, or further on where the host offers other interfaces too.
+    /// Enables the clock on every processor. `base` is the first of KVM's CPUID leaves, the one with its signature: 0x40000000, or
+    /// a higher one where the host offers other interfaces too.
     ///
     /// # Errors
     ///
-    /// [`OpenError`].
+    /// [`OpenError`]; the clock is disabled then.
     pub fn open(platform: &P, base: u32) -> Result<Self, OpenError> {
         let [features, ..] = platform.registers().cpuid(base.saturating_add(1));
         if features & FEATURE == 0 {
@@ -201,6 +203,12 @@ impl<P: Platform> Drop for KvmClock<P> {
             // A processor that does not run does not have its structure written.
             let _ = self.platform.processors().run_on(ProcessorId(processor), &mut work);
         }
+    }
+}
+
+impl<P: Platform> fmt::Debug for KvmClock<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvmClock").field("latest", &self.latest).finish_non_exhaustive()
     }
 }
 

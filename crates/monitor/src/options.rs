@@ -139,8 +139,9 @@ impl Options {
             ensure!(folder.is_dir(), "{} is no folder", folder.display());
         }
         let card = NetVspHost::new();
-        card.moods(|moods| {
-            (moods.mtu, moods.queues, moods.lacks_offloads) = (1500, self.queues.into(), true);
+        card.fault_config(|fault_config| {
+            (fault_config.mtu, fault_config.queues, fault_config.lacks_offloads) =
+                (1500, self.queues.into(), true);
         });
         Ok(self.net.then(|| (card, Peer::new(self.web.clone()))))
     }

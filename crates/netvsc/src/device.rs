@@ -1,4 +1,4 @@
-//! The device: what it is, what happens to it, and its settings.
+//! The device: its description, its events and its settings.
 
 use crate::OpenError;
 use crate::channel::DEVICE;
@@ -6,7 +6,7 @@ use crate::offloads::set_offloads;
 use crate::open::{MAX_QUEUES, NetOptions, Opened, open};
 use crate::queue::NetVscQueue;
 use crate::shared::NetShared;
-use core::task::Waker;
+use core::{fmt, task::Waker};
 use hyperv_bindings::netvsp::{NvspMessageType, NvspSwitchDataPath, NvspVersion};
 use hyperv_bindings::rndis::{
     NDIS_OBJECT_RSS_PARAMETERS, NDIS_RSS_HASH, NDIS_RSS_KEY_LENGTH, NDIS_RSS_TABLE_COUNT, NdisObjectHeader,
@@ -19,7 +19,7 @@ use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_vmbus::{Offer, Vmbus};
 use zerocopy::IntoBytes;
 
-/// Microsoft's example key of the Toeplitz hash, which spreads well and which every stack knows.
+/// The key of the Toeplitz hash: the example in Microsoft's RSS documentation, which every stack knows.
 const RSS_KEY: [u8; NDIS_RSS_KEY_LENGTH as usize] = [
     0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
     0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
@@ -29,6 +29,15 @@ const RSS_TABLE: usize = NDIS_RSS_TABLE_COUNT as usize;
 
 /// Rounds of dropping frames that nobody owns, in one call.
 const ROUNDS: usize = 8;
+
+/// Where frames are sent and received.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum DataPath {
+    /// By the channels of this device.
+    Synthetic,
+    /// By the attached VF.
+    VirtualFunction,
+}
 
 /// A network device on VMBus whose frames can be sent from buffers `B`.
 pub struct NetVsc<P: Platform, B: DmaBuffer> {
@@ -41,13 +50,15 @@ pub struct NetVsc<P: Platform, B: DmaBuffer> {
 }
 
 impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
-    /// Takes the device that `offer` offers into service, with all its queues and with one in use; see
-    /// [`set_active_queues`](NetDevice::set_active_queues). Frames to its own address, to all and to every multicast address
-    /// come in from then on.
+    /// Opens the device of `offer`: negotiates the version, shares the buffers, starts RNDIS and opens the subchannels. Frames to
+    /// its own address, to the broadcast address and to every multicast address are received from then on, by queue 0 until
+    /// [`set_active_queues`](NetDevice::set_active_queues) spreads them.
+    ///
+    /// Allocates, and blocks for up to ten seconds at each step. Not for interrupt context.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the channel is then closed.
+    /// [`OpenError`]; the channels are closed then.
     pub fn open(
         platform: &P,
         vmbus: &Vmbus<P>,
@@ -71,29 +82,35 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         };
         let max_segmented = u32::try_from(limits.max_segmented).unwrap_or(u32::MAX);
         let offloads = limits.offloads | receives;
-        let info = NetInfo { mac, mtu, queues, depth, offloads, max_segmented, speed };
+        let mut info = NetInfo::new(mac, mtu);
+        info.queues = queues;
+        info.depth = depth;
+        info.offloads = offloads;
+        info.max_segmented = max_segmented;
+        info.speed = speed;
         let mut this = Self { shared, info, link, receives, taken: 0, reported: None };
         this.set_receive_mode(ReceiveMode::AllMulticast)?;
         Ok(this)
     }
 
-    /// The version that is spoken.
+    /// The NVSP version that was negotiated.
     pub fn version(&self) -> NvspVersion {
         self.shared.host.version()
     }
 
-    /// Moves the data path to the virtual function that stands beside the device, or back, and waits for the host's word.
+    /// Switches the data path to the attached VF, or back to this device, and waits until the host has confirmed it. Blocks for
+    /// up to ten seconds.
     ///
     /// # Errors
     ///
-    /// [`ControlError::Unsupported`] where the host's version has none.
-    pub fn switch_data_path(&mut self, to_virtual_function: bool) -> Result<(), ControlError> {
+    /// [`ControlError::Unsupported`] with hosts before NVSP 4; [`ControlError::Faulted`].
+    pub fn switch_data_path(&mut self, to: DataPath) -> Result<(), ControlError> {
         if self.version() < NvspVersion::V4 {
             return Err(ControlError::Unsupported);
         }
         let message = NvspSwitchDataPath {
             message_type: NvspMessageType::SWITCH_DATA_PATH,
-            active: u32::from(to_virtual_function),
+            active: u32::from(to == DataPath::VirtualFunction),
             padding: [0; 32],
         };
         self.shared.send_nvsp(message.as_bytes())
@@ -241,15 +258,15 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
 
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
         self.alive()?;
-        let most = self.shared.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.word().unwrap_or(0);
-        // Some hosts keep no list: all multicast addresses are what can be had.
-        if most == 0 {
+        let max = self.shared.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.word().unwrap_or(0);
+        // Some hosts keep no list.
+        if max == 0 {
             return Err(ControlError::Unsupported);
         }
-        if addresses.len() > (most as usize).min(MOST_MULTICAST) {
+        if addresses.len() > (max as usize).min(MAX_MULTICAST) {
             return Err(ControlError::Refused);
         }
-        let mut list = [0; MOST_MULTICAST * 6];
+        let mut list = [0; MAX_MULTICAST * 6];
         for (to, MacAddr(from)) in list.as_chunks_mut::<6>().0.iter_mut().zip(addresses) {
             *to = *from;
         }
@@ -260,7 +277,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
     fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
         self.alive()?;
         self.shared.set(RndisOid::GEN_RNDIS_CONFIG_PARAMETER, &network_address(mac))?;
-        // Some hosts say yes and keep the address that they have.
+        // Some hosts report success and keep the address that they have.
         let now = address(&self.shared)?;
         self.info.mac = now;
         if now == mac { Ok(()) } else { Err(ControlError::Refused) }
@@ -280,15 +297,16 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
     }
 }
 
-/// Multicast addresses in a list.
-const MOST_MULTICAST: usize = 64;
-/// The name of the setting, in UTF-16.
+/// Multicast addresses in a list, at most.
+const MAX_MULTICAST: usize = 64;
+/// The name of the setting, which is written as UTF-16.
 const NAME: &[u8; 14] = b"NetworkAddress";
 const NAME_LEN: usize = NAME.len() * 2;
 const VALUE_LEN: usize = 24;
 const VALUE_OFFSET: u32 = 20 + NAME_LEN as u32;
 
-/// The setting of an address: a name and twelve digits, both in UTF-16, behind their offsets, lengths and a type.
+/// The configuration parameter that sets the address: offsets, lengths and a type, then the name and twelve hexadecimal digits in
+/// UTF-16. [MS-RNDIS] 2.2.6, OID_GEN_RNDIS_CONFIG_PARAMETER
 fn network_address(mac: MacAddr) -> [u8; 20 + NAME_LEN + VALUE_LEN] {
     let mut bytes = [0; 20 + NAME_LEN + VALUE_LEN];
     let head = [20, NAME_LEN as u32, 2, VALUE_OFFSET, VALUE_LEN as u32];
@@ -301,7 +319,7 @@ fn network_address(mac: MacAddr) -> [u8; 20 + NAME_LEN + VALUE_LEN] {
 }
 
 impl<P: Platform, B: DmaBuffer> Drop for NetVsc<P, B> {
-    /// Ends reception where nobody has a queue any more.
+    /// Stops reception and RNDIS, unless a queue is still in use.
     fn drop(&mut self) {
         let is_in_use = self.shared.channels.iter().any(|channel| channel.lock().idle.is_none());
         let is_in_service = self.shared.channel(0).is_some_and(|state| {
@@ -311,5 +329,16 @@ impl<P: Platform, B: DmaBuffer> Drop for NetVsc<P, B> {
             let _ = self.shared.set(RndisOid::GEN_CURRENT_PACKET_FILTER, 0u32.as_bytes());
             self.shared.halt();
         }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for NetVsc<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetVsc")
+            .field("version", &self.version())
+            .field("info", &self.info)
+            .field("link", &self.link)
+            .field("fault", &self.shared.host.fault())
+            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! A frame on its way out: the RNDIS header ahead of it, and what has to be changed in its own headers.
+//! The RNDIS header of a frame that is sent, and the changes that offloads need in the frame's own headers.
 
 use crate::rndis::vlan_word;
 use hyperv_bindings::rndis::{
@@ -8,37 +8,38 @@ use hyperv_bindings::rndis::{
 use paravirt_device::{ChecksumRange, Offloads, Rejected, SegmentKind, TxMeta};
 use zerocopy::IntoBytes;
 
-/// Bytes that are kept free ahead of a frame: the header, a checksum or segmentation, a tag, padded to a multiple of 8.
+/// Bytes reserved ahead of a frame in a section or a bounce slot: the RNDIS header, checksum or segmentation information, a VLAN
+/// tag, and padding to a multiple of 8.
 pub(crate) const HEADROOM: usize = 80;
-/// What messages are aligned to. All hosts want 8.
+/// Alignment of messages in a packet, in bytes: what every host asks for in its answer to INITIALIZE.
 pub(crate) const ALIGNMENT: usize = 8;
 /// Bytes of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
 const ETHERTYPE: usize = 12;
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
-/// Where TCP and UDP have their checksums.
+/// Offsets of the checksum in TCP and UDP headers.
 const TCP_CHECKSUM: u16 = 16;
 const UDP_CHECKSUM: u16 = 6;
-/// Where an L4 header is behind an IP header without options.
+/// Offset of the L4 header in a frame whose IP header has no options or extensions.
 const BEHIND_IPV4: u16 = 34;
 const BEHIND_IPV6: u16 = 54;
-/// LSO version 2.
+/// Flags of the LSO information: version 2, IPv6.
 const LSO2: u32 = 1 << 30;
 const LSO_IPV6: u32 = 1 << 31;
-/// The most that MSS and header offset can be.
+/// The largest MSS and header offset that the information has bits for.
 const MAX_MSS: u32 = 0xf_ffff;
 const MAX_OFFSET: u16 = 0x3ff;
 
-/// The frame's own bytes, as far as they can be seen.
+/// Where the bytes of a frame are.
 pub(crate) enum FrameBytes<'a> {
-    /// They are in a slot of ours.
+    /// In a section or a bounce slot of the driver, behind [`HEADROOM`] bytes.
     Slot(&'a mut [u8]),
-    /// They are in memory of the caller's, which says only where they are.
+    /// In memory of the caller, which is named by address: the driver does not see the bytes.
     Caller,
 }
 
-/// The header of a message with a frame.
+/// The header of a packet message. [MS-RNDIS] 2.2.14
 pub(crate) struct Header {
     bytes: [u8; HEADROOM],
     len: usize,
@@ -46,8 +47,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Makes the header for a frame of `len` bytes. Where `gap` is given, the frame begins [`HEADROOM`] bytes into the message;
-    /// else directly behind the header.
+    /// Makes the header of a frame of `len` bytes, and changes the frame where the host is to segment it. The frame begins
+    /// [`HEADROOM`] bytes into the message where it is in a slot, else directly behind the header.
     pub fn new(
         len: usize,
         meta: &TxMeta,
@@ -95,7 +96,7 @@ impl Header {
         self.len = self.len.saturating_add(bytes.len());
     }
 
-    /// The header with room behind it: [`HEADROOM`] bytes.
+    /// The header, with zeros behind it up to [`HEADROOM`] bytes.
     pub fn padded(&self) -> &[u8; HEADROOM] {
         &self.bytes
     }
@@ -133,7 +134,7 @@ pub(crate) fn plain_header(message_len: u32, len: u32) -> [u8; PLAIN_HEADER_LEN]
     zerocopy::transmute!(packet)
 }
 
-/// Where what stands beside a frame begins, from behind the header.
+/// Offset of the per-packet information, counted from behind the message header.
 const INFO_OFFSET: u32 = size_of::<RndisPacket>() as u32 - RNDIS_OFFSET_BASE;
 const _: () = assert!(size_of::<RndisPacket>() + 2 * size_of::<RndisInfoWord>() <= HEADROOM);
 
@@ -143,7 +144,7 @@ fn word(info_type: RndisInfoType, value: u32) -> RndisInfoWord {
     RndisInfoWord { info: RndisInfo { size, info_type, offset }, value }
 }
 
-/// Whether a frame is IPv6; `None` where it is neither that nor IPv4.
+/// Whether a frame is IPv6 (`true`) or IPv4; `None` where it is neither, or unknown.
 fn is_ipv6(frame: &FrameBytes<'_>, start: u16) -> Option<bool> {
     match frame {
         FrameBytes::Slot(bytes) => match *bytes.get(ETHERTYPE..)?.first_chunk()? {
@@ -151,7 +152,7 @@ fn is_ipv6(frame: &FrameBytes<'_>, start: u16) -> Option<bool> {
             IPV6 => Some(true),
             _ => None,
         },
-        // All that tells is how long the IP header is.
+        // Only the length of the IP header tells.
         FrameBytes::Caller => match start {
             BEHIND_IPV4 => Some(false),
             BEHIND_IPV6 => Some(true),
@@ -160,7 +161,7 @@ fn is_ipv6(frame: &FrameBytes<'_>, start: u16) -> Option<bool> {
     }
 }
 
-/// What the host is to do to the frame.
+/// The per-packet information for the offload that `meta` asks for, if any.
 fn offload(
     meta: &TxMeta,
     offloads: Offloads,
@@ -194,20 +195,20 @@ fn offload(
         SegmentKind::Tcp6 => (Offloads::TX_TCP6, true),
         _ => return Err(Rejected::Unsupported),
     };
-    // The lengths in the frame's headers have to be taken out, which is not to be done in the caller's memory.
+    // Lengths in the frame's headers have to be cleared, which the driver may not do in memory of the caller.
     let FrameBytes::Slot(bytes) = frame else { return Err(Rejected::Unsupported) };
     let mss = u32::from(segmentation.size);
     if !offloads.contains(needed) || offset != TCP_CHECKSUM || mss == 0 || mss > MAX_MSS {
         return Err(if mss == 0 { Rejected::Invalid } else { Rejected::Unsupported });
     }
-    take_lengths_out(bytes, start, is_ipv6).ok_or(Rejected::Invalid)?;
+    clear_lengths(bytes, start, is_ipv6).ok_or(Rejected::Invalid)?;
     let value = mss | u32::from(start) << 20 | LSO2 | if is_ipv6 { LSO_IPV6 } else { 0 };
     Ok(Some(word(RndisInfoType::LSO, value)))
 }
 
-/// Makes the headers of a frame that is to be cut up what NDIS wants: no lengths in the IP header, nor in the sum of the
-/// pseudo-header.
-fn take_lengths_out(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
+/// Clears the lengths in the headers of a frame that the host segments, as NDIS wants it: in the IP header, and in the sum of
+/// the TCP pseudo-header.
+fn clear_lengths(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
     let len = u32::try_from(frame.len()).ok()?.checked_sub(u32::from(start))?;
     let ip = frame.get_mut(ETHERNET..)?;
     if is_ipv6 {
@@ -217,7 +218,7 @@ fn take_lengths_out(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
         ip.get_mut(10..12)?.fill(0);
     }
     let field = frame.get_mut(usize::from(start.checked_add(TCP_CHECKSUM)?)..)?.first_chunk_mut::<2>()?;
-    // One's complement: what was added is taken away by adding its complement.
+    // In one's complement arithmetic a term is subtracted by adding its complement.
     let mut sum = u32::from(u16::from_be_bytes(*field));
     sum = sum.wrapping_add(u32::from(!(len as u16))).wrapping_add(u32::from(!((len >> 16) as u16)));
     while sum >> 16 != 0 {
@@ -251,17 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn checksums_and_tags_stand_beside() {
+    fn checksum_and_vlan_information_follows_the_header() {
         let mut frame = vec![0; 60];
         frame[12..14].copy_from_slice(&IPV6);
-        let checksum = Some(ChecksumRange { start: 54, offset: 6 });
-        let meta = TxMeta { checksum, segmentation: None, vlan: Some(VlanTag(3)) };
+        let checksum = ChecksumRange { start: 54, offset: 6 };
+        let meta = TxMeta::new().with_checksum(checksum).with_vlan(VlanTag(3));
         let header = Header::new(60, &meta, ALL, 1514, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[7..9], [36, 32]);
         assert_eq!(words(&header)[11..19], [16, 0, 12, 54 << 16 | 0b1010, 16, 6, 12, 0x30]);
-        let lent = Header::new(60, &meta, ALL, 1514, FrameBytes::Caller).unwrap();
-        assert_eq!((lent.len(), words(&lent)[2]), (76, 68));
-        let odd = TxMeta { checksum: Some(ChecksumRange { start: 58, offset: 6 }), ..meta };
+        let caller = Header::new(60, &meta, ALL, 1514, FrameBytes::Caller).unwrap();
+        assert_eq!((caller.len(), words(&caller)[2]), (76, 68));
+        let odd = meta.with_checksum(ChecksumRange { start: 58, offset: 6 });
         assert_eq!(Header::new(60, &odd, ALL, 1514, FrameBytes::Caller).err(), Some(Rejected::Unsupported));
         let without = ALL.difference(Offloads::TX_CHECKSUM);
         assert_eq!(
@@ -271,18 +272,16 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_taken_out_of_what_is_cut_up() {
+    fn lengths_are_cleared_in_a_frame_that_the_host_segments() {
         let mut frame = vec![0; 4054];
         frame[12..14].copy_from_slice(&IPV4);
         frame[16..18].copy_from_slice(&4040u16.to_be_bytes());
         frame[24..26].copy_from_slice(&[9, 9]);
         // The sum of a pseudo-header: addresses and protocol, and the length of 4020.
         frame[50..52].copy_from_slice(&(0x1234u16 + 4020).to_be_bytes());
-        let meta = TxMeta {
-            checksum: Some(ChecksumRange { start: 34, offset: 16 }),
-            segmentation: Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 }),
-            vlan: None,
-        };
+        let meta = TxMeta::new()
+            .with_checksum(ChecksumRange { start: 34, offset: 16 })
+            .with_segmentation(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 });
         let header = Header::new(4054, &meta, ALL, 65000, FrameBytes::Slot(&mut frame)).unwrap();
         assert_eq!(words(&header)[11..15], [16, 2, 12, 1460 | 34 << 20 | 1 << 30]);
         assert_eq!(

@@ -1,4 +1,6 @@
-//! NVSP messages of the host, parsed: pure, total, fuzzed.
+//! NVSP messages of the host, parsed by total functions.
+//!
+//! NVSP has no published specification; each message is as OpenVMM's netvsp (MIT) defines it.
 
 use hyperv_bindings::netvsp::{
     NVSP_SEND_TABLE_COUNT, NVSP_SEND_TABLE_OFFSET_V6, NvspChannelType, NvspIndirectionTable,
@@ -8,27 +10,27 @@ use hyperv_bindings::netvsp::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-/// Entries of the table of channels.
+/// Entries of the send indirection table.
 pub const SEND_TABLE: usize = NVSP_SEND_TABLE_COUNT as usize;
-/// The length from which an old host's message has the table at a fixed place, whatever it says.
+/// Length from which a message of a host up to NVSP 6 has the table at a fixed offset, whatever offset it states.
 const LONG_TABLE: usize = 4 + NVSP_SEND_TABLE_OFFSET_V6 as usize - 4 + SEND_TABLE * 4;
 
-/// An NVSP message of the host's.
+/// An NVSP message of the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum HostMessage {
-    /// The answer to a version.
+    /// The answer to a version proposal.
     InitComplete(NvspInitComplete),
-    /// The answer to the receive buffer.
+    /// The answer to the receive buffer: how the host divides it.
     ReceiveBuffer(NvspReceiveBufferComplete),
-    /// The answer to the send buffer.
+    /// The answer to the send buffer: the size of its sections.
     SendBuffer(NvspSendBufferComplete),
-    /// An RNDIS message comes with this packet.
+    /// RNDIS messages come with this packet: data, or control.
     Rndis(NvspChannelType),
-    /// An RNDIS message was taken.
+    /// The host has processed the RNDIS messages of a packet.
     RndisComplete(NvspStatus),
-    /// The answer to a request for further channels: how many there will be.
+    /// The answer to a request for subchannels: how many the host offers.
     Subchannels(NvspStatus, u32),
-    /// Which channel to send on, by hash.
+    /// The send indirection table: which channel to send on, by hash.
     SendTable([u32; SEND_TABLE]),
     /// A virtual function (VF) was attached to the device, or detached.
     VfAssociation {
@@ -37,11 +39,11 @@ pub enum HostMessage {
         /// The serial number of the VF on the virtual PCI bus.
         serial: u32,
     },
-    /// A type that is not known.
+    /// An unknown message type.
     Other(u32),
 }
 
-/// A message that is none.
+/// A message that is shorter than its type or its own lengths say.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed;
 
@@ -69,11 +71,11 @@ impl HostMessage {
         if message_type == NvspMessageType::SEND_RNDIS_PACKET { Ok(channel_type) } else { Err(Malformed) }
     }
 
-    /// Parses a message of a host that speaks `version`.
+    /// Parses a message of a host with which `version` was negotiated.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is too short for its type.
+    /// [`Malformed`] where it is too short for its type, or its table is not inside.
     pub fn parse(bytes: &[u8], version: NvspVersion) -> Result<Self, Malformed> {
         let kind: NvspMessageType = read(bytes)?;
         Ok(match kind {
@@ -94,7 +96,7 @@ impl HostMessage {
             }
             NvspMessageType::SEND_INDIRECTION_TABLE => {
                 let NvspIndirectionTable { count, offset, .. } = read(bytes)?;
-                // Some hosts of version 6 and before say the wrong offset.
+                // Some hosts up to NVSP 6 state the wrong offset.
                 let is_fixed = version <= NvspVersion::V6 && bytes.len() >= LONG_TABLE;
                 let offset = if is_fixed { NVSP_SEND_TABLE_OFFSET_V6 } else { offset };
                 let table = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..));
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_parsed_and_short_ones_are_none() {
+    fn short_messages_are_malformed() {
         let parse = |bytes: &[u8]| HostMessage::parse(bytes, NvspVersion::V61);
         assert_eq!(parse(&words(&[107, 1])), Ok(HostMessage::Rndis(NvspChannelType::CONTROL)));
         assert_eq!(parse(&words(&[108, 1])), Ok(HostMessage::RndisComplete(NvspStatus::SUCCESS)));
@@ -134,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_where_the_host_has_it() {
+    fn the_send_table_of_hosts_up_to_version_6_is_at_a_fixed_offset() {
         let table: Vec<u32> = (0..16).collect();
         let message = words(&[&[134, 16, 12], &table[..]].concat());
         let expected = HostMessage::SendTable(core::array::from_fn(|at| at as u32));
         assert_eq!(HostMessage::parse(&message, NvspVersion::V61), Ok(expected));
         assert_eq!(HostMessage::parse(&message, NvspVersion::V5), Ok(expected));
-        // An old host that says 12 and means 40.
+        // A host up to NVSP 6 that states 12 and means 40.
         let message = words(&[&[134, 16, 12, 0, 0, 0, 0, 0, 0, 0], &table[..]].concat());
         assert_eq!(HostMessage::parse(&message, NvspVersion::V6), Ok(expected));
         assert_eq!(HostMessage::parse(&words(&[134, 16, 80]), NvspVersion::V61), Err(Malformed));

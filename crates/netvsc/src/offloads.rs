@@ -1,4 +1,4 @@
-//! Offloads: what the host can do to frames, found out and switched.
+//! Offloads: their negotiation and switching, by the NDIS structures of OID_TCP_OFFLOAD_*.
 
 use crate::OpenError;
 use crate::encode::ETHERNET;
@@ -9,7 +9,7 @@ use paravirt_device::{ControlError, Offloads};
 use paravirt_platform::{DmaBuffer, Platform};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// What the host can do to frames, and what of it was switched on.
+/// The offloads of the host, all of which were switched on.
 pub(crate) struct Found {
     pub sends: Offloads,
     pub receives: Offloads,
@@ -17,7 +17,7 @@ pub(crate) struct Found {
     pub max_segmented: usize,
 }
 
-/// Finds out what the host can do, and switches all of it on.
+/// Queries the offloads of the host, and switches all of them on.
 pub(crate) fn negotiate<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> Result<Found, OpenError> {
     let nothing = Found { sends: Offloads::empty(), receives: Offloads::empty(), max_segmented: 0 };
     let mut input = NdisOffload::new_zeroed();
@@ -44,19 +44,19 @@ pub(crate) fn negotiate<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> 
     let max_segmented = usize::try_from(largest.unwrap_or(0)).unwrap_or(0).min(MAX_SEGMENTED);
     let mut receives = Offloads::empty();
     receives.set(Offloads::RX_CHECKSUM, has(&found.rx_ipv4) || has(&found.rx_ipv6));
-    // Behind IPsec of version 2, in revision 3.
+    // In revision 3, behind IPsec version 2.
     let rsc = rest.get(RSC_OFFSET).copied().unwrap_or(0);
     receives.set(Offloads::RX_TCP4 | Offloads::RX_TCP6, rsc != 0);
     set_offloads(shared, sends, receives)?;
     Ok(Found { sends, receives, max_segmented })
 }
 
-/// The largest frame that is cut up: what the length of an IP packet can say, and its Ethernet header.
+/// The largest frame that the host segments: the largest IP packet, and its Ethernet header.
 const MAX_SEGMENTED: usize = 65535 + ETHERNET;
-/// From the end of revision 1 to what a host offers of receive segment coalescing.
+/// Offset of the receive segment coalescing flags from the end of revision 1.
 const RSC_OFFSET: usize = 32;
 
-/// Switches offloads: those that are in `sends` and `receives` on, the others off.
+/// Switches the offloads in `sends` and `receives` on, and the others off.
 pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
     shared: &NetShared<P, B>,
     sends: Offloads,
@@ -70,7 +70,7 @@ pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
     } as u8;
     let switch = |is_on: bool| if is_on { NDIS_OFFLOAD_ON as u8 } else { NDIS_OFFLOAD_OFF as u8 };
     let mut set = NdisOffloadParameters::new_zeroed();
-    // Old hosts know no more than IPsec.
+    // Hosts before NVSP 5 know the structure up to IPsec.
     let (revision, size) = match shared.host.version() {
         version if version >= NvspVersion::V5 => (3, size_of::<NdisOffloadParameters>()),
         _ => (2, 22),
@@ -87,7 +87,7 @@ pub(crate) fn set_offloads<P: Platform, B: DmaBuffer>(
     set.rsc_ipv6 = switch(receives.contains(Offloads::RX_TCP6));
     let bytes = set.as_bytes().get(..size).unwrap_or_default();
     match shared.set(RndisOid::TCP_OFFLOAD_PARAMETERS, bytes) {
-        // A host that does not know the setting has what it has.
+        // A host without the setting keeps its offloads as they are.
         Err(ControlError::Unsupported) => Ok(()),
         result => result,
     }

@@ -1,4 +1,4 @@
-//! Taking a device into service: version, buffers, RNDIS, further channels.
+//! Opening a device: version, buffers, RNDIS, subchannels.
 
 use crate::OpenError;
 use crate::channel::{ChannelState, QueueState};
@@ -24,15 +24,15 @@ use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Vmbus};
 use spin::Mutex;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-/// Versions, from the newest down.
+/// NVSP versions, from the newest down.
 const VERSIONS: [NvspVersion; 6] =
     [NvspVersion::V61, NvspVersion::V6, NvspVersion::V5, NvspVersion::V4, NvspVersion::V2, NvspVersion::V1];
-/// How long the host may take to offer further channels.
+/// How long the host may take to offer a subchannel.
 const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Notices that may come ahead of an answer of the set-up.
-const NOTICES: usize = 8;
-/// Bytes of any answer of the set-up.
-const ANSWER: usize = 256;
+/// Unrelated packets that may come before an answer during setup.
+const MAX_UNRELATED: usize = 8;
+/// Bytes of an answer during setup, at most.
+const MAX_ANSWER: usize = 256;
 /// Sub-allocations of the receive buffer, at least: with fewer, control messages alone could use it up.
 const MIN_ALLOCATIONS: u32 = 24;
 /// Bytes of a sub-allocation, at least.
@@ -51,24 +51,24 @@ pub(crate) const MAX_QUEUES: usize = 16;
 /// Frames in one packet, at most, whatever the host allows.
 const MAX_PACKETS: u32 = 32;
 
-/// How a device is taken into service.
+/// Options for opening a device: [`NetVsc::open`](crate::NetVsc::open).
 #[derive(Copy, Clone, Debug)]
 pub struct NetOptions {
-    /// Queues at most; usually the number of processors.
+    /// Queues to open, at most: 1 to 16; usually the number of processors. The host may offer fewer.
     pub queues: u16,
-    /// Processors to which interrupts are spread, channel by channel, from 0 on.
+    /// Number of processors over which the interrupts of the channels are spread, from processor 0 on.
     pub processors: u32,
-    /// Bytes of the largest packet behind the Ethernet header that are asked for: 1500 to 9000. The host may give fewer.
+    /// MTU to ask for, in bytes behind the Ethernet header: 1500 to 9000. The host may grant less.
     pub mtu: u16,
-    /// Bytes of the receive buffer for each queue.
+    /// Bytes of the receive buffer for each queue; the whole buffer has 64 KiB to 31 MiB (15 MiB up to NVSP 2).
     pub receive_bytes: usize,
-    /// Bytes of the send buffer for each queue.
+    /// Bytes of the send buffer for each queue; the whole buffer has 64 KiB to 15 MiB.
     pub send_bytes: usize,
-    /// Pages of each ring, its control page included.
+    /// Pages of each ring of 4096 bytes, its control page included: at least 2.
     pub ring_pages: usize,
-    /// The newest version that is proposed.
+    /// The newest NVSP version to propose.
     pub newest: NvspVersion,
-    /// Whether the guest can drive a virtual function beside the device: see
+    /// Whether the guest can drive a VF that the host attaches to the device: see
     /// [`NetEvent::VirtualFunction`](paravirt_device::NetEvent::VirtualFunction).
     pub takes_virtual_function: bool,
 }
@@ -89,18 +89,18 @@ impl Default for NetOptions {
     }
 }
 
-/// A device in service, and what was found out about it.
+/// A device in service, and what was negotiated.
 pub(crate) struct Opened<P: Platform, B: DmaBuffer> {
     pub shared: PageArc<P, NetShared<P, B>>,
     pub queues: u16,
     pub mtu: u16,
-    /// What can be set of the receiving side.
+    /// The receive offloads that can be switched.
     pub receives: Offloads,
     pub limits: SendLimits,
     pub depth: u16,
 }
 
-/// The primary channel, while nothing but the set-up goes by it.
+/// The primary channel during setup, before frames come.
 struct Setup<'a, P: Platform> {
     channel: &'a mut Channel<P>,
     version: NvspVersion,
@@ -117,9 +117,9 @@ impl<P: Platform> Setup<'_, P> {
         const STEP: u64 = 0x5e7;
         self.channel.send_in_band(STEP, true, &[message.as_bytes()])?;
         self.channel.kick();
-        let mut buffer = [0; ANSWER];
-        // A few notices may come ahead of it, of which none matters yet.
-        for _ in 0..NOTICES {
+        let mut buffer = [0; MAX_ANSWER];
+        // Unsolicited messages may come before it; none matters yet.
+        for _ in 0..MAX_UNRELATED {
             let packet = self.channel.wait(&mut buffer, TIMEOUT)?;
             let (transaction, wants_completion) = (packet.transaction, packet.wants_completion);
             match packet.kind {
@@ -135,7 +135,7 @@ impl<P: Platform> Setup<'_, P> {
         Err(Fault::Protocol.into())
     }
 
-    /// Agrees on the newest version that both sides know.
+    /// Negotiates the newest version that both sides know.
     fn agree(&mut self, newest: NvspVersion) -> Result<(), OpenError> {
         for version in VERSIONS.into_iter().filter(|version| *version <= newest) {
             let init = NvspInit {
@@ -179,7 +179,7 @@ impl<P: Platform> Setup<'_, P> {
         })
     }
 
-    /// Tells the host of a buffer; its answer.
+    /// Tells the host of a buffer; returns its answer.
     fn share(
         &mut self,
         message_type: NvspMessageType,
@@ -210,7 +210,8 @@ impl<P: Platform> Setup<'_, P> {
         Ok(())
     }
 
-    /// The size of a section; `None` where the host gives none that can be used.
+    /// Tells the host of the send buffer; returns the size of its sections in bytes, or `None` where the host refuses the buffer or
+    /// its sections cannot be used.
     fn share_send_buffer(&mut self, gpadl: &Gpadl<P>) -> Result<Option<u32>, OpenError> {
         let answer = self.share(NvspMessageType::SEND_SEND_BUFFER, gpadl, NVSP_SEND_BUFFER_ID)?;
         let HostMessage::SendBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
@@ -233,7 +234,7 @@ fn open_channel<P: Platform>(
     Ok(vmbus.open(offer, &channel)?)
 }
 
-/// Takes the device that `offer` offers into service.
+/// Opens the device of `offer`.
 pub(crate) fn open<P: Platform, B: DmaBuffer>(
     platform: &P,
     vmbus: &Vmbus<P>,
@@ -328,7 +329,7 @@ fn send_buffer<P: Platform, B: DmaBuffer>(
     (count > 0).then(|| SendBuffer { cpu: region.cpu(), bus: region.bus().0, section_size, first, count })
 }
 
-/// Opens further channels, as many as host and options have; how many there are in all.
+/// Opens subchannels, as many as the host and the options allow; returns the number of all channels.
 fn open_subchannels<P: Platform, B: DmaBuffer>(
     shared: &NetShared<P, B>,
     vmbus: &Vmbus<P>,
@@ -350,7 +351,7 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => return Ok(1),
     };
-    // Some hosts leave the last two bytes out.
+    // Some hosts omit the last two bytes of the structure.
     let queues =
         reply.bytes().get(12..16).and_then(|bytes| bytes.first_chunk()).map(|b| u32::from_le_bytes(*b));
     let wanted = queues.unwrap_or(1).min(shared.channels.len() as u32);
@@ -363,24 +364,24 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
         count: wanted.saturating_sub(1),
         padding: [0; 28],
     };
-    // The channel is in service: whatever else comes by it is taken in meanwhile.
+    // The channel is in service: frames may come before the answer.
     shared.send_nvsp(request.as_bytes())?;
     let granted = shared.host.answer.lock().subchannels.take().unwrap_or(0).min(wanted.saturating_sub(1));
     let platform = &shared.host.platform;
     for index in 1..=granted {
         let end = platform.now().saturating_add(OFFERS_TIMEOUT);
-        let further = loop {
+        let subchannel = loop {
             let found = vmbus.find(&offer.instance, u16::try_from(index).unwrap_or(u16::MAX));
             if found.is_some() || platform.now() >= end {
                 break found;
             }
             platform.relax();
         };
-        let (Some(further), Some(state)) = (further, shared.channel(index as usize)) else {
-            log::warn!("netvsc: {offer}: the host does not offer channel {index}");
+        let (Some(subchannel), Some(state)) = (subchannel, shared.channel(index as usize)) else {
+            log::warn!("netvsc: {offer}: the host offers no subchannel {index}, using {index} channels");
             return Ok(u16::try_from(index).unwrap_or(1));
         };
-        let channel = open_channel(vmbus, &further, options, index)?;
+        let channel = open_channel(vmbus, &subchannel, options, index)?;
         let mut state = state.lock();
         channel.register(&state.wakers.waker());
         state.channel = Some(channel);

@@ -30,8 +30,8 @@ pub struct NetVscRx<P: Platform, B: DmaBuffer> {
 
 /// The sending half of a queue.
 ///
-/// Reserving and committing a frame takes no lock, except for the frame that finds its section full, one with metadata
-/// ([`TxMeta`]), and one in a bounce slot.
+/// Reserving and committing a frame takes no lock, except where the frame has metadata ([`TxMeta`]) or lies in a bounce slot. Full
+/// sections are collected, and written to the ring by the next kick.
 pub struct NetVscTx<P: Platform, B: DmaBuffer> {
     /// `None` only while the queue is being dropped.
     state: Option<PageBox<P, TxState<P, B>>>,
@@ -164,14 +164,11 @@ impl<P: Platform, B: DmaBuffer> NetVscRx<P, B> {
 impl<P: Platform, B: DmaBuffer> NetRx for NetVscRx<P, B> {
     #[inline]
     fn front(&self) -> Option<RxFrame> {
-        Some(self.state.as_ref()?.front()?.describe())
+        self.state.as_ref()?.describe()
     }
 
     #[inline]
     fn segment(&mut self, index: u16) -> Option<&mut [u8]> {
-        if index >= self.state.as_ref()?.front()?.fragments {
-            return None;
-        }
         // In order, each once.
         while self.copied <= index {
             self.copy_next()?;

@@ -8,8 +8,11 @@ use hyperv_bindings::rndis::RndisPacketIdFlags;
 use paravirt_device::{Fault, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, VlanTag};
 use paravirt_platform::{AllocError, Fifo, PageTable, Platform, SharedMemory};
 
-/// Bytes of an RNDIS message that are read at once: the header and, usually, the per-packet information.
-const HEAD: usize = 128;
+/// Bytes of an RNDIS message that are read at once: the header and one entry of per-packet information, which is what most
+/// frames have.
+const HEAD: usize = 64;
+/// Bytes of a coalesced frame in which its headers are looked for.
+const MAX_HEADERS: usize = 128;
 /// Bytes of per-packet information, at most.
 const MAX_INFO: usize = 512;
 /// Fragments of a coalesced frame, at most: NVSP allows as many messages in a packet.
@@ -34,39 +37,53 @@ pub(crate) fn frame_capacity(len: usize) -> usize {
 pub(crate) struct Frame {
     pub offset: u32,
     pub len: u32,
-    /// In the first fragment: the bytes and the number of all fragments.
-    pub total: u32,
+    /// In the first fragment: the number of all fragments.
     pub fragments: u16,
-    pub tag: Option<VlanTag>,
-    pub is_verified: bool,
-    /// How the host received a coalesced frame.
-    pub segmentation: Option<Segmentation>,
+    tag: u16,
+    is_tagged: bool,
+    is_verified: bool,
 }
 
-impl Frame {
-    #[inline(always)]
-    pub fn describe(&self) -> RxFrame {
-        let checksum = if self.is_verified { RxChecksum::Valid } else { RxChecksum::Unknown };
-        let meta = RxMeta { checksum, segmentation: self.segmentation, vlan: self.tag };
-        RxFrame { len: self.total as usize, segments: self.fragments, meta }
-    }
+/// What is known of a coalesced frame: several segments that the host received and made one.
+#[derive(Copy, Clone, Debug, Default)]
+struct Coalesced {
+    /// Bytes of all fragments.
+    total: u32,
+    segmentation: Option<Segmentation>,
 }
 
-/// A frame as it comes in, with its place in a coalesced one. A frame of its own is both first and last.
+/// Which part of a frame a message carries.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Part {
+    Whole,
+    /// A fragment of a coalesced frame; the first one tells how the host received it.
+    Fragment {
+        is_first: bool,
+        is_last: bool,
+        segmentation: Option<Segmentation>,
+    },
+}
+
+/// A frame as it comes in, or a fragment of a coalesced one.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Fragment {
-    pub frame: Frame,
-    pub is_first: bool,
-    pub is_last: bool,
+    frame: Frame,
+    part: Part,
 }
 
 /// Received frames in order, as positions in the receive buffer, and the packets to complete for them.
 pub(crate) struct RxState<P: Platform> {
-    /// A ring of a power of two of entries; the three positions below run freely.
+    /// A ring of a power of two of entries; the four positions below run freely.
     frames: PageTable<P, Frame>,
-    /// The oldest fragment; the end of the last complete frame; the end of the last fragment.
+    /// Of the first fragments of coalesced frames, by the same index.
+    coalesced: PageTable<P, Coalesced>,
+    /// The oldest fragment.
     head: u32,
+    /// The end of the last complete frame whose packet was added: what lies ahead of it is handed out.
     ready: u32,
+    /// The end of the last complete frame.
+    complete: u32,
+    /// The end of the last fragment.
     tail: u32,
     /// The packet of the oldest fragment: its transaction, and its fragments that are not consumed. 0 where there is none.
     front: (u64, u32),
@@ -79,8 +96,10 @@ impl<P: Platform> RxState<P> {
     pub fn new(platform: &P, frames: usize) -> Result<Self, AllocError> {
         Ok(Self {
             frames: PageTable::new(platform, frames, |_| Frame::default())?,
+            coalesced: PageTable::new(platform, frames, |_| Coalesced::default())?,
             head: 0,
             ready: 0,
+            complete: 0,
             tail: 0,
             front: (0, 0),
             packets: Fifo::new(platform, frames)?,
@@ -115,39 +134,81 @@ impl<P: Platform> RxState<P> {
         used.wrapping_add(self.completions.len()).wrapping_add(MAX_RANGES) <= self.frames.len()
     }
 
-    /// Adds a frame, or a fragment of a coalesced one.
+    /// The oldest complete frame as it is handed out.
     #[inline(always)]
-    pub fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
-        let Fragment { frame, is_first, is_last } = fragment;
-        // A coalesced frame is neither abandoned nor continued without its beginning.
-        if is_first != (self.tail == self.ready)
-            || self.tail.wrapping_sub(self.head) as usize >= self.frames.len()
-        {
-            return Err(Fault::Protocol);
-        }
-        let at = self.index(self.tail);
-        *self.frames.get_mut(at).ok_or(Fault::Protocol)? = frame;
-        self.tail = self.tail.wrapping_add(1);
-        if !(is_first && is_last) || frame.total as usize > MAX_RECEIVED {
-            return self.add_coalesced(frame.len, is_first, is_last);
-        }
-        self.ready = self.tail;
-        Ok(())
+    pub fn describe(&self) -> Option<RxFrame> {
+        let frame = self.front()?;
+        let checksum = if frame.is_verified { RxChecksum::Valid } else { RxChecksum::Unknown };
+        let vlan = frame.is_tagged.then_some(VlanTag(frame.tag));
+        let (len, segmentation) = match frame.fragments {
+            0 | 1 => (frame.len, None),
+            _ => self.coalesced(frame.len),
+        };
+        let mut meta = RxMeta::new(checksum);
+        (meta.segmentation, meta.vlan) = (segmentation, vlan);
+        Some(RxFrame { len: len as usize, segments: frame.fragments, meta })
     }
 
     #[cold]
-    fn add_coalesced(&mut self, len: u32, is_first: bool, is_last: bool) -> Result<(), Fault> {
-        let (first, count) = (self.index(self.ready), self.tail.wrapping_sub(self.ready) as u16);
-        let first = self.frames.get_mut(first).ok_or(Fault::Protocol)?;
-        if !is_first {
-            first.total = first.total.saturating_add(len);
-            first.fragments = count;
+    fn coalesced(&self, len: u32) -> (u32, Option<Segmentation>) {
+        let found = self.coalesced.get(self.index(self.head));
+        found.map_or((len, None), |coalesced| (coalesced.total, coalesced.segmentation))
+    }
+
+    /// Adds a frame, or a fragment of a coalesced one, after [`has_room`](Self::has_room).
+    #[inline(always)]
+    pub fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
+        let Fragment { frame, part } = fragment;
+        debug_assert!(
+            (self.tail.wrapping_sub(self.head) as usize) < self.frames.len(),
+            "`has_room` was asked"
+        );
+        let at = self.index(self.tail);
+        *self.frames.get_mut(at).ok_or(Fault::Protocol)? = frame;
+        match part {
+            // A coalesced frame that was begun is not abandoned.
+            Part::Whole if self.tail != self.complete || frame.len as usize > MAX_RECEIVED => {
+                Err(Fault::Protocol)
+            }
+            Part::Whole => {
+                self.tail = self.tail.wrapping_add(1);
+                self.complete = self.tail;
+                Ok(())
+            }
+            Part::Fragment { is_first, is_last, segmentation } => {
+                self.add_coalesced(frame.len, is_first, is_last, segmentation)
+            }
         }
-        if count > MAX_FRAGMENTS || first.total as usize > MAX_RECEIVED {
+    }
+
+    #[cold]
+    fn add_coalesced(
+        &mut self,
+        len: u32,
+        is_first: bool,
+        is_last: bool,
+        segmentation: Option<Segmentation>,
+    ) -> Result<(), Fault> {
+        // Neither is one begun anew before it is complete, nor continued without its beginning.
+        if is_first != (self.tail == self.complete) {
             return Err(Fault::Protocol);
         }
+        self.tail = self.tail.wrapping_add(1);
+        let (first, count) = (self.index(self.complete), self.tail.wrapping_sub(self.complete));
+        let (Some(frame), Some(coalesced)) = (self.frames.get_mut(first), self.coalesced.get_mut(first))
+        else {
+            return Err(Fault::Protocol);
+        };
+        if is_first {
+            *coalesced = Coalesced { total: 0, segmentation };
+        }
+        coalesced.total = coalesced.total.saturating_add(len);
+        if count > u32::from(MAX_FRAGMENTS) || coalesced.total as usize > MAX_RECEIVED {
+            return Err(Fault::Protocol);
+        }
+        frame.fragments = count as u16;
         if is_last {
-            self.ready = self.tail;
+            self.complete = self.tail;
         }
         Ok(())
     }
@@ -156,6 +217,7 @@ impl<P: Platform> RxState<P> {
     #[inline(always)]
     pub fn add_packet(&mut self, transaction: u64, frames: u32) -> Result<(), Fault> {
         debug_assert!(frames > 0, "a packet without frames is completed at once");
+        self.ready = self.complete;
         if self.front.1 == 0 {
             self.front = (transaction, frames);
             return Ok(());
@@ -166,13 +228,18 @@ impl<P: Platform> RxState<P> {
     /// Consumes the oldest complete frame. The host may reuse its memory once the completion of its packet has been sent.
     #[inline(always)]
     pub fn pop(&mut self) {
-        let Some(fragments) = self.front().map(|frame| frame.fragments) else { return };
-        for _ in 0..fragments {
+        let Some(mut fragments) = self.front().map(|frame| frame.fragments) else { return };
+        loop {
             self.head = self.head.wrapping_add(1);
-            self.front.1 = self.front.1.saturating_sub(1);
+            debug_assert!(self.front.1 > 0, "a fragment belongs to a packet");
+            self.front.1 = self.front.1.wrapping_sub(1);
             if self.front.1 == 0 {
                 self.finish_packet();
             }
+            if fragments <= 1 {
+                return;
+            }
+            fragments = fragments.wrapping_sub(1);
         }
     }
 
@@ -194,7 +261,7 @@ impl<P: Platform> fmt::Debug for RxState<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RxState")
             .field("ready", &self.ready.wrapping_sub(self.head))
-            .field("unfinished", &self.tail.wrapping_sub(self.ready))
+            .field("incomplete", &self.tail.wrapping_sub(self.ready))
             .finish_non_exhaustive()
     }
 }
@@ -205,29 +272,47 @@ impl<P: Platform> fmt::Debug for RxState<P> {
 #[inline(always)]
 pub(crate) fn parse_fragment(base: u32, room: u32, memory: &SharedMemory) -> Result<Option<Fragment>, Fault> {
     let mut head = [0; HEAD];
-    let head = head.get_mut(..(room as usize).min(HEAD)).ok_or(Fault::Protocol)?;
-    memory.copy_out(base as usize, head).ok_or(Fault::Protocol)?;
-    let header = FrameHeader::parse(head, room).map_err(|_| Fault::Protocol)?;
+    if room as usize >= HEAD {
+        // A constant length, which is copied without a loop.
+        memory.copy_out(base as usize, &mut head).ok_or(Fault::Protocol)?;
+    } else {
+        copy_short_head(base, room, memory, &mut head)?;
+    }
+    let header = FrameHeader::parse(&head, room).map_err(|_| Fault::Protocol)?;
     let offset = base.checked_add(header.offset).ok_or(Fault::Protocol)?;
     let len = header.len;
     if len == 0 {
         return Ok(None);
     }
-    let mut frame = Frame { offset, len, total: len, fragments: 1, ..Frame::default() };
+    let mut frame = Frame { offset, len, fragments: 1, ..Frame::default() };
     if header.info_len == 0 {
-        return Ok(Some(Fragment { frame, is_first: true, is_last: true }));
+        return Ok(Some(Fragment { frame, part: Part::Whole }));
     }
-    let info = parse_info(&header, head, base, memory)?;
-    frame.tag = info.tag().map(VlanTag);
+    let info = parse_info(&header, &head, base, memory)?;
+    (frame.is_tagged, frame.tag) = info.tag().map_or((false, 0), |tag| (true, tag));
     frame.is_verified = info.is_verified();
-    let part = info.part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION));
-    let (is_first, is_last) = part.map_or((true, true), |flags| {
-        (flags.contains(RndisPacketIdFlags::FIRST), flags.contains(RndisPacketIdFlags::LAST))
-    });
-    if part.is_some() && is_first {
-        frame.segmentation = segmentation(offset, len, memory);
+    let part = match info.part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION)) {
+        None => Part::Whole,
+        Some(flags) => {
+            let is_first = flags.contains(RndisPacketIdFlags::FIRST);
+            let is_last = flags.contains(RndisPacketIdFlags::LAST);
+            let is_coalesced = is_first && !is_last;
+            let segmentation = if is_coalesced { segmentation(offset, len, memory) } else { None };
+            Part::Fragment { is_first, is_last, segmentation }
+        }
+    };
+    Ok(Some(Fragment { frame, part }))
+}
+
+/// Reads the head of a message that is shorter than [`HEAD`], and leaves the rest of `head` as it is: what
+/// [`FrameHeader::parse`] accepts lies inside the message.
+#[cold]
+fn copy_short_head(base: u32, room: u32, memory: &SharedMemory, head: &mut [u8; HEAD]) -> Result<(), Fault> {
+    if (room as usize) < FrameHeader::LEN {
+        return Err(Fault::Protocol);
     }
-    Ok(Some(Fragment { frame, is_first, is_last }))
+    let head = head.get_mut(..room as usize).ok_or(Fault::Protocol)?;
+    memory.copy_out(base as usize, head).ok_or(Fault::Protocol)
 }
 
 #[inline]
@@ -252,8 +337,8 @@ fn parse_info(
 /// How the host received a coalesced frame, as far as the headers in its first fragment tell.
 #[cold]
 fn segmentation(offset: u32, len: u32, memory: &SharedMemory) -> Option<Segmentation> {
-    let mut bytes = [0; HEAD];
-    let bytes = bytes.get_mut(..(len as usize).min(HEAD))?;
+    let mut bytes = [0; MAX_HEADERS];
+    let bytes = bytes.get_mut(..(len as usize).min(MAX_HEADERS))?;
     memory.copy_out(offset as usize, bytes)?;
     let (kind, l4) = match bytes.get(12..14)? {
         [0x08, 0x00] => {

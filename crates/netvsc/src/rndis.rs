@@ -1,4 +1,4 @@
-//! RNDIS messages of the host, parsed: pure, total, fuzzed.
+//! RNDIS messages of the host, parsed by total functions. [MS-RNDIS] 2.2
 
 use hyperv_bindings::rndis::{
     RNDIS_OFFSET_BASE, RndisComplete, RndisHeader, RndisIndicateStatus, RndisInfo, RndisInfoType,
@@ -13,68 +13,72 @@ fn read<T: FromBytes>(bytes: &[u8]) -> Result<T, Malformed> {
     T::read_from_prefix(bytes).map(|(value, _)| value).map_err(|_| Malformed)
 }
 
-/// From an offset that counts from behind the header to one from the beginning of the message.
+/// Converts an offset that counts from behind the message header to one from the beginning of the message.
 fn absolute(offset: u32) -> Result<u32, Malformed> {
     offset.checked_add(RNDIS_OFFSET_BASE).ok_or(Malformed)
 }
 
-/// Where a frame is, and what stands beside it.
+/// The position of a frame and of its per-packet information in a message. [MS-RNDIS] 2.2.14
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct FrameHeader {
-    /// Bytes from the beginning of the message to the frame.
+    /// The offset of the frame from the beginning of the message, in bytes.
     pub offset: u32,
-    /// Its bytes.
+    /// The length of the frame in bytes.
     pub len: u32,
-    /// Bytes from the beginning of the message to what stands beside it, and how many.
+    /// The offset of the per-packet information from the beginning of the message, in bytes; 0 where there is none.
     pub info_offset: u32,
-    /// See there.
+    /// The length of the per-packet information in bytes.
     pub info_len: u32,
 }
 
 impl FrameHeader {
-    /// Bytes of the fixed part of a message with a frame.
+    /// The length of the fixed part of a packet message in bytes.
     pub const LEN: usize = size_of::<RndisPacket>();
 
-    /// Parses the head of a message with a frame. `room` is how long the message can be: what it says of itself may be more,
-    /// or less.
+    /// Parses the head of a packet message. `room` is the length of the memory that the message lies in, in bytes; the length in
+    /// its header is not used.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is none, or not inside.
+    /// [`Malformed`] where it is another message, or the frame or its information is not inside `room`.
     #[inline]
     pub fn parse(bytes: &[u8], room: u32) -> Result<Self, Malformed> {
         let packet: RndisPacket = read(bytes)?;
         let offset = absolute(packet.data_offset)?;
-        let info_offset = absolute(packet.info_offset)?;
         let is_inside = |offset: u32, len: u32| offset.checked_add(len).is_some_and(|end| end <= room);
         let (len, info_len) = (packet.data_length, packet.info_length);
-        if packet.header.message_type != RndisMessageType::PACKET
-            || !is_inside(offset, len)
-            || (info_len > 0 && !is_inside(info_offset, info_len))
-        {
+        if packet.header.message_type != RndisMessageType::PACKET || !is_inside(offset, len) {
+            return Err(Malformed);
+        }
+        // Without information its offset means nothing.
+        if info_len == 0 {
+            return Ok(Self { offset, len, info_offset: 0, info_len });
+        }
+        let info_offset = absolute(packet.info_offset)?;
+        if !is_inside(info_offset, info_len) {
             return Err(Malformed);
         }
         Ok(Self { offset, len, info_offset, info_len })
     }
 }
 
-/// What stands beside a frame.
+/// The per-packet information of a frame. [MS-RNDIS] 2.2.18
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct FrameInfo {
-    /// Its checksums, as the host has verified them.
+    /// The checksum information: which checksums the host has verified.
     pub checksum: Option<u32>,
-    /// Its tag as RNDIS has it.
+    /// The VLAN tag in the bit order of RNDIS: see [`tag`](Self::tag).
     pub vlan: Option<u32>,
-    /// Where it stands among those that are one.
+    /// The place of the frame in a coalesced one.
     pub part: Option<RndisPacketIdFlags>,
 }
 
 impl FrameInfo {
-    /// Parses what stands beside a frame. Kinds that are not known are passed over.
+    /// Parses the entries of per-packet information. Unknown types are ignored.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where an entry is not inside, or a known one is too short.
+    /// [`Malformed`] where an entry is longer than what is left, or a known one too short.
     #[inline]
     pub fn parse(mut bytes: &[u8]) -> Result<Self, Malformed> {
         let mut found = Self::default();
@@ -103,14 +107,14 @@ impl FrameInfo {
         Ok(found)
     }
 
-    /// Whether the host has verified the checksum of TCP or UDP.
+    /// Whether the host has verified the TCP or UDP checksum, and no IP checksum failed.
     pub fn is_verified(&self) -> bool {
         let flags = RndisRxChecksumFlags::from_bits_truncate(self.checksum.unwrap_or(0));
         flags.intersects(RndisRxChecksumFlags::TCP_SUCCEEDED | RndisRxChecksumFlags::UDP_SUCCEEDED)
             && !flags.intersects(RndisRxChecksumFlags::IP_FAILED)
     }
 
-    /// The tag as IEEE 802.1Q has it: RNDIS has priority, CFI and id the other way round.
+    /// The VLAN tag in the bit order of IEEE 802.1Q. RNDIS has priority, CFI and id in the opposite order.
     pub fn tag(&self) -> Option<u16> {
         self.vlan.map(|word| {
             let (priority, cfi, id) = (word & 7, word >> 3 & 1, word >> 4 & 0xfff);
@@ -119,40 +123,40 @@ impl FrameInfo {
     }
 }
 
-/// The word of RNDIS for a tag of IEEE 802.1Q.
+/// Converts a VLAN tag of IEEE 802.1Q to the bit order of RNDIS.
 pub fn vlan_word(tag: u16) -> u32 {
     let tag = u32::from(tag);
     tag >> 13 | (tag >> 12 & 1) << 3 | (tag & 0xfff) << 4
 }
 
-/// A message that carries no frame.
+/// A control message: one that carries no frame.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Control {
-    /// The answer to INITIALIZE.
+    /// The answer to INITIALIZE. [MS-RNDIS] 2.2.10
     Initialized(RndisInitializeComplete),
-    /// The answer to a query or to a setting.
+    /// The answer to a query or to a set request. [MS-RNDIS] 2.2.11, 2.2.12
     Completed {
-        /// That of the request.
+        /// The id of the request.
         request: u32,
-        /// How it went.
+        /// The result of the request.
         status: RndisStatus,
-        /// Where in the message the answer is: first byte and length.
+        /// The offset of the answer in the message and its length, in bytes; (0, 0) where there is none.
         info: (u32, u32),
     },
-    /// Something has changed.
+    /// A status indication: something has changed. [MS-RNDIS] 2.2.7
     Indicated(RndisStatus),
-    /// The host wants to know whether the guest is there.
+    /// A keep-alive request, with its id. [MS-RNDIS] 2.2.8
     KeepAlive(u32),
-    /// A type that is not known.
+    /// An unknown message type.
     Other(u32),
 }
 
 impl Control {
-    /// Parses a message.
+    /// Parses a control message.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is too short, or says that it has an answer that is not inside.
+    /// [`Malformed`] where it is shorter than its type or its header says, or its answer is not inside.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let header: RndisHeader = read(bytes)?;
         let len = usize::try_from(header.message_length).map_err(|_| Malformed)?;
@@ -192,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_where_its_header_says_and_inside() {
+    fn a_frame_outside_its_message_is_malformed() {
         let packet = |data: [u32; 2], info: [u32; 2]| {
             words(&[1, 200, data[0], data[1], 0, 0, 0, info[0], info[1], 0, 0])
         };
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_beside_is_known_or_passed_over() {
+    fn known_packet_information_is_parsed_and_unknown_ignored() {
         let bytes = words(&[16, 0, 12, 8, 16, 77, 12, 0, 16, 6, 12, 0x1235]);
         let info = FrameInfo::parse(&bytes).expect("well-formed");
         assert!(info.is_verified());
@@ -224,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_inside() {
+    fn an_answer_outside_its_message_is_malformed() {
         let bytes = words(&[0x8000_0004, 32, 7, 0, 8, 16, 1, 2]);
         let info = (24, 8);
         let expected = Control::Completed { request: 7, status: RndisStatus::SUCCESS, info };

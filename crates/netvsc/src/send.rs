@@ -9,7 +9,7 @@ use crate::transmit_limits::{MAX_SECTIONS, SendBuffer, SendLimits, nvsp_packet, 
 use core::{fmt, ptr::NonNull};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Fault, Rejected, Sent, TxMeta};
-use paravirt_platform::{AllocError, DmaBuffer, PageTable, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, Fifo, PageTable, Platform};
 use paravirt_vmbus::{Channel, GpaRange, SendError};
 use zerocopy::IntoBytes;
 
@@ -66,7 +66,9 @@ pub(crate) struct TxState<P: Platform, B: DmaBuffer> {
     sections: PageTable<P, Section>,
     free: u16,
     open: Option<OpenSection>,
-    /// The open section was to be sent when the ring was full.
+    /// Full sections that wait for the next flush, the oldest first. A reservation is never in one of these.
+    sealed: Fifo<P, OpenSection>,
+    /// A section was to be sent when the ring was full.
     is_flush_pending: bool,
     reserved: Option<Reserved>,
     lso_slots: LsoSlots<P>,
@@ -95,6 +97,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             })?,
             free: if count > 0 { 0 } else { END },
             open: None,
+            sealed: Fifo::new(platform, usize::from(count))?,
             is_flush_pending: false,
             reserved: None,
             lso_slots: LsoSlots::new(platform, lso_slots, limits.max_segmented.max(limits.max_frame))?,
@@ -114,7 +117,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
         self.in_flight.take_sent()
     }
 
-    /// Whether the open section waits for room in the ring.
+    /// Whether a section waits for room in the ring.
     #[inline(always)]
     pub fn is_flush_pending(&self) -> bool {
         self.is_flush_pending
@@ -167,7 +170,11 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             self.reserved = self.lso_slots.find(len).map(Reserved::Lso);
             return if self.reserved.is_some() { Reservation::Ready } else { Reservation::Full };
         }
-        if self.open.is_some() {
+        // The full section is sent with the next flush, so that a batch takes the channel once.
+        if let Some(open) = self.open.take()
+            && self.sealed.push(open).is_err()
+        {
+            self.open = Some(open);
             return Reservation::NeedsFlush;
         }
         let at = self.free;
@@ -292,7 +299,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
                 self.reserved = None;
                 // Frames that were committed before go first.
                 self.flush(channel)?;
-                if self.open.is_some_and(|open| open.frames > 0) {
+                if self.is_flush_pending {
                     return Err(Rejected::Full);
                 }
                 let make = |frame: &mut [u8]| Header::new(len, meta, offloads, max, FrameBytes::Slot(frame));
@@ -342,34 +349,50 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
         meta: &TxMeta,
         channel: &mut Channel<P>,
     ) -> Result<(), (Rejected, B)> {
-        if let Err(fault) = self.flush(channel) {
-            return Err((fault.into(), frame));
+        match self.flush(channel) {
+            Ok(()) if self.is_flush_pending => return Err((Rejected::Full, frame)),
+            Ok(()) => {}
+            Err(fault) => return Err((fault.into(), frame)),
         }
         self.in_flight.send(tag, frame, meta, &self.limits, channel)
     }
 
-    /// Sends the open section, if it holds a frame. Where the ring is full it stays open, to be flushed again.
+    /// Sends the sections that hold frames. Where the ring is full they are kept, to be flushed again.
     #[inline]
     pub fn flush(&mut self, channel: &mut Channel<P>) -> Result<(), Fault> {
-        let Some(OpenSection { section, fill, .. }) = self.open.filter(|open| open.frames > 0) else {
-            return Ok(());
-        };
+        while let Some(sealed) = self.sealed.get(0).copied() {
+            if !self.send_section(&sealed, channel)? {
+                return Ok(());
+            }
+            self.sealed.pop();
+        }
+        if let Some(open) = self.open.filter(|open| open.frames > 0)
+            && self.send_section(&open, channel)?
+        {
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    /// Sends a section; returns whether the ring had room.
+    #[inline]
+    fn send_section(&mut self, open: &OpenSection, channel: &mut Channel<P>) -> Result<bool, Fault> {
+        let &OpenSection { section, fill, frames } = open;
+        debug_assert!(frames > 0, "a section without frames is not sealed");
         let (Some(entry), Some(buffer)) = (self.sections.get_mut(usize::from(section)), self.buffer) else {
             return Err(Fault::Protocol);
         };
         let number = u32::from(buffer.first.wrapping_add(section));
         let message = nvsp_packet(NvspChannelType::DATA, number, fill);
         let id = transaction::pack(Source::Section(section), entry.generation);
-        match channel.send_in_band(id, true, &[message.as_bytes()]) {
+        let sent = channel.send_in_band(id, true, &[message.as_bytes()]);
+        self.is_flush_pending = sent == Err(SendError::Full);
+        match sent {
             Ok(()) => {
                 entry.in_flight = entry.in_flight.saturating_add(1);
-                (self.open, self.is_flush_pending) = (None, false);
-                Ok(())
+                Ok(true)
             }
-            Err(SendError::Full) => {
-                self.is_flush_pending = true;
-                Ok(())
-            }
+            Err(SendError::Full) => Ok(false),
             Err(SendError::Faulted(fault)) => Err(fault),
             Err(_) => Err(Fault::Protocol),
         }
@@ -409,6 +432,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             self.lso_slots.reclaim_all();
         }
         (self.open, self.reserved, self.is_flush_pending) = (None, None, false);
+        while self.sealed.pop().is_some() {}
         (self.buffer, self.section_size, self.free) = (None, 0, END);
     }
 }
@@ -424,15 +448,15 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for TxState<P, B> {
     }
 }
 
+/// A length beyond that of every frame, up to which the sums of [`message_len`] do not wrap.
+const MAX_LEN: u32 = 1 << 30;
+
 /// Bytes of the message of a frame of `len` bytes in a section, header included.
 #[inline(always)]
 fn message_len(len: usize) -> u32 {
-    const { assert!(HEADROOM.is_multiple_of(ALIGNMENT)) };
-    // Longer frames than this fit no section.
+    const ROUND: u32 = ALIGNMENT as u32 - 1;
     match u32::try_from(len) {
-        Ok(len) if len < 1 << 30 => {
-            (len.wrapping_add(HEADROOM as u32).wrapping_add(ALIGNMENT as u32 - 1)) & !(ALIGNMENT as u32 - 1)
-        }
+        Ok(len) if len < MAX_LEN => len.wrapping_add(HEADROOM as u32).wrapping_add(ROUND) & !ROUND,
         _ => u32::MAX,
     }
 }

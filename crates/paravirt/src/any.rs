@@ -1,6 +1,7 @@
-//! Devices of every bus, as enumerations that implement the common traits: no allocation, no `dyn`.
+//! The devices of all buses as enumerations that implement the traits of [`paravirt_device`], without allocation or `dyn`.
 
 use core::convert::Infallible;
+use core::fmt;
 use core::marker::PhantomData;
 use core::task::Waker;
 use paravirt_device::{
@@ -43,8 +44,8 @@ use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(feature = "virtio")]
 use paravirt_virtio::socket::VirtioSockets;
 
-/// The variant of a device enumeration that no value has: it keeps the type parameters in use, and gives an enumeration whose
-/// families are all switched off an arm to match.
+/// The payload of a variant that cannot be constructed. It keeps the type parameters of a device enumeration in use when the
+/// features of all its other variants are off.
 pub type Never<T> = (Infallible, PhantomData<fn() -> T>);
 
 macro_rules! each {
@@ -106,34 +107,63 @@ macro_rules! notify {
     };
 }
 
-/// A block device.
+/// Implements `Debug` as the name of the type and of the bus. The drivers hold buffers and registers, which are not printed.
+macro_rules! debug {
+    ($name:ident<$($parameter:ident: $bound:ident),+>; $($(#[$attribute:meta])* $variant:ident),+) => {
+        impl<$($parameter: $bound),+> fmt::Debug for $name<$($parameter),+> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $($(#[$attribute])* Self::$variant(_) => {
+                        f.write_str(concat!(stringify!($name), "(", stringify!($variant), ")"))
+                    })+
+                    Self::Never((never, _)) => match *never {},
+                }
+            }
+        }
+    };
+}
+
+debug!(Block<P: Platform, B: DmaBuffer>;
+    #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "virtio")] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+debug!(BlockQ<P: Platform, B: DmaBuffer>;
+    #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "virtio")] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+debug!(Net<P: Platform, B: DmaBuffer>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+debug!(NetQ<P: Platform, B: DmaBuffer>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+debug!(AnyConsole<P: Platform>; #[cfg(feature = "virtio")] Virtio);
+debug!(AnyEntropy<P: Platform>; #[cfg(feature = "virtio")] Virtio);
+debug!(AnyInput<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+debug!(AnySockets<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+debug!(AnyBalloon<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm);
+
+/// A block device of any bus: see [`BlockDevice`] for its methods, units and contexts.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Block<P: Platform, B: DmaBuffer> {
-    /// Of a virtio bus.
+    /// A virtio block device.
     #[cfg(feature = "virtio")]
     Virtio(VirtioBlk<P, B>),
-    /// Of a controller of a virtio bus.
+    /// A disk of a virtio SCSI host.
     #[cfg(feature = "virtio")]
     VirtioScsi(Disk<P, ScsiAdapter<P>, B>),
-    /// Of a controller on VMBus.
+    /// A disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
     HyperV(StorDisk<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
 
-/// A queue of a block device.
+/// A queue of a [`Block`] device: see [`BlockQueue`] for its methods, errors and contexts.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum BlockQ<P: Platform, B: DmaBuffer> {
-    /// Of a virtio bus.
+    /// A request queue of a virtio block device.
     #[cfg(feature = "virtio")]
     Virtio(BlkQueue<P, B>),
-    /// Of a controller of a virtio bus.
+    /// A queue of a disk of a virtio SCSI host.
     #[cfg(feature = "virtio")]
     VirtioScsi(DiskQueue<P, ScsiAdapter<P>, B>),
-    /// Of a controller on VMBus.
+    /// A queue of a disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
     HyperV(StorQueue<P, B>),
     #[doc(hidden)]
@@ -187,28 +217,28 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
     }
 }
 
-/// A network device.
+/// A network device of any bus: see [`NetDevice`] for its methods, errors and contexts.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Net<P: Platform, B: DmaBuffer> {
-    /// Of a virtio bus.
+    /// A virtio network device.
     #[cfg(feature = "virtio")]
     Virtio(VirtioNet<P, B>),
-    /// Of VMBus.
+    /// A NetVSC network device.
     #[cfg(feature = "hyperv")]
     HyperV(NetVsc<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
 
-/// A queue pair of a network device.
+/// A pair of receive and transmit queues of a [`Net`] device: see [`NetQueue`].
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one queue is one value; nothing is moved on the data path")]
 pub enum NetQ<P: Platform, B: DmaBuffer> {
-    /// Of a virtio bus.
+    /// A queue pair of a virtio network device.
     #[cfg(feature = "virtio")]
     Virtio(VirtioNetQueue<P, B>),
-    /// Of VMBus.
+    /// A queue pair (one VMBus channel) of a NetVSC network device.
     #[cfg(feature = "hyperv")]
     HyperV(NetVscQueue<P, B>),
     #[doc(hidden)]
@@ -286,11 +316,11 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
     }
 }
 
-/// A console.
+/// A console device of any bus: see [`Console`] for what its methods do and from where they may be called.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyConsole<P: Platform> {
-    /// Of a virtio bus.
+    /// A virtio console.
     #[cfg(feature = "virtio")]
     Virtio(VirtioConsole<P>),
     #[doc(hidden)]
@@ -316,11 +346,11 @@ impl<P: Platform> Console for AnyConsole<P> {
     }
 }
 
-/// A source of random bytes.
+/// A source of random bytes of any bus: see [`Entropy`].
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyEntropy<P: Platform> {
-    /// Of a virtio bus.
+    /// A virtio entropy device.
     #[cfg(feature = "virtio")]
     Virtio(VirtioRng<P>),
     #[doc(hidden)]
@@ -337,14 +367,14 @@ impl<P: Platform> Entropy for AnyEntropy<P> {
     }
 }
 
-/// A keyboard, a mouse, a tablet.
+/// A keyboard, mouse or tablet of any bus: see [`Input`].
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyInput<P: Platform> {
-    /// Of a virtio bus.
+    /// A virtio input device.
     #[cfg(feature = "virtio")]
     Virtio(VirtioInput<P>),
-    /// Of VMBus.
+    /// A synthetic keyboard or mouse on VMBus.
     #[cfg(feature = "hyperv")]
     HyperV(HvInput<P>),
     #[doc(hidden)]
@@ -367,14 +397,14 @@ impl<P: Platform> Input for AnyInput<P> {
     }
 }
 
-/// Stream sockets to the host.
+/// Stream sockets to the host over any bus: see [`Sockets`].
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnySockets<P: Platform> {
-    /// Of a virtio bus.
+    /// A virtio socket device (vsock).
     #[cfg(feature = "virtio")]
     Virtio(VirtioSockets<P>),
-    /// Of VMBus.
+    /// Hyper-V sockets on VMBus.
     #[cfg(feature = "hyperv")]
     HyperV(HvSockets<P>),
     #[doc(hidden)]
@@ -421,14 +451,14 @@ impl<P: Platform> Sockets for AnySockets<P> {
     }
 }
 
-/// A balloon.
+/// A memory balloon of any bus: see [`Balloon`].
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyBalloon<P: Platform> {
-    /// Of a virtio bus.
+    /// A virtio memory balloon.
     #[cfg(feature = "virtio")]
     Virtio(VirtioBalloon<P>),
-    /// Of VMBus.
+    /// The Dynamic Memory device on VMBus.
     #[cfg(feature = "hyperv")]
     HyperV(HvBalloon<P>),
     #[doc(hidden)]
@@ -451,13 +481,13 @@ impl<P: Platform> Balloon for AnyBalloon<P> {
     }
 }
 
-/// A clock of the hypervisor.
+/// A clock of the hypervisor: see [`Clock`].
 #[non_exhaustive]
 pub enum AnyClock<P: Platform> {
-    /// Hyper-V's reference time.
+    /// Hyper-V's partition reference time (TLFS §12).
     #[cfg(feature = "hyperv")]
     HyperV(ReferenceClock<P>),
-    /// KVM's clock.
+    /// KVM's paravirtual clock (kvmclock).
     #[cfg(feature = "virtio")]
     Kvm(KvmClock<P>),
     #[doc(hidden)]

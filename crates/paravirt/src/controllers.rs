@@ -94,7 +94,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         offer: &Offer,
         queues: u16,
     ) -> Result<(), Reason> {
-        let stor = StorOptions { processors: platform.processors().count(), ..StorOptions::default() };
+        let stor = StorOptions::default().with_processors(platform.processors().count());
         self.add(Place::from(offer), || {
             let adapter = StorTransport::new(platform, vmbus, offer, &stor);
             let options = Options::new(queues, Options::default().depth);

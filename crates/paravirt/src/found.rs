@@ -1,3 +1,5 @@
+//! What [`probe`](crate::probe) hands over: devices, their addresses, and why a device is unclaimed.
+
 use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Net};
 use core::fmt;
 #[cfg(feature = "virtio")]
@@ -9,16 +11,16 @@ use paravirt_virtio::transport::{DeviceType, MmioError, OpenError, PciError, Tra
 #[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Guid, Offer};
 
-/// Where in the machine a device is. The order is that in which devices are numbered.
+/// The address of a device in the machine. Sorting by it gives the order in which devices are numbered.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub struct Address {
-    /// The device, or the controller that it is on.
+    /// The location of the device, or of its controller.
     pub place: Place,
-    /// Which unit of that controller.
+    /// The SCSI unit on that controller; `None` for a device that is not on one.
     pub unit: Option<UnitAddress>,
 }
 
-/// A place on a bus.
+/// The location of a device on its bus.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
 #[non_exhaustive]
 pub enum Place {
@@ -28,21 +30,21 @@ pub enum Place {
     /// The physical address of a register block.
     #[cfg(feature = "virtio")]
     Mmio(u64),
-    /// A channel of VMBus.
+    /// A VMBus channel offer.
     #[cfg(feature = "hyperv")]
     Vmbus {
-        /// The host's number for it.
+        /// The channel id that the host assigned. It can change when the machine restarts.
         channel: u32,
-        /// Which device it is of. Stays the same over restarts.
+        /// The instance GUID of the device, which is the same after a restart.
         instance: Guid,
     },
-    /// VMBus itself, which makes sockets.
+    /// VMBus itself, which carries Hyper-V sockets.
     #[cfg(feature = "hyperv")]
     VmbusSockets,
 }
 
 impl Address {
-    /// Whether `other` is here, or is a unit of the controller that is here.
+    /// Returns whether `other` is this device, or a unit of this controller.
     pub fn covers(&self, other: &Self) -> bool {
         self.place == other.place && (self.unit.is_none() || self.unit == other.unit)
     }
@@ -85,15 +87,48 @@ impl fmt::Display for Address {
     }
 }
 
-/// A device of the machine.
+/// A device that [`probe`](crate::probe) or [`Services::poll`](crate::Services::poll) found, with its address.
 pub struct Found<P: Platform, B: DmaBuffer> {
-    /// Where it is.
+    /// The address of the device.
     pub address: Address,
-    /// What it is.
+    /// The opened device, or why it is unclaimed.
     pub device: Device<P, B>,
 }
 
-/// A device in service, or why it is not.
+impl<P: Platform, B: DmaBuffer> fmt::Debug for Found<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found")
+            .field("address", &format_args!("{}", self.address))
+            .field("device", &self.device)
+            .finish()
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for Device<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(device) => device.fmt(f),
+            Self::Net(device) => device.fmt(f),
+            Self::Console(device) => device.fmt(f),
+            Self::Entropy(device) => device.fmt(f),
+            Self::Input(device) => device.fmt(f),
+            Self::Sockets(device) => device.fmt(f),
+            Self::Balloon(device) => device.fmt(f),
+            #[cfg(feature = "virtio")]
+            Self::Passthrough(device) => device.fmt(f),
+            Self::Unclaimed(device) => fmt::Debug::fmt(device, f),
+        }
+    }
+}
+
+#[cfg(feature = "virtio")]
+impl<P: Platform> fmt::Debug for Passthrough<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Passthrough").field(&format_args!("{}", self.device_type)).finish()
+    }
+}
+
+/// A device in service, or a device that is passed through or unclaimed.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "handed over once")]
 pub enum Device<P: Platform, B: DmaBuffer> {
@@ -105,21 +140,21 @@ pub enum Device<P: Platform, B: DmaBuffer> {
     Console(AnyConsole<P>),
     /// A source of random bytes.
     Entropy(AnyEntropy<P>),
-    /// A keyboard, a mouse, a tablet.
+    /// A keyboard, mouse or tablet.
     Input(AnyInput<P>),
     /// Stream sockets to the host.
     Sockets(AnySockets<P>),
-    /// A balloon, by which the host takes memory and gives it back.
+    /// A memory balloon: the host asks the guest for pages and returns them.
     Balloon(AnyBalloon<P>),
-    /// A virtio device for another driver, such as one of the `virtio-drivers` crate, **outside the trust rule**.
+    /// A virtio device passed through to a driver outside this library, which the **trust rule does not cover**.
     #[cfg(feature = "virtio")]
     Passthrough(Passthrough<P>),
-    /// A device that no driver here claims.
+    /// A device that no driver of this library claimed.
     Unclaimed(Unclaimed),
 }
 
-/// A virtio device that is passed through to a driver of the `virtio-drivers` crate. That driver and its queue trust the device:
-/// it can make them panic or spin.
+/// A virtio device to pass through to a driver outside this library, such as one of the `virtio-drivers` crate. Those drivers
+/// trust the device: a malicious host can make them panic or loop forever.
 #[cfg(feature = "virtio")]
 pub struct Passthrough<P: Platform> {
     pub(crate) device_type: DeviceType,
@@ -128,18 +163,18 @@ pub struct Passthrough<P: Platform> {
 
 #[cfg(feature = "virtio")]
 impl<P: Platform> Passthrough<P> {
-    /// What it is.
+    /// Returns the virtio device type.
     pub fn device_type(&self) -> DeviceType {
         self.device_type
     }
 
-    /// Its transport, for the constructor of a driver.
+    /// Returns the transport, which has not been reset or negotiated yet, for the constructor of a driver.
     pub fn into_transport(self) -> Transport<P> {
         self.transport
     }
 }
 
-/// What a device is that is not driven.
+/// Identifies an unclaimed device on its bus.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum What {
@@ -163,11 +198,11 @@ pub enum What {
     Vmbus(Guid),
 }
 
-/// Why a device is not driven.
+/// Why no driver claimed a device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Reason {
-    /// There is no driver for it.
+    /// This library has no driver for it.
     NoDriver,
     /// Its PCI transport cannot be used.
     #[cfg(feature = "virtio")]
@@ -175,30 +210,30 @@ pub enum Reason {
     /// Its register block cannot be used.
     #[cfg(feature = "virtio")]
     Mmio(MmioError),
-    /// It was not taken into service.
+    /// The virtio driver could not open it.
     #[cfg(feature = "virtio")]
     Open(OpenError),
-    /// Hyper-V's balloon was not taken into service.
+    /// The Dynamic Memory driver could not open it.
     #[cfg(feature = "hyperv")]
     HvBalloon(paravirt_hv_balloon::OpenError),
-    /// Hyper-V's keyboard or mouse was not taken into service.
+    /// The driver of the synthetic keyboard or mouse could not open it.
     #[cfg(feature = "hyperv")]
     HvInput(paravirt_hv_input::OpenError),
-    /// Hyper-V's network card was not taken into service.
+    /// The NetVSC driver could not open it.
     #[cfg(feature = "hyperv")]
     NetVsc(paravirt_netvsc::OpenError),
-    /// A controller of disks was not taken into service.
+    /// The SCSI controller could not be opened.
     Scsi(paravirt_scsi::OpenError),
-    /// There are more of its kind than this library keeps.
+    /// The fixed table for devices of its kind is full (16 SCSI controllers).
     TooMany,
 }
 
-/// A device that is there and not driven.
+/// A device that is present but not in service: there is no driver for it, or its driver failed to open it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Unclaimed {
-    /// What it is.
+    /// What the device is.
     pub what: What,
-    /// Why.
+    /// Why it is not in service.
     pub reason: Reason,
 }
 

@@ -1,4 +1,4 @@
-//! What the host offers to the machine as a whole.
+//! Host services that belong to no single device: hot plug, clock, timers, crash reports, reset, integration services.
 
 use crate::controllers::Controllers;
 #[cfg(feature = "hyperv")]
@@ -6,6 +6,7 @@ use crate::hyperv::HyperVHost;
 #[cfg(feature = "virtio")]
 use crate::hypervisor::{Hypervisor as Kind, detect};
 use crate::{Address, AnyClock, Found, HostTimer, Never};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Agent, Arm, Fault};
 #[cfg(feature = "virtio")]
@@ -14,13 +15,13 @@ use paravirt_kvm::KvmClock;
 use paravirt_platform::PageArc;
 use paravirt_platform::{DmaBuffer, Platform, ProcessorId};
 
-/// What the host offers to the machine as a whole: devices that come and go, a clock, crash reports, reset.
+/// Host services that belong to no single device: hot plug, a clock, timers, crash reports, reset, integration services.
 ///
-/// It owns the connections to the host's buses and the controllers of disks: a kernel keeps it as long as it uses the devices.
-/// Nothing here names a vendor: where the host has no such thing, there is nothing to be had. At the end a kernel calls
-/// [`leave`](Self::leave), so that the next one finds the host as it found it.
+/// It owns the bus connections and the disk controllers, so a kernel keeps it for as long as it uses the devices. Its methods
+/// name no vendor; a service that the host does not offer is `None` or does nothing. Before a kernel hands over to another one
+/// (kexec), it calls [`leave`](Self::leave) to disconnect from the host.
 ///
-/// None of its methods may be called in interrupt context.
+/// No method may be called in interrupt context.
 pub struct Services<P: Platform, B: DmaBuffer> {
     #[cfg_attr(not(feature = "virtio"), expect(dead_code, reason = "the clock of KVM reads its registers"))]
     platform: P,
@@ -29,15 +30,44 @@ pub struct Services<P: Platform, B: DmaBuffer> {
     pub(crate) hyperv: HyperVHost<P>,
 }
 
-/// What has happened on a bus.
+/// A hot-plug event.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "handed over once")]
 pub enum Event<P: Platform, B: DmaBuffer> {
     /// A device was added.
     Found(Found<P, B>),
-    /// A device was removed, or a controller with all of its units ([`Address::covers`]): whoever has it finds it removed, and
-    /// drops it.
+    /// A device was removed, or a controller with all its units ([`Address::covers`]). Calls on the device report
+    /// [`Fault::Removed`]; its owner drops it.
     Removed(Address),
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for Event<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(found) => f.debug_tuple("Found").field(found).finish(),
+            Self::Removed(address) => f.debug_tuple("Removed").field(&format_args!("{address}")).finish(),
+        }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for Services<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = f.debug_struct("Services");
+        #[cfg(feature = "hyperv")]
+        text.field("has_hypervisor", &self.hyperv.hypervisor.is_some())
+            .field("has_vmbus", &self.hyperv.vmbus.is_some());
+        text.finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> fmt::Debug for CrashReporter<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "hyperv")]
+            Self::HyperV(_) => f.write_str("CrashReporter(HyperV)"),
+            Self::Never((never, _)) => match *never {},
+        }
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> Services<P, B> {
@@ -54,28 +84,29 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         }
     }
 
-    /// Takes every device on the hypervisor's own bus into service.
+    /// Opens every device that VMBus offers and passes it to `found`.
     #[cfg(feature = "hyperv")]
     pub(crate) fn offers(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
         self.hyperv.offers(&mut self.controllers, found);
     }
 
-    /// VMBus itself, for a driver of one's own: of a device that [`Device::Unclaimed`](crate::Device::Unclaimed) names.
+    /// Returns the VMBus connection, for drivers outside this library of devices that are
+    /// [`Device::Unclaimed`](crate::Device::Unclaimed); `None` on a host without VMBus.
     #[cfg(feature = "hyperv")]
     pub fn vmbus(&self) -> Option<&paravirt_vmbus::Vmbus<P>> {
         self.hyperv.vmbus.as_ref()
     }
 
-    /// What has been added and removed since the last call, each handed to `each`. A device that was added is taken into service
-    /// here, which takes the time of some messages to the host and back.
+    /// Passes each hot-plug event since the last call to `each`. An added device is opened here, which blocks for some round
+    /// trips to the host.
     pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
         self.controllers.poll(None, each);
     }
 
-    /// Answers what the host has asked of the guest as a whole: to shut down, how it is, what it is called, which time it is. A
-    /// kernel that calls this once goes on calling it when it is woken, as the host expects answers from then on.
+    /// Answers the integration services of the host: shutdown requests, heartbeats, key-value pairs, time synchronisation. The
+    /// first call opens their channels. From then on the host expects answers, so the kernel calls this on each wake-up.
     pub fn serve(&mut self, agent: &mut dyn Agent) {
         #[cfg(feature = "hyperv")]
         self.hyperv.serve(agent);
@@ -83,15 +114,14 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         let _ = agent;
     }
 
-    /// Registers the task to wake when a device is added or removed, or when the host asks something of an agent that
-    /// [serves](Self::serve).
+    /// Sets the waker for hot-plug events and for requests to [`serve`](Self::serve), replacing the previous one.
     pub fn register(&mut self, waker: &Waker) {
         #[cfg(feature = "hyperv")]
         self.hyperv.register(waker);
         self.controllers.register(waker);
     }
 
-    /// Whether the next event wakes, or [`poll`](Self::poll) or [`serve`](Self::serve) has something to do.
+    /// Arms the wake-up. [`Arm::Pending`] means that [`poll`](Self::poll) or [`serve`](Self::serve) has work to do now.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         #[cfg(feature = "hyperv")]
@@ -101,8 +131,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         self.controllers.arm()
     }
 
-    /// The hypervisor's clock; `None` where it has none that all processors share. One at a time: a second takes over what the
-    /// first reads.
+    /// Opens the hypervisor's clock; `None` where it offers none that is consistent across processors. Open one at a time: the
+    /// second replaces the page that the first reads.
     pub fn clock(&self) -> Option<AnyClock<P>> {
         #[cfg(feature = "hyperv")]
         if let Some(clock) = self.hyperv.clock() {
@@ -117,7 +147,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         None
     }
 
-    /// A timer of the hypervisor for `processor`, one at a time; `None` where there is none that raises an interrupt by itself.
+    /// Opens the hypervisor's timer of `processor`, one at a time; `None` where it has none that raises an interrupt directly.
     pub fn timer(&self, processor: ProcessorId) -> Option<HostTimer<P>> {
         #[cfg(feature = "hyperv")]
         {
@@ -130,7 +160,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         }
     }
 
-    /// What tells the host of a crash; to be kept for the panic handler.
+    /// Returns a reporter of guest crashes for the panic handler; `None` where the host takes no crash reports.
     pub fn crash_reporter(&self) -> Option<CrashReporter<P>> {
         #[cfg(feature = "hyperv")]
         {
@@ -140,19 +170,19 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         None
     }
 
-    /// Resets the machine by the hypervisor; returns where it does not offer that.
+    /// Resets the machine through the hypervisor. Returns if the hypervisor does not support that.
     pub fn reset(&self) {
         #[cfg(feature = "hyperv")]
         self.hyperv.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
     }
 
-    /// Ends the connections to the host's buses, once the host has read what was answered last, for which it has a second. Devices
-    /// on them are out of service then, and the host releases all memory that they shared with it. What is the hypervisor's own
-    /// (its call page, and its clock's) goes when this, the clock and the crash reporter have been dropped.
+    /// Disconnects from VMBus. Blocks until the host has read the last answers (one second at most) and has confirmed the
+    /// unload. Afterwards the devices on it are out of service, and the host has released all memory shared with it. The
+    /// hypercall page and the clock page are released when this value, the clock and the crash reporter have been dropped.
     ///
     /// # Errors
     ///
-    /// [`Fault::Timeout`] where the host does not confirm.
+    /// [`Fault::Timeout`] if the host does not confirm in time.
     pub fn leave(&mut self) -> Result<(), Fault> {
         #[cfg(feature = "hyperv")]
         self.hyperv.unload()?;
@@ -160,7 +190,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     }
 }
 
-/// What tells the host of a crash.
+/// Reports a guest crash to the host.
 #[non_exhaustive]
 pub enum CrashReporter<P: Platform> {
     /// Hyper-V.
@@ -171,11 +201,11 @@ pub enum CrashReporter<P: Platform> {
 }
 
 impl<P: Platform> CrashReporter<P> {
-    /// Tells the host that the guest has crashed: five values as the guest likes, and a text where the host takes one, of
-    /// which 4096 bytes at most. With a text, the last two values give way to its address and length. Whether the host was
-    /// told.
+    /// Reports a crash with five guest-defined values and a text, of which the first 4096 bytes are sent if the host takes
+    /// texts. A text replaces the last two values by its address and length. Returns whether the host was notified.
     ///
-    /// Callable from a panic: it takes no lock and waits for nothing. Some hosts stop the guest here.
+    /// Callable in any context, including a panic or an interrupt: takes no lock and does not block. Some hosts stop the guest
+    /// here.
     pub fn report(&self, values: [u64; 5], text: Option<&str>) -> bool {
         #[cfg(not(feature = "hyperv"))]
         let _ = (values, text);

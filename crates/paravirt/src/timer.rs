@@ -1,4 +1,4 @@
-//! A timer of the hypervisor.
+//! One-shot timers of the hypervisor.
 
 use crate::Never;
 use core::fmt;
@@ -6,19 +6,17 @@ use core::task::Waker;
 use core::time::Duration;
 use paravirt_platform::Platform;
 
-/// A one-shot timer that the hypervisor offers to one processor, and whose interrupt wakes a task.
-///
-/// Dropped, it is stopped.
+/// A one-shot timer of the hypervisor whose interrupt, on one processor, wakes a task. Dropping it stops it.
 #[non_exhaustive]
 pub enum HostTimer<P: Platform> {
-    /// Hyper-V's, with a resolution of 100 ns.
+    /// A Hyper-V synthetic timer (TLFS §12), with a resolution of 100 ns.
     #[cfg(feature = "hyperv")]
     HyperV(hyperv::Timer<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
-/// The processor of a timer does not run any more.
+/// The timer could not be set because its processor is offline.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct TimerError;
 
@@ -30,6 +28,16 @@ impl fmt::Display for TimerError {
 
 impl core::error::Error for TimerError {}
 
+impl<P: Platform> fmt::Debug for HostTimer<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "hyperv")]
+            Self::HyperV(_) => f.write_str("HostTimer(HyperV)"),
+            Self::Never((never, _)) => match *never {},
+        }
+    }
+}
+
 impl<P: Platform> HostTimer<P> {
     #[cfg(feature = "hyperv")]
     pub(crate) fn open(
@@ -39,11 +47,11 @@ impl<P: Platform> HostTimer<P> {
         hyperv::Timer::open(hypervisor, processor).ok().map(Self::HyperV)
     }
 
-    /// Sets it to go off `after` from now, in place of what it was set to.
+    /// Sets the timer to expire `after` from now, rounded down to 100 ns, replacing the previous setting.
     ///
     /// # Errors
     ///
-    /// [`TimerError`].
+    /// [`TimerError`] if the processor of the timer is offline.
     pub fn set(&self, after: Duration) -> Result<(), TimerError> {
         #[cfg(not(feature = "hyperv"))]
         let _ = after;
@@ -54,7 +62,7 @@ impl<P: Platform> HostTimer<P> {
         }
     }
 
-    /// Registers the task to wake when it goes off.
+    /// Sets the waker to call when the timer expires, replacing the previous one.
     pub fn register(&self, waker: &Waker) {
         #[cfg(not(feature = "hyperv"))]
         let _ = waker;
@@ -66,7 +74,7 @@ impl<P: Platform> HostTimer<P> {
     }
 }
 
-/// The timer of Hyper-V.
+/// The Hyper-V timer.
 #[cfg(feature = "hyperv")]
 pub mod hyperv {
     use core::task::Waker;
@@ -80,7 +88,7 @@ pub mod hyperv {
     /// A synthetic timer whose interrupt wakes a task.
     pub struct Timer<P: Platform> {
         hypervisor: PageArc<P, Hypervisor<P>>,
-        /// `None` while it is dropped: it is stopped ahead of its interrupt.
+        /// `None` only during drop, which stops the timer before it unbinds the interrupt.
         timer: Option<SyntheticTimer<P>>,
         cell: PageArc<P, InterruptCell>,
         vector: Vector,
@@ -92,10 +100,10 @@ pub mod hyperv {
             processor: ProcessorId,
         ) -> Result<Self, OpenError> {
             let platform = hypervisor.platform();
-            // Its time is that of the register: the page may be a clock's.
+            // The time is read from the reference counter MSR, as the reference TSC page may belong to a clock.
             hypervisor.reference_count().ok_or(OpenError::Unsupported)?;
             let cell = PageArc::new(platform, InterruptCell::new())?;
-            // SAFETY: the cell lives until the drop has unbound the vector.
+            // SAFETY: `cell` is freed only after `Drop` of `Timer` has unbound the vector.
             let vector =
                 unsafe { platform.interrupts().bind(InterruptCell::handler(cell.as_ptr()), processor) };
             let vector = vector.map_err(|_| OpenError::Unsupported)?;
@@ -106,18 +114,18 @@ pub mod hyperv {
             Ok(this)
         }
 
-        /// Sets it to go off `after` from now, in place of what it was set to.
+        /// Sets the timer to expire `after` from now, replacing the previous setting.
         ///
         /// # Errors
         ///
-        /// [`OpenError::Processor`] where its processor does not run any more.
+        /// [`OpenError::Processor`] if the processor of the timer is offline.
         pub(super) fn set(&self, after: Duration) -> Result<(), OpenError> {
             let units = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).checked_div(UNIT).unwrap_or(0);
             let at = self.hypervisor.reference_count().unwrap_or(0).saturating_add(units);
             self.timer.as_ref().map_or(Err(OpenError::Unsupported), |timer| timer.set(at))
         }
 
-        /// Registers the task to wake when it goes off.
+        /// Sets the waker to call when the timer expires, replacing the previous one.
         pub(super) fn register(&self, waker: &Waker) {
             self.cell.register(waker);
         }

@@ -4,8 +4,19 @@
 //! addresses where firmware left them open, and hands each function over as a [`PciSlot`]: what it is ([`FunctionInfo`]), its
 //! BARs, and its configuration space as a [`PciFunction`].
 //!
-//! Nothing here trusts a device: every walk is bounded, an address that a register names is used by a driver only after the bounds
-//! of its BAR were checked. Nothing is called in interrupt context; port access takes a lock for two instructions.
+//! Devices are not trusted: every walk is bounded, and drivers check an address from a register against the bounds of its BAR.
+//! Do not call this crate in interrupt context: port access takes a lock for two instructions. The transports of
+//! `paravirt-virtio` are built on a [`PciSlot`]; `paravirt` calls [`enumerate`] at boot.
+//!
+//! ```
+//! use paravirt_pci::{AddressWidth, Window, Windows};
+//!
+//! // `Windows` allocates addresses for BARs that firmware left unassigned.
+//! let mut windows = Windows::new();
+//! assert!(windows.add(Window { start: 0xc000_0000, end: 0xc001_0000 }));
+//! assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xc000_0000));
+//! assert_eq!(windows.take(0x2_0000, AddressWidth::Bits32), None);
+//! ```
 //!
 //! # References
 //!

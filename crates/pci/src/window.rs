@@ -1,17 +1,17 @@
-//! Addresses for BARs that firmware left without.
+//! Allocation of addresses for BARs that firmware left unassigned.
 
 /// A range of physical addresses that the host bridge forwards to PCI.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Window {
     /// The first address.
     pub start: u64,
-    /// The one behind the last; not below `start`.
+    /// The address after the last; not below `start`.
     pub end: u64,
 }
 
-/// The windows of one host bridge, and how far each has been given out.
+/// The memory windows of a host bridge, and how much of each is allocated.
 ///
-/// Addresses are handed out upwards from the highest that is in use.
+/// Addresses are allocated upwards from the highest that is in use.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     windows: [Option<Window>; 8],
@@ -21,12 +21,12 @@ pub struct Windows {
 const FOUR_GIB: u64 = 1 << 32;
 
 impl Windows {
-    /// No window: BARs without address stay so.
+    /// Creates an empty set: BARs without an address stay unassigned.
     pub const fn new() -> Self {
         Self { windows: [None; 8] }
     }
 
-    /// Adds a window; `false` where it is empty or there are eight already. One that reaches over 4 GiB is cut there.
+    /// Adds a window; `false` when it is empty or the set holds eight already. A window across 4 GiB is split there.
     pub fn add(&mut self, window: Window) -> bool {
         if window.start < FOUR_GIB && window.end > FOUR_GIB {
             let low = self.add(Window { end: FOUR_GIB, ..window });
@@ -86,12 +86,12 @@ impl Windows {
     }
 }
 
-/// Which addresses a BAR takes.
+/// The width of the addresses of a BAR (PCI 3.0 §6.2.5.1).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum AddressWidth {
     /// Below 4 GiB.
     Bits32,
-    /// Any.
+    /// Any address.
     Bits64,
 }
 

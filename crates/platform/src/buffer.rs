@@ -82,7 +82,7 @@ impl fmt::Display for SubmitError {
 
 impl core::error::Error for SubmitError {}
 
-/// Memory that a device may be given: a value that is moved into a request and comes back with the completion.
+/// Memory for device access: a value that moves into a request and that the completion returns.
 ///
 /// A driver calls [`submit`](Self::submit) when it takes a request and [`reclaim`](Self::reclaim) once the completion
 /// was accepted or the device is known to have stopped. In between the buffer is *in flight*: the memory is the device's, and

@@ -8,7 +8,7 @@ use crate::{RawDma, Vector};
 /// An implementation upholds what each method promises.
 pub unsafe trait HyperV: Send + Sync {
     /// A page of RAM that the hypervisor may lay its hypercall page over: mapped executable, never written by the guest
-    /// while it is in use. It comes back by [`free_hypercall_page`](Self::free_hypercall_page).
+    /// while it is in use. [`free_hypercall_page`](Self::free_hypercall_page) frees it.
     ///
     /// `None` where there is none; nothing of Hyper-V is driven then.
     fn hypercall_page(&self) -> Option<RawDma>;
@@ -17,7 +17,7 @@ pub unsafe trait HyperV: Send + Sync {
     ///
     /// # Safety
     ///
-    /// The page came from there, is given back once, and the hypervisor does not use it any more.
+    /// The page came from there, is freed once, and the hypervisor no longer uses it.
     unsafe fn free_hypercall_page(&self, page: RawDma);
 
     /// The vector's number in the interrupt descriptor table (16 to 255), which a synthetic interrupt source is told;

@@ -1,4 +1,4 @@
-//! What a kernel gives its paravirtual drivers.
+//! The services that a kernel provides to its paravirtual drivers.
 //!
 //! This crate is the lower edge of paravirt: a kernel implements [`Platform`] here once, and every driver of
 //! the workspace runs on it. It needs no allocator and no floating point.
@@ -22,7 +22,7 @@
 //!
 //! * [`DmaRegion`] owns DMA memory; [`SharedMemory`] is the only view of it while a host may write there, and
 //!   it hands out atomics, never `&[u8]`.
-//! * [`DmaBuffer`] is memory that is moved into a request and comes back with its completion;
+//! * [`DmaBuffer`] is memory that moves into a request and that the completion returns;
 //!   [`DmaSlice`] is the implementation that comes with this crate.
 //! * [`PageArc`], [`PageBox`], [`PageTable`], [`PageRing`] and [`Fifo`] hold driver state in private pages of the platform
 //!   ([`Platform::state_alloc`]), so that nothing needs `alloc` and no device reaches it.

@@ -61,7 +61,7 @@ impl<P: Platform, T> PageArc<P, T> {
     ///
     /// # Safety
     ///
-    /// `raw` came from there, of a value of this type, and is taken back once.
+    /// `raw` came from there, of a value of this type, and is reclaimed once.
     pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
         Self { inner: raw.cast() }
     }

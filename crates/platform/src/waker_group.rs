@@ -66,26 +66,27 @@ fn raw<P: Platform>(inner: PageArc<P, Inner<P>>) -> RawWaker {
 ///
 /// `data` is what `raw` made, of a waker that is alive.
 unsafe fn group<P: Platform>(data: *const ()) -> ManuallyDrop<WakerGroup<P>> {
-    // SAFETY: passed on from the caller; it is not dropped, so that the reference stays the waker's.
+    // SAFETY: `data` is the pointer of a live waker of this vtable, as the `RawWakerVTable` contract says; the value is not
+    // dropped, so that the waker keeps its reference.
     ManuallyDrop::new(WakerGroup(unsafe { PageArc::from_raw(NonNull::new_unchecked(data.cast_mut())) }))
 }
 
 unsafe fn clone<P: Platform>(data: *const ()) -> RawWaker {
-    // SAFETY: passed on from the caller.
+    // SAFETY: `data` is the pointer of a live waker of this vtable, as the `RawWakerVTable` contract says.
     raw(unsafe { group::<P>(data) }.0.clone())
 }
 
 unsafe fn wake<P: Platform>(data: *const ()) {
-    // SAFETY: passed on from the caller, who gives the waker up.
+    // SAFETY: `data` is the pointer of a waker of this vtable that the caller consumes, as the `RawWakerVTable` contract says.
     ManuallyDrop::into_inner(unsafe { group::<P>(data) }).wake_all();
 }
 
 unsafe fn wake_by_ref<P: Platform>(data: *const ()) {
-    // SAFETY: passed on from the caller.
+    // SAFETY: `data` is the pointer of a live waker of this vtable, as the `RawWakerVTable` contract says.
     unsafe { group::<P>(data) }.wake_all();
 }
 
 unsafe fn release<P: Platform>(data: *const ()) {
-    // SAFETY: passed on from the caller, who gives the waker up.
+    // SAFETY: `data` is the pointer of a waker of this vtable that the caller consumes, as the `RawWakerVTable` contract says.
     drop(ManuallyDrop::into_inner(unsafe { group::<P>(data) }));
 }

@@ -1,6 +1,6 @@
 //! Commands (CDBs). SPC-4, SBC-3.
 
-/// The most bytes of a command.
+/// Bytes of the field for a command descriptor block.
 pub const CDB_LEN: usize = 16;
 
 mod opcode {
@@ -26,7 +26,7 @@ const FUA: u8 = 1 << 3;
 /// The unmap bit of WRITE SAME: SBC-3 §5.41
 const WRITE_SAME_UNMAP: u8 = 1 << 3;
 
-/// A command.
+/// A command descriptor block.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Cdb {
     bytes: [u8; CDB_LEN],
@@ -35,7 +35,7 @@ pub struct Cdb {
 
 /// Command bytes: opcode and its second byte, a block number of 64 bits, a count of 32 bits.
 const fn long(opcode: u8, second: u8, lba: u64, count: u32) -> Cdb {
-    // As one number, whose bytes are turned at one go.
+    // As one number, whose bytes are swapped at once.
     let head = (opcode as u128) << 120 | (second as u128) << 112;
     Cdb { bytes: (head | (lba as u128) << 48 | (count as u128) << 16).to_be_bytes(), len: 16 }
 }
@@ -80,7 +80,7 @@ impl Cdb {
         long(opcode, if fua { FUA } else { 0 }, lba, blocks)
     }
 
-    /// READ (10), for devices that know no longer one. SBC-3 §5.9
+    /// READ (10), for devices without READ (16). SBC-3 §5.9
     pub const fn read_10(lba: u32, blocks: u16) -> Self {
         let [a, b, c, d] = lba.to_be_bytes();
         let [e, f] = blocks.to_be_bytes();

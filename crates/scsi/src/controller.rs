@@ -1,10 +1,10 @@
-//! A controller, from above: its disks, as they come and go.
+//! The public side of a controller: the disks that are found on it, and events.
 
 use crate::controller_shared::{CommandError, ControllerShared, MAX_ANSWER, MAX_PORTS};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
 use crate::identify::{identify, look};
-use crate::port_state::{CONTROLLER, NOBODY};
+use crate::owner::{CONTROLLER, NOBODY};
 use crate::transport::{Address, Scan, ScsiTransport};
 use crate::unit::{MAX_UNITS, Unit};
 use crate::{Cdb, OpenError};
@@ -17,9 +17,9 @@ use paravirt_platform::{DmaBuffer, PageArc, Platform};
 #[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Queues of each disk, at most: ports are opened for them, 16 at most. Usually the number of processors.
+    /// Upper limit of the queues of each disk, 16 at most; a port is opened for each. Usually the number of processors.
     pub queues: u16,
-    /// Requests in flight on a queue of a disk, at most.
+    /// Upper limit of the requests in flight on one queue: 1 to 1024.
     pub depth: u16,
 }
 
@@ -36,22 +36,22 @@ impl Default for Options {
     }
 }
 
-/// What happened to a controller.
+/// An event of a controller.
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
 pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
-    /// A disk is there.
+    /// A disk was found.
     Added(Disk<P, T, B>),
-    /// A disk has gone: whoever has it drops it.
+    /// The disk at this address was removed: whoever has it drops it.
     Removed(Address),
-    /// The controller is out of service, and all of its disks.
+    /// The controller and all of its disks are out of service.
     Faulted(Fault),
 }
 
-/// A controller. Dropped, it stays open for as long as one of its disks or their queues is there.
+/// A controller. It stays open until the last of its disks and their queues has been dropped too.
 pub struct Controller<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     shared: PageArc<P, ControllerShared<P, T, B>>,
     depth: u16,
-    /// Addresses that a scan has found, from the last to the first.
+    /// Addresses of new units that a scan has found, in reverse order.
     found: [Address; MAX_UNITS],
     count: usize,
     reported: Option<Fault>,
@@ -67,7 +67,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Controller<P, T
 }
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
-    /// Opens the controller of `transport`. Its disks come from [`poll`](Self::poll).
+    /// Opens the controller of `transport`. [`poll`](Self::poll) returns its disks. Blocks as [`ScsiTransport::open`] does.
     ///
     /// # Errors
     ///
@@ -79,10 +79,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         Ok(Self { shared, depth, found: [Address::default(); MAX_UNITS], count: 0, reported: None })
     }
 
-    /// What has happened since the last call, one event after the other; first of all, the disks that are there.
+    /// The next event since the last call; the first ones are the disks that are there.
     ///
-    /// Scans where the host said that units have come or gone. That takes several commands' time for each new unit, and at
-    /// most ten seconds and the time of a recovery where the host does not answer.
+    /// Scans where the host has reported that units were added or removed. That blocks for several commands for each new unit, ten
+    /// seconds and the time of a recovery at most where the host does not answer.
     pub fn poll(&mut self) -> Option<ControllerEvent<P, T, B>> {
         self.receive();
         if let Some(fault) = self.shared.fault() {
@@ -96,10 +96,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             && self.shared.state.take_scan()
             && let Err(fault) = self.scan()
         {
-            log::warn!("scsi: the scan failed: {fault}");
+            log::warn!("scsi: scan failed: {fault}: tried again after recovery");
             return None;
         }
-        let gone = self.shared.state.units.iter().find(|unit| unit.take_end());
+        let gone = self.shared.state.units.iter().find(|unit| unit.take_removal());
         if let Some(unit) = gone {
             return Some(ControllerEvent::Removed(unit.address()));
         }
@@ -110,7 +110,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             match identity {
                 Ok(Some(identity)) => match Disk::new(&self.shared, address, &identity) {
                     Some(disk) => return Some(ControllerEvent::Added(disk)),
-                    None => log::warn!("scsi: no room for disk {address}"),
+                    None => log::warn!("scsi: disk {address}: more than {MAX_UNITS} units: ignored"),
                 },
                 Ok(None) => {}
                 Err(_) => return None,
@@ -119,7 +119,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         None
     }
 
-    /// Receives what the host sent, which may be that units have come or gone.
+    /// Receives what the host sent, which may be that units were added or removed.
     fn receive(&self) {
         let _ = self.shared.continue_reset();
         let epoch = self.shared.state.epoch();
@@ -139,7 +139,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         }
     }
 
-    /// Registers the task to wake when something happens.
+    /// Registers the task to wake for the next event.
     pub fn register(&self, waker: &Waker) {
         self.shared.state.cell.register(waker);
         if let Some(port) = self.shared.port(0) {
@@ -147,7 +147,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         }
     }
 
-    /// Whether the next event wakes, or something has happened already.
+    /// Whether the next event wakes the task of [`register`](Self::register), or there is one already.
     #[must_use]
     pub fn arm(&self) -> Arm {
         match self.shared.fault() {
@@ -160,12 +160,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         self.shared.port(0).map_or(Arm::Armed, |port| port.lock().arm(CONTROLLER))
     }
 
-    /// How many queues each disk has.
+    /// The number of queues of each disk.
     pub fn queues(&self) -> usize {
         self.shared.ports.len()
     }
 
-    /// Looks which units are there: marks those that are not any more, and notes those that are new.
+    /// Scans for units: marks those that are gone, and records the addresses of new ones. REPORT LUNS, SPC-4 §6.33
     fn scan(&mut self) -> Result<(), Fault> {
         let Self { shared, found, count, .. } = self;
         let control = &mut shared.control.lock();
@@ -188,11 +188,13 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                         Ok(len) => data::luns(bytes.get(..len).unwrap_or_default())
                             .for_each(|lun| add(Address { path: 0, target, lun })),
                         Err(CommandError::Faulted(fault)) => return Err(fault),
-                        // There is none, or none that lists its units.
+                        // The target is absent, or has no such command.
                         Err(CommandError::Absent | CommandError::Io(IoError::Unsupported)) => {}
-                        // It is not known which there are: those that were known stay.
+                        // Aborted: the known units of the target stay.
                         Err(CommandError::Io(error)) => {
-                            log::warn!("scsi: target {target} does not list its units: {error}");
+                            log::warn!(
+                                "scsi: target {target}: REPORT LUNS failed: {error}: its known disks are kept"
+                            );
                             let known = shared.state.units.iter().filter(|unit| unit.is_present());
                             known.map(Unit::address).filter(|at| at.target == target).for_each(&mut add);
                         }
@@ -213,7 +215,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                 unit.set_gone();
             }
         }
-        // From the last to the first, so that the first is taken first.
+        // In reverse order, so that the first is popped first.
         for address in there.iter().rev() {
             let is_known =
                 shared.state.units.iter().any(|unit| unit.is_present() && unit.address() == *address);

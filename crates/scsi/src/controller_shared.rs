@@ -1,23 +1,12 @@
-//! A controller: its ports, the commands of its own, and its recovery.
-//!
-//! # Recovery
-//!
-//! ```text
-//!   running ─ a deadline passes ─► RESET_BUS ─ all came back in time ─► running
-//!                                      │ they did not
-//!                                      ▼
-//!             ports closed ─ the host confirms ─► everything aborted ─► opened again, scanned again ─► running
-//!                    └────── it does not ───────► buffers leaked ─► out of service (Timeout)
-//! ```
-//!
-//! A port that fails (protocol, removed) goes the same way from "ports closed" on, and stays out of service.
+//! A controller: its ports, the commands of its own, and its recovery. The crate's head draws the states of the latter.
 
 use crate::Cdb;
 use crate::OpenError;
 use crate::command::{Data, PendingCommand, RESET_ID, Stage};
 use crate::command_table::CommandTable;
 use crate::inbox::Inbox;
-use crate::port_state::{CONTROLLER, MAX_OWNERS, NOBODY, PortState};
+use crate::owner::{CONTROLLER, MAX_OWNERS, NOBODY};
+use crate::port_state::PortState;
 use crate::state::{ControllerState, Phase};
 use crate::transport::{Address, Limits, ScsiPort, ScsiTransport};
 use crate::unit::{MAX_UNITS, Unit};

@@ -1,4 +1,4 @@
-//! What a device tells of itself, parsed: pure, total, fuzzed. SPC-4, SBC-3.
+//! Data that a device reports of itself, parsed: pure, total, fuzzed. SPC-4, SBC-3.
 
 use paravirt_device::Serial;
 
@@ -14,10 +14,10 @@ fn be64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|b| u64::from_be_bytes(*b))
 }
 
-/// What a unit is. SPC-4 §6.6.2
+/// The peripheral device type of a unit. SPC-4 §6.6.2
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Peripheral {
-    /// There is no unit at this number.
+    /// There is no unit at this LUN.
     None,
     /// A disk.
     Disk,
@@ -27,7 +27,7 @@ pub enum Peripheral {
     Other(u8),
 }
 
-/// Parses standard INQUIRY data; `None` where there are too few.
+/// Parses standard INQUIRY data; `None` where they are too short.
 pub fn peripheral(bytes: &[u8]) -> Option<Peripheral> {
     let first = *bytes.first()?;
     Some(match (first >> 5, first & 0x1f) {
@@ -48,7 +48,7 @@ pub fn vpd_body(bytes: &[u8], page: u8) -> Option<&[u8]> {
     Some(body.get(..len).unwrap_or(body))
 }
 
-/// The pages of vital product data that are asked for.
+/// Codes of the vital product data pages that are read.
 pub mod page {
     #![allow(missing_docs, reason = "the standard's names")]
     pub const SUPPORTED: u8 = 0x00;
@@ -63,7 +63,7 @@ pub fn serial(bytes: &[u8]) -> Option<Serial> {
     vpd_body(bytes, page::SERIAL).map(|body| Serial::new(body.trim_ascii_start()))
 }
 
-/// The name of the unit in page 0x83, as bytes: that which is unique in the world, the best there is. SPC-4 §7.8.6
+/// The worldwide name of the unit in page 0x83, as bytes: the best designator that there is. SPC-4 §7.8.6
 pub fn name(bytes: &[u8]) -> Option<&[u8]> {
     let mut body = vpd_body(bytes, page::IDENTIFICATION)?;
     let mut best: Option<(u8, &[u8])> = None;
@@ -85,20 +85,20 @@ pub fn name(bytes: &[u8]) -> Option<&[u8]> {
     best.map(|(_, designator)| designator)
 }
 
-/// Limits of a unit. SBC-3 §6.6.4; 0 where none is given.
+/// Block limits of a unit; 0 where none is reported. SBC-3 §6.6.4
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct BlockLimits {
-    /// Blocks of a transfer, at most.
+    /// Upper limit of the blocks of a transfer.
     pub max_transfer: u32,
-    /// Blocks that are best transferred as one.
+    /// Blocks of an optimal transfer.
     pub optimal_transfer: u32,
-    /// Blocks of an UNMAP, at most.
+    /// Upper limit of the blocks of an UNMAP.
     pub max_unmap: u32,
-    /// Ranges of an UNMAP, at most.
+    /// Upper limit of the ranges of an UNMAP.
     pub max_unmap_ranges: u32,
-    /// Blocks by which it is best unmapped.
+    /// Blocks of the optimal unmap granularity.
     pub unmap_granularity: u32,
-    /// Blocks of a WRITE SAME, at most.
+    /// Upper limit of the blocks of a WRITE SAME.
     pub max_write_same: u64,
 }
 
@@ -116,10 +116,10 @@ pub fn block_limits(bytes: &[u8]) -> Option<BlockLimits> {
     })
 }
 
-/// How a unit provisions. SBC-3 §6.6.5
+/// Logical block provisioning of a unit. SBC-3 §6.6.5
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Provisioning {
-    /// It knows UNMAP.
+    /// It supports UNMAP.
     pub unmaps: bool,
     /// WRITE SAME (16) can unmap.
     pub write_same_unmaps: bool,
@@ -131,7 +131,7 @@ pub fn provisioning(bytes: &[u8]) -> Option<Provisioning> {
     Some(Provisioning { unmaps: flags & 0x80 != 0, write_same_unmaps: flags & 0x40 != 0 })
 }
 
-/// How large a unit is.
+/// The capacity of a unit.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Capacity {
     /// Blocks.
@@ -140,9 +140,9 @@ pub struct Capacity {
     pub block_size: u32,
     /// Logical blocks of a physical one, as a power of two.
     pub physical_exponent: u8,
-    /// The first block that is at the beginning of a physical one.
+    /// The first block that begins a physical one.
     pub lowest_aligned: u16,
-    /// What is unmapped reads as zeroes.
+    /// Unmapped blocks read as zeroes.
     pub reads_zeroes: bool,
 }
 
@@ -171,18 +171,18 @@ pub fn capacity_10(bytes: &[u8]) -> Option<Capacity> {
     })
 }
 
-/// What MODE SENSE (6) tells. SPC-4 §7.5, SBC-3 §6.5.5
+/// What MODE SENSE (6) reports. SPC-4 §7.5, SBC-3 §6.5.5
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Mode {
     /// It cannot be written.
     pub is_protected: bool,
-    /// Writes can be durable by themselves (DPOFUA).
+    /// It supports FUA (DPOFUA).
     pub has_fua: bool,
-    /// It has a write cache that is on; `None` where it does not say.
+    /// Its write cache is enabled; `None` where it does not report that.
     pub has_cache: Option<bool>,
 }
 
-/// The page of caching.
+/// The code of the caching mode page.
 pub const CACHING_PAGE: u8 = 0x08;
 
 /// Parses the answer to MODE SENSE (6) of the caching page or of all.
@@ -203,7 +203,7 @@ pub fn mode(bytes: &[u8]) -> Option<Mode> {
     Some(Mode { is_protected: specific & 0x80 != 0, has_fua: specific & 0x10 != 0, has_cache })
 }
 
-/// The numbers in the answer to REPORT LUNS: of the simple kind, below 16384. SPC-4 §6.33, SAM-5 §4.7
+/// The LUNs in the data of REPORT LUNS that use peripheral or flat addressing, below 16384. SPC-4 §6.33, SAM-5 §4.7
 pub fn luns(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
     let len = be32(bytes, 0).and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
     let list = bytes.get(8..).unwrap_or_default();
@@ -225,7 +225,7 @@ mod tests {
     use std::{string::ToString, vec::Vec};
 
     #[test]
-    fn inquiry_tells_what_there_is() {
+    fn inquiry_reports_the_peripheral_type() {
         assert_eq!(peripheral(&[0]), Some(Peripheral::Disk));
         assert_eq!(peripheral(&[5]), Some(Peripheral::Optical));
         assert_eq!(peripheral(&[0x7f]), Some(Peripheral::None));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_as_long_as_they_say_and_no_longer_than_they_are() {
+    fn a_page_is_cut_at_its_length_field_and_at_its_end() {
         assert_eq!(vpd_body(&[0, 0x80, 0, 2, 7, 8, 9], 0x80), Some(&[7, 8][..]));
         assert_eq!(vpd_body(&[0, 0x80, 0, 9, 7, 8, 9], 0x80), Some(&[7, 8, 9][..]));
         assert_eq!(vpd_body(&[0, 0x81, 0, 2, 7, 8], 0x80), None);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_name_is_taken() {
+    fn the_best_designator_is_the_name() {
         let page = [0, 0x83, 0, 18, 2, 1, 0, 3, b'a', b'b', b'c', 1, 3, 0, 2, 0x60, 2, 1, 0x15, 0, 0xff];
         assert_eq!(name(&page), Some(&[0x60, 2][..]));
         // A designator that is longer than the page.
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_provisioning() {
+    fn block_limits_and_provisioning_are_parsed() {
         let mut page = [0u8; 64];
         (page[1], page[3], page[11], page[23], page[27], page[31], page[43]) = (0xb0, 60, 9, 7, 6, 5, 4);
         let limits = block_limits(&page).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn capacities() {
+    fn a_capacity_that_overflows_is_refused() {
         let mut bytes = [0u8; 32];
         (bytes[7], bytes[10], bytes[13], bytes[14]) = (99, 2, 3, 0xc0);
         let capacity = capacity_16(&bytes).unwrap();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_and_numbers() {
+    fn mode_pages_and_luns_are_parsed() {
         let page = [23, 0, 0x90, 0, 0x08, 0x12, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(mode(&page), Some(Mode { is_protected: true, has_fua: true, has_cache: Some(true) }));
         assert_eq!(mode(&page[..4]).unwrap().has_cache, None);

@@ -14,9 +14,11 @@ use paravirt_platform::{DmaBuffer, PageArc, Platform};
 /// A disk, or a drive of optical media, as a block device.
 pub struct Disk<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     shared: PageArc<P, ControllerShared<P, T, B>>,
-    place: usize,
+    /// Its index in the table of units.
+    unit: usize,
     limits: DiskLimits,
     info: BlockInfo,
+    /// The queues that were taken, a bit each.
     taken: u64,
     /// The fault that was reported last.
     reported: Option<Fault>,
@@ -32,35 +34,35 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Disk<P, T, B> {
 }
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
-    /// Takes a place for the unit at `address`; `None` where there is none.
+    /// Adds the unit at `address` to the table of units; `None` where that is full.
     pub(crate) fn new(
         shared: &PageArc<P, ControllerShared<P, T, B>>,
         address: Address,
         identity: &Identity,
     ) -> Option<Self> {
         const { assert!(MAX_UNITS <= u64::BITS as usize) };
-        let place = shared.state.add_unit(address, identity.hash)?;
+        let index = shared.state.add_unit(address, identity.hash)?;
         let info = identity.info;
-        let unit = shared.state.units.get(place)?;
+        let unit = shared.state.units.get(index)?;
         unit.set_blocks(info.blocks);
         unit.set_read_only(info.access == Access::ReadOnly);
         let limits = DiskLimits::new(address, identity);
-        Some(Self { shared: shared.clone(), place, limits, info, taken: 0, reported: None })
+        Some(Self { shared: shared.clone(), unit: index, limits, info, taken: 0, reported: None })
     }
 
-    /// Where it is on its controller.
+    /// The address on the controller.
     pub fn address(&self) -> Address {
         self.limits.address
     }
 
     fn unit(&self) -> Option<&Unit> {
-        self.shared.state.units.get(self.place)
+        self.shared.state.units.get(self.unit)
     }
 
-    /// Asks again what can change.
+    /// Reads capacity and write protection again, and says what changed.
     fn look_again(&mut self) -> Option<BlockEvent> {
         let Self { shared, limits, info, .. } = self;
-        let unit = shared.state.units.get(self.place)?;
+        let unit = shared.state.units.get(self.unit)?;
         let control = &mut shared.control.lock();
         let capacity = identify::capacity(shared, control, limits.address, limits.is_optical).ok()?;
         let mode = match limits.is_optical {
@@ -72,14 +74,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
             if is_read_only != (info.access == Access::ReadOnly) {
                 info.access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
                 unit.set_read_only(is_read_only);
-                // The capacity is looked at the next time.
+                // The capacity is compared at the next call.
                 unit.set_changed();
                 return Some(BlockEvent::Access(info.access));
             }
         }
         let blocks = match capacity {
             Some(capacity) if capacity.block_size == info.block_size => capacity.blocks,
-            // Another medium, on which no block is where it was.
+            // A medium with another block size, on which no block is where it was.
             Some(_) => 0,
             None if limits.is_optical => 0,
             None => return None,
@@ -105,10 +107,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockDevice for Disk<P, T, B> 
             return None;
         }
         self.taken |= bit;
-        DiskQueue::new(&self.shared, self.limits, usize::from(index), self.place, self.info.depth)
+        DiskQueue::new(&self.shared, self.limits, usize::from(index), self.unit, self.info.depth)
     }
 
-    /// Asks the unit again where it said that something had changed, which takes a few commands' time.
+    /// Reads capacity and protection again where the unit reported a change; that blocks for a few commands.
     fn poll_event(&mut self) -> Option<BlockEvent> {
         let _ = self.shared.continue_reset();
         let gone = self.unit()?.is_gone().then_some(Fault::Removed);

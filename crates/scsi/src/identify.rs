@@ -1,4 +1,4 @@
-//! Finding out what a unit is.
+//! Identification of a unit: INQUIRY, vital product data, capacity and mode.
 
 use crate::Cdb;
 use crate::controller_shared::{CommandError, Control, ControllerShared};
@@ -7,30 +7,30 @@ use crate::transport::{Address, ScsiTransport};
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Fault, IoError, Serial, Unmap, ZeroLimits};
 use paravirt_platform::{DmaBuffer, Platform};
 
-/// Blocks of a WRITE SAME, where the unit does not say.
+/// Blocks of a WRITE SAME, where the unit reports no limit.
 const WRITE_SAME_BLOCKS: u32 = 0x4000;
 /// Tries of a TEST UNIT READY.
 const READY_TRIES: usize = 3;
-/// The block sizes that are driven.
+/// The supported block sizes.
 const BLOCK_SIZES: core::ops::RangeInclusive<u32> = 512..=4096;
 
-/// What a unit is.
+/// What identification finds.
 pub(crate) struct Identity {
     pub info: BlockInfo,
     pub has_fua: bool,
     pub is_optical: bool,
-    /// See [`Found::hash`].
+    /// A hash of vendor, product, revision and name: [`Found::hash`].
     pub hash: u64,
 }
 
-/// FNV-1a
+/// Continues an FNV-1a hash.
 fn hash(seed: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(seed, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 const SEED: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// What a unit answers to one question; `None` where it does not know it.
+/// The data that a unit returns for `cdb`; `None` where it fails the command.
 fn ask<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -45,7 +45,7 @@ fn ask<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     }
 }
 
-/// As [`ask`], where it matters whether the unit does not know it (`Some(None)`) or did not come to answer (`None`).
+/// The data that a unit returns for `cdb`; `Some(None)` where it does not support the command, `None` where the command was aborted.
 fn sure<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -61,16 +61,16 @@ fn sure<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     }
 }
 
-/// What is at an address.
+/// A unit at an address.
 pub(crate) struct Found {
     pub peripheral: Peripheral,
-    /// Its name in the world, in hexadecimal digits.
+    /// Its worldwide name, in hexadecimal digits.
     name: Serial,
-    /// Vendor, product, revision and name, hashed.
+    /// A hash of vendor, product, revision and name.
     pub hash: u64,
 }
 
-/// What is at `address`, and its name; `None` where that could not be found out, as the command was aborted.
+/// The unit at `address`, and its name; `None` where a command was aborted. INQUIRY, SPC-4 §6.6
 pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -99,7 +99,7 @@ pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     Ok(Some(found))
 }
 
-/// How large a unit is; `None` where it does not say, as without a medium.
+/// The capacity of a unit; `None` where it reports none, as without a medium. READ CAPACITY, SBC-3 §5.15, §5.16
 pub(crate) fn capacity<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -117,7 +117,7 @@ pub(crate) fn capacity<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     Ok(ask(shared, control, address, Cdb::read_capacity_10(), &mut bytes)?.and_then(data::capacity_10))
 }
 
-/// Whether a unit is protected, whether it has FUA, and a cache.
+/// Write protection, FUA and write cache of a unit. MODE SENSE (6), SPC-4 §6.11
 pub(crate) fn mode<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -128,7 +128,7 @@ pub(crate) fn mode<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     Ok(ask(shared, control, address, cdb, &mut bytes)?.and_then(data::mode))
 }
 
-/// Asks a disk or drive all that has to be known of it; `None` where it is none that can be driven.
+/// Identifies a disk or an optical drive; `None` where the unit is neither, or is not supported.
 pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
@@ -141,11 +141,11 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         Peripheral::Optical => true,
         Peripheral::None => return Ok(None),
         Peripheral::Other(kind) => {
-            log::info!("scsi: {address} is of type {kind:#x}, which is not driven");
+            log::info!("scsi: {address}: peripheral type {kind:#x} is not supported: ignored");
             return Ok(None);
         }
     };
-    // Takes up what the unit has to say ahead of all else; whether it is ready shows by its capacity.
+    // Clears pending unit attentions. Whether the unit is ready shows by its capacity.
     for _ in 0..READY_TRIES {
         if ask(shared, control, address, Cdb::test_unit_ready(), &mut [])?.is_some() {
             break;
@@ -154,7 +154,7 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     let capacity = match capacity(shared, control, address, is_optical)? {
         Some(capacity) => capacity,
         None if is_optical => {
-            // A drive without a medium is a device without blocks.
+            // A drive without a medium is a device of no blocks.
             Capacity {
                 blocks: 0,
                 block_size: 2048,
@@ -164,12 +164,12 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
             }
         }
         None => {
-            log::warn!("scsi: disk {address} does not say how large it is");
+            log::warn!("scsi: disk {address}: no capacity reported: ignored");
             return Ok(None);
         }
     };
     if !capacity.block_size.is_power_of_two() || !BLOCK_SIZES.contains(&capacity.block_size) {
-        log::warn!("scsi: disk {address} has blocks of {} bytes, which is not driven", capacity.block_size);
+        log::warn!("scsi: disk {address}: block size {} is not supported: ignored", capacity.block_size);
         return Ok(None);
     }
     let mode = if is_optical { None } else { mode(shared, control, address)? };
@@ -185,7 +185,7 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         .then(|| DiscardLimits { max_blocks: limits.max_unmap, alignment: limits.unmap_granularity.max(1) });
     let knows_write_same = !is_optical
         && (limits.max_write_same > 0 || shared.knows_write_same(control, address, capacity.block_size)?);
-    // What WRITE SAME unmaps reads as the block that came with it: zeroes, whatever LBPRZ says.
+    // Blocks that WRITE SAME unmaps read as the block that came with it: zeroes, whatever LBPRZ says.
     let write_zeroes = knows_write_same.then(|| ZeroLimits {
         max_blocks: match u32::try_from(limits.max_write_same) {
             Ok(0) => WRITE_SAME_BLOCKS,
@@ -195,34 +195,31 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         unmap: if provisioning.write_same_unmaps { Unmap::May } else { Unmap::Keep },
     });
     let has_cache = !is_optical && mode.and_then(|mode| mode.has_cache).unwrap_or(true);
-    let info = BlockInfo {
-        blocks: capacity.blocks,
-        block_size: capacity.block_size,
-        physical_block_size: capacity
-            .block_size
-            .checked_shl(u32::from(capacity.physical_exponent))
-            .unwrap_or(0)
-            .max(capacity.block_size),
-        alignment_offset: u32::from(capacity.lowest_aligned),
-        optimal_blocks: limits.optimal_transfer,
-        max_bytes,
-        max_segments: shared.limits.max_segments,
-        max_segment_bytes: max_bytes,
-        segment_boundary: shared.limits.boundary,
-        alignment: 4,
-        discard,
-        write_zeroes,
-        cache: if has_cache { Cache::WriteBack } else { Cache::WriteThrough },
-        access: if is_read_only { Access::ReadOnly } else { Access::ReadWrite },
-        serial: serial.unwrap_or(found.name),
-        queues: u16::try_from(shared.ports.len()).unwrap_or(1),
-        depth,
-    };
+    let mut info = BlockInfo::new(capacity.blocks, capacity.block_size);
+    info.physical_block_size = capacity
+        .block_size
+        .checked_shl(u32::from(capacity.physical_exponent))
+        .unwrap_or(0)
+        .max(capacity.block_size);
+    info.alignment_offset = u32::from(capacity.lowest_aligned);
+    info.optimal_blocks = limits.optimal_transfer;
+    info.max_bytes = max_bytes;
+    info.max_segments = shared.limits.max_segments;
+    info.max_segment_bytes = max_bytes;
+    info.segment_boundary = shared.limits.boundary;
+    info.alignment = 4;
+    info.discard = discard;
+    info.write_zeroes = write_zeroes;
+    info.cache = if has_cache { Cache::WriteBack } else { Cache::WriteThrough };
+    info.access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
+    info.serial = serial.unwrap_or(found.name);
+    info.queues = u16::try_from(shared.ports.len()).unwrap_or(1);
+    info.depth = depth;
     let has_fua = mode.is_some_and(|mode| mode.has_fua);
     Ok(Some(Identity { info, has_fua, is_optical, hash: found.hash }))
 }
 
-/// Vital product data beside the name.
+/// Vital product data other than the name.
 #[derive(Default)]
 struct Pages {
     serial: Option<Serial>,
@@ -230,7 +227,7 @@ struct Pages {
     provisioning: Provisioning,
 }
 
-/// Asks for those pages that the unit says it has: some hosts mishandle others.
+/// Reads those pages that the unit lists: some hosts mishandle a request for others. SPC-4 §7.8
 fn pages<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,

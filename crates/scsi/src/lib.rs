@@ -19,7 +19,23 @@
 //!                               └─┘ ─ a durable write on a unit without FUA ─► a flush behind it, in the same slot
 //! ```
 //!
-//! A command past its deadline resets the bus; see [`DiskQueue`] and the crate's README for what follows.
+//! # Recovery
+//!
+//! ```text
+//!   running ─ a deadline passes ─► RESET_BUS ─ all came back in time ─► running
+//!                                      │ they did not
+//!                                      ▼
+//!             ports closed ─ the host confirms ─► everything aborted ─► opened again, scanned again ─► running
+//!                    └────── it does not ───────► buffers leaked ─► out of service (Timeout)
+//! ```
+//!
+//! A port that fails (protocol, removed) goes the same way from "ports closed" on, and stays out of service.
+//!
+//! # Contexts
+//!
+//! No function of this crate may be called from an interrupt: each takes spin locks that others hold. [`Controller::open`],
+//! [`Controller::poll`], [`Disk`]'s `poll_event` and a recovery, which `complete`, `expire` and `reset` of a queue may start, block
+//! until the host answers or a deadline of seconds passes; the other calls of a queue do not.
 //!
 //! # Trust
 //!
@@ -107,11 +123,13 @@ mod identify;
 mod inbox;
 mod limits;
 mod outcome;
+mod owner;
 mod port_state;
 mod queue;
 mod sense;
 mod slot;
 mod state;
+mod transfer;
 mod transport;
 mod unit;
 

@@ -11,23 +11,11 @@
 use crate::command::{BuildCdb, Data, PendingCommand, RESET_ID, owner_of};
 use crate::command_table::{Accepted, CommandTable};
 use crate::inbox::{Inbox, Reply};
+use crate::owner::{MAX_OWNERS, Owners, bit};
 use crate::state::ControllerState;
 use crate::transport::{Event, ScsiPort, Status};
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, PageTable, Platform, WakerGroup};
-
-/// A set of owners.
-type Owners = u128;
-/// How many owners there can be, [`NOBODY`] included.
-pub(crate) const MAX_OWNERS: usize = Owners::BITS as usize;
-/// The owner that is the controller itself.
-pub(crate) const CONTROLLER: u16 = 0;
-/// Who receives for others alone: has no commands.
-pub(crate) const NOBODY: u16 = MAX_OWNERS as u16 - 1;
-
-const fn bit(owner: u16) -> Owners {
-    1u128.wrapping_shl(owner as u32)
-}
 
 /// An owner, as the port knows it.
 struct Owner<P: Platform, B> {

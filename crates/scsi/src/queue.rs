@@ -5,13 +5,14 @@
 //! takes it once for all replies that there are. Everything else is sent under the lock at once.
 
 use crate::Cdb;
-use crate::command::{BuildCdb, Completed, Data, PendingCommand, Stage};
+use crate::command::{Completed, Data, PendingCommand, Stage};
 use crate::command_table::{CommandTable, Staged};
 use crate::controller_shared::ControllerShared;
 use crate::inbox::Inbox;
 use crate::limits::DiskLimits;
 use crate::port_state::PortState;
-use crate::state::Phase;
+use crate::state::{Phase, is_open};
+use crate::transfer::Transfer;
 use crate::transport::ScsiTransport;
 use crate::unit::Unit;
 use core::fmt;
@@ -20,8 +21,11 @@ use core::task::Waker;
 use paravirt_device::{
     Arm, BlockQueue, Completion, Durability, Fault, Notify, Op, Refused, Rejected, Request, Unmap,
 };
-use paravirt_platform::{Direction, DmaBuffer, Instant, PageArc, Platform, Segment};
+use paravirt_platform::{Direction, DmaBuffer, Instant, PageArc, Platform};
 use spin::{Mutex, MutexGuard};
+
+/// A gate word that no controller in service has.
+const CLOSED: u64 = u64::MAX;
 
 /// A queue of a disk. Dropped, it leaves what is in flight to the controller, which drops each buffer when its command completes.
 pub struct DiskQueue<P: Platform, T: ScsiTransport, B: DmaBuffer> {
@@ -32,6 +36,9 @@ pub struct DiskQueue<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     /// The unit, by its index in the table of units.
     unit: usize,
     owner: u16,
+    /// The gate word of the controller in service at which the table was synced last: what was staged since then is of the same
+    /// generation of the port. [`CLOSED`] where it was not in service.
+    gate: u64,
     /// Staged commands were to be sent and did not find room.
     is_flush_due: bool,
     /// Something was sent that the host was not notified of.
@@ -40,39 +47,7 @@ pub struct DiskQueue<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     earliest: Instant,
 }
 
-/// A read or a write, until its segments are known.
-#[derive(Copy, Clone)]
-struct Transfer<'a> {
-    limits: &'a DiskLimits,
-    blocks: u64,
-    lba: u64,
-    direction: Direction,
-    is_fua: bool,
-}
-
-impl BuildCdb for Transfer<'_> {
-    fn build(self, segments: &[Segment], cdb: &mut Cdb) -> Result<u32, Rejected> {
-        let (count, len) = self.limits.check(self.lba, segments, self.blocks)?;
-        *cdb = if self.limits.is_optical {
-            optical_read(self.lba, count, self.direction)?
-        } else {
-            Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua)
-        };
-        Ok(len)
-    }
-}
-
-/// The command that reads an optical medium: READ (10), the longest that such drives have to know. MMC-6 §6.19
-#[cold]
-fn optical_read(lba: u64, count: u32, direction: Direction) -> Result<Cdb, Rejected> {
-    match (u32::try_from(lba), u16::try_from(count), direction) {
-        (Ok(lba), Ok(count), Direction::FromDevice) => Ok(Cdb::read_10(lba, count)),
-        (_, _, Direction::ToDevice) => Err(Rejected::ReadOnly),
-        _ => Err(Rejected::Range),
-    }
-}
-
-/// What a request carries beside its operation.
+/// Tag and deadline of a request.
 #[derive(Copy, Clone)]
 struct Meta {
     tag: u64,
@@ -117,6 +92,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
             port,
             unit,
             owner,
+            gate: CLOSED,
             is_flush_due: false,
             is_kick_due: false,
             earliest: Instant::NEVER,
@@ -147,8 +123,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let Some(unit) = self.shared.state.units.get(self.unit) else {
             return Err((Fault::Removed.into(), buffer));
         };
-        if !self.shared.state.is_running() || !unit.accepts(is_write) {
-            return Err((self.refusal(), buffer));
+        let blocks = unit.blocks();
+        // The gate word that is kept is one of a controller in service.
+        if (self.shared.state.gate() != self.gate || !unit.accepts(is_write))
+            && let Err(reason) = self.pass_gate(is_write)
+        {
+            return Err((reason, buffer));
         }
         if !self.table.has_room() {
             return Err((Rejected::Full, buffer));
@@ -156,7 +136,6 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let is_durable = durability == Durability::Durable && self.limits.has_cache;
         let is_fua = is_durable && self.limits.has_fua;
         let stage = if is_durable && !self.limits.has_fua { Stage::FlushBehind } else { Stage::Last };
-        let blocks = unit.blocks();
         let segment = match buffer.submit(direction) {
             Ok(memory) => match memory.as_slice() {
                 [one] if !self.limits.is_optical => Ok(*one),
@@ -215,11 +194,34 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         sent
     }
 
-    /// Why the unit or the controller takes no request.
+    /// Checks whether the controller and the unit accept a request, after syncing the table: a recovery aborts what was submitted
+    /// before it, and not what is submitted afterwards.
     #[cold]
-    fn refusal(&self) -> Rejected {
-        // Where the fault has just gone away, the unit is what refuses.
-        self.fault().map_or(Rejected::ReadOnly, Rejected::from)
+    fn pass_gate(&mut self, is_write: bool) -> Result<(), Rejected> {
+        let gate = self.shared.state.gate();
+        if let Some(fault) = self.fault() {
+            return Err(fault.into());
+        }
+        if !is_open(gate) {
+            return Err(Fault::Reset.into());
+        }
+        self.sync();
+        let unit = self.shared.state.units.get(self.unit).ok_or(Fault::Removed)?;
+        match (unit.is_gone(), is_write && unit.is_read_only()) {
+            (true, _) => Err(Fault::Removed.into()),
+            (_, true) => Err(Rejected::ReadOnly),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends what is in the table of a port that has been closed.
+    fn sync(&mut self) {
+        // Read first: what happens meanwhile is found next time.
+        let gate = self.shared.state.gate();
+        if let Some((port, table)) = self.lock() {
+            port.sync(table);
+        }
+        self.gate = if is_open(gate) { gate } else { CLOSED };
     }
 
     /// Sends a command without a buffer, behind what is staged.
@@ -414,7 +416,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
 
     /// Closes all ports of the controller and opens them again: what is in flight on any of its disks completes as aborted.
     fn reset(&mut self) -> Result<(), Fault> {
-        self.shared.recover(self.shared.state.epoch(), Fault::Reset)
+        let reset = self.shared.recover(self.shared.state.epoch(), Fault::Reset);
+        self.sync();
+        reset
     }
 }
 

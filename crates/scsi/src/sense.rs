@@ -2,7 +2,7 @@
 
 use paravirt_device::IoError;
 
-/// What a device says of a command that failed.
+/// Sense data of a command.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Sense {
     /// The sense key, 0 to 15.
@@ -11,7 +11,7 @@ pub struct Sense {
     pub code: u8,
     /// And its qualifier.
     pub qualifier: u8,
-    /// It tells of a command of before.
+    /// It is about an earlier command.
     pub is_deferred: bool,
 }
 
@@ -72,9 +72,9 @@ impl Sense {
         }
     }
 
-    /// What it asks for. SPC-4 table 48 and annex F
+    /// What it means for its command. SPC-4 table 48 and annex F
     pub fn disposition(&self) -> Disposition {
-        // It tells of a command of before, and this one was not executed.
+        // It is about an earlier command, and this one was not executed.
         if self.is_deferred && self.key != key::UNIT_ATTENTION {
             return Disposition::Retry(Attention::Other);
         }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_formats_say_the_same() {
+    fn fixed_and_descriptor_format_are_parsed_alike() {
         let mut fixed = [0u8; 18];
         (fixed[0], fixed[2], fixed[12], fixed[13]) = (0xf0, 6, 0x2a, 9);
         let expected = Sense { key: 6, code: 0x2a, qualifier: 9, is_deferred: false };
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_says_why() {
+    fn sense_codes_have_their_disposition() {
         let disposition =
             |key, code, qualifier| Sense { key, code, qualifier, is_deferred: false }.disposition();
         assert_eq!(disposition(7, 0x27, 0), Disposition::Failed(IoError::ReadOnly));
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(disposition(6, 0x3f, 0x0e), Disposition::Retry(Attention::Inventory));
         assert_eq!(disposition(1, 0x17, 1), Disposition::Done);
         assert_eq!(disposition(2, 4, 1), Disposition::Retry(Attention::NotReady));
-        // Of a command of before: this one was not executed, whatever became of that.
+        // Deferred: this command was not executed, whatever became of the earlier one.
         let deferred = Sense { key: 1, code: 0x17, qualifier: 1, is_deferred: true };
         assert_eq!(deferred.disposition(), Disposition::Retry(Attention::Other));
     }

@@ -1,8 +1,8 @@
-//! The state of a controller and its units that everybody sees: atomics, without a lock.
+//! The state of a controller that its disks and queues read without a lock.
 
 use crate::transport::Address;
 use crate::unit::{MAX_UNITS, Unit};
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, Instant, PageTable, Platform, WakerCell};
 
@@ -10,7 +10,7 @@ use paravirt_platform::{AllocError, Instant, PageTable, Platform, WakerCell};
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
     Running,
-    /// The bus was reset, and what is under way has until an instant to come back.
+    /// The bus was reset, and commands in flight have until a deadline to complete.
     Resetting,
     /// Out of service, or being opened again ([`Fault::Reset`]).
     Down(Fault),
@@ -19,6 +19,16 @@ pub(crate) enum Phase {
 const RUNNING: u8 = 0;
 const RESETTING: u8 = 1;
 const DOWN: u8 = 2;
+
+/// Bits of a gate word with the phase.
+const PHASE_BITS: u32 = 8;
+const PHASE_MASK: u64 = (1 << PHASE_BITS) - 1;
+
+/// Whether a gate word lets commands through.
+#[inline(always)]
+pub(crate) const fn is_open(gate: u64) -> bool {
+    gate as u8 == RUNNING
+}
 
 impl Phase {
     const fn code(self) -> u8 {
@@ -49,12 +59,11 @@ impl Phase {
 pub(crate) struct ControllerState<P: Platform> {
     pub platform: P,
     pub units: PageTable<P, Unit>,
-    phase: AtomicU8,
-    /// When a reset is given up, in nanoseconds.
+    /// The phase in the low byte, and above it the epoch, which counts recoveries: one load says whether a queue may go on.
+    gate: AtomicU64,
+    /// The deadline of a reset, in nanoseconds.
     reset_until: AtomicU64,
     scan: AtomicBool,
-    /// Changes with every recovery.
-    epoch: AtomicU32,
     /// Wakes the owner of the controller.
     pub cell: WakerCell,
 }
@@ -64,10 +73,9 @@ impl<P: Platform> ControllerState<P> {
         Ok(Self {
             platform: platform.clone(),
             units: PageTable::new(platform, MAX_UNITS, |_| Unit::new())?,
-            phase: AtomicU8::new(Phase::Down(Fault::Reset).code()),
+            gate: AtomicU64::new(Phase::Down(Fault::Reset).code() as u64),
             reset_until: AtomicU64::new(0),
             scan: AtomicBool::new(true),
-            epoch: AtomicU32::new(0),
             cell: WakerCell::new(),
         })
     }
@@ -76,41 +84,57 @@ impl<P: Platform> ControllerState<P> {
         self.platform.now()
     }
 
+    /// Phase and epoch in one: where it is the same as before and [`is_open`], the controller has been in service in between.
+    #[inline(always)]
+    pub fn gate(&self) -> u64 {
+        self.gate.load(Ordering::Acquire)
+    }
+
     #[inline(always)]
     pub fn phase(&self) -> Phase {
-        Phase::from_code(self.phase.load(Ordering::Acquire))
+        Phase::from_code(self.gate() as u8)
+    }
+
+    /// Changes the phase, where it is `from` if that is given; whether it was changed.
+    fn change_phase(&self, from: Option<Phase>, to: Phase) -> bool {
+        let change = |gate: u64| {
+            let is_from = from.is_none_or(|from| gate as u8 == from.code());
+            is_from.then_some(gate & !PHASE_MASK | u64::from(to.code()))
+        };
+        self.gate.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).is_ok()
     }
 
     pub fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase.code(), Ordering::Release);
+        self.change_phase(None, phase);
     }
 
     #[inline(always)]
     pub fn is_running(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == RUNNING
+        is_open(self.gate())
     }
 
     /// Begins a reset; `false` where the controller is not in service.
     pub fn begin_reset(&self, until: Instant) -> bool {
         self.reset_until.store(until.as_nanos(), Ordering::Relaxed);
-        self.phase.compare_exchange(RUNNING, RESETTING, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.change_phase(Some(Phase::Running), Phase::Resetting)
     }
 
-    /// Ends it, as everything came back.
+    /// Ends a reset after which everything has completed.
     pub fn end_reset(&self) {
-        let _ = self.phase.compare_exchange(RESETTING, RUNNING, Ordering::AcqRel, Ordering::Relaxed);
+        self.change_phase(Some(Phase::Resetting), Phase::Running);
     }
 
     pub fn reset_until(&self) -> Instant {
         Instant::from_nanos(self.reset_until.load(Ordering::Relaxed))
     }
 
+    /// Counts recoveries.
     pub fn epoch(&self) -> u32 {
-        self.epoch.load(Ordering::Acquire)
+        (self.gate() >> PHASE_BITS) as u32
     }
 
     pub fn next_epoch(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.gate.fetch_add(1 << PHASE_BITS, Ordering::AcqRel);
     }
 
     /// Wakes whoever waits for events of the units or of the controller.

@@ -11,11 +11,11 @@ pub(crate) const MAX_UNITS: usize = 64;
 mod flag {
     /// A disk was made of it.
     pub const TAKEN: u8 = 1;
-    /// Its capacity or protection is to be asked for.
+    /// Its capacity or protection is to be read again.
     pub const CHANGED: u8 = 2;
-    /// The host has taken it away.
+    /// The host has removed it.
     pub const GONE: u8 = 4;
-    /// And that was reported.
+    /// Its removal was reported.
     pub const GONE_REPORTED: u8 = 8;
     pub const READ_ONLY: u8 = 16;
 }
@@ -77,7 +77,7 @@ impl Unit {
         self.flags.fetch_and(!flag, Ordering::AcqRel) & flag != 0
     }
 
-    /// Whether it is there.
+    /// Whether a disk was made of it and it was not removed.
     pub fn is_present(&self) -> bool {
         self.has(flag::TAKEN) && !self.has(flag::GONE)
     }
@@ -108,13 +108,13 @@ impl Unit {
         self.clear(flag::CHANGED)
     }
 
-    /// Marks it as taken away; whether that is new.
+    /// Marks it as removed; whether that is new.
     pub fn set_gone(&self) -> bool {
         self.set(flag::GONE)
     }
 
-    /// Whether its end is to be reported to whoever has the controller.
-    pub fn take_end(&self) -> bool {
+    /// Whether its removal is to be reported by the controller; once.
+    pub fn take_removal(&self) -> bool {
         self.has(flag::TAKEN) && self.has(flag::GONE) && self.set(flag::GONE_REPORTED)
     }
 

@@ -4,6 +4,8 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Words of 8 bytes that one block of vector registers holds.
 const BLOCK_WORDS: usize = 8;
+/// Fewer words are copied one by one, without a call.
+const SHORT_WORDS: usize = 2 * BLOCK_WORDS;
 
 /// Writes `bytes` to the beginning of `words`, the last word padded with zeros; returns the words behind them.
 ///
@@ -12,7 +14,7 @@ const BLOCK_WORDS: usize = 8;
 pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
     let (whole, rest) = bytes.as_chunks::<8>();
     let Some((now, later)) = words.split_at_checked(whole.len()) else { return &[] };
-    if whole.len() < BLOCK_WORDS {
+    if whole.len() < SHORT_WORDS {
         for (to, from) in now.iter().zip(whole) {
             to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
         }
@@ -59,7 +61,7 @@ fn copy_last_word_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64
 #[inline(always)]
 pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
     let (chunks, _) = bytes.as_chunks_mut::<8>();
-    if chunks.len() < BLOCK_WORDS {
+    if chunks.len() < SHORT_WORDS {
         for (from, to) in words.iter().zip(chunks) {
             *to = from.load(Ordering::Relaxed).to_le_bytes();
         }
@@ -73,6 +75,7 @@ pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
 /// # Safety
 ///
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
+#[inline]
 pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: `len / 8` words are within the `len` bytes of the caller's contract.
     let done = unsafe { copy_long(from, to, len >> 3) }.wrapping_mul(8);
@@ -198,8 +201,29 @@ mod machine {
         blocks << 3
     }
 
-    /// Copies as many whole words of 8 bytes as there are, then one of 4; returns how many bytes that was. Misaligned words are
-    /// what atomics cannot copy.
+    /// Moves a run of bytes by one register, and counts it.
+    ///
+    /// The instructions touch nothing but the run and the register. `$done + $size` is at most the length that the caller of
+    /// [`copy_short`] vouches for: a bit of what is left was tested, or its value compared.
+    macro_rules! move_run {
+        ($from:ident, $to:ident, $done:ident, $size:literal, $class:ident, $load:literal, $store:literal) => {
+            // SAFETY: `$size` bytes are left behind `$done`, as above; the instructions access nothing else.
+            unsafe {
+                core::arch::asm!(
+                    $load,
+                    $store,
+                    from = in(reg) $from.add($done),
+                    to = in(reg) $to.add($done),
+                    run = out($class) _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            $done = $done.wrapping_add($size);
+        };
+    }
+
+    /// Copies what is left of a range by the longest runs that registers hold, down to 4 bytes, at any alignment; returns how many
+    /// bytes that was.
     ///
     /// # Safety
     ///
@@ -207,35 +231,15 @@ mod machine {
     #[inline(always)]
     pub unsafe fn copy_short(from: *const u8, to: *mut u8, len: usize) -> usize {
         let mut done = 0usize;
-        while len.wrapping_sub(done) >= 8 {
-            // SAFETY: 8 bytes are left of the `len` of the caller's contract. The instructions touch nothing but them and the
-            // register named.
-            unsafe {
-                core::arch::asm!(
-                    "mov {word}, [{from}]",
-                    "mov [{to}], {word}",
-                    from = in(reg) from.add(done),
-                    to = in(reg) to.add(done),
-                    word = out(reg) _,
-                    options(nostack, preserves_flags),
-                );
-            }
-            done = done.wrapping_add(8);
+        #[cfg(target_feature = "sse2")]
+        while len.wrapping_sub(done) >= 16 {
+            move_run!(from, to, done, 16, xmm_reg, "movups {run}, [{from}]", "movups [{to}], {run}");
         }
-        if len.wrapping_sub(done) >= 4 {
-            // SAFETY: 4 bytes are left of the `len` of the caller's contract. The instructions touch nothing but them and the
-            // register named.
-            unsafe {
-                core::arch::asm!(
-                    "mov {word:e}, [{from}]",
-                    "mov [{to}], {word:e}",
-                    from = in(reg) from.add(done),
-                    to = in(reg) to.add(done),
-                    word = out(reg) _,
-                    options(nostack, preserves_flags),
-                );
-            }
-            done = done.wrapping_add(4);
+        while len.wrapping_sub(done) >= 8 {
+            move_run!(from, to, done, 8, reg, "mov {run}, [{from}]", "mov [{to}], {run}");
+        }
+        if len & 4 != 0 {
+            move_run!(from, to, done, 4, reg, "mov {run:e}, [{from}]", "mov [{to}], {run:e}");
         }
         done
     }

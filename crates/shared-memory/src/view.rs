@@ -40,9 +40,9 @@ impl SharedMemory {
     ///
     /// # Safety
     ///
-    /// The memory is valid for reads and writes while this value and what it lends exist, `base` is aligned to
-    /// 8, and the guest accesses it in no other way than through such views (or raw pointers after the host has
-    /// let go of it).
+    /// The memory is valid for reads and writes while this value and references from it exist, `base` is aligned to
+    /// 8, and the guest accesses it in no other way than through such views (or raw pointers once the host has
+    /// quiesced).
     pub const unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
     }
@@ -102,6 +102,7 @@ impl SharedMemory {
     /// Copies `into.len()` bytes from byte `offset` out of the memory, each read once.
     ///
     /// Returns `None`, and copies nothing, where they are out of bounds.
+    #[inline]
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Option<()> {
         self.check_bounds(offset, into.len())?;
         // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
@@ -112,6 +113,7 @@ impl SharedMemory {
     /// Copies `from` into the memory at byte `offset`.
     ///
     /// Returns `None`, and copies nothing, where it does not fit.
+    #[inline]
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Option<()> {
         self.check_bounds(offset, from.len())?;
         // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
@@ -119,6 +121,7 @@ impl SharedMemory {
         Some(())
     }
 
+    #[inline(always)]
     fn check_bounds(&self, offset: usize, len: usize) -> Option<()> {
         (offset.checked_add(len)? <= self.len).then_some(())
     }

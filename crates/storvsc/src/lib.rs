@@ -1,7 +1,7 @@
-//! Hyper-V's storage: the guest's side of StorVSP, for SCSI controllers, IDE disks and Fibre Channel on VMBus.
+//! Hyper-V storage: the guest's side of StorVSP, for SCSI controllers, IDE disks and Fibre Channel on VMBus.
 //!
-//! [`StorTransport`] is what `paravirt-scsi` makes a controller and block devices of; [`StorController`] and [`StorDisk`] are those
-//! by name.
+//! [`StorTransport`] is the transport of a `paravirt-scsi` controller; [`StorController`], [`StorDisk`] and [`StorQueue`] name the
+//! controller, its disks and their queues.
 //!
 //! # Lifecycle
 //!
@@ -16,8 +16,10 @@
 //!
 //! # Trust
 //!
-//! Packets of the host are copied out of the ring once and parsed by total functions ([`HostPacket`], [`Executed`]). A completion
-//! names a slot and its generation, and is accepted once; a packet that is none ends the controller.
+//! Packets of the host are copied out of the ring once and parsed by total functions ([`HostPacket`], [`Executed`]); of the
+//! completion of a command that succeeded the first words are read once instead. A completion names a slot and its generation, and
+//! is accepted once; a malformed packet ends the controller. Unsafe code is denied but for the implementations of the two unsafe
+//! traits of `paravirt-scsi`.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
@@ -51,7 +53,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Source: the protocol as OpenVMM's storvsp (MIT) and FreeBSD's driver (BSD) show it.
+//! Source: the protocol as OpenVMM's `storvsp_protocol` and `storvsp` (MIT) and FreeBSD's `hv_storvsc` (BSD) show it.
 #![no_std]
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -76,11 +78,11 @@ pub use transport::{StorOptions, StorTransport};
 
 use paravirt_vmbus::Guid;
 
-/// The class of SCSI controllers among the devices of VMBus.
+/// The device class of SCSI controllers on VMBus.
 pub const INTERFACE: Guid = hyperv_bindings::vmbus::SCSI;
-/// The class of disks on an IDE controller.
+/// The device class of disks on an IDE controller.
 pub const IDE_INTERFACE: Guid = hyperv_bindings::vmbus::IDE;
-/// The class of Fibre Channel adapters.
+/// The device class of Fibre Channel adapters.
 pub const FIBRE_CHANNEL_INTERFACE: Guid = hyperv_bindings::vmbus::FIBRE_CHANNEL;
 
 /// A controller on VMBus.

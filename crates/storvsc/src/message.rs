@@ -1,4 +1,6 @@
-//! What comes from the host, parsed: pure, total, fuzzed.
+//! Packets of the host, parsed: pure, total, fuzzed.
+//!
+//! Source: `storvsp_protocol` of OpenVMM (MIT) and `hv_vstorage.h` of FreeBSD (BSD).
 
 use core::mem::offset_of;
 use hyperv_bindings::storvsp::{
@@ -56,32 +58,32 @@ const _: () = {
     );
 };
 
-/// How a SCSI command was answered.
+/// The completion of a SCSI command (EXECUTE_SRB).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Executed {
-    /// How it went.
+    /// Its status.
     pub status: Status,
-    /// Bytes that were transferred, as the host says; 0 where it failed without sense data.
+    /// Bytes transferred, as the host says; 0 where it failed without sense data.
     pub transferred: u32,
 }
 
-/// A packet of the host's.
+/// A packet of the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum HostPacket {
-    /// A request has been done.
+    /// COMPLETE_IO: a request has completed.
     Completed {
-        /// That of the request.
+        /// The transaction id of the request.
         transaction: u64,
-        /// How it went, beside what a SCSI command has.
+        /// The status of the operation. A SCSI command has one of its own.
         status: StorvspNtStatus,
     },
-    /// Units may have come or gone.
+    /// ENUMERATE_BUS, REMOVE_DEVICE or EVENT_NOTIFICATION: units may have been added or removed.
     Rescan,
-    /// A kind of notification that is not known.
+    /// An unknown notification.
     Other(u32),
 }
 
-/// A packet that is none.
+/// A packet that is malformed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed;
 
@@ -90,7 +92,7 @@ impl HostPacket {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is of no kind that this protocol has, or too short.
+    /// [`Malformed`] where it is of a type that the protocol does not use, or too short.
     #[inline]
     pub fn parse(packet: &Packet<'_>) -> Result<Self, Malformed> {
         let (header, _) = StorvspHeader::read_from_prefix(packet.payload).map_err(|_| Malformed)?;
@@ -154,7 +156,7 @@ impl Executed {
             Sense::parse(bytes.get(..usize::from(request.sense_length)).unwrap_or(bytes))
         };
         let status = match (request.scsi_status, code) {
-            // The length counts where the sense data tell of a success.
+            // The sense data may report a success, for which the length counts.
             (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
                 return Self { status: Status::Check(sense()), transferred };
             }
@@ -164,7 +166,7 @@ impl Executed {
             ) => Status::NoUnit,
             (_, StorvspSrbStatus::INVALID_TARGET) => Status::NoUnit,
             (scsi_status::BUSY | scsi_status::TASK_SET_FULL, _) | (_, StorvspSrbStatus::BUSY) => Status::Busy,
-            // An underrun: the length tells, and where it matters it is checked.
+            // An underrun or overrun: the length shows it, and is checked where it matters.
             (scsi_status::GOOD, StorvspSrbStatus::DATA_OVERRUN) => {
                 return Self { status: Status::Good, transferred };
             }
@@ -179,7 +181,7 @@ impl Executed {
     }
 }
 
-/// What the answer to QUERY_PROPERTIES says; `None` where it is too short.
+/// The properties in the completion of QUERY_PROPERTIES; `None` where it is too short.
 pub fn properties(payload: &[u8]) -> Option<StorvspProperties> {
     let rest = payload.get(size_of::<StorvspHeader>()..)?;
     StorvspProperties::read_from_prefix(rest).ok().map(|(properties, _)| properties)
@@ -202,9 +204,9 @@ mod tests {
     }
 
     #[test]
-    fn statuses_mean_what_the_hosts_mean() {
+    fn srb_and_scsi_statuses_become_one_status() {
         assert_eq!(answer(1, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
-        // A queue that was frozen does not hide a success.
+        // The flag of a frozen queue does not hide a success.
         assert_eq!(answer(0x41, 0, &[]).status, Status::Good);
         assert_eq!(answer(0x12, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
         assert_eq!(answer(0x20, 2, &[]), Executed { status: Status::NoUnit, transferred: 0 });
@@ -212,7 +214,7 @@ mod tests {
         assert_eq!(answer(4, 8, &[]).status, Status::Busy);
         assert_eq!(answer(0x0e, 0, &[]).status, Status::Aborted);
         assert_eq!(answer(4, 0x18, &[]).status, Status::Error);
-        // Sense only where the host says that there is.
+        // Sense data count only with the flag that they are valid.
         assert_eq!(answer(4, 2, &[0x72, 5, 0x20, 0]).status, Status::Check(None));
         let Status::Check(Some(sense)) = answer(0x86, 2, &[0x72, 5, 0x20, 0]).status else { panic!() };
         assert_eq!(sense.disposition(), Disposition::Failed(IoError::Unsupported));

@@ -1,6 +1,7 @@
 //! A channel to a controller: commands out, completions in.
 
 use crate::message::{Executed, HostPacket, MIN_EXECUTE};
+use core::fmt;
 use core::mem::offset_of;
 use core::task::Waker;
 use hyperv_bindings::storvsp::{
@@ -14,9 +15,9 @@ use paravirt_scsi::{Address, Command, Event, ScsiPort};
 use paravirt_vmbus::{Channel, Kind, Payload, SendError};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Bytes of any packet of the host's.
+/// Bytes of the longest packet of the host.
 pub(crate) const PACKET: usize = 256;
-/// Seconds that the host is told a command may take. It is not held to that.
+/// Seconds that a command may take, for the host's information.
 const TIMEOUT_SECONDS: u32 = 60;
 
 pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
@@ -27,12 +28,18 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
     }
 }
 
-/// A channel of a controller, in service.
+/// An open channel of a controller.
 pub struct StorPort<P: Platform> {
     channel: Channel<P>,
     /// What every command has in common.
     template: [u64; WORDS],
     buffer: [u8; PACKET],
+}
+
+impl<P: Platform> fmt::Debug for StorPort<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorPort").field("channel", &self.channel).finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform> StorPort<P> {
@@ -176,18 +183,24 @@ unsafe impl<P: Platform> ScsiPort for StorPort<P> {
             let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(None) };
             let event = match HostPacket::parse(&packet) {
                 Ok(HostPacket::Completed { transaction, .. }) => {
-                    // The answer to a reset has no more than a header on some hosts.
+                    // On some hosts the completion of RESET_BUS is a header only.
                     let Executed { status, transferred } = Executed::parse(packet.payload)
                         .unwrap_or(Executed { status: paravirt_scsi::Status::Error, transferred: 0 });
                     Event::Reply { id: transaction, status, transferred }
                 }
                 Ok(HostPacket::Rescan) => Event::Rescan,
                 Ok(HostPacket::Other(operation)) => {
-                    log::debug!("storvsc: {}: notification {operation}", self.channel.offer());
+                    log::debug!(
+                        "storvsc: {}: unknown notification {operation}: ignored",
+                        self.channel.offer()
+                    );
                     continue;
                 }
                 Err(_) => {
-                    log::error!("storvsc: {}: a packet that is none", self.channel.offer());
+                    log::error!(
+                        "storvsc: {}: malformed packet: channel out of service",
+                        self.channel.offer()
+                    );
                     self.channel.fail(Fault::Protocol);
                     return Err(Fault::Protocol);
                 }

@@ -1,7 +1,10 @@
-//! A controller: its versions, its properties, its channels.
+//! A controller: negotiation of its version and properties, and its channels.
+//!
+//! Source: the messages as `storvsp_protocol` of OpenVMM (MIT) and `hv_vstorage.h` of FreeBSD (BSD) show them.
 
 use crate::message::{HostPacket, properties};
 use crate::port::{PACKET, StorPort, header};
+use core::fmt;
 use core::num::NonZeroU32;
 use core::time::Duration;
 use hyperv_bindings::storvsp::{
@@ -15,17 +18,17 @@ use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
-/// How long the host may take for a step of the set-up, and to offer further channels.
+/// How long the host may take for a step of the initialisation, and to offer subchannels.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
-/// Bytes of a transfer, where the host does not say.
+/// Bytes of a transfer, where the host reports no limit.
 const DEFAULT_TRANSFER: u32 = 64 << 10;
-/// Bytes of a transfer that are used at most: a command of that many fits a ring of 20 pages several times.
+/// Bytes of a transfer: the packet of such a command fits a ring of 20 pages several times.
 const MAX_TRANSFER: u32 = 2 << 20;
-/// Of Fibre Channel: larger ones fail on hosts of old.
+/// Bytes of a transfer on Fibre Channel: some hosts fail larger ones, and other guests keep to this limit too.
 const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
-/// Targets of a controller.
+/// Targets of a controller that are scanned.
 const TARGETS: u8 = 2;
 const VERSIONS: [StorvspVersion; 5] = [
     StorvspVersion::THRESHOLD,
@@ -35,34 +38,57 @@ const VERSIONS: [StorvspVersion; 5] = [
     StorvspVersion::WIN6,
 ];
 
-/// How channels are opened.
+/// How the channels of a controller are opened.
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct StorOptions {
     /// Pages of each ring, its control page included.
     pub ring_pages: usize,
-    /// Processors to which interrupts are spread, channel by channel, from 0 on.
+    /// Number of processors that the interrupts of channels are distributed over, from processor 0 on.
     pub processors: u32,
-    /// The newest version that is proposed.
+    /// The newest version that is offered to the host.
     pub newest: StorvspVersion,
 }
 
+impl StorOptions {
+    /// The default options, with the number of pages of each ring, its control page included.
+    pub fn with_ring_pages(self, ring_pages: usize) -> Self {
+        Self { ring_pages, ..self }
+    }
+
+    /// The default options, with interrupts distributed over `processors` processors.
+    pub fn with_processors(self, processors: u32) -> Self {
+        Self { processors, ..self }
+    }
+}
+
 impl Default for StorOptions {
-    /// 128 KiB each way, one processor, the newest version that is known.
+    /// Rings of 128 KiB, one processor, the newest version.
     fn default() -> Self {
         Self { ring_pages: 33, processors: 1, newest: StorvspVersion::THRESHOLD }
     }
 }
 
-/// A controller on VMBus.
+/// A controller on VMBus, which a [`Controller`](paravirt_scsi::Controller) opens.
 pub struct StorTransport<P: Platform> {
     vmbus: Vmbus<P>,
     offer: Offer,
     options: StorOptions,
     limits: Limits,
     version: StorvspVersion,
-    /// Channels beside the primary one that were granted.
-    further: u16,
+    /// Subchannels that the host granted.
+    subchannels: u16,
     platform: P,
+}
+
+impl<P: Platform> fmt::Debug for StorTransport<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorTransport")
+            .field("offer", &self.offer)
+            .field("version", &self.version)
+            .field("subchannels", &self.subchannels)
+            .finish_non_exhaustive()
+    }
 }
 
 fn fault(error: ChannelError) -> Fault {
@@ -84,8 +110,7 @@ fn send_fault(error: SendError) -> Fault {
 }
 
 impl<P: Platform> StorTransport<P> {
-    /// The controller that `offer` offers, to be opened by
-    /// [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
+    /// The controller of `offer`, to be opened by [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
     pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
         let mut limits = Limits::new(0, 0);
         limits.boundary = NonZeroU32::new(PAGE_SIZE as u32);
@@ -95,12 +120,12 @@ impl<P: Platform> StorTransport<P> {
             options: *options,
             limits,
             version: StorvspVersion(0),
-            further: 0,
+            subchannels: 0,
             platform: platform.clone(),
         }
     }
 
-    /// Where an IDE disk is: its channel and its place on it, of its instance GUID.
+    /// The address of an IDE disk, which is a part of its instance GUID: channel and device.
     fn ide(&self) -> Address {
         let [path, _, _, _, target, ..] = self.offer.instance.0;
         Address { path, target, lun: 0 }
@@ -119,9 +144,9 @@ impl<P: Platform> StorTransport<P> {
         self.vmbus.open(offer, &options).map_err(fault)
     }
 
-    /// One step of the set-up: sends a packet and waits for its answer.
+    /// One step of the initialisation: sends a packet and blocks until its completion.
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
-        // Any number will do: nothing else is under way.
+        // Nothing else is in flight: any number will do.
         const STEP: u64 = 0x5e7;
         channel.send_in_band(STEP, true, &[packet.as_bytes()]).map_err(send_fault)?;
         channel.kick();
@@ -138,7 +163,7 @@ impl<P: Platform> StorTransport<P> {
                 HostPacket::Rescan | HostPacket::Other(_) if self.platform.now() >= end => {
                     return Err(Fault::Timeout);
                 }
-                // The scan to come sees it.
+                // The scan after the initialisation covers it.
                 HostPacket::Rescan | HostPacket::Other(_) => {}
             }
         }
@@ -150,12 +175,15 @@ impl<P: Platform> StorTransport<P> {
             return Ok(answer);
         }
         let (offer, status) = (channel.offer(), answer.status.0);
-        log::error!("storvsc: {offer}: the host refused step {} with status {status:#x}", operation.0);
+        log::error!(
+            "storvsc: {offer}: operation {} refused with status {status:#x}: controller not opened",
+            operation.0
+        );
         Err(Fault::Refused)
     }
 
-    /// Agrees on the newest version that both sides know.
-    fn agree(&self, channel: &mut Channel<P>) -> Result<StorvspVersion, Fault> {
+    /// Negotiates the newest version that both sides support. QUERY_PROTOCOL_VERSION
+    fn negotiate(&self, channel: &mut Channel<P>) -> Result<StorvspVersion, Fault> {
         for version in VERSIONS.into_iter().filter(|version| *version <= self.options.newest) {
             let header = header(StorvspOperation::QUERY_PROTOCOL_VERSION);
             let query = StorvspQueryVersion { header, version, revision: 0, padding: [0; 48] };
@@ -163,14 +191,14 @@ impl<P: Platform> StorTransport<P> {
                 return Ok(version);
             }
         }
-        log::error!("storvsc: {}: the host speaks no version that is known here", channel.offer());
+        log::error!("storvsc: {}: no common protocol version: controller not opened", channel.offer());
         Err(Fault::Refused)
     }
 
-    /// Sets the controller up, and asks for `further` channels beside the primary one.
-    fn set_up(&mut self, channel: &mut Channel<P>, further: u16) -> Result<(), Fault> {
+    /// Initialises the controller, and asks for up to `wanted` subchannels.
+    fn initialize(&mut self, channel: &mut Channel<P>, wanted: u16) -> Result<(), Fault> {
         self.plain(channel, StorvspOperation::BEGIN_INITIALIZATION)?;
-        self.version = self.agree(channel)?;
+        self.version = self.negotiate(channel)?;
         let answer = self.plain(channel, StorvspOperation::QUERY_PROPERTIES)?;
         let properties = answer.properties.ok_or(Fault::Protocol)?;
         let is_fibre_channel = self.offer.interface == FIBRE_CHANNEL;
@@ -186,22 +214,22 @@ impl<P: Platform> StorTransport<P> {
         };
         self.limits.max_bytes = pages << PAGE_SHIFT;
         self.limits.max_segments = u16::try_from(pages.saturating_add(1)).unwrap_or(u16::MAX);
-        let has_further = self.version >= StorvspVersion::WIN8
+        let has_subchannels = self.version >= StorvspVersion::WIN8
             && self.offer.interface != IDE
             && properties.flags & StorvspChannelFlags::MULTICHANNEL.bits() != 0;
-        self.further = if has_further { further.min(properties.maximum_sub_channels) } else { 0 };
-        if self.further > 0 {
+        self.subchannels = if has_subchannels { wanted.min(properties.maximum_sub_channels) } else { 0 };
+        if self.subchannels > 0 {
             let header = header(StorvspOperation::CREATE_SUB_CHANNELS);
-            let create = StorvspCreateSubChannels { header, count: self.further, padding: [0; 50] };
+            let create = StorvspCreateSubChannels { header, count: self.subchannels, padding: [0; 50] };
             if self.step(channel, &create)?.status != StorvspNtStatus::SUCCESS {
-                log::warn!("storvsc: {}: the host gives no further channels", channel.offer());
-                self.further = 0;
+                log::warn!("storvsc: {}: subchannels refused: one queue", channel.offer());
+                self.subchannels = 0;
             }
         }
         Ok(())
     }
 
-    /// Waits until the host offers channel `index` of the device, or offers it no more.
+    /// Blocks until the host offers channel `index` of the device, or no longer does.
     fn wait_for_offer(&self, index: u16, is_wanted: bool) -> Option<Offer> {
         let end = self.platform.now().saturating_add(OFFERS_TIMEOUT);
         loop {
@@ -214,7 +242,7 @@ impl<P: Platform> StorTransport<P> {
     }
 }
 
-/// What came back from a step of the set-up.
+/// The completion of a step of the initialisation.
 struct Answer {
     status: StorvspNtStatus,
     /// Of QUERY_PROPERTIES.
@@ -230,21 +258,24 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         if index == 0 {
-            // Those of before go with the primary one, but not at once.
-            for index in 1..=self.further {
+            // The subchannels of an earlier opening are rescinded with the primary channel, but not at once.
+            for index in 1..=self.subchannels {
                 self.wait_for_offer(index, false);
             }
             let offer = self.vmbus.find(&self.offer.instance, 0).ok_or(Fault::Removed)?;
             let mut channel = self.open_channel(&offer, 0)?;
-            let further = u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX);
-            self.set_up(&mut channel, further)?;
+            let wanted = u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX);
+            self.initialize(&mut channel, wanted)?;
             return Ok(Some(StorPort::new(channel, self.version)));
         }
-        if index > self.further {
+        if index > self.subchannels {
             return Ok(None);
         }
         let Some(offer) = self.wait_for_offer(index, true) else {
-            log::warn!("storvsc: {}: the host does not offer channel {index}", self.offer);
+            log::warn!(
+                "storvsc: {}: subchannel {index} was granted but not offered: fewer queues",
+                self.offer
+            );
             return Ok(None);
         };
         let channel = self.open_channel(&offer, usize::from(index))?;

@@ -1,10 +1,12 @@
-use crate::{Chain, FakeDevice, Guest, Ring, Served, follow};
+//! A virtio balloon device.
+
+use crate::{Chain, FakeDevice, Guest, Ring, Served, sync_queues};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::transport::{DeviceType, Transport};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-/// Pages must be told of, statistics, free pages are reported. VIRTIO 1.3 §5.5.3
+/// MUST_TELL_HOST, STATS_VQ and PAGE_REPORTING. VIRTIO 1.3 §5.5.3
 const FEATURES: u64 = 1 << 0 | 1 << 1 | 1 << 5;
 
 struct State {
@@ -12,13 +14,13 @@ struct State {
     taken: BTreeSet<u32>,
     reported: Vec<(u64, u32)>,
     statistics: Vec<(u16, u64)>,
-    /// The buffer for statistics, and the set-up of the queue that it came from.
+    /// The statistics buffer that the device holds, with the generation of its queue.
     report: Option<(u32, Chain)>,
     is_silent: bool,
     faults: Vec<String>,
 }
 
-/// A virtio balloon.
+/// A virtio balloon device. A handle: clones are the same device.
 #[derive(Clone)]
 pub struct VirtioBalloonHost {
     guest: Guest,
@@ -28,7 +30,7 @@ pub struct VirtioBalloonHost {
 }
 
 impl VirtioBalloonHost {
-    /// A balloon that has nothing and wants nothing.
+    /// Creates a balloon that holds no page and asks for none.
     pub fn new(guest: &Guest, ring: Ring) -> Self {
         let packed = if ring == Ring::Packed { Features::RING_PACKED } else { Features::empty() };
         let all = Features::EVENT_IDX | Features::INDIRECT_DESC | Features::VERSION_1 | packed;
@@ -49,55 +51,55 @@ impl VirtioBalloonHost {
         work(&mut self.state.lock().expect("the balloon"))
     }
 
-    /// A transport for the driver.
+    /// Creates a transport for the driver.
     pub fn transport(&self) -> Transport<Guest> {
         self.device.transport(&self.guest)
     }
 
-    /// Its registers.
+    /// The register interface.
     pub fn device(&self) -> &FakeDevice {
         &self.device
     }
 
-    /// Asks for so many pages in all.
+    /// Sets the number of pages that the device asks for, in all.
     pub fn set_target(&self, pages: u32) {
         self.device.registers().config[..4].copy_from_slice(&pages.to_le_bytes());
     }
 
-    /// How many pages the driver says that it has given.
+    /// The number of pages that the driver reports as given up: `actual`.
     pub fn actual(&self) -> u32 {
         u32::from_le_bytes(self.device.registers().config[4..8].try_into().expect("four bytes"))
     }
 
-    /// Takes requests and does not answer.
+    /// Sets whether requests are taken without being completed.
     pub fn set_silent(&self, is_silent: bool) {
         self.with(|state| state.is_silent = is_silent);
     }
 
-    /// The pages that it has.
+    /// Numbers of the pages that the device holds.
     pub fn taken(&self) -> BTreeSet<u32> {
         self.with(|state| state.taken.clone())
     }
 
-    /// The last statistics: tags and values.
+    /// The last statistics: tag and value of each.
     pub fn statistics(&self) -> Vec<(u16, u64)> {
         self.with(|state| state.statistics.clone())
     }
 
-    /// Free pages that were reported: addresses and lengths.
+    /// Free memory that was reported: guest address and length in bytes.
     pub fn reported(&self) -> Vec<(u64, u32)> {
         self.with(|state| state.reported.clone())
     }
 
-    /// What the driver did wrong.
+    /// Protocol violations of the driver.
     pub fn faults(&self) -> Vec<String> {
         self.with(|state| state.faults.clone())
     }
 
-    /// Asks for new statistics.
-    pub fn ask(&self) {
+    /// Requests new statistics by using the statistics buffer.
+    pub fn request_statistics(&self) {
         self.with(|state| {
-            follow(&self.guest, self.ring, &self.device, &mut state.queues);
+            sync_queues(&self.guest, self.ring, &self.device, &mut state.queues);
             if let (Some((generation, queue)), Some((of, report))) =
                 (&mut state.queues[2], state.report.take())
                 && *generation == of
@@ -107,18 +109,18 @@ impl VirtioBalloonHost {
         });
     }
 
-    /// Forgets everything, as a reset does.
-    pub fn forget(&self) {
+    /// Forgets the pages held and the statistics buffer, as a device reset does.
+    pub fn reset_state(&self) {
         self.with(|state| {
             state.taken.clear();
             state.report = None;
         });
     }
 
-    /// Serves what is in the queues.
+    /// Serves all available requests.
     pub fn work(&self) {
         self.with(|state| {
-            follow(&self.guest, self.ring, &self.device, &mut state.queues);
+            sync_queues(&self.guest, self.ring, &self.device, &mut state.queues);
             for index in 0..state.queues.len() {
                 let Some((generation, mut queue)) = state.queues[index].take() else { continue };
                 while let Some(chain) = queue.pop() {
@@ -130,7 +132,7 @@ impl VirtioBalloonHost {
                         queue.push(&chain, 0);
                     }
                 }
-                let _ = queue.wait();
+                let _ = queue.enable_notification();
                 state.queues[index] = Some((generation, queue));
             }
         });
@@ -154,7 +156,7 @@ impl State {
             let page = u32::from_le_bytes(*page);
             let is_right = if index == 0 { self.taken.insert(page) } else { self.taken.remove(&page) };
             if !is_right {
-                self.faults.push(format!("queue {index} names page {page:#x}"));
+                self.faults.push(format!("queue {index} page {page:#x} inflated or deflated twice"));
             }
         }
         if index == 3 {

@@ -1,30 +1,32 @@
-use crate::{Chain, FakeDevice, Guest, Ring, Served, follow};
+//! A virtio block device.
+
+use crate::{Chain, FakeDevice, Guest, Ring, Served, sync_queues};
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::features::Features;
 use paravirt_virtio::transport::{DeviceType, Transport};
 use std::sync::{Arc, Mutex};
 
-/// What a disk does with the next requests.
+/// How a disk answers requests.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-pub enum BlkMood {
-    /// It works.
+pub enum BlkFaultConfig {
+    /// Executes them.
     #[default]
     Works,
-    /// It takes requests and does not answer.
+    /// Takes them from the queue and never completes them.
     Silent,
-    /// It answers with this status.
+    /// Completes them with this status byte, without executing them.
     Status(u8),
 }
 
 struct State {
     disk: Vec<u8>,
     queues: Vec<Served>,
-    /// Types of the requests that came, in their order.
+    /// Types of the requests received, oldest first.
     log: Vec<u32>,
-    mood: BlkMood,
+    fault_config: BlkFaultConfig,
 }
 
-/// A disk in memory, behind queues of either format.
+/// A virtio block device whose disk is in memory. A handle: clones are the same device.
 #[derive(Clone)]
 pub struct BlkHost {
     guest: Guest,
@@ -34,13 +36,14 @@ pub struct BlkHost {
 }
 
 impl BlkHost {
-    /// A disk of `sectors` sectors with two queues of 64 entries and everything that the driver knows.
+    /// Creates a disk of `sectors` sectors with two queues of 64 entries and every feature that the driver knows, except
+    /// read-only and in-order.
     pub fn new(guest: &Guest, ring: Ring, sectors: u64) -> Self {
         let features = BlkFeatures::all().difference(BlkFeatures::RO).bits() | Features::all().bits();
         Self::with(guest, ring, sectors, features & !Features::IN_ORDER.bits(), &[64, 64])
     }
 
-    /// A disk with these features (the format's is set by `ring`) and queue sizes.
+    /// Creates a disk with `features` and queues of `sizes` entries; `ring` determines the feature bit of the queue format.
     pub fn with(guest: &Guest, ring: Ring, sectors: u64, features: u64, sizes: &[u16]) -> Self {
         let mut config = vec![0; 60];
         let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
@@ -58,7 +61,8 @@ impl BlkHost {
         let device = FakeDevice::new(DeviceType::BLOCK, features, sizes, &config);
         let queues = sizes.iter().map(|_| None).collect();
         let disk = vec![0; (sectors * 512) as usize];
-        let state = Arc::new(Mutex::new(State { disk, queues, log: vec![], mood: BlkMood::Works }));
+        let state =
+            Arc::new(Mutex::new(State { disk, queues, log: vec![], fault_config: BlkFaultConfig::Works }));
         let host = Self { guest: guest.clone(), ring, device, state };
         let worker = host.clone();
         guest.attach(move || {
@@ -67,35 +71,35 @@ impl BlkHost {
         host
     }
 
-    /// A transport for the driver.
+    /// Creates a transport for the driver.
     pub fn transport(&self) -> Transport<Guest> {
         self.device.transport(&self.guest)
     }
 
-    /// Its registers.
+    /// The register interface.
     pub fn device(&self) -> &FakeDevice {
         &self.device
     }
 
-    /// Says what it does from now on.
-    pub fn set_mood(&self, mood: BlkMood) {
-        self.state.lock().expect("state").mood = mood;
+    /// Sets how requests are answered from now on.
+    pub fn set_fault_config(&self, fault_config: BlkFaultConfig) {
+        self.state.lock().expect("state").fault_config = fault_config;
     }
 
-    /// The types of the requests that came since the last call.
+    /// Returns the types of the requests received since the last call.
     pub fn take_log(&self) -> Vec<u32> {
         std::mem::take(&mut self.state.lock().expect("state").log)
     }
 
-    /// A copy of sector `index`.
+    /// Copies sector `index`.
     pub fn sector(&self, index: usize) -> Vec<u8> {
         self.state.lock().expect("state").disk[index * 512..][..512].to_vec()
     }
 
-    /// Serves what is in the queues; how many requests.
+    /// Serves all available requests and returns how many there were.
     pub fn work(&self) -> usize {
         let state = &mut *self.state.lock().expect("state");
-        follow(&self.guest, self.ring, &self.device, &mut state.queues);
+        sync_queues(&self.guest, self.ring, &self.device, &mut state.queues);
         let mut served = 0;
         for index in 0..state.queues.len() {
             let Some((generation, mut device)) = state.queues[index].take() else { continue };
@@ -106,7 +110,7 @@ impl BlkHost {
                         device.push(&chain, len);
                     }
                 }
-                if !device.wait() {
+                if !device.enable_notification() {
                     break;
                 }
             }
@@ -117,17 +121,17 @@ impl BlkHost {
 }
 
 impl State {
-    /// Does one request; the bytes written, or `None` for no answer.
+    /// Executes one request and returns the number of bytes written; `None` for no completion.
     fn serve(&mut self, guest: &Guest, chain: &Chain) -> Option<u32> {
         let word = |at: usize| u32::from_le_bytes(chain.readable[at..at + 4].try_into().expect("a header"));
         let long = |at: usize| u64::from_le_bytes(chain.readable[at..at + 8].try_into().expect("a header"));
         let kind = word(0);
         self.log.push(kind);
         let room = chain.room() - 1;
-        let (status, data) = match self.mood {
-            BlkMood::Silent => return None,
-            BlkMood::Status(status) => (status, vec![0; room]),
-            BlkMood::Works => {
+        let (status, data) = match self.fault_config {
+            BlkFaultConfig::Silent => return None,
+            BlkFaultConfig::Status(status) => (status, vec![0; room]),
+            BlkFaultConfig::Works => {
                 let at = (long(8) * 512) as usize;
                 match kind {
                     0 => (0, self.disk[at..at + room].to_vec()),

@@ -1,20 +1,20 @@
-//! An allocator that counts: for programs that show that something does not allocate.
+//! An allocator that counts, for tests that an operation does not allocate.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The system's allocator, counting for a thread in which [`counted`] runs.
+/// The system allocator, which counts the allocations of threads inside [`counted`].
 pub struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Of this thread: what the others do meanwhile, such as a test's harness, does not count.
+    /// Whether allocations of this thread count: those of other threads, such as the test harness, do not.
     static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work`, in which the allocations of this thread count.
+/// Runs `work` and counts the allocations of this thread meanwhile.
 pub fn counted<R>(work: impl FnOnce() -> R) -> R {
     IS_COUNTED.set(true);
     let result = work();
@@ -22,7 +22,7 @@ pub fn counted<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Does `work`, in which allocations do not count.
+/// Runs `work` without counting its allocations.
 pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     let was_counted = IS_COUNTED.replace(false);
     let result = work();
@@ -30,20 +30,20 @@ pub fn uncounted<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// How many there were.
+/// The number of allocations counted so far, by all threads.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
 
-// SAFETY: forwards to the system's allocator.
+// SAFETY: forwards to the system allocator, which upholds the contract of `GlobalAlloc`.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(u64::from(IS_COUNTED.get()), Ordering::Relaxed);
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: passed on from the caller.
+        // SAFETY: the caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 }

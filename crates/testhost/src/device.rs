@@ -1,3 +1,5 @@
+//! The register interface of a virtio device.
+
 use crate::Guest;
 use crate::guest::host_side;
 use paravirt_platform::{InterruptLine, Message};
@@ -9,42 +11,42 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What the driver set up of a queue.
+/// A queue as the driver set it up.
 #[derive(Copy, Clone, Debug)]
 pub struct QueueState {
-    /// Its parts.
+    /// Size and addresses of the rings.
     pub addresses: QueueAddresses,
-    /// Counts the times it was set up.
+    /// Number of the set-up, unique in the device.
     pub generation: u32,
 }
 
-/// The registers of a device, as its host sees them.
+/// The registers of a device, including fault injection.
 pub struct Registers {
-    /// What it is.
+    /// Device type.
     pub device_type: DeviceType,
-    /// What it offers.
+    /// Features offered.
     pub offered: u64,
-    /// What the driver accepted.
+    /// Features that the driver accepted.
     pub accepted: u64,
-    /// Its status.
+    /// Device status.
     pub status: DeviceStatus,
-    /// Its configuration.
+    /// Device configuration.
     pub config: Vec<u8>,
-    /// The generation of that.
+    /// Configuration generation.
     pub generation: u32,
-    /// The largest size of its queues; as many as it has.
+    /// Maximum size of each queue, in entries.
     pub sizes: Vec<u16>,
-    /// The queues that the driver set up.
+    /// Queues that the driver set up.
     pub queues: Vec<Option<QueueState>>,
-    /// It is gone: everything reads as all ones.
+    /// The device was removed: every register reads as all ones.
     pub is_gone: bool,
-    /// It does not confirm resets.
+    /// Fault: resets are not confirmed.
     pub ignores_reset: bool,
-    /// It drops FEATURES_OK.
+    /// Fault: FEATURES_OK does not stick.
     pub refuses_features: bool,
-    /// Times it was reset.
+    /// Resets requested by the driver.
     pub resets: u32,
-    set_up: u32,
+    set_ups: u32,
 }
 
 struct Shared {
@@ -52,12 +54,12 @@ struct Shared {
     kicks: Vec<AtomicU64>,
 }
 
-/// The register side of a virtio device.
+/// The register interface of a virtio device. A handle: clones are the same device.
 #[derive(Clone)]
 pub struct FakeDevice(Arc<Shared>);
 
 impl FakeDevice {
-    /// A device of that type that offers `features`, with queues of `sizes` at most, and this configuration.
+    /// Creates a device that offers `features`, with queues of at most `sizes` entries and the configuration `config`.
     pub fn new(device_type: DeviceType, features: u64, sizes: &[u16], config: &[u8]) -> Self {
         let registers = Registers {
             device_type,
@@ -72,28 +74,28 @@ impl FakeDevice {
             ignores_reset: false,
             refuses_features: false,
             resets: 0,
-            set_up: 0,
+            set_ups: 0,
         };
         let kicks = sizes.iter().map(|_| AtomicU64::new(0)).collect();
         Self(Arc::new(Shared { registers: Mutex::new(registers), kicks }))
     }
 
-    /// Its registers.
+    /// Locks the registers.
     pub fn registers(&self) -> MutexGuard<'_, Registers> {
         self.0.registers.lock().expect("registers")
     }
 
-    /// A transport for a driver of `guest`.
+    /// Creates a transport for a driver of `guest`.
     pub fn transport(&self, guest: &Guest) -> Transport<Guest> {
         boxed(guest, FakeTransport(self.clone())).expect("a page")
     }
 
-    /// How often queue `index` was kicked.
+    /// Kicks of queue `index` so far.
     pub fn kicks(&self, index: usize) -> u64 {
         self.0.kicks[index].load(Ordering::SeqCst)
     }
 
-    /// Queue `index`, once the driver runs the device.
+    /// Queue `index` as it was set up; `None` before DRIVER_OK.
     pub fn queue(&self, index: usize) -> Option<QueueState> {
         let registers = self.registers();
         if registers.status.contains(DeviceStatus::DRIVER_OK) { registers.queues[index] } else { None }
@@ -114,7 +116,7 @@ unsafe fn ring(kicks: NonNull<()>, _queue: u16) {
     host_side(|| kicks.fetch_add(1, Ordering::SeqCst));
 }
 
-/// There are no interrupts.
+/// Reports no interrupt cause: the model polls.
 ///
 /// # Safety
 ///
@@ -162,8 +164,8 @@ unsafe impl VirtioTransport for FakeTransport {
     }
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         let registers = &mut *self.0.registers();
-        registers.set_up += 1;
-        let state = QueueState { addresses: *addresses, generation: registers.set_up };
+        registers.set_ups += 1;
+        let state = QueueState { addresses: *addresses, generation: registers.set_ups };
         match registers.queues.get_mut(usize::from(index)) {
             Some(queue) if !registers.is_gone => {
                 *queue = Some(state);
@@ -199,7 +201,7 @@ unsafe impl VirtioTransport for FakeTransport {
         None
     }
     fn interrupt_ack(&self) -> InterruptAck {
-        // SAFETY: the function looks at nothing.
+        // SAFETY: `take` does not use its argument.
         unsafe { InterruptAck::new(NonNull::dangling(), take) }
     }
     fn config_generation(&self) -> u32 {

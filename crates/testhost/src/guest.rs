@@ -1,3 +1,5 @@
+//! A platform whose memory is rust-vmm's guest memory.
+
 use crate::count::uncounted;
 use crate::{HvHost, Memory};
 use paravirt_platform::{
@@ -12,7 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-/// Where guest memory begins: not at 0, so that a null address is one that does not exist.
+/// The first address of guest memory: not 0, so that a null address is outside memory.
 const BASE: u64 = 0x10_0000;
 const PAGES: usize = 16 << 10;
 
@@ -33,33 +35,34 @@ struct Inner {
     hypervisor: Mutex<Option<HvHost>>,
 }
 
-/// The first vector's number in the descriptor table.
+/// Interrupt descriptor of vector 0.
 const FIRST_DESCRIPTOR: u8 = 0x30;
 
 thread_local! {
-    /// The processor that this thread plays.
+    /// The virtual processor that this thread runs as.
     static CURRENT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// A process that plays guest: 64 MiB of rust-vmm guest memory, and a clock that goes by itself and can be turned on.
+/// A platform in a process: 64 MiB of rust-vmm guest memory, and a clock that follows real time and can be advanced. A handle:
+/// clones are the same guest.
 ///
-/// While a driver waits ([`Platform::relax`]), the hosts that were [attached](Self::attach) work.
+/// [`Platform::relax`] runs the hosts that were [attached](Self::attach).
 #[derive(Clone)]
 pub struct Guest(Arc<Inner>);
 
-/// A guest, as what hangs on it knows it.
+/// A weak handle of a guest, for what the guest itself owns.
 #[derive(Clone)]
 pub struct WeakGuest(Weak<Inner>);
 
 impl WeakGuest {
-    /// Does `work` with the guest, if it is still there.
+    /// Runs `work` with the guest, unless it was dropped.
     pub fn with(&self, work: impl FnOnce(&Guest)) {
         if let Some(inner) = self.0.upgrade() {
             work(&Guest(inner));
         }
     }
 
-    /// Turns the clock on.
+    /// Advances the clock.
     pub fn turn(&self, by: Duration) {
         self.with(|guest| guest.turn(by));
     }
@@ -97,12 +100,12 @@ impl Guest {
         }))
     }
 
-    /// A handle that does not keep it alive: for what is [attached](Self::attach).
+    /// A handle that does not keep the guest alive, for [attached](Self::attach) hosts.
     pub fn downgrade(&self) -> WeakGuest {
         WeakGuest(Arc::downgrade(&self.0))
     }
 
-    /// How many processors it has.
+    /// Number of virtual processors.
     pub fn processors(&self) -> u32 {
         self.0.processors
     }
@@ -115,7 +118,7 @@ impl Guest {
         self.0.hypervisor.lock().expect("hypervisor").clone()
     }
 
-    /// Runs the handler of a vector on a processor, as its interrupt does.
+    /// Delivers an interrupt: runs the handler bound to `descriptor` on `processor`.
     pub(crate) fn interrupt(&self, processor: u32, descriptor: u8) {
         let place = usize::from(descriptor.wrapping_sub(FIRST_DESCRIPTOR));
         let handler = self.0.handlers.lock().expect("handlers").get(place).copied().flatten();
@@ -126,32 +129,32 @@ impl Guest {
         on(processor, || unsafe { handler.call() });
     }
 
-    /// Interrupts so far.
+    /// Interrupts delivered so far.
     pub fn interrupts(&self) -> u64 {
         self.0.interrupts.load(Ordering::SeqCst)
     }
 
-    /// The time in units of 100 ns, as Hyper-V counts.
+    /// Reference time in units of 100 ns.
     pub(crate) fn reference_time(&self) -> u64 {
         self.now().as_nanos() / 100
     }
 
-    /// Its memory, as a device sees it.
+    /// Guest memory, as a device accesses it.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
     }
 
-    /// Pages that are allocated now: what is left when everything is dropped has leaked.
+    /// Pages allocated now. What is left after everything was dropped has leaked.
     pub fn pages(&self) -> u64 {
         self.0.pages.load(Ordering::SeqCst)
     }
 
-    /// Turns the clock on.
+    /// Advances the clock.
     pub fn turn(&self, by: Duration) {
         self.0.turned.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
     }
 
-    /// Has `work` done whenever a driver waits.
+    /// Runs `work` whenever a driver calls [`Platform::relax`].
     pub fn attach(&self, work: impl FnMut() + Send + 'static) {
         self.0.hooks.lock().expect("hooks").push(Box::new(work));
     }
@@ -166,13 +169,13 @@ impl Guest {
         self.0.memory.read(address, len)
     }
 
-    /// Where the host sees an address of the guest's.
+    /// The host pointer to guest address `address`.
     pub fn host(&self, address: u64) -> *mut u8 {
         self.0.memory.host(address, 1).expect("an address in guest memory")
     }
 }
 
-// SAFETY: pages are mapped memory, zeroed when they are given out, and nobody else's until they are freed.
+// SAFETY: pages are mapped memory, zeroed by `dma_alloc`, and not in the free list until `dma_free`.
 unsafe impl Platform for Guest {
     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
         let mut free = self.0.free.lock().expect("free list");
@@ -193,12 +196,12 @@ unsafe impl Platform for Guest {
     unsafe fn dma_free(&self, region: RawDma) {
         self.0.pages.fetch_sub(region.pages.get() as u64, Ordering::SeqCst);
         let first = ((region.bus.0 - BASE) / PAGE_SIZE as u64) as usize;
-        // What is used after it was freed shows.
+        // Poison freed memory, so that a use after free is noticed.
         self.write(region.bus.0, &vec![0xdd; region.len()]);
         let mut free = self.0.free.lock().expect("free list");
         free.push((first, region.pages.get()));
         free.sort_unstable();
-        // Neighbours become one.
+        // Merge adjacent runs.
         free.dedup_by(|next, run| {
             let touches = run.0 + run.1 == next.0;
             run.1 += if touches { next.1 } else { 0 };
@@ -231,7 +234,7 @@ unsafe impl Platform for Guest {
     }
 }
 
-/// Does `work` as `processor`.
+/// Runs `work` as virtual processor `processor`.
 fn on<R>(processor: u32, work: impl FnOnce() -> R) -> R {
     let before = CURRENT.replace(processor);
     let result = work();
@@ -294,7 +297,7 @@ unsafe impl HyperV for Guest {
     }
 }
 
-/// Does the host's work in the middle of a driver's: it does not count as the driver's.
+/// Runs the host's part of a driver's call: its allocations do not count as the driver's.
 #[inline(never)]
 pub(crate) fn host_side<R>(work: impl FnOnce() -> R) -> R {
     uncounted(work)

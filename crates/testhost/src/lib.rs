@@ -1,13 +1,12 @@
-//! Hosts to test the drivers against, in process.
+//! In-process models of hosts, to test the drivers against.
 //!
-//! * [`Guest`] is a platform whose DMA memory is rust-vmm's guest memory, with a clock that tests can turn on.
-//! * [`FakeDevice`] is the register side of a virtio device: a transport for the driver, and for the test the knobs of a
-//!   host that misbehaves.
-//! * [`SplitDevice`] serves a split queue with rust-vmm's `virtio-queue`, which is not ours; [`PackedDevice`] is our own
-//!   model of a packed one, since rust-vmm has none.
-//! * [`BlkHost`] and [`NetHost`] are devices on top of either.
-//! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus, with [`Echo`], [`BalloonHost`],
-//!   [`StorHost`], [`NetVspHost`], [`IcHost`] and [`InputHost`] to put on it.
+//! * [`Guest`] is a platform whose DMA memory is rust-vmm's guest memory, with a clock that tests can advance.
+//! * [`FakeDevice`] is the register interface of a virtio device: a transport for the driver, and fault injection for the test.
+//! * [`SplitDevice`] serves a split queue with rust-vmm's `virtio-queue`, an independent implementation; [`PackedDevice`] is this
+//!   crate's model of a packed queue, since rust-vmm has none.
+//! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
+//! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
+//!   and [`InputHost`] are devices for its bus.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -35,17 +34,19 @@ mod memory;
 mod net;
 mod packed;
 mod pages;
+#[cfg(doctest)]
+mod soundness;
 mod split;
 
 pub use balloon::VirtioBalloonHost;
-pub use blk::{BlkHost, BlkMood};
+pub use blk::{BlkFaultConfig, BlkHost};
 pub use device::{FakeDevice, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, BufferRange, Bus, Controller, Crash, Echo, Faults, GuestRange, HostPacket, HostReader,
-    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost, NetVspHost,
-    NetVspMoods, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorHost, StorMoods, VmbusDevice,
-    WireFrame, put_message, set_event,
+    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
+    NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig,
+    StorHost, VmbusDevice, WireFrame, put_message, set_event,
 };
 pub use memory::Memory;
 pub use net::NetHost;
@@ -53,17 +54,17 @@ pub use packed::PackedDevice;
 pub use pages::Pages;
 pub use split::SplitDevice;
 
-/// The format of a device's queues.
+/// The format of a device's queues, and the model that serves them.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Ring {
-    /// Served by rust-vmm.
+    /// Split queues, served by rust-vmm's `virtio-queue`.
     Split,
-    /// Served by our own model.
+    /// Packed queues, served by [`PackedDevice`].
     Packed,
 }
 
 impl Ring {
-    /// As a queue is configured.
+    /// The format in the terms of the driver's queue configuration.
     pub fn format(self) -> RingFormat {
         match self {
             Self::Split => RingFormat::Split,
@@ -72,20 +73,20 @@ impl Ring {
     }
 }
 
-/// A request as the device sees it: what it reads, and where it writes.
+/// A request as the device sees it: the data that it reads and the memory that it may write.
 pub struct Chain {
-    /// What names it when it is returned.
+    /// Identifier in the used ring: the head descriptor's index, or the buffer id of a packed queue.
     pub id: u16,
-    /// Ring entries that it takes.
+    /// Ring entries that the request occupies.
     pub entries: u16,
-    /// Bytes that the driver gave.
+    /// Bytes of the device-readable segments.
     pub readable: Vec<u8>,
-    /// Where the device may write: address and length.
+    /// Device-writable segments: guest address and length in bytes.
     pub writable: Vec<(u64, u32)>,
 }
 
 impl Chain {
-    /// Writes `bytes` in the writable part; how many there was room for.
+    /// Writes `bytes` to the device-writable segments in order, and returns how many bytes fitted.
     pub fn write(&self, guest: &Guest, bytes: &[u8]) -> u32 {
         let mut rest = bytes;
         for (address, len) in &self.writable {
@@ -96,25 +97,26 @@ impl Chain {
         (bytes.len() - rest.len()) as u32
     }
 
-    /// Bytes that the device may write.
+    /// Bytes of the device-writable segments.
     pub fn room(&self) -> usize {
         self.writable.iter().map(|(_, len)| *len as usize).sum()
     }
 }
 
-/// A queue of either format, from the device's side.
+/// The device side of a queue of either format.
 pub enum AnyDevice {
-    /// Split.
+    /// A split queue.
     Split(SplitDevice),
-    /// Packed.
+    /// A packed queue.
     Packed(PackedDevice),
 }
 
-/// The device sides of a device's queues, each with the set-up that it belongs to.
+/// The device side of a queue with the generation of its set-up; `None` while the driver has not enabled the queue.
 pub(crate) type Served = Option<(u32, AnyDevice)>;
 
-/// Brings `queues` up to what the driver has set up: a queue that it set up anew starts anew, one that is not set up goes.
-pub(crate) fn follow(guest: &Guest, ring: Ring, device: &FakeDevice, queues: &mut [Served]) {
+/// Synchronises `queues` with the registers: creates the device side of a queue that was enabled again, and drops that of a queue
+/// that is disabled.
+pub(crate) fn sync_queues(guest: &Guest, ring: Ring, device: &FakeDevice, queues: &mut [Served]) {
     let event_idx = device.registers().accepted & Features::EVENT_IDX.bits() != 0;
     for (index, served) in queues.iter_mut().enumerate() {
         match device.queue(index) {
@@ -127,7 +129,7 @@ pub(crate) fn follow(guest: &Guest, ring: Ring, device: &FakeDevice, queues: &mu
 }
 
 impl AnyDevice {
-    /// The queue that the driver set up.
+    /// The device side of the queue that the driver set up, at its first entry.
     pub fn new(guest: &Guest, ring: Ring, queue: &QueueState, event_idx: bool) -> Self {
         match ring {
             Ring::Split => Self::Split(SplitDevice::new(guest, queue, event_idx)),
@@ -135,7 +137,7 @@ impl AnyDevice {
         }
     }
 
-    /// The next request.
+    /// Takes the next available request.
     pub fn pop(&mut self) -> Option<Chain> {
         match self {
             Self::Split(device) => device.pop(),
@@ -143,15 +145,15 @@ impl AnyDevice {
         }
     }
 
-    /// Asks for a kick at the next request; whether one came meanwhile. A packed device has asked with each it took.
-    pub fn wait(&mut self) -> bool {
+    /// Enables kicks and returns whether a request became available meanwhile. A packed device enables kicks in [`pop`](Self::pop).
+    pub fn enable_notification(&mut self) -> bool {
         match self {
             Self::Split(device) => device.enable_notification(),
             Self::Packed(_) => false,
         }
     }
 
-    /// Returns a request, saying that `len` bytes were written.
+    /// Marks a request as used, with `len` as the number of bytes written.
     pub fn push(&mut self, chain: &Chain, len: u32) {
         match self {
             Self::Split(device) => device.push(chain.id, len),

@@ -1,4 +1,6 @@
-use crate::{FakeDevice, Guest, Ring, Served, follow};
+//! A virtio network device.
+
+use crate::{FakeDevice, Guest, Ring, Served, sync_queues};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_virtio::transport::{DeviceType, Transport};
@@ -8,15 +10,16 @@ const HEADER: usize = 12;
 
 struct State {
     queues: [Served; 3],
-    /// Frames that the guest sent, each with its header.
+    /// Frames that the guest transmitted: header and frame.
     sent: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Frames for the guest, each with its header but for the number of buffers.
+    /// Frames to be received by the guest: header without `num_buffers`, and frame.
     pending: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Commands on the control queue.
+    /// Commands received on the control queue.
     commands: Vec<Vec<u8>>,
 }
 
-/// A network card with one pair of queues and a control queue; the other end of the wire is the test.
+/// A virtio network device with one queue pair and a control queue; the test is the other end of the wire. A handle: clones are the
+/// same device.
 #[derive(Clone)]
 pub struct NetHost {
     guest: Guest,
@@ -26,7 +29,7 @@ pub struct NetHost {
 }
 
 impl NetHost {
-    /// A card that offers `features` besides those of the queues.
+    /// Creates a device that offers `features` in addition to those of the queues.
     pub fn new(guest: &Guest, ring: Ring, features: NetFeatures) -> Self {
         let mut all = (Features::all() - Features::IN_ORDER).bits() | features.bits();
         if ring == Ring::Split {
@@ -43,35 +46,35 @@ impl NetHost {
         host
     }
 
-    /// A transport for the driver.
+    /// Creates a transport for the driver.
     pub fn transport(&self) -> Transport<Guest> {
         self.device.transport(&self.guest)
     }
 
-    /// Its registers.
+    /// The register interface.
     pub fn device(&self) -> &FakeDevice {
         &self.device
     }
 
-    /// Has a frame come in, with the first ten bytes of its header.
+    /// Queues a frame for reception, with the first ten bytes of its header.
     pub fn deliver(&self, header: [u8; 10], frame: &[u8]) {
         self.state.lock().expect("state").pending.push((header.to_vec(), frame.to_vec()));
     }
 
-    /// The frames that the guest sent since the last call, each with its header.
+    /// Returns the frames transmitted since the last call: header and frame.
     pub fn take_sent(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         std::mem::take(&mut self.state.lock().expect("state").sent)
     }
 
-    /// The commands that came since the last call.
+    /// Returns the commands received since the last call.
     pub fn take_commands(&self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.state.lock().expect("state").commands)
     }
 
-    /// Moves frames and answers commands.
+    /// Moves frames in both directions and acknowledges commands.
     pub fn work(&self) {
         let state = &mut *self.state.lock().expect("state");
-        follow(&self.guest, self.ring, &self.device, &mut state.queues);
+        sync_queues(&self.guest, self.ring, &self.device, &mut state.queues);
         let [rx, tx, control] = &mut state.queues;
         if let Some((_, tx)) = tx {
             while let Some(chain) = tx.pop() {
@@ -79,7 +82,7 @@ impl NetHost {
                 state.sent.push((header.to_vec(), frame.to_vec()));
                 tx.push(&chain, 0);
             }
-            tx.wait();
+            tx.enable_notification();
         }
         if let Some((_, control)) = control {
             while let Some(chain) = control.pop() {
@@ -87,7 +90,7 @@ impl NetHost {
                 let len = chain.write(&self.guest, &[0]);
                 control.push(&chain, len);
             }
-            control.wait();
+            control.enable_notification();
         }
         let Some((_, rx)) = rx else { return };
         while !state.pending.is_empty() {

@@ -1,3 +1,5 @@
+//! The device side of a packed queue.
+
 use crate::{Chain, Guest, QueueState};
 use std::sync::atomic::{Ordering, fence};
 use vm_memory::{Bytes, GuestAddress};
@@ -8,7 +10,7 @@ const F_INDIRECT: u16 = 4;
 const F_AVAIL: u16 = 1 << 7;
 const F_USED: u16 = 1 << 15;
 
-/// A packed queue from the device's side: our own model.
+/// The device side of a packed queue. VIRTIO 1.3 §2.8
 pub struct PackedDevice {
     guest: Guest,
     state: QueueState,
@@ -27,13 +29,13 @@ struct Desc {
 }
 
 impl PackedDevice {
-    /// The queue that the driver set up.
+    /// The device side of the queue that the driver set up, at its first entry.
     pub fn new(guest: &Guest, state: &QueueState, event_idx: bool) -> Self {
         let guest = guest.clone();
         Self { guest, state: *state, event_idx, next: 0, wrap: true, used: 0, used_wrap: true }
     }
 
-    /// The word with the flags first: what it says of the rest holds then.
+    /// Reads a descriptor, the word with the flags first: the rest is valid once the flags make it available.
     fn read(&self, at: u64) -> Desc {
         let load = |at| {
             self.guest.memory().map().load::<u64>(GuestAddress(at), Ordering::Acquire).expect("a descriptor")
@@ -54,19 +56,19 @@ impl PackedDevice {
         fence(Ordering::SeqCst);
     }
 
-    /// Asks for no kicks.
+    /// Disables kicks.
     pub fn disable_notification(&self) {
         self.set_event(1 << 16);
     }
 
-    /// Asks for a kick at the next request; whether one came meanwhile.
+    /// Enables a kick at the next request and returns whether one became available meanwhile.
     pub fn enable_notification(&self) -> bool {
         let at_next = u32::from(self.next) | u32::from(self.wrap) << 15 | 2 << 16;
         self.set_event(if self.event_idx { at_next } else { 0 });
         self.is_available(&self.read(self.at(self.next)))
     }
 
-    /// Whether the driver wants an interrupt for the request of one entry that was just returned.
+    /// Whether the driver wants an interrupt for the request of one entry that was used last.
     pub fn needs_notification(&self) -> bool {
         fence(Ordering::SeqCst);
         let at = GuestAddress(self.state.addresses.driver.0);
@@ -95,7 +97,7 @@ impl PackedDevice {
         }
     }
 
-    /// The next request.
+    /// Takes the next available request.
     pub fn pop(&mut self) -> Option<Chain> {
         let size = self.state.addresses.size;
         let first = self.read(self.at(self.next));
@@ -127,20 +129,20 @@ impl PackedDevice {
         chain.entries = entries;
         Self::step(&mut self.next, &mut self.wrap, entries, size);
         if self.event_idx {
-            // A kick is wanted for the next one.
+            // Enable the kick for the next request.
             self.enable_notification();
         }
         Some(chain)
     }
 
-    /// Returns a request.
+    /// Marks a request of `entries` ring entries as used, with `len` as the number of bytes written.
     pub fn push(&mut self, id: u16, entries: u16, len: u32) {
         self.forge(id, len);
         let size = self.state.addresses.size;
         Self::step(&mut self.used, &mut self.used_wrap, entries, size);
     }
 
-    /// Writes a used descriptor where the next one goes.
+    /// Writes a used descriptor at the current position without advancing it: fault injection, and part of [`push`](Self::push).
     pub fn forge(&self, id: u16, len: u32) {
         let flags = if self.used_wrap { F_AVAIL | F_USED } else { 0 };
         let at = self.at(self.used);

@@ -1,30 +1,31 @@
+//! A kernel's memory for balloon drivers.
+
 use paravirt_device::{BalloonMemory, MemoryStatistics, PageRange};
 use std::collections::BTreeSet;
 
-/// A kernel's memory as a balloon sees it: pages by number, given up in runs of so many. What comes back and was not given up
-/// is a panic.
+/// A kernel's memory as a balloon driver sees it, by page number. Panics when a page is given back that was not taken.
 pub struct Pages {
-    /// What the kernel has.
+    /// Numbers of the pages that the kernel owns.
     pub free: BTreeSet<u64>,
-    /// What the balloon has.
+    /// Numbers of the pages that the balloon holds.
     pub taken: BTreeSet<u64>,
-    /// Pages in a run, at most.
+    /// Pages of one run, at most.
     pub run: u64,
-    /// What the host wanted to add; half of it is taken into use.
+    /// Ranges that the host has added; the kernel accepts half of each.
     pub added: Vec<PageRange>,
 }
 
 impl Pages {
-    /// So many pages from number 1000 on.
+    /// `pages` free pages from number 1000, given up in runs of at most `run` pages.
     pub fn new(pages: u64, run: u64) -> Self {
         Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new(), run, added: vec![] }
     }
 }
 
 impl BalloonMemory for Pages {
-    fn take(&mut self, most: u64) -> Option<PageRange> {
+    fn take(&mut self, max: u64) -> Option<PageRange> {
         let first = *self.free.first()?;
-        let count = (0..most.min(self.run)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
+        let count = (0..max.min(self.run)).take_while(|i| self.free.contains(&(first + i))).count() as u64;
         for page in first..first + count {
             self.free.remove(&page);
             self.taken.insert(page);
@@ -43,6 +44,12 @@ impl BalloonMemory for Pages {
     }
     fn statistics(&mut self) -> MemoryStatistics {
         let free = self.free.len() as u64;
-        MemoryStatistics { total: 5000, free, available: free + 5, caches: 5, committed: 77 }
+        let mut statistics = MemoryStatistics::default();
+        statistics.total = 5000;
+        statistics.free = free;
+        statistics.available = free + 5;
+        statistics.caches = 5;
+        statistics.committed = 77;
+        statistics
     }
 }

@@ -1,15 +1,17 @@
+//! The device side of a split queue.
+
 use crate::{Chain, Guest, QueueState};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-/// A split queue from the device's side, served by rust-vmm's `virtio-queue`.
+/// The device side of a split queue, over rust-vmm's `virtio-queue`.
 pub struct SplitDevice {
     guest: Guest,
     queue: Queue,
 }
 
 impl SplitDevice {
-    /// The queue that the driver set up.
+    /// The device side of the queue that the driver set up, at its first entry.
     pub fn new(guest: &Guest, state: &QueueState, event_idx: bool) -> Self {
         let addresses = state.addresses;
         let mut queue = Queue::new(32768).expect("a queue size");
@@ -30,7 +32,7 @@ impl SplitDevice {
         Self { guest: guest.clone(), queue }
     }
 
-    /// The next request.
+    /// Takes the next available request.
     pub fn pop(&mut self) -> Option<Chain> {
         let chain = self.queue.pop_descriptor_chain(self.guest.memory().map())?;
         let id = chain.head_index();
@@ -45,27 +47,27 @@ impl SplitDevice {
         Some(Chain { id, entries: 1, readable, writable })
     }
 
-    /// Returns a request.
+    /// Marks request `id` as used, with `len` as the number of bytes written.
     pub fn push(&mut self, id: u16, len: u32) {
         self.queue.add_used(self.guest.memory().map(), id, len).expect("a used entry");
     }
 
-    /// Asks for kicks again; whether requests came meanwhile.
+    /// Enables kicks and returns whether a request became available meanwhile.
     pub fn enable_notification(&mut self) -> bool {
         self.queue.enable_notification(self.guest.memory().map()).expect("the used ring")
     }
 
-    /// Whether the driver wants an interrupt for what was returned since the last call.
+    /// Whether the driver wants an interrupt for the requests used since the last call.
     pub fn needs_notification(&mut self) -> bool {
         self.queue.needs_notification(self.guest.memory().map()).expect("the available ring")
     }
 
-    /// Asks for no kicks.
+    /// Disables kicks.
     pub fn disable_notification(&mut self) {
         self.queue.disable_notification(self.guest.memory().map()).expect("the used ring");
     }
 
-    /// Writes a used element and index as a device that does not keep to the protocol: `(index, id, len)`.
+    /// Fault injection: writes a used element with `id` and `len`, and `index` as the used index.
     pub fn forge(guest: &Guest, state: &QueueState, index: u16, id: u32, len: u32) {
         let used = state.addresses.device.0;
         let slot = u64::from(index.wrapping_sub(1) & (state.addresses.size - 1));

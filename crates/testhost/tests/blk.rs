@@ -5,7 +5,7 @@ use paravirt_device::{
     Request, Unmap,
 };
 use paravirt_platform::{DmaSlice, Instant, Platform};
-use paravirt_testhost::{BlkHost, BlkMood, Guest, Ring};
+use paravirt_testhost::{BlkFaultConfig, BlkHost, Guest, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
@@ -175,7 +175,7 @@ fn the_status_of_the_device_is_the_result() {
         for (status, error) in
             [(1, IoError::Device), (2, IoError::Unsupported), (0xff, IoError::Device), (77, IoError::Device)]
         {
-            host.set_mood(BlkMood::Status(status));
+            host.set_fault_config(BlkFaultConfig::Status(status));
             queue.submit(request(1, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
             queue.kick();
             host.work();
@@ -193,7 +193,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
         let host = BlkHost::new(&guest, ring, 64);
         let (mut disk, mut first) = open(&guest, &host);
         let mut second = disk.take_queue(1).expect("a second queue");
-        host.set_mood(BlkMood::Silent);
+        host.set_fault_config(BlkFaultConfig::Silent);
         let deadline = guest.now().saturating_add(Duration::from_secs(1));
         for tag in 0..5 {
             let op = Op::Read { lba: tag, into: filled(&guest, 512, 0) };
@@ -208,7 +208,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
         assert!(first.complete().expect("no fault").is_none());
         guest.turn(Duration::from_secs(2));
         first.expire(guest.now()).expect("a reset");
-        host.set_mood(BlkMood::Works);
+        host.set_fault_config(BlkFaultConfig::Works);
         for tag in 0..5 {
             let done = first.complete().expect("no fault yet").expect("an aborted request");
             assert_eq!((done.tag, done.result), (tag, Err(IoError::Aborted)));
@@ -230,7 +230,7 @@ fn a_device_that_does_not_let_go_keeps_the_memory() {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
     let (disk, mut queue) = open(&guest, &host);
-    host.set_mood(BlkMood::Silent);
+    host.set_fault_config(BlkFaultConfig::Silent);
     queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
     queue.kick();
     host.work();
@@ -252,7 +252,7 @@ fn a_device_that_vanishes_is_a_fault_and_everything_comes_back() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (mut disk, mut queue) = open(&guest, &host);
-        host.set_mood(BlkMood::Silent);
+        host.set_fault_config(BlkFaultConfig::Silent);
         queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
         queue.kick();
         host.device().registers().is_gone = true;
@@ -272,7 +272,7 @@ fn a_queue_that_is_dropped_takes_its_requests_along_and_frees_everything() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (disk, mut queue) = open(&guest, &host);
-        host.set_mood(BlkMood::Silent);
+        host.set_fault_config(BlkFaultConfig::Silent);
         queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
         queue.kick();
         host.work();
@@ -303,11 +303,11 @@ fn features_that_do_not_stick_and_legacy_devices_are_refused() {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
     host.device().registers().refuses_features = true;
-    let error = Disk::open(&guest, host.transport(), &OPTIONS).err().expect("refused");
+    let error = Disk::open(&guest, host.transport(), &OPTIONS).expect_err("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::FeaturesRefused);
     assert!(host.device().registers().status.contains(paravirt_virtio::transport::DeviceStatus::FAILED));
     let legacy = BlkHost::with(&guest, Ring::Split, 64, BlkFeatures::FLUSH.bits(), &[16]);
-    let error = Disk::open(&guest, legacy.transport(), &OPTIONS).err().expect("refused");
+    let error = Disk::open(&guest, legacy.transport(), &OPTIONS).expect_err("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::Legacy);
     assert_eq!(guest.pages(), 0, "memory leaked");
 }

@@ -109,7 +109,7 @@ fn every_byte_of_storvsps_completions_changed() {
     let lens = Arc::new(Mutex::new(vec![]));
     let (guest, host) = machine();
     let storage = drives();
-    storage.moods(|moods| moods.mutate = Some(Box::new(measure(&lens))));
+    storage.fault_config(|fault_config| fault_config.mutate = Some(Box::new(measure(&lens))));
     store(&guest, &host, &storage);
     let lens = lens.lock().expect("lengths").clone();
     assert!(lens.len() > 10);
@@ -118,7 +118,9 @@ fn every_byte_of_storvsps_completions_changed() {
             for by in CHANGES {
                 let (guest, host) = machine();
                 let storage = drives();
-                storage.moods(|moods| moods.mutate = Some(Box::new(change(number, at, by))));
+                storage.fault_config(|fault_config| {
+                    fault_config.mutate = Some(Box::new(change(number, at, by)))
+                });
                 store(&guest, &host, &storage);
             }
         }
@@ -174,9 +176,9 @@ fn every_byte_of_netvsps_messages_changed() {
     let lens = [(); 2].map(|()| Arc::new(Mutex::new(vec![])));
     let (guest, host) = machine();
     let wire = NetVspHost::new();
-    wire.moods(|moods| {
-        moods.mutate_nvsp = Some(Box::new(measure(&lens[0])));
-        moods.mutate_rndis = Some(Box::new(measure(&lens[1])));
+    wire.fault_config(|fault_config| {
+        fault_config.mutate_nvsp = Some(Box::new(measure(&lens[0])));
+        fault_config.mutate_rndis = Some(Box::new(measure(&lens[1])));
     });
     network(&guest, &host, &wire);
     let [nvsp, rndis] = lens.map(|lens| lens.lock().expect("lengths").clone());
@@ -188,9 +190,9 @@ fn every_byte_of_netvsps_messages_changed() {
                 for by in CHANGES {
                     let (guest, host) = machine();
                     let wire = NetVspHost::new();
-                    wire.moods(|moods| match is_rndis {
-                        true => moods.mutate_rndis = Some(Box::new(change(number, at, by))),
-                        false => moods.mutate_nvsp = Some(Box::new(change(number, at, by))),
+                    wire.fault_config(|fault_config| match is_rndis {
+                        true => fault_config.mutate_rndis = Some(Box::new(change(number, at, by))),
+                        false => fault_config.mutate_nvsp = Some(Box::new(change(number, at, by))),
                     });
                     network(&guest, &host, &wire);
                 }

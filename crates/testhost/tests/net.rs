@@ -62,15 +62,14 @@ fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
     let guest = Guest::new();
     let (host, card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
     assert!(card.info().offloads.contains(Offloads::TX_TCP4 | Offloads::TX_CHECKSUM));
-    let checksum = Some(ChecksumRange { start: 34, offset: 16 });
-    send(&mut queue, &[7; 200], TxMeta { checksum, ..TxMeta::default() }).expect("sent");
-    send(&mut queue, &[8; 60], TxMeta { vlan: Some(VlanTag(0x2064)), checksum, ..TxMeta::default() })
-        .expect("sent");
+    let summed = TxMeta::new().with_checksum(ChecksumRange { start: 34, offset: 16 });
+    send(&mut queue, &[7; 200], summed).expect("sent");
+    send(&mut queue, &[8; 60], summed.with_vlan(VlanTag(0x2064))).expect("sent");
     let mut large = DmaSlice::alloc(&guest, 9000).expect("memory");
     large.bytes_mut().fill(3);
     let place = large.bytes().as_ptr();
-    let segmentation = Some(Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 });
-    queue.split().1.send(5, large, TxMeta { checksum, segmentation, vlan: None }).expect("sent");
+    let segmentation = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
+    queue.split().1.send(5, large, summed.with_segmentation(segmentation)).expect("sent");
     queue.split().1.kick();
     host.work();
     let sent = host.take_sent();

@@ -6,7 +6,7 @@ use paravirt_device::{
     NetTx, Notify, Offloads, ReceiveMode, Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
 };
 use paravirt_hyperv::Hypervisor;
-use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
+use paravirt_netvsc::{DataPath, INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
@@ -97,7 +97,7 @@ fn every_version_sends_and_receives() {
         NvspVersion::V1,
     ] {
         let bench = Bench::new();
-        bench.wire.moods(|moods| moods.newest = newest);
+        bench.wire.fault_config(|fault_config| fault_config.newest = newest);
         let (card, mut queue) = bench.first();
         assert_eq!(card.version(), newest);
         let info = card.info();
@@ -125,7 +125,7 @@ fn every_version_sends_and_receives() {
 #[test]
 fn a_host_without_a_version_in_common_is_refused() {
     let bench = Bench::new();
-    bench.wire.moods(|moods| moods.newest = NvspVersion(1));
+    bench.wire.fault_config(|fault_config| fault_config.newest = NvspVersion(1));
     assert_eq!(bench.try_open(&NetOptions::default()).err(), Some(OpenError::Version));
     assert_eq!(bench.host.gpadls(), (0, 0));
     bench.is_clean();
@@ -170,12 +170,12 @@ fn a_batch_of_32_costs_one_signal_and_few_packets() {
 }
 
 #[test]
-fn full_sections_hold_the_caller_back() {
+fn reserve_fails_while_all_sections_are_in_flight() {
     let bench = Bench::new();
     let options = NetOptions { send_bytes: 64 << 10, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
-    bench.wire.moods(|moods| moods.holds = true);
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
     let mut sent = 0;
     while queue.split().1.is_ready(1514) {
         commit(&mut queue, &frame(1514, sent), TxMeta::default()).expect("room");
@@ -185,7 +185,7 @@ fn full_sections_hold_the_caller_back() {
     kick(&mut queue);
     // Ten sections of 6144 bytes, three frames in each.
     assert_eq!((sent, bench.wire.take_sent().len()), (30, 30));
-    bench.wire.moods(|moods| moods.holds = false);
+    bench.wire.fault_config(|fault_config| fault_config.holds = false);
     bench.work();
     queue.poll().expect("no fault");
     assert!(queue.split().1.is_ready(1514));
@@ -193,7 +193,7 @@ fn full_sections_hold_the_caller_back() {
 }
 
 #[test]
-fn a_slot_stays_reserved_over_a_kick() {
+fn a_reservation_survives_a_kick() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
     commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("room");
@@ -206,7 +206,7 @@ fn a_slot_stays_reserved_over_a_kick() {
     assert_eq!(bench.wire.take_sent(), [frame(60, 1), frame(60, 2)]);
     queue.poll().expect("no fault");
     // Nothing is lost of the sections.
-    bench.wire.moods(|moods| moods.holds = true);
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
     let mut count = 0;
     while queue.split().1.is_ready(1514) {
         commit(&mut queue, &frame(1514, 0), TxMeta::default()).expect("room");
@@ -217,24 +217,28 @@ fn a_slot_stays_reserved_over_a_kick() {
 }
 
 #[test]
-fn frames_go_from_the_callers_memory() {
+fn frames_are_sent_from_memory_of_the_caller() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
-    let lent = |bytes: &[u8]| {
+    let buffer_with = |bytes: &[u8]| {
         let mut buffer = DmaSlice::alloc(&bench.guest, bytes.len()).expect("memory");
         buffer.bytes_mut().copy_from_slice(bytes);
         buffer
     };
     let (_, tx) = queue.split();
-    tx.send(7, lent(&frame(1000, 4)), TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
-    bench.wire.moods(|moods| moods.status = hyperv_bindings::netvsp::NvspStatus::FAILURE);
+    tx.send(7, buffer_with(&frame(1000, 4)), TxMeta::default())
+        .map_err(|refused| refused.reason)
+        .expect("sent");
+    bench
+        .wire
+        .fault_config(|fault_config| fault_config.status = hyperv_bindings::netvsp::NvspStatus::FAILURE);
     let tcp = ChecksumRange { start: 34, offset: 16 };
-    let meta = TxMeta { checksum: Some(tcp), segmentation: None, vlan: Some(VlanTag(5)) };
+    let meta = TxMeta::new().with_checksum(tcp).with_vlan(VlanTag(5));
     tx.kick();
-    tx.send(8, lent(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
+    tx.send(8, buffer_with(&frame(500, 6)), meta).map_err(|refused| refused.reason).expect("sent");
     let cut = Segmentation { kind: SegmentKind::Tcp4, size: 400, headers: 54 };
-    let meta = TxMeta { checksum: Some(tcp), segmentation: Some(cut), vlan: None };
-    let refused = tx.send(9, lent(&frame(500, 6)), meta).unwrap_err();
+    let meta = TxMeta::new().with_checksum(tcp).with_segmentation(cut);
+    let refused = tx.send(9, buffer_with(&frame(500, 6)), meta).unwrap_err();
     assert_eq!((refused.reason, refused.buffer.bytes()), (Rejected::Unsupported, &frame(500, 6)[..]));
     tx.kick();
     assert_eq!(bench.wire.take_sent(), [frame(1000, 4), frame(500, 6)]);
@@ -252,7 +256,7 @@ fn frames_go_from_the_callers_memory() {
 }
 
 #[test]
-fn offloads_stand_beside_the_frame() {
+fn offloads_travel_as_packet_information() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     let info = card.info();
@@ -261,8 +265,8 @@ fn offloads_stand_beside_the_frame() {
     let mut large = frame(20_000, 1);
     large[12..14].copy_from_slice(&[0x08, 0x00]);
     let cut = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
-    let checksum = Some(ChecksumRange { start: 34, offset: 16 });
-    commit(&mut queue, &large, TxMeta { checksum, segmentation: Some(cut), vlan: None }).expect("sent");
+    let checksum = ChecksumRange { start: 34, offset: 16 };
+    commit(&mut queue, &large, TxMeta::new().with_checksum(checksum).with_segmentation(cut)).expect("sent");
     kick(&mut queue);
     let sent = bench.wire.take_sent();
     assert_eq!((sent[0].len(), &sent[0][60..]), (20_000, &large[60..]));
@@ -298,9 +302,11 @@ fn offloads_stand_beside_the_frame() {
 }
 
 #[test]
-fn a_host_that_offers_little_is_driven_all_the_same() {
+fn a_host_without_offloads_and_send_buffer_works() {
     let bench = Bench::new();
-    bench.wire.moods(|moods| (moods.lacks_offloads, moods.refuses_send_buffer) = (true, true));
+    bench.wire.fault_config(|fault_config| {
+        (fault_config.lacks_offloads, fault_config.refuses_send_buffer) = (true, true)
+    });
     let (card, mut queue) = bench.first();
     assert_eq!(card.info().offloads, Offloads::empty());
     commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
@@ -310,7 +316,7 @@ fn a_host_that_offers_little_is_driven_all_the_same() {
 }
 
 #[test]
-fn jumbo_frames_come_and_go() {
+fn jumbo_frames_are_sent_and_received() {
     let bench = Bench::new();
     let options = NetOptions { mtu: 9000, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -329,9 +335,9 @@ fn jumbo_frames_come_and_go() {
 }
 
 #[test]
-fn jumbo_frames_go_where_nothing_is_cut_up() {
+fn jumbo_frames_are_sent_without_segmentation_offload() {
     let bench = Bench::new();
-    bench.wire.moods(|moods| moods.lacks_offloads = true);
+    bench.wire.fault_config(|fault_config| fault_config.lacks_offloads = true);
     let options = NetOptions { mtu: 9000, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
@@ -345,13 +351,13 @@ fn jumbo_frames_go_where_nothing_is_cut_up() {
 }
 
 #[test]
-fn a_small_ring_holds_completions_back_and_goes_on() {
+fn completions_wait_for_room_in_a_small_ring() {
     let bench = Bench::new();
     let options = NetOptions { ring_pages: 2, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
     let (mut came, mut sent) = (0, 0);
-    bench.wire.moods(|moods| moods.batch = 1);
+    bench.wire.fault_config(|fault_config| fault_config.batch = 1);
     for at in 0..600usize {
         bench.wire.receive(&frame(100, at as u8));
     }
@@ -374,7 +380,7 @@ fn a_small_ring_holds_completions_back_and_goes_on() {
 }
 
 #[test]
-fn parts_that_are_no_parts_are_frames() {
+fn packet_ids_without_suballocation_are_ignored() {
     let bench = Bench::new();
     let (_card, mut queue) = bench.first();
     let info = vec![(RndisInfoType::PACKET_ID.0, 1)];
@@ -387,9 +393,9 @@ fn parts_that_are_no_parts_are_frames() {
 }
 
 #[test]
-fn further_channels_are_queues() {
+fn subchannels_are_queues() {
     let bench = Bench::new();
-    bench.wire.moods(|moods| moods.queues = 4);
+    bench.wire.fault_config(|fault_config| fault_config.queues = 4);
     let options = NetOptions { queues: 3, processors: 2, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
     assert_eq!(card.info().queues, 3);
@@ -420,7 +426,7 @@ impl Wake for Count {
 }
 
 #[test]
-fn what_happens_to_the_device_is_told() {
+fn device_events_are_reported_once() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     assert_eq!(card.poll_event(), None);
@@ -445,9 +451,9 @@ fn what_happens_to_the_device_is_told() {
     bench.wire.associate(Some(9));
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: Some(9) }));
-    card.switch_data_path(true).expect("switched");
+    card.switch_data_path(DataPath::VirtualFunction).expect("switched");
     assert_eq!(bench.wire.path(), 1);
-    card.switch_data_path(false).expect("switched");
+    card.switch_data_path(DataPath::Synthetic).expect("switched");
     bench.wire.associate(None);
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: None }));
@@ -459,7 +465,7 @@ fn what_happens_to_the_device_is_told() {
 }
 
 #[test]
-fn settings_are_made_while_frames_come() {
+fn settings_are_made_while_frames_are_received() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     assert_eq!(bench.wire.settings().0, 0xd);
@@ -475,15 +481,85 @@ fn settings_are_made_while_frames_come() {
     assert_eq!(card.set_multicast(&[MacAddr::default(); 5]), Err(ControlError::Refused));
     card.set_mac(MacAddr([2, 0, 0, 0, 0, 9])).expect("an address");
     assert_eq!(card.info().mac, MacAddr([2, 0, 0, 0, 0, 9]));
-    bench.wire.moods(|moods| moods.takes_mac = false);
+    bench.wire.fault_config(|fault_config| fault_config.takes_mac = false);
     assert_eq!(card.set_mac(MacAddr([2, 0, 0, 0, 0, 8])), Err(ControlError::Refused));
     assert_eq!(card.info().mac, MacAddr([2, 0, 0, 0, 0, 9]));
     assert!(bench.wire.take_oids().contains(&RndisOid::IEEE_802_3_MULTICAST_LIST.0));
     bench.is_clean();
 }
 
+/// The device reads the primary channel while it waits for an answer: what it finds there belongs to the queue.
 #[test]
-fn a_receive_buffer_that_is_used_up_goes_on() {
+fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    let part = |flags: u32| vec![(RndisInfoType::PACKET_ID.0, 1 | flags << 8)];
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
+    let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+    let (_, tx) = queue.split();
+    tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    tx.kick();
+    // The first is the queue's already, and so is the beginning of the second.
+    bench.wire.receive(&frame(60, 0));
+    bench.wire.receive_on(0, WireFrame { bytes: vec![7; 1000], info: part(3) });
+    bench.work();
+    queue.poll().expect("no fault");
+    bench.wire.receive_on(0, WireFrame { bytes: vec![8; 10], info: part(5) });
+    for byte in 1..20 {
+        bench.wire.receive(&frame(60, byte));
+    }
+    bench.wire.fault_config(|fault_config| fault_config.holds = false);
+    bench.work();
+    card.set_receive_mode(ReceiveMode::Promiscuous).expect("a setting");
+    bench.wire.receive(&frame(60, 20));
+    bench.work();
+    assert_eq!(queue.arm(), Arm::Pending, "there is a frame");
+    assert_eq!(next(&mut queue), Some(frame(60, 0)));
+    assert_eq!(queue.arm(), Arm::Pending, "the device took something in");
+    queue.poll().expect("no fault");
+    assert_eq!(queue.split().1.sent().map(|sent| (sent.tag, sent.result)), Some((3, Ok(()))));
+    assert_eq!(next(&mut queue), Some([&[7; 1000][..], &[8; 10]].concat()));
+    for byte in 1..=20 {
+        assert_eq!(next(&mut queue), Some(frame(60, byte)));
+    }
+    queue.poll().expect("no fault");
+    bench.work();
+    assert_eq!(bench.wire.pieces_in_use(), 0);
+    bench.is_clean();
+}
+
+/// A queue that is dropped leaves what is in flight to the device, which completes it.
+#[test]
+fn a_dropped_queue_leaves_its_frames_to_the_device() {
+    let bench = Bench::new();
+    let (mut card, mut queue) = bench.first();
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
+    let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+    let (_, tx) = queue.split();
+    tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    bench.wire.receive(&frame(60, 2));
+    bench.work();
+    queue.poll().expect("no fault");
+    drop(queue);
+    assert_eq!(bench.wire.take_sent().len(), 2, "what was committed is sent");
+    assert!(card.take_queue(0).is_none());
+    bench.wire.fault_config(|fault_config| fault_config.holds = false);
+    for _ in 0..100 {
+        bench.wire.receive(&frame(60, 3));
+    }
+    bench.work();
+    assert_eq!(card.poll_event(), None);
+    bench.work();
+    assert_eq!(card.poll_event(), None);
+    assert_eq!(bench.wire.pieces_in_use(), 0);
+    drop(card);
+    assert!(bench.wire.is_halted());
+    bench.is_clean();
+}
+
+#[test]
+fn reception_continues_after_the_receive_buffer_was_full() {
     let bench = Bench::new();
     let options = NetOptions { receive_bytes: 64 << 10, ..NetOptions::default() };
     let mut card = bench.try_open(&options).expect("a card");
@@ -504,10 +580,10 @@ fn a_receive_buffer_that_is_used_up_goes_on() {
 }
 
 #[test]
-fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
+fn a_rescind_returns_frames_in_flight_and_a_new_offer_opens() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
-    bench.wire.moods(|moods| moods.holds = true);
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
     let buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
     let (_, tx) = queue.split();
     tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
@@ -527,7 +603,7 @@ fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
     drop((queue, card));
     while bench.vmbus.poll().is_some() {}
     assert_eq!((bench.host.has(bench.channel), bench.host.gpadls()), (false, (0, 0)));
-    bench.wire.moods(|moods| moods.holds = false);
+    bench.wire.fault_config(|fault_config| fault_config.holds = false);
     let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
     bench.host.add(&bench.guest, settings, bench.wire.clone());
     let (_card, mut queue) = bench.first();
@@ -538,14 +614,17 @@ fn a_rescind_gives_back_what_was_lent_and_another_offer_is_another_device() {
 }
 
 #[test]
-fn what_is_not_inside_the_buffer_ends_the_device() {
+fn frames_outside_the_receive_buffer_are_a_protocol_fault() {
     for at in 0..3 {
         let bench = Bench::new();
         let (_card, mut queue) = bench.first();
-        bench.wire.moods(|moods| match at {
-            0 => moods.shift_ranges = 2 << 20,
-            1 => moods.mutate_rndis = Some(Box::new(|bytes| bytes[12..16].fill(0xff))),
-            _ => moods.mutate_rndis = Some(Box::new(|bytes| bytes[8..12].copy_from_slice(&[0, 0, 1, 0]))),
+        bench.wire.fault_config(|fault_config| match at {
+            0 => fault_config.shift_ranges = 2 << 20,
+            1 => fault_config.mutate_rndis = Some(Box::new(|bytes| bytes[12..16].fill(0xff))),
+            _ => {
+                fault_config.mutate_rndis =
+                    Some(Box::new(|bytes| bytes[8..12].copy_from_slice(&[0, 0, 1, 0])))
+            }
         });
         bench.wire.receive(&frame(60, 1));
         bench.work();

@@ -72,7 +72,7 @@ fn statistics_are_given_when_they_are_asked_for() {
     let mut pages = Pages::new(7, 3);
     for round in 1..5 {
         settle(&host, &mut driver, &mut pages).unwrap();
-        host.ask();
+        host.request_statistics();
         settle(&host, &mut driver, &mut pages).unwrap();
         assert_eq!(host.statistics(), [(4, 7 * 4096), (5, 5000 * 4096), (6, 12 * 4096), (7, 5 * 4096)]);
         assert_eq!(driver.info().reports, round);
@@ -117,12 +117,12 @@ fn a_reset_in_the_middle_loses_no_page() {
                     break;
                 }
             }
-            host.forget();
+            host.reset_state();
             settle(&host, &mut driver, &mut pages).unwrap();
             assert_eq!(driver.info().held, u64::from(target), "{ring:?}");
             assert_eq!(pages.taken.len() as u32, target, "what was reported has come back");
             assert_eq!(host.actual(), target);
-            host.ask();
+            host.request_statistics();
             settle(&host, &mut driver, &mut pages).unwrap();
             assert_eq!(host.statistics()[0], (4, (2000 - u64::from(target)) * 4096));
         }

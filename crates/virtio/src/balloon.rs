@@ -1,10 +1,11 @@
-//! The balloon. VIRTIO 1.3 §5.5
+//! The traditional memory balloon device. VIRTIO 1.3 §5.5
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::VirtQueue;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, read_config};
+use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{
@@ -14,6 +15,8 @@ use paravirt_platform::{
     BusAddr, Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, PAGE_SIZE, PageArc, Platform, ProcessorId,
     Segment, SubmitError,
 };
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Feature bits. VIRTIO 1.3 §5.5.3
 mod feature {
@@ -23,50 +26,75 @@ mod feature {
     pub const REPORTING: u64 = 1 << 5;
 }
 
-/// Pages are of 2^12 bytes.
+/// Binary logarithm of the page size: pages have 4 KiB. VIRTIO 1.3 §5.5.6
 const PAGE_SHIFT: u32 = PAGE_SIZE.ilog2();
 
+/// Queue indices that do not depend on features. VIRTIO 1.3 §5.5.2
 const INFLATE: u16 = 0;
 const DEFLATE: u16 = 1;
 const STATISTICS: u16 = 2;
-/// Pages that one request names.
-const PAGES: usize = 256;
-/// Runs of pages that can be held.
-const RUNS: usize = 16 << 10;
-/// Runs that one report names.
-const REPORTED: usize = 32;
-/// When a kernel that has nothing to spare is asked again.
+/// Pages of one inflate or deflate request, at most.
+const MAX_REQUEST_PAGES: usize = 256;
+/// Runs of contiguous pages that the balloon can hold.
+const MAX_HELD_RUNS: usize = 16 << 10;
+/// Runs of free pages of one report, at most.
+const MAX_REPORT_RUNS: usize = 32;
+/// The time after which a kernel that had no page to give up is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Where the device reads how many pages it has: `actual`. VIRTIO 1.3 §5.5.4
-const ACTUAL: usize = 4;
-/// Statistics: a tag of 2 bytes and a value of 8. VIRTIO 1.3 §5.5.6.4
-const STATISTICS_LEN: usize = 4 * 10;
-
-/// Free pages, lent to the device for a report.
-struct FreePages {
-    segments: [Segment; REPORTED],
-    count: usize,
-    is_lent: bool,
+/// `struct virtio_balloon_config`, without the fields of features that the driver does not accept. VIRTIO 1.3 §5.5.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    /// Pages that the device asks for.
+    num_pages: U32,
+    /// Pages that the driver has given up; the driver writes it.
+    _actual: U32,
 }
 
-// SAFETY: the pages belong to nobody but this value until they are given back to the kernel, which is done after `reclaim`.
+const _: () = assert!(size_of::<WireConfig>() == 8);
+
+/// Offset of `actual` in the configuration.
+const ACTUAL: usize = core::mem::offset_of!(WireConfig, _actual);
+
+/// `struct virtio_balloon_stat`. VIRTIO 1.3 §5.5.6.3
+#[derive(IntoBytes, Immutable, Unaligned)]
+#[repr(C)]
+struct WireStatistic {
+    tag: U16,
+    val: U64,
+}
+
+const _: () = assert!(size_of::<WireStatistic>() == 10);
+
+/// Statistics of one report, and their bytes.
+const STATISTICS_COUNT: usize = 4;
+const STATISTICS_LEN: usize = STATISTICS_COUNT * size_of::<WireStatistic>();
+
+/// The free pages of a report, in flight while the device processes it.
+struct FreePages {
+    segments: [Segment; MAX_REPORT_RUNS],
+    count: usize,
+    is_in_flight: bool,
+}
+
+// SAFETY: the kernel has handed the pages out to this value, and gets them back after `reclaim` only.
 unsafe impl DmaBuffer for FreePages {
     fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
-        if core::mem::replace(&mut self.is_lent, true) {
+        if core::mem::replace(&mut self.is_in_flight, true) {
             return Err(SubmitError::InFlight);
         }
         let segments = self.segments.get(..self.count).filter(|segments| !segments.is_empty());
-        // SAFETY: the pages are free memory of the kernel that it has handed out, and goes back to it after `reclaim` only.
+        // SAFETY: the pages are free memory that the kernel has handed out; `give_back` returns them after `reclaim` only.
         segments.map(|segments| unsafe { DmaSegments::new(segments, direction) }).ok_or(SubmitError::Length)
     }
 
     unsafe fn reclaim(&mut self) {
-        self.is_lent = false;
+        self.is_in_flight = false;
     }
 }
 
 impl FreePages {
-    /// Gives the pages back to the kernel.
+    /// Returns the pages to the kernel.
     fn give_back(&self, memory: &mut dyn BalloonMemory) {
         for segment in self.segments.iter().take(self.count) {
             let count = u64::from(segment.len) >> PAGE_SHIFT;
@@ -75,48 +103,51 @@ impl FreePages {
     }
 }
 
-/// Whether the device has served a request.
+/// How a request ended.
 #[derive(Copy, Clone, PartialEq, Eq)]
-enum Served {
-    Yes,
-    No,
+enum Completion {
+    /// The device has used it.
+    Used,
+    /// A reset aborted it.
+    Aborted,
 }
 
-/// A queue by which pages are named, one request at a time.
-struct Naming<P: Platform> {
+/// The inflate or deflate queue, with one request in flight at most.
+struct PageQueue<P: Platform> {
     queue: BufferQueue<P, DmaSlice<P>>,
+    /// The buffer of the request while it is not in flight.
     spare: Option<DmaSlice<P>>,
-    /// What the request names: privately, as the device could write its buffer.
-    runs: [PageRange; PAGES],
+    /// The runs of the request: a private copy, since the device may be able to write the buffer.
+    runs: [PageRange; MAX_REQUEST_PAGES],
+    /// Valid entries of `runs`; 0 if no request is outstanding.
     count: usize,
 }
 
-impl<P: Platform> Naming<P> {
+impl<P: Platform> PageQueue<P> {
     fn new(builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>, platform: &P) -> Result<Self, OpenError> {
-        let spare = Some(DmaSlice::alloc(platform, PAGES.saturating_mul(4))?);
-        Ok(Self { queue: builder.build()?, spare, runs: [PageRange::default(); PAGES], count: 0 })
+        let spare = Some(DmaSlice::alloc(platform, MAX_REQUEST_PAGES.saturating_mul(4))?);
+        Ok(Self { queue: builder.build()?, spare, runs: [PageRange::default(); MAX_REQUEST_PAGES], count: 0 })
     }
 
-    /// Whether a request has come back, and whether the device has served it: a reset gives back one that it has not. The runs
-    /// that it names are there until the next.
-    fn done(&mut self) -> Result<Option<Served>, Fault> {
-        let (used, served) = match self.queue.next()? {
+    /// Takes a completed request: how it ended. Its runs stay in `runs` until the next request.
+    fn next_completion(&mut self) -> Result<Option<Completion>, Fault> {
+        let (used, completion) = match self.queue.next()? {
             None => return Ok(None),
-            Some(Outcome::Used(used)) => (used, Served::Yes),
-            Some(Outcome::Aborted(used)) => (used, Served::No),
+            Some(Outcome::Used(used)) => (used, Completion::Used),
+            Some(Outcome::Aborted(used)) => (used, Completion::Aborted),
         };
         self.spare = used.buffer;
-        Ok(Some(served))
+        Ok(Some(completion))
     }
 
-    /// Sends a request that names the runs that `next` gives, for at most `most` pages; whether there was any.
-    fn name(&mut self, most: u64, mut next: impl FnMut(u64) -> Option<PageRange>) -> bool {
+    /// Submits a request with the runs that `next` returns, of at most `max` pages in all; whether there was any run.
+    fn submit(&mut self, max: u64, mut next: impl FnMut(u64) -> Option<PageRange>) -> bool {
         if self.queue.fault().is_some() {
             return false;
         }
         let Some(mut buffer) = self.spare.take() else { return false };
         buffer.set_len(buffer.capacity());
-        let mut left = most.min(PAGES as u64);
+        let mut left = max.min(MAX_REQUEST_PAGES as u64);
         let (mut len, mut count) = (0usize, 0usize);
         let (words, _) = buffer.bytes_mut().as_chunks_mut::<4>();
         while left > 0
@@ -124,7 +155,7 @@ impl<P: Platform> Naming<P> {
             && let Some(run) = next(left)
         {
             for (word, frame) in words.iter_mut().skip(len).zip(run.first..run.end()) {
-                // Frame numbers have 32 bits here; what is beyond is not taken.
+                // The callers take no page whose number has more than 32 bits.
                 *word = (frame as u32).to_le_bytes();
             }
             *slot = run;
@@ -138,34 +169,36 @@ impl<P: Platform> Naming<P> {
             self.spare = Some(buffer);
             return false;
         }
-        let sent = self.queue.submit(buffer, Direction::ToDevice);
-        // There is one request in a queue that has room for it.
-        self.spare = sent.err().and_then(|refused| refused.buffer);
+        let submitted = self.queue.submit(buffer, Direction::ToDevice);
+        // Only one request is in flight, so the queue has room.
+        self.spare = submitted.err().and_then(|refused| refused.buffer);
         self.queue.kick();
         true
     }
 }
 
-/// A virtio balloon.
+/// A virtio balloon, with statistics and free page reporting where the device offers them.
 pub struct VirtioBalloon<P: Platform> {
     device: PageArc<P, VirtioDevice<P>>,
-    inflate: Naming<P>,
-    deflate: Naming<P>,
+    inflate: PageQueue<P>,
+    deflate: PageQueue<P>,
     statistics: Option<BufferQueue<P, DmaSlice<P>>>,
-    /// What the statistics are written to, while the device does not have it.
-    report: Option<DmaSlice<P>>,
+    /// The buffer of the statistics while it is not in flight.
+    statistics_buffer: Option<DmaSlice<P>>,
     reporting: Option<BufferQueue<P, FreePages>>,
     held: HeldPages<P>,
+    /// Statistics reports that the device has used.
     reports: u64,
+    /// Pages that the device asked for when the configuration was read last.
     target: u64,
-    /// When a kernel that had nothing to spare is asked again.
+    /// When a kernel that had no page to give up is asked again.
     next_try: Instant,
-    /// The device has to be told how many pages it has.
-    must_tell: bool,
+    /// `actual` in the configuration is outdated.
+    is_actual_stale: bool,
 }
 
 impl<P: Platform> VirtioBalloon<P> {
-    /// Takes the device into service.
+    /// Initialises the device and puts its queues in service.
     ///
     /// # Errors
     ///
@@ -185,35 +218,37 @@ impl<P: Platform> VirtioBalloon<P> {
             0 => None,
             _ => Some(QueueBuilder::new(&device, &params(STATISTICS, 0))?),
         };
-        // A device that offers a queue has it in its place, also where the driver does not use it.
-        let place = |bit| u16::from(offered & bit != 0);
-        let index = place(feature::STATS_VQ)
-            .saturating_add(place(feature::FREE_PAGE_HINT))
+        // A queue that the device offers takes an index even if the driver does not use it. VIRTIO 1.3 §5.5.2
+        let width = |bit| u16::from(offered & bit != 0);
+        let index = width(feature::STATS_VQ)
+            .saturating_add(width(feature::FREE_PAGE_HINT))
             .saturating_add(STATISTICS);
         let reporting = match device.features() & feature::REPORTING {
             0 => None,
-            _ => Some(QueueBuilder::new(&device, &params(index, REPORTED as u16))?),
+            _ => Some(QueueBuilder::new(&device, &params(index, MAX_REPORT_RUNS as u16))?),
         };
         device.start(|_| ProcessorId(0))?;
         let mut this = Self {
-            inflate: Naming::new(inflate, platform)?,
-            deflate: Naming::new(deflate, platform)?,
+            inflate: PageQueue::new(inflate, platform)?,
+            deflate: PageQueue::new(deflate, platform)?,
             statistics: statistics.map(QueueBuilder::build).transpose()?,
-            report: Some(DmaSlice::alloc(platform, STATISTICS_LEN)?),
+            statistics_buffer: Some(DmaSlice::alloc(platform, STATISTICS_LEN)?),
             reporting: reporting.map(QueueBuilder::build).transpose()?,
-            held: HeldPages::new(platform, RUNS)?,
+            held: HeldPages::new(platform, MAX_HELD_RUNS)?,
             reports: 0,
             target: 0,
             next_try: Instant::NEVER,
-            must_tell: false,
+            is_actual_stale: false,
             device,
         };
-        // The device keeps a first report and gives it back when it wants another one.
-        this.send_statistics(None)?;
+        // The device keeps the first buffer and uses it when it wants a report. VIRTIO 1.3 §5.5.6.3
+        this.submit_statistics(None)?;
         Ok(this)
     }
 
-    fn send_statistics(&mut self, memory: Option<&mut dyn BalloonMemory>) -> Result<(), Fault> {
+    /// Submits the statistics of `memory`, or zeros without it, if the buffer is not in flight.
+    fn submit_statistics(&mut self, memory: Option<&mut dyn BalloonMemory>) -> Result<(), Fault> {
+        // Tags: VIRTIO_BALLOON_S_*. VIRTIO 1.3 §5.5.6.4
         const FREE: u16 = 4;
         const TOTAL: u16 = 5;
         const AVAILABLE: u16 = 6;
@@ -222,44 +257,44 @@ impl<P: Platform> VirtioBalloon<P> {
         if queue.fault().is_some() {
             return Ok(());
         }
-        let Some(mut buffer) = self.report.take() else { return Ok(()) };
+        let Some(mut buffer) = self.statistics_buffer.take() else { return Ok(()) };
         let statistics = memory.map(|memory| memory.statistics()).unwrap_or_default();
-        let values = [
+        let values: [(u16, u64); STATISTICS_COUNT] = [
             (FREE, statistics.free),
             (TOTAL, statistics.total),
             (AVAILABLE, statistics.available),
             (CACHES, statistics.caches),
         ];
-        for (to, (tag, pages)) in buffer.bytes_mut().as_chunks_mut::<10>().0.iter_mut().zip(values) {
-            let [t0, t1] = tag.to_le_bytes();
-            let [v0, v1, v2, v3, v4, v5, v6, v7] = pages.saturating_mul(PAGE_SIZE as u64).to_le_bytes();
-            *to = [t0, t1, v0, v1, v2, v3, v4, v5, v6, v7];
-        }
-        let sent = queue.submit(buffer, Direction::ToDevice);
-        self.report = sent.err().and_then(|refused| refused.buffer);
+        let values = values.map(|(tag, pages)| WireStatistic {
+            tag: tag.into(),
+            val: pages.saturating_mul(PAGE_SIZE as u64).into(),
+        });
+        buffer.bytes_mut().iter_mut().zip(values.as_bytes()).for_each(|(to, from)| *to = *from);
+        let submitted = queue.submit(buffer, Direction::ToDevice);
+        self.statistics_buffer = submitted.err().and_then(|refused| refused.buffer);
         queue.kick();
         Ok(())
     }
 
     fn poll_inflate(&mut self) -> Result<(), Fault> {
-        while self.inflate.done()?.is_some() {
-            // What the device has been told of counts as its own, also where a reset came between.
+        while self.inflate.next_completion()?.is_some() {
+            // The pages count as the device's even if a reset aborted the request.
             self.inflate.count = 0;
-            self.must_tell = true;
+            self.is_actual_stale = true;
         }
         Ok(())
     }
 
     fn poll_deflate(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        while let Some(served) = self.deflate.done()? {
+        while let Some(completion) = self.deflate.next_completion()? {
             let count = core::mem::take(&mut self.deflate.count);
             for run in self.deflate.runs.iter().take(count) {
-                // What the device has not been told of is its own still.
-                if served == Served::Yes || !self.held.insert(*run) {
+                // The device still owns the pages of an aborted request.
+                if completion == Completion::Used || !self.held.insert(*run) {
                     memory.give_back(*run);
                 }
             }
-            self.must_tell = true;
+            self.is_actual_stale = true;
         }
         Ok(())
     }
@@ -267,7 +302,7 @@ impl<P: Platform> VirtioBalloon<P> {
     fn poll_reporting(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
         let Some(reporting) = &mut self.reporting else { return Ok(()) };
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = reporting.next()? {
-            // What a device that did not let go may still write to is leaked.
+            // Pages that the device may still write to have no buffer here: they are leaked.
             used.buffer.iter().for_each(|pages| pages.give_back(memory));
         }
         Ok(())
@@ -277,35 +312,46 @@ impl<P: Platform> VirtioBalloon<P> {
         let Some(queue) = &mut self.statistics else { return Ok(()) };
         match queue.next()? {
             Some(Outcome::Used(used)) => {
-                self.report = used.buffer;
+                self.statistics_buffer = used.buffer;
                 self.reports = self.reports.saturating_add(1);
             }
-            Some(Outcome::Aborted(used)) => self.report = used.buffer,
+            Some(Outcome::Aborted(used)) => self.statistics_buffer = used.buffer,
             None => {}
         }
-        self.send_statistics(Some(memory))
+        self.submit_statistics(Some(memory))
     }
 
-    /// How many pages the device asks for.
+    /// Reads how many pages the device asks for.
     fn read_target(&self) -> u64 {
-        let bytes: [u8; 4] = self.device.with_transport(|transport| read_config(transport, &[(0, 4)]));
-        u64::from(u32::from_le_bytes(bytes))
+        let bytes: [u8; size_of::<WireConfig>()] =
+            self.device.with_transport(|transport| read_config(transport, &[(0, 4)]));
+        let config: WireConfig = zerocopy::transmute!(bytes);
+        config.num_pages.get().into()
     }
 
-    /// Tells the device how many pages it has.
-    fn tell_actual(&self) {
+    /// Writes the number of pages held to the configuration.
+    fn write_actual(&self) {
         let pages = u32::try_from(self.held.pages()).unwrap_or(u32::MAX);
         self.device.with_transport(|transport| {
             if !transport.write_config(ACTUAL, &pages.to_le_bytes()) {
-                log::warn!("virtio-balloon: its configuration is too short");
+                log::warn!("virtio-balloon: configuration shorter than 8 bytes, actual not written");
             }
         });
     }
 }
 
+impl<P: Platform> fmt::Debug for VirtioBalloon<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioBalloon")
+            .field("held", &self.held.pages())
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<P: Platform> Notify for VirtioBalloon<P> {
     fn arm(&mut self) -> Arm {
-        // What the device asks for may have changed since the last look.
+        // The target may have changed since the last poll.
         if self.device.fault().is_none() && self.read_target() != self.target {
             return Arm::Pending;
         }
@@ -338,7 +384,7 @@ impl<P: Platform> Notify for VirtioBalloon<P> {
 
 impl<P: Platform> Balloon for VirtioBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        // Also notices that the device is gone, or wants to be reset.
+        // Detects removal of the device and its request for a reset.
         let _ = self.device.take_config_change();
         let drained = [
             self.poll_inflate(),
@@ -346,7 +392,7 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
             self.poll_reporting(memory),
             self.poll_statistics(memory),
         ];
-        // A device that is reset starts again once every queue has been looked at: it is not out of service.
+        // A device that was reset restarts once every queue has been polled: a reset is no error here.
         for result in drained {
             match result {
                 Ok(()) | Err(Fault::Reset) => {}
@@ -358,56 +404,61 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
             Some(Fault::Reset) => return Ok(()),
             Some(fault) => return Err(fault),
         }
-        // Also after a restart, of which the queues that were looked at first have to hear.
+        // After a restart, the queues that were polled first still have to be polled again.
         if [&self.inflate.queue, &self.deflate.queue].into_iter().any(|queue| queue.fault().is_some()) {
             return Ok(());
         }
-        if core::mem::take(&mut self.must_tell) {
-            self.tell_actual();
+        if core::mem::take(&mut self.is_actual_stale) {
+            self.write_actual();
         }
         self.target = self.read_target();
         self.next_try = Instant::NEVER;
         let held = self.held.pages();
-        // One at a time: a device serves its queues in any order, and must not be given back pages that it has yet to take.
+        // One request at a time: the device serves its queues in any order, and a page must not be deflated before it was inflated.
         if self.inflate.count > 0 || self.deflate.count > 0 {
             return Ok(());
         }
         if self.target > held {
-            let room = &mut self.held;
-            let was_sent = self.inflate.name(self.target.saturating_sub(held), |most| {
-                let run = if room.has_room() { memory.take(most)? } else { return None };
-                // Frame numbers have 32 bits on this device.
-                if run.count <= most && run.end() <= 1 << 32 && room.insert(run) {
+            let held_pages = &mut self.held;
+            let is_submitted = self.inflate.submit(self.target.saturating_sub(held), |max| {
+                let run = if held_pages.has_room() { memory.take(max)? } else { return None };
+                // Page numbers have 32 bits. VIRTIO 1.3 §5.5.6
+                if run.count <= max && run.end() <= 1 << 32 && held_pages.insert(run) {
                     return Some(run);
                 }
                 memory.give_back(run);
                 None
             });
-            if !was_sent {
-                // The kernel has nothing to spare now.
+            if !is_submitted {
+                // The kernel has no page to give up now.
                 self.next_try = self.device.platform().now().saturating_add(RETRY_INTERVAL);
             }
         } else if self.target < held {
-            let room = &mut self.held;
-            self.deflate.name(held.saturating_sub(self.target), |most| room.pop(most));
+            let held_pages = &mut self.held;
+            self.deflate.submit(held.saturating_sub(self.target), |max| held_pages.pop(max));
         }
         Ok(())
     }
 
     fn info(&self) -> BalloonInfo {
-        BalloonInfo { held: self.held.pages(), target: Some(self.target), added: 0, reports: self.reports }
+        let mut info = BalloonInfo::default();
+        info.held = self.held.pages();
+        info.target = Some(self.target);
+        info.reports = self.reports;
+        info
     }
 
-    fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
+    fn report_free(&mut self, memory: &mut dyn BalloonMemory, max: u64) -> Result<u64, ControlError> {
         let reporting = self.reporting.as_mut().ok_or(ControlError::Unsupported)?;
         if let Some(fault) = reporting.fault() {
             return Err(fault.into());
         }
-        let mut pages = FreePages { segments: [Segment::default(); REPORTED], count: 0, is_lent: false };
+        let mut pages =
+            FreePages { segments: [Segment::default(); MAX_REPORT_RUNS], count: 0, is_in_flight: false };
         let mut total = 0u64;
-        while total < most
+        while total < max
             && let Some(segment) = pages.segments.get_mut(pages.count)
-            && let Some(run) = memory.take(most.saturating_sub(total).min(1 << 18))
+            && let Some(run) = memory.take(max.saturating_sub(total).min(1 << 18))
         {
             let len = u32::try_from(run.count.saturating_mul(PAGE_SIZE as u64)).unwrap_or(0);
             *segment = Segment { addr: BusAddr(run.first.saturating_mul(PAGE_SIZE as u64)), len };
@@ -417,8 +468,8 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
         if pages.count == 0 {
             return Ok(0);
         }
-        let sent = reporting.submit(pages, Direction::FromDevice);
-        if let Err(refused) = sent {
+        let submitted = reporting.submit(pages, Direction::FromDevice);
+        if let Err(refused) = submitted {
             refused.buffer.iter().for_each(|pages| pages.give_back(memory));
             return Ok(0);
         }

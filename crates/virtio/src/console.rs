@@ -4,25 +4,37 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, read_config};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
-use paravirt_platform::Fifo;
-use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
+use paravirt_platform::{Direction, DmaSlice, Fifo, Platform, ProcessorId};
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-/// The device says how large its screen is. VIRTIO 1.3 §5.3.3
+/// VIRTIO_CONSOLE_F_SIZE: the configuration has the size of the screen. VIRTIO 1.3 §5.3.3
 const F_SIZE: u64 = 1 << 0;
-/// Buffers in each direction, and bytes of one.
+/// Buffers of each queue, and bytes of one.
 const BUFFERS: u16 = 16;
 const BUFFER_LEN: usize = 256;
 
-/// What came in: a buffer, and which of its bytes have not been read.
+/// `struct virtio_console_config`, without the fields for several ports. VIRTIO 1.3 §5.3.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireSize {
+    cols: U16,
+    rows: U16,
+}
+
+const _: () = assert!(size_of::<WireSize>() == 4);
+
+/// A received buffer: its bytes from `next` to `end` have not been read.
 struct Input<P: Platform> {
     buffer: DmaSlice<P>,
     next: usize,
     end: usize,
 }
 
-/// A virtio console.
+/// A virtio console with one port.
 pub struct VirtioConsole<P: Platform> {
     rx: BufferQueue<P, DmaSlice<P>>,
     tx: BufferQueue<P, DmaSlice<P>>,
@@ -33,7 +45,7 @@ pub struct VirtioConsole<P: Platform> {
 }
 
 impl<P: Platform> VirtioConsole<P> {
-    /// Takes the device into service.
+    /// Initialises the device and puts its queues in service.
     ///
     /// # Errors
     ///
@@ -53,22 +65,24 @@ impl<P: Platform> VirtioConsole<P> {
             size: None,
         };
         if device.features() & F_SIZE != 0 {
-            let [c0, c1, r0, r1]: [u8; 4] = device.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
-            let size =
-                ConsoleSize { columns: u16::from_le_bytes([c0, c1]), rows: u16::from_le_bytes([r0, r1]) };
+            let bytes: [u8; size_of::<WireSize>()] =
+                device.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
+            let size: WireSize = zerocopy::transmute!(bytes);
+            let size = ConsoleSize { columns: size.cols.get(), rows: size.rows.get() };
             console.size = (size.columns > 0 && size.rows > 0).then_some(size);
         }
         let mut each = 0u16;
         DmaSlice::alloc_many(platform, usize::from(BUFFERS) << 1, BUFFER_LEN, |slice| {
-            // Half for each direction; there is room for that.
+            // Half of the buffers for each direction; the pools have the capacity for that.
             let _ = if each & 1 == 0 { console.rx_spare.push(slice) } else { console.tx_spare.push(slice) };
             each = each.wrapping_add(1);
         })?;
-        console.take_in()?;
+        console.poll_rx()?;
         Ok(console)
     }
 
-    fn take_in(&mut self) -> Result<(), Fault> {
+    /// Collects received buffers, and submits the unused ones.
+    fn poll_rx(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.rx.next()? {
             match outcome {
                 Outcome::Used(used) => {
@@ -85,6 +99,12 @@ impl<P: Platform> VirtioConsole<P> {
         }
         self.rx.refill(&mut self.rx_spare);
         Ok(())
+    }
+}
+
+impl<P: Platform> fmt::Debug for VirtioConsole<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioConsole").field("size", &self.size).finish_non_exhaustive()
     }
 }
 
@@ -135,7 +155,7 @@ impl<P: Platform> Console for VirtioConsole<P> {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
-        let state = self.take_in();
+        let state = self.poll_rx();
         let mut filled = 0usize;
         while let Some(input) = self.input.get_mut(0) {
             let from = input.buffer.bytes().get(input.next..input.end).unwrap_or_default();
@@ -154,7 +174,7 @@ impl<P: Platform> Console for VirtioConsole<P> {
             }
         }
         self.rx.refill(&mut self.rx_spare);
-        // What came in before a fault can still be read.
+        // Data received before a fault can still be read.
         if filled == 0 {
             state?;
         }

@@ -1,31 +1,31 @@
-//! The feature bits that concern every device. VIRTIO 1.3 §6
+//! Feature bits that are reserved for the transport and the queues of every device. VIRTIO 1.3 §6
 
 use bitflags::bitflags;
 
 bitflags! {
-    /// Feature bits of the transport and the queues.
+    /// Reserved feature bits.
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct Features: u64 {
-        /// Descriptors may name a table of descriptors.
+        /// A descriptor may refer to an indirect table of descriptors. VIRTIO 1.3 §2.7.5.3
         const INDIRECT_DESC = 1 << 28;
-        /// Each side says at which entry it wants to be notified.
+        /// Each side publishes the ring index at which it wants a notification. VIRTIO 1.3 §2.7.7, §2.7.10
         const EVENT_IDX = 1 << 29;
-        /// The device is not a legacy device.
+        /// The device complies with VIRTIO 1.0 or later.
         const VERSION_1 = 1 << 32;
-        /// The device reaches memory as the platform says: through an IOMMU, or only what is shared with it.
+        /// The device accesses memory through the platform's IOMMU, or accesses only memory that is shared with it.
         const ACCESS_PLATFORM = 1 << 33;
-        /// Packed queues.
+        /// The packed ring format. VIRTIO 1.3 §2.8
         const RING_PACKED = 1 << 34;
-        /// The device uses requests in the order in which they were made available.
+        /// The device uses buffers in the order in which they were made available. VIRTIO 1.3 §2.7.9
         const IN_ORDER = 1 << 35;
-        /// The device orders memory accesses as the platform does for devices.
+        /// Memory accesses need the barriers that the platform requires for hardware devices.
         const ORDER_PLATFORM = 1 << 36;
-        /// A single queue can be reset.
+        /// A single queue can be reset. VIRTIO 1.3 §2.6.1
         const RING_RESET = 1 << 40;
     }
 }
 
 impl Features {
-    /// What the queues of this crate can do.
+    /// The features that the queues of this crate implement.
     pub const SUPPORTED: Self = Self::all();
 }

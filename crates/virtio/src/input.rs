@@ -4,28 +4,71 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
 use paravirt_platform::{Direction, DmaSlice, Fifo, Platform, ProcessorId};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const EVENTS: u16 = 0;
 const STATUS: u16 = 1;
-/// Buffers for events, and for what is said to the device.
+/// Buffers of the event and the status queue.
 const EVENT_BUFFERS: u16 = 64;
 const STATUS_BUFFERS: u16 = 8;
-/// Bytes of an event: type, code, value. §5.8.5
-const EVENT_LEN: usize = 8;
-/// What configuration answers, from its beginning: 8 bytes of head, and of the answer as many as are looked at. §5.8.4
-const ANSWER: usize = 8;
-const CONFIG_LEN: usize = ANSWER + 36;
 
-/// Questions to configuration.
-mod question {
-    pub const BITS: u8 = 0x11;
-    pub const AXIS: u8 = 0x12;
+/// `struct virtio_input_event`: types and codes are those of Linux's evdev interface. VIRTIO 1.3 §5.8.6
+#[derive(Copy, Clone, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct WireEvent {
+    /// Type: `EV_*`.
+    pub kind: U16,
+    /// Code: what the type's values belong to.
+    pub code: U16,
+    /// Value, in two's complement.
+    pub value: U32,
 }
 
-/// Types of events, as Linux numbers them.
+const EVENT_LEN: usize = size_of::<WireEvent>();
+const _: () = assert!(EVENT_LEN == 8);
+
+/// The largest value of a configuration query that is read, in bytes: the bitmap of 288 codes. Longer values are truncated.
+const VALUE_LEN: usize = 36;
+
+/// `struct virtio_input_config`, with a shorter value. VIRTIO 1.3 §5.8.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    _select: u8,
+    _subsel: u8,
+    /// Bytes of the value that are valid; 0 if the device does not know the query.
+    size: u8,
+    _reserved: [u8; 5],
+    value: [u8; VALUE_LEN],
+}
+
+const CONFIG_LEN: usize = size_of::<WireConfig>();
+const _: () = assert!(CONFIG_LEN == 44 && core::mem::offset_of!(WireConfig, value) == 8);
+
+/// The start of `struct virtio_input_absinfo`. VIRTIO 1.3 §5.8.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireAxis {
+    min: U32,
+    max: U32,
+}
+
+const _: () = assert!(size_of::<WireAxis>() == 8);
+
+/// Values of `select`: configuration queries. VIRTIO 1.3 §5.8.4
+mod select {
+    /// VIRTIO_INPUT_CFG_EV_BITS: the codes of an event type, as a bitmap.
+    pub const EVENT_BITS: u8 = 0x11;
+    /// VIRTIO_INPUT_CFG_ABS_INFO: the range of an absolute axis.
+    pub const AXIS_INFO: u8 = 0x12;
+}
+
+/// Event types, with Linux's numbers: `EV_*`.
 mod kind {
     pub const SYNC: u16 = 0;
     pub const KEY: u16 = 1;
@@ -34,27 +77,26 @@ mod kind {
     pub const LED: u16 = 0x11;
 }
 
-/// What an axis counts: the least, and how many steps there are from it to the largest.
+/// The range of values of an absolute axis, as the device reports it.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Range {
-    /// The value at the left or upper border.
-    pub least: i32,
-    /// Steps to the other one.
+    /// The smallest value, at the left or upper border.
+    pub min: i32,
+    /// The distance from the smallest to the largest value; 0 if the device reports no valid range.
     pub span: u32,
 }
 
 impl Range {
-    /// Where `value` is between the borders.
-    fn place(self, value: i32) -> u16 {
-        InputEvent::place(value, self.least, self.span.into())
+    /// Scales `value` to the range 0 to [`InputEvent::END`]; values out of range are clamped.
+    fn scale(self, value: i32) -> u16 {
+        InputEvent::place(value, self.min, self.span.into())
     }
 }
 
-/// Says what an event of the device means; `x` and `y` are what its axes count. Total.
-pub fn event(bytes: [u8; EVENT_LEN], x: Range, y: Range) -> InputEvent {
-    let [k0, k1, c0, c1, value @ ..] = bytes;
-    let (kind, code) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([c0, c1]));
-    let value = i32::from_le_bytes(value);
+/// Decodes an event of a device whose absolute axes have the ranges `x` and `y`. Total: an unknown event is
+/// [`InputEvent::Other`].
+pub fn decode(event: WireEvent, x: Range, y: Range) -> InputEvent {
+    let (kind, code, value) = (event.kind.get(), event.code.get(), event.value.get().cast_signed());
     let relative = |axis| InputEvent::Relative { axis, by: value };
     match (kind, code) {
         (kind::SYNC, 0) => InputEvent::Sync,
@@ -63,13 +105,13 @@ pub fn event(bytes: [u8; EVENT_LEN], x: Range, y: Range) -> InputEvent {
         (kind::RELATIVE, 1) => relative(Axis::Y),
         (kind::RELATIVE, 6) => relative(Axis::HorizontalWheel),
         (kind::RELATIVE, 8) => relative(Axis::Wheel),
-        (kind::ABSOLUTE, 0) => InputEvent::Absolute { axis: Axis::X, at: x.place(value) },
-        (kind::ABSOLUTE, 1) => InputEvent::Absolute { axis: Axis::Y, at: y.place(value) },
+        (kind::ABSOLUTE, 0) => InputEvent::Absolute { axis: Axis::X, at: x.scale(value) },
+        (kind::ABSOLUTE, 1) => InputEvent::Absolute { axis: Axis::Y, at: y.scale(value) },
         _ => InputEvent::Other { kind, code, value },
     }
 }
 
-/// A virtio input device.
+/// A virtio input device: keyboard, mouse or tablet.
 pub struct VirtioInput<P: Platform> {
     events: BufferQueue<P, DmaSlice<P>>,
     status: BufferQueue<P, DmaSlice<P>>,
@@ -77,60 +119,63 @@ pub struct VirtioInput<P: Platform> {
     status_spare: Fifo<P, DmaSlice<P>>,
     info: InputInfo,
     has_leds: bool,
+    /// Ranges of the absolute axes.
     x: Range,
     y: Range,
 }
 
-/// Asks configuration; how many bytes it answers, and the beginning of the answer.
-fn ask(transport: &mut dyn VirtioTransport, select: u8, of: u16) -> (usize, [u8; CONFIG_LEN]) {
+/// Queries the configuration; `None` if the device rejects the writes that select the query.
+fn query(transport: &mut dyn VirtioTransport, select: u8, subsel: u16) -> Option<WireConfig> {
     const FIELDS: &[(u8, u8)] =
         &[(2, 1), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4)];
-    if !transport.write_config(0, &[select]) || !transport.write_config(1, &[of as u8]) {
-        return (0, [0; CONFIG_LEN]);
+    if !transport.write_config(0, &[select]) || !transport.write_config(1, &[subsel as u8]) {
+        return None;
     }
-    let answer: [u8; CONFIG_LEN] = read_config(transport, FIELDS);
-    let len = usize::from(answer.get(2).copied().unwrap_or(0));
-    (len, answer)
+    let config: [u8; CONFIG_LEN] = read_config(transport, FIELDS);
+    Some(zerocopy::transmute!(config))
 }
 
-/// Whether there is any of `codes` among the events of type `of`.
-fn has(transport: &mut dyn VirtioTransport, of: u16, mut codes: core::ops::Range<usize>) -> bool {
-    let (len, answer) = ask(transport, question::BITS, of);
-    let bitmap = answer.get(ANSWER..).unwrap_or_default();
-    let bitmap = bitmap.get(..len).unwrap_or(bitmap);
+/// Whether the device reports any of `codes` for the event type `kind`.
+fn has(transport: &mut dyn VirtioTransport, kind: u16, mut codes: core::ops::Range<usize>) -> bool {
+    let Some(config) = query(transport, select::EVENT_BITS, kind) else { return false };
+    let bitmap = config.value.get(..usize::from(config.size)).unwrap_or(&config.value);
     codes.any(|code| bitmap.get(code >> 3).is_some_and(|byte| byte >> (code & 7) & 1 != 0))
 }
 
+/// The range of an absolute axis; the default if the device reports none, or its largest value is below its smallest.
 fn range(transport: &mut dyn VirtioTransport, axis: u16) -> Range {
-    let (len, answer) = ask(transport, question::AXIS, axis);
-    match answer.get(ANSWER..).and_then(<[u8]>::first_chunk) {
-        Some([a, b, c, d, e, f, g, h]) if len >= 8 => {
-            let (least, most) = (i32::from_le_bytes([*a, *b, *c, *d]), i32::from_le_bytes([*e, *f, *g, *h]));
-            let span = i64::from(most).saturating_sub(least.into());
-            Range { least, span: u32::try_from(span).unwrap_or(0) }
-        }
-        _ => Range::default(),
+    let config = query(transport, select::AXIS_INFO, axis);
+    let config = config.filter(|config| usize::from(config.size) >= size_of::<WireAxis>());
+    let Some(config) = config else { return Range::default() };
+    let Ok((axis, _)) = WireAxis::read_from_prefix(&config.value) else { return Range::default() };
+    let (min, max) = (axis.min.get().cast_signed(), axis.max.get().cast_signed());
+    let span = i64::from(max).saturating_sub(min.into());
+    Range { min, span: u32::try_from(span).unwrap_or(0) }
+}
+
+impl<P: Platform> fmt::Debug for VirtioInput<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioInput").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
 impl<P: Platform> VirtioInput<P> {
-    /// Takes the device into service.
+    /// Initialises the device and puts its queues in service.
     ///
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
     pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
         let device = VirtioDevice::open(platform, transport, |_| Features::SUPPORTED.bits())?;
-        let params = |index, most| QueueParams::new(index, options.queue_size.min(most));
+        let params = |index, max| QueueParams::new(index, options.queue_size.min(max));
         let events = QueueBuilder::new(&device, &params(EVENTS, EVENT_BUFFERS))?;
         let status = QueueBuilder::new(&device, &params(STATUS, STATUS_BUFFERS))?;
         let (info, has_leds, x, y) = device.with_transport(|transport| {
-            let info = InputInfo {
-                has_keys: has(transport, kind::KEY, 0..0x100),
-                has_buttons: has(transport, kind::KEY, 0x110..0x118),
-                is_relative: has(transport, kind::RELATIVE, 0..2),
-                is_absolute: has(transport, kind::ABSOLUTE, 0..2),
-            };
+            let mut info = InputInfo::default();
+            info.has_keys = has(transport, kind::KEY, 0..0x100);
+            info.has_buttons = has(transport, kind::KEY, 0x110..0x118);
+            info.is_relative = has(transport, kind::RELATIVE, 0..2);
+            info.is_absolute = has(transport, kind::ABSOLUTE, 0..2);
             let has_leds = has(transport, kind::LED, 0..8);
             (info, has_leds, range(transport, 0), range(transport, 1))
         });
@@ -138,7 +183,7 @@ impl<P: Platform> VirtioInput<P> {
         let event_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, EVENT_BUFFERS, EVENT_LEN)?;
         let status_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, STATUS_BUFFERS, EVENT_LEN)?;
         let (events, mut status) = (events.build()?, status.build()?);
-        // QEMU up to 10.0 says how much it has read.
+        // QEMU up to 10.0 reports the bytes that it has read as written.
         status.queue_mut().ignore_lengths();
         let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };
         input.events.refill(&mut input.event_spare);
@@ -171,12 +216,12 @@ impl<P: Platform> Input for VirtioInput<P> {
 
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
         loop {
-            let (came, used) = match self.events.next() {
+            let (is_used, used) = match self.events.next() {
                 Ok(Some(Outcome::Used(used))) => (true, used),
                 Ok(Some(Outcome::Aborted(used))) => (false, used),
-                // A device that is reset starts again once both queues have been looked at.
+                // A device that was reset restarts once both queues have been polled.
                 idle => {
-                    // Also notices that the device is gone, or wants to be reset.
+                    // Detects removal of the device and its request for a reset.
                     let _ = self.events.device().take_config_change();
                     let status = self.status.take_back(&mut self.status_spare).map(|_| ());
                     for result in [idle.map(|_| ()), status] {
@@ -190,10 +235,10 @@ impl<P: Platform> Input for VirtioInput<P> {
                 }
             };
             let Some(buffer) = used.buffer else { continue };
-            let bytes = buffer.bytes().first_chunk().copied();
+            let event = WireEvent::read_from_prefix(buffer.bytes()).map(|(event, _)| event).ok();
             let _ = self.event_spare.push(buffer);
-            if let Some(bytes) = bytes.filter(|_| came && used.len as usize == EVENT_LEN) {
-                return Ok(Some(event(bytes, self.x, self.y)));
+            if let Some(event) = event.filter(|_| is_used && used.len as usize == EVENT_LEN) {
+                return Ok(Some(decode(event, self.x, self.y)));
             }
         }
     }
@@ -203,7 +248,7 @@ impl<P: Platform> Input for VirtioInput<P> {
             Ok(_) | Err(Fault::Reset) => {}
             Err(fault) => return Err(fault),
         }
-        // In the order of their codes. The end of what belongs together is not told: QEMU does not know it in this direction.
+        // In the order of their codes. No SYN_REPORT follows: QEMU does not handle it in this direction.
         let lights = [Leds::NUM_LOCK, Leds::CAPS_LOCK, Leds::SCROLL_LOCK];
         let is_ready = self.status.fault().is_none()
             && self.status_spare.len() >= lights.len()
@@ -211,11 +256,11 @@ impl<P: Platform> Input for VirtioInput<P> {
         if !self.has_leds || !is_ready {
             return Ok(false);
         }
-        for (code, led) in (0u64..).zip(lights) {
+        for (code, led) in (0u16..).zip(lights) {
             let Some(mut buffer) = self.status_spare.pop() else { break };
-            let value = u64::from(leds.contains(led));
-            let bytes = u64::from(kind::LED) | code << 16 | value << 32;
-            buffer.bytes_mut().copy_from_slice(&bytes.to_le_bytes());
+            let value = u32::from(leds.contains(led));
+            let event = WireEvent { kind: kind::LED.into(), code: code.into(), value: value.into() };
+            buffer.bytes_mut().copy_from_slice(event.as_bytes());
             if !self.status.submit_from(buffer, Direction::ToDevice, &mut self.status_spare) {
                 break;
             }
@@ -230,25 +275,34 @@ mod tests {
     use super::*;
 
     fn of(kind: u16, code: u16, value: i32, range: Range) -> InputEvent {
-        let [a, b] = kind.to_le_bytes();
-        let [c, d] = code.to_le_bytes();
-        let [e, f, g, h] = value.to_le_bytes();
-        event([a, b, c, d, e, f, g, h], range, Range::default())
+        let value = value.cast_unsigned();
+        decode(
+            WireEvent { kind: kind.into(), code: code.into(), value: value.into() },
+            range,
+            Range::default(),
+        )
     }
 
     #[test]
-    fn places_are_between_the_borders_whatever_the_device_says() {
-        let wide = Range { least: i32::MIN, span: u32::MAX };
+    fn an_event_is_little_endian() {
+        let event = WireEvent::read_from_bytes(&[1, 0, 0x10, 1, 0xff, 0xff, 0xff, 0xff]).unwrap();
+        assert_eq!((event.kind.get(), event.code.get(), event.value.get()), (1, 0x110, u32::MAX));
+        assert_eq!(event.as_bytes(), [1, 0, 0x10, 1, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn absolute_positions_are_clamped_to_the_range() {
+        let wide = Range { min: i32::MIN, span: u32::MAX };
         let x = |at| InputEvent::Absolute { axis: Axis::X, at };
         assert_eq!(of(3, 0, i32::MAX, wide), x(InputEvent::END));
         assert_eq!(of(3, 0, i32::MIN, wide), x(0));
-        let small = Range { least: 10, span: 2 };
+        let small = Range { min: 10, span: 2 };
         assert_eq!([9, 11, 12, 13].map(|value| of(3, 0, value, small)), [x(0), x(16383), x(32767), x(32767)]);
         assert_eq!(of(3, 0, 7, Range::default()), x(0));
     }
 
     #[test]
-    fn events_mean_what_linux_means() {
+    fn events_are_decoded_by_linux_event_codes() {
         let none = Range::default();
         assert_eq!(of(1, 30, 1, none), InputEvent::Key { key: Key(30), is_pressed: true });
         assert_eq!(of(2, 8, -1, none), InputEvent::Relative { axis: Axis::Wheel, by: -1 });

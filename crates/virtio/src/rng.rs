@@ -4,24 +4,25 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport};
+use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Entropy, Fault, Notify};
 use paravirt_platform::{Direction, DmaSlice, Platform, ProcessorId};
 
-/// Bytes that are asked for at once.
+/// Bytes of one request.
 const REQUEST_LEN: usize = 1024;
 
 /// A virtio entropy device.
 pub struct VirtioRng<P: Platform> {
     queue: BufferQueue<P, DmaSlice<P>>,
-    /// What the device gave, and which of its bytes have not been handed out.
+    /// The buffer while it is not in flight; its bytes from `next` to `end` are random data that have not been returned yet.
     buffer: Option<DmaSlice<P>>,
     next: usize,
     end: usize,
 }
 
 impl<P: Platform> VirtioRng<P> {
-    /// Takes the device into service. Nothing is asked for before the first [`fill`](Entropy::fill).
+    /// Initialises the device and puts its queue in service. The first [`fill`](Entropy::fill) submits the first request.
     ///
     /// # Errors
     ///
@@ -33,6 +34,13 @@ impl<P: Platform> VirtioRng<P> {
         device.start(|_| ProcessorId(0))?;
         let buffer = Some(DmaSlice::alloc(platform, REQUEST_LEN)?);
         Ok(Self { queue: builder.build()?, buffer, next: 0, end: 0 })
+    }
+}
+
+impl<P: Platform> fmt::Debug for VirtioRng<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let available = self.end.saturating_sub(self.next);
+        f.debug_struct("VirtioRng").field("available", &available).finish_non_exhaustive()
     }
 }
 
@@ -61,17 +69,17 @@ impl<P: Platform> Entropy for VirtioRng<P> {
             None => {}
         }
         let Some(mut buffer) = self.buffer.take() else { return Ok(0) };
-        let given = buffer.bytes_mut().get_mut(self.next..self.end).unwrap_or_default();
-        let count = given.len().min(bytes.len());
-        for (to, from) in bytes.iter_mut().zip(given) {
-            // What was handed out is not kept.
+        let available = buffer.bytes_mut().get_mut(self.next..self.end).unwrap_or_default();
+        let count = available.len().min(bytes.len());
+        for (to, from) in bytes.iter_mut().zip(available) {
+            // Returned bytes are erased.
             *to = core::mem::take(from);
         }
         self.next = self.next.saturating_add(count);
         let is_empty = self.next >= self.end;
         if is_empty && self.queue.fault().is_none() && self.queue.queue().has_room(1) {
-            let sent = self.queue.submit(buffer, Direction::FromDevice);
-            self.buffer = sent.err().and_then(|refused| refused.buffer);
+            let submitted = self.queue.submit(buffer, Direction::FromDevice);
+            self.buffer = submitted.err().and_then(|refused| refused.buffer);
             self.queue.kick();
         } else {
             self.buffer = Some(buffer);

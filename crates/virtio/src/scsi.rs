@@ -1,76 +1,132 @@
-//! The SCSI host device: a controller for the disks of `paravirt-scsi`. VIRTIO 1.3 §5.6
+//! The SCSI host device: the transport of a `paravirt-scsi` controller. VIRTIO 1.3 §5.6
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::{AreaRange, DataPlace, Parts, Ring, VirtQueue};
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams, RequestQueue};
 use crate::transport::{OpenError, Transport, read_config};
+use core::fmt;
 use core::sync::atomic::AtomicU64;
 use core::task::Waker;
 use paravirt_device::{Arm, Fault, Rejected};
-use paravirt_platform::{DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId};
-use paravirt_platform::{copy_words_in, copy_words_out};
+use paravirt_platform::{
+    DmaSlice, Fifo, PageArc, PageTable, Platform, ProcessorId, copy_words_in, copy_words_out,
+};
 use paravirt_scsi::{Address, Command, Event, Limits, Scan, ScsiTransport, Sense, Status};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Queues ahead of those for requests: for control, which is not used, and for events.
+/// The event queue. The driver does not use the control queue, 0. VIRTIO 1.3 §5.6.2
 const EVENTS: u16 = 1;
+/// The first request queue.
 const REQUESTS: u16 = 2;
-/// Features. VIRTIO 1.3 §5.6.3
+/// VIRTIO_SCSI_F_HOTPLUG and VIRTIO_SCSI_F_CHANGE: the device reports events. VIRTIO 1.3 §5.6.3
 const HOTPLUG: u64 = 1 << 1;
 const CHANGE: u64 = 1 << 2;
 /// The configuration's fields as `(offset, width)`. VIRTIO 1.3 §5.6.4
 const CONFIG_FIELDS: &[(u8, u8)] =
     &[(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 4)];
-const CONFIG_LEN: usize = 36;
-/// Segments of data, at most.
-const MOST_SEGMENTS: u16 = 16;
-/// Bytes of one command, at most.
-const MOST_BYTES: u32 = 4 << 20;
-/// Bytes of a slot's area, and where the parts of a request are in it. VIRTIO 1.3 §5.6.6.1
+/// Data segments of one command, at most.
+const MAX_SEGMENTS: u16 = 16;
+/// Data bytes of one command, at most.
+const MAX_BYTES: u32 = 4 << 20;
+/// Bytes of a slot's area, which holds the request header and the response.
 const AREA_LEN: u16 = 256;
-const REQUEST_LEN: usize = 51;
+const REQUEST_LEN: usize = size_of::<WireRequest>();
 const REQUEST: AreaRange = AreaRange::new(0, REQUEST_LEN as u16);
-/// With 96 bytes of sense data.
-const RESPONSE_LEN: usize = 108;
+const RESPONSE_LEN: usize = size_of::<WireResponse>();
 const RESPONSE: AreaRange = AreaRange::new(64, RESPONSE_LEN as u16);
-/// Bytes of an event, and how many wait on the device.
+/// Bytes of an event buffer, and the number of buffers.
 const EVENT_LEN: usize = 16;
 const EVENT_COUNT: usize = 8;
-/// The most queues that are used.
-const MOST_QUEUES: u16 = 16;
+/// Request queues that the driver uses, at most.
+const MAX_QUEUES: u16 = 16;
 
-/// What the response to a command says. VIRTIO 1.3 §5.6.6.1; pure and total.
-///
-/// `len` is how many bytes the command transfers. The second value is how many it has transferred, as the device says.
+/// Bytes of sense data and of a CDB: the configuration's defaults, which the driver does not change. VIRTIO 1.3 §5.6.4
+const SENSE_LEN: usize = 96;
+const CDB_LEN: usize = 32;
+
+/// The part of `struct virtio_scsi_req_cmd` that the device reads. VIRTIO 1.3 §5.6.6.1
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireRequest {
+    lun: [u8; 8],
+    id: U64,
+    task_attr: u8,
+    prio: u8,
+    crn: u8,
+    cdb: [u8; CDB_LEN],
+}
+
+const _: () = assert!(size_of::<WireRequest>() == 51);
+
+/// The part of `struct virtio_scsi_req_cmd` that the device writes. VIRTIO 1.3 §5.6.6.1
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireResponse {
+    sense_len: U32,
+    residual: U32,
+    status_qualifier: U16,
+    status: u8,
+    response: u8,
+    sense: [u8; SENSE_LEN],
+}
+
+const _: () = assert!(size_of::<WireResponse>() == 108);
+
+/// The part of `struct virtio_scsi_config` that is read. VIRTIO 1.3 §5.6.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    num_queues: U32,
+    seg_max: U32,
+    max_sectors: U32,
+    _cmd_per_lun: U32,
+    _event_info_size: U32,
+    sense_size: U32,
+    cdb_size: U32,
+    _max_channel: U16,
+    max_target: U16,
+    _max_lun: U32,
+}
+
+const CONFIG_LEN: usize = size_of::<WireConfig>();
+const _: () = assert!(CONFIG_LEN == 36);
+
+/// Parses the response to a command that transfers `len` bytes: its status, and how many bytes the device says it has transferred,
+/// at most `len`. Pure and total. VIRTIO 1.3 §5.6.6.1
 pub fn parse_response(bytes: &[u8; RESPONSE_LEN], len: u32) -> (Status, u32) {
-    let [s0, s1, s2, s3, r0, r1, r2, r3, _, _, status, response, sense @ ..] = bytes;
-    let residual = u32::from_le_bytes([*r0, *r1, *r2, *r3]);
-    let transferred = len.saturating_sub(residual);
-    let status = match (response, status) {
-        // What is too long or too short tells by its length.
+    let response: WireResponse = zerocopy::transmute!(*bytes);
+    let transferred = len.saturating_sub(response.residual.get());
+    let status = match (response.response, response.status) {
+        // OK, or OVERRUN, of which the length tells.
         (0 | 1, 0) => return (Status::Good, transferred),
+        // CHECK CONDITION.
         (0, 2) => {
-            let sense_len = usize::try_from(u32::from_le_bytes([*s0, *s1, *s2, *s3])).unwrap_or(usize::MAX);
-            let sense = sense.get(..sense_len).unwrap_or(sense);
-            // The length counts where the sense data tell of a success.
+            let sense_len = usize::try_from(response.sense_len.get()).unwrap_or(usize::MAX);
+            let sense = response.sense.get(..sense_len).unwrap_or(&response.sense);
+            // The sense data may report success: the length counts then.
             return (Status::Check(if sense.is_empty() { None } else { Sense::parse(sense) }), transferred);
         }
+        // BUSY and TASK SET FULL.
         (0, 8 | 0x28) | (5, _) => Status::Busy,
+        // ABORTED and RESET.
         (2 | 4, _) => Status::Aborted,
+        // BAD TARGET.
         (3, _) => Status::NoUnit,
         _ => Status::Error,
     };
     (status, 0)
 }
 
-/// What a queue keeps with a command in flight.
-struct Sent {
+/// What a request queue keeps with a command in flight.
+struct InFlight {
     id: u64,
     len: u32,
 }
 
-/// A request queue. The data of its requests are kept in flight by the controller.
-type CommandQueue<P> = RequestQueue<P, VirtQueue<P, DmaSlice<P>, Sent>>;
+/// A request queue. The controller owns the data buffers of the commands in flight.
+type CommandQueue<P> = RequestQueue<P, VirtQueue<P, DmaSlice<P>, InFlight>>;
 
 /// The event queue.
 struct Events<P: Platform> {
@@ -79,27 +135,27 @@ struct Events<P: Platform> {
 }
 
 impl<P: Platform> Events<P> {
-    /// Puts what is spare in flight.
+    /// Submits the unused buffers.
     fn refill(&mut self) {
         self.queue.refill(&mut self.spare);
     }
 
-    /// Whether something has happened: whatever it is, the controller looks again which units there are.
-    fn take(&mut self) -> bool {
-        let mut came = false;
-        // No more than wait on the device: it could go on for ever.
+    /// Collects events; returns whether there was any. The controller rescans its units then, whatever the event was.
+    fn poll(&mut self) -> bool {
+        let mut has_event = false;
+        // Bounded by the number of buffers: a device may complete them as fast as they are submitted.
         for _ in 0..EVENT_COUNT {
             let Ok(Some(outcome)) = self.queue.next() else { break };
-            came |= matches!(outcome, Outcome::Used(_));
+            has_event |= matches!(outcome, Outcome::Used(_));
             let (Outcome::Used(used) | Outcome::Aborted(used)) = outcome;
             let _ = used.buffer.map(|buffer| self.spare.push(buffer));
         }
         self.refill();
-        came
+        has_event
     }
 }
 
-/// A SCSI host device: what a [`Controller`](paravirt_scsi::Controller) is made of.
+/// A SCSI host device: the adapter of a [`Controller`](paravirt_scsi::Controller).
 pub struct ScsiAdapter<P: Platform> {
     device: PageArc<P, VirtioDevice<P>>,
     queues: PageTable<P, Option<CommandQueue<P>>>,
@@ -108,21 +164,32 @@ pub struct ScsiAdapter<P: Platform> {
     targets: u8,
 }
 
-/// A request queue in service; the first one brings the events along.
+/// A port of the adapter: a request queue in service. The first port also has the event queue.
 pub struct ScsiPort<P: Platform> {
     queue: CommandQueue<P>,
     events: Option<Events<P>>,
     index: usize,
-    /// The response that was read last.
+    /// A private copy of the response that was read last.
     response: [u8; RESPONSE_LEN],
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+impl<P: Platform> fmt::Debug for ScsiAdapter<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScsiAdapter")
+            .field("limits", &self.limits)
+            .field("targets", &self.targets)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> fmt::Debug for ScsiPort<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScsiPort").field("index", &self.index).finish_non_exhaustive()
+    }
 }
 
 impl<P: Platform> ScsiAdapter<P> {
-    /// Takes the device into service, with up to as many request queues as `options` say.
+    /// Initialises the device with up to `options.queues` request queues, at most 16, and puts its queues in service.
     ///
     /// # Errors
     ///
@@ -131,37 +198,38 @@ impl<P: Platform> ScsiAdapter<P> {
         let device =
             VirtioDevice::open(platform, transport, |_| Features::SUPPORTED.bits() | HOTPLUG | CHANGE)?;
         let bytes: [u8; CONFIG_LEN] = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
-        let offered = u16::try_from(word(&bytes, 0)).unwrap_or(u16::MAX);
-        let count = options.queues.clamp(1, MOST_QUEUES).min(offered);
-        let is_known = word(&bytes, 20) >= 96 && word(&bytes, 24) >= 32;
-        if count == 0 || !is_known {
+        let config: WireConfig = zerocopy::transmute!(bytes);
+        let offered = u16::try_from(config.num_queues.get()).unwrap_or(u16::MAX);
+        let count = options.queues.clamp(1, MAX_QUEUES).min(offered);
+        // Commands and responses are laid out for the default sizes.
+        let has_room = config.sense_size.get() >= SENSE_LEN as u32 && config.cdb_size.get() >= CDB_LEN as u32;
+        if count == 0 || !has_room {
             return Err(OpenError::Config);
         }
-        let max_segments = match u16::try_from(word(&bytes, 4)) {
-            Ok(0) | Err(_) => MOST_SEGMENTS,
-            Ok(most) => most.min(MOST_SEGMENTS),
+        let max_segments = match u16::try_from(config.seg_max.get()) {
+            Ok(0) | Err(_) => MAX_SEGMENTS,
+            Ok(max) => max.min(MAX_SEGMENTS),
         };
-        let max_bytes = word(&bytes, 8).saturating_mul(512).clamp(4096, MOST_BYTES);
+        let max_bytes = config.max_sectors.get().saturating_mul(512).clamp(4096, MAX_BYTES);
         let limits = Limits::new(max_bytes, max_segments);
-        let last_target = word(&bytes, 28) >> 16;
-        let targets = u8::try_from(last_target.saturating_add(1)).unwrap_or(u8::MAX);
+        let targets = u8::try_from(config.max_target.get().saturating_add(1)).unwrap_or(u8::MAX);
 
         let event_params = QueueParams::new(EVENTS, EVENT_COUNT as u16);
         let event_builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>> =
             QueueBuilder::new(&device, &event_params)?;
         let mut builders = Fifo::new(platform, usize::from(count))?;
         for index in 0..count {
-            // The head of a request and of its response, beside the data.
+            // Request header and response, in addition to the data.
             let indirect = max_segments.saturating_add(2);
             let index = index.saturating_add(REQUESTS);
             let params =
                 QueueParams { indirect, area: AREA_LEN, ..QueueParams::new(index, options.queue_size) };
-            // There is room for all of them.
+            // The queue was allocated with this capacity.
             let _ = builders.push(QueueBuilder::new(&device, &params)?);
         }
         let processors = options.processors.max(1);
         device.start(|place| {
-            // Behind that of the events.
+            // The event queue comes first.
             let place = (place as u32).saturating_sub(1);
             ProcessorId(place.checked_rem(processors).unwrap_or(0))
         })?;
@@ -169,7 +237,7 @@ impl<P: Platform> ScsiAdapter<P> {
         let events = Some(Events { queue: event_builder.build()?, spare });
         let queues = PageTable::try_new(platform, usize::from(count), |_| {
             let Some(builder) = builders.pop() else { return Ok(None) };
-            let builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, Sent>> = builder;
+            let builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, InFlight>> = builder;
             let mut queue = builder.build()?;
             queue.queue_mut().ignore_lengths();
             Ok::<_, OpenError>(Some(queue))
@@ -177,13 +245,13 @@ impl<P: Platform> ScsiAdapter<P> {
         Ok(Self { device, queues, events, limits, targets })
     }
 
-    /// Lets what is not handed out report in after a reset, so that the device starts again.
+    /// Polls the queues that no port owns: after a reset, the device restarts once every queue was polled.
     fn drain(&mut self) {
         for queue in self.queues.iter_mut().flatten() {
             while let Ok(Some(_)) = queue.next() {}
         }
         if let Some(events) = &mut self.events {
-            events.take();
+            events.poll();
         }
     }
 }
@@ -207,7 +275,7 @@ unsafe impl<P: Platform> ScsiTransport for ScsiAdapter<P> {
         Ok(Some(ScsiPort { queue, events, index, response: UNWRITTEN }))
     }
 
-    /// Resets the device, with the first port that is closed.
+    /// Resets the device, which aborts the commands of all ports.
     fn close(&mut self, port: ScsiPort<P>) -> Result<(), Fault> {
         let ScsiPort { mut queue, events, index, .. } = port;
         let _ = queue.reset_device();
@@ -232,18 +300,18 @@ unsafe impl<P: Platform> ScsiTransport for ScsiAdapter<P> {
     }
 }
 
-/// Lines of an area from `offset` on, which begins a line, of 64 bytes each.
+/// The lines of a slot's area, of 64 bytes each, from byte `offset`, a multiple of 64.
 fn area_lines<P: Platform>(
-    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    queue: &VirtQueue<P, DmaSlice<P>, InFlight>,
     slot: u16,
     offset: u16,
 ) -> impl Iterator<Item = &[AtomicU64; 8]> {
     (usize::from(offset / 64)..).map_while(move |line| queue.area_line(slot, line))
 }
 
-/// Copies `bytes` to the area of `slot` at `offset`, which begins a line.
+/// Copies `bytes` to the area of `slot` at byte `offset`, a multiple of 64.
 fn copy_to_area<P: Platform>(
-    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    queue: &VirtQueue<P, DmaSlice<P>, InFlight>,
     slot: u16,
     offset: u16,
     bytes: &[u8],
@@ -255,9 +323,9 @@ fn copy_to_area<P: Platform>(
     Ok(())
 }
 
-/// Copies the area of `slot` at `offset`, which begins a line, to `bytes`.
+/// Copies from the area of `slot` at byte `offset`, a multiple of 64, to `bytes`.
 fn copy_from_area<P: Platform>(
-    queue: &VirtQueue<P, DmaSlice<P>, Sent>,
+    queue: &VirtQueue<P, DmaSlice<P>, InFlight>,
     slot: u16,
     offset: u16,
     bytes: &mut [u8],
@@ -269,16 +337,21 @@ fn copy_from_area<P: Platform>(
     }
 }
 
-/// The head of a request. VIRTIO 1.3 §5.6.6.1
+/// Encodes the header of a request. VIRTIO 1.3 §5.6.6.1
 fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN] {
-    let mut bytes = [0; REQUEST_LEN];
     let [high, low] = address.lun.to_be_bytes();
-    // One level, flat addressing. SAM-5 §4.7
-    let lun = [1, address.target, 0x40 | high, low, 0, 0, 0, 0];
-    let simple_and_no_priority = [0, 0, 0];
-    let all = lun.into_iter().chain(id.to_le_bytes()).chain(simple_and_no_priority).chain(*cdb);
-    bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
-    bytes
+    let mut request = WireRequest {
+        // One level, flat addressing. SAM-5 §4.7
+        lun: [1, address.target, 0x40 | high, low, 0, 0, 0, 0],
+        id: id.into(),
+        // A simple task without priority.
+        task_attr: 0,
+        prio: 0,
+        crn: 0,
+        cdb: [0; CDB_LEN],
+    };
+    request.cdb.iter_mut().zip(cdb).for_each(|(to, from)| *to = *from);
+    zerocopy::transmute!(request)
 }
 
 // SAFETY: memory of a command goes to the device's queue alone, in the direction of its `DmaSegments`; a descriptor chain that the
@@ -290,15 +363,15 @@ unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
         }
         let head = request(id, command.address, command.cdb.bytes());
         let parts = Parts { head: &[REQUEST], tail: &[RESPONSE], place: DataPlace::AfterTail };
-        let sent = Sent { id, len: command.len };
+        let sent = InFlight { id, len: command.len };
         self.queue.queue_mut().submit_segments(parts, command.memory, sent, |queue, slot| {
             copy_to_area(queue, slot, REQUEST.offset, &head)?;
-            // Nothing is taken for an answer that was not written.
+            // A response that the device does not write is an error.
             copy_to_area(queue, slot, RESPONSE.offset, &UNWRITTEN)
         })
     }
 
-    /// Not asked of the device: a reset of it, which comes next, does as much.
+    /// Unsupported: the controller resets the device instead, by closing the port.
     fn reset_bus(&mut self, _id: u64) -> Result<(), Rejected> {
         Err(Rejected::Unsupported)
     }
@@ -309,7 +382,7 @@ unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
 
     fn receive(&mut self) -> Result<Option<Event>, Fault> {
         if self.queue.fault().is_some() {
-            // What is in flight is given back when the port is closed.
+            // Commands in flight are aborted when the port is closed.
             return Err(self.queue.fault().unwrap_or(Fault::Reset));
         }
         match self.queue.queue_mut().pop() {
@@ -319,8 +392,8 @@ unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
                 Ok(Some(Event::Reply { id: used.extra.id, status, transferred }))
             }
             Ok(None) => {
-                let came = self.events.as_mut().is_some_and(Events::take);
-                Ok(came.then_some(Event::Rescan))
+                let has_event = self.events.as_mut().is_some_and(Events::poll);
+                Ok(has_event.then_some(Event::Rescan))
             }
             Err(fault) => {
                 self.queue.fail(fault);
@@ -347,7 +420,7 @@ unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
     }
 }
 
-/// A response that the device has not written: no status, and none that there is.
+/// The content of a response that the device has not written: no valid response code.
 const UNWRITTEN: [u8; RESPONSE_LEN] = [0xff; RESPONSE_LEN];
 
 #[cfg(test)]
@@ -356,7 +429,7 @@ mod tests {
     use paravirt_scsi::Disposition;
 
     #[test]
-    fn responses_mean_what_the_standard_says() {
+    fn a_response_maps_to_its_status() {
         let answer = |response: u8, status: u8, residual: u32| {
             let mut bytes = [0; RESPONSE_LEN];
             bytes[4..8].copy_from_slice(&residual.to_le_bytes());
@@ -377,13 +450,13 @@ mod tests {
         (bytes[12], bytes[14], bytes[24]) = (0x70, 6, 0x2a);
         let Status::Check(Some(sense)) = parse_response(&bytes, 0).0 else { panic!("no sense") };
         assert!(matches!(sense.disposition(), Disposition::Retry(_)));
-        // More sense than there is room for.
+        // A sense length beyond the response.
         bytes[..4].fill(0xff);
         assert!(matches!(parse_response(&bytes, 0).0, Status::Check(Some(_))));
     }
 
     #[test]
-    fn a_request_is_as_the_device_wants_it() {
+    fn a_request_header_is_encoded_at_its_offsets() {
         let address = Address { path: 0, target: 7, lun: 0x123 };
         let bytes = request(0x0102_0304_0506_0708, address, &[9; 16]);
         assert_eq!(bytes[..8], [1, 7, 0x41, 0x23, 0, 0, 0, 0]);

@@ -9,20 +9,20 @@ use paravirt_shared_memory::copy_words_out;
 pub struct Incoming<M> {
     memory: M,
     size: u32,
-    /// Where the next packet is.
+    /// Offset of the next packet.
     read: u32,
-    /// Bytes ahead of it that were taken and that the producer does not know of yet.
+    /// Bytes before it that were taken and not released to the producer.
     unreleased: u32,
-    /// Bytes from there to where the producer was at the last look.
+    /// Bytes from it to the producer's index at the last look.
     available: u32,
 }
 
 impl<M: RingMemory> Incoming<M> {
-    /// The consuming end of a ring that is new: see [`reset`](crate::reset).
+    /// The consuming end of an initialised ring: see [`reset`](crate::reset).
     ///
     /// # Errors
     ///
-    /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
+    /// [`RingError::Large`] where the data are less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
         Ok(Self { memory, size, read: 0, unreleased: 0, available: 0 })
@@ -33,7 +33,7 @@ impl<M: RingMemory> Incoming<M> {
         &self.memory
     }
 
-    /// Whether the next packet is one that the last look at the producer has shown.
+    /// Whether the last look at the producer's index has shown a packet that was not taken.
     #[inline(always)]
     pub fn is_next_known(&self) -> bool {
         self.available != 0
@@ -166,14 +166,14 @@ impl<M: RingMemory> Incoming<M> {
         Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
     }
 
-    /// Whether a good part of the ring was taken and not [released](Self::release): who stops ahead of the last packet releases then,
-    /// so that the producer does not run out of room.
+    /// Whether more than a quarter of the ring was taken and not [released](Self::release): a consumer that stops before the last
+    /// packet releases it then, so that the producer does not run out of room.
     #[inline(always)]
     pub fn is_release_due(&self) -> bool {
         self.unreleased > self.size >> 2
     }
 
-    /// Shows the producer that what was taken has been read; whether it waits for the room and is to be signalled.
+    /// Releases the room of what was taken; whether the producer waits for it and is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn release(&mut self) -> bool {
@@ -187,13 +187,13 @@ impl<M: RingMemory> Incoming<M> {
         decide::release_then_look(control.read, self.read, old, control.pending, control.write, self.size)
     }
 
-    /// Tells the producer that no signal is wanted: while the ring is drained, or for good by who polls.
+    /// Masks signals of the producer: while the ring is drained, or for good where it is polled.
     pub fn mask(&mut self) {
         control(&self.memory).mask.store(1, Ordering::Relaxed);
     }
 
-    /// Tells the producer that a signal is wanted for the next packet; `true` where one came in before it could know: the
-    /// signals are masked again then, and the ring is to be drained again.
+    /// Unmasks the producer's signal for the next packet; `true` where a packet came in before the producer could see that: signals
+    /// are masked again then, and the ring is to be drained again.
     #[must_use]
     pub fn unmask(&mut self) -> bool {
         let control = control(&self.memory);
@@ -210,7 +210,7 @@ impl<M: RingMemory> Incoming<M> {
     }
 }
 
-/// Copies the words from both sides of the end.
+/// Copies words from both sides of the end of the ring.
 #[cold]
 fn copy_split(
     words: &[core::sync::atomic::AtomicU64],

@@ -12,18 +12,18 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
 /// The producing end of a ring.
 ///
-/// Packets are written one after the other and shown to the consumer together, by [`publish`](Self::publish).
+/// Packets are written one after the other and become visible to the consumer together, by [`publish`](Self::publish).
 #[derive(Debug)]
 pub struct Outgoing<M> {
     memory: M,
     size: u32,
-    /// Where the next packet goes; where the consumer knows that the last one ended.
+    /// Offset of the next packet, and of the end of what the consumer knows of.
     write: u32,
     published: u32,
-    /// Where the consumer was at the last look, and the room that there is by that.
+    /// The consumer's index at the last look, and the room that there is by that.
     read: u32,
     room: u32,
-    /// Whether the consumer was told for how much room this waits.
+    /// The consumer was asked for a signal when there is room.
     is_waiting: bool,
 }
 
@@ -42,7 +42,7 @@ impl<const WORDS: usize> Payload<WORDS> for [u64; WORDS] {
     }
 }
 
-/// Where words go, one after the other, across the end of the ring.
+/// A writer of words that continues at the beginning of the ring behind its end.
 struct Cursor<'a> {
     words: &'a [AtomicU64],
     wrapped: &'a [AtomicU64],
@@ -79,11 +79,11 @@ impl Cursor<'_> {
 }
 
 impl<M: RingMemory> Outgoing<M> {
-    /// The producing end of a ring that is new: see [`reset`](crate::reset).
+    /// The producing end of an initialised ring: see [`reset`](crate::reset).
     ///
     /// # Errors
     ///
-    /// [`RingError::Large`] where the memory has no length for a ring: less than 64 bytes or more than 1 GiB.
+    /// [`RingError::Large`] where the data are less than 64 bytes or more than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
         Ok(Self {
@@ -102,14 +102,14 @@ impl<M: RingMemory> Outgoing<M> {
         &self.memory
     }
 
-    /// The longest payload of a packet in band: what fits a ring that is empty, and a length of 16 bits.
+    /// Upper limit of the payload of an in-band packet: what fits an empty ring, and a length field of 16 bits.
     pub fn max_payload(&self) -> usize {
         let most =
             self.size.wrapping_sub(8).min(u32::from(u16::MAX).wrapping_mul(8).wrapping_add(FOOTER_LEN));
         most.saturating_sub(DESCRIPTOR_LEN).saturating_sub(FOOTER_LEN) as usize
     }
 
-    /// Whether there is anything that was not yet published.
+    /// Whether a packet was written that was not published.
     pub fn has_unpublished(&self) -> bool {
         self.write != self.published
     }
@@ -344,20 +344,19 @@ impl<M: RingMemory> Outgoing<M> {
         self.accept(read, total)
     }
 
-    /// Takes over the consumer's index, where it is one that leaves what was not published alone.
+    /// Accepts the consumer's index, which may neither go back nor pass what was published.
     fn accept(&mut self, read: u32, total: u32) -> Result<bool, RingError> {
         let before = self.room;
         let after = decide::room(self.write, read, self.size).ok_or(RingError::Index)?;
         let most = decide::room(self.write, self.published, self.size).ok_or(RingError::Index)?;
         if after < before || after > most {
-            // It went back, or past what it was shown.
             return Err(RingError::Index);
         }
         (self.read, self.room) = (read, after);
         Ok(total <= after)
     }
 
-    /// Shows the consumer what was written since the last time; whether it is to be signalled.
+    /// Makes what was written visible to the consumer; whether the consumer is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -398,7 +397,7 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(fits)
     }
 
-    /// Takes back what [`await_room`](Self::await_room) asked for. The next packet that is published does so too.
+    /// Cancels [`await_room`](Self::await_room). So does the next packet that is published.
     #[inline]
     pub fn stop_waiting(&mut self) {
         if core::mem::take(&mut self.is_waiting) {

@@ -470,3 +470,76 @@ fn a_writing_host_and_a_reading_guest_lose_nothing() {
         }
     });
 }
+
+proptest! {
+    /// `gpa_page` writes the words that `gpa_direct` writes, at every offset of the ring, or nothing at all.
+    #[test]
+    fn a_packet_of_constant_length_is_the_same_as_the_general_one(
+        ahead in 0usize..500,
+        address in 0u64..1 << 40,
+        len in 1u32..6000,
+        payload in any::<[u64; 8]>(),
+    ) {
+        let rings = [Ring::new(), Ring::new()];
+        let mut outs = [Outgoing::new(&rings[0]).unwrap(), Outgoing::new(&rings[1]).unwrap()];
+        let mut inc = Incoming::new(&rings[0]).unwrap();
+        let mut other = Incoming::new(&rings[1]).unwrap();
+        let mut buffer = [0; 4096];
+        // Moves both rings to the same offset.
+        for (out, inc) in outs.iter_mut().zip([&mut inc, &mut other]) {
+            out.in_band(1, false, &[&vec![0; ahead * 8]]).unwrap();
+            let _ = out.publish();
+            inc.next(&mut buffer).unwrap().unwrap();
+            let _ = inc.release();
+        }
+        let [short, general] = &mut outs;
+        let is_written = short.gpa_page(7, address, len, payload).unwrap();
+        let is_in_page = address % 4096 + u64::from(len) <= 4096;
+        // Descriptor, header of 24 bytes, payload and footer, behind those of the first packet.
+        let is_contiguous = (ahead + 3) % 512 + 14 <= 512;
+        prop_assert_eq!(is_written, is_in_page && is_contiguous);
+        if is_written {
+            let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
+            general.gpa_direct(7, std::iter::once(GpaRange::contiguous(address, len)), &[&bytes]).unwrap();
+            let words = |ring: &Ring| ring.data().iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<_>>();
+            prop_assert_eq!(words(&rings[0]), words(&rings[1]));
+            let _ = (short.publish(), general.publish());
+            prop_assert_eq!(get(&rings[0], WRITE), get(&rings[1], WRITE));
+        }
+    }
+
+    /// `next_if` takes exactly the packets of its kind, whole, and leaves every other one for `next`.
+    #[test]
+    fn a_conditional_read_takes_a_packet_or_leaves_it(
+        lengths in prop::collection::vec((0usize..200, any::<bool>(), any::<bool>()), 1..100),
+    ) {
+        let ring = Ring::new();
+        let mut out = Outgoing::new(&ring).unwrap();
+        let mut inc = Incoming::new(&ring).unwrap();
+        let mut buffer = [0; 4096];
+        for (id, (words, is_completion, is_wanted)) in (1u64..).zip(lengths) {
+            let bytes: Vec<u8> = (0..words as u64).flat_map(|word| (word ^ id << 32).to_le_bytes()).collect();
+            match is_completion {
+                true => out.completion(id, &[&bytes]).unwrap(),
+                false => out.in_band(id, false, &[&bytes]).unwrap(),
+            }
+            let _ = out.publish();
+            let taken = inc.next_if(Kind::COMPLETION, 6, |transaction, first: [u64; 4]| {
+                assert_eq!((transaction, first), (id, [0, 1, 2, 3].map(|word| word ^ id << 32)));
+                is_wanted.then_some(transaction)
+            });
+            match taken {
+                Some(transaction) => {
+                    prop_assert!(is_completion && is_wanted && words >= 6);
+                    prop_assert_eq!(transaction, id);
+                }
+                None => {
+                    let packet = inc.next(&mut buffer).unwrap().unwrap();
+                    prop_assert_eq!((packet.transaction, packet.payload), (id, &bytes[..]));
+                }
+            }
+            prop_assert!(inc.next(&mut buffer).unwrap().is_none());
+            let _ = inc.release();
+        }
+    }
+}

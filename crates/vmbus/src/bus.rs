@@ -2,6 +2,7 @@ use crate::connect::header;
 use crate::shared::VmbusShared;
 use crate::state::Phase;
 use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
+use core::fmt;
 use core::task::Waker;
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
 use paravirt_device::{Arm, Fault};
@@ -9,18 +10,18 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{PageArc, Platform};
 use zerocopy::IntoBytes;
 
-/// What has happened on the bus.
+/// An event of the bus.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
 pub enum BusEvent {
-    /// A device is there. Its further channels are not reported: its driver finds them by [`Vmbus::find`].
+    /// A device was offered. Its subchannels are not reported: its driver finds them by [`Vmbus::find`].
     Offered(Offer),
-    /// A device has gone. Whoever has its channel open drops it.
+    /// A device was removed. Whoever has its channel open drops it.
     Removed(Offer),
 }
 
-/// The connection. A handle: clones are the same connection, which ends with the last of them and of the channels.
+/// A connection to VMBus. A handle: clones are the same connection, which ends with the last of them and of the channels.
 pub struct Vmbus<P: Platform> {
     shared: PageArc<P, VmbusShared<P>>,
 }
@@ -31,34 +32,43 @@ impl<P: Platform> Clone for Vmbus<P> {
     }
 }
 
+impl<P: Platform> fmt::Debug for Vmbus<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vmbus")
+            .field("version", &self.version())
+            .field("fault", &self.fault())
+            .finish_non_exhaustive()
+    }
+}
+
 impl<P: Platform> Vmbus<P> {
-    /// Switches the SynIC of every processor on, makes the connection with the newest version up to `newest` that the host
-    /// speaks, and collects its offers: [`offers`](Self::offers).
+    /// Enables the SynIC of every processor, connects with the newest version up to `newest` that the host supports, and waits for
+    /// its offers: [`offers`](Self::offers). Blocks for the host's answers, ten seconds each at most.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; nothing is left behind.
+    /// [`ConnectError`]; the SynIC is then off again.
     pub fn connect(hypervisor: &PageArc<P, Hypervisor<P>>, newest: Version) -> Result<Self, ConnectError> {
         let shared = VmbusShared::open(hypervisor)?;
         shared.connect(newest)?;
         Ok(Self { shared })
     }
 
-    /// Makes the connection again, after [`unload`](Self::unload).
+    /// Connects again, after [`unload`](Self::unload). Blocks as [`connect`](Self::connect) does.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; [`ConnectError::Failed`] where the connection stands.
+    /// [`ConnectError`]; [`ConnectError::Failed`] where it is connected.
     pub fn connect_again(&self, newest: Version) -> Result<(), ConnectError> {
         if self.shared.state.lock().phase == Phase::Connected {
             return Err(ConnectError::Failed);
         }
-        self.shared.forget_fault();
+        self.shared.clear_fault();
         self.shared.connect(newest)
     }
 
-    /// Ends the connection, so that who comes next can make one: a driver that still has a channel finds it removed. The
-    /// host has let go of all memory when this returns.
+    /// Ends the connection, so that the next kernel can make one (kexec): a driver that still has a channel finds it removed. The
+    /// host has released all memory when this returns.
     ///
     /// # Errors
     ///
@@ -67,13 +77,12 @@ impl<P: Platform> Vmbus<P> {
         self.shared.unload()
     }
 
-    /// The version that is spoken.
+    /// The negotiated version.
     pub fn version(&self) -> Version {
         self.shared.version()
     }
 
-    /// The fault of the connection, where the host sent a message that is none. Open channels answer with it; nothing new
-    /// can be opened.
+    /// The fault of the connection, where the host sent a malformed message. Open channels return it; no channel can be opened.
     pub fn fault(&self) -> Option<Fault> {
         self.shared.fault()
     }
@@ -81,7 +90,7 @@ impl<P: Platform> Vmbus<P> {
     /// The channels that are offered now, in the order of their offers.
     pub fn offers(&self, each: &mut dyn FnMut(&Offer)) {
         self.shared.collect();
-        // Out of the lock, as `each` may open a channel.
+        // Without the lock, as `each` may open a channel.
         let count = self.shared.state.lock().channels.len();
         for place in 0..count {
             let offer = self
@@ -107,8 +116,8 @@ impl<P: Platform> Vmbus<P> {
         live.map(|entry| &entry.offer).find(is_wanted).copied()
     }
 
-    /// What has happened since the last call, one event after the other. Channels that have gone and that nobody has open
-    /// are given back to the host here, without which it does not offer their devices again.
+    /// The next event since the last call. Rescinded channels that nobody has open are released to the host here, without which it
+    /// does not offer their devices again. Posts a message at most; does not wait for answers.
     pub fn poll(&self) -> Option<BusEvent> {
         self.shared.collect();
         let mut released = None;
@@ -122,8 +131,8 @@ impl<P: Platform> Vmbus<P> {
                     event = Some(BusEvent::Offered(entry.offer));
                     break;
                 }
-                if entry.is_rescinded && !entry.is_end_announced {
-                    entry.is_end_announced = true;
+                if entry.is_rescinded && !entry.is_removal_announced {
+                    entry.is_removal_announced = true;
                     released = Some(place);
                     event = Some(BusEvent::Removed(entry.offer));
                     break;
@@ -140,7 +149,7 @@ impl<P: Platform> Vmbus<P> {
         self.shared.interrupts.bus_cell.register(waker);
     }
 
-    /// Whether the next event wakes, or something has happened already.
+    /// Whether the next event wakes the task of [`register`](Self::register), or there is one already.
     #[must_use]
     pub fn arm(&self) -> Arm {
         self.shared.collect();
@@ -149,9 +158,9 @@ impl<P: Platform> Vmbus<P> {
         }
         let mut state = self.shared.state.lock();
         let is_news = |entry: &crate::state::Entry| {
-            if entry.is_rescinded { !entry.is_end_announced } else { !entry.is_announced }
+            if entry.is_rescinded { !entry.is_removal_announced } else { !entry.is_announced }
         };
-        // Sockets are another one's to look at.
+        // Sockets are reported by `poll_socket`.
         let is_news = |entry: &crate::state::Entry| is_news(entry) && !entry.offer.is_socket();
         if state.channels.iter_mut().flatten().any(|entry| is_news(entry)) {
             Arm::Pending
@@ -161,8 +170,8 @@ impl<P: Platform> Vmbus<P> {
     }
 
     /// Asks the host for a socket between `endpoint`, which the guest chooses, and the host's `service`. Where it is granted,
-    /// [`poll_socket`](Self::poll_socket) offers a channel of that instance; where not, [`poll_refusal`](Self::poll_refusal) says so
-    /// from version 4.1 on, and hosts of version 4.0 say nothing.
+    /// [`poll_socket`](Self::poll_socket) returns a channel of that instance; where not, [`poll_refusal`](Self::poll_refusal) returns
+    /// the endpoint from version 4.1 on. Hosts of version 4.0 do not answer a refusal.
     ///
     /// # Errors
     ///
@@ -190,8 +199,8 @@ impl<P: Platform> Vmbus<P> {
         self.shared.state.lock().take_refusal()
     }
 
-    /// The next channel that is one end of a socket and has come since the last call. Neither [`poll`](Self::poll) nor
-    /// [`offers`](Self::offers) tells of it; that it has gone is found by who has it open.
+    /// The next channel since the last call that is one end of a socket. Neither [`poll`](Self::poll) nor
+    /// [`offers`](Self::offers) reports it, and its owner finds that it was removed.
     pub fn poll_socket(&self) -> Option<Offer> {
         self.shared.collect();
         let mut state = self.shared.state.lock();
@@ -201,7 +210,8 @@ impl<P: Platform> Vmbus<P> {
         })
     }
 
-    /// Whether the next socket that comes or is refused wakes, or there is one to look at.
+    /// Whether the next socket that is offered or refused wakes the task of [`register_sockets`](Self::register_sockets), or there is
+    /// one already.
     #[must_use]
     pub fn arm_sockets(&self) -> Arm {
         self.shared.collect();
@@ -210,12 +220,12 @@ impl<P: Platform> Vmbus<P> {
         if self.shared.has_news() || state.has_refusal() || has_new { Arm::Pending } else { Arm::Armed }
     }
 
-    /// Registers the task to wake when a channel that is one end of a socket comes, or one is refused.
+    /// Registers the task to wake when a socket is offered or refused.
     pub fn register_sockets(&self, waker: &Waker) {
         self.shared.interrupts.socket_cell.register(waker);
     }
 
-    /// Opens a channel.
+    /// Opens a channel. Blocks for the host's answers, ten seconds each at most.
     ///
     /// # Errors
     ///

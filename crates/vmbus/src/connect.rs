@@ -1,4 +1,6 @@
-//! Making the connection, and ending it.
+//! Connecting to the host, and disconnecting.
+//!
+//! Source: the messages as `vmbus_core` of OpenVMM (MIT) shows them.
 
 use crate::Version;
 use crate::shared::VmbusShared;
@@ -11,25 +13,25 @@ use hyperv_bindings::vmbus::{
 };
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, OpenError};
-use paravirt_platform::Platform;
+use paravirt_platform::{AllocError, Platform};
 use zerocopy::IntoBytes;
 
-/// How long the host may take to answer a contact, and to make its offers.
+/// How long the host may take to answer INITIATE_CONTACT, and to make its offers.
 const CONTACT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the host may take to let go: it may have caches to write back.
+/// How long the host may take to answer UNLOAD: it may have caches to write back.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Why there is no connection.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// What is below VMBus could not be taken into service.
+    /// The hypervisor interface could not be taken into service.
     Hypervisor(OpenError),
-    /// The host has no VMBus: it does not know the port.
+    /// The host has no VMBus: it does not know the port for messages.
     Absent,
     /// The hypervisor refused the contact, with this status.
     Refused(HvStatus),
-    /// The host speaks no version that this crate does.
+    /// The host supports no version that this crate does.
     Version,
     /// The host knows the version, but has no resources or failed.
     Failed,
@@ -43,7 +45,7 @@ impl fmt::Display for ConnectError {
             Self::Hypervisor(error) => error.fmt(f),
             Self::Absent => f.write_str("the host has no VMBus"),
             Self::Refused(status) => write!(f, "the contact was refused with status {:#x}", status.0),
-            Self::Version => f.write_str("the host speaks no version of VMBus that is known here"),
+            Self::Version => f.write_str("the host supports no version of VMBus that this driver does"),
             Self::Failed => f.write_str("the host could not make the connection"),
             Self::Timeout => f.write_str("the host does not answer"),
         }
@@ -58,12 +60,18 @@ impl From<OpenError> for ConnectError {
     }
 }
 
+impl From<AllocError> for ConnectError {
+    fn from(_: AllocError) -> Self {
+        Self::Hypervisor(OpenError::Memory)
+    }
+}
+
 pub(crate) const fn header(message_type: VmbusMessageType) -> VmbusMessageHeader {
     VmbusMessageHeader { message_type, reserved: 0 }
 }
 
 impl<P: Platform> VmbusShared<P> {
-    /// Contacts the host, from version `newest` down, and collects the offers.
+    /// Negotiates a version, from `newest` down, and waits for the offers.
     pub(crate) fn connect(&self, newest: Version) -> Result<(), ConnectError> {
         let mut has_ports = true;
         let mut result = Err(ConnectError::Version);
@@ -77,7 +85,7 @@ impl<P: Platform> VmbusShared<P> {
                     break;
                 }
                 Ok(false) => {}
-                // A host older than these versions has no such port.
+                // Hosts before version 5.0 have no such port.
                 Err(ConnectError::Absent) if version.has_message_port() => has_ports = false,
                 Err(error) => {
                     result = Err(error);
@@ -146,9 +154,9 @@ impl<P: Platform> VmbusShared<P> {
         }
         let response =
             self.wait(CONTACT_TIMEOUT, |state| state.response.take()).ok_or(ConnectError::Timeout)?;
-        // A host that has answered has dropped the connection of before.
-        self.let_go();
-        // Hosts of old leave the state to chance.
+        // A host that has answered has ended the connection before.
+        self.set_released();
+        // Hosts before version 2.4 do not set the state.
         let has_failed = version.has_event_flags() && response.connection_state != 0;
         match (response.is_supported, has_failed) {
             (false, _) => return Ok(false),
@@ -186,5 +194,12 @@ impl<P: Platform> VmbusShared<P> {
         if let Err(fault) = self.unload() {
             log::error!("vmbus: unload: {fault}");
         }
+    }
+}
+
+impl<P: Platform> Drop for VmbusShared<P> {
+    fn drop(&mut self) {
+        self.unload_if_connected();
+        self.unbind();
     }
 }

@@ -4,6 +4,7 @@ use crate::ChannelError;
 use crate::connect::header;
 use crate::shared::VmbusShared;
 use crate::state::GpadlPhase;
+use core::fmt;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{
     VMBUS_GPADL_BODY_PFNS, VMBUS_GPADL_HEADER_PFNS, VMBUS_GPADL_PAGES, VmbusGpadlBody, VmbusGpadlHeader,
@@ -33,6 +34,13 @@ pub struct Gpadl<P: Platform> {
     generation: u32,
     epoch: u32,
     is_down: bool,
+}
+
+impl<P: Platform> fmt::Debug for Gpadl<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let len = self.region.as_ref().map_or(0, DmaRegion::len);
+        f.debug_struct("Gpadl").field("id", &self.id).field("len", &len).finish_non_exhaustive()
+    }
 }
 
 /// A message that is being built.
@@ -80,7 +88,7 @@ impl<P: Platform> Gpadl<P> {
             let (id, channel) = state.add_gpadl(place).ok_or(ChannelError::Memory)?;
             (id, channel, shared.generation())
         };
-        // From here on, the drop sees to it that nothing is freed that the host may know of.
+        // From here on, the drop frees the memory only once the host has released it.
         let this = Self {
             shared: shared.clone(),
             region: Some(region),
@@ -146,7 +154,7 @@ impl<P: Platform> Gpadl<P> {
             if self.shared.is_current(self.place, self.epoch) {
                 return None;
             }
-            // The host may answer still, and then it can be torn down.
+            // The host may still answer, and then it can be torn down.
             let now = self.shared.platform().now();
             let since = *gone_since.get_or_insert(now);
             (now.since(since) >= GONE_TIMEOUT).then_some(Err(ChannelError::Gone))
@@ -162,32 +170,32 @@ impl<P: Platform> Gpadl<P> {
         }
     }
 
-    /// What the host knows it by.
+    /// The id of the GPADL on this connection.
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Which connection it was made on.
+    /// The connection that it was created on.
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Whether the connection that it was made on still stands.
+    /// Whether that connection has not ended.
     pub(crate) fn is_current(&self) -> bool {
         self.shared.generation() == self.generation
     }
 
-    /// The memory; `None` once it was given up.
+    /// The memory; `None` once it was leaked.
     pub fn region(&self) -> Option<&DmaRegion<P>> {
         self.region.as_ref()
     }
 
-    /// The memory as the host may write it at any time.
+    /// The memory, which the host may write at any time.
     pub fn shared(&self) -> Option<&SharedMemory> {
         self.region.as_ref().map(DmaRegion::shared)
     }
 
-    /// Whether the host has let go, waiting for it.
+    /// Tears it down, and blocks until the host confirms; whether it has released the memory.
     fn tear_down(&self) -> bool {
         if !self.is_current() {
             return true;
@@ -199,9 +207,9 @@ impl<P: Platform> Gpadl<P> {
         });
         match phase {
             Some(GpadlPhase::Created(0)) => {}
-            // What was refused the host does not have.
+            // The host does not have a GPADL that it refused.
             Some(GpadlPhase::Created(_)) => return true,
-            // What it has taken note of in part it may have: there is no answer to a teardown then.
+            // It may have one whose creation was not answered, and does not answer its teardown.
             _ => return false,
         }
         let message = VmbusGpadlTeardown {
@@ -213,7 +221,7 @@ impl<P: Platform> Gpadl<P> {
         let confirmed = || {
             self.shared.wait(TIMEOUT, |state| match state.gpadl(self.id) {
                 Some(gpadl) => (gpadl.phase == GpadlPhase::TornDown).then_some(()),
-                // The connection has ended meanwhile.
+                // The connection has ended in between.
                 None => Some(()),
             })
         };
@@ -222,21 +230,21 @@ impl<P: Platform> Gpadl<P> {
 }
 
 impl<P: Platform> Gpadl<P> {
-    /// Gives the memory up: the host may use it as long as the connection stands.
+    /// Leaks the memory: the host may access it until the connection ends.
     pub(crate) fn leak(mut self) {
-        self.give_up();
+        self.leak_region();
     }
 
-    fn give_up(&mut self) {
+    fn leak_region(&mut self) {
         if let Some(region) = self.region.take() {
-            log::error!("vmbus: the host does not let go of GPADL {:#x}: its memory is leaked", self.id);
+            log::error!("vmbus: GPADL {:#x} was not released by the host: its memory is leaked", self.id);
             region.leak();
         }
     }
 }
 
 impl<P: Platform> Gpadl<P> {
-    /// Takes it down; whether the host has let go. Where not, the memory is leaked.
+    /// Tears it down; whether the host has released it. Where not, the memory is leaked.
     pub(crate) fn free(mut self) -> bool {
         self.take_down()
     }
@@ -245,8 +253,8 @@ impl<P: Platform> Gpadl<P> {
         if core::mem::replace(&mut self.is_down, true) {
             return true;
         }
-        // What was leaked is only forgotten here.
-        let has_let_go = self.region.is_some() && self.tear_down();
+        // Where the memory was leaked there is only the entry to remove.
+        let is_released = self.region.is_some() && self.tear_down();
         let is_ours = {
             let mut state = self.shared.state.lock();
             let is_ours = self.is_current();
@@ -255,14 +263,14 @@ impl<P: Platform> Gpadl<P> {
             }
             is_ours
         };
-        if is_ours && !has_let_go {
-            self.give_up();
+        if is_ours && !is_released {
+            self.leak_region();
         }
         self.region = None;
         if is_ours {
             self.shared.release_if_gone(self.place);
         }
-        has_let_go || !is_ours
+        is_released || !is_ours
     }
 }
 

@@ -1,4 +1,4 @@
-//! The queue by which messages get from interrupts to whoever acts on them: one producer, one consumer, no lock.
+//! The queue from interrupts to whoever handles messages: one producer, one consumer, no lock.
 //!
 //! `tests/loom.rs` compiles the files of its modules over loom's atomics.
 
@@ -14,7 +14,7 @@ use hyperv_bindings::tlfs::HV_MESSAGE_PAYLOAD;
 use paravirt_hyperv::Message;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
-/// Messages that have room; a power of two. What does not find room stays with the host.
+/// Messages in the queue; a power of two. A message without room stays in its slot.
 const CAPACITY: u32 = 64;
 const PAYLOAD: usize = HV_MESSAGE_PAYLOAD as usize;
 
@@ -45,7 +45,7 @@ impl<P: Platform> Inbox<P> {
         self.cursors.is_full()
     }
 
-    /// Puts a message in, where there is room. One caller at a time.
+    /// Adds a message, where there is room. One caller at a time.
     pub fn put(&self, message: &Message) {
         self.cursors.put(|index| {
             let Some(entry) = self.entries.get(index) else { return };

@@ -170,7 +170,7 @@ impl<P: Platform> InterruptState<P> {
         }
     }
 
-    /// Wakes the channels whose flags are set on `processor`. TLFS §11.8.3
+    /// Wakes the channels whose flags are set on `processor`. TLFS §11.8
     fn take_events(&self, processor: ProcessorId) {
         let has_flags = self.version().has_event_flags();
         let mut scan = false;

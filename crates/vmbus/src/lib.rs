@@ -1,7 +1,7 @@
-//! The guest's side of VMBus, the bus on which every device of a Hyper-V host hangs.
+//! The guest's side of VMBus, the bus of all synthetic devices of a Hyper-V host.
 //!
-//! [`Vmbus::connect`] makes the connection and collects the offers; [`Vmbus::open`] makes a [`Channel`] of an offer, two rings
-//! of packets by which a driver talks to its device. Kernels do not usually use this crate directly: `paravirt` finds the
+//! [`Vmbus::connect`] connects to the host and waits for its offers; [`Vmbus::open`] opens a [`Channel`] of an offer, two rings
+//! of packets between a driver and its device. Kernels do not usually use this crate directly: `paravirt` finds the
 //! devices and hands them over as the traits of `paravirt-device`.
 //!
 //! # Lifecycle
@@ -16,18 +16,19 @@
 //!                                                              RESCIND ────┴──► removed ────┴─► RELID_RELEASED
 //! ```
 //!
-//! # Who does what where
+//! # Contexts
 //!
-//! One handler for each virtual processor, lock-free, wakes the channels whose event flags are set and moves messages from
-//! their slot to a queue; it sends nothing. Messages are acted on by whoever calls: a wait for an answer, [`Vmbus::poll`],
-//! a channel that finds its ring empty. A kernel that wants to hear of devices that come and go calls `poll` when the waker
-//! of [`Vmbus::register`] is woken.
+//! One handler for each virtual processor, without locks, wakes the channels whose event flags are set and moves messages from
+//! their slot to an inbox; it sends nothing. It accesses an allocation of its own, which is released after the handlers were
+//! unbound. Messages are handled in the context of a caller: a wait for an answer, [`Vmbus::poll`], a channel that finds its ring
+//! empty. A kernel that wants the events of devices calls `poll` when the waker of [`Vmbus::register`] is woken. No function of
+//! this crate may be called from an interrupt.
 //!
 //! # Trust
 //!
 //! Host messages are copied once and parsed by total functions ([`HostMessage`]); ids in them are looked up in tables of what
-//! is awaited, and accepted once. A message that is none puts the connection out of service, a packet that is none its
-//! channel. Memory that the host was told of is freed after the host let go of it, else leaked. Every wait has a deadline.
+//! is awaited, and accepted once. A malformed message puts the connection out of service, a malformed packet its
+//! channel. Memory that the host was told of is freed after the host has released it, else leaked. Every wait has a deadline.
 //!
 //! ```
 //! use core::time::Duration;
@@ -52,7 +53,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Source: the protocol as OpenVMM (MIT) and FreeBSD (BSD) show it.
+//! Source: TLFS §11 for messages and events; the VMBus protocol as OpenVMM (`vmbus_core`, `vmbus_ring`, MIT) and FreeBSD
+//! (`sys/dev/hyperv/vmbus`, BSD) show it.
 #![no_std]
 #![cfg_attr(
     not(test),

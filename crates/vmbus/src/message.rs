@@ -1,4 +1,6 @@
 //! Messages of the host, parsed: pure and total.
+//!
+//! Source: the messages as `vmbus_core::protocol` of OpenVMM (MIT) shows them.
 
 use crate::Offer;
 use hyperv_bindings::Guid;
@@ -13,25 +15,25 @@ use zerocopy::FromBytes;
 #[derive(Copy, Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum HostMessage {
-    /// A channel is there.
+    /// OFFER_CHANNEL: a channel is offered.
     Offer(Offer),
-    /// A channel goes away.
+    /// RESCIND_CHANNEL_OFFER: a channel goes away.
     Rescind {
         /// The channel.
         channel: u32,
     },
-    /// All offers that there are now have been made.
+    /// ALL_OFFERS_DELIVERED: the offers that there are now have been made.
     AllOffersDelivered,
-    /// The answer to an opening.
+    /// OPEN_CHANNEL_RESULT.
     OpenResult {
         /// The channel.
         channel: u32,
-        /// What the guest named the opening.
+        /// The id that the guest chose in OPEN_CHANNEL.
         open_id: u32,
         /// 0 for success.
         status: u32,
     },
-    /// The answer to a GPADL.
+    /// GPADL_CREATED.
     GpadlCreated {
         /// The channel.
         channel: u32,
@@ -40,39 +42,39 @@ pub enum HostMessage {
         /// 0 for success.
         status: u32,
     },
-    /// The host has let go of a GPADL.
+    /// GPADL_TORNDOWN: the host has released a GPADL.
     GpadlTorndown {
         /// The GPADL.
         gpadl: u32,
     },
-    /// The answer to a contact.
+    /// VERSION_RESPONSE, the answer to INITIATE_CONTACT.
     VersionResponse {
-        /// Whether the version is spoken.
+        /// Whether the host supports the version.
         is_supported: bool,
-        /// From version 2.4 on, 0 where the connection is made; else anything.
+        /// From version 2.4 on, 0 for success; else undefined.
         connection_state: u8,
         /// From version 5.0 on, the connection id for messages.
         connection_id: u32,
         /// From version 6.0 on.
         features: u32,
     },
-    /// The connection is over.
+    /// UNLOAD_COMPLETE: the connection has ended.
     UnloadComplete,
-    /// The answer to a change of a channel's processor.
+    /// MODIFY_CHANNEL_RESPONSE, the answer to a change of a channel's processor.
     ModifyResponse {
         /// The channel.
         channel: u32,
         /// 0 for success.
         status: u32,
     },
-    /// No socket to this endpoint of the guest's.
+    /// TL_CONNECT_RESULT: whether the guest gets a socket to this endpoint.
     SocketRefused {
         /// The endpoint.
         endpoint: Guid,
-        /// Why: an NTSTATUS.
+        /// An NTSTATUS; 0 for success.
         status: u32,
     },
-    /// One that is not known, or not of interest here.
+    /// An unknown message type, or one that is not used here.
     Other(VmbusMessageType),
 }
 
@@ -81,7 +83,7 @@ pub enum HostMessage {
 pub struct Malformed(pub VmbusMessageType);
 
 impl HostMessage {
-    /// Parses a message. Longer ones than needed are taken: hosts pad.
+    /// Parses a message. Longer ones than needed are accepted: hosts pad.
     ///
     /// # Errors
     ///
@@ -125,7 +127,7 @@ impl HostMessage {
     }
 
     fn version_response(bytes: &[u8], short: Malformed) -> Result<Self, Malformed> {
-        // Hosts of old send no more than the first ten bytes, and what is behind is nothing.
+        // Hosts before version 5.0 send the first ten bytes; what is missing is zero.
         let mut padded = [0; size_of::<VmbusVersionResponse2>()];
         let len = bytes.len().min(padded.len());
         if len <= size_of::<VmbusMessageHeader>() {

@@ -5,13 +5,13 @@ use zerocopy::FromBytes;
 /// A channel that the host offers.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Offer {
-    /// What it is: a class of devices.
+    /// The device class.
     pub interface: Guid,
-    /// Which one it is. Stays the same over restarts.
+    /// The device. Stays the same over restarts.
     pub instance: Guid,
     /// The host's number for it (relid).
     pub channel: u32,
-    /// What the guest signals it by.
+    /// The connection id that the guest signals.
     pub connection_id: u32,
     /// 0 for the primary channel of a device.
     pub subchannel: u16,
@@ -19,9 +19,9 @@ pub struct Offer {
     pub is_dedicated: bool,
     /// [`VmbusOfferFlags`](vmbus::VmbusOfferFlags).
     pub flags: u16,
-    /// Address space that it needs.
+    /// MiB of address space that the device needs.
     pub mmio_megabytes: u16,
-    /// By class.
+    /// Data of the device class.
     pub user_defined: [u8; 120],
 }
 
@@ -31,12 +31,12 @@ impl Offer {
         self.flags & vmbus::VmbusOfferFlags::NAMED_PIPE.bits() != 0
     }
 
-    /// Whether it is one end of a socket: [`Vmbus::poll_socket`](crate::Vmbus::poll_socket) tells of it.
+    /// Whether it is one end of a socket: [`Vmbus::poll_socket`](crate::Vmbus::poll_socket) reports it.
     pub fn is_socket(&self) -> bool {
         self.flags & vmbus::VmbusOfferFlags::HVSOCK.bits() != 0
     }
 
-    /// Of a socket: whether the host has connected to the guest, rather than the guest to the host.
+    /// Whether it is a socket that the host has connected to the guest, rather than the guest to the host.
     pub fn is_for_guest(&self) -> bool {
         let user = vmbus::VmbusHvsockUserData::read_from_prefix(&self.user_defined);
         user.is_ok_and(|(user, _)| user.is_for_guest_accept != 0)
@@ -57,7 +57,7 @@ impl fmt::Display for Offer {
     }
 }
 
-/// A class of devices in a word.
+/// A device class in a word, as [`Offer::class`].
 pub fn class(interface: &Guid) -> Option<&'static str> {
     let known: [(&Guid, &str); 16] = [
         (&vmbus::SCSI, "SCSI"),

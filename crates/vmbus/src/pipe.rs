@@ -1,11 +1,11 @@
-//! The framing of services in pipe mode: a header of 8 bytes ahead of each message.
+//! The framing of services in pipe mode: a header of 8 bytes before each message. Source: `vmbus_ring` of OpenVMM (MIT).
 
 use crate::{Channel, SendError};
 use hyperv_bindings::ring::{RING_PIPE_MAXIMUM, RingPipeHeader, RingPipeType};
 use paravirt_platform::Platform;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The message in a packet's payload; `None` where it is none, or not data.
+/// The message in a packet's payload; `None` where it is malformed, or not data.
 pub fn parse(payload: &[u8]) -> Option<&[u8]> {
     let (header, data) = RingPipeHeader::read_from_prefix(payload).ok()?;
     if header.pipe_type != RingPipeType::DATA || header.byte_count > RING_PIPE_MAXIMUM {

@@ -1,7 +1,7 @@
 //! The state of one connection, shared by its handles.
 
 use crate::interrupt::InterruptState;
-use crate::state::{MOST_CHANNELS, Phase, State, Then};
+use crate::state::{MAX_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Version};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::time::Duration;
@@ -9,7 +9,7 @@ use hyperv_bindings::vmbus::{VmbusChannelMessage, VmbusMessageHeader, VmbusMessa
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, Hypervisor, OpenError, Synic};
 use paravirt_platform::{
-    AllocError, DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
+    DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
 };
 use spin::Mutex;
 use zerocopy::IntoBytes;
@@ -27,7 +27,7 @@ pub(crate) struct VmbusShared<P: Platform> {
     post_page: Mutex<DmaRegion<P>>,
     /// For each index of the channel table, how many of its channels have gone.
     epochs: PageTable<P, AtomicU32>,
-    is_acting: AtomicBool,
+    is_handling: AtomicBool,
     vectors: Mutex<PageTable<P, Option<Vector>>>,
     /// Counts the connections whose memory the host has released.
     generation: AtomicU32,
@@ -47,8 +47,8 @@ impl<P: Platform> VmbusShared<P> {
                 interrupts,
                 state: Mutex::new(State::new(platform)?),
                 post_page: Mutex::new(DmaRegion::alloc(platform, PAGE_SIZE)?),
-                epochs: PageTable::new(platform, MOST_CHANNELS, |_| AtomicU32::new(0))?,
-                is_acting: AtomicBool::new(false),
+                epochs: PageTable::new(platform, MAX_CHANNELS, |_| AtomicU32::new(0))?,
+                is_handling: AtomicBool::new(false),
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
                 generation: AtomicU32::new(0),
                 is_faulted: AtomicBool::new(false),
@@ -94,19 +94,19 @@ impl<P: Platform> VmbusShared<P> {
         self.interrupts.cell(channel)
     }
 
-    /// What [`is_current`](Self::is_current) is asked with, for the channel that is in `place` now.
+    /// The epoch of the channel at index `place`, for [`is_current`](Self::is_current).
     pub fn epoch(&self, place: usize) -> u32 {
         self.epochs.get(place).map_or(0, |epoch| epoch.load(Ordering::Acquire))
     }
 
-    /// Whether the channel that was in `place` at `epoch` still is there. One load.
+    /// Whether the channel that was at index `place` at `epoch` is still there. One load.
     #[inline(always)]
     pub fn is_current(&self, place: usize, epoch: u32) -> bool {
         self.epochs.get(place).is_some_and(|now| now.load(Ordering::Relaxed) == epoch)
     }
 
-    /// The channel in `place` is gone.
-    fn end(&self, place: usize) {
+    /// Ends the epoch of the channel at index `place`, which is gone.
+    fn end_epoch(&self, place: usize) {
         if let Some(epoch) = self.epochs.get(place) {
             epoch.fetch_add(1, Ordering::AcqRel);
         }
@@ -117,28 +117,28 @@ impl<P: Platform> VmbusShared<P> {
         self.is_faulted.load(Ordering::Relaxed).then_some(Fault::Protocol)
     }
 
-    /// Whether there is a message that nobody has acted on.
+    /// Whether there is a message that was not handled yet.
     #[inline]
     pub fn has_news(&self) -> bool {
         !self.interrupts.inbox.is_empty() || self.interrupts.has_message()
     }
 
-    /// Acts on the messages that have come in. Not from an interrupt.
+    /// Handles the messages that have come in. Not to be called from an interrupt.
     pub fn collect(&self) {
         let mut left = MAX_MESSAGES;
         while left > 0 {
-            // One at a time, so that messages are acted on in their order; who comes second leaves it to the first, which
-            // looks again before it goes.
-            if self.is_acting.swap(true, Ordering::AcqRel) {
+            // One at a time, so that messages are handled in order; a second caller leaves them to the first, which looks again
+            // before it returns.
+            if self.is_handling.swap(true, Ordering::AcqRel) {
                 return;
             }
             while left > 0
                 && let Some((bytes, len)) = self.interrupts.inbox.take()
             {
-                self.act(bytes.get(..len).unwrap_or(&bytes));
+                self.handle(bytes.get(..len).unwrap_or(&bytes));
                 left = left.saturating_sub(1);
             }
-            self.is_acting.store(false, Ordering::Release);
+            self.is_handling.store(false, Ordering::Release);
             fence(Ordering::SeqCst);
             if self.interrupts.inbox.is_empty() && !self.fetch() {
                 return;
@@ -147,12 +147,12 @@ impl<P: Platform> VmbusShared<P> {
         }
     }
 
-    /// Sees to it that what is in the slot gets into the queue; whether there is any use in looking there again.
+    /// Moves the message in the slot to the inbox, where its interrupt does not; whether to look in the inbox again.
     fn fetch(&self) -> bool {
         if !self.interrupts.has_message() {
             return false;
         }
-        // Its interrupt fetches it, but for one that was left where it is, or where interrupts may be off: here.
+        // Its interrupt does, unless it was left in the slot, or interrupts may be off: on this processor.
         let is_here = self.platform().processors().current() == self.contact_processor();
         let mut came = false;
         if is_here || self.interrupts.take_stalled() || !self.has_vector(self.contact_processor()) {
@@ -164,13 +164,16 @@ impl<P: Platform> VmbusShared<P> {
         came
     }
 
-    fn act(&self, bytes: &[u8]) {
+    fn handle(&self, bytes: &[u8]) {
         let message = match HostMessage::parse(bytes) {
             Ok(message) => message,
             Err(malformed) => {
-                // What came before the answer to the first contact is not of this connection.
+                // What came before the answer to INITIATE_CONTACT is of another connection.
                 if self.state.lock().phase == Phase::Connected {
-                    log::error!("vmbus: a message of type {} is too short", malformed.0.0);
+                    log::error!(
+                        "vmbus: message of type {} is too short: connection out of service",
+                        malformed.0.0
+                    );
                     self.is_faulted.store(true, Ordering::Release);
                     self.interrupts.wake_all();
                 }
@@ -181,9 +184,9 @@ impl<P: Platform> VmbusShared<P> {
         match then {
             Then::Nothing => {}
             Then::Wake => self.interrupts.wake_bus(),
-            Then::Unloaded => self.let_go(),
+            Then::Unloaded => self.set_released(),
             Then::Gone(place, channel) => {
-                self.end(place);
+                self.end_epoch(place);
                 if let Some(cell) = self.cell(channel) {
                     cell.wake();
                 }
@@ -193,7 +196,7 @@ impl<P: Platform> VmbusShared<P> {
         }
     }
 
-    /// Waits until `look` finds something in the state; `None` where it did not in time.
+    /// Waits until `look` finds something in the state; `None` where it does not within `at_most`.
     pub fn wait<R>(&self, at_most: Duration, mut look: impl FnMut(&mut State<P>) -> Option<R>) -> Option<R> {
         let end = self.platform().now().saturating_add(at_most);
         loop {
@@ -208,23 +211,23 @@ impl<P: Platform> VmbusShared<P> {
         }
     }
 
-    /// Sends a message by the connection's port.
+    /// Posts a message to the connection's port.
     pub fn post(&self, message: &[u8]) -> Result<(), Fault> {
         let connection = self.state.lock().connection_id;
         self.post_to(connection, message, UNKNOWN_TIMEOUT).map_err(|status| {
-            log::error!("vmbus: a message was refused with status {:#x}", status.0);
+            log::error!("vmbus: message refused with status {:#x}", status.0);
             Fault::Timeout
         })
     }
 
-    /// Sends a message that is the number of a channel.
+    /// Posts a message whose only field is a channel.
     pub fn post_channel(&self, message_type: VmbusMessageType, channel: u32) -> Result<(), Fault> {
         let header = VmbusMessageHeader { message_type, reserved: 0 };
         self.post(VmbusChannelMessage { header, channel_id: channel }.as_bytes())
     }
 
-    /// Sends a message by port `connection`, again and again while the host has no buffers for it, and for `unknown` where it
-    /// says that it does not know the port.
+    /// Posts a message to port `connection`, and retries while the host has no buffers for it, and for `unknown` where it says
+    /// that it does not know the port. TLFS §11.10.1
     pub fn post_to(&self, connection: u32, message: &[u8], unknown: Duration) -> Result<(), HvStatus> {
         let start = self.platform().now();
         let mut pause = 1u32;
@@ -254,12 +257,12 @@ impl<P: Platform> VmbusShared<P> {
     /// Puts all channels out of service: a new connection is about to be made, or the old one has ended.
     pub fn end_all(&self, state: &mut State<P>) {
         state.clear();
-        (0..MOST_CHANNELS).for_each(|place| self.end(place));
+        (0..MAX_CHANNELS).for_each(|place| self.end_epoch(place));
         self.interrupts.wake_all();
     }
 
-    /// Takes note that the host has let go of everything: it has said so, or it has answered a new contact.
-    pub fn let_go(&self) {
+    /// Records that the host has released everything: it has said so, or it has answered a new INITIATE_CONTACT.
+    pub fn set_released(&self) {
         let mut state = self.state.lock();
         self.end_all(&mut state);
         if state.phase == Phase::Unloading {
@@ -271,19 +274,21 @@ impl<P: Platform> VmbusShared<P> {
         self.interrupts.wake_bus();
     }
 
-    /// A new connection begins without the faults of the last.
-    pub fn forget_fault(&self) {
+    /// A new connection begins without the fault of the one before.
+    pub fn clear_fault(&self) {
         self.is_faulted.store(false, Ordering::Release);
     }
 
-    /// Tells the host that a channel that it took back is not used any more, once nothing of it is.
+    /// Tells the host that a rescinded channel is no longer used, once nothing of it is.
     pub fn release_if_gone(&self, place: usize) {
         let released = {
             let mut state = self.state.lock();
             let is_free =
                 |entry: &crate::state::Entry| entry.is_rescinded && !entry.is_taken && entry.gpadls == 0;
             match state.channels.get_mut(place) {
-                Some(slot) if slot.as_ref().is_some_and(|entry| is_free(entry) && entry.is_end_announced) => {
+                Some(slot)
+                    if slot.as_ref().is_some_and(|entry| is_free(entry) && entry.is_removal_announced) =>
+                {
                     slot.take().map(|entry| entry.offer.channel)
                 }
                 _ => None,
@@ -293,17 +298,9 @@ impl<P: Platform> VmbusShared<P> {
             let _ = self.post_channel(VmbusMessageType::REL_ID_RELEASED, channel);
         }
     }
-}
 
-impl<P: Platform> Drop for VmbusShared<P> {
-    fn drop(&mut self) {
-        self.unload_if_connected();
+    /// Unbinds every interrupt handler.
+    pub fn unbind(&mut self) {
         self.interrupts.unbind(self.vectors.get_mut());
-    }
-}
-
-impl From<AllocError> for crate::ConnectError {
-    fn from(_: AllocError) -> Self {
-        Self::Hypervisor(OpenError::Memory)
     }
 }

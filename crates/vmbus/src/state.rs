@@ -1,4 +1,4 @@
-//! What is known of the connection, its channels and its GPADLs. Changed by messages of the host, and looked at by waits.
+//! The state of the connection, its channels and its GPADLs: changed by messages of the host, and read by waits for an answer.
 
 use crate::{HostMessage, Offer};
 use core::fmt;
@@ -6,26 +6,26 @@ use hyperv_bindings::Guid;
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
-/// Channels that are known at once.
-pub(crate) const MOST_CHANNELS: usize = 256;
+/// Channels that are offered at once.
+pub(crate) const MAX_CHANNELS: usize = 256;
 /// GPADLs at once.
-const MOST_GPADLS: usize = 512;
-/// Refusals of sockets that nobody has heard of yet.
-const MOST_REFUSALS: usize = 32;
-/// Where ids of GPADLs begin: any number but 0.
+const MAX_GPADLS: usize = 512;
+/// Refusals of sockets that were not reported yet.
+const MAX_REFUSALS: usize = 32;
+/// The first id of a GPADL. The host accepts any number but 0.
 const FIRST_GPADL: u32 = 0x1_0001;
 
-/// Why a channel could not be opened, or a GPADL not made.
+/// Why a channel could not be opened, or a GPADL not created.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The host offers no such channel any more.
+    /// The host has rescinded the offer.
     Gone,
     /// The channel is open already.
     Busy,
-    /// Rings or memory of a length that the protocol does not know.
+    /// The length of the rings or the memory is out of range.
     Size,
-    /// There was no memory, or too many channels or GPADLs.
+    /// The platform has no memory, or there are too many channels or GPADLs.
     Memory,
     /// The host refused, with this status.
     Refused(u32),
@@ -36,9 +36,9 @@ pub enum ChannelError {
 impl fmt::Display for ChannelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone => f.write_str("the channel is not offered any more"),
+            Self::Gone => f.write_str("the channel is no longer offered"),
             Self::Busy => f.write_str("the channel is open already"),
-            Self::Size => f.write_str("the protocol does not know rings or memory of this length"),
+            Self::Size => f.write_str("the length of the rings or of the memory is out of range"),
             Self::Memory => f.write_str("out of memory"),
             Self::Refused(status) => write!(f, "the host refused with status {status:#x}"),
             Self::Faulted(fault) => fault.fmt(f),
@@ -60,20 +60,20 @@ impl From<Fault> for ChannelError {
     }
 }
 
-/// Where the connection stands.
+/// The phase of the connection.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Phase {
-    /// Whatever comes belongs to somebody who was here before.
+    /// Not connected: messages are those of a connection before.
     Idle,
-    /// A contact waits for its answer.
+    /// INITIATE_CONTACT was sent.
     Contacting,
     Connected,
-    /// All but the confirmation is ignored.
+    /// UNLOAD was sent; everything but its answer is ignored.
     Unloading,
     Unloaded,
 }
 
-/// The answer to a contact.
+/// The answer to INITIATE_CONTACT.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Response {
     pub is_supported: bool,
@@ -84,26 +84,26 @@ pub(crate) struct Response {
 /// A channel that was offered.
 pub(crate) struct Entry {
     pub offer: Offer,
-    /// A driver has it.
+    /// A driver has it open.
     pub is_taken: bool,
     /// GPADLs of it that the host may still use.
     pub gpadls: u32,
     pub is_rescinded: bool,
-    /// Whether `poll` has told of it, and of its end.
+    /// `poll` has reported it, and its removal.
     pub is_announced: bool,
-    pub is_end_announced: bool,
+    pub is_removal_announced: bool,
     pub open: Awaited,
     pub modify: Awaited,
 }
 
 impl Entry {
-    /// Whether it is one end of a socket that nobody was told of.
+    /// Whether it is one end of a socket that was not reported yet.
     pub fn is_new_socket(&self) -> bool {
         self.offer.is_socket() && !self.is_announced && !self.is_rescinded
     }
 }
 
-/// An answer that is awaited, accepted once.
+/// An awaited answer, which is accepted once.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Awaited {
     No,
@@ -119,7 +119,7 @@ impl Awaited {
     }
 }
 
-/// Where a GPADL stands.
+/// The phase of a GPADL.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum GpadlPhase {
     Creating,
@@ -138,7 +138,7 @@ pub(crate) struct GpadlEntry {
 pub(crate) struct State<P: Platform> {
     pub phase: Phase,
     pub response: Option<Response>,
-    /// By which messages are sent.
+    /// The connection id that messages are posted to.
     pub connection_id: u32,
     pub are_offers_delivered: bool,
     pub channels: PageTable<P, Option<Entry>>,
@@ -147,15 +147,15 @@ pub(crate) struct State<P: Platform> {
     refusals: PageTable<P, Option<Guid>>,
 }
 
-/// What has to be done after a message, out of the lock.
+/// What has to be done after a message, without the lock.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Then {
     Nothing,
-    /// The channel in this place of the table, with this number, is gone.
+    /// The channel with this index in the table, and this relid, is gone.
     Gone(usize, u32),
-    /// Somebody may want to hear of it.
+    /// Something that `poll` or `poll_socket` reports has happened.
     Wake,
-    /// The host has let go of everything.
+    /// The host has released everything.
     Unloaded,
 }
 
@@ -166,14 +166,14 @@ impl<P: Platform> State<P> {
             response: None,
             connection_id: 0,
             are_offers_delivered: false,
-            channels: PageTable::new(platform, MOST_CHANNELS, |_| None)?,
-            gpadls: PageTable::new(platform, MOST_GPADLS, |_| None)?,
+            channels: PageTable::new(platform, MAX_CHANNELS, |_| None)?,
+            gpadls: PageTable::new(platform, MAX_GPADLS, |_| None)?,
             next_gpadl: FIRST_GPADL,
-            refusals: PageTable::new(platform, MOST_REFUSALS, |_| None)?,
+            refusals: PageTable::new(platform, MAX_REFUSALS, |_| None)?,
         })
     }
 
-    /// The place of `channel`.
+    /// The index of `channel` in the table.
     pub fn place(&self, channel: u32) -> Option<usize> {
         self.channels
             .iter()
@@ -188,7 +188,7 @@ impl<P: Platform> State<P> {
         self.gpadls.iter_mut().flatten().find(|gpadl| gpadl.id == id)
     }
 
-    /// A new GPADL of the channel in `place`, being created.
+    /// Adds a GPADL of the channel at index `place`, which is being created.
     pub fn add_gpadl(&mut self, place: usize) -> Option<(u32, u32)> {
         // Not 0, and none that is in use.
         loop {
@@ -206,7 +206,7 @@ impl<P: Platform> State<P> {
         Some((id, channel))
     }
 
-    /// Forgets a GPADL that the host does not use.
+    /// Removes a GPADL that the host has released.
     pub fn remove_gpadl(&mut self, id: u32, place: usize) {
         for slot in self.gpadls.iter_mut().filter(|slot| slot.is_some_and(|gpadl| gpadl.id == id)) {
             *slot = None;
@@ -216,7 +216,7 @@ impl<P: Platform> State<P> {
         }
     }
 
-    /// Forgets everything: the host has let go of all of it.
+    /// Removes everything: the host has released all of it.
     pub fn clear(&mut self) {
         self.channels.iter_mut().for_each(|entry| *entry = None);
         self.gpadls.iter_mut().for_each(|gpadl| *gpadl = None);
@@ -224,17 +224,17 @@ impl<P: Platform> State<P> {
         self.are_offers_delivered = false;
     }
 
-    /// An endpoint to which the host has refused a socket; told once.
+    /// An endpoint to which the host has refused a socket; reported once.
     pub fn take_refusal(&mut self) -> Option<Guid> {
         self.refusals.iter_mut().find_map(Option::take)
     }
 
-    /// Whether there is one.
+    /// Whether a refusal was not reported yet.
     pub fn has_refusal(&self) -> bool {
         self.refusals.iter().any(Option::is_some)
     }
 
-    /// Takes note of a message.
+    /// Applies a message.
     pub fn accept(&mut self, message: HostMessage) -> Then {
         match (self.phase, message) {
             (
@@ -243,7 +243,7 @@ impl<P: Platform> State<P> {
             ) => self.response = Some(Response { is_supported, connection_state, connection_id }),
             (Phase::Unloading, HostMessage::UnloadComplete) => return Then::Unloaded,
             (Phase::Connected, message) => return self.accept_connected(message),
-            // Of somebody who was here before, or of a connection that is over.
+            // Of a connection before this one.
             _ => {}
         }
         Then::Nothing
@@ -259,7 +259,7 @@ impl<P: Platform> State<P> {
                     entry.is_rescinded = true;
                     return Then::Gone(place, channel);
                 }
-                log::warn!("vmbus: the host takes back channel {channel}, which it did not offer");
+                log::warn!("vmbus: rescind of channel {channel}, which was not offered: ignored");
             }
             HostMessage::AllOffersDelivered => self.are_offers_delivered = true,
             HostMessage::OpenResult { channel, open_id, status } => {
@@ -292,9 +292,9 @@ impl<P: Platform> State<P> {
                     gpadl.phase = GpadlPhase::TornDown;
                 }
             }
-            // That it is granted is told by the offer.
+            // Where it is granted, the host offers a channel.
             HostMessage::SocketRefused { status: 0, .. } => {}
-            // Where nobody hears of them, the last is kept.
+            // Where nobody takes them, the newest is kept.
             HostMessage::SocketRefused { endpoint, .. } => {
                 let free = self.refusals.iter().position(Option::is_none).unwrap_or(0);
                 if let Some(refusal) = self.refusals.get_mut(free) {
@@ -302,20 +302,23 @@ impl<P: Platform> State<P> {
                 }
                 return Then::Wake;
             }
-            HostMessage::Other(kind) => log::debug!("vmbus: message {} is not known", kind.0),
+            HostMessage::Other(kind) => log::debug!("vmbus: unknown message type {}: ignored", kind.0),
             HostMessage::VersionResponse { .. } | HostMessage::UnloadComplete => {}
         }
         Then::Nothing
     }
 
     fn add_offer(&mut self, offer: Offer) -> Then {
-        // Event flags go up to 2047, and 0 is no channel.
+        // Event flags go up to 2047, and 0 is reserved.
         if !(1..2048).contains(&offer.channel) || self.place(offer.channel).is_some() {
-            log::warn!("vmbus: an offer of channel {}, which cannot be", offer.channel);
+            log::warn!(
+                "vmbus: offer of channel {}, which is out of range or already offered: ignored",
+                offer.channel
+            );
             return Then::Nothing;
         }
         let Some(free) = self.channels.iter_mut().find(|entry| entry.is_none()) else {
-            log::warn!("vmbus: more than {MOST_CHANNELS} channels: {offer} is left alone");
+            log::warn!("vmbus: more than {MAX_CHANNELS} channels: {offer} ignored");
             return Then::Nothing;
         };
         *free = Some(Entry {
@@ -323,9 +326,9 @@ impl<P: Platform> State<P> {
             is_taken: false,
             gpadls: 0,
             is_rescinded: false,
-            // Further channels of a device are its driver's to find; whoever has a socket finds it gone.
+            // The driver of a device finds its subchannels by itself, and the owner of a socket that it has gone.
             is_announced: offer.subchannel > 0,
-            is_end_announced: offer.subchannel > 0 || offer.is_socket(),
+            is_removal_announced: offer.subchannel > 0 || offer.is_socket(),
             open: Awaited::No,
             modify: Awaited::No,
         });

@@ -8,7 +8,7 @@ use hyperv_bindings::vmbus::VmbusVersion;
 pub struct Version(pub u32);
 
 impl Version {
-    /// All that this crate speaks, the newest first: 6.0 down to 1.1.
+    /// The supported versions, the newest first: 6.0 down to 1.1.
     pub const ALL: [Self; 10] = [
         Self(VmbusVersion::COPPER.0),
         Self(VmbusVersion::IRON.0),

@@ -1,5 +1,6 @@
 //! paravirt's developer commands. `cargo xtask --help` lists them.
 
+mod api;
 mod bench;
 mod bindings;
 mod bootable;
@@ -45,6 +46,8 @@ enum Command {
     Bindgen,
     /// Build the documentation of all crates
     Doc,
+    /// Write the public API of each published crate to docs/api
+    Api,
     /// Serve the files of a directory over HTTP
     #[command(hide = true)]
     Serve(serve::Options),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Bindgen => bindings::bindgen(),
         Command::Doc => test::doc(),
+        Command::Api => api::write(),
         Command::Serve(options) => serve::serve_forever(&options),
     };
     match result {

@@ -45,7 +45,8 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> Option<String> {
+/// Runs a command silently and returns its standard output, or `None` if it cannot start or fails.
+pub fn output(command: &mut Command) -> Option<String> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

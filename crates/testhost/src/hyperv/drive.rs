@@ -34,7 +34,7 @@ const PROTECTED: [u8; 3] = [7, 0x27, 0];
 const WRITE_FAULT: [u8; 3] = [3, 0x03, 0];
 
 /// Blocks of a WRITE SAME, at most.
-const MOST_SAME: u32 = 0x4000;
+const MAX_WRITE_SAME_BLOCKS: u32 = 0x4000;
 /// Bytes that are written at once where there is no end of them.
 const PIECE: usize = 64 << 10;
 
@@ -266,7 +266,7 @@ impl StorDrive {
             0x93 if !self.lacks_write_same && !self.is_optical => {
                 self.check_writable()?;
                 let (lba, count) = (long(2), word(10));
-                if count > MOST_SAME {
+                if count > MAX_WRITE_SAME_BLOCKS {
                     return Err(INVALID_FIELD);
                 }
                 self.check(lba, count)?;
@@ -315,7 +315,7 @@ impl StorDrive {
                 body[20..24].copy_from_slice(&4096u32.to_be_bytes());
                 body[24..28].copy_from_slice(&1u32.to_be_bytes());
                 if !self.lacks_write_same {
-                    body[32..40].copy_from_slice(&u64::from(MOST_SAME).to_be_bytes());
+                    body[32..40].copy_from_slice(&u64::from(MAX_WRITE_SAME_BLOCKS).to_be_bytes());
                 }
                 body
             }

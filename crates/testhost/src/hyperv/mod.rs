@@ -26,13 +26,13 @@ pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
 pub use ic::{IcAnswer, IcHost};
 pub use input::InputHost;
-pub use netvsp::{NetVspHost, NetVspMoods, WireFrame};
+pub use netvsp::{NetVspFaultConfig, NetVspHost, WireFrame};
 pub use page::{put_message, set_event};
 pub use ring::{
     BufferRange, GuestRange, HostPacket, HostReader, HostRingError, HostRingMemory, HostWriter, PacketKind,
 };
 pub use socket::SocketEnd;
-pub use storvsp::{StorHost, StorMoods};
+pub use storvsp::{StorFaultConfig, StorHost};
 
 use crate::Guest;
 use hyperv_bindings::tlfs::{

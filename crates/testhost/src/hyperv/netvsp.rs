@@ -1,4 +1,4 @@
-//! NetVSP: the host's side of a network device on VMBus.
+//! A model of NetVSP: the host's side of a network device on VMBus.
 
 use super::devices::{Packets, VmbusDevice, gather, places};
 use super::nvsp::{Buffer, DATA_AT, SECTION, padded};
@@ -11,53 +11,53 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// Pieces of the receive buffer that only messages of the device use.
+/// Sub-allocations of the receive buffer that are reserved for control messages.
 const CONTROL_PIECES: usize = 16;
 
-/// A frame for the guest, and what stands beside it.
+/// A frame on the wire, with its per-packet information.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct WireFrame {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// What stands beside it: type and word.
+    /// Per-packet information: type and value.
     pub info: Vec<(u32, u32)>,
 }
 
 /// Changes a message that is about to be sent: NVSP or RNDIS.
 type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 
-/// What the host offers, and how it misbehaves.
-pub struct NetVspMoods {
-    /// The newest version that it speaks.
+/// What the model offers, and the faults that it injects.
+pub struct NetVspFaultConfig {
+    /// The newest NVSP version that it speaks.
     pub newest: NvspVersion,
-    /// Bytes of the largest packet.
+    /// The MTU in bytes.
     pub mtu: u32,
-    /// Queues.
+    /// Queues that it offers.
     pub queues: u32,
-    /// It knows no offloads.
+    /// Offload requests are refused.
     pub lacks_offloads: bool,
-    /// Frames are taken, and not completed until this is false again.
+    /// Sent frames are not completed while this is set.
     pub holds: bool,
     /// The status with which frames are completed.
     pub status: NvspStatus,
-    /// It refuses the send buffer.
+    /// The send buffer is refused.
     pub refuses_send_buffer: bool,
-    /// Frames of one packet, at most.
+    /// Received frames in one packet, at most.
     pub batch: usize,
-    /// Its address.
+    /// The MAC address.
     pub mac: [u8; 6],
-    /// Whether it takes another one.
+    /// Whether a new MAC address is accepted.
     pub takes_mac: bool,
-    /// Applied to every NVSP message, but for that with a frame.
+    /// Changes every NVSP message before it is sent, except those with frames.
     pub mutate_nvsp: Option<Mutation>,
-    /// Applied to every RNDIS message.
+    /// Changes every RNDIS message before it is sent.
     pub mutate_rndis: Option<Mutation>,
-    /// Ranges are given this offset more.
+    /// Bytes that are added to the offset of every transfer page range.
     pub shift_ranges: u32,
 }
 
 pub(super) struct Host {
-    pub moods: NetVspMoods,
+    pub fault_config: NetVspFaultConfig,
     pub version: NvspVersion,
     pub config: bool,
     pub ndis: bool,
@@ -65,9 +65,9 @@ pub(super) struct Host {
     pub receive: Buffer,
     pub send: Buffer,
     pub piece: usize,
-    /// Pieces that nobody uses.
+    /// Free sub-allocations.
     pub free: Vec<usize>,
-    /// Pieces of packets that the guest has not completed.
+    /// Sub-allocations of packets that the guest has not completed, by transaction.
     pub used: BTreeMap<u64, Vec<usize>>,
     control: VecDeque<Vec<u8>>,
     pub notices: VecDeque<Vec<u8>>,
@@ -84,7 +84,7 @@ pub(super) struct Host {
     violations: Violations,
 }
 
-/// A network device on VMBus. A handle: clones are the same device.
+/// A model of a network device on VMBus. Clones are handles of the same device.
 #[derive(Clone)]
 pub struct NetVspHost {
     shared: Arc<Mutex<Host>>,
@@ -98,9 +98,9 @@ impl Default for NetVspHost {
 }
 
 impl NetVspHost {
-    /// One that speaks every version, with two queues.
+    /// Makes a device that speaks every version and offers two queues.
     pub fn new() -> Self {
-        let moods = NetVspMoods {
+        let fault_config = NetVspFaultConfig {
             newest: NvspVersion::V61,
             mtu: 9000,
             queues: 2,
@@ -116,7 +116,7 @@ impl NetVspHost {
             shift_ranges: 0,
         };
         let host = Host {
-            moods,
+            fault_config,
             version: NvspVersion(0),
             config: false,
             ndis: false,
@@ -147,22 +147,22 @@ impl NetVspHost {
         work(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes what it offers, or how it misbehaves.
-    pub fn moods(&self, change: impl FnOnce(&mut NetVspMoods)) {
-        self.with(|host| change(&mut host.moods));
+    /// Changes what the model offers, and the faults that it injects.
+    pub fn fault_config(&self, change: impl FnOnce(&mut NetVspFaultConfig)) {
+        self.with(|host| change(&mut host.fault_config));
     }
 
-    /// A frame comes in from the wire, on the primary channel, when that is served the next time.
+    /// Receives a frame from the wire, by the primary channel, when that is served the next time.
     pub fn receive(&self, bytes: &[u8]) {
         self.receive_on(0, WireFrame { bytes: bytes.to_vec(), info: vec![] });
     }
 
-    /// The same on any channel, with something beside it.
+    /// Receives a frame with per-packet information by channel `channel`.
     pub fn receive_on(&self, channel: u16, frame: WireFrame) {
         self.with(|host| host.to_guest.entry(channel).or_default().push_back(frame));
     }
 
-    /// Frames that wait for room.
+    /// The number of frames that wait for room in the receive buffer.
     pub fn waiting(&self) -> usize {
         self.with(|host| host.to_guest.values().map(VecDeque::len).sum())
     }
@@ -172,29 +172,30 @@ impl NetVspHost {
         self.with(|host| std::mem::take(&mut host.sent)).into_iter().map(|(_, bytes)| bytes).collect()
     }
 
-    /// The channels of those frames, and what stood beside them.
+    /// The per-packet information of the frames that the guest has sent since the last call.
     pub fn take_infos(&self) -> Vec<Vec<(u32, u32)>> {
         self.with(|host| std::mem::take(&mut host.infos))
     }
 
-    /// The frames with what stood beside them, since the last call of this or of the two above.
+    /// The frames that the guest has sent, with their per-packet information, since the last call of this, `take_sent` or
+    /// `take_infos`.
     pub fn take_frames(&self) -> Vec<WireFrame> {
         let frames = self.take_sent().into_iter().zip(self.take_infos());
         frames.map(|(bytes, info)| WireFrame { bytes, info }).collect()
     }
 
-    /// How many packets with frames have come.
+    /// The number of packets with frames that the guest has sent.
     pub fn packets(&self) -> u64 {
         self.with(|host| host.packets)
     }
 
-    /// The link comes or goes.
+    /// Connects or disconnects the link.
     pub fn set_link(&self, is_up: bool) {
         let status = if is_up { RndisStatus::MEDIA_CONNECT } else { RndisStatus::MEDIA_DISCONNECT };
         self.indicate(status);
     }
 
-    /// Something is indicated.
+    /// Sends a status indication.
     pub fn indicate(&self, status: RndisStatus) {
         let header = RndisHeader {
             message_type: RndisMessageType::INDICATE_STATUS,
@@ -204,14 +205,14 @@ impl NetVspHost {
         self.with(|host| host.control.push_back(message.as_bytes().to_vec()));
     }
 
-    /// Asks whether the guest is there.
+    /// Sends a keep-alive request.
     pub fn keep_alive(&self, request_id: u32) {
         let header = RndisHeader { message_type: RndisMessageType::KEEPALIVE, message_length: 12 };
         let message = RndisRequest { header, request_id };
         self.with(|host| host.control.push_back(message.as_bytes().to_vec()));
     }
 
-    /// A virtual function comes or goes.
+    /// Attaches or detaches a VF.
     pub fn associate(&self, serial: Option<u32>) {
         let message = NvspVfAssociation {
             message_type: NvspMessageType::SEND_VF_ASSOCIATION,
@@ -221,32 +222,32 @@ impl NetVspHost {
         self.with(|host| host.notices.push_back(message.as_bytes().to_vec()));
     }
 
-    /// The questions that were asked and the settings that were made, by OID, since the last call.
+    /// The OIDs of query and set requests, and the ids of keep-alive answers, since the last call.
     pub fn take_oids(&self) -> Vec<u32> {
         self.with(|host| std::mem::take(&mut host.oids))
     }
 
-    /// The filter, and the table of queues as it is set.
+    /// The packet filter, and the RSS indirection table.
     pub fn settings(&self) -> (u32, Vec<u32>) {
         self.with(|host| (host.filter, host.table.clone()))
     }
 
-    /// Which way frames go: 1 by the virtual function.
+    /// The data path: 1 for the VF, 0 for the synthetic device.
     pub fn path(&self) -> u32 {
         self.with(|host| host.path)
     }
 
-    /// Pieces of the receive buffer that the guest has not given back.
+    /// The number of sub-allocations of the receive buffer whose packets the guest has not completed.
     pub fn pieces_in_use(&self) -> usize {
         self.with(|host| host.used.values().map(Vec::len).sum())
     }
 
-    /// Whether the guest has ended RNDIS.
+    /// Whether the guest has sent HALT.
     pub fn is_halted(&self) -> bool {
         self.with(|host| host.halted)
     }
 
-    /// What the guest did wrong so far.
+    /// The protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         self.with(|host| host.violations.list().to_vec())
     }
@@ -303,7 +304,7 @@ impl VmbusDevice for NetVspHost {
             }
             let answer = host.nvsp(kind, packet.payload, out);
             if let Some(mut answer) = answer.filter(|_| packet.wants_completion) {
-                if let Some(mutate) = &mut host.moods.mutate_nvsp {
+                if let Some(mutate) = &mut host.fault_config.mutate_nvsp {
                     mutate(&mut answer);
                 }
                 out.completion(packet.transaction, &answer);
@@ -316,7 +317,7 @@ impl VmbusDevice for NetVspHost {
         self.with(|host| {
             if channel == 0 {
                 for mut notice in host.notices.drain(..) {
-                    if let Some(mutate) = &mut host.moods.mutate_nvsp {
+                    if let Some(mutate) = &mut host.fault_config.mutate_nvsp {
                         mutate(&mut notice);
                     }
                     out.in_band(&padded(&notice));
@@ -327,7 +328,7 @@ impl VmbusDevice for NetVspHost {
                     host.deliver(memory, &[message], true, out);
                 }
             }
-            if !host.moods.holds {
+            if !host.fault_config.holds {
                 host.held.retain(|(at, transaction)| {
                     if *at == channel {
                         out.completion(*transaction, &padded(&[108, 0, 0, 0, 1, 0, 0, 0]));
@@ -340,7 +341,7 @@ impl VmbusDevice for NetVspHost {
                     break;
                 };
                 let room = host.free.len().saturating_sub(CONTROL_PIECES);
-                let count = queue.len().min(host.moods.batch).min(room);
+                let count = queue.len().min(host.fault_config.batch).min(room);
                 if count == 0 {
                     break;
                 }
@@ -381,7 +382,7 @@ impl Host {
         self.violations.note(text);
     }
 
-    /// A packet with RNDIS messages.
+    /// Handles a packet with RNDIS messages.
     fn rndis(&mut self, memory: &Memory, channel: u16, packet: &HostPacket<'_>, out: &mut dyn Packets) {
         let Ok((message, _)) = NvspSendRndisPacket::read_from_prefix(packet.payload) else {
             return self.violation("a message that is too short");
@@ -415,10 +416,10 @@ impl Host {
         }
         self.packets += 1;
         self.frames(channel, &bytes);
-        if self.moods.holds {
+        if self.fault_config.holds {
             self.held.push((channel, packet.transaction));
         } else {
-            complete(out, self.moods.status);
+            complete(out, self.fault_config.status);
         }
     }
 
@@ -467,7 +468,7 @@ impl Host {
         let (mut pieces, mut ranges) = (vec![], vec![]);
         for message in messages {
             let mut message = message.clone();
-            if let Some(mutate) = &mut self.moods.mutate_rndis {
+            if let Some(mutate) = &mut self.fault_config.mutate_rndis {
                 mutate(&mut message);
             }
             let Some(piece) = self.free.pop() else {
@@ -485,7 +486,7 @@ impl Host {
                 memory.write(place, bytes);
             }
             pieces.push(piece);
-            ranges.push(BufferRange { len: len as u32, offset: at as u32 + self.moods.shift_ranges });
+            ranges.push(BufferRange { len: len as u32, offset: at as u32 + self.fault_config.shift_ranges });
         }
         let transaction = pieces[0] as u64 + 1;
         self.used.insert(transaction, pieces);

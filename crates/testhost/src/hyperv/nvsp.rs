@@ -64,7 +64,7 @@ impl Host {
                     NvspVersion::V6,
                     NvspVersion::V61,
                 ];
-                let is_known = known.contains(&version) && version <= self.moods.newest;
+                let is_known = known.contains(&version) && version <= self.fault_config.newest;
                 self.version = if is_known { version } else { NvspVersion(0) };
                 Some(answer(&[2, u32::MAX, 34, u32::from(is_known)]))
             }
@@ -73,8 +73,8 @@ impl Host {
                     self.violation("a configuration out of turn");
                 }
                 let asked = word(4).saturating_sub(14);
-                self.moods.mtu =
-                    if (1500..=9202).contains(&asked) { asked.min(self.moods.mtu) } else { 1500 };
+                self.fault_config.mtu =
+                    if (1500..=9202).contains(&asked) { asked.min(self.fault_config.mtu) } else { 1500 };
                 Some(vec![])
             }
             NvspMessageType::SEND_NDIS_VERSION => {
@@ -90,7 +90,7 @@ impl Host {
                 self.take_receive_buffer_back();
                 self.used.clear();
                 let frames = out.memory(word(4));
-                self.piece = DATA_AT + self.moods.mtu as usize + 14 + 36;
+                self.piece = DATA_AT + self.fault_config.mtu as usize + 14 + 36;
                 let count = frames.len() * 4096 / self.piece;
                 if count == 0 {
                     return Some(answer(&[102, NvspStatus::FAILURE.0]));
@@ -101,7 +101,8 @@ impl Host {
                 Some(answer(&[102, 1, 1, 0, size, count as u32, count as u32 * size]))
             }
             NvspMessageType::SEND_SEND_BUFFER => {
-                self.send.frames = if self.moods.refuses_send_buffer { vec![] } else { out.memory(word(4)) };
+                self.send.frames =
+                    if self.fault_config.refuses_send_buffer { vec![] } else { out.memory(word(4)) };
                 let status = if self.send.frames.is_empty() { 2 } else { 1 };
                 Some(answer(&[105, status, SECTION]))
             }
@@ -117,11 +118,11 @@ impl Host {
                 if self.version < NvspVersion::V5 || word(4) != 1 {
                     self.violation("further channels where there are none");
                 }
-                let is_granted = word(8) < self.moods.queues;
+                let is_granted = word(8) < self.fault_config.queues;
                 if is_granted {
                     out.offer_further(word(8) as u16);
                     let mut table = vec![134, 16, 12];
-                    table.extend((0..16).map(|at| at % self.moods.queues));
+                    table.extend((0..16).map(|at| at % self.fault_config.queues));
                     self.notices.push_back(table.iter().flat_map(|word: &u32| word.to_le_bytes()).collect());
                 }
                 Some(answer(&[133, if is_granted { 1 } else { 2 }, if is_granted { word(8) } else { 0 }]))

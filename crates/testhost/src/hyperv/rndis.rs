@@ -65,9 +65,9 @@ impl Host {
 
     fn query(&self, oid: RndisOid) -> Option<Vec<u8>> {
         Some(match oid {
-            RndisOid::GEN_MAXIMUM_FRAME_SIZE => self.moods.mtu.to_le_bytes().to_vec(),
+            RndisOid::GEN_MAXIMUM_FRAME_SIZE => self.fault_config.mtu.to_le_bytes().to_vec(),
             RndisOid::IEEE_802_3_CURRENT_ADDRESS | RndisOid::IEEE_802_3_PERMANENT_ADDRESS => {
-                self.moods.mac.to_vec()
+                self.fault_config.mac.to_vec()
             }
             RndisOid::GEN_LINK_SPEED => 100_000_000u32.to_le_bytes().to_vec(),
             RndisOid::GEN_MEDIA_CONNECT_STATUS => 0u32.to_le_bytes().to_vec(),
@@ -75,7 +75,7 @@ impl Host {
             RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES => {
                 let mut offload = NdisOffload::new_zeroed();
                 offload.header = NdisObjectHeader { object_type: 0xa7, revision: 3, size: 156 };
-                if !self.moods.lacks_offloads {
+                if !self.fault_config.lacks_offloads {
                     let all = NdisChecksumOffload { encapsulation: 2, flags: 0x155 };
                     (offload.tx_ipv4, offload.rx_ipv4, offload.tx_ipv6, offload.rx_ipv6) =
                         (all, all, all, all);
@@ -86,11 +86,11 @@ impl Host {
                 }
                 let mut bytes = offload.as_bytes().to_vec();
                 bytes.resize(156, 0);
-                bytes[144] = if self.moods.lacks_offloads { 0 } else { 3 };
+                bytes[144] = if self.fault_config.lacks_offloads { 0 } else { 3 };
                 bytes
             }
             RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES => {
-                let words = [0x0012_0288, 0x301, 1, self.moods.queues];
+                let words = [0x0012_0288, 0x301, 1, self.fault_config.queues];
                 let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
                 bytes.extend(128u16.to_le_bytes());
                 bytes
@@ -119,7 +119,7 @@ impl Host {
                     .chunks_exact(4)
                     .map(|b| u32::from_le_bytes(b.try_into().expect("four bytes")))
                     .collect();
-                if table.is_empty() || table.iter().any(|entry| *entry >= self.moods.queues) {
+                if table.is_empty() || table.iter().any(|entry| *entry >= self.fault_config.queues) {
                     return RndisStatus::INVALID_DATA;
                 }
                 self.table = table;
@@ -137,8 +137,8 @@ impl Host {
                 if name.as_deref() != Some("NetworkAddress") {
                     return RndisStatus::INVALID_DATA;
                 }
-                if self.moods.takes_mac {
-                    for (at, byte) in self.moods.mac.iter_mut().enumerate() {
+                if self.fault_config.takes_mac {
+                    for (at, byte) in self.fault_config.mac.iter_mut().enumerate() {
                         *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).expect("digits");
                     }
                 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The status of a refusal: STATUS_CONNECTION_REFUSED.
 const REFUSED: u32 = 0xc000_0236;
 /// Bytes of a packet.
-const MOST: usize = 4096;
+const MAX_PAYLOAD: usize = 4096;
 
 #[derive(Default)]
 struct Stream {
@@ -43,7 +43,7 @@ impl SocketEnd {
 
     /// Sends data, when the channel is served the next time.
     pub fn send(&self, bytes: &[u8]) {
-        self.with(|stream| stream.send.extend(bytes.chunks(MOST).map(framed)));
+        self.with(|stream| stream.send.extend(bytes.chunks(MAX_PAYLOAD).map(framed)));
     }
 
     /// Sends a packet as it is.

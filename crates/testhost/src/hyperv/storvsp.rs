@@ -29,7 +29,7 @@ type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 
 /// How the host misbehaves, or is busy.
 #[derive(Default)]
-pub struct StorMoods {
+pub struct StorFaultConfig {
     /// Commands are taken, and not answered until [`StorHost::release`].
     pub holds: bool,
     /// A reset of the bus aborts what is held.
@@ -52,7 +52,7 @@ struct Host {
     version: StorvspVersion,
     granted: u16,
     drives: BTreeMap<(u8, u8), StorDrive>,
-    moods: StorMoods,
+    fault_config: StorFaultConfig,
     /// By channel: transactions and completions that are held.
     held: Vec<(u16, u64, Vec<u8>)>,
     /// What was let go of it.
@@ -90,7 +90,7 @@ impl StorHost {
             version: StorvspVersion(0),
             granted: 0,
             drives: BTreeMap::new(),
-            moods: StorMoods::default(),
+            fault_config: StorFaultConfig::default(),
             held: vec![],
             released: vec![],
             notices: VecDeque::new(),
@@ -138,8 +138,8 @@ impl StorHost {
     }
 
     /// Changes how it misbehaves.
-    pub fn moods(&self, change: impl FnOnce(&mut StorMoods)) {
-        self.with(|host| change(&mut host.moods));
+    pub fn fault_config(&self, change: impl FnOnce(&mut StorFaultConfig)) {
+        self.with(|host| change(&mut host.fault_config));
     }
 
     /// Answers what is held, when the channels are served the next time.
@@ -221,12 +221,12 @@ impl VmbusDevice for StorHost {
                 StorvspOperation::EXECUTE_SRB => {
                     let mut answer = packet.payload.to_vec();
                     let is_done = host.execute(memory, channel, packet, rest, &mut answer);
-                    if let Some(mutate) = &mut host.moods.mutate {
+                    if let Some(mutate) = &mut host.fault_config.mutate {
                         mutate(&mut answer);
                     }
                     if is_done {
                         out.completion(packet.transaction, &answer);
-                        if host.moods.twice {
+                        if host.fault_config.twice {
                             out.completion(packet.transaction, &answer);
                         }
                     } else {
@@ -319,7 +319,7 @@ impl Host {
             }
             (StorvspOperation::RESET_BUS, Step::Ready) => {
                 self.resets += 1;
-                if self.moods.reset_aborts {
+                if self.fault_config.reset_aborts {
                     for (channel, transaction, mut answer) in self.held.drain(..) {
                         let mut request = StorvspScsiRequest::new_zeroed();
                         request.srb_status = StorvspSrbStatus::BUS_RESET.0;
@@ -359,10 +359,10 @@ impl Host {
         if self.step != Step::Ready {
             self.violations.note("a command ahead of the end of the set-up");
             srb = StorvspSrbStatus::ERROR.0;
-        } else if self.moods.busy > 0 {
-            self.moods.busy -= 1;
+        } else if self.fault_config.busy > 0 {
+            self.fault_config.busy -= 1;
             (srb, scsi) = (StorvspSrbStatus::BUSY.0, 8);
-        } else if let Some(failure) = self.moods.fail.pop_front() {
+        } else if let Some(failure) = self.fault_config.fail.pop_front() {
             (srb, scsi) = failure;
         } else {
             let from = match request.direction {
@@ -400,7 +400,7 @@ impl Host {
             status: StorvspNtStatus::SUCCESS,
         };
         *answer = StorvspExecute { header, request }.as_bytes().to_vec();
-        !self.moods.holds
+        !self.fault_config.holds
     }
 
     /// The memory of a command, as a real host checks it.

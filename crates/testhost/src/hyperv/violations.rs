@@ -1,23 +1,23 @@
-//! What a guest did wrong.
+//! A bounded record of protocol violations by the guest.
 
-/// How many of its deeds are kept: a guest may go on for ever.
-const MOST: usize = 100;
+/// The number of violations that are recorded; a guest can commit any number.
+const MAX_RECORDED: usize = 100;
 
-/// What a guest did wrong, from the first on.
+/// Protocol violations by the guest, oldest first, at most [`MAX_RECORDED`].
 #[derive(Default)]
 pub(crate) struct Violations(Vec<String>);
 
 impl Violations {
-    /// Writes one down. The last that there is room for says only that there were more.
+    /// Records a violation. The last entry that fits only says that more followed.
     pub fn note(&mut self, text: impl Into<String>) {
         match self.0.len() + 1 {
-            MOST => self.0.push("more than is written down".into()),
-            number if number < MOST => self.0.push(text.into()),
+            MAX_RECORDED => self.0.push("further violations are not recorded".into()),
+            number if number < MAX_RECORDED => self.0.push(text.into()),
             _ => {}
         }
     }
 
-    /// All that were written down.
+    /// The recorded violations.
     pub fn list(&self) -> &[String] {
         &self.0
     }
@@ -25,16 +25,16 @@ impl Violations {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST, Violations};
+    use super::{MAX_RECORDED, Violations};
 
     #[test]
-    fn a_guest_that_goes_on_for_ever_fills_no_memory() {
+    fn the_record_is_bounded() {
         let mut violations = Violations::default();
-        for number in 0..10 * MOST {
+        for number in 0..10 * MAX_RECORDED {
             violations.note(format!("number {number}"));
         }
         let list = violations.list();
-        assert_eq!((list.len(), &*list[MOST - 2]), (MOST, "number 98"));
-        assert_eq!(list[MOST - 1], "more than is written down");
+        assert_eq!((list.len(), &*list[MAX_RECORDED - 2]), (MAX_RECORDED, "number 98"));
+        assert_eq!(list[MAX_RECORDED - 1], "further violations are not recorded");
     }
 }

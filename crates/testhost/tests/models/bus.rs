@@ -33,7 +33,7 @@ fn numbers_of_channels_come_again() {
     let primary = vmbus.find(&NOWHERE, 0).expect("an offer");
     // More further channels than a source has flags.
     for _ in 0..800 {
-        let options = StorOptions { processors: 2, ..StorOptions::default() };
+        let options = StorOptions::default().with_processors(2);
         let adapter = StorTransport::new(&guest, &vmbus, &primary, &options);
         let options = Options::new(4, 8);
         let controller =

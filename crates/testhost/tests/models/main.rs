@@ -212,8 +212,8 @@ fn keyboards_and_mice_go_on_whatever_comes() {
 fn a_panic_leaves_the_report_as_it_was() {
     let (storage, card) = (StorHost::new(), NetVspHost::new());
     let panics = [
-        catch_unwind(AssertUnwindSafe(|| storage.moods(|_| panic!("of a test")))),
-        catch_unwind(AssertUnwindSafe(|| card.moods(|_| panic!("of a test")))),
+        catch_unwind(AssertUnwindSafe(|| storage.fault_config(|_| panic!("of a test")))),
+        catch_unwind(AssertUnwindSafe(|| card.fault_config(|_| panic!("of a test")))),
     ];
     assert!(panics.iter().all(Result::is_err));
     assert_eq!((storage.violations(), card.violations()), (vec![], vec![]));

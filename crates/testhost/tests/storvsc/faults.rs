@@ -6,7 +6,7 @@ use super::*;
 fn a_deadline_resets_the_bus_first() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| (moods.holds, moods.reset_aborts) = (true, true));
+    bench.storage.fault_config(|fault_config| (fault_config.holds, fault_config.reset_aborts) = (true, true));
     let deadline = bench.guest.now().saturating_add(Duration::from_secs(1));
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline }).expect("accepted");
@@ -19,7 +19,7 @@ fn a_deadline_resets_the_bus_first() {
     assert_eq!(bench.storage.resets(), 1);
     let refused = queue.submit(read(2, 0, bench.filled(512, 0))).unwrap_err();
     assert_eq!(refused.reason, Rejected::Faulted(Fault::Reset));
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.work();
     let done = queue.complete().expect("no fault").expect("aborted");
     assert_eq!((done.tag, done.result), (1, Err(IoError::Aborted)));
@@ -33,13 +33,13 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     let bench = Bench::new();
     let (mut controller, _disk, mut queue) = bench.first();
     assert!(controller.poll().is_none());
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
     queue.kick();
     queue.expire(bench.guest.now()).expect("the grace begins");
     assert!(queue.complete().expect("no fault").is_none(), "the host has it still");
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.guest.turn(Duration::from_secs(6));
     queue.expire(bench.guest.now()).expect("it comes back");
     let done = queue.complete().expect("no fault").expect("aborted");
@@ -50,11 +50,11 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
 }
 
 #[test]
-fn what_the_host_does_not_let_go_of_is_leaked() {
+fn memory_that_the_host_does_not_release_is_leaked() {
     use hyperv_bindings::vmbus::VmbusMessageType;
     let bench = Bench::new();
     let (_controller, mut disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
     queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
     queue.kick();
@@ -69,11 +69,29 @@ fn what_the_host_does_not_let_go_of_is_leaked() {
 }
 
 #[test]
-fn a_rescind_gives_everything_back() {
+fn a_reset_aborts_what_was_submitted_before_it_and_nothing_after() {
+    let bench = Bench::new();
+    let (_controller, _disk, mut queue) = bench.first();
+    queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
+    // Not kicked: the host does not know of it.
+    queue.reset().expect("it comes back");
+    bench.storage.take_commands();
+    queue.submit(read(2, 7, bench.filled(512, 0))).expect("accepted");
+    queue.kick();
+    let done = queue.complete().expect("no fault").expect("aborted");
+    assert_eq!((done.tag, done.result, done.buffer.is_some()), (1, Err(IoError::Aborted), true));
+    let done = queue.complete().expect("no fault").expect("done");
+    assert_eq!((done.tag, done.result), (2, Ok(())));
+    assert_eq!(bench.storage.take_commands(), [(0, 0x88)]);
+    bench.is_clean();
+}
+
+#[test]
+fn a_rescind_aborts_everything_in_flight() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     assert!(controller.poll().is_none());
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     for tag in 0..3 {
         queue.submit(read(tag, 0, bench.filled(512, 0))).expect("accepted");
     }
@@ -99,10 +117,10 @@ fn replies_are_accepted_once() {
     for twice in [true, false] {
         let bench = Bench::new();
         let (_controller, _disk, mut queue) = bench.first();
-        bench.storage.moods(|moods| {
-            moods.twice = twice;
+        bench.storage.fault_config(|fault_config| {
+            fault_config.twice = twice;
             if !twice {
-                moods.mutate = Some(Box::new(|bytes| bytes[0] = 9));
+                fault_config.mutate = Some(Box::new(|bytes| bytes[0] = 9));
             }
         });
         queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
@@ -122,7 +140,7 @@ fn replies_are_accepted_once() {
 }
 
 #[test]
-fn an_ide_disk_is_where_its_instance_says() {
+fn the_instance_guid_of_an_ide_disk_is_its_address() {
     let mut instance = [0; 16];
     (instance[0], instance[6], instance[7]) = (0, 0x99, 0x88);
     let bench = Bench::with(IDE_INTERFACE, Guid(instance), |storage| storage.insert(0, disk(512, 1 << 20)));
@@ -134,16 +152,16 @@ fn an_ide_disk_is_where_its_instance_says() {
 }
 
 #[test]
-fn a_queue_that_is_dropped_leaves_nothing_behind() {
+fn buffers_of_a_dropped_queue_are_freed_when_they_complete() {
     let bench = Bench::new();
     let (mut controller, disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
     queue.kick();
     let pages = bench.guest.pages();
     drop(queue);
     assert_eq!(bench.guest.pages(), pages, "the host has the buffer still");
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.storage.release();
     bench.work();
     assert!(controller.poll().is_none());

@@ -71,7 +71,7 @@ impl Bench {
     }
 
     fn open(&self, options: &Options) -> Controller {
-        let stor = StorOptions { processors: 2, ..StorOptions::default() };
+        let stor = StorOptions::default().with_processors(2);
         Controller::open(&self.guest, self.transport(&stor), options).expect("a controller")
     }
 

@@ -26,7 +26,7 @@ fn every_version_reads_and_writes() {
 }
 
 #[test]
-fn a_disk_is_what_its_pages_say() {
+fn a_disk_reports_what_its_pages_say() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(
@@ -102,7 +102,7 @@ fn blocking_calls_reach_every_operation() {
 }
 
 #[test]
-fn durable_is_fua_or_a_flush_behind() {
+fn a_durable_write_uses_fua_or_a_flush_behind_it() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
     assert_eq!(run(&mut queue, write(1, 0, bench.filled(512, 1), Durability::Durable)).result, Ok(()));
@@ -134,7 +134,7 @@ fn durable_is_fua_or_a_flush_behind() {
 }
 
 #[test]
-fn what_the_disk_does_not_take_is_refused() {
+fn requests_beyond_the_limits_are_refused() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
     let mut refused = |request| queue.submit(request).unwrap_err().reason;
@@ -165,7 +165,7 @@ unsafe impl DmaBuffer for Pieces {
 }
 
 #[test]
-fn segments_that_meet_at_pages_go_as_they_are_and_others_are_refused() {
+fn segments_that_meet_at_page_boundaries_are_sent_and_others_refused() {
     let bench = Bench::new();
     let transport = bench.transport(&StorOptions::default());
     let mut controller =
@@ -174,10 +174,10 @@ fn segments_that_meet_at_pages_go_as_they_are_and_others_are_refused() {
     let mut queue = disk.take_queue(0).expect("a queue");
     let memory = bench.filled(5 * 4096, 0);
     let base = memory.bus().0;
-    let lent = Arc::new(AtomicUsize::new(0));
+    let in_flight = Arc::new(AtomicUsize::new(0));
     let pieces = |list: &[(u64, u32)]| {
         let segments = list.iter().map(|(at, len)| Segment { addr: BusAddr(base + at), len: *len });
-        Pieces(segments.collect(), lent.clone())
+        Pieces(segments.collect(), in_flight.clone())
     };
     // The end of page 3, all of page 1, the beginning of page 4.
     let into = pieces(&[(4 * 4096 - 512, 512), (4096, 4096), (4 * 4096, 1024)]);
@@ -186,7 +186,7 @@ fn segments_that_meet_at_pages_go_as_they_are_and_others_are_refused() {
         .submit(Request { tag: 1, op, deadline: Instant::NEVER })
         .map_err(|refused| refused.reason)
         .expect("room");
-    assert_eq!(lent.load(Ordering::SeqCst), 1);
+    assert_eq!(in_flight.load(Ordering::SeqCst), 1);
     queue.kick();
     assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
     let at = |offset: usize| memory.bytes()[offset];
@@ -200,12 +200,12 @@ fn segments_that_meet_at_pages_go_as_they_are_and_others_are_refused() {
             queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }).map_err(|refused| refused.reason);
         assert_eq!(refused, Err(Rejected::Invalid));
     }
-    assert_eq!(lent.load(Ordering::SeqCst), 0);
+    assert_eq!(in_flight.load(Ordering::SeqCst), 0);
     bench.is_clean();
 }
 
 #[test]
-fn errors_mean_something() {
+fn sense_data_and_statuses_become_io_errors() {
     let bench = Bench::new();
     let (_controller, mut disk, mut queue) = bench.first();
     let with_sense = |sense: &[[u8; 3]]| {
@@ -235,9 +235,9 @@ fn errors_mean_something() {
     with_sense(&[[6, 0x29, 0]; 20]);
     assert_eq!(result(&bench), Err(IoError::Device));
     bench.storage.drive(0, |drive| drive.attentions.clear());
-    bench.storage.moods(|moods| moods.fail.push_back((4, 0x18)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((4, 0x18)));
     assert_eq!(result(&bench), Err(IoError::Device));
-    bench.storage.moods(|moods| moods.fail.push_back((0x0e, 0)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     assert_eq!(result(&bench), Err(IoError::Aborted));
     // Another size, and a disk that cannot be written any more.
     assert_eq!(disk.poll_event(), None);
@@ -256,10 +256,10 @@ fn errors_mean_something() {
 }
 
 #[test]
-fn a_host_that_is_busy_is_asked_again_later() {
+fn busy_is_retried_after_a_delay() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.busy = 2);
+    bench.storage.fault_config(|fault_config| fault_config.busy = 2);
     queue.submit(read(1, 4, bench.filled(512, 0))).expect("accepted");
     queue.kick();
     assert!(queue.complete().expect("no fault").is_none());
@@ -310,10 +310,10 @@ fn a_batch_of_32_costs_one_signal_and_copies_nothing() {
 }
 
 #[test]
-fn a_full_queue_holds_the_caller_back_and_goes_on() {
+fn a_full_queue_refuses_until_a_completion_is_taken() {
     let bench = Bench::new();
     let (_controller, disk, mut queue) = bench.first();
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let mut sent = 0;
     let refused = loop {
         match queue.submit(read(sent, sent % 8, bench.filled(512, 0))) {
@@ -323,7 +323,7 @@ fn a_full_queue_holds_the_caller_back_and_goes_on() {
     };
     assert_eq!((refused.reason, sent), (Rejected::Full, u64::from(disk.info().depth)));
     queue.kick();
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.storage.release();
     bench.work();
     for _ in 0..sent {
@@ -336,7 +336,7 @@ fn a_full_queue_holds_the_caller_back_and_goes_on() {
 #[test]
 fn a_small_ring_fills_and_empties() {
     let bench = Bench::new();
-    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let options = StorOptions::default().with_ring_pages(2);
     let mut controller =
         Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let mut disk = added(&mut controller);

@@ -10,7 +10,7 @@ impl Wake for Count {
 }
 
 #[test]
-fn disks_of_one_controller_wake_each_their_own() {
+fn a_reply_to_another_queue_wakes_that_queue() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
@@ -23,7 +23,7 @@ fn disks_of_one_controller_wake_each_their_own() {
     let woken = || [0, 1].map(|at| counts[at].0.swap(0, Ordering::SeqCst));
     first.register(&a);
     second.register(&b);
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     first.submit(read(1, 1, bench.filled(512, 0))).expect("accepted");
     first.kick();
     second.submit(read(2, 2, bench.filled(512, 0))).expect("accepted");
@@ -52,7 +52,7 @@ fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
     });
-    let options = StorOptions { ring_pages: 2, ..StorOptions::default() };
+    let options = StorOptions::default().with_ring_pages(2);
     let mut controller =
         Controller::open(&bench.guest, bench.transport(&options), &ONE).expect("a controller");
     let (mut one, mut two) = (added(&mut controller), added(&mut controller));
@@ -104,11 +104,11 @@ fn a_full_table_of_one_queue_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_scan_that_is_disturbed_takes_no_disk_away() {
+fn an_aborted_scan_removes_no_disk() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     // REPORT LUNS is aborted, as by a reset of the bus.
-    bench.storage.moods(|moods| moods.fail.push_back((0x0e, 0)));
+    bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
     bench.work();
     assert!(controller.poll().is_none());
@@ -118,7 +118,7 @@ fn a_scan_that_is_disturbed_takes_no_disk_away() {
 }
 
 #[test]
-fn further_channels_are_queues() {
+fn subchannels_are_queues() {
     let bench = Bench::new();
     let mut controller = bench.open(&Options::new(3, 32));
     assert_eq!(controller.queues(), 3);
@@ -132,12 +132,12 @@ fn further_channels_are_queues() {
     }
     assert_eq!(bench.storage.take_commands(), [(0, 0x88), (1, 0x88), (2, 0x88)]);
     // A reset closes them all, and opens them again.
-    bench.storage.moods(|moods| moods.holds = true);
+    bench.storage.fault_config(|fault_config| fault_config.holds = true);
     for (at, queue) in queues.iter_mut().enumerate() {
         queue.submit(read(at as u64, 0, bench.filled(512, 0))).expect("accepted");
         queue.kick();
     }
-    bench.storage.moods(|moods| moods.holds = false);
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
     queues[1].reset().expect("it comes back");
     for (at, queue) in queues.iter_mut().enumerate() {
         let done = queue.complete().expect("no fault").expect("done");
@@ -185,7 +185,7 @@ fn disks_come_and_go() {
 }
 
 #[test]
-fn a_disk_that_is_gone_shows_by_its_commands() {
+fn a_command_to_an_absent_unit_removes_the_disk() {
     let bench = Bench::new();
     let (mut controller, mut disk, mut queue) = bench.first();
     bench.storage.remove(0);

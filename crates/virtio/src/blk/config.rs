@@ -1,39 +1,39 @@
-//! The configuration of a block device, parsed from the bytes that it gives: pure, total, fuzzed. VIRTIO 1.3 §5.2.4
+//! The configuration of a block device, `struct virtio_blk_config`: pure, total, fuzzed. VIRTIO 1.3 §5.2.4
 
 use bitflags::bitflags;
-use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Serial, Unmap, ZeroLimits};
+use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Unmap, ZeroLimits};
 
 bitflags! {
     /// Feature bits of a block device. VIRTIO 1.3 §5.2.3
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct BlkFeatures: u64 {
-        /// The size of a segment is limited.
+        /// The configuration has the largest size of a segment, `size_max`.
         const SIZE_MAX = 1 << 1;
-        /// The number of segments is limited.
+        /// The configuration has the largest number of segments, `seg_max`.
         const SEG_MAX = 1 << 2;
-        /// It cannot be written.
+        /// The device is read-only.
         const RO = 1 << 5;
-        /// It says its block size.
+        /// The configuration has the block size.
         const BLK_SIZE = 1 << 6;
-        /// It has a volatile cache and flushes it.
+        /// The device has a volatile cache and supports flush requests.
         const FLUSH = 1 << 9;
-        /// It says how it is best used.
+        /// The configuration has the topology: alignment and preferred I/O sizes.
         const TOPOLOGY = 1 << 10;
-        /// It says whether its cache is on.
+        /// The configuration has the cache mode, `writeback`.
         const CONFIG_WCE = 1 << 11;
-        /// It has several queues.
+        /// The device has several request queues.
         const MQ = 1 << 12;
-        /// It discards.
+        /// The device supports discard requests.
         const DISCARD = 1 << 13;
-        /// It zeroes.
+        /// The device supports write zeroes requests.
         const WRITE_ZEROES = 1 << 14;
     }
 }
 
-/// Bytes of the configuration that are read.
+/// Bytes of the configuration that the driver reads.
 pub const CONFIG_LEN: usize = 60;
 
-/// Its fields as `(offset, width)`.
+/// The fields of the configuration as `(offset, width)`, in bytes. VIRTIO 1.3 §5.2.4
 pub const CONFIG_FIELDS: &[(u8, u8)] = &[
     (0, 8),  // capacity
     (8, 4),  // size_max
@@ -53,10 +53,11 @@ pub const CONFIG_FIELDS: &[(u8, u8)] = &[
     (56, 1), // write_zeroes_may_unmap
 ];
 
-/// A sector, the unit of addresses in the protocol whatever the block size is.
+/// Bytes of a sector, the unit of addresses in requests, whatever the block size is.
 pub const SECTOR: u32 = 512;
-/// The most that one request transfers: what every back end takes.
+/// Bytes that one request transfers, at most: every back end accepts that many.
 const MAX_BYTES: u32 = 1 << 30;
+/// The largest block size that is accepted, in bytes.
 const MAX_BLOCK_SIZE: u32 = 1 << 16;
 
 fn field<const N: usize>(bytes: &[u8; CONFIG_LEN], at: usize) -> [u8; N] {
@@ -64,9 +65,10 @@ fn field<const N: usize>(bytes: &[u8; CONFIG_LEN], at: usize) -> [u8; N] {
     bytes.get(at..end).and_then(|field| field.try_into().ok()).unwrap_or([0; N])
 }
 
-/// What the device is, but for its serial number and its queues; `None` where the configuration makes no sense.
+/// Parses the configuration under the negotiated `features`; `None` if a field is out of range.
 ///
-/// `segments` is how many data segments the driver can describe.
+/// `segments` is the largest number of data segments that the driver can describe in one request. The serial number and the queue
+/// depth are left empty.
 pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> Option<BlockInfo> {
     let u32_at = |at| u32::from_le_bytes(field(bytes, at));
     let has = |feature| features.contains(feature);
@@ -91,32 +93,27 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     let discard = if has(BlkFeatures::DISCARD) && u32_at(40) > 0 { limit(u32_at(36)) } else { None };
     let zero = if has(BlkFeatures::WRITE_ZEROES) && u32_at(52) > 0 { limit(u32_at(48)) } else { None };
     let writeback = !has(BlkFeatures::CONFIG_WCE) || field::<1>(bytes, 32) != [0];
-    Some(BlockInfo {
-        blocks: capacity(bytes, block_size),
-        block_size,
-        physical_block_size,
-        alignment_offset: u32::from(offset),
-        optimal_blocks: if has(BlkFeatures::TOPOLOGY) { u32_at(28) } else { 0 },
-        max_bytes,
-        max_segments,
-        max_segment_bytes: size_max,
-        segment_boundary: None,
-        alignment: 1,
-        discard: discard
-            .map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) }),
-        write_zeroes: zero.map(|max_blocks| ZeroLimits {
-            max_blocks,
-            unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
-        }),
-        cache: if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough },
-        access: if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite },
-        serial: Serial::default(),
-        queues: if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 },
-        depth: 0,
-    })
+    let mut info = BlockInfo::new(capacity(bytes, block_size), block_size);
+    info.physical_block_size = physical_block_size;
+    info.alignment_offset = u32::from(offset);
+    info.optimal_blocks = if has(BlkFeatures::TOPOLOGY) { u32_at(28) } else { 0 };
+    info.max_bytes = max_bytes;
+    info.max_segments = max_segments;
+    info.max_segment_bytes = size_max;
+    info.discard =
+        discard.map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) });
+    info.write_zeroes = zero.map(|max_blocks| ZeroLimits {
+        max_blocks,
+        unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
+    });
+    info.cache = if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough };
+    info.access = if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite };
+    info.queues = if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 };
+    info.depth = 0;
+    Some(info)
 }
 
-/// The size in blocks; a block that is not there in full does not count.
+/// The capacity in whole blocks of `block_size` bytes.
 pub fn capacity(bytes: &[u8; CONFIG_LEN], block_size: u32) -> u64 {
     u64::from_le_bytes(field(bytes, 0)) >> (block_size >> 9).trailing_zeros()
 }
@@ -134,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_disk_has_the_defaults_of_the_specification() {
+    fn without_features_the_defaults_of_the_specification_hold() {
         let info = parse(&config(&[(0, &[8, 0, 0, 0])]), BlkFeatures::empty(), 14).unwrap();
         assert_eq!((info.blocks, info.block_size, info.physical_block_size), (8, 512, 512));
         assert_eq!((info.max_segments, info.queues, info.cache), (1, 1, Cache::WriteThrough));
@@ -142,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_in_blocks_of_the_device() {
+    fn limits_are_converted_to_blocks() {
         let bytes = config(&[
             (0, &[17, 0, 0, 0]),
             (8, &[0, 0x10, 0, 0]),
@@ -167,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused() {
+    fn a_configuration_out_of_range_is_refused() {
         for size in [0u32, 1, 511, 513, 1 << 17, u32::MAX] {
             assert_eq!(parse(&config(&[(20, &size.to_le_bytes())]), BlkFeatures::BLK_SIZE, 14), None);
         }

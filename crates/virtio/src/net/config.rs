@@ -1,62 +1,64 @@
-//! The configuration of a network device and its features: pure, total, fuzzed. VIRTIO 1.3 §5.1.3, §5.1.4
+//! The configuration and the feature bits of a network device: pure, total, fuzzed. VIRTIO 1.3 §5.1.3, §5.1.4
 
 use bitflags::bitflags;
 use paravirt_device::{Link, MacAddr, Offloads};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 bitflags! {
     /// Feature bits of a network device. VIRTIO 1.3 §5.1.3
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct NetFeatures: u64 {
-        /// It fills in checksums.
+        /// The device completes partial checksums of transmitted frames.
         const CSUM = 1 << 0;
-        /// The driver takes frames with partial checksums.
+        /// The driver accepts frames with partial checksums.
         const GUEST_CSUM = 1 << 1;
-        /// What the driver takes can be switched.
+        /// Receive offloads can be changed by a control command.
         const CTRL_GUEST_OFFLOADS = 1 << 2;
-        /// It says its MTU.
+        /// The configuration has the MTU.
         const MTU = 1 << 3;
-        /// It says its address.
+        /// The configuration has the MAC address.
         const MAC = 1 << 5;
-        /// The driver takes large TCP over IPv4.
+        /// The driver accepts coalesced TCP over IPv4.
         const GUEST_TSO4 = 1 << 7;
-        /// The driver takes large TCP over IPv6.
+        /// The driver accepts coalesced TCP over IPv6.
         const GUEST_TSO6 = 1 << 8;
-        /// It cuts up TCP over IPv4.
+        /// The device segments TCP over IPv4.
         const HOST_TSO4 = 1 << 11;
-        /// It cuts up TCP over IPv6.
+        /// The device segments TCP over IPv6.
         const HOST_TSO6 = 1 << 12;
-        /// A frame may come in several buffers.
+        /// A received frame may span several buffers.
         const MRG_RXBUF = 1 << 15;
-        /// It says whether there is a link.
+        /// The configuration has the link status.
         const STATUS = 1 << 16;
-        /// It has a control queue.
+        /// The device has a control queue.
         const CTRL_VQ = 1 << 17;
-        /// The receive mode can be set.
+        /// The receive mode can be set by a control command.
         const CTRL_RX = 1 << 18;
-        /// It can ask the guest to announce itself.
+        /// The device can ask the guest to send gratuitous packets.
         const GUEST_ANNOUNCE = 1 << 21;
-        /// It has several pairs of queues.
+        /// The device has several queue pairs.
         const MQ = 1 << 22;
-        /// Its address can be set.
+        /// The MAC address can be set by a control command.
         const CTRL_MAC_ADDR = 1 << 23;
-        /// The driver takes large UDP over IPv4.
+        /// The driver accepts coalesced UDP over IPv4.
         const GUEST_USO4 = 1 << 54;
-        /// The driver takes large UDP over IPv6.
+        /// The driver accepts coalesced UDP over IPv6.
         const GUEST_USO6 = 1 << 55;
-        /// It cuts up UDP.
+        /// The device segments UDP.
         const HOST_USO = 1 << 56;
-        /// It says its speed.
+        /// The configuration has speed and duplex mode.
         const SPEED_DUPLEX = 1 << 63;
     }
 }
 
 impl NetFeatures {
-    /// What makes large frames come in.
+    /// The features that let the device deliver frames larger than the MTU.
     pub const GUEST_LARGE: Self =
         Self::GUEST_TSO4.union(Self::GUEST_TSO6).union(Self::GUEST_USO4).union(Self::GUEST_USO6);
 
-    /// What to accept of `offered`: everything whose requirements are met (§5.1.3.1), and large frames only where they can
-    /// come in several buffers.
+    /// Selects the features to accept of `offered`: those whose dependencies are met (VIRTIO 1.3 §5.1.3.1), and coalesced frames only
+    /// if they can span several buffers.
     pub fn choose(offered: Self) -> Self {
         let mut chosen = offered;
         if !chosen.contains(Self::CSUM) {
@@ -80,7 +82,7 @@ impl NetFeatures {
         chosen
     }
 
-    /// What the device does for the guest under these features.
+    /// The offloads that these features make available.
     pub fn offloads(self) -> Offloads {
         let mut offloads = Offloads::empty();
         for (feature, offload) in [
@@ -98,7 +100,7 @@ impl NetFeatures {
         offloads
     }
 
-    /// The features by which the device is told to hand in what `offloads` wants (§5.1.6.5.6).
+    /// The features that enable the receive part of `offloads` in a control command. VIRTIO 1.3 §5.1.6.5.6
     pub fn guest_offloads(offloads: Offloads) -> Self {
         let mut features = Self::empty();
         features.set(Self::GUEST_CSUM, offloads.contains(Offloads::RX_CHECKSUM));
@@ -109,10 +111,25 @@ impl NetFeatures {
     }
 }
 
-/// Bytes of the configuration that are read.
-pub const CONFIG_LEN: usize = 20;
+/// The part of `struct virtio_net_config` that the driver reads. VIRTIO 1.3 §5.1.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    mac: [u8; 6],
+    status: U16,
+    max_virtqueue_pairs: U16,
+    mtu: U16,
+    speed: U32,
+    _duplex: u8,
+    _rss_max_key_size: u8,
+    _rss_max_indirection_table_length: U16,
+}
 
-/// Its fields as `(offset, width)`.
+/// Bytes of the configuration that the driver reads.
+pub const CONFIG_LEN: usize = size_of::<WireConfig>();
+const _: () = assert!(CONFIG_LEN == 20);
+
+/// The fields of the configuration as `(offset, width)`, in bytes. VIRTIO 1.3 §5.1.4
 pub const CONFIG_FIELDS: &[(u8, u8)] = &[
     (0, 1), // mac
     (1, 1),
@@ -128,41 +145,42 @@ pub const CONFIG_FIELDS: &[(u8, u8)] = &[
 
 const STATUS_LINK_UP: u16 = 1;
 const STATUS_ANNOUNCE: u16 = 2;
-/// §5.1.4: the least that a device may say.
+/// The smallest MTU that a device may report. VIRTIO 1.3 §5.1.4
 const MIN_MTU: u16 = 68;
 const DEFAULT_MTU: u16 = 1500;
 
-/// What the configuration says.
+/// A parsed configuration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct NetConfig {
-    /// The address, where it has one.
+    /// MAC address; `None` if the device has none.
     pub mac: Option<MacAddr>,
-    /// The link.
+    /// Link status.
     pub link: Link,
-    /// Whether the guest is asked to announce itself.
+    /// Whether the device asks the guest to send gratuitous packets.
     pub announce: bool,
-    /// Pairs of queues, at least 1.
+    /// Queue pairs, 1 to 0x8000.
     pub pairs: u16,
-    /// The MTU.
+    /// MTU in bytes, at least 68.
     pub mtu: u16,
-    /// Mbit/s.
+    /// Speed in Mbit/s; `None` if unknown.
     pub speed: Option<u32>,
 }
 
-/// Reads the configuration; `None` where it makes no sense.
+/// Parses the configuration under the negotiated `features`; `None` if a field is out of range. Fields whose feature was not
+/// negotiated have their defaults.
 pub fn parse(bytes: &[u8; CONFIG_LEN], features: NetFeatures) -> Option<NetConfig> {
-    let [m0, m1, m2, m3, m4, m5, s0, s1, p0, p1, t0, t1, v0, v1, v2, v3, ..] = *bytes;
+    let config: WireConfig = zerocopy::transmute!(*bytes);
     let has = |feature| features.contains(feature);
-    let status = if has(NetFeatures::STATUS) { u16::from_le_bytes([s0, s1]) } else { STATUS_LINK_UP };
-    let pairs = if has(NetFeatures::MQ) { u16::from_le_bytes([p0, p1]) } else { 1 };
-    let mtu = if has(NetFeatures::MTU) { u16::from_le_bytes([t0, t1]) } else { DEFAULT_MTU };
+    let status = if has(NetFeatures::STATUS) { config.status.get() } else { STATUS_LINK_UP };
+    let pairs = if has(NetFeatures::MQ) { config.max_virtqueue_pairs.get() } else { 1 };
+    let mtu = if has(NetFeatures::MTU) { config.mtu.get() } else { DEFAULT_MTU };
     // §5.1.4: 1 to 0x8000 pairs.
     if !(1..=0x8000).contains(&pairs) || mtu < MIN_MTU {
         return None;
     }
-    let speed = u32::from_le_bytes([v0, v1, v2, v3]);
+    let speed = config.speed.get();
     Some(NetConfig {
-        mac: has(NetFeatures::MAC).then_some(MacAddr([m0, m1, m2, m3, m4, m5])),
+        mac: has(NetFeatures::MAC).then_some(MacAddr(config.mac)),
         link: if status & STATUS_LINK_UP != 0 { Link::Up } else { Link::Down },
         announce: has(NetFeatures::GUEST_ANNOUNCE) && status & STATUS_ANNOUNCE != 0,
         pairs,
@@ -177,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_count_only_with_their_feature() {
+    fn a_field_without_its_feature_has_its_default() {
         let bytes = [2, 0, 0, 0, 0, 1, 2, 0, 4, 0, 0x28, 0x23, 0x10, 0x27, 0, 0, 0, 0, 0, 0];
         let plain = parse(&bytes, NetFeatures::empty()).unwrap();
         let expected =
@@ -194,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn features_are_taken_only_with_what_they_require() {
+    fn a_feature_without_its_dependencies_is_not_accepted() {
         let all = NetFeatures::all();
         assert_eq!(NetFeatures::choose(all), all);
         assert!(!NetFeatures::choose(all - NetFeatures::MRG_RXBUF).intersects(NetFeatures::GUEST_LARGE));

@@ -1,4 +1,4 @@
-//! The control queue. VIRTIO 1.3 §5.1.6.5
+//! The control queue of a network device. VIRTIO 1.3 §5.1.6.5
 
 use crate::queue::{AreaRange, Parts};
 use crate::request_queue::{BufferQueue, Outcome};
@@ -7,17 +7,17 @@ use core::time::Duration;
 use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
 use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 
-/// How long the device may take to answer.
+/// How long the device may take to complete a command.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of the longest command: both address tables.
+/// Bytes of the longest command, which has both address tables.
 const COMMAND_LEN: usize = 1024;
 /// Multicast addresses that can be set.
 pub(super) const MAX_MULTICAST: usize = 64;
-/// What the device writes when it has done as told. §5.1.6.5
+/// `ack`: VIRTIO_NET_OK, and a value that the device does not write. VIRTIO 1.3 §5.1.6.5
 const ACK_OK: u64 = 0;
 const ACK_NONE: u64 = 0xff;
 
-/// Classes and commands.
+/// Class and command of each control command. VIRTIO 1.3 §5.1.6.5
 const RX_PROMISC: [u8; 2] = [0, 0];
 const RX_ALLMULTI: [u8; 2] = [0, 1];
 const MAC_TABLE_SET: [u8; 2] = [1, 0];
@@ -26,7 +26,7 @@ const ANNOUNCE_ACK: [u8; 2] = [3, 0];
 const MQ_PAIRS_SET: [u8; 2] = [4, 0];
 const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
 
-/// The control queue, one command at a time; each call waits for the device's answer.
+/// The control queue, with one command in flight at most; each call polls until the device has completed its command.
 pub(super) struct Control<P: Platform> {
     queue: BufferQueue<P, DmaSlice<P>>,
     buffer: Option<DmaSlice<P>>,
@@ -38,7 +38,7 @@ impl<P: Platform> Control<P> {
         Ok(Self { queue, buffer: Some(buffer) })
     }
 
-    /// Takes back what a reset aborted, so that the device can restart.
+    /// Reclaims the buffer of a command that a reset aborted, so that the device can restart.
     pub fn recover(&mut self) -> Result<(), Fault> {
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.queue.next()? {
             self.buffer = used.buffer;
@@ -46,13 +46,14 @@ impl<P: Platform> Control<P> {
         Ok(())
     }
 
+    /// Runs one command with the concatenated `parts` as its data.
     fn command<'a>(
         &mut self,
         command: &'a [u8; 2],
         parts: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), ControlError> {
         self.recover()?;
-        // It is gone only where the device did not let go of it.
+        // There is no buffer after a command that timed out on a device that was not quiesced.
         let mut buffer = self.buffer.take().ok_or(Fault::Timeout)?;
         buffer.set_len(COMMAND_LEN);
         let mut end = 0usize;
@@ -120,7 +121,7 @@ impl<P: Platform> Control<P> {
         self.command(&RX_ALLMULTI, [&[all_multicast][..]])
     }
 
-    /// An empty table of unicast addresses, and `addresses` as that of multicast ones. §5.1.6.5.2
+    /// Sets the multicast table to `addresses`, at most 64, and the unicast table to none. VIRTIO 1.3 §5.1.6.5.2
     pub fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
         if addresses.len() > MAX_MULTICAST {
             return Err(ControlError::Refused);
@@ -130,18 +131,22 @@ impl<P: Platform> Control<P> {
         self.command(&MAC_TABLE_SET, lengths.into_iter().chain(addresses.iter().map(|mac| &mac.0[..])))
     }
 
+    /// Sets the MAC address. VIRTIO 1.3 §5.1.6.5.2
     pub fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
         self.command(&MAC_ADDR_SET, [&mac.0[..]])
     }
 
+    /// Acknowledges an announcement request. VIRTIO 1.3 §5.1.6.5.4
     pub fn announced(&mut self) -> Result<(), ControlError> {
         self.command(&ANNOUNCE_ACK, [])
     }
 
+    /// Sets the number of queue pairs in use. VIRTIO 1.3 §5.1.6.5.5
     pub fn set_pairs(&mut self, pairs: u16) -> Result<(), ControlError> {
         self.command(&MQ_PAIRS_SET, [&pairs.to_le_bytes()[..]])
     }
 
+    /// Sets the receive offloads, as feature bits. VIRTIO 1.3 §5.1.6.5.6
     pub fn set_guest_offloads(&mut self, features: u64) -> Result<(), ControlError> {
         self.command(&GUEST_OFFLOADS_SET, [&features.to_le_bytes()[..]])
     }

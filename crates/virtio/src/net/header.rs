@@ -1,12 +1,29 @@
-//! The header ahead of every frame: pure, total, fuzzed. VIRTIO 1.3 §5.1.6
+//! The header that precedes every frame, `struct virtio_net_hdr`: pure, total, fuzzed. VIRTIO 1.3 §5.1.6
 
 use paravirt_device::{
     ChecksumRange, Offloads, Rejected, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta,
 };
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// Bytes of the header of a modern device.
-pub const HEADER_LEN: usize = 12;
+/// `struct virtio_net_hdr`, of a device with VIRTIO_F_VERSION_1. VIRTIO 1.3 §5.1.6
+#[derive(Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireHeader {
+    flags: u8,
+    gso_type: u8,
+    hdr_len: U16,
+    gso_size: U16,
+    csum_start: U16,
+    csum_offset: U16,
+    num_buffers: U16,
+}
 
+/// Bytes of the header.
+pub const HEADER_LEN: usize = size_of::<WireHeader>();
+const _: () = assert!(HEADER_LEN == 12);
+
+/// Flags and segmentation types. VIRTIO 1.3 §5.1.6
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
@@ -15,16 +32,17 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
-/// What the header of a received frame says, and in how many buffers the frame lies.
+/// Parses the header of a received frame. Returns the metadata and the number of buffers that hold the frame, as the device states
+/// it: the caller checks it. An unknown segmentation type counts as none.
 #[inline]
 pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
-    let [flags, gso, h0, h1, z0, z1, s0, s1, o0, o1, n0, n1] = *header;
-    let buffers = u16::from_le_bytes([n0, n1]);
-    if flags | gso == 0 {
-        // The usual frame: nothing is known of it.
-        return (RxMeta::default(), buffers);
+    let header: WireHeader = zerocopy::transmute!(*header);
+    let flags = header.flags;
+    if flags | header.gso_type == 0 {
+        // The usual frame: the device states nothing about it.
+        return (RxMeta::default(), header.num_buffers.get());
     }
-    let range = ChecksumRange { start: u16::from_le_bytes([s0, s1]), offset: u16::from_le_bytes([o0, o1]) };
+    let range = ChecksumRange { start: header.csum_start.get(), offset: header.csum_offset.get() };
     let checksum = if flags & F_NEEDS_CSUM != 0 {
         RxChecksum::Partial(range)
     } else if flags & F_DATA_VALID != 0 {
@@ -32,7 +50,7 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
     } else {
         RxChecksum::Unknown
     };
-    let kind = match gso & !GSO_ECN {
+    let kind = match header.gso_type & !GSO_ECN {
         GSO_TCPV4 => Some(SegmentKind::Tcp4),
         GSO_TCPV6 => Some(SegmentKind::Tcp6),
         GSO_UDP_L4 => Some(SegmentKind::Udp),
@@ -40,18 +58,20 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
     };
     let segmentation = kind.map(|kind| Segmentation {
         kind,
-        size: u16::from_le_bytes([z0, z1]).max(1),
-        headers: u16::from_le_bytes([h0, h1]),
+        size: header.gso_size.get().max(1),
+        headers: header.hdr_len.get(),
     });
-    (RxMeta { checksum, segmentation, vlan: None }, buffers)
+    let mut meta = RxMeta::new(checksum);
+    meta.segmentation = segmentation;
+    (meta, header.num_buffers.get())
 }
 
-/// The header for a frame of `len` bytes that goes out as `meta` says.
+/// Encodes the header of a frame of `len` bytes that is sent with `meta`.
 ///
 /// # Errors
 ///
-/// [`Rejected::Unsupported`] where `meta` asks for what is not in `offloads`, [`Rejected::Invalid`] where it does not fit
-/// the frame, or the frame is longer than `max_frame` and not to be cut up.
+/// [`Rejected::Unsupported`] if `meta` asks for an offload that is not in `offloads`. [`Rejected::Invalid`] if a field of `meta` is
+/// out of range for the frame, or the frame is longer than `max_frame` bytes without segmentation.
 #[inline]
 pub fn encode(
     len: usize,
@@ -59,28 +79,27 @@ pub fn encode(
     offloads: Offloads,
     max_frame: usize,
 ) -> Result<[u8; HEADER_LEN], Rejected> {
-    let mut header = [0; HEADER_LEN];
+    let mut header = WireHeader::default();
     if meta.checksum.is_none() && meta.segmentation.is_none() {
-        // The usual frame: the device is to do nothing with it.
-        return if len > max_frame { Err(Rejected::Invalid) } else { Ok(header) };
+        // The usual frame: no offload.
+        return if len > max_frame { Err(Rejected::Invalid) } else { Ok(zerocopy::transmute!(header)) };
     }
-    let [flags, gso, h0, h1, z0, z1, s0, s1, o0, o1, ..] = &mut header;
     if let Some(ChecksumRange { start, offset }) = meta.checksum {
         if !offloads.contains(Offloads::TX_CHECKSUM) {
             return Err(Rejected::Unsupported);
         }
-        // The checksum is two bytes.
+        // The checksum has two bytes.
         let end = usize::from(start).wrapping_add(usize::from(offset)).wrapping_add(2);
         if end > len {
             return Err(Rejected::Invalid);
         }
-        *flags = F_NEEDS_CSUM;
-        [*s0, *s1] = start.to_le_bytes();
-        [*o0, *o1] = offset.to_le_bytes();
+        header.flags = F_NEEDS_CSUM;
+        header.csum_start = start.into();
+        header.csum_offset = offset.into();
     }
     match meta.segmentation {
         None if len > max_frame => return Err(Rejected::Invalid),
-        None => *gso = GSO_NONE,
+        None => header.gso_type = GSO_NONE,
         Some(Segmentation { kind, size, headers }) => {
             let (offload, value) = match kind {
                 SegmentKind::Tcp4 => (Offloads::TX_TCP4, GSO_TCPV4),
@@ -94,12 +113,12 @@ pub fn encode(
             if meta.checksum.is_none() || size == 0 || usize::from(headers) > len {
                 return Err(Rejected::Invalid);
             }
-            *gso = value;
-            [*h0, *h1] = headers.to_le_bytes();
-            [*z0, *z1] = size.to_le_bytes();
+            header.gso_type = value;
+            header.hdr_len = headers.into();
+            header.gso_size = size.into();
         }
     }
-    Ok(header)
+    Ok(zerocopy::transmute!(header))
 }
 
 #[cfg(test)]
@@ -109,9 +128,9 @@ mod tests {
     const CSUM: ChecksumRange = ChecksumRange { start: 34, offset: 16 };
 
     #[test]
-    fn what_is_encoded_reads_back() {
+    fn an_encoded_header_parses_to_the_same_metadata() {
         let segmentation = Segmentation { kind: SegmentKind::Tcp6, size: 1440, headers: 74 };
-        let meta = TxMeta { checksum: Some(CSUM), segmentation: Some(segmentation), vlan: None };
+        let meta = TxMeta::new().with_checksum(CSUM).with_segmentation(segmentation);
         let header = encode(9000, &meta, Offloads::all(), 1514).unwrap();
         let (rx, buffers) = parse(&header);
         assert_eq!(
@@ -122,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
-        let checksum = TxMeta { checksum: Some(CSUM), ..TxMeta::default() };
+    fn metadata_that_do_not_fit_the_frame_are_refused() {
+        let checksum = TxMeta::new().with_checksum(CSUM);
         assert_eq!(encode(51, &checksum, Offloads::all(), 1514), Err(Rejected::Invalid));
         assert!(encode(52, &checksum, Offloads::all(), 1514).is_ok());
         assert_eq!(encode(52, &checksum, Offloads::empty(), 1514), Err(Rejected::Unsupported));
         assert_eq!(encode(1515, &TxMeta::default(), Offloads::all(), 1514), Err(Rejected::Invalid));
         let bare = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
-        let meta = TxMeta { segmentation: Some(bare), ..TxMeta::default() };
+        let meta = TxMeta::new().with_segmentation(bare);
         assert_eq!(encode(3000, &meta, Offloads::all(), 1514), Err(Rejected::Invalid));
     }
 }

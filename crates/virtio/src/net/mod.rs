@@ -2,6 +2,7 @@
 
 pub mod config;
 mod control;
+mod debug;
 pub mod header;
 mod rx;
 mod tx;
@@ -173,16 +174,14 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         let control =
             control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build()?)?)).transpose()?;
         let can_segment = offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6 | Offloads::TX_UDP);
-        let info = NetInfo {
-            // §5.1.4: without, the driver chooses one; locally administered.
-            mac: config.mac.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1])),
-            mtu: config.mtu,
-            queues: pairs,
-            depth,
-            offloads,
-            max_segmented: if can_segment { MAX_SEGMENTED } else { max_frame as u32 },
-            speed: config.speed,
-        };
+        // §5.1.4: without an address from the device, the driver chooses one; locally administered.
+        let mac = config.mac.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1]));
+        let mut info = NetInfo::new(mac, config.mtu);
+        info.queues = pairs;
+        info.depth = depth;
+        info.offloads = offloads;
+        info.max_segmented = if can_segment { MAX_SEGMENTED } else { max_frame as u32 };
+        info.speed = config.speed;
         let settings = Settings {
             mode: None,
             multicast: [MacAddr::default(); MAX_MULTICAST],

@@ -1,7 +1,7 @@
-//! A [`virtio_drivers::Hal`] over a platform, for the devices of that crate that are passed through.
+//! A [`virtio_drivers::Hal`] over a platform, for passthrough devices.
 //!
-//! What its drivers share with a device is copied through a pool of pages (bounced), so that they work on a platform whose
-//! devices do not reach ordinary memory, and no device ever sees the kernel's stack or heap.
+//! Buffers that the drivers share with a device are bounced through a pool of pages: the drivers work on a platform whose devices
+//! cannot access ordinary memory, and no device accesses the kernel's stack or heap.
 
 use core::marker::PhantomData;
 use core::num::NonZeroUsize;
@@ -10,15 +10,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_platform::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 
-/// The end of the address space, which no machine has memory at.
-const NOWHERE: PhysAddr = !0xffff_ffff;
+/// A bus address at which no machine has memory.
+const UNMAPPED_ADDR: PhysAddr = !0xffff_ffff;
 /// Pages of a pool.
 pub const POOL_PAGES: usize = 64;
 
-/// Pages that buffers are bounced through: 64 of them, so that a request of these drivers is at most 256 KiB.
+/// A pool of 64 contiguous pages through which buffers are bounced: a request is limited to 256 KiB.
 pub struct BouncePool<P: Platform> {
     region: DmaRegion<P>,
-    /// A bit for each page that is in use.
+    /// One bit for each page, set while it is in use.
     used: AtomicU64,
     platform: P,
 }
@@ -28,20 +28,20 @@ impl<P: Platform> BouncePool<P> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has not that many contiguous pages.
+    /// [`AllocError`] if the platform has no 64 contiguous pages.
     pub fn new(platform: &P) -> Result<Self, AllocError> {
         let region = DmaRegion::alloc(platform, POOL_PAGES.saturating_mul(PAGE_SIZE))?;
         Ok(Self { region, used: AtomicU64::new(0), platform: platform.clone() })
     }
 
-    /// The bits of `pages` pages from `first` on.
+    /// The mask of `pages` pages from index `first`.
     fn bits(first: usize, pages: usize) -> u64 {
         let run = if pages >= 64 { u64::MAX } else { (1u64 << pages).wrapping_sub(1) };
         run << (first & 63)
     }
 
-    /// Takes `pages` contiguous pages; the first one's index.
-    fn take(&self, pages: usize) -> Option<usize> {
+    /// Allocates `pages` contiguous pages and returns the index of the first; `None` if the pool has no such run.
+    fn alloc(&self, pages: usize) -> Option<usize> {
         let last = POOL_PAGES.checked_sub(pages)?;
         let mut used = self.used.load(Ordering::Relaxed);
         loop {
@@ -54,18 +54,19 @@ impl<P: Platform> BouncePool<P> {
         }
     }
 
-    fn give(&self, first: usize, pages: usize) {
+    /// Frees `pages` pages from index `first`.
+    fn free(&self, first: usize, pages: usize) {
         self.used.fetch_and(!Self::bits(first, pages), Ordering::Release);
     }
 
-    /// Where the page at bus address `addr` is, if it is one of the pool's.
+    /// The index of the page at bus address `addr`; `None` if it is not in the pool.
     fn index(&self, addr: u64) -> Option<usize> {
         let offset = usize::try_from(addr.checked_sub(self.region.bus().0)?).ok()?;
         (offset < self.region.len()).then_some(offset >> PAGE_SIZE.trailing_zeros())
     }
 }
 
-/// Which pool a [`BounceHal`] uses: a type of the kernel's own, since the `Hal` trait has no `self`.
+/// Selects the pool of a [`BounceHal`]: the kernel implements it for a type of its own, since the methods of `Hal` have no `self`.
 ///
 /// ```
 /// use paravirt_virtio::passthrough::hal::{BouncePool, PoolSource};
@@ -81,18 +82,19 @@ impl<P: Platform> BouncePool<P> {
 /// # }
 /// ```
 pub trait PoolSource: 'static {
-    /// The platform of the pool.
+    /// The platform that the pool allocates from.
     type Platform: Platform;
-    /// The pool.
+    /// Returns the pool.
     fn pool() -> &'static BouncePool<Self::Platform>;
 }
 
-/// The `Hal` over the pool of `S`.
+/// A `Hal` that bounces buffers through the pool of `S`.
 pub struct BounceHal<S>(PhantomData<S>);
 
-// SAFETY: memory comes from the platform or the pool, zeroed where that is asked, and belongs to nobody else meanwhile.
+// SAFETY: memory comes from `Platform::dma_alloc`, zeroed and exclusive until `dma_dealloc`, or from pages of the pool whose bits
+// `alloc` has set and that no other request uses until `free`.
 unsafe impl<S: PoolSource> Hal for BounceHal<S> {
-    /// Address 0 where there is no memory, which that crate takes as an error.
+    /// Allocates pages; address 0, which `virtio-drivers` treats as an error, if there is no memory.
     fn dma_alloc(pages: usize, _direction: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let pages = NonZeroUsize::new(pages).ok_or(AllocError);
         match pages.and_then(|pages| S::pool().platform.dma_alloc(pages)) {
@@ -103,32 +105,33 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
 
     unsafe fn dma_dealloc(paddr: PhysAddr, vaddr: NonNull<u8>, pages: usize) -> i32 {
         let Some(pages) = NonZeroUsize::new(pages) else { return 0 };
-        // SAFETY: the caller hands back what `dma_alloc` returned.
+        // SAFETY: the caller passes what `dma_alloc` returned.
         unsafe { S::pool().platform.dma_free(RawDma { cpu: vaddr, bus: BusAddr(paddr), pages }) }
         0
     }
 
     #[expect(clippy::panic, reason = "the trait has no error, and there is no pointer to answer with")]
     unsafe fn mmio_phys_to_virt(paddr: PhysAddr, size: usize) -> NonNull<u8> {
-        // Used by that crate's own transports only; ours map for themselves.
+        // Only the transports of `virtio-drivers` call it; `PassthroughTransport` maps its registers itself.
         // SAFETY: the caller promises that the range is a device's registers.
         match unsafe { S::pool().platform.map(paddr, size) } {
             Ok(base) => base,
-            // The trait has no way to refuse, and any pointer would be written through.
+            // The trait has no error, and its caller writes through whatever pointer it gets.
             Err(error) => panic!("virtio: {paddr:#x}: {error}"),
         }
     }
 
-    /// An address where no machine has memory, where the pool is exhausted: the device cannot use it, and the request fails.
+    /// Copies the buffer to the pool and returns its bus address. If the pool is exhausted, the address is one without memory, and the
+    /// device fails the request.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let pool = S::pool();
-        let Some(first) = pool.take(buffer.len().div_ceil(PAGE_SIZE)) else {
-            log::warn!("virtio: no room in the bounce pool for {} bytes", buffer.len());
-            return NOWHERE;
+        let Some(first) = pool.alloc(buffer.len().div_ceil(PAGE_SIZE)) else {
+            log::warn!("virtio: bounce pool exhausted, request of {} bytes fails", buffer.len());
+            return UNMAPPED_ADDR;
         };
         let offset = first << PAGE_SIZE.trailing_zeros();
         if direction != BufferDirection::DeviceToDriver {
-            // SAFETY: the caller says that the buffer is valid and used by nobody else; the pages are ours.
+            // SAFETY: the caller promises a valid buffer that is not accessed meanwhile; `alloc` reserved that many pages.
             unsafe { pool.region.cpu().add(offset).copy_from_nonoverlapping(buffer.cast(), buffer.len()) }
         }
         pool.region.bus().offset(offset as u64).0
@@ -139,9 +142,9 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
         let Some(first) = pool.index(paddr) else { return };
         let offset = first << PAGE_SIZE.trailing_zeros();
         if direction != BufferDirection::DriverToDevice {
-            // SAFETY: as in `share`; the pages were taken for this buffer.
+            // SAFETY: the caller passes what `share` returned for this buffer, which reserved that many pages.
             unsafe { pool.region.cpu().add(offset).copy_to_nonoverlapping(buffer.cast(), buffer.len()) }
         }
-        pool.give(first, buffer.len().div_ceil(PAGE_SIZE));
+        pool.free(first, buffer.len().div_ceil(PAGE_SIZE));
     }
 }

@@ -1,7 +1,7 @@
-//! What the drivers of the `virtio-drivers` crate need: a [`hal`] over a platform, and a [transport](PassthroughTransport) over one
-//! of ours.
+//! Passthrough of devices to the `virtio-drivers` crate: a [`hal`] over a platform, and a [transport](PassthroughTransport) over a
+//! [`Transport`] of this crate.
 //!
-//! These drivers trust the device, and allocate: they stand **outside the trust rule**.
+//! The drivers of that crate trust the device and allocate memory: they are **outside the trust rule**.
 
 pub mod hal;
 
@@ -15,37 +15,37 @@ use virtio_drivers::transport::{self as peer, DeviceType, InterruptStatus};
 use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Looks at a device that is being reset: a driver of that crate gives no clock.
-const RESET_LOOKS: u32 = 1_000_000;
-/// Bytes of the longest field of a device's configuration.
-const MAX_FIELD: usize = 64;
+/// How often the status is read while a device resets: `virtio-drivers` has no clock.
+const MAX_RESET_POLLS: u32 = 1_000_000;
+/// Bytes of the longest configuration field that can be read.
+const MAX_FIELD_LEN: usize = 64;
 
-/// One of our transports, for a driver of the `virtio-drivers` crate.
+/// A transport for a driver of the `virtio-drivers` crate.
 pub struct PassthroughTransport<P: Platform> {
     transport: Transport<P>,
-    /// The device did not agree on features: no queue is given out.
-    is_refused: bool,
+    /// Feature negotiation failed: every queue is reported with size 0.
+    has_failed: bool,
 }
 
 impl<P: Platform> PassthroughTransport<P> {
     /// Wraps `transport`.
     pub fn new(transport: Transport<P>) -> Self {
-        Self { transport, is_refused: false }
+        Self { transport, has_failed: false }
     }
 
-    /// Resets the device and waits, for a bounded number of looks, until it says so or is gone.
-    fn stop(&mut self) {
+    /// Resets the device and polls its status, a bounded number of times, until the reset is confirmed or the device is removed.
+    fn reset(&mut self) {
         self.transport.set_status(DeviceStatus::empty());
-        for _ in 0..RESET_LOOKS {
+        for _ in 0..MAX_RESET_POLLS {
             if self.transport.status().is_empty() || !self.transport.is_present() {
                 return;
             }
             core::hint::spin_loop();
         }
-        log::warn!("virtio {}: the device did not confirm its reset", self.transport.device_type());
+        log::warn!("virtio {}: reset not confirmed", self.transport.device_type());
     }
 
-    /// Fills `bytes` from byte `offset` of the configuration, in accesses of the widest kind that fits.
+    /// Reads `bytes.len()` bytes at byte `offset` of the configuration, in the widest accesses that are aligned.
     fn read(&self, offset: usize, bytes: &mut [u8]) -> virtio_drivers::Result<()> {
         let width: usize = match (offset & 3, bytes.len()) {
             (0, len) if len % 4 == 0 => 4,
@@ -71,7 +71,7 @@ impl<P: Platform> fmt::Debug for PassthroughTransport<P> {
 }
 
 impl<P: Platform> peer::Transport for PassthroughTransport<P> {
-    /// A network card where that crate has no name for the type: its drivers look at the type of their own only.
+    /// The device type; `Network` for a type that `virtio-drivers` does not name, since its drivers compare with their own type only.
     fn device_type(&self) -> DeviceType {
         DeviceType::try_from(self.transport.device_type().0).unwrap_or(DeviceType::Network)
     }
@@ -85,12 +85,12 @@ impl<P: Platform> peer::Transport for PassthroughTransport<P> {
     }
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {
-        if self.is_refused { 0 } else { self.transport.max_queue_size(queue) }
+        if self.has_failed { 0 } else { self.transport.max_queue_size(queue) }
     }
 
     fn notify(&mut self, queue: u16) {
         if let Some(doorbell) = self.transport.doorbell(queue) {
-            // SAFETY: the transport is this value's.
+            // SAFETY: this value owns the transport, which outlives the call.
             unsafe { doorbell.ring() }
         }
     }
@@ -117,11 +117,11 @@ impl<P: Platform> peer::Transport for PassthroughTransport<P> {
             device: BusAddr(device),
         };
         if !self.transport.enable_queue(queue, &addresses) {
-            log::warn!("virtio: the device did not accept queue {queue}");
+            log::warn!("virtio {}: queue {queue} not accepted by the device", self.transport.device_type());
         }
     }
 
-    /// Nothing: a queue of a modern device cannot be disabled alone (VIRTIO 1.3 §4.1.4.3.2); the drop resets the device.
+    /// Does nothing: a driver cannot disable a single queue (VIRTIO 1.3 §4.1.4.3.2). The drop resets the device.
     fn queue_unset(&mut self, _queue: u16) {}
 
     fn queue_used(&mut self, _queue: u16) -> bool {
@@ -129,25 +129,25 @@ impl<P: Platform> peer::Transport for PassthroughTransport<P> {
     }
 
     fn ack_interrupt(&mut self) -> InterruptStatus {
-        // SAFETY: the transport is this value's.
-        let why = unsafe { self.transport.interrupt_ack().take() };
-        InterruptStatus::from_bits_truncate(u32::from(why.bits()))
+        // SAFETY: this value owns the transport, which outlives the call.
+        let causes = unsafe { self.transport.interrupt_ack().take() };
+        InterruptStatus::from_bits_truncate(u32::from(causes.bits()))
     }
 
-    /// Reads FEATURES_OK back, which that crate's drivers do not: where it does not stick, the device is marked as failed and gives
-    /// out no queue.
+    /// Resets the device and negotiates features. Reads FEATURES_OK back, which the drivers of `virtio-drivers` do not: if the device has
+    /// cleared it, the device is marked as failed and no queue can be set up.
     fn begin_init<F: bitflags::Flags<Bits = u64> + BitAnd<Output = F> + fmt::Debug>(
         &mut self,
         supported: F,
     ) -> F {
-        self.stop();
-        // Their queue has neither indirect tables that it owns nor event indices that are safe across the wrap.
+        self.reset();
+        // The queue of `virtio-drivers` does not own its indirect tables, and its event indices are wrong across the wrap.
         let wanted = supported.bits() & !(Features::EVENT_IDX.bits() | Features::INDIRECT_DESC.bits());
         match negotiate(&mut *self.transport, |_| wanted) {
             Ok(features) => F::from_bits_truncate(features) & supported,
             Err(error) => {
-                log::warn!("virtio: device refused: {error}");
-                self.is_refused = true;
+                log::warn!("virtio {}: feature negotiation failed: {error}", self.transport.device_type());
+                self.has_failed = true;
                 F::empty()
             }
         }
@@ -158,7 +158,7 @@ impl<P: Platform> peer::Transport for PassthroughTransport<P> {
     }
 
     fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> virtio_drivers::Result<T> {
-        let mut bytes = [0; MAX_FIELD];
+        let mut bytes = [0; MAX_FIELD_LEN];
         let bytes = bytes.get_mut(..size_of::<T>()).ok_or(Error::ConfigSpaceTooSmall)?;
         self.read(offset, bytes)?;
         T::read_from_bytes(bytes).map_err(|_| Error::ConfigSpaceTooSmall)
@@ -174,9 +174,9 @@ impl<P: Platform> peer::Transport for PassthroughTransport<P> {
     }
 }
 
-/// A driver of the `virtio-drivers` crate frees its queues when it goes, trusting the transport to stop the device first.
+/// Resets the device: a driver of `virtio-drivers` frees its queues on drop and relies on the transport to stop the device first.
 impl<P: Platform> Drop for PassthroughTransport<P> {
     fn drop(&mut self) {
-        self.stop();
+        self.reset();
     }
 }

@@ -1,7 +1,7 @@
-//! The socket device: streams between guest and host. VIRTIO 1.3 §5.10
+//! The socket device: stream connections between guest and host. VIRTIO 1.3 §5.10
 //!
-//! Streams share one queue in each direction. What comes in is copied to the stream's own room, of which the host is told, so that
-//! one that nobody reads does not hold up the others.
+//! All streams share one queue in each direction. Received data are copied to the receive buffer of their stream, whose size is the
+//! credit that the host gets, so that a stream that is not read does not block the others.
 
 pub mod packet;
 mod stream;
@@ -10,53 +10,54 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
+use core::fmt;
 use core::task::Waker;
-use packet::{HEADER, Op, Packet, STREAM};
+use packet::{HEADER_LEN, Op, Packet, TYPE_STREAM};
 use paravirt_device::{
     Arm, CloseReason, Fault, Listeners, Notify, SocketError, SocketId, SocketState, Sockets,
 };
 use paravirt_platform::{Direction, DmaSlice, Fifo, Instant, PageTable, Platform, ProcessorId};
-use stream::{Phase, ROOM, Stream, TIMEOUT};
+use stream::{PendingPackets, Phase, RECEIVE_BUFFER_LEN, Stream, TIMEOUT};
 
-/// Streams are spoken; where no feature is offered, too. §5.10.3
+/// VIRTIO_VSOCK_F_STREAM. A device that offers no feature bit supports streams, too. VIRTIO 1.3 §5.10.3
 const F_STREAM: u64 = 1 << 0;
 const RX: u16 = 0;
 const TX: u16 = 1;
 const EVENTS: u16 = 2;
-/// Buffers: for what comes in, what goes out, and what happens; and their bytes.
+/// Buffers of the receive, transmit and event queue, and bytes of one.
 const RX_BUFFERS: u16 = 64;
 const TX_BUFFERS: u16 = 32;
 const EVENT_BUFFERS: u16 = 4;
 const BUFFER_LEN: usize = 4096;
 const EVENT_LEN: usize = 4;
-/// The host's number. §5.10.4
-const HOST: u64 = 2;
-/// Streams.
-const MOST: usize = 16;
-/// Where ports begin that nobody asked for.
-const FIRST_PORT: u32 = 49152;
+/// CID of the host. VIRTIO 1.3 §5.10.4
+const HOST_CID: u64 = 2;
+/// Streams that can exist at once.
+const MAX_STREAMS: usize = 16;
+/// The first port that is assigned to outgoing connections.
+const FIRST_EPHEMERAL_PORT: u32 = 49152;
 
-/// What goes out.
+/// The transmit queue and its unused buffers.
 struct Sender<P: Platform> {
     queue: BufferQueue<P, DmaSlice<P>>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
 impl<P: Platform> Sender<P> {
-    /// Sends a packet; `false` where there is no buffer for it.
-    fn say(&mut self, packet: &Packet, data: &[u8]) -> bool {
+    /// Submits a packet without a kick; `false` if there is no buffer for it or the queue has failed.
+    fn submit(&mut self, packet: &Packet, data: &[u8]) -> bool {
         if self.queue.fault().is_some() || !self.queue.queue().has_room(1) {
             return false;
         }
         let Some(mut buffer) = self.spare.pop() else { return false };
-        buffer.set_len(HEADER.saturating_add(data.len()));
+        buffer.set_len(HEADER_LEN.saturating_add(data.len()));
         let bytes = packet.bytes();
         buffer.bytes_mut().iter_mut().zip(bytes.iter().chain(data)).for_each(|(to, from)| *to = *from);
         self.queue.submit_from(buffer, Direction::ToDevice, &mut self.spare)
     }
 }
 
-/// A virtio socket device.
+/// A virtio socket device: up to 16 streams.
 pub struct VirtioSockets<P: Platform> {
     platform: P,
     rx: BufferQueue<P, DmaSlice<P>>,
@@ -69,8 +70,8 @@ pub struct VirtioSockets<P: Platform> {
     cid: u64,
     next_port: u32,
     generation: u32,
-    /// Somebody waits for a buffer to send with.
-    wants_room: bool,
+    /// The caller or a pending packet waits for a transmit buffer.
+    wants_buffer: bool,
 }
 
 fn read_cid(transport: &dyn VirtioTransport) -> u64 {
@@ -78,7 +79,7 @@ fn read_cid(transport: &dyn VirtioTransport) -> u64 {
 }
 
 impl<P: Platform> VirtioSockets<P> {
-    /// Takes the device into service.
+    /// Initialises the device and puts its queues in service.
     ///
     /// # Errors
     ///
@@ -101,66 +102,66 @@ impl<P: Platform> VirtioSockets<P> {
             events: events.build()?,
             rx_spare: pool(RX_BUFFERS, BUFFER_LEN)?,
             event_spare: pool(EVENT_BUFFERS, EVENT_LEN)?,
-            streams: PageTable::new(platform, MOST, |_| None)?,
+            streams: PageTable::new(platform, MAX_STREAMS, |_| None)?,
             listeners: Listeners::default(),
             cid,
-            next_port: FIRST_PORT,
+            next_port: FIRST_EPHEMERAL_PORT,
             generation: 0,
-            wants_room: false,
+            wants_buffer: false,
         };
         this.refill();
         Ok(this)
     }
 
-    /// The number by which the host knows this guest.
+    /// The CID of this guest. It changes when the guest migrates.
     pub fn cid(&self) -> u64 {
         self.cid
     }
 
-    /// Gives the device what is spare.
+    /// Submits the unused buffers of the receive and the event queue.
     fn refill(&mut self) {
         self.rx.refill(&mut self.rx_spare);
         self.events.refill(&mut self.event_spare);
     }
 
-    /// Says what streams owe, as far as there is room.
-    fn pay(&mut self) {
+    /// Sends the pending packets of all streams, as far as there are buffers.
+    fn send_pending(&mut self) {
         let Self { tx, streams, cid, .. } = self;
-        let mut is_paid = true;
+        let mut is_done = true;
         for slot in streams.iter_mut() {
             let Some(stream) = slot else { continue };
-            let mut say = |stream: &mut Stream<P>, op, flags| {
-                let was_said = tx.say(&stream.packet(*cid, HOST, op, flags, 0), &[]);
-                if was_said {
-                    stream.has_told();
+            let mut send = |stream: &mut Stream<P>, op, flags| {
+                let is_sent = tx.submit(&stream.packet(*cid, HOST_CID, op, flags, 0), &[]);
+                if is_sent {
+                    stream.on_sent_header();
                 }
-                was_said
+                is_sent
             };
-            let owed = stream.owed;
-            if owed.reset && say(stream, Op::RESET, 0) {
-                stream.owed = stream::Owed::default();
-            } else if !owed.reset {
-                if owed.response && say(stream, Op::RESPONSE, 0) {
-                    stream.owed.response = false;
+            let pending = stream.pending;
+            if pending.reset && send(stream, Op::RESET, 0) {
+                stream.pending = PendingPackets::default();
+            } else if !pending.reset {
+                if pending.response && send(stream, Op::RESPONSE, 0) {
+                    stream.pending.response = false;
                 }
-                if owed.credit_request && say(stream, Op::CREDIT_REQUEST, 0) {
-                    stream.owed.credit_request = false;
+                if pending.credit_request && send(stream, Op::CREDIT_REQUEST, 0) {
+                    stream.pending.credit_request = false;
                 }
-                if stream.owed.credit {
-                    let _ = say(stream, Op::CREDIT_UPDATE, 0);
+                if stream.pending.credit_update {
+                    let _ = send(stream, Op::CREDIT_UPDATE, 0);
                 }
-                if owed.shutdown != 0 && say(stream, Op::SHUTDOWN, owed.shutdown) {
-                    stream.owed.shutdown = 0;
+                if pending.shutdown != 0 && send(stream, Op::SHUTDOWN, pending.shutdown) {
+                    stream.pending.shutdown = 0;
                 }
             }
-            is_paid &= stream.owed.is_nothing();
+            is_done &= stream.pending.is_empty();
         }
-        self.wants_room |= !is_paid;
+        self.wants_buffer |= !is_done;
         self.tx.queue.kick();
     }
 
-    /// Takes in what came for the streams. It stops where there is no buffer for an answer.
-    fn take_in(&mut self) -> Result<(), Fault> {
+    /// Handles received packets, as long as there is a transmit buffer for a reply.
+    fn poll_rx(&mut self) -> Result<(), Fault> {
         while !self.tx.spare.is_empty() {
             let used = match self.rx.next()? {
                 Some(Outcome::Used(used)) => used,
@@ -173,37 +174,41 @@ impl<P: Platform> VirtioSockets<P> {
             let Some(buffer) = used.buffer else { continue };
             let bytes = buffer.bytes().get(..used.len as usize).unwrap_or_default();
             match Packet::parse(bytes) {
-                Some((packet, data)) => self.deliver(&packet, data),
+                Some((packet, data)) => self.on_rx_packet(&packet, data),
                 None => self.rx.fail(Fault::Protocol),
             }
             let _ = self.rx_spare.push(buffer);
         }
-        self.wants_room = true;
+        self.wants_buffer = true;
         Ok(())
     }
 
-    /// Hands a packet to its stream; makes one where somebody listens, and refuses it where not.
-    fn deliver(&mut self, packet: &Packet, data: &[u8]) {
-        let is_for_us = packet.from == HOST && packet.to == self.cid && packet.kind == STREAM;
-        if packet.to != self.cid {
-            // Not ours to answer.
+    /// Handles one packet: passes it to its stream, creates a stream for a request to a listening port, or replies with a reset.
+    fn on_rx_packet(&mut self, packet: &Packet, data: &[u8]) {
+        let is_for_us =
+            packet.src_cid == HOST_CID && packet.dst_cid == self.cid && packet.kind == TYPE_STREAM;
+        if packet.dst_cid != self.cid {
+            // Addressed to another guest: no reply.
             return;
         }
-        // One that is over hears no more, and its ports may be another one's.
-        let is_its = |stream: &&mut Stream<P>| {
-            is_for_us && stream.port == packet.to_port && stream.peer == packet.from_port && !stream.is_over()
+        // The ports of a closed stream may already belong to another one.
+        let is_addressee = |stream: &&mut Stream<P>| {
+            is_for_us
+                && stream.port == packet.dst_port
+                && stream.peer_port == packet.src_port
+                && !stream.is_done()
         };
-        if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
-            return stream.take(packet, data);
+        if let Some(stream) = self.streams.iter_mut().flatten().find(is_addressee) {
+            return stream.on_packet(packet, data);
         }
-        let is_wanted = is_for_us && packet.op == Op::REQUEST && self.listeners.contain(packet.to_port);
+        let is_wanted = is_for_us && packet.op == Op::REQUEST && self.listeners.contain(packet.dst_port);
         let place = self.streams.iter().position(Option::is_none).filter(|_| is_wanted);
         if let Some(place) = place {
             let generation = self.next_generation();
-            let (port, peer) = (packet.to_port, packet.from_port);
+            let (port, peer) = (packet.dst_port, packet.src_port);
             if let Ok(mut stream) = Stream::new(&self.platform, generation, port, peer, Phase::Open) {
-                stream.take(&Packet { op: Op::CREDIT_UPDATE, ..*packet }, &[]);
-                (stream.is_waiting, stream.owed.response) = (true, true);
+                stream.on_packet(&Packet { op: Op::CREDIT_UPDATE, ..*packet }, &[]);
+                (stream.is_waiting, stream.pending.response) = (true, true);
                 if let Some(free) = self.streams.get_mut(place) {
                     *free = Some(stream);
                 }
@@ -212,60 +217,62 @@ impl<P: Platform> VirtioSockets<P> {
         }
         if packet.op != Op::RESET {
             let answer = Packet {
-                from: packet.to,
-                to: packet.from,
-                from_port: packet.to_port,
-                to_port: packet.from_port,
+                src_cid: packet.dst_cid,
+                dst_cid: packet.src_cid,
+                src_port: packet.dst_port,
+                dst_port: packet.src_port,
                 len: 0,
                 op: Op::RESET,
                 flags: 0,
-                room: 0,
-                consumed: 0,
+                buf_alloc: 0,
+                fwd_cnt: 0,
                 ..*packet
             };
-            // There is a buffer; where the device is out of service, nobody waits.
-            let _ = self.tx.say(&answer, &[]);
+            // The caller checked that there is a buffer. A failed queue is reported by the next poll.
+            let _ = self.tx.submit(&answer, &[]);
         }
     }
 
-    /// All streams are gone: the guest was moved to another host, or the device was reset. §5.10.6.7
-    fn end_all(&mut self) {
+    /// Closes all streams: the guest migrated or the device was reset. VIRTIO 1.3 §5.10.6.7
+    fn reset_streams(&mut self) {
         for stream in self.streams.iter_mut().flatten() {
             if !matches!(stream.phase, Phase::Closed(_)) {
                 stream.phase = Phase::Closed(CloseReason::Reset);
             }
-            stream.owed = stream::Owed::default();
+            stream.pending = PendingPackets::default();
         }
     }
 
-    fn take_events(&mut self) -> Result<(), Fault> {
+    /// Handles events of the device.
+    fn poll_events(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.events.next()? {
-            let (came, used) = match outcome {
+            let (is_used, used) = match outcome {
                 Outcome::Used(used) => (true, used),
                 Outcome::Aborted(used) => (false, used),
             };
             used.buffer.into_iter().for_each(|buffer| drop(self.event_spare.push(buffer)));
-            // There is one event only: the transport was reset.
-            if came {
-                self.end_all();
+            // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET is the only event there is.
+            if is_used {
+                self.reset_streams();
                 self.cid = self.events.device().with_transport(|transport| read_cid(transport));
             }
         }
         Ok(())
     }
 
-    fn work(&mut self) -> Result<(), Fault> {
-        // Also notices that the device is gone, or wants to be reset.
+    /// Handles everything that the device has completed, and sends what is pending.
+    fn process(&mut self) -> Result<(), Fault> {
+        // Detects removal of the device and its request for a reset.
         let _ = self.events.device().take_config_change();
         let drained = [
-            self.take_events(),
-            self.tx.queue.take_back(&mut self.tx.spare).map(|has_room| self.wants_room &= !has_room),
-            self.take_in(),
+            self.poll_events(),
+            self.tx.queue.take_back(&mut self.tx.spare).map(|has_room| self.wants_buffer &= !has_room),
+            self.poll_rx(),
         ];
-        // A device that is reset starts again once every queue has been looked at; the streams are gone all the same.
+        // A device that was reset restarts once every queue has been polled; its streams are lost nevertheless.
         for result in drained {
             if let Err(fault) = result {
-                self.end_all();
+                self.reset_streams();
                 if fault != Fault::Reset {
                     return Err(fault);
                 }
@@ -273,10 +280,10 @@ impl<P: Platform> VirtioSockets<P> {
         }
         let now = self.platform.now();
         self.streams.iter_mut().flatten().for_each(|stream| stream.expire(now));
-        self.pay();
+        self.send_pending();
         for slot in self.streams.iter_mut() {
-            // Those that nobody has are kept until the host has heard.
-            if slot.as_ref().is_some_and(|stream| stream.generation == 0 && stream.is_over()) {
+            // A stream that the caller has closed is kept until its last packet was sent.
+            if slot.as_ref().is_some_and(|stream| stream.generation == 0 && stream.is_done()) {
                 *slot = None;
             }
         }
@@ -284,16 +291,18 @@ impl<P: Platform> VirtioSockets<P> {
         Ok(())
     }
 
+    /// The stream of `socket`.
     fn stream(&mut self, socket: SocketId) -> Result<&mut Stream<P>, SocketError> {
         let stream = self.streams.get_mut(usize::from(socket.place())).and_then(Option::as_mut);
         stream.filter(|stream| stream.generation == socket.generation()).ok_or(SocketError::Unknown)
     }
 
-    /// A port that no stream and no listener has.
+    /// A port that neither a stream nor a listener uses.
     fn free_port(&mut self) -> u32 {
         loop {
             let port = self.next_port;
-            self.next_port = port.checked_add(1).filter(|port| *port < u32::MAX).unwrap_or(FIRST_PORT);
+            self.next_port =
+                port.checked_add(1).filter(|port| *port < u32::MAX).unwrap_or(FIRST_EPHEMERAL_PORT);
             let is_used = self.streams.iter().flatten().any(|stream| stream.port == port);
             if !is_used && !self.listeners.contain(port) {
                 return port;
@@ -302,9 +311,19 @@ impl<P: Platform> VirtioSockets<P> {
     }
 
     fn next_generation(&mut self) -> u32 {
-        // 0 is of streams that nobody has.
+        // Generation 0 marks a stream that the caller has closed.
         self.generation = self.generation.wrapping_add(1).max(1);
         self.generation
+    }
+}
+
+impl<P: Platform> fmt::Debug for VirtioSockets<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let streams = self.streams.iter().flatten().count();
+        f.debug_struct("VirtioSockets")
+            .field("cid", &self.cid)
+            .field("streams", &streams)
+            .finish_non_exhaustive()
     }
 }
 
@@ -312,8 +331,8 @@ impl<P: Platform> Notify for VirtioSockets<P> {
     fn arm(&mut self) -> Arm {
         self.refill();
         let is_faulted = self.tx.queue.fault().is_some();
-        let tx = if self.wants_room || is_faulted { self.tx.queue.arm() } else { Arm::Armed };
-        // What comes in waits until there is a buffer for an answer.
+        let tx = if self.wants_buffer || is_faulted { self.tx.queue.arm() } else { Arm::Armed };
+        // Reception waits until there is a transmit buffer for replies.
         let rx = if self.tx.spare.is_empty() && !is_faulted { Arm::Armed } else { self.rx.arm() };
         match (rx, self.events.arm(), tx) {
             (Arm::Armed, Arm::Armed, Arm::Armed) => Arm::Armed,
@@ -346,19 +365,19 @@ impl<P: Platform> Notify for VirtioSockets<P> {
 impl<P: Platform> Sockets for VirtioSockets<P> {
     fn is_flushed(&mut self) -> Result<bool, Fault> {
         self.poll()?;
-        // Who waits for it is to be woken.
+        // A completion has to wake a caller that waits for the flush.
         let is_sending = self.tx.queue.in_flight() > 0;
-        self.wants_room |= is_sending;
-        let is_said = |stream: &Stream<P>| stream.owed.is_nothing();
-        Ok(!is_sending && self.streams.iter().flatten().all(is_said))
+        self.wants_buffer |= is_sending;
+        let is_announced = |stream: &Stream<P>| stream.pending.is_empty();
+        Ok(!is_sending && self.streams.iter().flatten().all(is_announced))
     }
 
     fn capacity(&self) -> u16 {
-        MOST as u16
+        MAX_STREAMS as u16
     }
 
     fn poll(&mut self) -> Result<(), Fault> {
-        self.work().inspect_err(|_| self.end_all())
+        self.process().inspect_err(|_| self.reset_streams())
     }
 
     fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
@@ -370,9 +389,9 @@ impl<P: Platform> Sockets for VirtioSockets<P> {
         let end = self.platform.now().saturating_add(TIMEOUT);
         let stream = Stream::new(&self.platform, generation, own, port, Phase::Connecting(end));
         let stream = stream.map_err(|_| SocketError::Full)?;
-        let packet = stream.packet(self.cid, HOST, Op::REQUEST, 0, 0);
+        let packet = stream.packet(self.cid, HOST_CID, Op::REQUEST, 0, 0);
         self.tx.queue.take_back(&mut self.tx.spare)?;
-        if !self.tx.say(&packet, &[]) {
+        if !self.tx.submit(&packet, &[]) {
             return Err(SocketError::Full);
         }
         self.tx.queue.kick();
@@ -410,50 +429,51 @@ impl<P: Platform> Sockets for VirtioSockets<P> {
         let Some(Some(stream)) = streams.get_mut(place) else { return Err(SocketError::Unknown) };
         let mut rest = bytes;
         while !rest.is_empty() {
-            let most = (stream.may_send() as usize).min(BUFFER_LEN.saturating_sub(HEADER));
+            let most = (stream.send_credit() as usize).min(BUFFER_LEN.saturating_sub(HEADER_LEN));
             let (now, later) = rest.split_at_checked(most).unwrap_or((rest, &[]));
             if now.is_empty() {
                 break;
             }
-            let packet = stream.packet(*cid, HOST, Op::DATA, 0, now.len() as u32);
-            if !tx.say(&packet, now) {
-                self.wants_room = true;
+            let packet = stream.packet(*cid, HOST_CID, Op::DATA, 0, now.len() as u32);
+            if !tx.submit(&packet, now) {
+                self.wants_buffer = true;
                 break;
             }
-            stream.has_told();
-            stream.has_sent(now.len() as u32);
+            stream.on_sent_header();
+            stream.on_sent_data(now.len() as u32);
             rest = later;
         }
         self.tx.queue.kick();
-        self.pay();
+        self.send_pending();
         Ok(bytes.len().saturating_sub(rest.len()))
     }
 
     fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
         let stream = self.stream(socket)?;
         let count = stream.read(bytes);
-        if !stream.owed.is_nothing() {
-            self.pay();
+        if !stream.pending.is_empty() {
+            self.send_pending();
         }
         Ok(count)
     }
 
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
         self.stream(socket)?.finish();
-        self.pay();
+        self.send_pending();
         Ok(())
     }
 
     fn close(&mut self, socket: SocketId) {
         let now = self.platform.now();
         let Ok(stream) = self.stream(socket) else { return };
-        if stream.leave(now) {
+        if stream.close(now) {
             stream.generation = 0;
         } else if let Some(slot) = self.streams.get_mut(usize::from(socket.place())) {
             *slot = None;
         }
-        self.pay();
+        self.send_pending();
     }
 }
 
-const _: () = assert!(ROOM as usize > BUFFER_LEN, "a packet fits a stream");
+const _: () =
+    assert!(RECEIVE_BUFFER_LEN as usize > BUFFER_LEN, "a packet fits the receive buffer of a stream");

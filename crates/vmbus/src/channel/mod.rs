@@ -1,4 +1,4 @@
-//! A channel: two rings, and what a driver does with them.
+//! A channel: two rings, and the operations of a driver on them.
 
 mod gpa;
 mod open;
@@ -18,7 +18,7 @@ use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
 use paravirt_vmbus_ring::{Incoming, Kind, Outgoing, RingError};
 use zerocopy::IntoBytes;
 
-/// How long the host may take to open a channel, or to move it.
+/// How long the host may take to open a channel, or to move its interrupts.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a channel is opened.
@@ -30,8 +30,25 @@ pub struct ChannelOptions {
     pub incoming_pages: usize,
     /// The processor that the channel's interrupts go to.
     pub processor: ProcessorId,
-    /// What the class of devices wants the host to be told.
+    /// Data of the device class for OPEN_CHANNEL.
     pub user_defined: [u8; 120],
+}
+
+impl ChannelOptions {
+    /// These options, with the pages of the two rings, their control pages included: 2 at least for each.
+    pub fn with_rings(self, outgoing_pages: usize, incoming_pages: usize) -> Self {
+        Self { outgoing_pages, incoming_pages, ..self }
+    }
+
+    /// These options, with interrupts on `processor`.
+    pub fn with_processor(self, processor: ProcessorId) -> Self {
+        Self { processor, ..self }
+    }
+
+    /// These options, with data of the device class for OPEN_CHANNEL.
+    pub fn with_user_defined(self, user_defined: [u8; 120]) -> Self {
+        Self { user_defined, ..self }
+    }
 }
 
 impl Default for ChannelOptions {
@@ -40,13 +57,13 @@ impl Default for ChannelOptions {
     }
 }
 
-/// Why a packet was not sent. Nothing of it was.
+/// Why a packet was not sent. Nothing of it was written.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SendError {
     /// The ring is full: [`await_room`](Channel::await_room), or look again later.
     Full,
-    /// The packet does not fit the ring, or is of a shape that the protocol does not know.
+    /// The packet does not fit the ring, or cannot be expressed in the protocol.
     Invalid,
     /// The channel is out of service.
     Faulted(Fault),
@@ -70,7 +87,9 @@ impl From<Fault> for SendError {
     }
 }
 
-/// A channel that is open. Dropped, it is closed, and the host lets go of its rings.
+/// An open channel. Its drop closes it, and waits ten seconds at most for the host to release its rings.
+///
+/// Methods other than those that say so neither block nor lock; none may be called from an interrupt.
 pub struct Channel<P: Platform> {
     outgoing: Outgoing<RingSlice>,
     incoming: Incoming<RingSlice>,
@@ -83,13 +102,23 @@ pub struct Channel<P: Platform> {
     place: usize,
     epoch: u32,
     shared: PageArc<P, VmbusShared<P>>,
-    /// What the rings are in. `None` once it was taken down.
+    /// The memory of the rings. `None` once it was torn down.
     memory: Option<Gpadl<P>>,
     offer: Offer,
 }
 
+impl<P: Platform> fmt::Debug for Channel<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("offer", &self.offer)
+            .field("fault", &self.fault())
+            .field("is_armed", &self.is_armed)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<P: Platform> Channel<P> {
-    /// What the host offered.
+    /// The offer that was opened.
     pub fn offer(&self) -> &Offer {
         &self.offer
     }
@@ -103,7 +132,7 @@ impl<P: Platform> Channel<P> {
         self.shared.is_current(self.place, self.epoch)
     }
 
-    /// The fault that keeps the channel out of service: it was taken back ([`Fault::Removed`]), or the host wrote nonsense.
+    /// The fault that keeps the channel out of service: it was rescinded ([`Fault::Removed`]), or the host violated the protocol.
     #[inline(always)]
     pub fn fault(&self) -> Option<Fault> {
         if self.fault.is_none() && self.is_current() && self.shared.fault().is_none() {
@@ -118,7 +147,7 @@ impl<P: Platform> Channel<P> {
         if !self.is_current() { Some(Fault::Removed) } else { self.fault.or(self.shared.fault()) }
     }
 
-    /// Puts the channel out of service: for a driver that finds a packet which cannot be.
+    /// Puts the channel out of service: for a driver that finds a malformed packet.
     pub fn fail(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
     }
@@ -180,7 +209,7 @@ impl<P: Platform> Channel<P> {
         sent.map_err(|error| self.refused(error))
     }
 
-    /// Writes the completion of a packet of the host's.
+    /// Writes the completion of a packet from the host.
     ///
     /// # Errors
     ///
@@ -194,8 +223,8 @@ impl<P: Platform> Channel<P> {
         sent.map_err(|error| self.refused(error))
     }
 
-    /// Shows the host what was written, and signals it where it wants that: once for a batch, and not at all while it is at
-    /// work.
+    /// Publishes what was written, and signals the host unless it has masked signals: once for a batch, and not at all while the
+    /// host is draining the ring.
     #[inline]
     pub fn kick(&mut self) {
         if self.outgoing.publish() {
@@ -215,12 +244,16 @@ impl<P: Platform> Channel<P> {
             VMBUS_EVENT_CONNECTION
         };
         if let Err(status) = self.shared.hypervisor().signal_event(connection) {
-            log::error!("vmbus: {}: the signal was refused with status {:#x}", self.offer, status.0);
+            log::error!(
+                "vmbus: {}: signal refused with status {:#x}: channel out of service",
+                self.offer,
+                status.0
+            );
             self.fail(Fault::Protocol);
         }
     }
 
-    /// Whether a packet with `payload` bytes, its headers included, finds room now.
+    /// Whether there is room now for a packet with `payload` bytes, its headers included.
     ///
     /// # Errors
     ///
@@ -244,16 +277,16 @@ impl<P: Platform> Channel<P> {
         self.outgoing.is_drained().map_err(|error| self.broken(error))
     }
 
-    /// Puts the channel out of service: its ring holds nonsense.
+    /// Puts the channel out of service after a protocol violation in its rings.
     #[cold]
     fn broken(&mut self, error: RingError) -> Fault {
-        log::error!("vmbus: {}: {error}", self.offer);
+        log::error!("vmbus: {}: {error}: channel out of service", self.offer);
         self.fail(Fault::Protocol);
         Fault::Protocol
     }
 
-    /// After [`SendError::Full`]: asks for an interrupt once a packet with `payload` bytes, its headers included, finds room;
-    /// `true` where it does already. Not every host keeps its word: look again from time to time.
+    /// After [`SendError::Full`]: asks for an interrupt once there is room for a packet with `payload` bytes, its headers included;
+    /// `true` where there is already. Not every host sends it: look again from time to time.
     ///
     /// # Errors
     ///
@@ -266,7 +299,7 @@ impl<P: Platform> Channel<P> {
         self.outgoing.await_room(payload).map_err(|error| self.broken(error))
     }
 
-    /// Waits until a packet with `payload` bytes, its headers included, finds room, `at_most` so long.
+    /// Blocks until there is room for a packet with `payload` bytes, its headers included, `at_most` so long.
     ///
     /// # Errors
     ///
@@ -283,14 +316,14 @@ impl<P: Platform> Channel<P> {
         Ok(())
     }
 
-    /// Takes the next packet, copied to `buffer` once. `None` where there is none; the host then knows of the room.
+    /// Takes the next packet, copied to `buffer` once. `None` where there is none; the room is then released to the host.
     ///
     /// # Errors
     ///
     /// The fault of the channel, also where the packet is longer than `buffer`.
     #[inline(always)]
     pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
-        // Asked at every look, rather than for every packet that a look has shown.
+        // Checked at every look at the ring, rather than for every packet that a look has shown.
         if (self.fault.is_some() || !self.incoming.is_next_known())
             && let Some(fault) = self.fault()
         {
@@ -332,16 +365,16 @@ impl<P: Platform> Channel<P> {
         Some(accepted)
     }
 
-    /// Takes the next packet of those that came in before the host took the channel back.
+    /// Takes the next packet of those that came in before the host rescinded the channel.
     ///
     /// # Errors
     ///
-    /// [`Fault::Protocol`] where there is no sense in them.
+    /// [`Fault::Protocol`] where the ring is malformed.
     pub fn receive_rest<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
         self.incoming.next(buffer).map_err(|error| self.broken(error))
     }
 
-    /// Waits for the next packet, `at_most` so long.
+    /// Blocks until the next packet, `at_most` so long.
     ///
     /// # Errors
     ///
@@ -362,7 +395,7 @@ impl<P: Platform> Channel<P> {
         self.receive(buffer)?.ok_or(Fault::Protocol)
     }
 
-    /// [Releases](Self::release) what was taken where that is a good part of the ring: for who stops ahead of the last packet.
+    /// [Releases](Self::release) what was taken where that is a quarter of the ring: for a driver that stops before the last packet.
     #[inline(always)]
     pub fn release_if_due(&mut self) {
         if self.incoming.is_release_due() {
@@ -370,7 +403,7 @@ impl<P: Platform> Channel<P> {
         }
     }
 
-    /// Tells the host that what was taken has been read, and signals it where it waits for the room.
+    /// Releases the room of what was taken to the host, and signals the host where it waits for that.
     #[inline]
     pub fn release(&mut self) {
         if self.incoming.release() {
@@ -378,7 +411,7 @@ impl<P: Platform> Channel<P> {
         }
     }
 
-    /// Asks for an interrupt at the next packet: see [`Notify::arm`](paravirt_device::Notify::arm).
+    /// Unmasks the interrupt for the next packet: see [`Notify::arm`](paravirt_device::Notify::arm).
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         self.release();
@@ -390,21 +423,22 @@ impl<P: Platform> Channel<P> {
         if self.is_armed { Arm::Armed } else { Arm::Pending }
     }
 
-    /// Tells the host that no interrupts are wanted.
+    /// Masks interrupts.
     pub fn disarm(&mut self) {
         self.is_armed = false;
         self.incoming.mask();
     }
 
-    /// Registers the task to wake at the next packet, and when the channel goes away.
+    /// Registers the task to wake at the next packet, and when the channel is rescinded.
     pub fn register(&self, waker: &Waker) {
         if let Some(cell) = self.shared.cell(self.channel) {
             cell.register(waker);
         }
     }
 
-    /// Tells the host of `region` as memory of this channel: a buffer that both sides know. Drop the channel ahead of it:
-    /// a host need not let go while the channel is open, and the drop then waits ten seconds and leaks the memory.
+    /// Creates a GPADL of `region` for this channel: a buffer that both sides access. Blocks for the host's answer, ten seconds at
+    /// most. Drop the channel before it: a host need not release it while the channel is open, and the drop then waits ten seconds
+    /// and leaks the memory.
     ///
     /// # Errors
     ///
@@ -413,7 +447,8 @@ impl<P: Platform> Channel<P> {
         Gpadl::new(&self.shared, self.place, self.epoch, region)
     }
 
-    /// Moves the channel's interrupts to `processor`. Hosts before 5.3 do not confirm, and may raise a few where they were.
+    /// Moves the channel's interrupts to `processor`. Blocks for the host's answer, ten seconds at most; hosts before VMBus 5.3 do
+    /// not answer, and may raise a few more on the processor before.
     ///
     /// # Errors
     ///
@@ -456,7 +491,7 @@ impl<P: Platform> Channel<P> {
         answer.unwrap_or(Err(Fault::Timeout.into()))
     }
 
-    /// Does `work` with the answer to a change of processor, if the channel is the one that it was.
+    /// Does `work` with the awaited answer to MODIFY_CHANNEL, unless the channel was rescinded.
     fn set_modify<R>(&self, work: impl FnOnce(&mut Awaited) -> R) -> Result<R, ChannelError> {
         let mut state = self.shared.state.lock();
         if !self.is_current() {

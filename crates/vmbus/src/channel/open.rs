@@ -13,7 +13,7 @@ use paravirt_platform::{DmaRegion, PAGE_SIZE, PageArc, Platform};
 use paravirt_vmbus_ring::{Incoming, Outgoing, reset};
 use zerocopy::IntoBytes;
 
-/// Takes a channel for a driver, and gives it back where that fails.
+/// Takes a channel for a driver; dropped unless kept, it frees it again.
 struct Claim<'a, P: Platform> {
     shared: &'a VmbusShared<P>,
     place: usize,
@@ -25,7 +25,7 @@ impl<P: Platform> Drop for Claim<'_, P> {
     fn drop(&mut self) {
         if !self.is_kept {
             let mut state = self.shared.state.lock();
-            // On a connection of later, the place is another one's.
+            // On a later connection, the entry is of another channel.
             if self.shared.generation() == self.generation
                 && let Some(entry) = state.entry(self.place)
             {
@@ -67,7 +67,8 @@ impl<P: Platform> Channel<P> {
         let incoming_len = options.incoming_pages.checked_mul(PAGE_SIZE).ok_or(ChannelError::Size)?;
         let len = outgoing_len.checked_add(incoming_len).ok_or(ChannelError::Size)?;
         let region = DmaRegion::alloc(shared.platform(), len)?;
-        // SAFETY: the channel owns both the slices and the region, by way of the GPADL.
+        // SAFETY: both slices and the GPADL that owns the region are fields of the channel, whose drop takes the GPADL only in
+        // `shut`, after which no method accesses the rings.
         let slices = unsafe {
             RingSlice::new(region.shared(), 0, outgoing_len).zip(RingSlice::new(
                 region.shared(),
@@ -94,7 +95,7 @@ impl<P: Platform> Channel<P> {
             offer,
         };
         claim.is_kept = true;
-        // From here on, a drop closes the channel: whatever the host has done of the opening is undone.
+        // From here on, a drop closes the channel, however much of the opening the host has done.
         channel.ask_to_open(options)?;
         Ok(channel)
     }
@@ -103,7 +104,7 @@ impl<P: Platform> Channel<P> {
         let version = self.shared.version();
         let processor =
             if version.has_event_flags() { options.processor } else { self.shared.contact_processor() };
-        // Where that one has no interrupt, the one that messages come to may.
+        // Where that one has no interrupt, the one that messages come to may have one.
         let processor =
             if self.shared.has_vector(processor) { processor } else { self.shared.contact_processor() };
         let target_vp = self.shared.synic().vp_index(processor).ok_or(ChannelError::Size)?;
@@ -149,8 +150,8 @@ impl<P: Platform> Channel<P> {
 }
 
 impl<P: Platform> Channel<P> {
-    /// Closes the channel, and waits until the host has let go of its rings: with them it lets go of everything that was sent
-    /// by them. A drop does the same, but does not tell.
+    /// Closes the channel, and blocks until the host has released its rings, ten seconds at most: the host has then completed
+    /// everything that was sent by them. A drop does the same without a result.
     ///
     /// # Errors
     ///
@@ -159,10 +160,10 @@ impl<P: Platform> Channel<P> {
         if self.shut() { Ok(()) } else { Err(Fault::Timeout) }
     }
 
-    /// Closes it, once; whether the host has let go.
+    /// Closes it, once; whether the host has released it.
     fn shut(&mut self) -> bool {
         let Some(memory) = self.memory.take() else { return true };
-        // On a connection of later, its place is another one's, and the host has let go of all.
+        // On a later connection, the entry is of another channel, and the host has released everything.
         let must_close = {
             let mut state = self.shared.state.lock();
             match state.entry(self.place).filter(|_| memory.is_current()) {
@@ -175,7 +176,7 @@ impl<P: Platform> Channel<P> {
         let is_closed =
             !must_close || self.shared.post_channel(VmbusMessageType::CLOSE_CHANNEL, self.channel).is_ok();
         let generation = memory.generation();
-        let has_let_go = match is_closed {
+        let is_released = match is_closed {
             true => memory.free(),
             false => {
                 memory.leak();
@@ -190,7 +191,7 @@ impl<P: Platform> Channel<P> {
         }
         drop(state);
         self.shared.release_if_gone(self.place);
-        has_let_go
+        is_released
     }
 }
 

@@ -48,6 +48,6 @@ fn usual(bench: &Bench) -> Result<Outcome> {
         machine.command_line = format!("socket={NOBODY}");
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 1)?;
-        must_say(&transcript, "nobody listens there")
+        must_say(&transcript, "connection refused")
     })
 }

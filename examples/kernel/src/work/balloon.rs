@@ -37,7 +37,12 @@ impl BalloonMemory for Spare {
     fn statistics(&mut self) -> MemoryStatistics {
         let (total, free) = memory::statistics();
         let committed = total.saturating_sub(free).saturating_sub(memory::spared());
-        MemoryStatistics { total, free, available: free, caches: 0, committed }
+        let mut statistics = MemoryStatistics::default();
+        statistics.total = total;
+        statistics.free = free;
+        statistics.available = free;
+        statistics.committed = committed;
+        statistics
     }
 }
 
