@@ -64,9 +64,8 @@ fn main() {
     else {
         usage()
     };
-    let kicks;
     let frame = [7u8; LEN];
-    match part {
+    let kicks = match part {
         "virtio-net-tx" | "virtio-net-rx" => {
             let guest = Guest::new();
             let features = NetFeatures::all();
@@ -94,7 +93,7 @@ fn main() {
                     host.work();
                 }
             }
-            kicks = host.device().kicks(index) - before;
+            host.device().kicks(index) - before
         }
         "netvsc-tx" | "netvsc-rx" => {
             let guest = Guest::with(1, true);
@@ -126,10 +125,10 @@ fn main() {
                     host.work(&guest, channel);
                 }
             }
-            kicks = host.signals(channel).0 - before;
+            host.signals(channel).0 - before
         }
         _ => usage(),
-    }
+    };
     let each = count::allocations() as f64 / (rounds * batch) as f64;
     println!("kicks={} allocations={each}", kicks as f64 / rounds as f64);
 }

@@ -420,10 +420,11 @@ impl Listing<'_> {
         for (index, item) in sources.items(path).iter().enumerate() {
             match item {
                 Item::Use(item) if is_public(&item.vis) => self.list_use(path, item, shown),
+                // The name of a `macro_rules!`.
+                Item::Macro(item)
+                    if item.ident.is_some() && !has_attribute(&item.attrs, "macro_export", "") => {}
                 Item::Macro(item) if item.ident.is_some() => {
-                    if has_attribute(&item.attrs, "macro_export", "") {
-                        self.list_item(&(path.clone(), index), shown, None);
-                    }
+                    self.list_item(&(path.clone(), index), shown, None);
                 }
                 Item::Macro(item) if !public_names(item.mac.tokens.clone()).is_empty() => {
                     self.list_item(&(path.clone(), index), shown, None);

@@ -4,6 +4,7 @@ mod api;
 mod bench;
 mod bindings;
 mod bootable;
+mod deny;
 mod fuzz;
 mod guest;
 mod image;
@@ -44,6 +45,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Generate the Rust of bindings/hyperv from its C headers
     Bindgen,
+    /// Check licences, duplicates, sources and advisories of the dependencies, with cargo-deny
+    Deny,
     /// Build the documentation of all crates
     Doc,
     /// Write the public API of each published crate to docs/api
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::bench(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Bindgen => bindings::bindgen(),
+        Command::Deny => deny::deny(),
         Command::Doc => test::doc(),
         Command::Api => api::write(),
         Command::Serve(options) => serve::serve_forever(&options),

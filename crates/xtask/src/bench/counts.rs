@@ -8,6 +8,7 @@
 use crate::scratch::Scratch;
 use crate::tools;
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
@@ -163,12 +164,14 @@ pub fn all(mut each: impl FnMut(&Row)) -> Result<Vec<Row>> {
     let mut built = HashMap::new();
     let mut rows = vec![];
     for &(part, program, word, batches) in PARTS {
-        if !built.contains_key(&program) {
-            let path = build(program)?;
-            let locking = locking_instructions(&path)?;
-            built.insert(program, (path, locking));
-        }
-        let (path, locking) = built.get(&program).context("just built")?;
+        let (path, locking) = &*match built.entry(program) {
+            Entry::Occupied(built) => built.into_mut(),
+            Entry::Vacant(missing) => {
+                let path = build(program)?;
+                let locking = locking_instructions(&path)?;
+                missing.insert((path, locking))
+            }
+        };
         for batch in batches {
             let count =
                 |rounds: u64| run(program, path, locking, &[word, &batch.to_string(), &rounds.to_string()]);

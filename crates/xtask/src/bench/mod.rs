@@ -2,6 +2,7 @@
 
 mod counts;
 pub mod guests;
+mod plot;
 
 use crate::guest::Machine;
 use crate::scratch::Scratch;
@@ -28,6 +29,7 @@ pub fn bench(options: &Options) -> Result<()> {
     }
     let rows = counts::all(counts::print_line)?;
     counts::write_json(&rows)?;
+    plot::plot(&plot::measured()?)?;
     if options.counts {
         return Ok(());
     }
