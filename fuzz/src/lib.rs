@@ -75,7 +75,7 @@ fn ring(packed: bool, data: &[u8]) {
             loop {
                 match queue.pop() {
                     Ok(Some(used)) => {
-                        assert!(used.len <= 64 && left > 0, "more came back than was sent");
+                        assert!(used.len <= 64 && left > 0, "more requests completed than were submitted");
                         left -= 1;
                     }
                     Ok(None) => break,
@@ -383,7 +383,7 @@ pub fn nvsp_message(data: &[u8]) {
     }
 }
 
-/// Messages of RNDIS: frames with what stands beside them, and the others.
+/// Messages of RNDIS: frames with their per-packet information, and the others.
 pub fn rndis_message(data: &[u8]) {
     use paravirt_netvsc::rndis::{Control, FrameHeader, FrameInfo, vlan_word};
     let room = data.len() as u32;

@@ -67,7 +67,7 @@ enum rndis_filter_flags : uint32_t {
     RNDIS_FILTER_FLAGS_PROMISCUOUS = 0x20,
 };
 
-/// What stands beside a frame.
+/// The kinds of per-packet information of a frame.
 enum rndis_info_type : uint32_t {
     RNDIS_INFO_TYPE_CHECKSUM = 0,
     RNDIS_INFO_TYPE_LSO = 2,
@@ -127,7 +127,7 @@ struct rndis_packet {
     uint32_t reserved;
 };
 
-/// Ahead of what stands beside a frame.
+/// The header of one item of per-packet information.
 struct rndis_info {
     /// Bytes, with this header.
     uint32_t size;

@@ -229,7 +229,7 @@ struct vmbus_open_channel {
 /// No interrupts, on hosts that know it.
 #define VMBUS_VP_DISABLED 0xffffffff
 
-/// A guest's wish for a socket. The silo is from version 5.2 on.
+/// A guest's request for a socket connection. The silo is from version 5.2 on.
 struct vmbus_tl_connect_request {
     struct vmbus_message_header header;
     uint8_t endpoint_id[16];

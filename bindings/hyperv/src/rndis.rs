@@ -149,7 +149,7 @@ impl RndisInfoType {
     pub const PACKET_ID: RndisInfoType = RndisInfoType(2147483649);
 }
 #[repr(transparent)]
-#[doc = " What stands beside a frame."]
+#[doc = " The kinds of per-packet information of a frame."]
 #[derive(
     Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, PartialOrd, Ord,
 )]
@@ -203,7 +203,7 @@ const _: () = {
     ["Offset of field: RndisPacket::vc_handle"][::core::mem::offset_of!(RndisPacket, vc_handle) - 36usize];
     ["Offset of field: RndisPacket::reserved"][::core::mem::offset_of!(RndisPacket, reserved) - 40usize];
 };
-#[doc = " Ahead of what stands beside a frame."]
+#[doc = " The header of one item of per-packet information."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RndisInfo {

@@ -534,7 +534,7 @@ const _: () = {
     ["Offset of field: VmbusOpenChannel::user_defined"]
         [::core::mem::offset_of!(VmbusOpenChannel, user_defined) - 28usize];
 };
-#[doc = " A guest's wish for a socket. The silo is from version 5.2 on."]
+#[doc = " A guest's request for a socket connection. The silo is from version 5.2 on."]
 #[repr(C)]
 #[derive(Debug, Copy, Clone, Hash, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VmbusTlConnectRequest {

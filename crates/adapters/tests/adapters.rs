@@ -74,7 +74,7 @@ fn a_buffer_is_lent_once_and_not_reachable_meanwhile() {
     assert_eq!(buffer.submit(Direction::ToDevice).expect_err("twice"), SubmitError::InFlight);
     assert!(buffer.bytes_mut().is_none());
     assert_eq!(SHARED.load(Ordering::SeqCst), 1);
-    // SAFETY: it is lent, and there is no device.
+    // SAFETY: the buffer was submitted above, and there is no device that could access it.
     unsafe { buffer.reclaim() }
     assert_eq!(SHARED.load(Ordering::SeqCst), 0);
     assert_eq!(buffer.into_bytes().expect("its bytes"), [7; 100]);

@@ -13,7 +13,7 @@ pub struct MmioDevice {
     pub irq: u32,
 }
 
-/// A `virtio_mmio.device=` parameter that cannot be read.
+/// A `virtio_mmio.device=` parameter that is malformed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed<'a> {
     /// Its value.

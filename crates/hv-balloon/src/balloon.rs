@@ -140,7 +140,7 @@ impl<P: Platform> HvBalloon<P> {
         offer: &Offer,
         options: &ChannelOptions,
     ) -> Result<Self, OpenError> {
-        let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
+        let options = options.with_rings(RING_PAGES, RING_PAGES);
         let mut this = Self {
             channel: vmbus.open(offer, &options)?,
             platform: platform.clone(),
@@ -211,7 +211,7 @@ impl<P: Platform> HvBalloon<P> {
                     return Ok(Answer::Capabilities { is_accepted, suppresses_reports });
                 }
                 Ok(HostMessage::Info) if !left.is_zero() => {}
-                _ => return Err(self.fail("an answer that is none")),
+                _ => return Err(self.fail("malformed response")),
             }
         }
     }
@@ -336,7 +336,7 @@ impl<P: Platform> HvBalloon<P> {
                 .wait_for_room(message.len(), TIMEOUT)
                 .inspect_err(|fault| self.channel.fail(*fault))?;
             if !self.answer(message)? {
-                return Err(self.fail("room that is none"));
+                return Err(self.fail("a count of pages that is out of range"));
             }
         }
         Ok(())
@@ -384,7 +384,7 @@ impl<P: Platform> HvBalloon<P> {
                     is_held
                 });
                 if given.count() < ranges.iter().len() {
-                    return Err(self.fail("the host gives back pages that it does not have"));
+                    return Err(self.fail("unballoon of pages that the host does not have"));
                 }
                 if !has_more {
                     let size = size_of::<DmHeader>();

@@ -43,11 +43,7 @@ impl<P: Platform> Connection<P> {
         service: Service,
     ) -> Result<Self, ChannelError> {
         let buffer = PageTable::new(platform, MAX_PACKET, |_| 0)?;
-        let options = ChannelOptions {
-            outgoing_pages: RING_PAGES,
-            incoming_pages: RING_PAGES,
-            ..ChannelOptions::default()
-        };
+        let options = ChannelOptions::default().with_rings(RING_PAGES, RING_PAGES);
         Ok(Self {
             channel: vmbus.open(offer, &options)?,
             service,

@@ -144,7 +144,7 @@ impl<P: Platform> HvInput<P> {
             vmbus::MOUSE => Model::Mouse(Layout::default(), Pointer::default()),
             _ => return Err(OpenError::Class),
         };
-        let options = ChannelOptions { outgoing_pages: RING_PAGES, incoming_pages: RING_PAGES, ..*options };
+        let options = options.with_rings(RING_PAGES, RING_PAGES);
         let buffer = PageTable::new(platform, MAX_PACKET, |_| 0)?;
         let mut this =
             Self { channel: vmbus.open(offer, &options)?, buffer, model, pending: PendingEvents::default() };

@@ -77,8 +77,7 @@ impl<P: Platform> Stream<P> {
     /// Opens the channel that the host has offered for the socket.
     pub fn open(&mut self, vmbus: &Vmbus<P>, offer: &Offer, waker: Option<&Waker>) {
         let pages = if vmbus.version() < Version::new(5, 0) { RING_PAGES_V4 } else { RING_PAGES };
-        let options =
-            ChannelOptions { outgoing_pages: pages, incoming_pages: pages, ..ChannelOptions::default() };
+        let options = ChannelOptions::default().with_rings(pages, pages);
         self.phase = match vmbus.open(offer, &options) {
             Ok(channel) => {
                 waker.into_iter().for_each(|waker| channel.register(waker));

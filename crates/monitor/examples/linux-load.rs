@@ -117,7 +117,7 @@ fn round_trips(server: &str) -> Result<()> {
         let mut back = [0; TRIP];
         stream.write_all(&sent)?;
         stream.read_exact(&mut back)?;
-        ensure!(back == sent, "not the same came back");
+        ensure!(back == sent, "the echo differs");
     }
     println!("round-trips=done count={TRIPS} micros={}", start.elapsed().as_micros());
     Ok(())

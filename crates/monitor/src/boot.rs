@@ -24,7 +24,7 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const COMMAND_LINE_LEN: usize = 4096;
 const LOW_END: u64 = 0x9_fc00;
 const HIGH: u64 = 0x10_0000;
-/// Where the descriptors are that the segment registers are loaded from: kernels of old load them again.
+/// Where the descriptors are that the segment registers are loaded from: older kernels load them again.
 const DESCRIPTORS: u64 = 0x5000;
 /// Linux takes its first file system below 2 GiB.
 const INITRD_END: u64 = 2 << 30;

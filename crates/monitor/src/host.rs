@@ -258,7 +258,7 @@ impl State {
         }
     }
 
-    /// A processor's thread has served a channel, or has heard a wish: the thread that serves looks at what comes of it.
+    /// Wakes the service thread: a processor's thread has served a channel or received a request.
     fn has_worked(&self) {
         // Where the count is full it wakes as well.
         let _ = self.news.write(1);

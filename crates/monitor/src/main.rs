@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     for (vp, processor) in processors.into_iter().enumerate() {
         let (board, sender) = (board.clone(), sender.clone());
         threads.push(std::thread::spawn(move || {
-            // Who listens no more has heard of another end.
+            // A closed receiver has been told of another end.
             processor::run(&board, vp as u32, processor).into_iter().for_each(|end| drop(sender.send(end)));
         }));
     }

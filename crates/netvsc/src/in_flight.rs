@@ -23,7 +23,7 @@ struct Entry<B> {
     next: u16,
 }
 
-/// The table of the frames in flight, and those that came back.
+/// The table of the frames in flight and of the completed ones.
 pub(crate) struct InFlight<P: Platform, B: DmaBuffer> {
     entries: PageTable<P, Entry<B>>,
     free: u16,
@@ -48,7 +48,7 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         })
     }
 
-    /// Whether a frame waits to be taken back.
+    /// Whether a frame is completed and not yet taken.
     pub fn has_sent(&self) -> bool {
         !self.sent.is_empty()
     }
@@ -68,7 +68,7 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         channel: &mut Channel<P>,
     ) -> Result<(), (Rejected, B)> {
         let at = self.free;
-        // Every frame in flight has room among those that came back.
+        // Every frame in flight has room among the completed ones.
         let is_full = self.sent.len().saturating_add(usize::from(self.count)) >= self.sent.capacity();
         let Some(headers) = &self.headers else { return Err((Fault::Timeout.into(), frame)) };
         let Some(entry) = self.entries.get_mut(usize::from(at)).filter(|_| !is_full) else {
@@ -103,7 +103,7 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         Ok(())
     }
 
-    /// Reclaims the buffer of entry `at`, which the host no longer reads, and puts it among those that came back.
+    /// Reclaims the buffer of entry `at`, which the host no longer reads, and adds it to the completed ones.
     fn finish(&mut self, at: u16, result: Result<(), IoError>) {
         let Some(entry) = self.entries.get_mut(usize::from(at)) else { return };
         let Some(mut buffer) = entry.buffer.take() else { return };

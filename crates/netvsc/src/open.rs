@@ -53,6 +53,7 @@ const MAX_PACKETS: u32 = 32;
 
 /// Options for opening a device: [`NetVsc::open`](crate::NetVsc::open).
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct NetOptions {
     /// Queues to open, at most: 1 to 16; usually the number of processors. The host may offer fewer.
     pub queues: u16,
@@ -71,6 +72,28 @@ pub struct NetOptions {
     /// Whether the guest can drive a VF that the host attaches to the device: see
     /// [`NetEvent::VirtualFunction`](paravirt_device::NetEvent::VirtualFunction).
     pub takes_virtual_function: bool,
+}
+
+impl NetOptions {
+    /// These options, with up to `queues` queues whose interrupts are spread over `processors` processors.
+    pub fn with_queues(self, queues: u16, processors: u32) -> Self {
+        Self { queues, processors, ..self }
+    }
+
+    /// These options, with an MTU of `mtu` bytes.
+    pub fn with_mtu(self, mtu: u16) -> Self {
+        Self { mtu, ..self }
+    }
+
+    /// These options, with buffers of that many bytes for each queue.
+    pub fn with_buffers(self, receive_bytes: usize, send_bytes: usize) -> Self {
+        Self { receive_bytes, send_bytes, ..self }
+    }
+
+    /// These options, with rings of `ring_pages` pages each, control page included.
+    pub fn with_ring_pages(self, ring_pages: usize) -> Self {
+        Self { ring_pages, ..self }
+    }
 }
 
 impl Default for NetOptions {
@@ -230,7 +253,8 @@ fn open_channel<P: Platform>(
 ) -> Result<Channel<P>, OpenError> {
     let processor = ProcessorId(index.checked_rem(options.processors.max(1)).unwrap_or(0));
     let (outgoing_pages, incoming_pages) = (options.ring_pages, options.ring_pages);
-    let channel = ChannelOptions { outgoing_pages, incoming_pages, processor, ..ChannelOptions::default() };
+    let channel =
+        ChannelOptions::default().with_rings(outgoing_pages, incoming_pages).with_processor(processor);
     Ok(vmbus.open(offer, &channel)?)
 }
 

@@ -64,7 +64,7 @@ impl<P: Platform, B: DmaBuffer> NetVscQueue<P, B> {
         Ok(Some(Self { rx, tx: NetVscTx { state: Some(tx), index, shared } }))
     }
 
-    /// Ends the sending state once the channels are closed: frames of callers come back.
+    /// Ends the sending state once the channels are closed: callers' frames are reclaimed.
     #[cold]
     fn end_if_closed(&mut self) {
         let closed = self.tx.shared.host.closed();

@@ -107,7 +107,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
         })
     }
 
-    /// Whether a frame of a caller waits to be taken back.
+    /// Whether a completed frame of a caller waits to be reclaimed.
     pub fn has_sent(&self) -> bool {
         self.in_flight.has_sent()
     }

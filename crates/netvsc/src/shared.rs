@@ -13,7 +13,7 @@ use spin::Mutex;
 
 /// The shared state of a device.
 ///
-/// Memory that the host accesses lives here, or comes back to here with the state of a queue that is dropped: the two buffers,
+/// Memory that the host accesses lives here, or returns here with the state of a dropped queue: the two buffers,
 /// the page of requests, and the headers and bounce slots in [`ChannelState::idle`]. [`close`](Self::close) closes the channels
 /// before any of it is dropped.
 pub(crate) struct NetShared<P: Platform, B: DmaBuffer> {

@@ -27,11 +27,11 @@ enum Any<P: Platform, B: DmaBuffer> {
     HyperV(StorController<P, B>),
 }
 
-/// What a controller says.
+/// An event of a controller.
 enum Said<P: Platform, B: DmaBuffer> {
     Added(Block<P, B>, paravirt_scsi::Address),
     Removed(paravirt_scsi::Address),
-    /// Its disks say so, each to whoever has it.
+    /// Reported by its disks, each to its owner.
     Faulted,
 }
 
@@ -146,9 +146,9 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     /// What has come and gone on the controller at `only`, or on all of them.
     pub fn poll(&mut self, only: Option<Place>, each: &mut dyn FnMut(Event<P, B>)) {
         for (place, controller) in self.iter_mut().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
-            while let Some(said) = controller.poll() {
+            while let Some(event) = controller.poll() {
                 let place = *place;
-                match said {
+                match event {
                     Said::Added(disk, unit) => {
                         let address = Address { place, unit: Some(unit) };
                         each(Event::Found(Found { address, device: Device::Block(disk) }));

@@ -1,4 +1,4 @@
-//! What firmware and the command line say of buses, collected before anything is touched.
+//! The buses that firmware and the command line describe, collected before any device is accessed.
 
 use crate::{Firmware, Physical, acpi_tables, with_table};
 use core::ops::ControlFlow;
@@ -127,11 +127,11 @@ impl Map {
         let mut is_walked = false;
         for bridge in self.bridges.iter().filter(|bridge| (first..=last).contains(&bridge.first)) {
             is_walked = true;
-            // SAFETY: the windows are those that firmware says the bridge forwards; the rest is the caller's promise.
+            // SAFETY: the windows are those that firmware says the bridge forwards; the rest is the contract of `probe`.
             unsafe { enumerate(access, bridge.first, &mut bridge.windows.clone(), is_driven, &mut *visit) };
         }
         if !is_walked {
-            // SAFETY: no window is given out; the rest is the caller's promise.
+            // SAFETY: no window is given out; the rest is the contract of `probe`.
             unsafe { enumerate(access, first, &mut Windows::new(), is_driven, visit) };
         }
     }

@@ -85,7 +85,7 @@ impl<P: Platform> HyperVHost<P> {
         // Channels are spread over the processors.
         let processors = self.platform.processors().count().max(1);
         let processor = offer.channel.checked_rem(processors).unwrap_or(0);
-        let options = ChannelOptions { processor: ProcessorId(processor), ..ChannelOptions::default() };
+        let options = ChannelOptions::default().with_processor(ProcessorId(processor));
         let device = match offer.interface {
             paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
                 Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
@@ -98,7 +98,7 @@ impl<P: Platform> HyperVHost<P> {
                 }
             }
             paravirt_netvsc::INTERFACE => {
-                let options = NetOptions { queues: self.queues, processors, ..NetOptions::default() };
+                let options = NetOptions::default().with_queues(self.queues, processors);
                 match NetVsc::open(&self.platform, vmbus, offer, &options) {
                     Ok(card) => Device::Net(Net::HyperV(card)),
                     Err(error) => unclaimed(Reason::NetVsc(error)),

@@ -8,7 +8,7 @@ use paravirt_platform::{PageTable, Platform};
 use paravirt_vmbus::{Offer, Vmbus};
 
 /// Services that are kept, at most: there are six of them.
-const MOST: usize = 8;
+const MAX_SERVICES: usize = 8;
 
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
 enum Entry<P: Platform> {
@@ -38,7 +38,7 @@ pub(crate) struct Integration<P: Platform> {
 
 impl<P: Platform> Integration<P> {
     pub fn new(platform: &P) -> Self {
-        Self { table: PageTable::new(platform, MOST, |_| None).ok(), waker: None, is_serving: false }
+        Self { table: PageTable::new(platform, MAX_SERVICES, |_| None).ok(), waker: None, is_serving: false }
     }
 
     fn entries(&mut self) -> impl Iterator<Item = &mut Option<Entry<P>>> {

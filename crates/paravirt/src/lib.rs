@@ -1,10 +1,9 @@
-//! The front door of paravirt: one call finds every device of the machine, on every bus, and hands it over as the common
-//! traits of [`paravirt_device`].
+//! Finds every paravirtual device of a machine, on every bus, and opens it behind the common traits of [`paravirt_device`].
 //!
 //! [`probe`] walks PCI (through ECAM that ACPI's MCFG names, else through ports 0xCF8 and 0xCFC) and the virtio devices
 //! behind MMIO registers (declared in the DSDT or named on the command line), then the channels of VMBus where there is a
-//! Hyper-V, takes what it can drive into service, and names the rest. What the host offers to the machine as a whole comes
-//! back as [`Services`]. [`hypervisor::detect`] says on which host this runs; nothing depends on that.
+//! Hyper-V, opens the devices that have a driver, and reports the rest as unclaimed. Services of the host for the whole machine are
+//! returned as [`Services`]. [`hypervisor::detect`] names the hypervisor; nothing depends on its answer.
 //!
 //! # A port
 //!
@@ -32,7 +31,7 @@
 //!             _ => {}
 //!         })
 //!     };
-//!     // Keep what it returns: hot plug, the clock, crash reports, and the goodbye at the end.
+//!     // Keep what it returns: hot plug, the clock, crash reports, and the unload at the end.
 //! }
 //! ```
 #![no_std]

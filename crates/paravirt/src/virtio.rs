@@ -32,7 +32,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     controllers: &mut Controllers<P, B>,
     found: &mut dyn FnMut(Found<P, B>),
 ) {
-    // SAFETY: the caller says that reading the firmware's tables has no side effects.
+    // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
     let memory = unsafe { Physical::new(platform) };
     let map = Map::collect(&memory, firmware);
     let mut hand_over = |place: Place, device: Device<P, B>| {
@@ -49,14 +49,14 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         }
     };
     let mut visit = |slot: PciSlot<P>| {
-        // SAFETY: the caller says that nobody else drives the devices, and the walk hands each function over once.
+        // SAFETY: by the contract of this function, nobody else drives the devices, and the walk hands each function over once.
         let device = unsafe { pci_device(platform, &slot, open, options) };
         hand_over(Place::Pci(slot.address()), device);
     };
     let is_driven = |info: &paravirt_pci::FunctionInfo| transport::is_virtio(info).is_some();
     let mut is_reached = false;
     for range in map.ecam.iter() {
-        // SAFETY: the MCFG says that configuration space is there, and the caller vouches for firmware.
+        // SAFETY: the MCFG says that configuration space is there, and the contract of `probe` requires firmware's tables to be true.
         match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
             Ok(access) => {
                 is_reached = true;
@@ -75,7 +75,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     while let Some(next) = map.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
         floor = Some(next.base);
         let len = usize::try_from(next.len).unwrap_or(usize::MAX);
-        // SAFETY: the DSDT or the command line says that registers are there, for which the caller vouches.
+        // SAFETY: the DSDT or the command line says that registers are there, which the contract of `probe` requires to be true.
         let device = match unsafe { transport::mmio(platform, next.base, len, next.line) } {
             Err(MmioError::Empty) => continue,
             Err(error) => {

@@ -43,7 +43,7 @@ impl Bars {
     /// Nobody uses the function's registers meanwhile.
     pub unsafe fn read<P: Platform>(function: &PciFunction<P>) -> Self {
         let command = function.command();
-        // SAFETY: the function stops answering, which the caller says nobody minds.
+        // SAFETY: the function stops decoding addresses, which the contract of this function allows.
         unsafe {
             function.set_command(command.difference(Command::MEMORY_SPACE | Command::IO_SPACE));
         }
@@ -91,7 +91,7 @@ const fn register(index: u8) -> u8 {
 unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<Bar> {
     let at = register(index);
     let old = function.read(at);
-    // SAFETY: the caller says that what the register holds meanwhile is not decoded.
+    // SAFETY: by the contract of this function, what the register holds meanwhile is not decoded.
     let mask = unsafe { probe(function, at, old) };
     if old & 1 != 0 {
         let size = (mask & !3).wrapping_neg() & 0xffff;
@@ -102,7 +102,7 @@ unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<
         2 if index < COUNT.wrapping_sub(1) => {
             let above = register(index.saturating_add(1));
             let old_high = function.read(above);
-            // SAFETY: the caller says that what the register holds meanwhile is not decoded.
+            // SAFETY: by the contract of this function, what the register holds meanwhile is not decoded.
             let high = unsafe { probe(function, above, old_high) };
             let address = u64::from(old & !0xf) | u64::from(old_high) << 32;
             (address, low | u64::from(high) << 32, AddressWidth::Bits64)
@@ -140,7 +140,7 @@ pub(crate) unsafe fn set_address<P: Platform>(
     address: u64,
     width: AddressWidth,
 ) {
-    // SAFETY: the caller says that the address is this function's to decode.
+    // SAFETY: by the contract of this function, the address is this function's to decode.
     unsafe {
         function.write(register(index), address as u32);
         if width == AddressWidth::Bits64 {

@@ -33,7 +33,7 @@ impl<P: Platform> ConfigAccess<P> {
     pub unsafe fn ecam(platform: &P, phys: u64, segment: u16, first: u8, last: u8) -> Result<Self, MapError> {
         let buses = usize::from(last).checked_sub(usize::from(first)).ok_or(MapError)?.wrapping_add(1);
         let start = phys.checked_add(u64::from(first) << 20).ok_or(MapError)?;
-        // SAFETY: the caller says that this is configuration space.
+        // SAFETY: by the contract of this function, this is configuration space.
         let registers = unsafe { MmioRegion::map(platform, start, buses << 20) }?;
         let registers = PageArc::new(platform, registers).map_err(|AllocError| MapError)?;
         Ok(Self(Mechanism::Ecam { registers, segment, first, last }))

@@ -32,7 +32,7 @@ impl<P: Platform> PciSlot<P> {
         &self.function
     }
 
-    /// What it says it is.
+    /// Its identity.
     pub fn info(&self) -> &FunctionInfo {
         &self.info
     }

@@ -1,4 +1,4 @@
-//! One function: where it is, what it says it is, and its configuration space.
+//! One function: its address, its identity, and its configuration space.
 
 use crate::ConfigAccess;
 use bitflags::bitflags;
@@ -44,7 +44,7 @@ pub enum HeaderType {
     Other(u8),
 }
 
-/// What a function says it is.
+/// The identity of a function.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct FunctionInfo {

@@ -64,7 +64,7 @@ impl<'a> DmaSegments<'a> {
 pub enum SubmitError {
     /// It is in flight already.
     InFlight,
-    /// It is empty, or a segment is longer than 32 bits can say.
+    /// It is empty, or a segment is 4 GiB or longer.
     Length,
     /// The platform could not map it for the device.
     Map,
@@ -97,7 +97,7 @@ impl core::error::Error for SubmitError {}
 ///   implementation neither reads nor writes the memory, nor moves or frees it, even when it is dropped.
 /// * The segments do not overlap and none is empty.
 pub unsafe trait DmaBuffer: Send + 'static {
-    /// Puts the buffer in flight and says where the device sees it.
+    /// Puts the buffer in flight and returns its DMA segments.
     ///
     /// # Errors
     ///

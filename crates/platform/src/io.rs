@@ -79,7 +79,7 @@ impl<P: Platform> MmioRegion<P> {
     ///
     /// # Errors
     ///
-    /// [`MapError`] as [`Platform::map`] says.
+    /// [`MapError`] as for [`Platform::map`].
     ///
     /// # Safety
     ///

@@ -232,7 +232,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         mut data: Data<B>,
         build: impl BuildCdb,
     ) -> Result<(), Rejected> {
-        debug_assert!(!matches!(data, Data::Buffer(..)), "a buffer is to come back from a refusal");
+        debug_assert!(!matches!(data, Data::Buffer(..)), "a refusal returns the buffer");
         let (at, lists) = (self.free, self.lists.take());
         let sent = with_memory(&mut data, lists.as_ref(), at, |memory| self.send_memory(port, memory, build));
         self.lists = lists;
@@ -241,7 +241,7 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         Ok(())
     }
 
-    /// Sends a command with a buffer now. A buffer that is refused comes back, not in flight.
+    /// Sends a command with a buffer now. A refused buffer is returned, not in flight.
     pub fn send_buffer<Q: ScsiPort>(
         &mut self,
         port: &mut Q,

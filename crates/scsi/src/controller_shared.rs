@@ -21,7 +21,7 @@ use spin::Mutex;
 
 /// How long a command of the controller's own may take.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long what is under way has to come back after a reset of the bus.
+/// How long commands in flight may take to complete after a bus reset.
 const GRACE: Duration = Duration::from_secs(5);
 /// Ports of a controller that are used.
 pub(crate) const MAX_PORTS: usize = 16;
@@ -143,7 +143,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
             if let Some(port) = self.ports.first()
                 && let Some(port) = &mut port.lock().port
             {
-                // Where it cannot be sent, what is under way has its time to come back all the same.
+                // If it cannot be sent, commands in flight have the same time to complete.
                 let _ = port.reset_bus(RESET_ID);
                 port.kick();
             }
@@ -151,7 +151,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         }
     }
 
-    /// Goes on with a reset that was begun: ends it where everything came back, or closes the ports where the time is up.
+    /// Continues a reset: ends it once everything has completed, or closes the ports once the time is up.
     pub fn continue_reset(&self) -> Result<(), Fault> {
         // Ahead of the phase: what another one does meanwhile then shows.
         let epoch = self.state.epoch();
@@ -252,7 +252,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     }
 
     /// Sends a command of the controller's own and waits for it. Its data are in `answer`, whose length is how many are asked
-    /// for; the bytes that the unit says it has written come back.
+    /// for; the bytes that the unit has written are returned.
     pub fn command(
         &self,
         control: &mut Control<P, T, B>,

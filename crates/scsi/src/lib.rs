@@ -22,7 +22,7 @@
 //! # Recovery
 //!
 //! ```text
-//!   running ─ a deadline passes ─► RESET_BUS ─ all came back in time ─► running
+//!   running ─ a deadline passes ─► RESET_BUS ─ all completed in time ─► running
 //!                                      │ they did not
 //!                                      ▼
 //!             ports closed ─ the host confirms ─► everything aborted ─► opened again, scanned again ─► running
@@ -41,7 +41,7 @@
 //!
 //! What a unit says is parsed by pure functions ([`Sense`], [`data`]). A reply names a slot and its generation, and is accepted
 //! once. No buffer is reclaimed before its command has completed or the port was closed with the host's confirmation, and both are
-//! for the transport to say. So the transport traits are unsafe to implement, and safe code cannot make the crate give back a
+//! for the transport to say. So the transport traits are unsafe to implement, and safe code cannot make the crate return a
 //! buffer that a device still writes:
 //!
 //! ```compile_fail,E0200

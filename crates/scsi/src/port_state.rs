@@ -40,7 +40,7 @@ pub(crate) struct PortState<P: Platform, Q, B> {
     /// Those who are to be woken when they have something to do.
     armed: Owners,
     /// Those whose inbox is not empty.
-    news: Owners,
+    ready: Owners,
     /// Those who found the port full, and those of them for whom there may be room now.
     waiting: Owners,
     roomy: Owners,
@@ -60,7 +60,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
             owners: PageTable::new(platform, owners, |_| Owner { inbox: None, orphan: None })?,
             orphans: 0,
             armed: 0,
-            news: 0,
+            ready: 0,
             waiting: 0,
             roomy: 0,
             wakers: WakerGroup::new(platform, owners)?,
@@ -123,7 +123,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         sent
     }
 
-    /// Sends a command with a buffer now. A buffer that is refused comes back, not in flight.
+    /// Sends a command with a buffer now. A refused buffer is returned, not in flight.
     pub fn send_buffer(
         &mut self,
         table: &mut CommandTable<P, B>,
@@ -199,7 +199,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         table: &mut CommandTable<P, B>,
     ) -> Option<u16> {
         let is_plain = self.failed.is_none()
-            && self.news == 0
+            && self.ready == 0
             && table.generation == self.generation
             && !table.has_deferred();
         if !is_plain {
@@ -350,10 +350,10 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         table: &mut CommandTable<P, B>,
     ) -> Result<(), Fault> {
         let owner = table.owner();
-        if self.news & bit(owner) == 0 {
+        if self.ready & bit(owner) == 0 {
             return Ok(());
         }
-        self.news &= !bit(owner);
+        self.ready &= !bit(owner);
         let Some(entry) = self.owners.get_mut(usize::from(owner)) else { return Ok(()) };
         while let Some(Reply { id, status, transferred }) = entry.inbox.as_mut().and_then(Inbox::pop) {
             table.accept(state, id, status, transferred)?;
@@ -386,7 +386,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
             log::error!("scsi: reply to command {:#x}, which is not in flight", reply.id);
             return Err(Fault::Protocol);
         }
-        self.news |= bit(owner);
+        self.ready |= bit(owner);
         Ok(())
     }
 
@@ -412,7 +412,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
     /// Wakes those who have replies, and keeps the interrupt on for the rest.
     #[cold]
     fn wake(&mut self) {
-        self.wake_those(self.news);
+        self.wake_those(self.ready);
         if self.armed != 0
             && let Some(port) = &mut self.port
             && port.arm() == Arm::Pending
@@ -442,7 +442,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
 
     /// Whether the next event wakes `owner`.
     pub fn arm(&mut self, owner: u16) -> Arm {
-        if (self.news | self.roomy) & bit(owner) != 0 {
+        if (self.ready | self.roomy) & bit(owner) != 0 {
             self.roomy &= !bit(owner);
             return Arm::Pending;
         }
@@ -475,7 +475,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         }
         self.generation = self.generation.wrapping_add(1);
         self.failed = None;
-        (self.outstanding, self.news) = (0, 0);
+        (self.outstanding, self.ready) = (0, 0);
         for owner in 0..self.owners.len() as u16 {
             let Some(entry) = self.owners.get_mut(usize::from(owner)) else { break };
             entry.inbox.iter_mut().for_each(Inbox::clear);

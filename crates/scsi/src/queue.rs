@@ -350,7 +350,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
             return Ok(Some(completion(done)));
         }
         match self.fault() {
-            // What was sent ahead of it comes back still.
+            // Commands sent ahead of it still complete.
             Some(_) if self.table.in_flight() > 0 => Ok(None),
             Some(Fault::Reset) | None => Ok(None),
             Some(fault) => Err(fault),

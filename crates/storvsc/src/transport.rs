@@ -135,12 +135,7 @@ impl<P: Platform> StorTransport<P> {
         let processors = self.options.processors.max(1);
         let processor = ProcessorId((index as u32).checked_rem(processors).unwrap_or(0));
         let pages = self.options.ring_pages;
-        let options = ChannelOptions {
-            outgoing_pages: pages,
-            incoming_pages: pages,
-            processor,
-            ..ChannelOptions::default()
-        };
+        let options = ChannelOptions::default().with_rings(pages, pages).with_processor(processor);
         self.vmbus.open(offer, &options).map_err(fault)
     }
 

@@ -26,7 +26,7 @@ fn read_a_block(guest: &Guest) -> Result<(), Error> {
     host.work();
     let done = queue.complete()?.ok_or("the host has worked")?;
     done.result?;
-    let buffer = done.buffer.ok_or("it comes back with its buffer")?;
+    let buffer = done.buffer.ok_or("it completes with its buffer")?;
     println!("read block 3, tag {}: {:02x?}...", done.tag, &buffer.bytes()[..8]);
     Ok(())
 }

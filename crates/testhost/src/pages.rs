@@ -3,7 +3,7 @@
 use paravirt_device::{BalloonMemory, MemoryStatistics, PageRange};
 use std::collections::BTreeSet;
 
-/// A kernel's memory as a balloon driver sees it, by page number. Panics when a page is given back that was not taken.
+/// A kernel's memory as a balloon driver sees it, by page number. Panics if a page is returned that was not taken.
 pub struct Pages {
     /// Numbers of the pages that the kernel owns.
     pub free: BTreeSet<u64>,

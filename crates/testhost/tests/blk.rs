@@ -72,7 +72,7 @@ fn a_batch_of_32_costs_one_kick_and_copies_nothing() {
             let done = queue.complete().expect("no fault").expect("a completion");
             assert_eq!((done.tag, done.result), (tag, Ok(())));
             let buffer = done.buffer.expect("the buffer");
-            // The very same memory came back, and the device read it where it was.
+            // The very same memory was returned, and the device read it where it was.
             assert_eq!(buffer.bytes().as_ptr(), places[tag as usize]);
             assert_eq!(host.sector(tag as usize * 2), buffer.bytes()[..512]);
         }
@@ -240,7 +240,7 @@ fn a_device_that_does_not_let_go_keeps_the_memory() {
     assert_eq!(queue.reset(), Err(Fault::Timeout));
     let done = queue.complete().expect("the request first").expect("the request");
     assert_eq!((done.tag, done.result), (4, Err(IoError::Aborted)));
-    assert!(done.buffer.is_none(), "a buffer that the device may write to came back");
+    assert!(done.buffer.is_none(), "a buffer that the device may write to was returned");
     assert_eq!(queue.complete().expect_err("then the fault"), Fault::Timeout);
     drop((disk, queue));
     assert!(guest.pages() > 0, "the memory that the device may write to was freed");

@@ -46,7 +46,7 @@ fn measure(lens: &Arc<Mutex<Vec<usize>>>) -> impl FnMut(&mut Vec<u8>) + Send + '
     move |bytes| lens.lock().expect("lengths").push(bytes.len())
 }
 
-/// All that a disk does, going on after errors; every buffer comes back, but where the host did not let go.
+/// All that a disk does, going on after errors; every buffer is returned, except where the host did not release it.
 fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
     let channel = host.add(
         guest,
@@ -67,7 +67,7 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
             None => break,
         }
     }
-    let mut lent = 0;
+    let mut outstanding = 0;
     for disk in &mut disks {
         let Some(mut queue) = disk.take_queue(0) else { continue };
         let size = disk.info().block_size as usize;
@@ -75,24 +75,24 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
             let into = DmaSlice::alloc(guest, size).expect("memory");
             let deadline = guest.now().saturating_add(Duration::from_secs(1));
             let op = if tag == 3 { Op::Flush } else { Op::Read { lba: tag, into } };
-            lent += usize::from(queue.submit(Request { tag, op, deadline }).is_ok());
+            outstanding += usize::from(queue.submit(Request { tag, op, deadline }).is_ok());
         }
         queue.kick();
         for _ in 0..200 {
             match queue.complete() {
-                Ok(Some(_)) => lent -= 1,
-                Ok(None) if lent == 0 => break,
+                Ok(Some(_)) => outstanding -= 1,
+                Ok(None) if outstanding == 0 => break,
                 Ok(None) => {
                     guest.relax();
                     let _ = queue.expire(guest.now());
                 }
                 Err(_) => {
-                    lent = 0;
+                    outstanding = 0;
                     break;
                 }
             }
         }
-        assert_eq!(lent, 0, "a request does not come back");
+        assert_eq!(outstanding, 0, "a request does not complete");
         while disk.poll_event().is_some() {}
     }
     host.work(guest, channel);
@@ -137,8 +137,7 @@ fn network(guest: &Guest, host: &HvHost, wire: &NetVspHost) {
     let Ok(hypervisor) = Hypervisor::open(guest) else { return };
     let Ok(vmbus) = Vmbus::connect(&hypervisor, Version::NEWEST) else { return };
     let Some(offer) = vmbus.find(&Guid::default(), 0) else { return };
-    let options =
-        NetOptions { queues: 2, receive_bytes: 64 << 10, send_bytes: 64 << 10, ..NetOptions::default() };
+    let options = NetOptions::default().with_queues(2, 1).with_buffers(64 << 10, 64 << 10);
     let Ok(mut card) = NetVsc::<Guest, Buffer>::open(guest, &vmbus, &offer, &options) else { return };
     let Some(mut queue) = card.take_queue(0) else { return };
     let _ = card.set_active_queues(2);

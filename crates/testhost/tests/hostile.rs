@@ -31,7 +31,7 @@ fn queue(guest: &Guest, ring: Ring, in_order: bool, count: u32) -> (Queue, Queue
     (queue, state)
 }
 
-/// Everything that is still in flight comes back, and nothing leaks.
+/// Everything that is still in flight is reclaimed, and nothing leaks.
 fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
     // SAFETY: the device is this test, and it has stopped.
     let proof = unsafe { Quiesced::new() };
@@ -126,7 +126,7 @@ fn in_order_a_batch_that_was_not_published_is_a_fault() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a device writes in its part of a queue: pops end, in requests or in a fault, and the rest comes back.
+    /// Whatever a device writes in its part of a queue: pops end, in requests or in a fault, and the rest is reclaimed.
     #[test]
     fn any_bytes_in_the_rings_are_survived(
         packed in any::<bool>(),
@@ -154,7 +154,7 @@ proptest! {
         comes_back(&guest, queue, 5 - popped);
     }
 
-    /// Requests come back with what they went out with, whatever their order and shape, across the wrap of the rings.
+    /// Requests complete with the buffers they were submitted with, whatever their order and shape, across the wrap of the rings.
     #[test]
     fn requests_come_back_as_they_went_out(
         packed in any::<bool>(),

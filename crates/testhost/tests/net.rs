@@ -46,7 +46,7 @@ fn frames_go_out_in_one_batch_with_one_kick() {
         let sent = host.take_sent();
         assert_eq!(sent.len(), 32);
         assert!(sent.iter().zip(0u8..).all(|((header, frame), i)| header == &[0; 12] && frame == &[i; 100]));
-        // The slots come back, more often than there are.
+        // The slots are reused.
         for round in 0..200u8 {
             queue.poll().expect("no fault");
             send(&mut queue, &[round; 60], TxMeta::default()).expect("sent");

@@ -172,7 +172,8 @@ fn a_batch_of_32_costs_one_signal_and_few_packets() {
 #[test]
 fn reserve_fails_while_all_sections_are_in_flight() {
     let bench = Bench::new();
-    let options = NetOptions { send_bytes: 64 << 10, ..NetOptions::default() };
+    let mut options = NetOptions::default();
+    options.send_bytes = 64 << 10;
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
     bench.wire.fault_config(|fault_config| fault_config.holds = true);
@@ -318,7 +319,7 @@ fn a_host_without_offloads_and_send_buffer_works() {
 #[test]
 fn jumbo_frames_are_sent_and_received() {
     let bench = Bench::new();
-    let options = NetOptions { mtu: 9000, ..NetOptions::default() };
+    let options = NetOptions::default().with_mtu(9000);
     let mut card = bench.try_open(&options).expect("a card");
     assert_eq!(card.info().mtu, 9000);
     let mut queue = card.take_queue(0).expect("a queue");
@@ -338,7 +339,7 @@ fn jumbo_frames_are_sent_and_received() {
 fn jumbo_frames_are_sent_without_segmentation_offload() {
     let bench = Bench::new();
     bench.wire.fault_config(|fault_config| fault_config.lacks_offloads = true);
-    let options = NetOptions { mtu: 9000, ..NetOptions::default() };
+    let options = NetOptions::default().with_mtu(9000);
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
     // What is small goes first, though it waits in a section.
@@ -353,7 +354,7 @@ fn jumbo_frames_are_sent_without_segmentation_offload() {
 #[test]
 fn completions_wait_for_room_in_a_small_ring() {
     let bench = Bench::new();
-    let options = NetOptions { ring_pages: 2, ..NetOptions::default() };
+    let options = NetOptions::default().with_ring_pages(2);
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
     let (mut came, mut sent) = (0, 0);
@@ -396,7 +397,7 @@ fn packet_ids_without_suballocation_are_ignored() {
 fn subchannels_are_queues() {
     let bench = Bench::new();
     bench.wire.fault_config(|fault_config| fault_config.queues = 4);
-    let options = NetOptions { queues: 3, processors: 2, ..NetOptions::default() };
+    let options = NetOptions::default().with_queues(3, 2);
     let mut card = bench.try_open(&options).expect("a card");
     assert_eq!(card.info().queues, 3);
     card.set_active_queues(3).expect("a table");
@@ -561,7 +562,8 @@ fn a_dropped_queue_leaves_its_frames_to_the_device() {
 #[test]
 fn reception_continues_after_the_receive_buffer_was_full() {
     let bench = Bench::new();
-    let options = NetOptions { receive_bytes: 64 << 10, ..NetOptions::default() };
+    let mut options = NetOptions::default();
+    options.receive_bytes = 64 << 10;
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
     for at in 0..100 {
@@ -595,7 +597,7 @@ fn a_rescind_returns_frames_in_flight_and_a_new_offer_opens() {
         }
     };
     assert_eq!(fault, Fault::Removed);
-    let sent = queue.split().1.sent().expect("it came back");
+    let sent = queue.split().1.sent().expect("a completion");
     assert_eq!((sent.tag, sent.result), (3, Err(IoError::Aborted)));
     assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Removed)));
     assert!(!queue.split().1.is_ready(60));

@@ -111,7 +111,7 @@ fn a_range_beyond_the_area_of_a_slot_is_refused() {
                 let refused =
                     queue.submit(parts, Some(buffer), Direction::FromDevice, (), |_, _| Ok(())).unwrap_err();
                 assert_eq!(refused.reason, Rejected::Invalid, "{ring:?} {range:?}");
-                // It comes back out of flight: its bytes can be read.
+                // It is returned, not in flight: its bytes can be read.
                 assert_eq!(refused.buffer.expect("the buffer").bytes(), [0; LEN], "{ring:?}");
                 assert_eq!(queue.in_flight(), 0, "{ring:?}");
             }

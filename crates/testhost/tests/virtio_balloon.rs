@@ -93,7 +93,7 @@ fn free_pages_are_reported_and_come_back() {
     assert_eq!(host.reported().last(), Some(&(1008 * 4096, 3 * 4096)));
 }
 
-/// A reset with all queues at work: nothing is lost, nothing is given back that the device may have, and it goes on.
+/// A reset with all queues at work: nothing is lost, nothing is reclaimed that the device may have, and it goes on.
 #[test]
 fn a_reset_in_the_middle_loses_no_page() {
     for ring in [Ring::Split, Ring::Packed] {
@@ -120,7 +120,7 @@ fn a_reset_in_the_middle_loses_no_page() {
             host.reset_state();
             settle(&host, &mut driver, &mut pages).unwrap();
             assert_eq!(driver.info().held, u64::from(target), "{ring:?}");
-            assert_eq!(pages.taken.len() as u32, target, "what was reported has come back");
+            assert_eq!(pages.taken.len() as u32, target, "the reported pages were reclaimed");
             assert_eq!(host.actual(), target);
             host.request_statistics();
             settle(&host, &mut driver, &mut pages).unwrap();

@@ -83,7 +83,7 @@ fn every_version_connects_and_echoes_with_interrupts_and_without() {
             assert_eq!((proposed.last(), spoken), (Some(&newest.0), newest.0));
             assert_eq!(host.processors_in_use().len(), 3);
             let [offer] = offers(&vmbus)[..] else { panic!("one offer") };
-            let options = ChannelOptions { processor: ProcessorId(1), ..ChannelOptions::default() };
+            let options = ChannelOptions::default().with_processor(ProcessorId(1));
             let mut channel = vmbus.open(&offer, &options).unwrap();
             let count = Arc::new(Count::default());
             channel.register(&Waker::from(count.clone()));
@@ -252,12 +252,11 @@ fn a_channel_is_opened_once_at_a_time_and_again() {
     assert_eq!(vmbus.open(&offer, &ChannelOptions::default()).err(), Some(ChannelError::Refused(9)));
     host.faults(&guest, |faults| faults.open_status = 0);
     for turn in 0..20 {
-        let options =
-            ChannelOptions { outgoing_pages: 2 + turn % 3, incoming_pages: 2, ..ChannelOptions::default() };
+        let options = ChannelOptions::default().with_rings(2 + turn % 3, 2);
         let mut channel = vmbus.open(&offer, &options).unwrap();
         (1..200).for_each(|id| echo(&mut channel, id));
     }
-    let short = ChannelOptions { incoming_pages: 1, ..ChannelOptions::default() };
+    let short = ChannelOptions::default().with_rings(4, 1);
     assert_eq!(vmbus.open(&offer, &short).err(), Some(ChannelError::Size));
     drop((vmbus, hypervisor));
     is_clean(&guest, &host);
@@ -289,7 +288,7 @@ fn a_channel_that_is_taken_back_is_released_once_nothing_of_it_is_used() {
     assert!(host.has(1), "its memory is not torn down");
     drop(memory);
     assert!(!host.has(1));
-    // The device comes back, and another one with it.
+    // The device is offered again, and another one with it.
     let back = host.add(&guest, settings(7), Echo);
     let Some(BusEvent::Offered(offer)) = vmbus.poll() else { panic!("no offer") };
     assert_eq!((offer.channel, offer.instance), (back, INSTANCE));
@@ -369,7 +368,7 @@ fn a_batch_is_signalled_once_and_answered_with_one_interrupt() {
 fn a_full_ring_is_waited_for_in_both_directions() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
-    let options = ChannelOptions { outgoing_pages: 2, incoming_pages: 2, ..ChannelOptions::default() };
+    let options = ChannelOptions::default().with_rings(2, 2);
     let mut channel = vmbus.open(&offers(&vmbus)[0], &options).unwrap();
     let bytes = [3; 400];
     let mut sent = 0u64;

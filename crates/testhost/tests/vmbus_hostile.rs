@@ -121,7 +121,7 @@ fn many_messages_of_nothing_are_taken_and_forgotten() {
     let hypervisor = Hypervisor::open(&guest).unwrap();
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).unwrap();
     for i in 0..5000u32 {
-        // Offers of channels that cannot be, and of more than there is room for.
+        // Offers of channels out of range, and of more than there is room for.
         let mut bytes = [0; 196];
         bytes[0] = 1;
         bytes[184..188].copy_from_slice(&(i % 3000).to_le_bytes());

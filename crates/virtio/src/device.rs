@@ -3,7 +3,7 @@
 //! # Reset
 //!
 //! A reset that cannot be limited to one queue moves the device to the next *generation*. Every queue notices at its next
-//! call, gives back what was in flight on it, makes its rings new and reports in; the last to report restarts the device.
+//! call, reclaims what was in flight on it, initialises its rings and reports in; the last to report restarts the device.
 //! A device that broke the protocol, went away or did not confirm the reset stays out of service instead.
 
 use crate::features::Features;

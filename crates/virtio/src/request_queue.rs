@@ -11,7 +11,7 @@ use core::task::Waker;
 use paravirt_device::{Arm, Fault};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, PageArc, Platform};
 
-/// A request that came back.
+/// A completed request.
 pub(crate) enum Outcome<U> {
     /// The device used it.
     Used(U),
@@ -250,7 +250,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         }
     }
 
-    /// The next request that came back. A fault is reported when nothing is left.
+    /// Returns the next completed request. A fault is reported once nothing is outstanding.
     #[inline(always)]
     pub fn next(&mut self) -> Result<Option<Outcome<Q::Used>>, Fault> {
         if self.is_open() {
@@ -336,7 +336,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         self.device.reset(self.generation, fault);
     }
 
-    /// Resets the device: everything in flight comes back as aborted.
+    /// Resets the device: everything in flight completes as aborted.
     pub fn reset_device(&mut self) -> Result<(), Fault> {
         if self.device.generation() == self.generation {
             self.fail(Fault::Reset);
@@ -369,7 +369,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
     #[inline]
     pub fn arm(&mut self) -> Arm {
         if !self.is_in_service() {
-            // Something has to be given back, or the device restarted meanwhile; else its restart wakes.
+            // Requests have to be reclaimed, or the device restarted meanwhile; else its restart wakes.
             let is_waiting = self.is_drained() && self.device.fault().is_some();
             return if is_waiting { Arm::Armed } else { Arm::Pending };
         }

@@ -41,8 +41,8 @@ impl Word for Unfenced {
 }
 
 /// One side publishes an index, the other says that it wants to be told and looks once more: one of the two must act.
-/// `wish` is what the other side writes, `acts` whether the publisher acts on what it reads.
-fn somebody_acts<W, M, A>(make: M, initial: u16, wish: u16, acts: A)
+/// `wanted` is what the other side writes, `acts` whether the publisher acts on what it reads.
+fn somebody_acts<W, M, A>(make: M, initial: u16, wanted: u16, acts: A)
 where
     W: Word<Value = u16> + Send + Sync + 'static,
     M: Fn(u16) -> W + Send + Sync + Copy + 'static,
@@ -52,7 +52,7 @@ where
         let index = Arc::new(make(0));
         let hint = Arc::new(make(initial));
         let (other_index, other_hint) = (index.clone(), hint.clone());
-        let other = thread::spawn(move || ask_then_look(&*other_hint, wish, &*other_index, 0));
+        let other = thread::spawn(move || ask_then_look(&*other_hint, wanted, &*other_index, 0));
         let is_told = acts(publish_then_look(&*index, 1, &*hint));
         let has_seen = other.join().expect("the other side");
         assert!(is_told || has_seen, "nobody acts: the queue hangs");

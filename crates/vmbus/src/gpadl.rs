@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 
 /// How long the host may take to take note of memory, and to let go of it.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the host may take to answer for a channel that it has taken back.
+/// How long the host may take to answer for a channel that it has rescinded.
 const GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the longest message.
 const MESSAGE: usize = 240;

@@ -189,7 +189,7 @@ impl Machine {
         let (out, err) =
             (child.stdout.take().context("no output")?, child.stderr.take().context("no output")?);
         let errors = sender.clone();
-        // Of processors that are emulated: not news.
+        // Expected of emulated processors.
         let is_noise = |line: &str| line.contains("doesn't support requested feature");
         std::thread::spawn(move || pump(out, |line| is_noise(&line) || sender.send(line).is_ok()));
         std::thread::spawn(move || {
@@ -223,7 +223,7 @@ impl Machine {
             Err(_) => true,
         };
         if self.nest.is_some() && is_late {
-            println!("lab: the machine in the machine hung: once more");
+            println!("lab: the outer virtual machine hung, starting it again");
             return once();
         }
         first

@@ -28,7 +28,7 @@ fn off() -> ! {
     }
 }
 
-/// Resets the machine by an exception that cannot be delivered.
+/// Resets the machine by an undeliverable exception (triple fault).
 fn triple_fault() -> ! {
     let empty = x86_64::structures::DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
     // SAFETY: nothing is to be continued.

@@ -16,7 +16,7 @@ const REACH: u64 = 64 << 30;
 const FRAMES: usize = (REACH / PAGE) as usize;
 /// What is below belongs to firmware, and to the trampoline.
 const FLOOR: u64 = 1 << 20;
-const HEAP_MOST: usize = 64 << 20;
+const MAX_HEAP: usize = 64 << 20;
 
 /// A bit for each page below [`REACH`]: set where it is RAM that nobody uses.
 struct Frames {
@@ -120,11 +120,11 @@ pub fn init(info: &BootInfo) -> u64 {
     }
     PAGES.store(total / PAGE, Ordering::Relaxed);
     paging::init(info);
-    let mut len = HEAP_MOST.min((total / 4) as usize) & !(PAGE_SIZE - 1);
+    let mut len = MAX_HEAP.min((total / 4) as usize) & !(PAGE_SIZE - 1);
     // The largest contiguous piece that there is, halving.
     while len >= 1 << 20 {
         if let Some(at) = FRAMES_FREE.lock().take(len / PAGE_SIZE, 1) {
-            // SAFETY: the memory is the heap's alone, mapped, and never given back.
+            // SAFETY: the memory is the heap's alone, mapped, and never freed.
             unsafe { HEAP.0.lock().init(at as *mut u8, len) }
             break;
         }

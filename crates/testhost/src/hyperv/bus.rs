@@ -51,7 +51,7 @@ pub struct OfferSettings {
     pub instance: Guid,
     /// Which of its channels this is.
     pub subchannel: u16,
-    /// It has no connection of its own: for hosts of old.
+    /// It has no connection id of its own: hosts before VMBus 1.1.
     pub is_shared: bool,
     /// Its packets are messages of a pipe.
     pub is_pipe: bool,
@@ -242,7 +242,7 @@ impl Bus {
                     Some(channel) if channel.is_rescinded && channel.open.is_none() && !has_gpadl => {
                         self.channels.remove(&channel_id);
                     }
-                    _ => self.violation("a channel is released that is in use, or was not taken back"),
+                    _ => self.violation("a channel is released that is in use or was not rescinded"),
                 }
             }
             VmbusMessageType::MODIFY_CHANNEL => {
@@ -265,7 +265,7 @@ impl Bus {
             }
             VmbusMessageType::TL_CONNECT_REQUEST => self.socket_wanted(synic, bytes)?,
             VmbusMessageType::UNLOAD => {
-                // What the guest said last is heard.
+                // The last message of the guest is received.
                 let channels: Vec<u32> = self.channels.keys().copied().collect();
                 channels.into_iter().for_each(|channel| self.work(synic, channel));
                 self.reset();
@@ -372,7 +372,7 @@ impl Bus {
             return self.violation("a contact ahead of the SynIC");
         }
         if message.version.0 < VmbusVersion::WIN8_1.0 && message.target_message_vp != 0 {
-            return self.violation("a host of old sends its messages to processor 0 alone");
+            return self.violation("a host before VMBus 4.0 sends messages to processor 0 only");
         }
         self.target = message.target_message_vp;
         self.interrupt_page = match message.version.0 < VmbusVersion::WIN8.0 {
@@ -383,7 +383,7 @@ impl Bus {
         response.base.header = header(VmbusMessageType::VERSION_RESPONSE);
         response.base.version_supported = u8::from(is_known);
         response.base.connection_state = VmbusConnectionState(self.faults.connection_state);
-        // Hosts of old leave the state to chance.
+        // Hosts before VMBus 4.0 leave the state undefined.
         let is_old = message.version.0 < VmbusVersion::WIN8.0;
         if is_known && (is_old || response.base.connection_state == VmbusConnectionState::SUCCESS) {
             self.version = message.version.0;

@@ -72,7 +72,7 @@ pub(crate) fn scatter(memory: &Memory, places: &[(u64, usize)], bytes: &[u8]) ->
 pub trait VmbusDevice: Send {
     /// The guest has opened the channel.
     fn open(&mut self) {}
-    /// The guest has closed it, or it was taken back.
+    /// The guest has closed it, or the offer was rescinded.
     fn close(&mut self) {}
     /// The device behind further channel `index`, from 1 up, that was offered by [`Packets::offer_further`].
     fn further(&mut self, index: u16) -> Option<Box<dyn VmbusDevice>> {

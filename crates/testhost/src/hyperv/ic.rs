@@ -111,7 +111,7 @@ impl VmbusDevice for IcHost {
             let message = unframed(packet.payload);
             let parsed = message.and_then(|bytes| IcHeader::read_from_prefix(bytes).ok());
             let Some((header, rest)) = parsed else {
-                return service.violations.note("an answer that is none");
+                return service.violations.note("a malformed response");
             };
             let expected = IcMessageFlags::TRANSACTION | IcMessageFlags::RESPONSE;
             let Some(body) = rest.get(..usize::from(header.message_size)) else {

@@ -161,7 +161,7 @@ impl VmbusDevice for InputHost {
                 device.keyboard(packet.payload, out)
             };
             if taken.is_none() {
-                device.violations.note("a message that is none");
+                device.violations.note("a malformed message");
             }
         });
     }

@@ -94,7 +94,7 @@ impl HvHost {
         state.bus.channels.iter().find(|(_, channel)| is_wanted(channel)).map(|(number, _)| *number)
     }
 
-    /// Whether the channel is on the bus still: what was taken back goes when the guest releases it.
+    /// Whether the channel is still on the bus: a rescinded one goes when the guest releases it.
     pub fn has(&self, channel: u32) -> bool {
         self.0.lock().expect("the host").bus.channels.contains_key(&channel)
     }

@@ -83,7 +83,7 @@ impl VmbusDevice for SocketEnd {
                     stream.send.push_back(framed(data));
                 }
             }
-            None => stream.violations.push("a packet that is none".into()),
+            None => stream.violations.push("a malformed packet".into()),
         });
     }
 

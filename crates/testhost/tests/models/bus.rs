@@ -122,7 +122,7 @@ fn post<T: IntoBytes + Immutable>(bus: &mut Bus, kept: &mut Kept, message: &T, r
     assert_eq!(bus.post(kept, &input), HvStatus::SUCCESS);
 }
 
-/// A bus of a host of old with a device, connected, with the interrupt page there.
+/// A bus of a host before VMBus 4.0 with a device, connected, with the interrupt page there.
 fn connected(guest: &Guest, page: u64) -> (Bus, Kept) {
     let (mut bus, mut kept) = (Bus::new(guest.memory().clone()), Kept::default());
     bus.add(&mut kept, OfferSettings::default(), Box::new(Echo));

@@ -41,7 +41,7 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     assert!(queue.complete().expect("no fault").is_none(), "the host has it still");
     bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.guest.turn(Duration::from_secs(6));
-    queue.expire(bench.guest.now()).expect("it comes back");
+    queue.expire(bench.guest.now()).expect("it expires");
     let done = queue.complete().expect("no fault").expect("aborted");
     assert_eq!((done.tag, done.result, done.buffer.is_some()), (1, Err(IoError::Aborted), true));
     assert_eq!(run(&mut queue, read(2, 3, bench.filled(512, 0))).result, Ok(()));
@@ -74,7 +74,7 @@ fn a_reset_aborts_what_was_submitted_before_it_and_nothing_after() {
     let (_controller, _disk, mut queue) = bench.first();
     queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
     // Not kicked: the host does not know of it.
-    queue.reset().expect("it comes back");
+    queue.reset().expect("it resets");
     bench.storage.take_commands();
     queue.submit(read(2, 7, bench.filled(512, 0))).expect("accepted");
     queue.kick();
@@ -107,7 +107,7 @@ fn a_rescind_aborts_everything_in_flight() {
     assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
     assert!(matches!(controller.poll(), Some(ControllerEvent::Faulted(Fault::Removed))));
     while bench.vmbus.poll().is_some() {}
-    assert!(!bench.host.has(bench.channel), "it was given back");
+    assert!(!bench.host.has(bench.channel), "it was released");
     assert_eq!(bench.host.gpadls(), (0, 0));
     bench.is_clean();
 }
@@ -125,7 +125,7 @@ fn replies_are_accepted_once() {
         });
         queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
         queue.kick();
-        let done = queue.complete().expect("no fault").expect("it comes back");
+        let done = queue.complete().expect("no fault").expect("a completion");
         assert!(done.buffer.is_some());
         assert_eq!(done.result, if twice { Ok(()) } else { Err(IoError::Aborted) });
         let fault = loop {

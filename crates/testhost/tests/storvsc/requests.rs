@@ -239,7 +239,7 @@ fn sense_data_and_statuses_become_io_errors() {
     assert_eq!(result(&bench), Err(IoError::Device));
     bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     assert_eq!(result(&bench), Err(IoError::Aborted));
-    // Another size, and a disk that cannot be written any more.
+    // Another size, and a disk that has become read-only.
     assert_eq!(disk.poll_event(), None);
     bench.storage.drive(0, |drive| drive.resize(4096));
     assert_eq!(result(&bench), Ok(()));

@@ -138,7 +138,7 @@ fn subchannels_are_queues() {
         queue.kick();
     }
     bench.storage.fault_config(|fault_config| fault_config.holds = false);
-    queues[1].reset().expect("it comes back");
+    queues[1].reset().expect("it resets");
     for (at, queue) in queues.iter_mut().enumerate() {
         let done = queue.complete().expect("no fault").expect("done");
         assert_eq!((done.tag, done.result, done.buffer.is_some()), (at as u64, Err(IoError::Aborted), true));

@@ -65,7 +65,7 @@ fn queues_on_threads_share_a_port_and_survive_its_recovery() {
         let (mut queue, left) = (d, &left);
         scope.spawn(move || {
             while left.load(Ordering::SeqCst) > 0 {
-                queue.reset().expect("it comes back");
+                queue.reset().expect("it resets");
                 std::thread::sleep(Duration::from_millis(2));
             }
         });

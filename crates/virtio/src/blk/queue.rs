@@ -33,7 +33,7 @@ const ID_LEN: usize = 20;
 /// How long the device may take to tell its serial number.
 const SERIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What remains to be done when a request comes back.
+/// What remains to be done when a request completes.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Nothing.
@@ -293,7 +293,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         Ok(None)
     }
 
-    /// Goes on with a request that came back; `None` where more is to come of it.
+    /// Continues with a completed request; `None` if a step of it remains.
     fn next_stage(&mut self, used: Used<B, Pending>, result: Result<(), IoError>) -> Option<Completion<B>> {
         let Pending { tag, deadline, stage } = used.extra;
         let (buffer, result) = match stage {
@@ -309,7 +309,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         Some(Completion { tag, buffer, result })
     }
 
-    /// Sends the flush that follows a durable write that came back as `buffer`; hands the buffer back where that cannot be.
+    /// Sends the flush that follows a durable write whose buffer is `buffer`; returns the buffer if the flush cannot be sent.
     fn flush_next(&mut self, tag: u64, deadline: Instant, buffer: Option<B>) -> Result<(), Option<B>> {
         let pending = Pending { tag, deadline, stage: Stage::Flush };
         let header = [u64::from(kind::FLUSH), 0];

@@ -101,7 +101,7 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for VirtQueue<P, B, Pending> {
             Ok(()) => Ok(()),
             Err(refused) => match refused.buffer {
                 Some(buffer) => Err((refused.reason, buffer)),
-                // A buffer that is given comes back with a refusal.
+                // A refusal returns the buffer.
                 None => Ok(()),
             },
         }

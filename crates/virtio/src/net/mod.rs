@@ -34,7 +34,7 @@ const ETHERNET_LEN: usize = 14;
 const VLAN_LEN: usize = 4;
 /// Bytes of a buffer where frames may come in several.
 const MERGEABLE_LEN: usize = 2048;
-/// The largest frame that is cut up: what the length of an IP packet can say, and its Ethernet header.
+/// The largest frame for segmentation: the largest IP packet and its Ethernet header.
 const MAX_SEGMENTED: u32 = 65535 + 14;
 
 /// A pair of queues of a virtio network device.
@@ -78,7 +78,7 @@ impl<P: Platform, B: DmaBuffer> NetQueue for VirtioNetQueue<P, B> {
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
-    /// Resets both queues, alone where the device can do that: what was lent comes back through
+    /// Resets both queues, alone where the device can do that: buffers in flight are reclaimed through
     /// [`sent`](paravirt_device::NetTx::sent), and what was received stays.
     ///
     /// # Errors

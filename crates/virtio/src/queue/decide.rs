@@ -52,7 +52,7 @@ pub const fn need_event(event: u16, new: u16, old: u16) -> bool {
 /// Publishes `value` in `index`, then reads in `hint` what the other side asked for.
 ///
 /// Between the two stands a full fence: without it, the read may be done before the store is seen, while the other
-/// side writes its wish and then misses the store: neither acts, and the queue hangs.
+/// side writes its event word and then misses the store: neither acts, and the queue hangs.
 #[inline(always)]
 pub fn publish_then_look<I: Word, H: Word>(index: &I, value: I::Value, hint: &H) -> H::Value {
     index.store(value, Ordering::Release);
@@ -65,8 +65,8 @@ pub fn publish_then_look<I: Word, H: Word>(index: &I, value: I::Value, hint: &H)
 ///
 /// The full fence stands here for the same reason as in [`publish_then_look`].
 #[inline(always)]
-pub fn ask_then_look<H: Word, I: Word>(hint: &H, wish: H::Value, index: &I, seen: I::Value) -> bool {
-    hint.store(wish, Ordering::Relaxed);
+pub fn ask_then_look<H: Word, I: Word>(hint: &H, wanted: H::Value, index: &I, seen: I::Value) -> bool {
+    hint.store(wanted, Ordering::Relaxed);
     I::full_fence();
     index.load(Ordering::Acquire) != seen
 }

@@ -37,7 +37,7 @@ struct Slot {
     names_table: bool,
 }
 
-/// A request that came back.
+/// A completed request.
 #[derive(Debug)]
 pub enum FrameUsed<B> {
     /// A frame of the queue's own, whose slot is free now.

@@ -131,14 +131,14 @@ impl Packed {
     #[inline(always)]
     pub fn arm(&mut self) -> bool {
         self.interrupts_off = false;
-        let wish = if self.event_idx {
+        let wanted = if self.event_idx {
             (EVENT_DESC << 16) | u32::from(self.used_next) | (u32::from(self.used_wrap) << 15)
         } else {
             EVENT_ENABLE
         };
         let word = &self.desc.at(usize::from(self.used_next))[1];
         let seen = word.load(Ordering::Acquire);
-        self.is_used(seen) || ask_then_look(self.driver_event.at(0), wish, word, seen)
+        self.is_used(seen) || ask_then_look(self.driver_event.at(0), wanted, word, seen)
     }
 
     pub fn disarm(&mut self) {

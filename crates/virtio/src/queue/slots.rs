@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, PageRing, Platform};
 
-/// What came back with a request: its buffer and what the driver keeps with it.
+/// A completed request: its buffer and the driver's state for it.
 pub(super) struct Owned<B, X> {
     pub buffer: Option<B>,
     pub extra: X,

@@ -134,11 +134,11 @@ impl Split {
     pub fn peek(&mut self, in_flight: impl FnOnce() -> u16) -> Result<Option<(u32, u32)>, Fault> {
         if self.used_next == self.used_read {
             let read = self.used_idx.at(0).load(Ordering::Acquire);
-            let news = read.wrapping_sub(self.used_next);
-            if news == 0 {
+            let pending = read.wrapping_sub(self.used_next);
+            if pending == 0 {
                 return Ok(None);
             }
-            if news > in_flight() {
+            if pending > in_flight() {
                 return Err(Fault::Protocol);
             }
             self.used_read = read;

@@ -128,7 +128,7 @@ pub struct Unsubmitted<B, X> {
 pub struct Used<B, X> {
     /// The slot that it had, which is free now.
     pub slot: u16,
-    /// Bytes that the device says it wrote; never more than it was given.
+    /// Bytes that the device reports as written; never more than it was given.
     pub len: u32,
     /// Its buffer, reclaimed; `None` if it had none or it had to be leaked.
     pub buffer: Option<B>,
@@ -161,7 +161,7 @@ pub(crate) use sealed::Sealed;
 ///
 /// Sealed: a device is told of the addresses that a queue gives, and buffers are handed back on its word.
 pub trait Ring: Sealed {
-    /// What comes back for a request.
+    /// The result of a completed request.
     type Used;
 
     /// Where its parts are. From now on the memory is leaked rather than freed, until [`quiesce`](Self::quiesce): whoever has the

@@ -47,7 +47,7 @@ pub enum MmioError {
     Empty,
     /// The device has the interface of this version, not 2; the type says which device it is.
     Version {
-        /// What it says.
+        /// The value of the version register.
         version: u32,
         /// Its device id. VIRTIO 1.3 §5
         device_id: u32,
@@ -114,7 +114,7 @@ pub unsafe fn mmio<P: Platform>(
     len: usize,
     line: Option<InterruptLine>,
 ) -> Result<Transport<P>, MmioError> {
-    // SAFETY: the caller says that the range is a device's registers.
+    // SAFETY: by the contract of this function, the range is a device's registers.
     let registers = unsafe { MmioRegion::map(platform, phys, len) }?;
     if len < reg::CONFIG || registers.read32(reg::MAGIC) != MAGIC {
         return Err(MmioError::NoDevice);
@@ -152,7 +152,7 @@ impl<P: Platform> MmioTransport<P> {
 ///
 /// `base` is where the registers of a transport that is alive begin.
 unsafe fn ring(base: NonNull<()>, queue: u16) {
-    // SAFETY: the caller says where the registers are; there are `CONFIG` bytes of them at least.
+    // SAFETY: by the contract of this function the registers are at this address; there are `CONFIG` bytes of them at least.
     unsafe { paravirt_platform::write_register(base.byte_add(reg::QUEUE_NOTIFY).cast(), u32::from(queue)) }
 }
 
@@ -162,7 +162,7 @@ unsafe fn ring(base: NonNull<()>, queue: u16) {
 ///
 /// `base` is where the registers of a transport that is alive begin.
 unsafe fn take_status(base: NonNull<()>) -> InterruptStatus {
-    // SAFETY: the caller says where the registers are; there are `CONFIG` bytes of them at least.
+    // SAFETY: by the contract of this function the registers are at this address; there are `CONFIG` bytes of them at least.
     unsafe {
         let bits: u32 = paravirt_platform::read_register(base.byte_add(reg::INTERRUPT_STATUS).cast());
         if bits == 0 || bits == u32::MAX {

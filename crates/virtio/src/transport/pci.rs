@@ -143,7 +143,7 @@ pub unsafe fn pci<P: Platform>(
     };
     let transport = boxed(platform, transport)?;
     let command = function.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
-    // SAFETY: the caller says that nobody else drives the function; it accesses no memory before it is told of a queue.
+    // SAFETY: by the contract of this function, nobody else drives the function; it accesses no memory before it is told of a queue.
     unsafe { function.set_command(command) };
     Ok(transport)
 }
@@ -192,7 +192,7 @@ fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioReg
 ///
 /// `register` is such a place, of a transport that is alive.
 unsafe fn ring(register: NonNull<()>, queue: u16) {
-    // SAFETY: the caller says that it is a register that is mapped.
+    // SAFETY: by the contract of this function, it is a register that is mapped.
     unsafe { paravirt_platform::write_register(register.cast::<u16>(), queue) }
 }
 
@@ -202,7 +202,7 @@ unsafe fn ring(register: NonNull<()>, queue: u16) {
 ///
 /// `register` is that of a transport that is alive.
 unsafe fn take_isr(register: NonNull<()>) -> InterruptStatus {
-    // SAFETY: the caller says that it is a register that is mapped.
+    // SAFETY: by the contract of this function, it is a register that is mapped.
     match unsafe { paravirt_platform::read_register(register.cast::<u8>()) } {
         0xff => InterruptStatus::empty(),
         bits => InterruptStatus::from_bits_truncate(bits),

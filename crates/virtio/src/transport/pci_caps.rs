@@ -22,7 +22,7 @@ pub struct Msix {
     pub table: Structure,
 }
 
-/// What the capabilities of a modern virtio device say.
+/// The virtio structures that the capabilities of a modern device name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct VirtioCaps {
     /// The common configuration; at least [`COMMON_LEN`] bytes.

@@ -23,6 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a channel is opened.
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct ChannelOptions {
     /// Pages of the ring to the host, its control page included: 2 at least.
     pub outgoing_pages: usize,

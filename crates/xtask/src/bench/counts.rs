@@ -1,6 +1,6 @@
 //! What one request or frame costs in each driver, counted in process under callgrind.
 //!
-//! [`all`] measures every row of [`PARTS`]; [`print_lines`] prints them for `cargo xtask bench --counts`, and
+//! [`all`] measures every row of [`PARTS`]; [`print_line`] prints them for `cargo xtask bench --counts`, and
 //! [`write_json`] writes them to `bench.json` in the target directory: an array of objects
 //! `{"part": string, "batch": number, "instructions": number, "locked": number, "allocations": number, "kicks": number}`
 //! with the units of [`Row`], in the order of the printed lines.

@@ -1,4 +1,4 @@
-//! The machine in the machine, built of the distribution's packages: kernel, modules, busybox, and the QEMU that is installed.
+//! Builds the outer virtual machine of a nested VM from the distribution's packages: kernel, modules, busybox and the installed QEMU.
 
 use super::Unavailable;
 use super::archive::Archive;

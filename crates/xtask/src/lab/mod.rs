@@ -1,6 +1,6 @@
 //! A host with Hyper-V's interface: KVM's own emulation of it, with QEMU's VMBus on top.
 //!
-//! Where this machine's KVM has it, the guest runs there. Else it runs in a machine in the machine: QEMU emulates a processor
+//! Where this machine's KVM has it, the guest runs there. Else it runs as a nested VM: QEMU emulates a processor
 //! with AMD's virtualisation, Debian's kernel gives that a KVM, and a second QEMU runs on it.
 
 mod archive;
@@ -34,7 +34,7 @@ impl std::error::Error for Unavailable {}
 pub enum Lab {
     /// This machine's KVM.
     Direct,
-    /// A machine in the machine, of these files.
+    /// A nested VM; these are the files of the outer one.
     Nested(build::Files),
 }
 
@@ -63,7 +63,7 @@ impl Lab {
         Ok(Self::Nested(build::build()?))
     }
 
-    /// The one of a machine in the machine, whatever this machine's KVM can do: for what a guest's host is to have loaded and running.
+    /// The lab with a nested VM, even where this machine's KVM would do: for cases whose host must have modules loaded and services running.
     pub fn nested(&self) -> Result<Self> {
         Ok(match self {
             Self::Direct => Self::Nested(build::build()?),

@@ -120,7 +120,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("input and output errors", Bench::errors),
         ("an echo server", Bench::echo),
         ("legacy MMIO is named", Bench::legacy),
-        ("a command line that cannot be read", Bench::bad_words),
+        ("a malformed command line", Bench::bad_words),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
     for (name, work) in special
@@ -473,11 +473,11 @@ impl Bench {
         std::thread::scope(|scope| -> Result<()> {
             let writing = scope
                 .spawn(|| writer.write_all(&sent).and_then(|()| writer.shutdown(std::net::Shutdown::Write)));
-            stream.read_to_end(&mut back).context("reading what comes back")?;
+            stream.read_to_end(&mut back).context("reading the echo")?;
             writing.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
             Ok(())
         })?;
-        ensure!(back == sent, "{} bytes came back of {}", back.len(), sent.len());
+        ensure!(back == sent, "{} of {} bytes were echoed", back.len(), sent.len());
         must_end(&running.finish()?, 0)?;
         Ok(Outcome::Passed)
     }

@@ -15,8 +15,8 @@ use x86_64::instructions::port::Port;
 use super::time;
 use crate::platform::Machine;
 
-pub const MOST_PROCESSORS: usize = 64;
-const MOST_IO_APICS: usize = 8;
+pub const MAX_PROCESSORS: usize = 64;
+const MAX_IO_APICS: usize = 8;
 const ISA_LINES: usize = 16;
 /// What a PC without ACPI has.
 const DEFAULT_IO_APIC: IoApic = IoApic { address: 0xfec0_0000, first: 0 };
@@ -39,8 +39,8 @@ enum Power {
 }
 
 struct Board {
-    processors: [Option<u32>; MOST_PROCESSORS],
-    io_apics: [Option<IoApic>; MOST_IO_APICS],
+    processors: [Option<u32>; MAX_PROCESSORS],
+    io_apics: [Option<IoApic>; MAX_IO_APICS],
     overrides: [Option<InterruptLine>; ISA_LINES],
     power: Option<Power>,
     /// The port of the PM timer, and whether it counts 32 bits.
@@ -48,8 +48,8 @@ struct Board {
 }
 
 static BOARD: Mutex<Board> = Mutex::new(Board {
-    processors: [None; MOST_PROCESSORS],
-    io_apics: [None; MOST_IO_APICS],
+    processors: [None; MAX_PROCESSORS],
+    io_apics: [None; MAX_IO_APICS],
     overrides: [None; ISA_LINES],
     power: None,
     timer: None,
@@ -163,11 +163,11 @@ fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
 }
 
 /// The APIC ids of the processors.
-pub fn processors() -> [Option<u32>; MOST_PROCESSORS] {
+pub fn processors() -> [Option<u32>; MAX_PROCESSORS] {
     BOARD.lock().processors
 }
 
-pub fn io_apics() -> [Option<IoApic>; MOST_IO_APICS] {
+pub fn io_apics() -> [Option<IoApic>; MAX_IO_APICS] {
     BOARD.lock().io_apics
 }
 

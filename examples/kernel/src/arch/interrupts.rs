@@ -2,7 +2,7 @@
 //!
 //! `core` was built with a red zone, so every handler runs on a stack of its own (IST).
 
-use super::acpi::MOST_PROCESSORS;
+use super::acpi::MAX_PROCESSORS;
 use super::{apic, smp};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -127,7 +127,7 @@ static SLOTS: [Slot; 256] =
     [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), next: AtomicU32::new(0) } }; 256];
 /// The vector to which each line is led, or 0.
 static LINES: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
-static DEVICE_INTERRUPTS: [AtomicU64; MOST_PROCESSORS] = [const { AtomicU64::new(0) }; MOST_PROCESSORS];
+static DEVICE_INTERRUPTS: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
 static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
 /// Interrupts of devices so far, on all processors.

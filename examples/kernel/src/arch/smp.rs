@@ -1,5 +1,6 @@
 //! The other processors: started, then waiting for work.
 
+use super::acpi::MAX_PROCESSORS;
 use super::interrupts::PerProcessor;
 use super::{acpi, apic, interrupts, time};
 use crate::{boot, memory};
@@ -13,7 +14,6 @@ use paravirt_platform::{ProcessorId, RunError};
 const TRAMPOLINE: u64 = 0x8000;
 const LOW: core::ops::Range<u64> = 0x1000..0xa_0000;
 const STACK_LEN: usize = 128 << 10;
-const MOST: usize = acpi::MOST_PROCESSORS;
 
 /// What a processor is asked to do: the work, and whether it is done.
 struct Job {
@@ -22,8 +22,9 @@ struct Job {
     by: u32,
 }
 
-static JOBS: [AtomicPtr<Job>; MOST] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MOST];
-static APIC_IDS: [AtomicU32; MOST] = [const { AtomicU32::new(0) }; MOST];
+static JOBS: [AtomicPtr<Job>; MAX_PROCESSORS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_PROCESSORS];
+static APIC_IDS: [AtomicU32; MAX_PROCESSORS] = [const { AtomicU32::new(0) }; MAX_PROCESSORS];
 static RUNNING: AtomicU32 = AtomicU32::new(1);
 static STARTING: AtomicU32 = AtomicU32::new(0);
 static IS_UP: AtomicBool = AtomicBool::new(false);
@@ -64,7 +65,7 @@ pub fn start(limit: u32, ram: &[boot::Memory]) {
     }
     for id in acpi::processors().into_iter().flatten().filter(|id| *id != this) {
         let number = count();
-        if number >= limit.min(MOST as u32) {
+        if number >= limit.min(MAX_PROCESSORS as u32) {
             break;
         }
         APIC_IDS[number as usize].store(id, Ordering::Relaxed);

@@ -73,7 +73,7 @@ mod linux {
     pub const COMMAND_LINE: u64 = 0x228;
     pub const E820: u64 = 0x2d0;
     pub const E820_ENTRY_LEN: u64 = 20;
-    pub const E820_MOST: u64 = 128;
+    pub const E820_MAX: u64 = 128;
 }
 
 /// # Safety
@@ -141,7 +141,7 @@ impl BootInfo {
             let high = u64::from(peek::<u32>(at + linux::EXT_COMMAND_LINE));
             self.read_command_line(low | high << 32, u64::MAX);
             self.rsdp = Some(peek(at + linux::RSDP)).filter(|rsdp| *rsdp != 0);
-            for i in 0..u64::from(peek::<u8>(at + linux::E820_ENTRIES)).min(linux::E820_MOST) {
+            for i in 0..u64::from(peek::<u8>(at + linux::E820_ENTRIES)).min(linux::E820_MAX) {
                 self.add_range(at + linux::E820 + i * linux::E820_ENTRY_LEN);
             }
         }

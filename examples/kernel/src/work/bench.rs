@@ -91,7 +91,7 @@ fn work(
     while done < part.requests {
         while sent < part.requests && sent - done < part.depth as u64 {
             let lba = sent % slots * blocks;
-            let mut buffer = || buffers.pop().ok_or("a buffer did not come back");
+            let mut buffer = || buffers.pop().ok_or("a buffer was not returned");
             let op = match part.kind {
                 Kind::Read => Op::Read { lba, into: buffer()? },
                 Kind::Write => Op::Write { lba, from: buffer()?, durability: Durability::Cached },

@@ -125,7 +125,7 @@ fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass
             queue.complete().map_err(|fault| fault.to_string())?
         {
             done += 1;
-            let buffer = buffer.ok_or("a buffer did not come back")?;
+            let buffer = buffer.ok_or("a buffer was not returned")?;
             result.map_err(|error| format!("block {tag}: {error}"))?;
             if pass == Pass::Read
                 && let Some(at) = check(buffer.bytes(), tag * size)

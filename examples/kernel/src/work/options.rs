@@ -28,7 +28,7 @@ pub struct Options {
     /// The host's port that is connected to, and the guest's that it connects to.
     pub socket: Option<u32>,
     pub socket_echo: Option<u32>,
-    /// Seconds for which keys and mice are heard.
+    /// Seconds for which keyboards and mice are polled.
     pub input: Option<u64>,
     /// Seconds for which balloons are served.
     pub balloon: Option<u64>,
@@ -90,7 +90,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// A sentence that names the word that cannot be read.
+    /// A sentence that names the malformed word.
     pub fn parse(line: &str) -> Result<Self, String> {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {

@@ -1,4 +1,4 @@
-//! `socket=PORT`: connects to a port of the host, sends it a pattern, and looks whether it comes back. `socket-echo=PORT`: lets the
+//! `socket=PORT`: connects to a port of the host, sends it a pattern, and checks the echo. `socket-echo=PORT`: lets the
 //! host connect, and sends back what comes, once.
 
 use super::devices::Devices;
@@ -80,7 +80,7 @@ fn ask(sockets: &mut AnySockets<Machine>, port: u32) -> Result<(), String> {
     })?;
     sockets.close(socket);
     say!("socket=done port={port} sent={sent} received={received} same={is_same}");
-    if received == BYTES && is_same { Ok(()) } else { Err("socket: something else came back".into()) }
+    if received == BYTES && is_same { Ok(()) } else { Err("socket: the echo differs".into()) }
 }
 
 fn echo(sockets: &mut AnySockets<Machine>, port: u32) -> Result<(), String> {

@@ -217,7 +217,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
                 Ok(())
             }
             Err(Unsubmitted { reason, buffer: Some(Either::Right(buffer)), .. }) => refused(reason, buffer),
-            Err(_) => unreachable!("a refused request comes back with its buffer"),
+            Err(_) => unreachable!("a refused request returns its buffer"),
         }
     }
 

@@ -37,7 +37,7 @@ impl Stack {
                 (got == BYTES || !socket.may_recv()).then_some(())
             });
             if back != sent {
-                return Err(format!("round-trips: of {BYTES} bytes, not the same came back, or {got}"));
+                return Err(format!("round-trips: the echo of {BYTES} bytes differs, or has {got}"));
             }
         }
         let micros = time::now().since(start).as_micros();
