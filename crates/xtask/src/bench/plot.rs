@@ -189,7 +189,9 @@ const PANEL: u64 = 280;
 const GAP: u64 = 50;
 const BAR: u64 = 13;
 const WIDTH: u64 = LABELS + 2 * (PANEL + GAP) + 10;
-const TOP: u64 = 92;
+/// Of a chart without a legend; a legend stands in a line of its own.
+const TOP: u64 = 66;
+const LEGEND: u64 = 26;
 
 /// The distance of grid lines, 1, 2 or 5 times a power of ten: four lines or fewer up to `most`.
 fn step(most: u64) -> u64 {
@@ -218,10 +220,13 @@ fn draw(title: &str, groups: &[Group<'_>], theme: &Theme) -> Result<String> {
     let step = step(most);
     let bars = |group: &Group<'_>| 1 + u64::from(group.peer.is_some());
     let rows: u64 = groups.iter().map(|group| bars(group) * BAR + 12).sum();
-    let bottom = TOP + rows;
+    let top = TOP + if has_peer { LEGEND } else { 0 };
+    let bottom = top + rows;
     let height = bottom + 30;
     let scale = |value: u64| value as f64 * PANEL as f64 / most as f64;
     let Theme { page, text, faint, line, ours, peer, .. } = theme;
+    // Keeps grid lines off the figures.
+    let halo = format!(r#"stroke="{page}" stroke-width="3" paint-order="stroke""#);
 
     let mut svg = String::new();
     writeln!(
@@ -248,17 +253,17 @@ fn draw(title: &str, groups: &[Group<'_>], theme: &Theme) -> Result<String> {
     };
     for (panel, name) in ["alone", &batch].into_iter().enumerate() {
         let left = LABELS + panel as u64 * (PANEL + GAP);
-        writeln!(svg, r#"<text x="{left}" y="{}" font-weight="600" fill="{text}">{name}</text>"#, TOP - 14)?;
+        writeln!(svg, r#"<text x="{left}" y="{}" font-weight="600" fill="{text}">{name}</text>"#, top - 14)?;
         for tick in (0..=most / step).map(|at| at * step) {
             let x = left as f64 + scale(tick);
-            writeln!(svg, r#"<path d="M{x:.1} {}V{bottom}" stroke="{line}"/>"#, TOP - 6)?;
+            writeln!(svg, r#"<path d="M{x:.1} {}V{bottom}" stroke="{line}"/>"#, top - 6)?;
             writeln!(
                 svg,
                 r#"<text x="{x:.1}" y="{}" text-anchor="middle" font-size="11" fill="{faint}">{tick}</text>"#,
                 bottom + 16
             )?;
         }
-        let mut y = TOP;
+        let mut y = top;
         for group in groups {
             let middle = y + bars(group) * BAR / 2 + 4;
             if panel == 0 {
@@ -275,7 +280,10 @@ fn draw(title: &str, groups: &[Group<'_>], theme: &Theme) -> Result<String> {
                     r#"<rect x="{left}" y="{y}" width="{wide:.1}" height="{high}" fill="{colour}"/>"#
                 )?;
                 let (x, base) = (left as f64 + wide + 5.0, y + BAR - 3);
-                writeln!(svg, r#"<text x="{x:.1}" y="{base}" font-size="11" fill="{text}">{value}</text>"#)?;
+                writeln!(
+                    svg,
+                    r#"<text x="{x:.1}" y="{base}" font-size="11" fill="{text}" {halo}>{value}</text>"#
+                )?;
                 y += BAR;
             }
             y += 12;
