@@ -25,7 +25,7 @@ impl HostRingMemory for HostRing {
         unsafe { &*self.control }
     }
     fn data(&self) -> &[AtomicU64] {
-        // SAFETY: as above.
+        // SAFETY: it is guest memory of `words` words, which is held here.
         unsafe { std::slice::from_raw_parts(self.data, self.words) }
     }
 }

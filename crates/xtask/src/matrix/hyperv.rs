@@ -80,9 +80,10 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
             must_say(&transcript, &line)?;
         }
         image::check_pattern(&disk1, DISK1)?;
-        // The balloon was served while the disk was tested: its beginning comes first, its end last.
+        // The balloon was served while the disk was tested: it began before the test and ended after the test had begun. Which of
+        // the two ends first depends on how fast the host is.
         let at = |text: &str| transcript.lines.iter().position(|line| line.starts_with(text));
-        let order = [at("balloon=begin"), at("test=begin"), at("same test=pass"), at("balloon=0 end")];
+        let order = [at("balloon=begin"), at("test=begin"), at("balloon=0 end")];
         ensure!(order.is_sorted() && order[0].is_some(), "one after the other:\n{}", transcript.text());
         ensure!(
             number(&transcript, "balloon=0 end", "reports")? >= 2,

@@ -4,6 +4,8 @@
 //! device side is the same for all parts, and does the least that the protocol asks for. `ring-bench ratio` times the parts
 //! side by side.
 
+mod peer_transport;
+
 use paravirt_device::{BlockDevice, BlockQueue, Durability, Op, Rejected, Request};
 use paravirt_platform::{Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, Platform, Segment};
 use paravirt_testhost::count::{self, Counting, counted};
@@ -12,12 +14,12 @@ use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
-use paravirt_virtio::passthrough::PassthroughTransport;
 use paravirt_virtio::queue::{
     AreaRange, Parts, QueueAddresses, QueueConfig, RecordQueue, Ring as _, RingFormat, TransferCheck,
     VirtQueue,
 };
 use paravirt_virtio::transport::DeviceType;
+use peer_transport::PeerTransport;
 use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -392,13 +394,15 @@ unsafe impl Hal for PeerHal {
 
 const PEER_SIZE: usize = 16;
 
-fn peer_transport(registers: &FakeDevice) -> PassthroughTransport<Guest> {
-    PassthroughTransport::new(registers.transport(PEER.get_or_init(Guest::new)))
+fn peer_transport(registers: &FakeDevice) -> PeerTransport {
+    PeerTransport::new(PEER.get_or_init(Guest::new), registers)
 }
 
 /// Their queue alone.
 struct Peer {
     queue: PeerQueue<PeerHal, PEER_SIZE>,
+    /// Resets the device when it is dropped.
+    _transport: PeerTransport,
     device: Device,
     buffers: [Vec<u8>; 3],
     tokens: Vec<u16>,
@@ -409,13 +413,21 @@ impl Peer {
     fn new() -> Self {
         let guest = PEER.get_or_init(Guest::new);
         let registers = disk_device();
-        let queue = PeerQueue::new(&mut peer_transport(&registers), 0, true, true).expect("a queue");
+        let mut transport = peer_transport(&registers);
+        let queue = PeerQueue::new(&mut transport, 0, true, true).expect("a queue");
         let addresses = registers.registers().queues[0].expect("set up").addresses;
         let mut device = Device::new(|at| guest.host(at), &addresses, DATA + 1, true);
         // `PeerHal::share` gives pointers of this process as addresses.
         device.zero = 0;
         let buffers = [vec![0; HEADER as usize], vec![0; DATA as usize], vec![0; 1]];
-        Self { queue, device, buffers, tokens: Vec::with_capacity(PEER_SIZE), kicks: 0 }
+        Self {
+            queue,
+            _transport: transport,
+            device,
+            buffers,
+            tokens: Vec::with_capacity(PEER_SIZE),
+            kicks: 0,
+        }
     }
 
     #[inline(never)]
@@ -436,7 +448,7 @@ impl Peer {
     fn driver_side_complete(&mut self) {
         let [header, data, status] = &mut self.buffers;
         for token in self.tokens.drain(..) {
-            // SAFETY: the same buffers as in `add`.
+            // SAFETY: these are the buffers that `driver_side_submit` added, in the same order.
             unsafe { self.queue.pop_used(token, &[header], &mut [data, status]) }.expect("used");
         }
     }
@@ -461,7 +473,7 @@ struct PeerBlock<const OUT_OF_LINE: bool> {
     requests: Vec<PeerRequest>,
 }
 
-type PeerDisk = VirtIOBlk<PeerHal, PassthroughTransport<Guest>>;
+type PeerDisk = VirtIOBlk<PeerHal, PeerTransport>;
 type PeerRequest = (BlkReq, BlkResp, Vec<u8>, u16);
 
 #[inline(always)]
@@ -472,7 +484,7 @@ fn peer_submit(disk: &mut PeerDisk, lba: usize, (request, response, data, token)
 
 #[inline(always)]
 fn peer_complete(disk: &mut PeerDisk, (request, response, data, token): &mut PeerRequest) {
-    // SAFETY: the same request as in `peer_submit`.
+    // SAFETY: this is the request that `peer_submit` submitted.
     unsafe { disk.complete_read_blocks(*token, request, data, response) }.expect("read");
 }
 
