@@ -24,6 +24,7 @@ struct Program {
 const RING: Program = Program { kind: "bin", name: "ring-bench", function: "driver_side" };
 const CHANNEL: Program = Program { kind: "bin", name: "channel-bench", function: "ring_side" };
 const STORAGE: Program = Program { kind: "example", name: "storvsc-bench", function: "driver_side" };
+const STORAGE_DYN: Program = Program { kind: "example", name: "storvsc-dyn-bench", function: "driver_side" };
 const NET: Program = Program { kind: "example", name: "net-bench", function: "driver_side" };
 
 /// The parts: name, program, the program's word for it, batches.
@@ -37,7 +38,7 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
     ("peer-block", RING, "peer-block", [1, 16]),
     ("peer-queue", RING, "peer-queue", [1, 16]),
     ("storvsc", STORAGE, "read", [1, 32]),
-    ("storvsc-dyn", STORAGE, "read-dyn", [1, 32]),
+    ("storvsc-dyn", STORAGE_DYN, "read", [1, 32]),
     ("vmbus-ring", CHANNEL, "0", [1, 32]),
     ("virtio-net-tx", NET, "virtio-net-tx", [1, 32]),
     ("virtio-net-rx", NET, "virtio-net-rx", [1, 32]),
