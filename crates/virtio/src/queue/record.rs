@@ -13,7 +13,7 @@
 
 use super::memory::QueueMemory;
 use super::split::{self, Split};
-use super::types::Sealed;
+use super::types::{Sealed, reclaim_or_leak};
 use super::{
     DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DescWords, MAX_QUEUE_SIZE, QueueAddresses, Quiesced, Ring,
     Used, desc_word, write_desc,
@@ -476,15 +476,9 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
 
     fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = (0..self.size).find(|slot| self.slots.at(usize::from(*slot)).pending.is_some())?;
-        let Pending { mut buffer, extra } = self.release(slot)?;
-        match (&mut buffer, proof) {
-            (Some(buffer), Some(_)) => {
-                // SAFETY: it was put in flight when it was submitted, and the proof says that the device has stopped.
-                unsafe { buffer.reclaim() }
-            }
-            // A buffer that is dropped in flight leaks.
-            _ => buffer = None,
-        }
+        let Pending { buffer, extra } = self.release(slot)?;
+        // SAFETY: it was put in flight by this queue, when it was submitted.
+        let buffer = buffer.and_then(|buffer| unsafe { reclaim_or_leak(buffer, proof) });
         Some(Used { slot, len: 0, buffer, extra })
     }
 

@@ -1,7 +1,7 @@
 //! What goes into a queue and what comes out.
 
 use paravirt_device::{Fault, Rejected};
-use paravirt_platform::{BusAddr, Segment};
+use paravirt_platform::{BusAddr, DmaBuffer, Segment};
 
 /// What a queue is made of; the same after each reset of the device.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
@@ -150,6 +150,19 @@ impl Quiesced {
     pub const unsafe fn new() -> Self {
         Self(())
     }
+}
+
+/// Reclaims a buffer that did not complete where `proof` shows that the device has stopped; else leaks it, as the device may still
+/// access it. A buffer that is dropped in flight leaks.
+///
+/// # Safety
+///
+/// `buffer` was put in flight by the queue that `proof` was shown to.
+pub(super) unsafe fn reclaim_or_leak<B: DmaBuffer>(mut buffer: B, proof: Option<&Quiesced>) -> Option<B> {
+    proof?;
+    // SAFETY: by the contract of this function it is in flight on a device that, as the proof states, has stopped.
+    unsafe { buffer.reclaim() };
+    Some(buffer)
 }
 
 mod sealed {

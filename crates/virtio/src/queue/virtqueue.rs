@@ -5,7 +5,7 @@ use super::memory::QueueMemory;
 use super::packed::{self, Packed};
 use super::slots::{Lengths, Owned, Slots};
 use super::split::{self, Split};
-use super::types::Sealed;
+use super::types::{Sealed, reclaim_or_leak};
 use super::{
     AreaRange, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DataPlace, DescWords, MAX_QUEUE_SIZE, Parts,
     QueueAddresses, QueueConfig, Quiesced, Ring, RingFormat, Unsubmitted, Used, write_desc,
@@ -387,15 +387,9 @@ impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
 
     fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = self.slots.first_in_flight()?;
-        let Owned { mut buffer, extra } = self.slots.release(slot)?;
-        match (&mut buffer, proof) {
-            (Some(buffer), Some(_)) => {
-                // SAFETY: it was put in flight when it was submitted, and the proof says that the device has stopped.
-                unsafe { buffer.reclaim() }
-            }
-            // A buffer that is dropped in flight leaks.
-            _ => buffer = None,
-        }
+        let Owned { buffer, extra } = self.slots.release(slot)?;
+        // SAFETY: it was put in flight by this queue, when it was submitted.
+        let buffer = buffer.and_then(|buffer| unsafe { reclaim_or_leak(buffer, proof) });
         Some(Used { slot, len: 0, buffer, extra })
     }
 
