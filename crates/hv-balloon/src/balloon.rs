@@ -83,10 +83,7 @@ impl From<Fault> for OpenError {
 
 impl From<SendError> for OpenError {
     fn from(error: SendError) -> Self {
-        Self::Faulted(match error {
-            SendError::Faulted(fault) => fault,
-            _ => Fault::Protocol,
-        })
+        Self::Faulted(error.into())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::pump::{MAX_PACKET, MAX_RANGES, PacketSink, pump};
 use crate::receive::{Fragment, RxState};
 use crate::send::TxState;
 use crate::transaction::CONTROL;
-use crate::transmit_limits::{nvsp_packet, rejected};
+use crate::transmit_limits::nvsp_packet;
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{AllocError, DmaBuffer, PageBox, PageTable, Platform, SharedMemory, WakerGroup};
@@ -206,8 +206,7 @@ impl<P: Platform, B: DmaBuffer> ChannelState<P, B> {
         let message = nvsp_packet(NvspChannelType::CONTROL, NVSP_NO_SECTION, 0);
         let range = core::iter::once(GpaRange::contiguous(address, len));
         // SAFETY: by the contract of this function.
-        unsafe { channel.send_gpa_ranges(transaction | CONTROL, range, &[message.as_bytes()]) }
-            .map_err(rejected)?;
+        unsafe { channel.send_gpa_ranges(transaction | CONTROL, range, &[message.as_bytes()]) }?;
         channel.kick();
         Ok(())
     }
@@ -215,7 +214,7 @@ impl<P: Platform, B: DmaBuffer> ChannelState<P, B> {
     /// Sends an NVSP message of the device, of which the host confirms the receipt.
     pub fn send_nvsp(&mut self, transaction: u64, message: &[u8]) -> Result<(), Rejected> {
         let channel = self.channel.as_mut().ok_or(Fault::Removed)?;
-        channel.send_in_band(transaction | CONTROL, true, &[message]).map_err(rejected)?;
+        channel.send_in_band(transaction | CONTROL, true, &[message])?;
         channel.kick();
         Ok(())
     }

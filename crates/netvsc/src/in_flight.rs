@@ -2,7 +2,7 @@
 
 use crate::encode::{FrameBytes, Header};
 use crate::transaction::{self, Source};
-use crate::transmit_limits::{SendLimits, nvsp_packet, rejected};
+use crate::transmit_limits::{SendLimits, nvsp_packet};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Fault, IoError, Rejected, Sent, TxMeta};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaRegion, Fifo, PageTable, Platform, Segment};
@@ -158,5 +158,5 @@ fn write_packet<P: Platform>(
     // SAFETY: the segments are of a buffer in flight, which `InFlight` keeps until `complete` or `end`. The header lies in
     // `headers`, which are accessed as atomics only and live as long: `NetVscQueue` hands its state back to `ChannelState` when
     // it is dropped, and `NetShared` closes the channels before it drops that.
-    unsafe { channel.send_gpa_ranges(id, ranges, &[message.as_bytes()]) }.map_err(rejected)
+    unsafe { channel.send_gpa_ranges(id, ranges, &[message.as_bytes()]) }.map_err(Rejected::from)
 }

@@ -2,7 +2,7 @@
 
 use crate::encode::{ALIGNMENT, HEADROOM, Header};
 use crate::transaction::{self, Source};
-use crate::transmit_limits::{nvsp_packet, rejected};
+use crate::transmit_limits::nvsp_packet;
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Fault, Rejected};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, PageTable, Platform};
@@ -61,7 +61,7 @@ impl<P: Platform> LsoSlots<P> {
             Ok(segments) => {
                 let id = transaction::pack(Source::Lso(index), *generation);
                 let message = nvsp_packet(NvspChannelType::DATA, NVSP_NO_SECTION, 0);
-                channel.send_gpa_direct(id, segments, &[message.as_bytes()]).map_err(rejected)
+                channel.send_gpa_direct(id, segments, &[message.as_bytes()]).map_err(Rejected::from)
             }
             Err(error) => Err(Rejected::Buffer(error)),
         };

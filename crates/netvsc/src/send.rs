@@ -5,7 +5,7 @@ use crate::encode::{ALIGNMENT, ETHERNET, FrameBytes, HEADROOM, Header, PLAIN_HEA
 use crate::in_flight::InFlight;
 use crate::lso::LsoSlots;
 use crate::transaction::{self, Source};
-use crate::transmit_limits::{MAX_SECTIONS, SendBuffer, SendLimits, nvsp_packet, rejected};
+use crate::transmit_limits::{MAX_SECTIONS, SendBuffer, SendLimits, nvsp_packet};
 use core::{fmt, ptr::NonNull};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Fault, Rejected, Sent, TxMeta};
@@ -333,8 +333,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
                 let nvsp = nvsp_packet(NvspChannelType::DATA, NVSP_NO_SECTION, 0);
                 // SAFETY: the range is in the send buffer, which lives until the channels have been closed; the section is not
                 // written again before its packets are completed: `release` frees it then.
-                unsafe { channel.send_gpa_ranges(id, core::iter::once(range), &[nvsp.as_bytes()]) }
-                    .map_err(rejected)?;
+                unsafe { channel.send_gpa_ranges(id, core::iter::once(range), &[nvsp.as_bytes()]) }?;
                 entry.in_flight = entry.in_flight.saturating_add(1);
                 Ok(())
             }

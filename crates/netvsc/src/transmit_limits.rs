@@ -2,8 +2,7 @@
 
 use core::ptr::NonNull;
 use hyperv_bindings::netvsp::{NvspChannelType, NvspMessageType, NvspSendRndisPacket};
-use paravirt_device::{Offloads, Rejected};
-use paravirt_vmbus::SendError;
+use paravirt_device::Offloads;
 
 /// Sections of the send buffer that a queue uses, at most, however small the host makes them.
 pub(crate) const MAX_SECTIONS: u16 = 1024;
@@ -50,14 +49,5 @@ pub(crate) fn nvsp_packet(channel_type: NvspChannelType, section: u32, len: u32)
         section_index: section,
         section_size: len,
         padding: [0; 24],
-    }
-}
-
-/// Why a frame was not sent, where the channel refused it.
-pub(crate) fn rejected(error: SendError) -> Rejected {
-    match error {
-        SendError::Full => Rejected::Full,
-        SendError::Faulted(fault) => fault.into(),
-        _ => Rejected::Invalid,
     }
 }

@@ -12,7 +12,7 @@ use hyperv_bindings::storvsp::{
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{Direction, Platform};
 use paravirt_scsi::{Address, Command, Event, ScsiPort};
-use paravirt_vmbus::{Channel, Kind, Payload, SendError};
+use paravirt_vmbus::{Channel, Kind, Payload};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Bytes of the longest packet of the host.
@@ -71,7 +71,7 @@ impl<P: Platform> StorPort<P> {
             [] => self.channel.send_in_band(id, true, payload),
             _ => self.channel.send_gpa_direct(id, command.memory, payload),
         };
-        sent.map_err(refused)
+        sent.map_err(Rejected::from)
     }
 
     pub(crate) fn into_channel(self) -> Channel<P> {
@@ -136,15 +136,6 @@ const COMMON_FLAGS: StorvspSrbFlags = StorvspSrbFlags::QUEUE_ACTION_ENABLE
     .union(StorvspSrbFlags::NO_QUEUE_FREEZE)
     .union(StorvspSrbFlags::DISABLE_SYNCHRONOUS_TRANSFER);
 
-#[cold]
-fn refused(error: SendError) -> Rejected {
-    match error {
-        SendError::Full => Rejected::Full,
-        SendError::Faulted(fault) => fault.into(),
-        _ => Rejected::Invalid,
-    }
-}
-
 #[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
 // SAFETY: memory of commands is named to the host by `Channel` alone, which takes it as `DmaSegments`, and a packet that was not
 // written is not seen. An id is returned only where the host has written a completion packet with it, by which StorVSP says that
@@ -157,13 +148,13 @@ unsafe impl<P: Platform> ScsiPort for StorPort<P> {
         match channel.send_gpa_page(id, command.memory, Execute { template, lun, command }) {
             Ok(true) => Ok(()),
             Ok(false) => self.send_any(id, *command),
-            Err(error) => Err(refused(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
     fn reset_bus(&mut self, id: u64) -> Result<(), Rejected> {
         let packet = StorvspPlain { header: header(StorvspOperation::RESET_BUS), padding: [0; 52] };
-        self.channel.send_in_band(id, true, &[packet.as_bytes()]).map_err(refused)
+        self.channel.send_in_band(id, true, &[packet.as_bytes()]).map_err(Rejected::from)
     }
 
     fn kick(&mut self) {

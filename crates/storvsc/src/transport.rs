@@ -15,7 +15,7 @@ use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
 use paravirt_device::Fault;
 use paravirt_platform::{PAGE_SIZE, Platform, ProcessorId};
 use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
-use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, SendError, Vmbus};
+use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
 /// How long the host may take for a step of the initialisation, and to offer subchannels.
@@ -102,13 +102,6 @@ fn fault(error: ChannelError) -> Fault {
     }
 }
 
-fn send_fault(error: SendError) -> Fault {
-    match error {
-        SendError::Faulted(fault) => fault,
-        _ => Fault::Protocol,
-    }
-}
-
 impl<P: Platform> StorTransport<P> {
     /// The controller of `offer`, to be opened by [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
     pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
@@ -143,7 +136,7 @@ impl<P: Platform> StorTransport<P> {
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
         // Nothing else is in flight: any number will do.
         const STEP: u64 = 0x5e7;
-        channel.send_in_band(STEP, true, &[packet.as_bytes()]).map_err(send_fault)?;
+        channel.send_in_band(STEP, true, &[packet.as_bytes()])?;
         channel.kick();
         let end = self.platform.now().saturating_add(TIMEOUT);
         let mut buffer = [0; PACKET];

@@ -13,7 +13,7 @@ use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
-use paravirt_device::{Arm, Fault};
+use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
 use paravirt_vmbus_ring::{Incoming, Kind, Outgoing, RingError};
 use zerocopy::IntoBytes;
@@ -85,6 +85,29 @@ impl core::error::Error for SendError {}
 impl From<Fault> for SendError {
     fn from(fault: Fault) -> Self {
         Self::Faulted(fault)
+    }
+}
+
+/// The fault of a driver whose control message was not sent: a message that the ring has no room for is one that the host does not
+/// take in, which counts as [`Fault::Protocol`].
+impl From<SendError> for Fault {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Faulted(fault) => fault,
+            SendError::Full | SendError::Invalid => Self::Protocol,
+        }
+    }
+}
+
+/// Why a driver refuses a request whose packet was not sent.
+impl From<SendError> for Rejected {
+    #[cold]
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full => Self::Full,
+            SendError::Invalid => Self::Invalid,
+            SendError::Faulted(fault) => fault.into(),
+        }
     }
 }
 
