@@ -285,7 +285,7 @@ impl Bench {
             transcript.text()
         );
         ensure!(
-            transcript.value("idle=end", "woke") == Some("1"),
+            transcript.value("idle=end", "woken") == Some("0"),
             "woken while idle:\n{}",
             transcript.text()
         );
@@ -390,7 +390,7 @@ impl Bench {
         must_end(&transcript, 0)?;
         must_say(&transcript, "device=disk0 at=pci:0000:01:00.0")?;
         must_say(&transcript, "same http=/large.bin status=200")?;
-        must_say(&transcript, "idle=end woke=1 device_interrupts=0")?;
+        must_say(&transcript, "idle=end woken=0 device_interrupts=0")?;
         Ok(Outcome::Passed)
     }
 

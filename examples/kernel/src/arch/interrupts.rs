@@ -140,6 +140,11 @@ pub fn device_interrupts_on(processor: u32) -> u64 {
     DEVICE_INTERRUPTS.get(processor as usize).map_or(0, |count| count.load(Ordering::Relaxed))
 }
 
+/// Interrupts of the local timers so far, on all processors.
+pub fn timer_interrupts() -> u64 {
+    TIMER_INTERRUPTS.load(Ordering::Relaxed)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn rust_interrupt(frame: &Frame) {
     let vector = frame.vector as usize;
