@@ -2,7 +2,7 @@
 
 use super::ring::BlkRing;
 use super::{Limits, TransferAt};
-use crate::queue::{Body, RecordQueue, Used, VirtQueue};
+use crate::queue::{Body, RecordQueue, Ring, Used, VirtQueue};
 use crate::request_queue::{Outcome, RequestQueue};
 use core::fmt;
 use core::task::Waker;
@@ -33,8 +33,9 @@ const ID_LEN: usize = 20;
 /// How long the device may take to tell its serial number.
 const SERIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What remains to be done when a request completes.
+/// What remains to be done when a request completes. A word, so that [`Pending`] has no padding: what has is copied in pieces.
 #[derive(Copy, Clone, PartialEq, Eq)]
+#[repr(u64)]
 pub(super) enum Stage {
     /// Nothing.
     Last,
@@ -49,6 +50,52 @@ pub(super) struct Pending {
     tag: u64,
     deadline: Instant,
     stage: Stage,
+}
+
+/// A request with data, without its buffer. Two words, which are passed in registers.
+#[derive(Copy, Clone)]
+struct Transfer {
+    lba: u64,
+    /// For a write, when it completes.
+    durability: Option<Durability>,
+}
+
+impl Transfer {
+    /// The operation again, with its buffer.
+    fn op<B>(self, buffer: B) -> Op<B> {
+        match self.durability {
+            None => Op::Read { lba: self.lba, into: buffer },
+            Some(durability) => Op::Write { lba: self.lba, from: buffer, durability },
+        }
+    }
+}
+
+/// A request without data.
+#[derive(Copy, Clone)]
+enum Command {
+    Flush,
+    Discard { lba: u64, blocks: u32 },
+    WriteZeroes { lba: u64, blocks: u32, unmap: Unmap },
+}
+
+impl Command {
+    /// `None` for an operation with data.
+    fn of<B>(op: &Op<B>) -> Option<Self> {
+        Some(match *op {
+            Op::Read { .. } | Op::Write { .. } => return None,
+            Op::Flush => Self::Flush,
+            Op::Discard { lba, blocks } => Self::Discard { lba, blocks },
+            Op::WriteZeroes { lba, blocks, unmap } => Self::WriteZeroes { lba, blocks, unmap },
+        })
+    }
+
+    fn op<B>(self) -> Op<B> {
+        match self {
+            Self::Flush => Op::Flush,
+            Self::Discard { lba, blocks } => Op::Discard { lba, blocks },
+            Self::WriteZeroes { lba, blocks, unmap } => Op::WriteZeroes { lba, blocks, unmap },
+        }
+    }
 }
 
 /// How a request with this status went.
@@ -97,6 +144,16 @@ impl<P: Platform, B: DmaBuffer> BlkQueue<P, B> {
         Ok(Self(Kind::General(TypedQueue::new(queue, limits, size)?)))
     }
 
+    /// Submits an operation without data.
+    #[inline(never)]
+    fn submit_command(&mut self, op: Op<B>, tag: u64, deadline: Instant) -> Result<(), Refused<B>> {
+        match Command::of(&op) {
+            Some(command) => each!(self, queue => queue.submit_command(command, tag, deadline)),
+            // Reads and writes have data: they are not submitted here.
+            None => refused(Rejected::Invalid, tag, op, deadline),
+        }
+    }
+
     /// The device's serial number, asked for before the queue is handed out. VIRTIO 1.3 §5.2.6
     pub(super) fn serial(&mut self) -> Option<Serial> {
         each!(self, queue => queue.serial())
@@ -131,11 +188,27 @@ impl<P: Platform, B: DmaBuffer> Notify for BlkQueue<P, B> {
 impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     type Buffer = B;
 
+    /// The operation is taken apart first: a request that stays whole would lie in memory for the paths out of line, and its
+    /// kind would be read back from there even where the caller's code says which it is.
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        match &mut self.0 {
-            Kind::Records(queue) => queue.submit(request),
-            Kind::General(queue) => submit_general(queue, request),
+        let Request { tag, op, deadline } = request;
+        match op {
+            Op::Read { lba, into } => {
+                let transfer = Transfer { lba, durability: None };
+                match &mut self.0 {
+                    Kind::Records(queue) => queue.submit(transfer, into, tag, deadline),
+                    Kind::General(queue) => submit_general(queue, transfer, into, tag, deadline),
+                }
+            }
+            Op::Write { lba, from, durability } => {
+                let transfer = Transfer { lba, durability: Some(durability) };
+                match &mut self.0 {
+                    Kind::Records(queue) => queue.submit(transfer, from, tag, deadline),
+                    Kind::General(queue) => submit_general(queue, transfer, from, tag, deadline),
+                }
+            }
+            op => self.submit_command(op, tag, deadline),
         }
     }
 
@@ -161,9 +234,12 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
 #[inline(never)]
 fn submit_general<P: Platform, B: DmaBuffer>(
     queue: &mut TypedQueue<P, B, VirtQueue<P, B, Pending>>,
-    request: Request<B>,
+    transfer: Transfer,
+    buffer: B,
+    tag: u64,
+    deadline: Instant,
 ) -> Result<(), Refused<B>> {
-    queue.submit(request)
+    queue.submit(transfer, buffer, tag, deadline)
 }
 
 impl<P: Platform, B: DmaBuffer> fmt::Debug for BlkQueue<P, B> {
@@ -195,70 +271,72 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         Ok(Self { queue, limits: limits.clone(), earliest: Instant::NEVER, held, local })
     }
 
+    /// Submits a request with data.
     #[inline(always)]
-    fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        let Request { tag, op, deadline } = request;
+    fn submit(
+        &mut self,
+        transfer: Transfer,
+        buffer: B,
+        tag: u64,
+        deadline: Instant,
+    ) -> Result<(), Refused<B>> {
         if let Some(fault) = self.queue.fault() {
-            return refused(fault.into(), tag, op, deadline);
+            return refused(fault.into(), tag, transfer.op(buffer), deadline);
         }
         let limits = &*self.limits;
-        let (kind, lba, buffer, durability) = match op {
-            Op::Read { lba, into } => (kind::IN, lba, into, Durability::Cached),
-            Op::Write { lba, from, durability } => (kind::OUT, lba, from, durability),
-            op => return self.submit_command(tag, op, deadline),
+        let (kind, direction, blocks, stage) = match transfer.durability {
+            None => (kind::IN, Direction::FromDevice, &limits.blocks, Stage::Last),
+            Some(durability) => {
+                let needs_flush = durability == Durability::Durable && limits.has_cache;
+                let stage = if needs_flush { Stage::FlushNext } else { Stage::Last };
+                (kind::OUT, Direction::ToDevice, &limits.writable_blocks, stage)
+            }
         };
-        let stage = if durability == Durability::Durable && limits.has_cache {
-            Stage::FlushNext
-        } else {
-            Stage::Last
-        };
-        let (direction, blocks) = match kind {
-            kind::IN => (Direction::FromDevice, &limits.blocks),
-            _ => (Direction::ToDevice, &limits.writable_blocks),
-        };
+        let lba = transfer.lba;
         let header = [u64::from(kind), lba << (limits.sector_shift & 63)];
         let pending = Pending { tag, deadline, stage };
         let check = TransferAt { limits, lba, blocks };
         match self.queue.queue_mut().submit(header, buffer, direction, pending, check) {
             Ok(()) => {
-                self.earliest = self.earliest.min(deadline);
+                if deadline < self.earliest {
+                    self.earliest = deadline;
+                }
                 Ok(())
             }
             Err((reason, buffer)) => {
-                let op = match kind {
-                    kind::IN => Op::Read { lba, into: buffer },
-                    _ => Op::Write { lba, from: buffer, durability },
-                };
                 // A medium that is read-only has no blocks to write.
                 let is_read_only = kind == kind::OUT && limits.is_read_only();
-                refused(if is_read_only { Rejected::ReadOnly } else { reason }, tag, op, deadline)
+                let reason = if is_read_only { Rejected::ReadOnly } else { reason };
+                refused(reason, tag, transfer.op(buffer), deadline)
             }
         }
     }
 
     /// Submits a request without data.
     #[inline(never)]
-    fn submit_command(&mut self, tag: u64, op: Op<B>, deadline: Instant) -> Result<(), Refused<B>> {
+    fn submit_command(&mut self, command: Command, tag: u64, deadline: Instant) -> Result<(), Refused<B>> {
+        if let Some(fault) = self.queue.fault() {
+            return refused(fault.into(), tag, command.op(), deadline);
+        }
         let pending = Pending { tag, deadline, stage: Stage::Last };
         let limits = &*self.limits;
-        let sent = match &op {
-            Op::Flush if !limits.has_cache => {
+        let sent = match command {
+            Command::Flush if !limits.has_cache => {
                 // Every write is durable: there is nothing to ask of the device.
                 let kept = self.local.push(tag).map_err(|_| Rejected::Full);
                 self.queue.close();
-                return kept.or_else(|reason| refused(reason, tag, op, deadline));
+                return kept.or_else(|reason| refused(reason, tag, command.op(), deadline));
             }
-            Op::Flush => Ok((kind::FLUSH, Body::None)),
-            Op::Discard { lba, blocks } => limits
-                .check_blocks(*lba, *blocks, limits.max_discard)
+            Command::Flush => Ok((kind::FLUSH, Body::None)),
+            Command::Discard { lba, blocks } => limits
+                .check_blocks(lba, blocks, limits.max_discard)
                 .map(|words| (kind::DISCARD, Body::Words(words))),
-            Op::WriteZeroes { lba, blocks, unmap } => {
-                let flags = if *unmap == Unmap::May && limits.can_unmap { ZEROES_UNMAP } else { 0 };
+            Command::WriteZeroes { lba, blocks, unmap } => {
+                let flags = if unmap == Unmap::May && limits.can_unmap { ZEROES_UNMAP } else { 0 };
                 limits
-                    .check_blocks(*lba, *blocks, limits.max_zeroes)
+                    .check_blocks(lba, blocks, limits.max_zeroes)
                     .map(|[sector, count]| (kind::WRITE_ZEROES, Body::Words([sector, count | flags << 32])))
             }
-            Op::Read { .. } | Op::Write { .. } => Err(Rejected::Invalid),
         };
         let sent = sent.and_then(|(kind, body)| {
             self.queue.queue_mut().submit_command([u64::from(kind), 0], body, pending)
@@ -268,7 +346,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
                 self.earliest = self.earliest.min(deadline);
                 Ok(())
             }
-            Err(reason) => refused(reason, tag, op, deadline),
+            Err(reason) => refused(reason, tag, command.op(), deadline),
         }
     }
 
@@ -370,35 +448,29 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
 }
 
 impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
-    /// The next completion. What is not the usual case is found out by words, before anything is moved.
+    /// The next completion. The usual case is done here, every other one out of line.
     #[inline(always)]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
         if !self.queue.is_open() {
-            return self.complete_slow();
+            return by_parts(self.complete_slow());
         }
         let queue = self.queue.queue_mut();
-        let (slot, stage) = match queue.next_used() {
-            Ok(Some((slot, pending))) => (slot, pending.stage),
+        let Used { slot, buffer, extra, .. } = match queue.pop() {
+            Ok(Some(used)) => used,
             Ok(None) => return Ok(None),
-            Err(fault) => return self.complete_faulted(fault),
+            Err(fault) => return by_parts(self.complete_faulted(fault)),
         };
         let status = queue.status(slot);
-        if stage != Stage::Last || status != STATUS_OK {
-            return self.complete_other(slot, status);
+        if extra.stage != Stage::Last || status != STATUS_OK {
+            return by_parts(self.complete_other(Used { slot, len: 0, buffer, extra }, status));
         }
-        match queue.take_used(slot) {
-            Some((buffer, Pending { tag, .. })) => Ok(Some(Completion { tag, buffer, result: Ok(()) })),
-            None => self.complete_faulted(Fault::Protocol),
-        }
+        Ok(Some(Completion { tag: extra.tag, buffer, result: Ok(()) }))
     }
 
     /// As [`complete`](Self::complete), of a request that failed or for which more is to be done.
     #[inline(never)]
-    fn complete_other(&mut self, slot: u16, status: u8) -> Result<Option<Completion<B>>, Fault> {
-        let Some((buffer, extra)) = self.queue.queue_mut().take_used(slot) else {
-            return self.complete_faulted(Fault::Protocol);
-        };
-        match self.next_stage(Used { slot, len: 0, buffer, extra }, result_of(status)) {
+    fn complete_other(&mut self, used: Used<B, Pending>, status: u8) -> Result<Option<Completion<B>>, Fault> {
+        match self.next_stage(used, result_of(status)) {
             Some(done) => Ok(Some(done)),
             None => self.complete_slow(),
         }
@@ -409,6 +481,16 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
     fn complete_faulted(&mut self, fault: Fault) -> Result<Option<Completion<B>>, Fault> {
         self.queue.fail(fault);
         self.complete_slow()
+    }
+}
+
+/// The same value, made anew: what an outlined function wrote to memory does not keep the usual path's result there.
+#[inline(always)]
+fn by_parts<B>(done: Result<Option<Completion<B>>, Fault>) -> Result<Option<Completion<B>>, Fault> {
+    match done {
+        Ok(Some(Completion { tag, buffer, result })) => Ok(Some(Completion { tag, buffer, result })),
+        Ok(None) => Ok(None),
+        Err(fault) => Err(fault),
     }
 }
 

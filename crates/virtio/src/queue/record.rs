@@ -94,8 +94,8 @@ pub enum Body {
 /// With each the driver keeps an `X`.
 pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
     split: Split,
+    /// The first free slot, `size` where none is.
     free_head: u16,
-    free: u16,
     size: u16,
     slots: PageRing<P, Slot<B, X>>,
     records: RingArray<Record>,
@@ -111,6 +111,25 @@ pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
     parameter_base: BusAddr,
     table_base: BusAddr,
     memory: QueueMemory<P>,
+}
+
+/// Where the device sees the record of `slot`.
+fn record_addr(base: BusAddr, slot: u16) -> BusAddr {
+    base.offset(u64::from(slot).wrapping_mul(RECORD_LEN))
+}
+
+/// Has the descriptor of `slot` name its record, of those at `base`.
+fn name_record(split: &Split, slot: u16, base: BusAddr) {
+    let table = Segment { addr: record_addr(base, slot), len: TABLE_LEN };
+    split.write_desc(slot, table, DESC_F_INDIRECT, 0);
+}
+
+/// As [`name_record`], of a slot whose descriptor named its table. It takes parts of the queue, so that what the compiler knows of the
+/// others remains known.
+#[cold]
+#[inline(never)]
+fn restore_record(split: &Split, slot: u16, base: BusAddr) {
+    name_record(split, slot, base);
 }
 
 impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
@@ -161,7 +180,6 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let queue = Self {
             split,
             free_head: 0,
-            free: size,
             size,
             slots,
             records,
@@ -194,20 +212,12 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         ];
         let record = self.records.at(usize::from(slot));
         record.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-        self.name_record(slot);
-    }
-
-    fn name_record(&self, slot: u16) {
-        let table = Segment { addr: self.record_addr(slot), len: TABLE_LEN };
-        self.split.write_desc(slot, table, DESC_F_INDIRECT, 0);
-    }
-
-    fn record_addr(&self, slot: u16) -> BusAddr {
-        self.record_base.offset(u64::from(slot).wrapping_mul(RECORD_LEN))
+        name_record(&self.split, slot, self.record_base);
     }
 
     fn header_segment(&self, slot: u16) -> Segment {
-        Segment { addr: self.record_addr(slot).offset(u64::from(TABLE_LEN)), len: HEADER_LEN }
+        let record = record_addr(self.record_base, slot);
+        Segment { addr: record.offset(u64::from(TABLE_LEN)), len: HEADER_LEN }
     }
 
     fn status_segment(&self, slot: u16) -> Segment {
@@ -242,7 +252,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             Err(error) => return Err((Rejected::Buffer(error), buffer)),
         };
         let refused = match check.one(segment.len) {
-            Ok(()) if self.free > 0 => None,
+            Ok(()) if self.free_head < self.size => None,
             Ok(()) => Some(Rejected::Full),
             Err(reason) => Some(reason),
         };
@@ -256,34 +266,45 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             Direction::ToDevice => (DESC_F_NEXT, 1),
         };
         let head = self.free_head;
-        if self.slots.at(usize::from(head)).names != Names::Record {
-            self.restore_record(head);
-        }
-        let record = self.records.at(usize::from(head));
-        record[DATA].store(segment.addr.0, Ordering::Relaxed);
-        record[DATA + 1].store(desc_word(segment.len, flags, 2), Ordering::Relaxed);
-        self.enter(head, header, writable, Some(buffer), extra);
+        self.enter(
+            head,
+            Some([segment.addr.0, desc_word(segment.len, flags, 2)]),
+            header,
+            writable,
+            Some(buffer),
+            extra,
+        );
         Ok(())
     }
 
-    /// Has the ring name the record of `slot` again.
-    #[cold]
-    #[inline(never)]
-    fn restore_record(&mut self, slot: u16) {
-        self.slots.at_mut(usize::from(slot)).names = Names::Record;
-        self.name_record(slot);
-    }
-
-    /// Enters the request in `head`, the first free slot, in the table and in the ring.
+    /// Enters the request in `head`, the first free slot: in its record, with the descriptor of the data where the record is the
+    /// request's table, in the slot, and in the ring.
     #[inline(always)]
-    fn enter(&mut self, head: u16, header: [u64; 2], writable: u32, buffer: Option<B>, extra: X) {
-        let record = self.records.at(usize::from(head));
+    fn enter(
+        &mut self,
+        head: u16,
+        data: Option<[u64; 2]>,
+        header: [u64; 2],
+        writable: u32,
+        buffer: Option<B>,
+        extra: X,
+    ) {
+        // All places first: no store can change one, but the compiler cannot know.
+        let index = usize::from(head);
+        let (record, status) = (self.records.at(index), self.statuses.at(index));
+        let slot = self.slots.at_mut(index);
+        if let Some(data) = data {
+            if slot.names != Names::Record {
+                slot.names = Names::Record;
+                restore_record(&self.split, head, self.record_base);
+            }
+            record[DATA].store(data[0], Ordering::Relaxed);
+            record[DATA + 1].store(data[1], Ordering::Relaxed);
+        }
         record[HEADER].store(header[0], Ordering::Relaxed);
         record[HEADER + 1].store(header[1], Ordering::Relaxed);
-        self.statuses.at(usize::from(head)).store(STATUS_NONE, Ordering::Relaxed);
-        let slot = self.slots.at_mut(usize::from(head));
+        status.store(STATUS_NONE, Ordering::Relaxed);
         self.free_head = slot.next;
-        self.free = self.free.wrapping_sub(1);
         slot.writable = writable;
         // A slot that is free holds nothing that would have to be dropped.
         core::mem::forget(slot.pending.replace(Pending { buffer, extra }));
@@ -313,7 +334,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         };
         match filled {
             Ok(writable) => {
-                self.enter(self.free_head, header, writable, Some(buffer), extra);
+                self.enter(self.free_head, None, header, writable, Some(buffer), extra);
                 Ok(())
             }
             Err(reason) => {
@@ -341,19 +362,19 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
                 (Some(Segment { addr, len }), Direction::FromDevice)
             }
         };
-        if self.free == 0 {
+        if self.free_head >= self.size {
             return Err(Rejected::Full);
         }
         let words = if let Body::Words([first, second]) = body { [first, second, 0, 0] } else { [0; 4] };
         parameter.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
         let writable = self.fill_table(segment.as_slice(), direction)?;
-        self.enter(head, header, writable, None, extra);
+        self.enter(head, None, header, writable, None, extra);
         Ok(())
     }
 
     /// Writes the table of the first free slot, and has the ring name it; how many bytes the device may write.
     fn fill_table(&mut self, body: &[Segment], direction: Direction) -> Result<u32, Rejected> {
-        if self.free == 0 {
+        if self.free_head >= self.size {
             return Err(Rejected::Full);
         }
         if body.len().saturating_add(2) > usize::from(self.capacity) {
@@ -408,40 +429,6 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         self.free_head
     }
 
-    /// The next request that the device has used, by its slot, with what the driver keeps with it. It is to be
-    /// taken by `take_used` next.
-    ///
-    /// # Errors
-    ///
-    /// As for [`pop`](Ring::pop).
-    #[inline(always)]
-    pub(crate) fn next_used(&mut self) -> Result<Option<(u16, &X)>, Fault> {
-        let (size, free) = (self.size, self.free);
-        let Some((id, len)) = self.split.peek(|| size.wrapping_sub(free))? else { return Ok(None) };
-        if id >= u32::from(size) {
-            return Err(Fault::Protocol);
-        }
-        let slot = self.slots.at(id as usize);
-        match &slot.pending {
-            Some(pending) if len <= slot.writable => {
-                self.split.advance_one();
-                Ok(Some((id as u16, &pending.extra)))
-            }
-            _ => Err(Fault::Protocol),
-        }
-    }
-
-    /// Frees `slot`, which `next_used` gave: only then has the device returned it. `None` where nothing is in flight in it.
-    #[inline(always)]
-    pub(crate) fn take_used(&mut self, slot: u16) -> Option<(Option<B>, X)> {
-        let Pending { mut buffer, extra } = self.release(slot)?;
-        if let Some(buffer) = &mut buffer {
-            // SAFETY: it was put in flight when it was submitted, and the device has returned it, once: the slot is free now.
-            unsafe { buffer.reclaim() }
-        }
-        Some((buffer, extra))
-    }
-
     #[inline(always)]
     fn release(&mut self, slot: u16) -> Option<Pending<B, X>> {
         let free_head = self.free_head;
@@ -449,7 +436,6 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let pending = entry.pending.take()?;
         entry.next = free_head;
         self.free_head = slot;
-        self.free = self.free.wrapping_add(1);
         Some(pending)
     }
 }
@@ -477,6 +463,8 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
     fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = (0..self.size).find(|slot| self.slots.at(usize::from(*slot)).pending.is_some())?;
         let Pending { buffer, extra } = self.release(slot)?;
+        // Its used element will not come: the queue begins anew before it is used again.
+        self.split.advance_one();
         // SAFETY: it was put in flight by this queue, when it was submitted.
         let buffer = buffer.and_then(|buffer| unsafe { reclaim_or_leak(buffer, proof) });
         Some(Used { slot, len: 0, buffer, extra })
@@ -484,8 +472,23 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
 
     #[inline(always)]
     fn pop(&mut self) -> Result<Option<Used<B, X>>, Fault> {
-        let Some((slot, _)) = self.next_used()? else { return Ok(None) };
-        let (buffer, extra) = self.take_used(slot).ok_or(Fault::Protocol)?;
+        let Some((id, len)) = self.split.peek_outstanding()? else { return Ok(None) };
+        if id >= u32::from(self.size) {
+            return Err(Fault::Protocol);
+        }
+        let slot = id as u16;
+        let entry = self.slots.at_mut(usize::from(slot));
+        if len > entry.writable {
+            return Err(Fault::Protocol);
+        }
+        let Some(Pending { mut buffer, extra }) = entry.pending.take() else { return Err(Fault::Protocol) };
+        self.split.advance_one();
+        entry.next = self.free_head;
+        self.free_head = slot;
+        if let Some(buffer) = &mut buffer {
+            // SAFETY: it was put in flight when it was submitted, and the device has returned it, once: the slot is free now.
+            unsafe { buffer.reclaim() }
+        }
         Ok(Some(Used { slot, len: 0, buffer, extra }))
     }
 
@@ -505,7 +508,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
 
     #[inline(always)]
     fn in_flight(&self) -> u16 {
-        self.size.wrapping_sub(self.free)
+        self.split.outstanding()
     }
 }
 

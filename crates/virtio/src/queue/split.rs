@@ -147,6 +147,19 @@ impl Split {
         Ok(Some((element as u32, (element >> 32) as u32)))
     }
 
+    /// As [`peek`](Self::peek), of a queue that is not used in order: each used element is of one request.
+    #[inline(always)]
+    pub fn peek_outstanding(&mut self) -> Result<Option<(u32, u32)>, Fault> {
+        let outstanding = self.outstanding();
+        self.peek(|| outstanding)
+    }
+
+    /// Requests that were pushed and whose used elements were not taken, of a queue that is not used in order.
+    #[inline(always)]
+    pub fn outstanding(&self) -> u16 {
+        self.avail_next.wrapping_sub(self.used_next)
+    }
+
     /// Takes the used element that `peek` showed, of a queue that is not used in order.
     #[inline(always)]
     pub fn advance_one(&mut self) {
