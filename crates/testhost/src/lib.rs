@@ -25,6 +25,7 @@ use paravirt_virtio::features::Features;
 use paravirt_virtio::queue::RingFormat;
 
 mod balloon;
+pub mod bench;
 mod blk;
 pub mod count;
 mod device;
