@@ -1,16 +1,12 @@
 //! What one request or frame costs in each driver, counted in process under callgrind.
 //!
-//! [`all`] measures every row of [`PARTS`]; [`print_line`] prints them for `cargo xtask bench --counts`, and
-//! [`write_json`] writes them to `bench.json` in the target directory: an array of objects
-//! `{"part": string, "batch": number, "instructions": number, "locked": number, "allocations": number, "kicks": number}`
-//! with the units of [`Row`], in the order of the printed lines.
+//! [`all`] measures every row of [`PARTS`]; [`print_line`] prints them for `cargo xtask bench --counts`.
 
 use crate::scratch::Scratch;
 use crate::tools;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
 /// A program that measures, the kind of Cargo target it is, and the function below which instructions count.
@@ -49,16 +45,16 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
 
 /// What one part costs at one batch size.
 pub struct Row {
-    part: &'static str,
-    batch: u64,
+    pub part: &'static str,
+    pub batch: u64,
     /// For one request or frame, with what the bench's loop around it costs and without what it does in `host_side`.
-    instructions: u64,
+    pub instructions: u64,
     /// Executed instructions with a locked memory access, for one request or frame.
-    locked: f64,
+    pub locked: f64,
     /// For one request or frame.
-    allocations: f64,
+    pub allocations: f64,
     /// Kicks (virtio) or signals (VMBus) for the whole batch.
-    kicks: f64,
+    pub kicks: f64,
 }
 
 /// Builds a program of the testhost for release; returns its path.
@@ -209,19 +205,4 @@ pub fn print_line(row: &Row) {
         short(*allocations),
         short(*kicks)
     );
-}
-
-/// Writes the rows to `bench.json` in the target directory.
-pub fn write_json(rows: &[Row]) -> Result<()> {
-    let mut text = String::from("[\n");
-    for (at, row) in rows.iter().enumerate() {
-        let Row { part, batch, instructions, locked, allocations, kicks } = row;
-        let comma = if at + 1 < rows.len() { "," } else { "" };
-        writeln!(
-            text,
-            r#"{{"part": "{part}", "batch": {batch}, "instructions": {instructions}, "locked": {locked}, "allocations": {allocations}, "kicks": {kicks}}}{comma}"#
-        )?;
-    }
-    text.push_str("]\n");
-    std::fs::write(tools::target().join("bench.json"), text).context("bench.json")
 }

@@ -15,8 +15,8 @@ use std::process::Command;
 #[derive(clap::Args)]
 pub struct Options {
     /// Only the counts in process, one line for each part and batch size. Instructions, locked instructions and allocations
-    /// are for one request or frame, kicks for the whole batch. Instructions include what the bench itself does to make a
-    /// request and to take the result.
+    /// are for one request or frame, kicks for the whole batch. Instructions include the bench's loop around the driver's calls:
+    /// see docs/benchmarks.md.
     #[arg(long)]
     counts: bool,
 }
@@ -28,8 +28,7 @@ pub fn bench(options: &Options) -> Result<()> {
         );
     }
     let rows = counts::all(counts::print_line)?;
-    counts::write_json(&rows)?;
-    plot::plot(&plot::measured()?)?;
+    plot::plot(&rows)?;
     if options.counts {
         return Ok(());
     }

@@ -1,55 +1,11 @@
 //! Bar charts of the counts, as SVG files in `docs/plots`, each for a light and for a dark page.
 
+use super::counts::Row;
 use crate::tools;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-
-/// What one part costs at one batch size: the columns of `cargo xtask bench --counts` that are drawn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Its name; that of a part of the `virtio-drivers` crate begins with `peer-`.
-    pub part: String,
-    /// Requests or frames in one batch.
-    pub batch: u64,
-    /// Instructions for one request or frame.
-    pub instructions: u64,
-}
-
-impl Row {
-    /// Reads a line such as `part=block batch=16 instructions=352 kicks=1`, in any order of its words; `None` for any other line.
-    #[cfg(test)]
-    fn parse(line: &str) -> Option<Self> {
-        let value =
-            |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
-        let number = |key: &str| value(key)?.parse().ok();
-        Some(Self {
-            part: value("part")?.into(),
-            batch: number("batch")?,
-            instructions: number("instructions")?,
-        })
-    }
-}
-
-/// The rows of `bench.json` in the target directory, where `cargo xtask bench` has written them.
-pub fn measured() -> Result<Vec<Row>> {
-    let path = tools::target().join("bench.json");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    rows(&text).with_context(|| format!("{} is not what the bench writes", path.display()))
-}
-
-fn rows(json: &str) -> Result<Vec<Row>> {
-    let values: Vec<serde_json::Value> = serde_json::from_str(json)?;
-    let row = |value: &serde_json::Value| {
-        Some(Row {
-            part: value.get("part")?.as_str()?.into(),
-            batch: value.get("batch")?.as_u64()?,
-            instructions: value.get("instructions")?.as_u64()?,
-        })
-    };
-    values.iter().map(|value| row(value).with_context(|| format!("not a row: {value}"))).collect()
-}
 
 /// A chart: its file, its title, and the parts that it shows.
 struct Chart {
@@ -155,7 +111,7 @@ fn peer_of(part: &str) -> String {
 fn groups(rows: &[Row], shows: fn(&str) -> bool) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = vec![];
     for row in rows {
-        let part = row.part.as_str();
+        let part = row.part;
         if part.starts_with("peer-") || !shows(part) || groups.iter().any(|group| group.part == part) {
             continue;
         }
@@ -298,31 +254,28 @@ mod tests {
     use super::*;
     use crate::scratch::Scratch;
 
-    const SAMPLE: &str = "\
-        part=block-dyn batch=1 instructions=310 locked=1 allocations=0 kicks=1
-        part=block-dyn batch=16 instructions=230 locked=0.1 allocations=0 kicks=1
-        part=queue-indirect batch=1 instructions=215 locked=1 allocations=0 kicks=1
-        part=queue-indirect batch=16 instructions=150 locked=0.1 allocations=0 kicks=1
-        part=peer-block-dyn batch=1 instructions=503 locked=2 allocations=1 kicks=1
-        part=peer-block-dyn batch=16 instructions=489 locked=2 allocations=1 kicks=16
-        part=peer-queue batch=1 instructions=430 locked=2 allocations=1 kicks=1
-        part=peer-queue batch=16 instructions=416 locked=2 allocations=1 kicks=16
-        part=netvsc-tx batch=1 instructions=900 locked=0 allocations=0 kicks=1
-        part=netvsc-tx batch=32 instructions=260 locked=0 allocations=0 kicks=1
-        in the guest, under QEMU";
-
     fn sample() -> Vec<Row> {
-        SAMPLE.lines().filter_map(Row::parse).collect()
-    }
-
-    #[test]
-    fn a_line_of_the_bench_is_a_row_and_other_lines_are_none() {
-        assert_eq!(sample().len(), 10);
-        let row = Row { part: "block-dyn".into(), batch: 16, instructions: 230 };
-        assert_eq!(sample()[1], row);
-        let json = r#"[{"part": "block-dyn", "batch": 16, "instructions": 230, "locked": 0.1}]"#;
-        assert_eq!(rows(json).expect("rows"), [row]);
-        assert!(rows(r#"[{"part": "block-dyn", "batch": 16}]"#).is_err());
+        [
+            ("block-dyn", 1, 310),
+            ("block-dyn", 16, 230),
+            ("queue-indirect", 1, 215),
+            ("queue-indirect", 16, 150),
+            ("peer-block-dyn", 1, 503),
+            ("peer-block-dyn", 16, 489),
+            ("peer-queue", 1, 430),
+            ("peer-queue", 16, 416),
+            ("netvsc-tx", 1, 900),
+            ("netvsc-tx", 32, 260),
+        ]
+        .map(|(part, batch, instructions)| Row {
+            part,
+            batch,
+            instructions,
+            locked: 0.0,
+            allocations: 0.0,
+            kicks: 1.0,
+        })
+        .into()
     }
 
     #[test]
@@ -366,7 +319,7 @@ mod tests {
             names.sort();
             names
         };
-        let virtio: Vec<Row> = sample().into_iter().filter(|row| !is_vmbus(&row.part)).collect();
+        let virtio: Vec<Row> = sample().into_iter().filter(|row| !is_vmbus(row.part)).collect();
         write_to(folder.path(), &virtio).expect("written");
         assert_eq!(written(), ["virtio-dark.svg", "virtio-light.svg"]);
         write_to(folder.path(), &sample()).expect("written");
