@@ -39,6 +39,8 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
     ("vmbus-ring", CHANNEL, "0", [1, 32]),
     ("virtio-net-tx", NET, "virtio-net-tx", [1, 32]),
     ("virtio-net-rx", NET, "virtio-net-rx", [1, 32]),
+    ("peer-virtio-net-tx", RING, "peer-virtio-net-tx", [1, 32]),
+    ("peer-virtio-net-rx", RING, "peer-virtio-net-rx", [1, 32]),
     ("netvsc-tx", NET, "netvsc-tx", [1, 32]),
     ("netvsc-rx", NET, "netvsc-rx", [1, 32]),
 ];

@@ -6,6 +6,7 @@
 
 mod block;
 mod peer;
+mod peer_net;
 mod peer_transport;
 mod queue;
 
@@ -13,6 +14,7 @@ use block::BlockDyn;
 use paravirt_testhost::bench::{self, Part};
 use paravirt_testhost::count::Counting;
 use peer::{Peer, PeerBlock};
+use peer_net::{PeerRx, PeerTx};
 use queue::{Ours, Records};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ fn part(name: &str) -> Option<Box<dyn Part>> {
         "peer-queue" => Box::new(Peer::new()),
         "peer-block" => Box::new(PeerBlock::<false>::new()),
         "peer-block-dyn" => Box::new(PeerBlock::<true>::new()),
+        "peer-virtio-net-tx" => Box::new(PeerTx::new()),
+        "peer-virtio-net-rx" => Box::new(PeerRx::new()),
         _ => return None,
     })
 }

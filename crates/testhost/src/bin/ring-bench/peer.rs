@@ -17,8 +17,8 @@ use virtio_drivers::{BufferDirection, Hal, PhysAddr};
 const HEADER: usize = 16;
 
 /// The guest of the `virtio-drivers` crate, whose `Hal` has no `self`: memory as it is, nothing copied.
-struct PeerHal;
-static PEER: OnceLock<Guest> = OnceLock::new();
+pub struct PeerHal;
+pub static PEER: OnceLock<Guest> = OnceLock::new();
 
 // SAFETY: forwards to a platform with the same contract; buffers are shared where they are.
 unsafe impl Hal for PeerHal {
@@ -41,7 +41,7 @@ unsafe impl Hal for PeerHal {
 
 const PEER_SIZE: usize = 16;
 
-fn peer_transport(registers: &FakeDevice) -> PeerTransport {
+pub fn peer_transport(registers: &FakeDevice) -> PeerTransport {
     PeerTransport::new(PEER.get_or_init(Guest::new), registers)
 }
 
