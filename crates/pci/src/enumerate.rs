@@ -3,7 +3,8 @@
 use crate::bar::set_address;
 use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
 use crate::{
-    Address, Bar, Bars, Command, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Window, Windows,
+    Address, AddressWidth, Bar, Bars, Command, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Window,
+    Windows,
 };
 use core::fmt;
 use paravirt_platform::Platform;
@@ -78,15 +79,23 @@ pub unsafe fn enumerate<P: Platform>(
     mut visit: impl FnMut(PciSlot<P>),
 ) {
     let (_, last) = access.buses();
-    let mut walk = Walk { access, is_driven, last, highest: first, seen: [0; 4] };
+    let mut walk = Walk {
+        access,
+        is_driven,
+        last,
+        highest: first,
+        seen: BusSet::default(),
+        known: BusSet::default(),
+        devices: [0; 256],
+    };
     walk.find_highest(first, 0);
-    walk.seen = [0; 4];
+    walk.seen = BusSet::default();
     walk.reserve(first, windows, 0);
-    walk.seen = [0; 4];
+    walk.seen = BusSet::default();
     walk.descend(first, windows, 0);
     for bus in first..=last {
-        if walk.is_seen(bus) {
-            for (address, info) in functions(access, bus) {
+        if walk.seen.contains(bus) {
+            for (address, info) in functions(access, bus, walk.devices(bus)) {
                 let bars = if is_driven(&info) { walk.bars(address, &info) } else { Bars::default() };
                 visit(PciSlot { function: PciFunction::new(access, address), info, bars });
             }
@@ -94,13 +103,14 @@ pub unsafe fn enumerate<P: Platform>(
     }
 }
 
-/// The functions on one bus; of a device with one function, that one.
+/// The functions of the devices of `bus` whose bits are set in `devices`; of a device with one function, that one.
 fn functions<P: Platform>(
     access: &ConfigAccess<P>,
     bus: u8,
+    devices: u32,
 ) -> impl Iterator<Item = (Address, FunctionInfo)> + use<'_, P> {
     let segment = access.segment();
-    (0..32u8).flat_map(move |device| {
+    (0..32u8).filter(move |device| devices & (1 << device) != 0).flat_map(move |device| {
         let zero = Address { segment, bus, device, function: 0 };
         let first = FunctionInfo::read(access, zero);
         let is_multi = first.is_some() && access.read(zero, HEADER_TYPE) & MULTI_FUNCTION != 0;
@@ -112,22 +122,15 @@ fn functions<P: Platform>(
     })
 }
 
-struct Walk<'a, P: Platform> {
-    access: &'a ConfigAccess<P>,
-    /// Which functions get addresses.
-    is_driven: fn(&FunctionInfo) -> bool,
-    last: u8,
-    /// The highest bus number in use.
-    highest: u8,
-    /// The buses that were reached.
-    seen: [u64; 4],
-}
+/// A set of bus numbers.
+#[derive(Default)]
+struct BusSet([u64; 4]);
 
-impl<P: Platform> Walk<'_, P> {
-    /// Marks `bus` as reached; `false` where it was already.
-    fn see(&mut self, bus: u8) -> bool {
+impl BusSet {
+    /// Adds `bus`; `false` where it was in the set already.
+    fn add(&mut self, bus: u8) -> bool {
         let bit = 1u64 << (bus & 63);
-        match self.seen.get_mut(usize::from(bus >> 6)) {
+        match self.0.get_mut(usize::from(bus >> 6)) {
             Some(word) if *word & bit == 0 => {
                 *word |= bit;
                 true
@@ -136,8 +139,52 @@ impl<P: Platform> Walk<'_, P> {
         }
     }
 
-    fn is_seen(&self, bus: u8) -> bool {
-        self.seen.get(usize::from(bus >> 6)).is_some_and(|word| word & (1u64 << (bus & 63)) != 0)
+    fn contains(&self, bus: u8) -> bool {
+        self.0.get(usize::from(bus >> 6)).is_some_and(|word| word & (1u64 << (bus & 63)) != 0)
+    }
+}
+
+/// A BAR that has no address yet.
+#[derive(Copy, Clone)]
+struct Unassigned {
+    at: Address,
+    index: u8,
+    size: u64,
+    width: AddressWidth,
+}
+
+/// BARs of one bus that are ordered by size before they get addresses; what is beyond follows in the order of the functions.
+const MAX_UNASSIGNED: usize = 64;
+
+struct Walk<'a, P: Platform> {
+    access: &'a ConfigAccess<P>,
+    /// Which functions get addresses.
+    is_driven: fn(&FunctionInfo) -> bool,
+    last: u8,
+    /// The highest bus number in use.
+    highest: u8,
+    /// The buses that this pass has reached.
+    seen: BusSet,
+    /// The buses whose devices are known, and these devices, a bit each.
+    known: BusSet,
+    devices: [u32; 256],
+}
+
+impl<P: Platform> Walk<'_, P> {
+    /// The devices on `bus`, a bit each. Every device number is read once in a walk.
+    fn devices(&mut self, bus: u8) -> u32 {
+        if self.known.add(bus) {
+            let segment = self.access.segment();
+            let is_there = |device: &u8| {
+                let zero = Address { segment, bus, device: *device, function: 0 };
+                FunctionInfo::read(self.access, zero).is_some()
+            };
+            let found = (0..32u8).filter(is_there).fold(0, |devices, device| devices | 1 << device);
+            if let Some(devices) = self.devices.get_mut(usize::from(bus)) {
+                *devices = found;
+            }
+        }
+        self.devices.get(usize::from(bus)).copied().unwrap_or(0)
     }
 
     fn bars(&self, at: Address, info: &FunctionInfo) -> Bars {
@@ -163,11 +210,11 @@ impl<P: Platform> Walk<'_, P> {
 
     /// Looks at each bus once, and not too deep.
     fn find_highest(&mut self, bus: u8, depth: u8) {
-        if depth > DEEPEST || !self.see(bus) {
+        if depth > DEEPEST || !self.seen.add(bus) {
             return;
         }
         self.highest = self.highest.max(bus);
-        for (at, info) in functions(self.access, bus) {
+        for (at, info) in functions(self.access, bus, self.devices(bus)) {
             if info.header_type == HeaderType::Bridge
                 && let Some(secondary) = self.secondary(at)
             {
@@ -180,10 +227,10 @@ impl<P: Platform> Walk<'_, P> {
 
     /// Takes out of `windows` what BARs and bridges have already.
     fn reserve(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
-        if depth > DEEPEST || !self.see(bus) {
+        if depth > DEEPEST || !self.seen.add(bus) {
             return;
         }
-        for (at, info) in functions(self.access, bus) {
+        for (at, info) in functions(self.access, bus, self.devices(bus)) {
             match info.header_type {
                 HeaderType::Bridge => {
                     for window in self.bridge_windows(at).into_iter().flatten() {
@@ -227,14 +274,14 @@ impl<P: Platform> Walk<'_, P> {
 
     /// Gives numbers and addresses where there are none, on `bus` and below.
     fn descend(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
-        if depth > DEEPEST || !self.see(bus) {
+        if depth > DEEPEST || !self.seen.add(bus) {
             return;
         }
-        for (at, info) in functions(self.access, bus) {
-            match info.header_type {
-                HeaderType::Bridge => self.bridge(at, windows, depth.saturating_add(1)),
-                HeaderType::Device if (self.is_driven)(&info) => self.assign(at, &info, windows),
-                _ => {}
+        let devices = self.devices(bus);
+        self.assign(bus, devices, windows);
+        for (at, info) in functions(self.access, bus, devices) {
+            if info.header_type == HeaderType::Bridge {
+                self.bridge(at, windows, depth.saturating_add(1));
             }
         }
     }
@@ -303,16 +350,43 @@ impl<P: Platform> Walk<'_, P> {
         unsafe { bridge.set_command(command) };
     }
 
-    /// Gives addresses to the memory BARs of a function that have none.
-    fn assign(&mut self, at: Address, info: &FunctionInfo, windows: &mut Windows) {
-        for (index, bar) in self.bars(at, info).iter() {
-            let Bar::Memory { address: 0, size, width } = bar else { continue };
-            let Some(address) = windows.take(size, width) else {
-                log::warn!("pci {at}: no address for BAR {index}, {size} bytes");
+    /// Gives addresses to the memory BARs on `bus` that have none, the largest first, so that alignment loses nothing.
+    fn assign(&mut self, bus: u8, devices: u32, windows: &mut Windows) {
+        let (mut unassigned, mut count) = ([None; MAX_UNASSIGNED], 0usize);
+        for (at, info) in functions(self.access, bus, devices) {
+            if info.header_type != HeaderType::Device || !(self.is_driven)(&info) {
                 continue;
-            };
+            }
+            for (index, bar) in self.bars(at, &info).iter() {
+                let Bar::Memory { address: 0, size, width } = bar else { continue };
+                let bar = Unassigned { at, index, size, width };
+                match unassigned.get_mut(count) {
+                    Some(slot) => {
+                        *slot = Some(bar);
+                        count = count.saturating_add(1);
+                    }
+                    None => self.place(&bar, windows),
+                }
+            }
+        }
+        let ordered = unassigned.get_mut(..count).unwrap_or_default();
+        // The sort is of few and in place; functions of one size stay in their order.
+        ordered.sort_unstable_by_key(|bar: &Option<Unassigned>| {
+            bar.map(|bar| (core::cmp::Reverse(bar.size), bar.at, bar.index))
+        });
+        for bar in ordered.iter().flatten() {
+            self.place(bar, windows);
+        }
+    }
+
+    fn place(&self, bar: &Unassigned, windows: &mut Windows) {
+        let Unassigned { at, index, size, width } = *bar;
+        match windows.take(size, width) {
             // SAFETY: the address is from the window of the bridges ahead of the function, and was given out once.
-            unsafe { set_address(&PciFunction::new(self.access, at), index, address, width) };
+            Some(address) => unsafe {
+                set_address(&PciFunction::new(self.access, at), index, address, width);
+            },
+            None => log::warn!("pci {at}: no address for BAR {index}, {size} bytes"),
         }
     }
 }

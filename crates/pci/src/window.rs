@@ -51,14 +51,15 @@ impl Windows {
         }
     }
 
-    /// Gives out `size` bytes, a power of two, aligned to themselves: below 4 GiB if there is room, and above only where `width`
-    /// says that the BAR takes such addresses. `None` where there is no room.
+    /// Allocates `size` bytes, a power of two, aligned to themselves. A BAR that takes any address gets one above 4 GiB if there is
+    /// room, so that the room below is left to those that need it. `None` where there is no room.
     pub fn take(&mut self, size: u64, width: AddressWidth) -> Option<u64> {
-        let low = |w: &Window| w.end <= FOUR_GIB;
-        self.take_where(size, low).or_else(|| match width {
-            AddressWidth::Bits64 => self.take_where(size, |w| !low(w)),
+        let is_high = |w: &Window| w.start >= FOUR_GIB;
+        let high = match width {
+            AddressWidth::Bits64 => self.take_where(size, is_high),
             AddressWidth::Bits32 => None,
-        })
+        };
+        high.or_else(|| self.take_where(size, |w| !is_high(w)))
     }
 
     fn take_where(&mut self, size: u64, which: impl Fn(&Window) -> bool) -> Option<u64> {
@@ -100,17 +101,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_aligned_disjoint_and_below_four_gib_first() {
+    fn addresses_are_aligned_disjoint_and_above_four_gib_where_they_can() {
         let mut windows = Windows::new();
         assert!(windows.add(Window { start: 0xfff0_1000, end: 0x2_0000_0000 }));
         windows.reserve(0xfff0_2000, 0x1000);
-        assert_eq!(windows.take(0x4000, AddressWidth::Bits64), Some(0xfff0_4000));
+        assert_eq!(windows.take(0x4000, AddressWidth::Bits32), Some(0xfff0_4000));
         assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xfff0_8000));
         assert_eq!(windows.take(0x10_0000, AddressWidth::Bits32), None);
         assert_eq!(windows.take(0x10_0000, AddressWidth::Bits64), Some(0x1_0000_0000));
         windows.align(0x10_0000);
         assert_eq!(windows.take(0x1000, AddressWidth::Bits32), None);
         assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0x1_0010_0000));
+        // Where there is no room above, the room below does.
+        assert!(windows.add(Window { start: 0xc000_0000, end: 0xc000_1000 }));
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0x1_0010_1000));
+        windows.reserve(0x1_0000_0000, 0x1_0000_0000);
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0xc000_0000));
     }
 
     #[test]
