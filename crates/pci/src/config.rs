@@ -103,6 +103,31 @@ impl<P: Platform> ConfigAccess<P> {
             }
         }
     }
+
+    /// Writes the aligned 16-bit word at `offset` of the function at `at`, and nothing beside it: some monitors take registers of 16
+    /// bits in their own width only.
+    ///
+    /// # Safety
+    ///
+    /// As for [`write`](Self::write).
+    pub unsafe fn write16(&self, at: Address, offset: u8, value: u16) {
+        let within = u16::from(offset & 2);
+        match &self.0 {
+            Mechanism::Ecam { registers, first, .. } => {
+                if let Some(at) = ecam_offset(at, *first, offset) {
+                    registers.write16(at.wrapping_add(usize::from(within)), value);
+                }
+            }
+            Mechanism::Ports { platform } => {
+                let _one = PORTS.lock();
+                // SAFETY: `ports` was told that these ports are PCI's; what the write does is the caller's promise.
+                unsafe {
+                    platform.port_io().out32(PORT_ADDRESS, port_address(at, offset));
+                    platform.port_io().out16(PORT_DATA.wrapping_add(within), value);
+                }
+            }
+        }
+    }
 }
 
 /// Function number within a bus and register, as both mechanisms pack them.

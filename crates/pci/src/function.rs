@@ -147,6 +147,16 @@ impl<P: Platform> PciFunction<P> {
         unsafe { self.access.write(self.address, offset, value) }
     }
 
+    /// Writes the aligned 16-bit word at `offset`, and nothing beside it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`write`](Self::write).
+    pub unsafe fn write16(&self, offset: u8, value: u16) {
+        // SAFETY: the caller's promise is about this function.
+        unsafe { self.access.write16(self.address, offset, value) }
+    }
+
     /// The command register.
     pub fn command(&self) -> Command {
         Command::from_bits_retain(self.read(COMMAND) as u16)
@@ -158,8 +168,8 @@ impl<P: Platform> PciFunction<P> {
     ///
     /// As for [`write`](Self::write).
     pub unsafe fn set_command(&self, command: Command) {
-        // SAFETY: the caller's promise; zeros in the status register above it change nothing (PCI 3.0 §6.2.3).
-        unsafe { self.write(COMMAND, u32::from(command.bits())) }
+        // SAFETY: by the contract of this function, which is that of the callee.
+        unsafe { self.write16(COMMAND, command.bits()) }
     }
 
     /// The interrupt line that firmware connected the function's pin to, as an ISA interrupt; `None` where it has no pin or

@@ -23,6 +23,7 @@ unsafe impl PortIo for Absent {
         u32::MAX
     }
     unsafe fn out32(&self, _port: u16, _value: u32) {}
+    unsafe fn out16(&self, _port: u16, _value: u16) {}
 }
 
 // SAFETY: it accesses no register.

@@ -34,6 +34,13 @@ pub unsafe trait PortIo: Send + Sync {
     ///
     /// Writing the port has no effect on memory safety.
     unsafe fn out32(&self, port: u16, value: u32);
+
+    /// Writes a 16-bit port.
+    ///
+    /// # Safety
+    ///
+    /// Writing the port has no effect on memory safety.
+    unsafe fn out16(&self, port: u16, value: u16);
 }
 
 /// A window of device registers with bounds: what is read outside reads as all ones, what is written there is

@@ -8,7 +8,7 @@ use paravirt_virtio::transport::{
     DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
 };
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A queue as the driver set it up.
@@ -44,6 +44,16 @@ pub struct Registers {
     pub ignores_reset: bool,
     /// Fault: FEATURES_OK does not stick.
     pub refuses_features: bool,
+    /// Message-signalled interrupts that the device has.
+    pub messages: u16,
+    /// Whether the driver switched them on.
+    pub are_messages_on: bool,
+    /// Fault: they cannot be switched on.
+    pub ignores_messages: bool,
+    /// The message of each queue.
+    pub queue_messages: Vec<Option<u16>>,
+    /// The interrupt line.
+    pub line: Option<InterruptLine>,
     /// Resets requested by the driver.
     pub resets: u32,
     set_ups: u32,
@@ -52,6 +62,8 @@ pub struct Registers {
 struct Shared {
     registers: Mutex<Registers>,
     kicks: Vec<AtomicU64>,
+    /// The causes of the line's interrupt that were not read.
+    causes: AtomicU8,
 }
 
 /// The register interface of a virtio device. A handle: clones are the same device.
@@ -73,11 +85,16 @@ impl FakeDevice {
             is_gone: false,
             ignores_reset: false,
             refuses_features: false,
+            messages: 0,
+            are_messages_on: false,
+            ignores_messages: false,
+            queue_messages: vec![None; sizes.len()],
+            line: None,
             resets: 0,
             set_ups: 0,
         };
         let kicks = sizes.iter().map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Shared { registers: Mutex::new(registers), kicks }))
+        Self(Arc::new(Shared { registers: Mutex::new(registers), kicks, causes: AtomicU8::new(0) }))
     }
 
     /// Locks the registers.
@@ -93,6 +110,15 @@ impl FakeDevice {
     /// Kicks of queue `index` so far.
     pub fn kicks(&self, index: usize) -> u64 {
         self.0.kicks[index].load(Ordering::SeqCst)
+    }
+
+    /// Raises the line of the device in `guest`, for these causes.
+    pub fn raise_line(&self, guest: &Guest, causes: InterruptStatus) {
+        self.0.causes.fetch_or(causes.bits(), Ordering::SeqCst);
+        let line = self.registers().line;
+        if let Some(line) = line {
+            guest.raise_line(line.number);
+        }
     }
 
     /// Queue `index` as it was set up; `None` before DRIVER_OK.
@@ -116,13 +142,15 @@ unsafe fn ring(kicks: NonNull<()>, _queue: u16) {
     host_side(|| kicks.fetch_add(1, Ordering::SeqCst));
 }
 
-/// Reports no interrupt cause: the model polls.
+/// Reads the causes of an interrupt, which clears them.
 ///
 /// # Safety
 ///
-/// None is needed.
-unsafe fn take(_: NonNull<()>) -> InterruptStatus {
-    InterruptStatus::empty()
+/// `causes` are those of a device that is alive.
+unsafe fn take(causes: NonNull<()>) -> InterruptStatus {
+    // SAFETY: by the contract of this function.
+    let causes = unsafe { causes.cast::<AtomicU8>().as_ref() };
+    InterruptStatus::from_bits_truncate(causes.swap(0, Ordering::SeqCst))
 }
 
 // SAFETY: the device side is a test's, which accesses the memory of a queue only while its registers say that the driver has set it
@@ -186,23 +214,32 @@ unsafe impl VirtioTransport for FakeTransport {
         self.0.registers().queues[usize::from(index)].is_none()
     }
     fn messages(&self) -> u16 {
-        0
+        self.0.registers().messages
     }
     fn set_message(&mut self, _entry: u16, _message: Message) {}
-    fn enable_messages(&mut self) {}
-    fn disable_messages(&mut self) {}
-    fn set_queue_message(&mut self, _index: u16, entry: Option<u16>) -> bool {
-        entry.is_none()
+    fn enable_messages(&mut self) -> bool {
+        let registers = &mut *self.0.registers();
+        registers.are_messages_on = registers.messages > 0 && !registers.ignores_messages;
+        registers.are_messages_on
+    }
+    fn disable_messages(&mut self) {
+        self.0.registers().are_messages_on = false;
+    }
+    fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {
+        let registers = &mut *self.0.registers();
+        registers.queue_messages[usize::from(index)] = entry;
+        entry.is_none_or(|entry| entry < registers.messages)
     }
     fn set_config_message(&mut self, entry: Option<u16>) -> bool {
-        entry.is_none()
+        entry.is_none_or(|entry| entry < self.0.registers().messages)
     }
     fn line(&self) -> Option<InterruptLine> {
-        None
+        self.0.registers().line
     }
     fn interrupt_ack(&self) -> InterruptAck {
-        // SAFETY: `take` does not use its argument.
-        unsafe { InterruptAck::new(NonNull::dangling(), take) }
+        let causes = NonNull::from(&self.0.0.causes);
+        // SAFETY: the transport holds the allocation that the causes are in; any thread may read them.
+        unsafe { InterruptAck::new(causes.cast(), take) }
     }
     fn config_generation(&self) -> u32 {
         self.0.registers().generation

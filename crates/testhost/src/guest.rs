@@ -3,8 +3,8 @@
 use crate::count::uncounted;
 use crate::{HvHost, Memory};
 use paravirt_platform::{
-    AllocError, BindError, BusAddr, HyperV, Instant, Interrupts, PAGE_SIZE, Platform, ProcessorId,
-    Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, Message, PAGE_SIZE, Platform,
+    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -31,6 +31,8 @@ struct Inner {
     processors: u32,
     has_interrupts: bool,
     handlers: Mutex<Vec<Option<(RawHandler, u32)>>>,
+    /// Interrupt lines, and the vectors that they are routed to.
+    lines: Mutex<Vec<(u32, Vector)>>,
     interrupts: AtomicU64,
     hypervisor: Mutex<Option<HvHost>>,
 }
@@ -95,6 +97,7 @@ impl Guest {
             processors,
             has_interrupts,
             handlers: Mutex::new(vec![]),
+            lines: Mutex::new(vec![]),
             interrupts: AtomicU64::new(0),
             hypervisor: Mutex::new(None),
         }))
@@ -120,10 +123,35 @@ impl Guest {
 
     /// Delivers an interrupt: runs the handler bound to `descriptor` on `processor`.
     pub(crate) fn interrupt(&self, processor: u32, descriptor: u8) {
-        let place = usize::from(descriptor.wrapping_sub(FIRST_DESCRIPTOR));
-        let handler = self.0.handlers.lock().expect("handlers").get(place).copied().flatten();
-        let Some((handler, bound_to)) = handler else { return };
+        let Some((handler, bound_to)) = self.handler(usize::from(descriptor.wrapping_sub(FIRST_DESCRIPTOR)))
+        else {
+            return;
+        };
         assert_eq!(bound_to, processor, "the interrupt came to another processor");
+        self.deliver(handler, processor);
+    }
+
+    /// Delivers the interrupt of a line: runs each handler that is routed to it.
+    pub fn raise_line(&self, number: u32) {
+        let lines = self.0.lines.lock().expect("lines").clone();
+        for (_, vector) in lines.iter().filter(|(line, _)| *line == number) {
+            if let Some((handler, processor)) = self.handler(vector.0 as usize) {
+                self.deliver(handler, processor);
+            }
+        }
+    }
+
+    /// Handlers that are bound now.
+    pub fn bound_handlers(&self) -> usize {
+        self.0.handlers.lock().expect("handlers").iter().flatten().count()
+    }
+
+    /// The handler of a vector, and its processor.
+    fn handler(&self, place: usize) -> Option<(RawHandler, u32)> {
+        self.0.handlers.lock().expect("handlers").get(place).copied().flatten()
+    }
+
+    fn deliver(&self, handler: RawHandler, processor: u32) {
         self.0.interrupts.fetch_add(1, Ordering::SeqCst);
         // SAFETY: it is bound: `unbind` takes it out.
         on(processor, || unsafe { handler.call() });
@@ -257,7 +285,17 @@ unsafe impl Interrupts for Guest {
         Ok(Vector(place as u32))
     }
 
+    fn message(&self, vector: Vector) -> Option<Message> {
+        Some(Message { address: 0xfee0_0000, data: vector.0 })
+    }
+
+    fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
+        self.0.lines.lock().expect("lines").push((line.number, vector));
+        Ok(())
+    }
+
     fn unbind(&self, vector: Vector) {
+        self.0.lines.lock().expect("lines").retain(|(_, routed)| *routed != vector);
         self.0.handlers.lock().expect("handlers")[vector.0 as usize] = None;
     }
 }

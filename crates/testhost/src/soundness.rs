@@ -107,7 +107,7 @@
 //!     fn is_queue_reset(&mut self, _: u16) -> bool { unimplemented!() }
 //!     fn messages(&self) -> u16 { unimplemented!() }
 //!     fn set_message(&mut self, _: u16, _: Message) {}
-//!     fn enable_messages(&mut self) {}
+//!     fn enable_messages(&mut self) -> bool { unimplemented!() }
 //!     fn disable_messages(&mut self) {}
 //!     fn set_queue_message(&mut self, _: u16, _: Option<u16>) -> bool { unimplemented!() }
 //!     fn set_config_message(&mut self, _: Option<u16>) -> bool { unimplemented!() }
@@ -139,7 +139,7 @@
 //!     fn is_queue_reset(&mut self, _: u16) -> bool { unimplemented!() }
 //!     fn messages(&self) -> u16 { unimplemented!() }
 //!     fn set_message(&mut self, _: u16, _: Message) {}
-//!     fn enable_messages(&mut self) {}
+//!     fn enable_messages(&mut self) -> bool { unimplemented!() }
 //!     fn disable_messages(&mut self) {}
 //!     fn set_queue_message(&mut self, _: u16, _: Option<u16>) -> bool { unimplemented!() }
 //!     fn set_config_message(&mut self, _: Option<u16>) -> bool { unimplemented!() }

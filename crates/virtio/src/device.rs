@@ -271,9 +271,9 @@ impl<P: Platform> VirtioDevice<P> {
         let places = queues.iter().flatten().count();
         let state = self.interrupts.as_ptr();
         let entries = transport.messages();
-        let mut vectors = vectors.iter_mut();
+        let mut slots = vectors.iter_mut();
         let mut message = |transport: &mut Transport<P>, entry: u16, handler: RawHandler, processor| {
-            let slot = vectors.next()?;
+            let slot = slots.next()?;
             // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound it.
             let vector = unsafe { platform.bind(handler, processor) }.ok()?;
             match platform.message(vector) {
@@ -288,18 +288,15 @@ impl<P: Platform> VirtioDevice<P> {
                 }
             }
         };
-        let mut is_bound = false;
         if usize::from(entries) > places {
             // Also for queues that get no message of their own.
             let handler = RawHandler::new(state, InterruptState::on_any);
             *config_message = message(transport, 0, handler, processor(0));
-            is_bound = config_message.is_some();
             for (place, queue) in queues.iter_mut().flatten().enumerate() {
                 if let Some(cell) = self.interrupts.cells.get(place) {
                     let entry = (place as u16).wrapping_add(1);
                     let handler = InterruptCell::handler(NonNull::from(cell));
                     queue.message = message(transport, entry, handler, processor(place)).or(*config_message);
-                    is_bound |= queue.message.is_some();
                 }
             }
         } else if entries > 0 {
@@ -307,27 +304,35 @@ impl<P: Platform> VirtioDevice<P> {
             let shared = message(transport, 0, handler, processor(0));
             *config_message = shared;
             queues.iter_mut().flatten().for_each(|queue| queue.message = shared);
-            is_bound = shared.is_some();
+        }
+        let is_bound = config_message.is_some() || queues.iter().flatten().any(|q| q.message.is_some());
+        if is_bound && transport.enable_messages() {
+            self.has_config_interrupts.store(config_message.is_some(), Ordering::Relaxed);
+            return;
         }
         if is_bound {
-            transport.enable_messages();
-        } else if let Some(line) = transport.line()
-            && let Some(slot) = vectors.next()
-        {
-            transport.disable_messages();
-            let handler = RawHandler::new(state, InterruptState::on_line);
-            // SAFETY: the handler's data is the interrupt state, which stays until `drop` has unbound it, as the transport does.
-            if let Ok(vector) = unsafe { platform.bind(handler, processor(0)) } {
-                match platform.route(line, vector) {
-                    Ok(()) => *slot = Some(vector),
-                    Err(_) => platform.unbind(vector),
-                }
-                self.has_config_interrupts.store(slot.is_some(), Ordering::Relaxed);
-            }
+            log::warn!("virtio: the device does not switch its message-signalled interrupts on");
+            *config_message = None;
+            queues.iter_mut().flatten().for_each(|queue| queue.message = None);
+            inner.vectors.iter_mut().filter_map(Option::take).for_each(|vector| platform.unbind(vector));
         }
-        if config_message.is_some() {
-            self.has_config_interrupts.store(true, Ordering::Relaxed);
+        self.bind_line(inner, processor(0));
+    }
+
+    /// The line for every queue and the configuration, where there is one.
+    fn bind_line(&self, inner: &mut Inner<P>, processor: ProcessorId) {
+        let Inner { transport, vectors, .. } = inner;
+        let platform = self.platform.interrupts();
+        let (Some(line), Some(slot)) = (transport.line(), vectors.first_mut()) else { return };
+        transport.disable_messages();
+        let handler = RawHandler::new(self.interrupts.as_ptr(), InterruptState::on_line);
+        // SAFETY: the handler's data is the interrupt state, which stays until `drop` has unbound it, as the transport does.
+        let Ok(vector) = (unsafe { platform.bind(handler, processor) }) else { return };
+        match platform.route(line, vector) {
+            Ok(()) => *slot = Some(vector),
+            Err(_) => platform.unbind(vector),
         }
+        self.has_config_interrupts.store(slot.is_some(), Ordering::Relaxed);
     }
 
     /// Tells a device that has agreed on features of its queues and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.

@@ -63,6 +63,10 @@ unsafe impl PortIo for Machine {
         // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { Port::new(port).write(value) }
     }
+    unsafe fn out16(&self, port: u16, value: u16) {
+        // SAFETY: by the contract of this function, which is that of the callee.
+        unsafe { Port::new(port).write(value) }
+    }
 }
 
 // SAFETY: a vector calls its handler only while it is bound, and `unbind` waits until none runs.

@@ -246,7 +246,9 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
 
     fn set_message(&mut self, _entry: u16, _message: Message) {}
 
-    fn enable_messages(&mut self) {}
+    fn enable_messages(&mut self) -> bool {
+        false
+    }
 
     fn disable_messages(&mut self) {}
 

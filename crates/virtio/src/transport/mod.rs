@@ -171,8 +171,8 @@ pub unsafe trait VirtioTransport: Send + 'static {
     /// Sets message `entry` and unmasks it.
     fn set_message(&mut self, entry: u16, message: Message);
 
-    /// Switches message-signalled interrupts on, and the line off.
-    fn enable_messages(&mut self);
+    /// Switches message-signalled interrupts on, and the line off; `false` where the device did not take that.
+    fn enable_messages(&mut self) -> bool;
 
     /// Switches message-signalled interrupts off, and the line on.
     fn disable_messages(&mut self);

@@ -159,18 +159,23 @@ impl<P: Platform> PciTransport<P> {
         self.common.write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
 
-    /// Sets or clears bits of the MSI-X message control and of the command register. PCI 3.0 §6.8.2.3
-    fn set_messages(&mut self, enable: u16, command: Command) {
+    /// Sets or clears bits of the MSI-X message control and of the command register; whether they are as written. PCI 3.0 §6.8.2.3
+    fn set_messages(&mut self, enable: u16, command: Command) -> bool {
+        let function = &self.function;
+        let mut is_set = true;
         // SAFETY: whoever made the transport promised that nobody else drives the function; messages go where `set_message` said.
         unsafe {
             if let Some((cap, _)) = &self.msix {
-                let word = self.function.read(cap.position);
-                let control = (word >> 16) as u16 & !(MSIX_ENABLE | MSIX_MASK_ALL) | enable;
-                self.function.write(cap.position, (word & 0xffff) | (u32::from(control) << 16));
+                let control = || (function.read(cap.position) >> 16) as u16;
+                let wanted = control() & !(MSIX_ENABLE | MSIX_MASK_ALL) | enable;
+                // The word above the capability's id and its pointer to the next one.
+                function.write16(cap.position.wrapping_add(2), wanted);
+                is_set = control() & (MSIX_ENABLE | MSIX_MASK_ALL) == enable;
             }
-            let rest = self.function.command().difference(Command::INTERRUPT_DISABLE);
-            self.function.set_command(rest | command);
+            let rest = function.command().difference(Command::INTERRUPT_DISABLE);
+            function.set_command(rest | command);
         }
+        is_set
     }
 }
 
@@ -296,8 +301,8 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
         }
     }
 
-    fn enable_messages(&mut self) {
-        self.set_messages(MSIX_ENABLE, Command::INTERRUPT_DISABLE);
+    fn enable_messages(&mut self) -> bool {
+        self.msix.is_some() && self.set_messages(MSIX_ENABLE, Command::INTERRUPT_DISABLE)
     }
 
     fn disable_messages(&mut self) {
