@@ -113,8 +113,11 @@ pub fn pci_caps(data: &[u8]) {
         *to = *from;
     }
     let read = |at: u8| u32::from_le_bytes([0, 1, 2, 3].map(|i| space[usize::from(at & 0xfc) + i]));
-    if let Some(found) = caps::parse(read) {
+    // The last byte of the space decides which BARs can be reached.
+    let is_reachable = |structure: &caps::Structure| space[255] & (1 << structure.bar) == 0;
+    if let Ok(found) = caps::parse(read, is_reachable) {
         for structure in [found.common, found.notify, found.isr] {
+            assert!(is_reachable(&structure));
             assert!(structure.bar < 6 && structure.offset.checked_add(structure.length).is_some());
         }
         assert!(found.common.length >= caps::COMMON_LEN);

@@ -1,6 +1,6 @@
 //! virtio over PCI, modern devices. VIRTIO 1.3 §4.1
 
-use super::pci_caps::{self, Msix, Structure, VirtioCaps};
+use super::pci_caps::{self, CapsError, Msix, Structure, VirtioCaps};
 use super::registers::Config;
 use super::{
     DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
@@ -87,6 +87,15 @@ impl fmt::Display for PciError {
 
 impl core::error::Error for PciError {}
 
+impl From<CapsError> for PciError {
+    fn from(error: CapsError) -> Self {
+        match error {
+            CapsError::Missing => Self::Legacy,
+            CapsError::Unreachable => Self::Bar,
+        }
+    }
+}
+
 impl From<MapError> for PciError {
     fn from(_: MapError) -> Self {
         Self::Map
@@ -127,7 +136,8 @@ pub unsafe fn pci<P: Platform>(
     device_type: DeviceType,
 ) -> Result<Transport<P>, PciError> {
     let function = slot.function();
-    let caps = pci_caps::parse(|at| function.read(at)).ok_or(PciError::Legacy)?;
+    let is_reachable = |structure: &Structure| locate(slot.bars(), structure).is_some();
+    let caps = pci_caps::parse(|at| function.read(at), is_reachable)?;
     let VirtioCaps { common, notify, notify_multiplier, isr, device, msix } = caps;
     let map = |structure: &Structure| map(platform, slot.bars(), structure);
     let transport = PciTransport {
@@ -137,7 +147,7 @@ pub unsafe fn pci<P: Platform>(
         notify_multiplier,
         isr: map(&isr)?,
         config: device.as_ref().map(map).transpose()?,
-        // A device whose MSI-X table cannot be reached works without.
+        // A device whose MSI-X table cannot be mapped works without.
         msix: msix.and_then(|cap| map(&cap.table).ok().map(|table| (cap, table))),
         function: function.clone(),
     };
@@ -179,14 +189,17 @@ impl<P: Platform> PciTransport<P> {
     }
 }
 
+/// The physical address of a structure; `None` where it lies outside its BAR, or in one that is not memory or has no address.
+fn locate(bars: &Bars, at: &Structure) -> Option<u64> {
+    let (address, size) = bars.memory(at.bar)?;
+    let end = u64::from(at.offset).checked_add(u64::from(at.length))?;
+    let phys = address.checked_add(u64::from(at.offset))?;
+    phys.checked_add(u64::from(at.length))?;
+    (end <= size).then_some(phys)
+}
+
 fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
-    let (address, size) = bars.memory(at.bar).ok_or(PciError::Bar)?;
-    let end = u64::from(at.offset).checked_add(u64::from(at.length)).ok_or(PciError::Bar)?;
-    if address == 0 || end > size {
-        return Err(PciError::Bar);
-    }
-    let phys = address.checked_add(u64::from(at.offset)).ok_or(PciError::Bar)?;
-    phys.checked_add(u64::from(at.length)).ok_or(PciError::Bar)?;
+    let phys = locate(bars, at).ok_or(PciError::Bar)?;
     // SAFETY: the range lies in a BAR of the device: it is registers, which nobody else uses.
     Ok(unsafe { MmioRegion::map(platform, phys, at.length as usize) }?)
 }

@@ -46,14 +46,32 @@ const CAP_VENDOR: u8 = 0x09;
 const CAP_MSIX: u8 = 0x11;
 const STATUS_CAPABILITIES: u32 = 1 << 20;
 
+/// Why the capabilities are not those of a device that can be driven.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum CapsError {
+    /// A structure that every modern device has is missing or too short.
+    Missing,
+    /// One is there, but none that can be reached.
+    Unreachable,
+}
+
 /// Reads the capabilities through `read`, which gives the aligned 32-bit word of configuration space at an offset.
 ///
-/// Of several structures of one kind the first that is usable counts (§4.1.4.1). `None` where one that every modern device
-/// has is missing or too short. The walk ends after as many steps as a list without a loop can have.
-pub fn parse(read: impl Fn(u8) -> u32) -> Option<VirtioCaps> {
+/// Of several structures of one kind the first that `is_reachable` counts (§4.1.4.1): a structure may be in an I/O BAR, or in one
+/// without an address, and the device offer another one behind it. The walk ends after as many steps as a list without a loop can
+/// have.
+///
+/// # Errors
+///
+/// [`CapsError`].
+pub fn parse(
+    read: impl Fn(u8) -> u32,
+    is_reachable: impl Fn(&Structure) -> bool,
+) -> Result<VirtioCaps, CapsError> {
     if read(0x04) & STATUS_CAPABILITIES == 0 {
-        return None;
+        return Err(CapsError::Missing);
     }
+    let mut is_any_unreachable = false;
     let (mut common, mut notify, mut isr, mut device, mut msix) = (None, None, None, None, None);
     let mut at = (read(0x34) & 0xfc) as u8;
     for _ in 0..48 {
@@ -65,7 +83,9 @@ pub fn parse(read: impl Fn(u8) -> u32) -> Option<VirtioCaps> {
         match id {
             CAP_VENDOR if len >= 16 => {
                 let found = structure((word(4) & 0xff) as u8, word(8), word(12));
-                match (kind, found) {
+                let reached = found.filter(|structure| is_reachable(structure));
+                is_any_unreachable |= found.is_some() && reached.is_none() && matches!(kind, 1..=3);
+                match (kind, reached) {
                     (1, Some(s)) if common.is_none() && s.length >= COMMON_LEN => common = Some(s),
                     (2, Some(s)) if notify.is_none() && len >= 20 && s.length >= 2 => {
                         notify = Some((s, word(16)))
@@ -80,14 +100,20 @@ pub fn parse(read: impl Fn(u8) -> u32) -> Option<VirtioCaps> {
                 let entries = entries.wrapping_add(1);
                 let table = word(4);
                 let found = structure((table & 7) as u8, table & !7, u32::from(entries).wrapping_mul(16));
-                msix = found.map(|table| Msix { position: at, entries, table });
+                // Without its table a device works without messages.
+                msix = found.filter(&is_reachable).map(|table| Msix { position: at, entries, table });
             }
             _ => {}
         }
         at = next & 0xfc;
     }
-    let (notify, notify_multiplier) = notify?;
-    Some(VirtioCaps { common: common?, notify, notify_multiplier, isr: isr?, device, msix })
+    match (common, notify, isr) {
+        (Some(common), Some((notify, notify_multiplier)), Some(isr)) => {
+            Ok(VirtioCaps { common, notify, notify_multiplier, isr, device, msix })
+        }
+        _ if is_any_unreachable => Err(CapsError::Unreachable),
+        _ => Err(CapsError::Missing),
+    }
 }
 
 fn structure(bar: u8, offset: u32, length: u32) -> Option<Structure> {
@@ -99,6 +125,7 @@ fn structure(bar: u8, offset: u32, length: u32) -> Option<Structure> {
 mod tests {
     extern crate std;
     use super::*;
+    use std::vec::Vec;
 
     /// A configuration space with `caps` one behind the other from 0x40 on.
     fn space(caps: &[&[u8]]) -> [u8; 256] {
@@ -116,7 +143,15 @@ mod tests {
     }
 
     fn parse_space(space: &[u8; 256]) -> Option<VirtioCaps> {
-        parse(|at| u32::from_le_bytes(space[usize::from(at & 0xfc)..][..4].try_into().unwrap()))
+        parse_reachable(space, |_| true).ok()
+    }
+
+    fn parse_reachable(
+        space: &[u8; 256],
+        is_reachable: impl Fn(&Structure) -> bool,
+    ) -> Result<VirtioCaps, CapsError> {
+        let read = |at| u32::from_le_bytes(space[usize::from(at & 0xfc)..][..4].try_into().unwrap());
+        parse(read, is_reachable)
     }
 
     fn cap(kind: u8, bar: u8, offset: u32, length: u32) -> [u8; 20] {
@@ -143,6 +178,25 @@ mod tests {
         assert_eq!(caps.device.unwrap().offset, 0x2000);
         let table = Structure { bar: 1, offset: 0x1000, length: 64 };
         assert_eq!(caps.msix, Some(Msix { position: 0xa4, entries: 4, table }));
+    }
+
+    /// QEMU's `modern-pio-notify=on` has doorbells in an I/O BAR ahead of those in memory.
+    #[test]
+    fn a_structure_that_cannot_be_reached_does_not_hide_the_next_one() {
+        for kind in [1, 2, 3, 4] {
+            let good = [cap(1, 4, 0, 56), cap(2, 4, 64, 4), cap(3, 4, 128, 1), cap(4, 4, 192, 8)];
+            let hidden = cap(kind, 2, 0, 64);
+            let all: Vec<&[u8]> = [&hidden].into_iter().chain(&good).map(|cap| &cap[..]).collect();
+            let caps = parse_reachable(&space(&all), |structure| structure.bar == 4).unwrap();
+            assert!([caps.common, caps.notify, caps.isr, caps.device.unwrap()].iter().all(|s| s.bar == 4));
+            let only: Vec<&[u8]> =
+                all[1..].iter().copied().filter(|cap| cap[3] != kind).chain([&hidden[..]]).collect();
+            let wanted = if kind == 4 { None } else { Some(CapsError::Unreachable) };
+            assert_eq!(parse_reachable(&space(&only), |structure| structure.bar == 4).err(), wanted);
+        }
+        let msix = [0x11, 0, 3, 0x80, 1, 0x10, 0, 0, 1, 0x20, 0, 0];
+        let caps: [&[u8]; 4] = [&cap(1, 4, 0, 56), &cap(2, 4, 64, 4), &cap(3, 4, 128, 1), &msix];
+        assert_eq!(parse_reachable(&space(&caps), |structure| structure.bar == 4).unwrap().msix, None);
     }
 
     #[test]
