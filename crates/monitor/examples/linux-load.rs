@@ -89,11 +89,25 @@ impl Disk {
 
     fn part(&mut self, name: &str, kind: Kind, requests: u64, depth: usize) -> Result<()> {
         println!("bench={name} begin");
+        let before = virtio_interrupts()?;
         let start = Instant::now();
         self.work(kind, requests, depth)?;
-        println!("bench={name} end requests={requests} micros={}", start.elapsed().as_micros());
+        let micros = start.elapsed().as_micros();
+        let interrupts = virtio_interrupts()?.zip(before).map(|(after, before)| after - before);
+        let interrupts = interrupts.map_or(String::new(), |count| format!(" interrupts={count}"));
+        println!("bench={name} end requests={requests} micros={micros}{interrupts}");
         Ok(())
     }
+}
+
+/// Interrupts of virtio devices so far, on all processors; `None` without such a device.
+fn virtio_interrupts() -> Result<Option<u64>> {
+    let text = std::fs::read_to_string("/proc/interrupts")?;
+    let mut counts = text.lines().filter(|line| line.contains("virtio")).map(|line| {
+        // The number of the interrupt, then a count for each processor, then words.
+        line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum::<u64>()
+    });
+    Ok(counts.next().map(|first| first + counts.sum::<u64>()))
 }
 
 fn bench(path: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Disk and network in three guests of one host, side by side: our kernel on VMBus, Linux on the same devices, our kernel on virtio.
+//! Disk and network in guests of one host, side by side: our kernel and Linux, on VMBus and on virtio.
 
 use crate::guest::{Machine, Transcript};
 use crate::lab::{Lab, Unavailable};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Bytes of the disk, and of the file that is fetched.
 const DISK: u64 = 16 << 20;
-const FILE: usize = 16 << 20;
+pub const FILE: usize = 16 << 20;
 const REQUEST: f64 = 4096.0;
 /// Runs of each guest: other work of the machine disturbs some.
 const ROUNDS: usize = 3;
@@ -25,6 +25,28 @@ const PARTS: [(&str, &str); 4] = [
     ("write-depth32", "write 4 KiB, 32 at a time"),
     ("flush", "flush"),
 ];
+
+/// Runs a guest in a folder of its own; the first path is our kernel's ELF.
+type Run = fn(&Lab, &Path, &Path) -> Result<Transcript>;
+
+/// Our kernel and Linux, as guests with the same devices on the same bus.
+struct Pair {
+    bus: &'static str,
+    ours: Run,
+    linux: Run,
+}
+
+const PAIRS: [Pair; 2] = [
+    Pair { bus: "VMBus", ours: ours_on_vmbus, linux: |lab, _, folder| linux_on_vmbus(lab, folder) },
+    Pair { bus: "virtio", ours: ours_on_virtio, linux: |lab, _, folder| linux_on_virtio(lab, folder) },
+];
+
+/// What the runs of the guests of a pair printed.
+struct Runs {
+    bus: &'static str,
+    ours: Vec<Transcript>,
+    linux: Vec<Transcript>,
+}
 
 /// What became of a part.
 #[derive(Copy, Clone, Debug, Default)]
@@ -65,9 +87,17 @@ pub fn parts(transcript: &Transcript) -> BTreeMap<String, Part> {
     parts
 }
 
-/// The words by which our kernel measures, with a server of files at `port`.
-fn words(echo: &str, port: u16) -> String {
+/// The command line with which our kernel measures, with an echo server at port 7 of `echo` and a server of files at `port`.
+fn our_words(echo: &str, port: u16) -> String {
     format!("bench=write dhcp round-trips={echo} http=http://10.0.2.2:{port}/bulk.bin")
+}
+
+/// The command line with which Linux measures disk and network on `bus`.
+fn linux_words(bus: &str, echo: &str, port: u16) -> String {
+    format!(
+        "console=ttyS0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on rdinit=/bench bus={bus} echo={echo}:7 \
+         http=http://10.0.2.2:{port}/bulk.bin"
+    )
 }
 
 /// A disk in `folder`, or in the memory of an outer machine where there is one: where it is, and how it comes there.
@@ -101,22 +131,29 @@ fn monitored(lab: &Lab, kernel: &Path, folder: &Path, more: &str, words: &str) -
 
 /// Our kernel on our monitor. All files of a guest are in `folder`, which is its own.
 pub fn ours_on_vmbus(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
-    monitored(lab, elf, folder, "", &words("10.0.2.2", 80))
+    monitored(lab, elf, folder, "", &our_words("10.0.2.2", 80))
 }
 
 /// Linux on our monitor, with the same devices.
 pub fn linux_on_vmbus(lab: &Lab, folder: &Path) -> Result<Transcript> {
     let initrd = folder.join("linux.initrd");
     let kernel = lab.linux_bench(&initrd)?;
-    let words = "console=ttyS0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on rdinit=/bench";
-    monitored(lab, &kernel, folder, &format!("--initrd {}", initrd.display()), words)
+    let words = linux_words("vmbus", "10.0.2.2", 80);
+    monitored(lab, &kernel, folder, &format!("--initrd {}", initrd.display()), &words)
 }
 
-/// Our kernel on QEMU, with virtio's devices.
-pub fn ours_on_virtio(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
+/// A kernel on QEMU, with virtio devices. `words` returns its command line, given the address of the echo server and the port of
+/// the server of files.
+fn on_virtio(
+    lab: &Lab,
+    kernel: &Path,
+    initrd: Option<&Path>,
+    folder: &Path,
+    words: impl FnOnce(&str, u16) -> String,
+) -> Result<Transcript> {
     let web = web(folder)?;
     let (disk, prepare) = disk(lab, folder)?;
-    let mut machine = lab.bare(elf, "q35", "host", folder)?;
+    let mut machine = lab.bare(kernel, "q35", "host", folder)?;
     let server = match lab {
         Lab::Direct => Some(serve::start(&web)?),
         Lab::Nested(_) => None,
@@ -128,8 +165,23 @@ pub fn ours_on_virtio(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript
     }
     machine.drive("d0", Path::new(&disk), "").add("-device virtio-blk-pci,drive=d0");
     machine.add("-netdev user,id=n0,guestfwd=tcp:10.0.2.100:7-cmd:cat -device virtio-net-pci,netdev=n0");
+    if let Some(initrd) = initrd {
+        machine.arguments.extend(["-initrd".into(), initrd.display().to_string()]);
+    }
     machine.command_line = words("10.0.2.100", port);
     finish(&mut machine)
+}
+
+/// Our kernel on QEMU, with virtio devices.
+pub fn ours_on_virtio(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
+    on_virtio(lab, elf, None, folder, our_words)
+}
+
+/// Linux on QEMU, with the same devices.
+pub fn linux_on_virtio(lab: &Lab, folder: &Path) -> Result<Transcript> {
+    let initrd = folder.join("linux.initrd");
+    let kernel = lab.linux_bench(&initrd)?;
+    on_virtio(lab, &kernel, Some(&initrd), folder, |echo, port| linux_words("virtio", echo, port))
 }
 
 /// Runs it to its end, which must be as wanted.
@@ -144,30 +196,46 @@ fn finish(machine: &mut Machine) -> Result<Transcript> {
     Ok(transcript)
 }
 
-/// A row of the table: for each guest the median of what `value` finds in its runs, where it finds something, with as many digits as
-/// say something.
-fn row(name: &str, rounds: &[[Transcript; 3]], value: impl Fn(&Transcript) -> Option<f64>) {
-    let shown = [0, 1, 2].map(|guest| {
-        let mut found: Vec<f64> = rounds.iter().filter_map(|round| value(&round[guest])).collect();
-        found.sort_by(f64::total_cmp);
-        match found.get(found.len() / 2) {
-            None => "-".to_string(),
-            Some(median) if *median >= 100.0 => format!("{median:.0}"),
-            Some(median) => format!("{median:.2}"),
-        }
-    });
-    println!("{name:42} {:>16} {:>16} {:>16}", shown[0], shown[1], shown[2]);
+/// The median of what `value` finds in the runs of a guest, where it finds something.
+fn median(runs: &[Transcript], value: impl Fn(&Transcript) -> Option<f64>) -> Option<f64> {
+    let mut found: Vec<f64> = runs.iter().filter_map(value).collect();
+    found.sort_by(f64::total_cmp);
+    found.get(found.len() / 2).copied()
 }
 
-fn table(rounds: &[[Transcript; 3]]) {
-    println!("{:42} {:>16} {:>16} {:>16}", "", "ours on VMBus", "Linux on VMBus", "ours on virtio");
+/// A number with as many digits as say something.
+fn shown(number: Option<f64>) -> String {
+    match number {
+        None => "-".into(),
+        Some(number) if number >= 100.0 => format!("{number:.0}"),
+        Some(number) => format!("{number:.2}"),
+    }
+}
+
+/// Prints a row of the table: for each pair the medians of our kernel and of Linux, and the ratio of the first to the second.
+fn row(name: &str, pairs: &[Runs], value: impl Fn(&Transcript) -> Option<f64>) {
+    print!("{name:42}");
+    for pair in pairs {
+        let [ours, linux] = [&pair.ours, &pair.linux].map(|runs| median(runs, &value));
+        let ratio = ours.zip(linux).map(|(ours, linux)| ours / linux);
+        print!(" {:>16} {:>16} {:>7}", shown(ours), shown(linux), shown(ratio));
+    }
+    println!();
+}
+
+fn table(pairs: &[Runs]) {
+    print!("{:42}", "");
+    for Runs { bus, .. } in pairs {
+        print!(" {:>16} {:>16} {:>7}", format!("ours on {bus}"), format!("Linux on {bus}"), "ratio");
+    }
+    println!();
     let said = |guest: &Transcript, line: &str, key: &str| {
         guest.value(line, key).and_then(|n| n.parse::<f64>().ok())
     };
-    row("boot to the first read, ms", rounds, |guest| Some(said(guest, "bench=boot", "micros")? / 1e3));
+    row("boot to the first read, ms", pairs, |guest| Some(said(guest, "bench=boot", "micros")? / 1e3));
     for (name, text) in PARTS {
         let show = |unit: &str, value: &dyn Fn(&Part) -> Option<f64>| {
-            row(&format!("{text}, {unit}"), rounds, |guest| value(parts(guest).get(name)?));
+            row(&format!("{text}, {unit}"), pairs, |guest| value(parts(guest).get(name)?));
         };
         let each = |count: Option<u64>, part: &Part| Some(count? as f64 / part.requests as f64);
         show("per s", &|part| Some(part.requests as f64 * 1e6 / part.micros as f64));
@@ -177,16 +245,16 @@ fn table(rounds: &[[Transcript; 3]]) {
         show("signals each", &|part| each(part.signals, part));
         show("interrupts each", &|part| each(part.interrupts, part));
     }
-    row("TCP round trips of 64 bytes, per s", rounds, |guest| {
+    row("TCP round trips of 64 bytes, per s", pairs, |guest| {
         let line = "round-trips=done";
         Some(said(guest, line, "count")? * 1e6 / said(guest, line, "micros")?)
     });
-    row("TCP, 16 MiB with their SHA-256, MB/s", rounds, |guest| {
+    row("TCP, 16 MiB with their SHA-256, MB/s", pairs, |guest| {
         Some(said(guest, "http=done", "size")? / said(guest, "http=done", "micros")?)
     });
 }
 
-/// Runs the three in turn, several times, and prints what they measured; one sentence where this machine cannot.
+/// Runs the guests in turn, several times, and prints what they measured; one sentence where this machine cannot.
 pub fn bench() -> Result<()> {
     println!("in guests of one host, beside Linux: the median of {ROUNDS} rounds");
     let lab = match Lab::open() {
@@ -198,16 +266,14 @@ pub fn bench() -> Result<()> {
         Err(error) => return Err(error),
     };
     let elf = kernel::build()?;
-    let mut rounds = vec![];
+    let mut pairs = PAIRS.map(|pair| Runs { bus: pair.bus, ours: vec![], linux: vec![] });
     for _ in 0..ROUNDS {
-        let folders = [Scratch::new()?, Scratch::new()?, Scratch::new()?];
-        let [first, second, third] = folders.each_ref().map(Scratch::path);
-        rounds.push([
-            ours_on_vmbus(&lab, &elf, first)?,
-            linux_on_vmbus(&lab, second)?,
-            ours_on_virtio(&lab, &elf, third)?,
-        ]);
+        for (pair, runs) in PAIRS.iter().zip(&mut pairs) {
+            let folders = [Scratch::new()?, Scratch::new()?];
+            runs.ours.push((pair.ours)(&lab, &elf, folders[0].path())?);
+            runs.linux.push((pair.linux)(&lab, &elf, folders[1].path())?);
+        }
     }
-    table(&rounds);
+    table(&pairs);
     Ok(())
 }

@@ -14,12 +14,17 @@ use std::process::Command;
 pub struct Files {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
-    /// The first file system of a guest that has Hyper-V's drivers; its kernel is the same.
+    /// The first file system of a guest that has the drivers of Hyper-V and of virtio; its kernel is the same.
     pub guest: PathBuf,
 }
 
-/// What it needs beside what is built in, and what these need.
-const MODULES: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd", "vhost_vsock"];
+/// A list of modules: its file name in `/modules`, and the modules, without those that they depend on. The file has one name a
+/// line, in load order; modules that are built into the kernel are not in it.
+type ModuleList = (&'static str, &'static [&'static str]);
+
+/// Modules of the outer machine.
+const MODULES: &[ModuleList] =
+    &[("order", &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd", "vhost_vsock"])];
 /// Firmware of the inner machine.
 const FIRMWARE: &[&str] =
     &["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin"];
@@ -30,20 +35,27 @@ const COMMANDS: &[&str] = &[
 
 const INIT: &str = include_str!("init.sh");
 
-/// The same of a Linux guest under Hyper-V's interface.
-const GUEST_MODULES: &[&str] = &[
-    "hv_vmbus",
-    "hv_storvsc",
-    "sd_mod",
-    "hv_netvsc",
-    "hv_utils",
-    "crc32c_generic",
-    "ext4",
-    "evdev",
-    "atkbd",
-    "hyperv_keyboard",
-    "hid_generic",
-    "hid_hyperv",
+/// Modules of a Linux guest: all that it uses under Hyper-V's interface, and for either bus those of disk and network only.
+const GUEST_MODULES: &[ModuleList] = &[
+    (
+        "order",
+        &[
+            "hv_vmbus",
+            "hv_storvsc",
+            "sd_mod",
+            "hv_netvsc",
+            "hv_utils",
+            "crc32c_generic",
+            "ext4",
+            "evdev",
+            "atkbd",
+            "hyperv_keyboard",
+            "hid_generic",
+            "hid_hyperv",
+        ],
+    ),
+    ("vmbus", &["hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc"]),
+    ("virtio", &["virtio_pci", "virtio_blk", "virtio_net"]),
 ];
 const GUEST_COMMANDS: &[&str] = &[
     "sh",
@@ -209,15 +221,15 @@ fn modules(folder: &Path, found: &mut BTreeMap<String, PathBuf>) {
     }
 }
 
-/// Adds a module behind those that it needs.
+/// Adds a module to `order` behind those that it depends on, and to `files` its content.
 fn add_module(
     name: &str,
     known: &BTreeMap<String, PathBuf>,
-    added: &mut Vec<String>,
-    to: &mut Archive,
+    order: &mut Vec<String>,
+    files: &mut BTreeMap<String, Vec<u8>>,
 ) -> Result<()> {
     // What is not there is built in.
-    let Some(path) = known.get(name).filter(|_| !added.iter().any(|old| old == name)) else { return Ok(()) };
+    let Some(path) = known.get(name).filter(|_| !order.iter().any(|old| old == name)) else { return Ok(()) };
     let bytes = fs::read(path)?;
     let bytes = match path.extension().is_some_and(|extension| extension == "xz") {
         true => tools::filter("xz", &["-dcq"], &bytes)?,
@@ -227,15 +239,15 @@ fn add_module(
     let at = bytes.windows(key.len()).position(|window| window == key).map(|at| at + key.len());
     let needs = at.and_then(|at| bytes[at..].split(|byte| *byte == 0).next()).unwrap_or_default();
     for need in String::from_utf8_lossy(needs).split(',').filter(|need| !need.is_empty()) {
-        add_module(&need.replace('-', "_"), known, added, to)?;
+        add_module(&need.replace('-', "_"), known, order, files)?;
     }
-    to.file(&format!("modules/{name}.ko"), 0o644, &bytes);
-    added.push(name.into());
+    files.insert(name.into(), bytes);
+    order.push(name.into());
     Ok(())
 }
 
 /// A file system with busybox and modules.
-fn system(kernel: &Path, busybox: &Path, commands: &[&str], wanted: &[&str]) -> Result<Archive> {
+fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]) -> Result<Archive> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin", "sbin", "usr/bin", "lib64"] {
         archive.folder(folder);
@@ -248,11 +260,17 @@ fn system(kernel: &Path, busybox: &Path, commands: &[&str], wanted: &[&str]) -> 
     for folder in ["lib/modules", "usr/lib/modules"] {
         modules(&kernel.join(folder), &mut known);
     }
-    let mut added = vec![];
-    for name in wanted {
-        add_module(name, &known, &mut added, &mut archive)?;
+    let mut files = BTreeMap::new();
+    for (list, wanted) in lists {
+        let mut order = vec![];
+        for name in *wanted {
+            add_module(name, &known, &mut order, &mut files)?;
+        }
+        archive.file(&format!("modules/{list}"), 0o644, (order.join("\n") + "\n").as_bytes());
     }
-    archive.file("modules/order", 0o644, (added.join("\n") + "\n").as_bytes());
+    for (name, bytes) in files {
+        archive.file(&format!("modules/{name}.ko"), 0o644, &bytes);
+    }
     Ok(archive)
 }
 

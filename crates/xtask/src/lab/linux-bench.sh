@@ -1,14 +1,28 @@
 #!/bin/sh
-# A Linux guest under Hyper-V's interface that measures its disk and its card, and switches off.
+# A Linux guest that measures its disk and its network card, and switches off. The kernel command line says on which bus they are
+# (`bus=vmbus` or `bus=virtio`), where an echo server is (`echo=10.0.2.2:7`) and which file to fetch (`http=http://10.0.2.2/file`).
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
-# The modules are in the order in which they need each other: what is behind those of disk and card is for other work.
-while read -r name; do
-    insmod "/modules/$name.ko"
-    [ "$name" = hv_netvsc ] && break
-done < /modules/order
+for word in $(cat /proc/cmdline); do
+    case $word in
+        bus=*) bus=${word#bus=} ;;
+        echo=*) echo=${word#echo=} ;;
+        http=*) http=${word#http=} ;;
+    esac
+done
+# Where sysfs has the name of the disk.
+case $bus in
+    vmbus) disks='/sys/bus/scsi/devices/*:0/block/*' ;;
+    virtio) disks='/sys/bus/virtio/devices/*/block/*' ;;
+    *)
+        echo "bus=$bus is neither vmbus nor virtio"
+        poweroff -f
+        ;;
+esac
+# The list has the modules in load order.
+while read -r name; do insmod "/modules/$name.ko"; done < "/modules/$bus"
 # Waits until the command says something, for half a minute at most.
 await() {
     tries=0
@@ -18,7 +32,7 @@ await() {
     done
 }
 disk() {
-    for disk in /sys/bus/scsi/devices/*:0/block/*; do
+    for disk in $disks; do
         [ -b "/dev/${disk##*/}" ] && echo "/dev/${disk##*/}"
     done
 }
@@ -31,5 +45,5 @@ echo 2 > "/sys/block/${disk##*/}/queue/nomerges"
 await card
 ip link set eth0 up
 udhcpc -i eth0 -n -q -t 20 -s /lease > /dev/null 2>&1
-/linux-load round-trips=10.0.2.2:7 http=http://10.0.2.2/bulk.bin
+/linux-load round-trips="$echo" http="$http"
 poweroff -f

@@ -123,8 +123,9 @@ impl Lab {
         Ok((files.kernel, files.guest))
     }
 
-    /// The files of a Linux guest that measures and switches off, where its command line says `rdinit=/bench`: its kernel, and its
-    /// first file system, which is written to `initrd`.
+    /// The files of a Linux guest that measures disk and network and switches off: its kernel, and its first file system, which is
+    /// written to `initrd`. Its command line says `rdinit=/bench`, `bus=vmbus` or `bus=virtio`, `echo=ADDRESS:PORT` for an echo
+    /// server, and `http=URL` for the file to fetch.
     pub fn linux_bench(&self, initrd: &Path) -> Result<PathBuf> {
         let (kernel, guest) = self.linux()?;
         let archives = [std::fs::read(guest)?, build::load(&kernel::linux_load()?)?];

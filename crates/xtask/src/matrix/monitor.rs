@@ -256,26 +256,27 @@ fn costs(bench: &Bench) -> Result<Outcome> {
 
 fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
-        let folders = [folder.join("linux"), folder.join("virtio")];
+        let folders = ["vmbus-linux", "virtio", "virtio-linux"].map(|name| folder.join(name));
         folders.iter().try_for_each(fs::create_dir)?;
-        let linux = guests::linux_on_vmbus(lab, &folders[0])?;
-        must_be_right(&linux)?;
+        let linux_on_vmbus = guests::linux_on_vmbus(lab, &folders[0])?;
+        must_be_right(&linux_on_vmbus)?;
         let virtio = guests::ours_on_virtio(lab, &bench.kernel, &folders[1])?;
         must_end(&virtio, 0)?;
-        for transcript in [&linux, &virtio] {
+        let linux_on_virtio = guests::linux_on_virtio(lab, &folders[2])?;
+        let all = [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
+        for transcript in [&linux_on_vmbus, &virtio, &linux_on_virtio] {
             must_say(transcript, "round-trips=done count=500")?;
+            must_be(transcript, "http=done", "size", &guests::FILE.to_string())?;
             let parts = guests::parts(transcript);
-            let all =
-                [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
             for (name, requests) in all {
                 let part = parts.get(name).with_context(|| format!("no {name}:\n{}", transcript.text()))?;
-                // One interrupt at most for each; on a slow machine, heartbeats come meanwhile.
+                // At most one interrupt for each request; on a slow machine, heartbeats come meanwhile.
                 let is_right =
                     part.requests == requests && part.interrupts.is_some_and(|n| n <= requests + 100);
                 ensure!(is_right, "{name} has not worked: {part:?}");
             }
         }
-        for name in ["read-depth1", "read-depth32", "write-depth32", "flush"] {
+        for (name, _) in all {
             must_be(&virtio, &format!("bench={name} end"), "allocations", "0")?;
         }
         Ok(())
