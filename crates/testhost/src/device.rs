@@ -44,6 +44,8 @@ pub struct Registers {
     pub ignores_reset: bool,
     /// Fault: FEATURES_OK does not stick.
     pub refuses_features: bool,
+    /// Fault: queues have their maximum sizes, whatever the driver sets.
+    pub ignores_sizes: bool,
     /// Message-signalled interrupts that the device has.
     pub messages: u16,
     /// Whether the driver switched them on.
@@ -85,6 +87,7 @@ impl FakeDevice {
             is_gone: false,
             ignores_reset: false,
             refuses_features: false,
+            ignores_sizes: false,
             messages: 0,
             are_messages_on: false,
             ignores_messages: false,
@@ -190,8 +193,15 @@ unsafe impl VirtioTransport for FakeTransport {
     fn max_queue_size(&mut self, index: u16) -> u32 {
         self.0.registers().sizes.get(usize::from(index)).map_or(0, |size| u32::from(*size))
     }
+    fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
+        let registers = self.0.registers();
+        u32::from(if registers.ignores_sizes { registers.sizes[usize::from(index)] } else { size })
+    }
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         let registers = &mut *self.0.registers();
+        if registers.ignores_sizes && addresses.size != registers.sizes[usize::from(index)] {
+            return false;
+        }
         registers.set_ups += 1;
         let state = QueueState { addresses: *addresses, generation: registers.set_ups };
         match registers.queues.get_mut(usize::from(index)) {

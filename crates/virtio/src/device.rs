@@ -229,16 +229,25 @@ impl<P: Platform> VirtioDevice<P> {
     }
 
     /// The size of queue `index`: what the device offers, at most `limit`, a power of two; `None` where it has no such
-    /// queue.
+    /// queue. Of a device that ignores a smaller size (kvmtool's), the size that it has.
     ///
     /// Of a large queue that is used in order, half: QEMU 10.0 sometimes never completes the last of the requests in a queue
     /// of that kind that has the full size (seen with 128 entries and more).
     pub fn queue_size(&self, index: u16, limit: u16, in_order: bool) -> Option<u16> {
         let offered = self.with_transport(|t| t.max_queue_size(index));
-        let offered = if in_order && offered > 64 { offered >> 1 } else { offered };
-        let size = u16::try_from(offered.min(u32::from(limit.min(crate::queue::MAX_QUEUE_SIZE)))).ok()?;
+        let wanted = if in_order && offered > 64 { offered >> 1 } else { offered };
+        let size = u16::try_from(wanted.min(u32::from(limit.min(crate::queue::MAX_QUEUE_SIZE)))).ok()?;
         // The largest power of two that is not larger.
-        (size > 0).then(|| 1u16 << size.ilog2())
+        let size = 1u16 << size.checked_ilog2()?;
+        if u32::from(size) == offered {
+            return Some(size);
+        }
+        let kept = self.with_transport(|t| t.set_queue_size(index, size));
+        if kept == u32::from(size) {
+            return Some(size);
+        }
+        let fixed = u16::try_from(kept).ok()?;
+        (fixed.is_power_of_two() && fixed <= crate::queue::MAX_QUEUE_SIZE).then_some(fixed)
     }
 
     /// Registers a queue that [`start`](Self::start) will tell the device of; its place among the cells.

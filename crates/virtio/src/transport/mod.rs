@@ -153,6 +153,13 @@ pub unsafe trait VirtioTransport: Send + 'static {
     /// The most entries of queue `index`; 0 where there is no such queue.
     fn max_queue_size(&mut self, index: u16) -> u32;
 
+    /// Sets the size of queue `index` and returns the size that the device then has; by default of a transport on which it cannot be
+    /// read back, the size that was set.
+    fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
+        let _ = index;
+        u32::from(size)
+    }
+
     /// Tells the device of queue `index` and enables it; `false` where it did not accept that.
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool;
 

@@ -269,6 +269,12 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
         }
     }
 
+    fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
+        self.select(index);
+        self.common.write16(common::QUEUE_SIZE, size);
+        u32::from(self.common.read16(common::QUEUE_SIZE))
+    }
+
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         self.select(index);
         self.common.write16(common::QUEUE_SIZE, addresses.size);
