@@ -14,6 +14,8 @@ pub enum BlkFaultConfig {
     Works,
     /// Takes them from the queue and never completes them.
     Silent,
+    /// Executes them, and reports as written what it has read as well, as kvmtool does.
+    CountsReads,
     /// Completes them with this status byte, without executing them.
     Status(u8),
 }
@@ -131,7 +133,7 @@ impl State {
         let (status, data) = match self.fault_config {
             BlkFaultConfig::Silent => return None,
             BlkFaultConfig::Status(status) => (status, vec![0; room]),
-            BlkFaultConfig::Works => {
+            BlkFaultConfig::Works | BlkFaultConfig::CountsReads => {
                 let at = (long(8) * 512) as usize;
                 match kind {
                     0 => (0, self.disk[at..at + room].to_vec()),
@@ -153,6 +155,8 @@ impl State {
         };
         let mut all = data;
         all.push(status);
-        Some(chain.write(guest, &all))
+        let written = chain.write(guest, &all);
+        let is_counted = self.fault_config == BlkFaultConfig::CountsReads;
+        Some(written + if is_counted { chain.readable.len() as u32 } else { 0 })
     }
 }

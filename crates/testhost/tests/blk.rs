@@ -375,3 +375,54 @@ fn a_second_reset_before_a_queue_has_noticed_the_restart_is_recovered_from() {
     assert!(first.complete().expect("restarted").is_none());
     is_in_service(&guest, &host, [&mut first, &mut second]);
 }
+
+/// kvmtool counts what it has read of a write as written: the status alone says how a request went.
+#[test]
+fn a_write_is_not_judged_by_the_length_that_the_device_reports() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (_disk, mut queue) = open(&guest, &host);
+        host.set_fault_config(BlkFaultConfig::CountsReads);
+        is_in_service(&guest, &host, [&mut queue]);
+        assert_eq!(host.sector(3), [7; 512]);
+    }
+}
+
+/// kvmtool ignores a queue size that is smaller than its own.
+#[test]
+fn a_queue_whose_size_cannot_be_set_is_used_as_it_is() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        host.device().registers().ignores_sizes = true;
+        let options = OpenOptions::new().with_queue_size(16);
+        let mut disk = Disk::open(&guest, host.transport(), &options).expect("a disk");
+        let mut queue = disk.take_queue(0).expect("a queue");
+        is_in_service(&guest, &host, [&mut queue]);
+    }
+}
+
+/// The request for the serial number is the driver's own: unanswered, it costs the number and nothing else.
+#[test]
+fn an_unanswered_request_of_the_drivers_own_never_reaches_the_caller() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        host.set_fault_config(BlkFaultConfig::Silent);
+        let clock = guest.downgrade();
+        guest.attach(move || clock.turn(Duration::from_millis(100)));
+        let mut disk = Disk::open(&guest, host.transport(), &OPTIONS.with_queues(1)).expect("a disk");
+        assert_eq!(disk.info().serial.as_bytes(), b"");
+        let mut queue = disk.take_queue(0).expect("a queue");
+        host.set_fault_config(BlkFaultConfig::Works);
+        assert!(queue.complete().expect("no fault").is_none());
+        is_in_service(&guest, &host, [&mut queue]);
+        queue.reset().expect("a reset");
+        for _ in 0..3 {
+            let done = queue.complete();
+            assert!(!matches!(done, Ok(Some(_))), "nobody submitted {done:?}");
+        }
+        is_in_service(&guest, &host, [&mut queue]);
+    }
+}

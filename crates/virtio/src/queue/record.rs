@@ -56,8 +56,6 @@ struct Slot<B, X> {
     /// The next free slot.
     next: u16,
     names: Names,
-    /// Bytes that the device may write.
-    writable: u32,
     /// `None` while the slot is free.
     pending: Option<Pending<B, X>>,
 }
@@ -174,7 +172,6 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let slots = PageRing::new(platform, entries, |i| Slot {
             next: (i as u16).wrapping_add(1),
             names: Names::Record,
-            writable: 0,
             pending: None,
         })?;
         let queue = Self {
@@ -261,16 +258,15 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             unsafe { buffer.reclaim() };
             return Err((reason, buffer));
         }
-        let (flags, writable) = match direction {
-            Direction::FromDevice => (DESC_F_NEXT | DESC_F_WRITE, segment.len.wrapping_add(1)),
-            Direction::ToDevice => (DESC_F_NEXT, 1),
+        let flags = match direction {
+            Direction::FromDevice => DESC_F_NEXT | DESC_F_WRITE,
+            Direction::ToDevice => DESC_F_NEXT,
         };
         let head = self.free_head;
         self.enter(
             head,
             Some([segment.addr.0, desc_word(segment.len, flags, 2)]),
             header,
-            writable,
             Some(buffer),
             extra,
         );
@@ -280,15 +276,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
     /// Enters the request in `head`, the first free slot: in its record, with the descriptor of the data where the record is the
     /// request's table, in the slot, and in the ring.
     #[inline(always)]
-    fn enter(
-        &mut self,
-        head: u16,
-        data: Option<[u64; 2]>,
-        header: [u64; 2],
-        writable: u32,
-        buffer: Option<B>,
-        extra: X,
-    ) {
+    fn enter(&mut self, head: u16, data: Option<[u64; 2]>, header: [u64; 2], buffer: Option<B>, extra: X) {
         // All places first: no store can change one, but the compiler cannot know.
         let index = usize::from(head);
         let (record, status) = (self.records.at(index), self.statuses.at(index));
@@ -305,7 +293,6 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         record[HEADER + 1].store(header[1], Ordering::Relaxed);
         status.store(STATUS_NONE, Ordering::Relaxed);
         self.free_head = slot.next;
-        slot.writable = writable;
         // A slot that is free holds nothing that would have to be dropped.
         core::mem::forget(slot.pending.replace(Pending { buffer, extra }));
         self.split.push(head);
@@ -333,8 +320,8 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             Err(reason) => Err(reason),
         };
         match filled {
-            Ok(writable) => {
-                self.enter(self.free_head, None, header, writable, Some(buffer), extra);
+            Ok(()) => {
+                self.enter(self.free_head, None, header, Some(buffer), extra);
                 Ok(())
             }
             Err(reason) => {
@@ -367,13 +354,13 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         }
         let words = if let Body::Words([first, second]) = body { [first, second, 0, 0] } else { [0; 4] };
         parameter.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-        let writable = self.fill_table(segment.as_slice(), direction)?;
-        self.enter(head, None, header, writable, None, extra);
+        self.fill_table(segment.as_slice(), direction)?;
+        self.enter(head, None, header, None, extra);
         Ok(())
     }
 
-    /// Writes the table of the first free slot, and has the ring name it; how many bytes the device may write.
-    fn fill_table(&mut self, body: &[Segment], direction: Direction) -> Result<u32, Rejected> {
+    /// Writes the table of the first free slot, and has the ring name it.
+    fn fill_table(&mut self, body: &[Segment], direction: Direction) -> Result<(), Rejected> {
         if self.free_head >= self.size {
             return Err(Rejected::Full);
         }
@@ -385,14 +372,11 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let segments = core::iter::once((self.header_segment(slot), 0))
             .chain(body.iter().map(|segment| (*segment, body_flags)));
         let start = usize::from(slot).wrapping_mul(usize::from(self.capacity));
-        let (mut at, mut writable) = (0u16, 1u32);
+        let mut at = 0u16;
         for (segment, flags) in segments {
             let next = at.wrapping_add(1);
             let desc = self.tables.at(start.wrapping_add(usize::from(at)));
             write_desc(desc, segment, flags | DESC_F_NEXT, next);
-            if flags == DESC_F_WRITE {
-                writable = writable.saturating_add(segment.len);
-            }
             at = next;
         }
         let desc = self.tables.at(start.wrapping_add(usize::from(at)));
@@ -401,7 +385,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let len = u32::from(at).wrapping_add(1).wrapping_mul(16);
         self.split.write_desc(slot, Segment { addr, len }, DESC_F_INDIRECT, 0);
         self.slots.at_mut(usize::from(slot)).names = Names::Table;
-        Ok(writable)
+        Ok(())
     }
 
     /// The status that the device wrote for the request in `slot`.
@@ -472,15 +456,12 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
 
     #[inline(always)]
     fn pop(&mut self) -> Result<Option<Used<B, X>>, Fault> {
-        let Some((id, len)) = self.split.peek_outstanding()? else { return Ok(None) };
+        let Some((id, _len)) = self.split.peek_outstanding()? else { return Ok(None) };
         if id >= u32::from(self.size) {
             return Err(Fault::Protocol);
         }
         let slot = id as u16;
         let entry = self.slots.at_mut(usize::from(slot));
-        if len > entry.writable {
-            return Err(Fault::Protocol);
-        }
         let Some(Pending { mut buffer, extra }) = entry.pending.take() else { return Err(Fault::Protocol) };
         self.split.advance_one();
         entry.next = self.free_head;
