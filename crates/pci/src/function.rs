@@ -131,6 +131,11 @@ impl<P: Platform> PciFunction<P> {
         self.address
     }
 
+    /// Whether a function answers here.
+    pub fn is_present(&self) -> bool {
+        self.read(ID) as u16 != u16::MAX
+    }
+
     /// Reads the aligned 32-bit word at `offset`; all ones where there is nothing.
     pub fn read(&self, offset: u8) -> u32 {
         self.access.read(self.address, offset)

@@ -38,8 +38,12 @@ pub struct Registers {
     pub sizes: Vec<u16>,
     /// Queues that the driver set up.
     pub queues: Vec<Option<QueueState>>,
-    /// The device was removed: every register reads as all ones.
+    /// Every register reads as all ones.
     pub is_gone: bool,
+    /// What the bus reports then: that the device was removed, and accesses no memory.
+    pub is_unplugged: bool,
+    /// The transport has no registers by which one queue is reset.
+    pub lacks_queue_reset: bool,
     /// Fault: resets are not confirmed.
     pub ignores_reset: bool,
     /// Fault: FEATURES_OK does not stick.
@@ -85,6 +89,8 @@ impl FakeDevice {
             sizes: sizes.to_vec(),
             queues: vec![None; sizes.len()],
             is_gone: false,
+            is_unplugged: true,
+            lacks_queue_reset: false,
             ignores_reset: false,
             refuses_features: false,
             ignores_sizes: false,
@@ -216,6 +222,13 @@ unsafe impl VirtioTransport for FakeTransport {
         let kicks = self.0.0.kicks.get(usize::from(index))?;
         // SAFETY: the counter is in the shared allocation that this transport holds, and is atomic.
         Some(unsafe { Doorbell::new(NonNull::from(kicks).cast(), index, ring) })
+    }
+    fn can_reset_queues(&self) -> bool {
+        !self.0.registers().lacks_queue_reset
+    }
+    fn cut_off(&mut self) -> bool {
+        let registers = self.0.registers();
+        registers.is_gone && registers.is_unplugged
     }
     fn start_queue_reset(&mut self, index: u16) {
         self.0.registers().queues[usize::from(index)] = None;

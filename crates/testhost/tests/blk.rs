@@ -426,3 +426,40 @@ fn an_unanswered_request_of_the_drivers_own_never_reaches_the_caller() {
         is_in_service(&guest, &host, [&mut queue]);
     }
 }
+
+/// Registers that read as all ones do not show that a device has stopped: what it may write to is leaked, unless the bus reports it
+/// removed or has cut it off.
+#[test]
+fn a_device_that_only_stops_answering_keeps_its_memory() {
+    for ring in RINGS {
+        let guest = Guest::new();
+        let host = BlkHost::new(&guest, ring, 64);
+        let (mut disk, mut queue) = open(&guest, &host);
+        host.set_fault_config(BlkFaultConfig::Silent);
+        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
+        queue.kick();
+        {
+            let mut registers = host.device().registers();
+            (registers.is_gone, registers.is_unplugged) = (true, false);
+        }
+        assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
+        let done = queue.complete().expect("the request first").expect("the request");
+        assert_eq!((done.tag, done.buffer.is_none()), (4, true), "its buffer may still be written");
+        drop((disk, queue));
+        assert!(guest.pages() > 0, "{ring:?}: memory that the device may write to was freed");
+    }
+}
+
+/// QEMU's MMIO devices offer VIRTIO_F_RING_RESET without its register: each device took five seconds to let go.
+#[test]
+fn a_queue_reset_is_agreed_on_only_where_the_transport_has_its_registers() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    host.device().registers().lacks_queue_reset = true;
+    let (_disk, queue) = open(&guest, &host);
+    assert_eq!(host.device().registers().accepted & Features::RING_RESET.bits(), 0);
+    let (resets, before) = (host.device().registers().resets, guest.now());
+    drop(queue);
+    assert_eq!(host.device().registers().resets, resets + 1, "the device is reset instead");
+    assert!(guest.now().since(before) < Duration::from_secs(4));
+}

@@ -49,7 +49,8 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// Resets the device and waits until it says so. A device that is gone counts as reset.
+/// Resets the device and waits until it reads back as reset. A device whose registers read as all ones is taken to be gone; that it
+/// accesses no memory any more is certain only where the bus says so.
 ///
 /// VIRTIO 1.3 §2.4.1, §4.1.4.3.2
 pub(crate) fn reset<P: Platform>(
@@ -64,8 +65,9 @@ pub(crate) fn reset<P: Platform>(
             return (Some(unsafe { Quiesced::new() }), None);
         }
         if !transport.is_present() {
-            // SAFETY: there is no device any more that could access a queue.
-            return (Some(unsafe { Quiesced::new() }), Some(Fault::Removed));
+            // SAFETY: the bus keeps the device from memory, or has none there any more.
+            let proof = transport.cut_off().then(|| unsafe { Quiesced::new() });
+            return (proof, Some(Fault::Removed));
         }
         if platform.now() >= deadline {
             return (None, Some(Fault::Timeout));
@@ -89,7 +91,10 @@ pub(crate) fn negotiate(
         transport.set_status(DeviceStatus::FAILED);
         return Err(OpenError::Legacy);
     }
-    let features = offered & (choose(offered) | Features::VERSION_1.bits());
+    let mut features = offered & (choose(offered) | Features::VERSION_1.bits());
+    if !transport.can_reset_queues() {
+        features &= !Features::RING_RESET.bits();
+    }
     transport.set_driver_features(features);
     let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
     transport.set_status(status);

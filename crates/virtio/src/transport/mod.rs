@@ -166,6 +166,18 @@ pub unsafe trait VirtioTransport: Send + 'static {
     /// The doorbell of queue `index`, which has been enabled; `None` where it lies outside the device's registers.
     fn doorbell(&mut self, index: u16) -> Option<Doorbell>;
 
+    /// Whether the transport has the registers by which one queue is reset. VIRTIO_F_RING_RESET is accepted only then; by default
+    /// it is not.
+    fn can_reset_queues(&self) -> bool {
+        false
+    }
+
+    /// Keeps the device from accessing memory, whatever its registers read as, and returns whether it is certain that it does not any
+    /// more: the bus has cut it off, or reports that it is gone. By default nothing is certain.
+    fn cut_off(&mut self) -> bool {
+        false
+    }
+
     /// Starts the reset of one queue (VIRTIO_F_RING_RESET).
     fn start_queue_reset(&mut self, index: u16);
 

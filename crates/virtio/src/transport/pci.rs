@@ -296,6 +296,16 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
         Some(unsafe { Doorbell::new(register.cast(), index, ring) })
     }
 
+    fn can_reset_queues(&self) -> bool {
+        self.common.pointer::<u16>(common::QUEUE_RESET).is_some()
+    }
+
+    fn cut_off(&mut self) -> bool {
+        // SAFETY: whoever made the transport promised that nobody else drives the function, which is kept from memory here.
+        unsafe { self.function.set_command(self.function.command().difference(Command::BUS_MASTER)) };
+        !self.function.is_present() || !self.function.command().contains(Command::BUS_MASTER)
+    }
+
     fn start_queue_reset(&mut self, index: u16) {
         self.select(index);
         self.common.write16(common::QUEUE_RESET, 1);
