@@ -22,13 +22,11 @@
 //! use paravirt_device::Balloon;
 //! use paravirt_hv_balloon::{HvBalloon, INTERFACE};
 //! use paravirt_hyperv::Hypervisor;
-//! use paravirt_testhost::{BalloonHost, Guest, HvHost, HvOffer, OfferSettings};
+//! use paravirt_testhost::{BalloonHost, Guest, HvHost};
 //! use paravirt_vmbus::{ChannelOptions, Version, Vmbus};
 //!
 //! let guest = Guest::with(1, true);
-//! let host = HvHost::new(&guest, HvOffer::least());
-//! let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-//! host.add(&guest, settings, BalloonHost::new(DmVersion::WIN10));
+//! HvHost::with_device(&guest, INTERFACE, BalloonHost::new(DmVersion::WIN10));
 //! let hypervisor = Hypervisor::open(&guest)?;
 //! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;
 //! let offer = vmbus.find(&Guid::default(), 0).ok_or("no offer")?;

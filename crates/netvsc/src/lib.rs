@@ -52,14 +52,12 @@
 //! use paravirt_hyperv::Hypervisor;
 //! use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc};
 //! use paravirt_platform::DmaSlice;
-//! use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings};
+//! use paravirt_testhost::{Guest, HvHost, NetVspHost};
 //! use paravirt_vmbus::{Version, Vmbus};
 //!
 //! let guest = Guest::with(1, true);
-//! let host = HvHost::new(&guest, HvOffer::least());
 //! let wire = NetVspHost::new();
-//! let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-//! let channel = host.add(&guest, settings, wire.clone());
+//! let (host, channel) = HvHost::with_device(&guest, INTERFACE, wire.clone());
 //!
 //! let hypervisor = Hypervisor::open(&guest)?;
 //! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;

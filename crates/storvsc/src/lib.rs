@@ -27,14 +27,13 @@
 //! use paravirt_platform::{DmaSlice, Instant};
 //! use paravirt_scsi::{ControllerEvent, Options};
 //! use paravirt_storvsc::{INTERFACE, StorTransport, StorController, StorOptions};
-//! use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
+//! use paravirt_testhost::{Guest, HvHost, StorDrive, StorHost};
 //! use paravirt_vmbus::{Version, Vmbus};
 //!
 //! let guest = Guest::with(1, true);
-//! let host = HvHost::new(&guest, HvOffer::least());
 //! let drives = StorHost::new();
 //! drives.insert(0, StorDrive::memory(512, vec![7; 1 << 20]));
-//! host.add(&guest, OfferSettings { interface: INTERFACE, ..OfferSettings::default() }, drives);
+//! HvHost::with_device(&guest, INTERFACE, drives);
 //!
 //! let hypervisor = Hypervisor::open(&guest)?;
 //! let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST)?;

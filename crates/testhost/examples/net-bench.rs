@@ -9,7 +9,7 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc};
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{Guest, HvHost, HvOffer, NetHost, NetVspHost, OfferSettings, Ring};
+use paravirt_testhost::{Guest, HvHost, NetHost, NetVspHost, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::net::config::NetFeatures;
@@ -97,10 +97,8 @@ fn main() {
         }
         "netvsc-tx" | "netvsc-rx" => {
             let guest = Guest::with(1, true);
-            let host = HvHost::new(&guest, HvOffer::least());
             let wire = NetVspHost::new();
-            let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-            let channel = host.add(&guest, settings, wire.clone());
+            let (host, channel) = HvHost::with_device(&guest, INTERFACE, wire.clone());
             let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
             let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
             let offer = vmbus.find(&Guid([0; 16]), 0).expect("an offer");

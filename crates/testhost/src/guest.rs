@@ -1,10 +1,10 @@
 //! A platform whose memory is rust-vmm's guest memory.
 
 use crate::count::uncounted;
-use crate::{HvHost, Memory};
+use crate::{HvHost, KvmHost, Memory, PciHost};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, Message, PAGE_SIZE, Platform,
-    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -34,7 +34,15 @@ struct Inner {
     /// Interrupt lines, and the vectors that they are routed to.
     lines: Mutex<Vec<(u32, Vector)>>,
     interrupts: AtomicU64,
-    hypervisor: Mutex<Option<HvHost>>,
+    hypervisor: Mutex<Option<Hypervisor>>,
+    pci: Mutex<Option<PciHost>>,
+}
+
+/// What the guest runs on.
+#[derive(Clone)]
+enum Hypervisor {
+    HyperV(HvHost),
+    Kvm(KvmHost),
 }
 
 /// Interrupt descriptor of vector 0.
@@ -100,6 +108,7 @@ impl Guest {
             lines: Mutex::new(vec![]),
             interrupts: AtomicU64::new(0),
             hypervisor: Mutex::new(None),
+            pci: Mutex::new(None),
         }))
     }
 
@@ -114,11 +123,23 @@ impl Guest {
     }
 
     pub(crate) fn set_hypervisor(&self, host: HvHost) {
-        *self.0.hypervisor.lock().expect("hypervisor") = Some(host);
+        *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::HyperV(host));
     }
 
-    fn hypervisor(&self) -> Option<HvHost> {
+    pub(crate) fn set_kvm(&self, host: KvmHost) {
+        *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::Kvm(host));
+    }
+
+    pub(crate) fn set_pci(&self, host: PciHost) {
+        *self.0.pci.lock().expect("pci") = Some(host);
+    }
+
+    fn hypervisor(&self) -> Option<Hypervisor> {
         self.0.hypervisor.lock().expect("hypervisor").clone()
+    }
+
+    fn pci(&self) -> Option<PciHost> {
+        self.0.pci.lock().expect("pci").clone()
     }
 
     /// Delivers an interrupt: runs the handler bound to `descriptor` on `processor`.
@@ -254,6 +275,9 @@ unsafe impl Platform for Guest {
     fn processors(&self) -> &dyn Processors {
         self
     }
+    fn port_io(&self) -> &dyn PortIo {
+        self
+    }
     fn registers(&self) -> &dyn Registers {
         self
     }
@@ -300,20 +324,47 @@ unsafe impl Interrupts for Guest {
     }
 }
 
+// SAFETY: ports are the model's, or there are none.
+unsafe impl PortIo for Guest {
+    unsafe fn in32(&self, port: u16) -> u32 {
+        self.pci().map_or(u32::MAX, |host| host.read(port))
+    }
+    unsafe fn out32(&self, port: u16, value: u32) {
+        if let Some(host) = self.pci() {
+            host.write(port, &value.to_le_bytes());
+        }
+    }
+    unsafe fn out16(&self, port: u16, value: u16) {
+        if let Some(host) = self.pci() {
+            host.write(port, &value.to_le_bytes());
+        }
+    }
+}
+
 // SAFETY: registers are the model's, or there are none.
 unsafe impl Registers for Guest {
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
-        self.hypervisor().map_or([0; 4], |host| host.cpuid(leaf))
+        match self.hypervisor() {
+            Some(Hypervisor::HyperV(host)) => host.cpuid(leaf),
+            Some(Hypervisor::Kvm(_)) => KvmHost::cpuid(leaf),
+            None => [0; 4],
+        }
     }
     fn tsc(&self) -> u64 {
         self.now().as_nanos()
     }
     unsafe fn read_msr(&self, index: u32) -> u64 {
-        self.hypervisor().map_or(0, |host| host.read_msr(self, CURRENT.get(), index))
+        match self.hypervisor() {
+            Some(Hypervisor::HyperV(host)) => host.read_msr(self, CURRENT.get(), index),
+            Some(Hypervisor::Kvm(_)) => panic!("register {index:#x} is read, which is not offered"),
+            None => 0,
+        }
     }
     unsafe fn write_msr(&self, index: u32, value: u64) {
-        if let Some(host) = self.hypervisor() {
-            host.write_msr(self, CURRENT.get(), index, value);
+        match self.hypervisor() {
+            Some(Hypervisor::HyperV(host)) => host.write_msr(self, CURRENT.get(), index, value),
+            Some(Hypervisor::Kvm(host)) => host.write_msr(self, CURRENT.get(), index, value),
+            None => {}
         }
     }
 }
@@ -331,7 +382,10 @@ unsafe impl HyperV for Guest {
         Some(FIRST_DESCRIPTOR + vector.0 as u8)
     }
     unsafe fn hypercall(&self, _page: *const u8, control: u64, input: u64, _output: u64) -> u64 {
-        host_side(|| self.hypervisor().map_or(u64::MAX, |host| host.hypercall(self, control, input)))
+        host_side(|| match self.hypervisor() {
+            Some(Hypervisor::HyperV(host)) => host.hypercall(self, control, input),
+            _ => u64::MAX,
+        })
     }
 }
 

@@ -7,6 +7,7 @@
 //! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
 //!   and [`InputHost`] are devices for its bus.
+//! * [`KvmHost`] offers KVM's clock, and [`PciHost`] is a PCI bus behind the configuration ports.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -31,10 +32,12 @@ pub mod count;
 mod device;
 mod guest;
 mod hyperv;
+mod kvm;
 mod memory;
 mod net;
 mod packed;
 mod pages;
+mod pci;
 #[cfg(doctest)]
 mod soundness;
 mod split;
@@ -49,10 +52,12 @@ pub use hyperv::{
     NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig,
     StorHost, VmbusDevice, WireFrame, put_message, set_event,
 };
+pub use kvm::KvmHost;
 pub use memory::Memory;
 pub use net::NetHost;
 pub use packed::PackedDevice;
 pub use pages::Pages;
+pub use pci::{PciBar, PciDevice, PciHost};
 pub use split::SplitDevice;
 
 /// The format of a device's queues, and the model that serves them.

@@ -5,7 +5,7 @@ use hyperv_bindings::vmbus;
 use paravirt_device::{Agent, Arm, Fault, PowerRequest};
 use paravirt_hv_ic::{Connection, Nobody, service};
 use paravirt_hyperv::Hypervisor;
-use paravirt_testhost::{Guest, HvHost, HvOffer, IcHost, OfferSettings};
+use paravirt_testhost::{Guest, HvHost, IcHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use zerocopy::IntoBytes;
 
@@ -23,10 +23,8 @@ struct Bench {
 impl Bench {
     fn new(interface: Guid) -> Self {
         let guest = Guest::with(1, true);
-        let host = HvHost::new(&guest, HvOffer::least());
         let asks = IcHost::default();
-        let settings = OfferSettings { interface, ..OfferSettings::default() };
-        let channel = host.add(&guest, settings, asks.clone());
+        let (host, channel) = HvHost::with_device(&guest, interface, asks.clone());
         let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
         let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
         let offer = vmbus.find(&Guid::default(), 0).expect("an offer");

@@ -8,7 +8,7 @@ use paravirt_device::{
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{DataPath, INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
 use paravirt_platform::DmaSlice;
-use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, WireFrame};
+use paravirt_testhost::{Guest, HvHost, NetVspHost, OfferSettings, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,10 +32,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let guest = Guest::with(2, true);
-        let host = HvHost::new(&guest, HvOffer::least());
         let wire = NetVspHost::new();
-        let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-        let channel = host.add(&guest, settings, wire.clone());
+        let (host, channel) = HvHost::with_device(&guest, INTERFACE, wire.clone());
         let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
         let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
         Self { guest, host, wire, vmbus, channel }
@@ -606,8 +604,7 @@ fn a_rescind_returns_frames_in_flight_and_a_new_offer_opens() {
     while bench.vmbus.poll().is_some() {}
     assert_eq!((bench.host.has(bench.channel), bench.host.gpadls()), (false, (0, 0)));
     bench.wire.fault_config(|fault_config| fault_config.holds = false);
-    let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-    bench.host.add(&bench.guest, settings, bench.wire.clone());
+    bench.host.add(&bench.guest, OfferSettings::new(INTERFACE), bench.wire.clone());
     let (_card, mut queue) = bench.first();
     commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
     kick(&mut queue);

@@ -5,6 +5,7 @@ mod bench;
 mod bindings;
 mod bootable;
 mod deny;
+mod examples;
 mod fuzz;
 mod guest;
 mod image;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all checks and tests.
 
 use crate::scratch::Scratch;
-use crate::{api, bindings, fuzz, kernel, matrix, tools};
+use crate::{api, bindings, examples, fuzz, kernel, matrix, tools};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::path::PathBuf;
@@ -158,6 +158,7 @@ pub fn test(options: &Options) -> Result<()> {
         families()?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;
+        examples::run(LIBRARIES)?;
         cargo("test --quiet -p paravirt-fuzz")?;
         cargo("test --quiet --release -p paravirt-testhost")?;
         loom()?;

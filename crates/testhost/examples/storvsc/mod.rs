@@ -10,7 +10,7 @@ use paravirt_platform::{DmaSlice, Instant};
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorQueue, StorTransport};
 use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
+use paravirt_testhost::{Guest, HvHost, StorDrive, StorHost};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 
 #[global_allocator]
@@ -47,11 +47,9 @@ pub fn bench(driver_side: impl Fn(&mut Queue, &mut Vec<Buffer>)) {
         std::process::exit(2);
     };
     let guest = Guest::with(1, true);
-    let host = HvHost::new(&guest, HvOffer::least());
     let storage = StorHost::new();
     storage.insert(0, StorDrive::memory(512, vec![7; 1 << 20]));
-    let settings = OfferSettings { interface: INTERFACE, ..OfferSettings::default() };
-    let channel = host.add(&guest, settings, storage);
+    let (host, channel) = HvHost::with_device(&guest, INTERFACE, storage);
     let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
     let offer = vmbus.find(&Guid::default(), 0).expect("an offer");

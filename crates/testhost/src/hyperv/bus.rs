@@ -59,6 +59,13 @@ pub struct OfferSettings {
     pub socket: Option<bool>,
 }
 
+impl OfferSettings {
+    /// The primary channel of a device of class `interface`.
+    pub fn new(interface: Guid) -> Self {
+        Self { interface, ..Self::default() }
+    }
+}
+
 /// The interrupt controllers of the guest's virtual processors (VPs), as VMBus uses them.
 pub trait Controller {
     /// Whether `vp` takes messages and events.

@@ -35,6 +35,7 @@ pub use socket::SocketEnd;
 pub use storvsp::{StorFaultConfig, StorHost};
 
 use crate::Guest;
+use hyperv_bindings::Guid;
 use hyperv_bindings::tlfs::{
     HV_INTERFACE_SIGNATURE, HvCpuidLeaf, HvCrashFlags, HvFeatureFlags, HvHypercallCode, HvHypercallFlags,
     HvMsr, HvPageFlags, HvPostMessageInput, HvPrivilegeFlags, HvReferenceTsc, HvStatus,
@@ -123,6 +124,14 @@ impl HvHost {
         })));
         guest.set_hypervisor(host.clone());
         host
+    }
+
+    /// Gives `guest` the least of hypervisors that VMBus needs, with one device of class `interface` on the bus; returns the host and
+    /// the number of the device's channel.
+    pub fn with_device(guest: &Guest, interface: Guid, device: impl VmbusDevice + 'static) -> (Self, u32) {
+        let host = Self::new(guest, HvOffer::least());
+        let channel = host.add(guest, OfferSettings::new(interface), device);
+        (host, channel)
     }
 
     fn with<R>(&self, guest: &Guest, work: impl FnOnce(&mut State) -> R) -> R {
