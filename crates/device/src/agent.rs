@@ -58,6 +58,7 @@ pub enum Fact {
 
 /// The pool of a key-value pair: who writes it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum ValuePool {
     /// Written by the host, read by the guest.
     FromHost,

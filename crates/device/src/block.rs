@@ -22,7 +22,11 @@ pub enum Unmap {
 }
 
 /// The operation of a request. Block numbers and counts are in logical blocks ([`BlockInfo::block_size`]).
+///
+/// Operations may be added. A driver refuses one that it does not know with [`Rejected::Unsupported`] and returns it as it was
+/// given; it does not guess.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Op<B> {
     /// Reads into `into` from block `lba` on; the buffer's length is a multiple of the block size.
     Read {
@@ -61,8 +65,28 @@ pub enum Op<B> {
     },
 }
 
+impl<B> Op<B> {
+    /// The buffer of a read or write; `None` for other operations.
+    pub fn into_buffer(self) -> Option<B> {
+        match self {
+            Self::Read { into: buffer, .. } | Self::Write { from: buffer, .. } => Some(buffer),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => None,
+        }
+    }
+}
+
 /// A request for a block queue, with the buffer of a read or write.
+///
+/// ```
+/// use paravirt_device::{Op, Request};
+/// use paravirt_platform::{DmaSlice, Instant};
+/// # fn example<P: paravirt_platform::Platform>(into: DmaSlice<P>, deadline: Instant) {
+/// let request = Request::new(7, Op::Read { lba: 3, into }).with_deadline(deadline);
+/// assert_eq!((request.tag, request.deadline), (7, deadline));
+/// # }
+/// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Request<B> {
     /// The caller's identifier, returned in the completion; the driver does not interpret it.
     pub tag: u64,
@@ -72,8 +96,25 @@ pub struct Request<B> {
     pub deadline: Instant,
 }
 
+impl<B> Request<B> {
+    /// A request without a deadline.
+    #[inline]
+    pub const fn new(tag: u64, op: Op<B>) -> Self {
+        Self { tag, op, deadline: Instant::NEVER }
+    }
+
+    /// Sets the instant at which [`Notify::expire`] starts recovery if the request is still in flight.
+    #[inline]
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
 /// A completed request, which returns the buffer to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Completion<B> {
     /// The tag of the request.
     pub tag: u64,
@@ -83,13 +124,30 @@ pub struct Completion<B> {
     pub result: Result<(), IoError>,
 }
 
+impl<B> Completion<B> {
+    /// The completion of the request with this tag, for drivers. `buffer` is that of a read or write.
+    #[inline(always)]
+    pub const fn new(tag: u64, buffer: Option<B>, result: Result<(), IoError>) -> Self {
+        Self { tag, buffer, result }
+    }
+}
+
 /// A request that was not accepted, returned to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Refused<B> {
     /// Why it was refused.
     pub reason: Rejected,
     /// The unchanged request.
     pub request: Request<B>,
+}
+
+impl<B> Refused<B> {
+    /// Returns `request` to the caller, for drivers.
+    #[inline]
+    pub const fn new(reason: Rejected, request: Request<B>) -> Self {
+        Self { reason, request }
+    }
 }
 
 impl<B> fmt::Display for Refused<B> {
@@ -234,6 +292,7 @@ impl fmt::Debug for Serial {
 
 /// The limits of [`Op::Discard`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct DiscardLimits {
     /// The maximum number of blocks in one request.
     pub max_blocks: u32,
@@ -241,13 +300,42 @@ pub struct DiscardLimits {
     pub alignment: u32,
 }
 
+impl DiscardLimits {
+    /// Discards of up to `max_blocks` blocks at any alignment.
+    pub const fn new(max_blocks: u32) -> Self {
+        Self { max_blocks, alignment: 1 }
+    }
+
+    /// Sets the preferred alignment of ranges in blocks.
+    #[must_use]
+    pub const fn with_alignment(mut self, blocks: u32) -> Self {
+        self.alignment = blocks;
+        self
+    }
+}
+
 /// The limits of [`Op::WriteZeroes`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct ZeroLimits {
     /// The maximum number of blocks in one request.
     pub max_blocks: u32,
     /// Whether [`Unmap::May`] has an effect.
     pub unmap: Unmap,
+}
+
+impl ZeroLimits {
+    /// Zeroes of up to `max_blocks` blocks, which stay allocated.
+    pub const fn new(max_blocks: u32) -> Self {
+        Self { max_blocks, unmap: Unmap::Keep }
+    }
+
+    /// Sets whether [`Unmap::May`] has an effect.
+    #[must_use]
+    pub const fn with_unmap(mut self, unmap: Unmap) -> Self {
+        self.unmap = unmap;
+        self
+    }
 }
 
 /// The geometry and limits of a block device.

@@ -75,8 +75,8 @@ where
     fn run(&mut self, op: Op<DmaSlice<P>>) -> Result<(), BlockingError> {
         self.tag = self.tag.wrapping_add(1);
         let deadline = self.platform.now().saturating_add(self.timeout);
-        if let Err(refused) = self.queue.submit(Request { tag: self.tag, op, deadline }) {
-            if let Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. } = refused.request.op {
+        if let Err(refused) = self.queue.submit(Request::new(self.tag, op).with_deadline(deadline)) {
+            if let Some(buffer) = refused.request.op.into_buffer() {
                 self.bounce = Some(buffer);
             }
             return Err(BlockingError::Rejected(refused.reason));

@@ -33,7 +33,7 @@
 //! /// Writes `from` to block `lba` durably and polls for the completion.
 //! fn write_through<Q: BlockQueue>(queue: &mut Q, lba: u64, from: Q::Buffer) -> Result<Completion<Q::Buffer>, Fault> {
 //!     let op = Op::Write { lba, from, durability: Durability::Durable };
-//!     if let Err(refused) = queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }) {
+//!     if let Err(refused) = queue.submit(Request::new(1, op)) {
 //!         return match refused.reason {
 //!             Rejected::Faulted(fault) => Err(fault),
 //!             reason => panic!("{reason}"),

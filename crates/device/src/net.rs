@@ -103,8 +103,9 @@ impl TxMeta {
     }
 }
 
-/// The state of the checksum of a received frame.
+/// The state of the checksum of a received frame. A state that the receiver does not know is as [`Unknown`](Self::Unknown).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum RxChecksum {
     /// Not verified: the guest verifies it.
     #[default]
@@ -137,6 +138,7 @@ impl RxMeta {
 
 /// A received frame; [`NetRx::segment`] returns its bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct RxFrame {
     /// The length in bytes from the Ethernet header on, without the frame check sequence.
     pub len: usize,
@@ -144,6 +146,14 @@ pub struct RxFrame {
     pub segments: u16,
     /// The metadata.
     pub meta: RxMeta,
+}
+
+impl RxFrame {
+    /// A frame of `len` bytes in `segments` segments, for drivers.
+    #[inline(always)]
+    pub const fn new(len: usize, segments: u16, meta: RxMeta) -> Self {
+        Self { len, segments, meta }
+    }
 }
 
 /// The receive side of a queue.
@@ -180,6 +190,7 @@ pub trait NetRx {
 
 /// A completed zero-copy send, which returns the buffer to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Sent<B> {
     /// The tag given to [`NetTx::send`].
     pub tag: u64,
@@ -189,13 +200,30 @@ pub struct Sent<B> {
     pub result: Result<(), IoError>,
 }
 
+impl<B> Sent<B> {
+    /// The completion of the send with this tag, for drivers.
+    #[inline(always)]
+    pub const fn new(tag: u64, buffer: B, result: Result<(), IoError>) -> Self {
+        Self { tag, buffer, result }
+    }
+}
+
 /// A frame that was not accepted, returned to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SendRefused<B> {
     /// Why it was refused.
     pub reason: Rejected,
     /// The buffer of the frame, which was not submitted.
     pub buffer: B,
+}
+
+impl<B> SendRefused<B> {
+    /// Returns `buffer` to the caller, for drivers.
+    #[inline]
+    pub const fn new(reason: Rejected, buffer: B) -> Self {
+        Self { reason, buffer }
+    }
 }
 
 /// The transmit side of a queue.

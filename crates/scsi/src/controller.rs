@@ -38,6 +38,7 @@ impl Default for Options {
 
 /// An event of a controller.
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
+#[non_exhaustive]
 pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     /// A disk was found.
     Added(Disk<P, T, B>),

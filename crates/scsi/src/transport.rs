@@ -41,6 +41,7 @@ pub struct Command<'a> {
 
 /// The status of a command: that of the SCSI target (SAM-5 §5.3) and that of the transport in one.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Status {
     /// It was executed.
     Good,
@@ -58,6 +59,7 @@ pub enum Status {
 
 /// What a port receives.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// A command, or a reset of the bus, has completed: the memory of the command is the guest's again.
     Reply {
@@ -93,6 +95,7 @@ impl Limits {
 
 /// Where units can be.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Scan {
     /// On path 0, at targets below this, as REPORT LUNS says.
     Targets(u8),

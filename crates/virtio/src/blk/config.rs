@@ -101,11 +101,9 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     info.max_segments = max_segments;
     info.max_segment_bytes = size_max;
     info.discard =
-        discard.map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) });
-    info.write_zeroes = zero.map(|max_blocks| ZeroLimits {
-        max_blocks,
-        unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
-    });
+        discard.map(|max_blocks| DiscardLimits::new(max_blocks).with_alignment(blocks_of(u32_at(44)).max(1)));
+    let unmap = if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May };
+    info.write_zeroes = zero.map(|max_blocks| ZeroLimits::new(max_blocks).with_unmap(unmap));
     info.cache = if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough };
     info.access = if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite };
     info.queues = if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 };
@@ -158,8 +156,8 @@ mod tests {
         let info = parse(&bytes, BlkFeatures::all(), 14).unwrap();
         assert_eq!((info.blocks, info.block_size, info.physical_block_size), (2, 4096, 8192));
         assert_eq!((info.max_segments, info.max_bytes, info.queues), (14, 14 * 4096, 4));
-        assert_eq!(info.discard, Some(DiscardLimits { max_blocks: 8, alignment: 1 }));
-        assert_eq!(info.write_zeroes, Some(ZeroLimits { max_blocks: 4, unmap: Unmap::May }));
+        assert_eq!(info.discard, Some(DiscardLimits::new(8)));
+        assert_eq!(info.write_zeroes, Some(ZeroLimits::new(4).with_unmap(Unmap::May)));
         assert_eq!((info.access, info.cache), (Access::ReadOnly, Cache::WriteBack));
     }
 

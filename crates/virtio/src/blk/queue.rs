@@ -197,7 +197,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
 
     #[inline(always)]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        let Request { tag, op, deadline } = request;
+        let Request { tag, op, deadline, .. } = request;
         if let Some(fault) = self.queue.fault() {
             return refused(fault.into(), tag, op, deadline);
         }
@@ -258,7 +258,8 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
                     .check_blocks(*lba, *blocks, limits.max_zeroes)
                     .map(|[sector, count]| (kind::WRITE_ZEROES, Body::Words([sector, count | flags << 32])))
             }
-            Op::Read { .. } | Op::Write { .. } => Err(Rejected::Invalid),
+            // Reads and writes do not come here.
+            _ => Err(Rejected::Unsupported),
         };
         let sent = sent.and_then(|(kind, body)| {
             self.queue.queue_mut().submit_command([u64::from(kind), 0], body, pending)
@@ -279,7 +280,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             if self.local.is_empty() {
                 self.queue.reopen();
             }
-            return Ok(Some(Completion { tag, buffer: None, result: Ok(()) }));
+            return Ok(Some(Completion::new(tag, None, Ok(()))));
         }
         while let Some(outcome) = self.queue.next()? {
             let (result, used) = match outcome {
@@ -306,7 +307,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             },
             Stage::FlushNext => (used.buffer, result),
         };
-        Some(Completion { tag, buffer, result })
+        Some(Completion::new(tag, buffer, result))
     }
 
     /// Sends the flush that follows a durable write whose buffer is `buffer`; returns the buffer if the flush cannot be sent.
@@ -387,7 +388,7 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
             return self.complete_other(slot, status);
         }
         match queue.take_used(slot) {
-            Some((buffer, Pending { tag, .. })) => Ok(Some(Completion { tag, buffer, result: Ok(()) })),
+            Some((buffer, Pending { tag, .. })) => Ok(Some(Completion::new(tag, buffer, Ok(())))),
             None => self.complete_faulted(Fault::Protocol),
         }
     }
@@ -416,5 +417,5 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
 #[cold]
 #[inline(never)]
 fn refused<B: DmaBuffer>(reason: Rejected, tag: u64, op: Op<B>, deadline: Instant) -> Result<(), Refused<B>> {
-    Err(Refused { reason, request: Request { tag, op, deadline } })
+    Err(Refused::new(reason, Request::new(tag, op).with_deadline(deadline)))
 }

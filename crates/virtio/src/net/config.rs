@@ -151,6 +151,7 @@ const DEFAULT_MTU: u16 = 1500;
 
 /// A parsed configuration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct NetConfig {
     /// MAC address; `None` if the device has none.
     pub mac: Option<MacAddr>,

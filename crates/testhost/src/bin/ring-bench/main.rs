@@ -289,7 +289,7 @@ impl Block {
         for tag in 0..size {
             let into = self.buffers.pop().expect("a buffer");
             let op = Op::Read { lba: tag * 8, into };
-            assert!(queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
+            assert!(queue.submit(Request::new(tag, op)).is_ok());
         }
         queue.kick();
     }
@@ -342,7 +342,8 @@ impl BlockDyn {
                 0 => Op::Read { lba, into: buffer },
                 _ => Op::Write { lba, from: buffer, durability: Durability::Cached },
             };
-            assert!(queue.submit(Request { tag, op, deadline: black_box(Instant::NEVER) }).is_ok());
+            let deadline = black_box(Instant::NEVER);
+            assert!(queue.submit(Request::new(tag, op).with_deadline(deadline)).is_ok());
         }
         queue.kick();
     }
