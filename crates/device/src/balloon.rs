@@ -1,4 +1,5 @@
 use crate::{ControlError, Fault, Notify};
+use core::fmt;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
 /// A range of guest pages of 4096 bytes, whatever the page size of the guest.
@@ -236,5 +237,14 @@ impl<P: Platform> HeldPages<P> {
         }
         self.pages = self.pages.saturating_sub(count);
         (count > 0).then_some(range)
+    }
+}
+
+impl<P: Platform> fmt::Debug for HeldPages<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldPages")
+            .field("pages", &self.pages)
+            .field("ranges", &self.len)
+            .finish_non_exhaustive()
     }
 }

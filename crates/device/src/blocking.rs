@@ -190,3 +190,13 @@ where
         lba.saturating_add((len as u64).checked_div(u64::from(self.block_size)).unwrap_or(0))
     }
 }
+
+impl<P: Platform, Q: fmt::Debug, S> fmt::Debug for Blocking<P, Q, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking")
+            .field("queue", &self.queue)
+            .field("block_size", &self.block_size)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

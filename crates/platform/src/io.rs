@@ -153,3 +153,9 @@ pub unsafe fn write_register<T: RegisterWord>(register: NonNull<T>, value: T) {
     // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
     unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).write_unsafe(ReadPureWrite(value)) }
 }
+
+impl<P: Platform> fmt::Debug for MmioRegion<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MmioRegion").field("base", &self.base).field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -48,6 +48,16 @@ pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     Faulted(Fault),
 }
 
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for ControllerEvent<P, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added(disk) => f.debug_tuple("Added").field(disk).finish(),
+            Self::Removed(address) => f.debug_tuple("Removed").field(address).finish(),
+            Self::Faulted(fault) => f.debug_tuple("Faulted").field(fault).finish(),
+        }
+    }
+}
+
 /// A controller. It stays open until the last of its disks and their queues has been dropped too.
 pub struct Controller<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     shared: PageArc<P, ControllerShared<P, T, B>>,
