@@ -158,15 +158,19 @@ impl<B> fmt::Display for Refused<B> {
 
 /// One queue of a block device.
 ///
-/// All methods run in task context, not in an interrupt handler: interrupts only wake the registered waker. Unless a method
-/// says otherwise it does not block and takes no lock that another queue holds for longer than a copy of a few words.
+/// All methods are for task context: interrupts only wake the registered waker. Except for [`reset`](Self::reset), none waits for
+/// the host while the device is in service (see the [crate documentation](crate#contexts-waits-and-locks)), and none allocates.
+///
+/// On virtio a queue in service takes no lock. The queues of SCSI disks share the channels of their controller: `kick`,
+/// `complete` and `submit` of anything but a read or write of one segment may take the spin lock of the channel, which another
+/// queue holds while it copies a batch to or from the ring.
 pub trait BlockQueue: Notify + Send {
     /// The type of the buffers that are read into and written from.
     type Buffer: DmaBuffer;
 
     /// Submits a request. The host may not see it before [`kick`](Self::kick).
     ///
-    /// Does not block or allocate. The buffer is in flight from here until [`complete`](Self::complete) returns it.
+    /// The buffer is in flight from here until [`complete`](Self::complete) returns it.
     ///
     /// # Errors
     ///
@@ -175,12 +179,14 @@ pub trait BlockQueue: Notify + Send {
     #[allow(clippy::result_large_err, reason = "the error carries the request back: that is its point")]
     fn submit(&mut self, request: Request<Self::Buffer>) -> Result<(), Refused<Self::Buffer>>;
 
-    /// Notifies the host of submitted requests, unless the host has suppressed notifications. Does not block.
+    /// Notifies the host of submitted requests, unless the host has suppressed notifications. Requests that the queue cannot send
+    /// now, since a ring is full or the device is being reset, stay in flight.
     fn kick(&mut self);
 
     /// Returns the next completed request, in the order in which the host completed them; `None` when the queue is drained.
     ///
-    /// Does not block or allocate. The buffer is the caller's again.
+    /// The buffer is the caller's again, whatever the result. A call that finds the device broken or in a reset goes on with the
+    /// recovery, and blocks as [`reset`](Self::reset) does.
     ///
     /// # Errors
     ///
@@ -190,12 +196,14 @@ pub trait BlockQueue: Notify + Send {
 
     /// Resets the queue, or the whole device where one queue alone cannot be reset.
     ///
-    /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Blocks until the device
-    /// confirms the reset or the driver's reset timeout ends; takes the lock of the device.
+    /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Takes the lock of the device, and
+    /// blocks until the device confirms the reset or the driver's timeout ends: 5 seconds on virtio, ten seconds for each step of
+    /// closing and opening a channel on VMBus.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] when the device did not confirm the reset or cannot be started again.
+    /// The [`Fault`] when the device cannot be started again. With [`Fault::Timeout`] it did not confirm the reset: buffers in
+    /// flight are leaked. Otherwise `complete` returns them.
     fn reset(&mut self) -> Result<(), Fault>;
 }
 
@@ -428,22 +436,28 @@ pub enum BlockEvent {
 
 /// A block device.
 ///
-/// All methods run in task context. They may take the lock of the device for a short time; none blocks on the host.
+/// All methods are for task context and may take the locks of the device; only [`poll_event`](Self::poll_event) waits for the host.
 pub trait BlockDevice: Send {
     /// The type of its queues.
     type Queue: BlockQueue;
 
-    /// The geometry and limits, as of the last [`poll_event`](Self::poll_event).
+    /// The geometry and limits, as of the last [`poll_event`](Self::poll_event). Takes no lock.
     fn info(&self) -> BlockInfo;
 
-    /// Returns queue `index`, once; `None` when it has been taken or `index` is out of range ([`BlockInfo::queues`]).
+    /// Returns queue `index`, once; `None` when it has been taken, `index` is out of range ([`BlockInfo::queues`]), or there is no
+    /// memory for it. May allocate.
     ///
-    /// Dropping a queue resets it; it cannot be taken again.
+    /// A queue that was dropped cannot be taken again. Buffers in flight then are dropped once the device has stopped using them:
+    /// a virtio queue is reset, alone or with its device, and the drop blocks for that (5 seconds at most for each); a SCSI disk's
+    /// requests stay with its controller until they complete, and the drop does not block.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
     /// Returns the next change since the last call; call until `None`.
+    ///
+    /// Goes on with a recovery, and blocks for it. A SCSI disk whose unit reported a change is asked for its capacity and write
+    /// protection: that takes a few commands, and blocks for ten seconds and a recovery at most for each.
     fn poll_event(&mut self) -> Option<BlockEvent>;
 
-    /// Registers the waker to wake when there may be an event, in place of the previous one.
+    /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait; takes no lock.
     fn register(&mut self, waker: &Waker);
 }

@@ -17,6 +17,9 @@ impl core::error::Error for MapError {}
 
 /// Port I/O, as x86 has it: what [`Platform::port_io`](crate::Platform::port_io) gives.
 ///
+/// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
+/// and do not block.
+///
 /// # Safety
 ///
 /// The accesses are of the width given and in program order.
