@@ -1,5 +1,6 @@
 //! `embedded_io` streams of a console.
 
+use core::fmt;
 use embedded_io::{Error, ErrorKind, ErrorType, Read, ReadReady, Write, WriteReady};
 use paravirt_device::{Console, Fault};
 
@@ -15,8 +16,8 @@ pub struct Stream<C, W> {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct StreamError(pub Fault);
 
-impl core::fmt::Display for StreamError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
@@ -98,5 +99,11 @@ impl<C: Console, W: FnMut(&mut C)> Write for Stream<C, W> {
 impl<C: Console, W: FnMut(&mut C)> WriteReady for Stream<C, W> {
     fn write_ready(&mut self) -> Result<bool, StreamError> {
         self.console.is_flushed().map_err(StreamError)
+    }
+}
+
+impl<C: fmt::Debug, W> fmt::Debug for Stream<C, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("console", &self.console).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! An `embassy_net_driver::Driver` of a network device and one of its queues.
 
+use core::fmt;
 use core::task::Context;
 use embassy_net_driver as driver;
 use paravirt_device::{Arm, Link, NetDevice, NetQueue, NetRx, NetTx, TxMeta};
@@ -120,5 +121,26 @@ impl<D: NetDevice, Q: NetQueue> driver::Driver for Device<'_, D, Q> {
 
     fn hardware_address(&self) -> driver::HardwareAddress {
         driver::HardwareAddress::Ethernet(self.device.info().mac.0)
+    }
+}
+
+impl<D: fmt::Debug, Q: fmt::Debug> fmt::Debug for Device<'_, D, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("device", &self.device)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: NetRx + ?Sized> fmt::Debug for RxToken<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RxToken").finish_non_exhaustive()
+    }
+}
+
+impl<T: NetTx + ?Sized> fmt::Debug for TxToken<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxToken").finish_non_exhaustive()
     }
 }

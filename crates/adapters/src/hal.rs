@@ -1,5 +1,6 @@
 //! A paravirt platform over an existing `virtio_drivers::Hal`: for a kernel that runs that crate's drivers already.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -118,5 +119,20 @@ unsafe impl<H: Hal + 'static> DmaBuffer for HalBuffer<H> {
             // SAFETY: the address, the memory and the direction of the `share` in `submit`.
             unsafe { H::unshare(segment.addr.0, self.bytes, direction) }
         }
+    }
+}
+
+impl<H, C> fmt::Debug for HalPlatform<H, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HalPlatform").finish_non_exhaustive()
+    }
+}
+
+impl<H: Hal> fmt::Debug for HalBuffer<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HalBuffer")
+            .field("len", &self.bytes.len())
+            .field("in_flight", &self.in_flight.is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! A `smoltcp::phy::Device` over the queues of a network device.
 
 use crate::checksum;
+use core::fmt;
 use paravirt_device::{Arm, NetInfo, NetQueue, NetRx, NetTx, Offloads, TxMeta};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
@@ -168,5 +169,27 @@ impl<Q: NetQueue, const N: usize> phy::Device for Device<'_, Q, N> {
         capabilities.checksum.tcp = who;
         capabilities.checksum.udp = who;
         capabilities
+    }
+}
+
+impl<Q: fmt::Debug, const N: usize> fmt::Debug for Device<'_, Q, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("queues", &self.queues)
+            .field("offloads", &self.offloads)
+            .field("dropped", &self.dropped)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: NetRx + ?Sized> fmt::Debug for RxToken<'_, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RxToken").finish_non_exhaustive()
+    }
+}
+
+impl<T: NetTx + ?Sized> fmt::Debug for TxToken<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxToken").finish_non_exhaustive()
     }
 }

@@ -58,6 +58,7 @@ pub enum Fact {
 
 /// The pool of a key-value pair: who writes it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum ValuePool {
     /// Written by the host, read by the guest.
     FromHost,
@@ -69,7 +70,8 @@ pub enum ValuePool {
 
 /// Answers the host's requests to the guest as a whole. Every method has a default that declines.
 ///
-/// The driver calls these from its `poll`, in task context, while it holds no lock; they may block, but the host waits.
+/// The driver calls these while it serves its channels, in task context, and holds no lock of its own; they may block and allocate,
+/// but the host waits for the answer.
 pub trait Agent {
     /// The host requests a shutdown; `is_forced` when it will not accept a refusal.
     ///

@@ -1,4 +1,5 @@
 use crate::{ControlError, Fault, Notify};
+use core::fmt;
 use paravirt_platform::{AllocError, PageTable, Platform};
 
 /// A range of guest pages of 4096 bytes, whatever the page size of the guest.
@@ -35,7 +36,8 @@ pub struct MemoryStatistics {
 
 /// The page allocator that a kernel provides to a balloon.
 ///
-/// The driver calls these in task context from [`Balloon::poll`] and [`Balloon::report_free`]; they may block.
+/// The driver calls these in task context from [`Balloon::poll`] and [`Balloon::report_free`], while it holds no lock; they may
+/// block, and the host waits meanwhile.
 pub trait BalloonMemory {
     /// Allocates 1 to `most` contiguous pages for the balloon. The guest does not access them until
     /// [`give_back`](Self::give_back). `None` when no page can be spared.
@@ -74,25 +76,31 @@ pub struct BalloonInfo {
 ///
 /// [`poll`](Self::poll) serves the host's requests, a bounded part at a time. Call it when the waker is woken and at
 /// [`next_deadline`](Notify::next_deadline), when the next memory report is due. Pages in the balloon when it is dropped stay
-/// with the host. All methods run in task context.
+/// with the host. All methods are for task context; none allocates, except by [`BalloonMemory`].
 pub trait Balloon: Notify + Send {
-    /// Serves the host's requests with pages of `memory`. Does a bounded amount of work; does not wait for the host.
+    /// Serves the host's requests with pages of `memory`. Does a bounded amount of work.
+    ///
+    /// On virtio it does not wait for the host while the device is in service, and takes the lock of the device to read the
+    /// configuration. On VMBus it waits at most ten seconds for room in a full ring for an answer about
+    /// pages that were added or returned; a host that makes none by then puts the device out of service.
     ///
     /// # Errors
     ///
     /// The [`Fault`] when the device is out of service. Pages in the balloon stay there: the host may use them.
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault>;
 
-    /// Returns the state of the balloon.
+    /// Returns the state of the balloon. Takes no lock.
     fn info(&self) -> BalloonInfo;
 
     /// Reports up to `most` free pages to the host, which may discard their contents and back them again on the next access.
     ///
-    /// Returns the number of pages reported. A later [`poll`](Self::poll) returns them to `memory`.
+    /// Returns the number of pages reported. A later [`poll`](Self::poll) returns them to `memory`. Does not wait for the host and
+    /// takes no lock.
     ///
     /// # Errors
     ///
-    /// [`ControlError::Unsupported`] when the host does not offer free page reporting.
+    /// [`ControlError::Unsupported`] when the host does not offer free page reporting, [`ControlError::Faulted`] when the device is
+    /// out of service. No page was taken then.
     fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
         let _ = (memory, most);
         Err(ControlError::Unsupported)
@@ -236,5 +244,14 @@ impl<P: Platform> HeldPages<P> {
         }
         self.pages = self.pages.saturating_sub(count);
         (count > 0).then_some(range)
+    }
+}
+
+impl<P: Platform> fmt::Debug for HeldPages<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldPages")
+            .field("pages", &self.pages)
+            .field("ranges", &self.len)
+            .finish_non_exhaustive()
     }
 }

@@ -22,7 +22,11 @@ pub enum Unmap {
 }
 
 /// The operation of a request. Block numbers and counts are in logical blocks ([`BlockInfo::block_size`]).
+///
+/// Operations may be added. A driver refuses one that it does not know with [`Rejected::Unsupported`] and returns it as it was
+/// given; it does not guess.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Op<B> {
     /// Reads into `into` from block `lba` on; the buffer's length is a multiple of the block size.
     Read {
@@ -61,8 +65,28 @@ pub enum Op<B> {
     },
 }
 
+impl<B> Op<B> {
+    /// The buffer of a read or write; `None` for other operations.
+    pub fn into_buffer(self) -> Option<B> {
+        match self {
+            Self::Read { into: buffer, .. } | Self::Write { from: buffer, .. } => Some(buffer),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => None,
+        }
+    }
+}
+
 /// A request for a block queue, with the buffer of a read or write.
+///
+/// ```
+/// use paravirt_device::{Op, Request};
+/// use paravirt_platform::{DmaSlice, Instant};
+/// # fn example<P: paravirt_platform::Platform>(into: DmaSlice<P>, deadline: Instant) {
+/// let request = Request::new(7, Op::Read { lba: 3, into }).with_deadline(deadline);
+/// assert_eq!((request.tag, request.deadline), (7, deadline));
+/// # }
+/// ```
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Request<B> {
     /// The caller's identifier, returned in the completion; the driver does not interpret it.
     pub tag: u64,
@@ -72,8 +96,25 @@ pub struct Request<B> {
     pub deadline: Instant,
 }
 
+impl<B> Request<B> {
+    /// A request without a deadline.
+    #[inline]
+    pub const fn new(tag: u64, op: Op<B>) -> Self {
+        Self { tag, op, deadline: Instant::NEVER }
+    }
+
+    /// Sets the instant at which [`Notify::expire`] starts recovery if the request is still in flight.
+    #[inline]
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
 /// A completed request, which returns the buffer to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Completion<B> {
     /// The tag of the request.
     pub tag: u64,
@@ -83,13 +124,30 @@ pub struct Completion<B> {
     pub result: Result<(), IoError>,
 }
 
+impl<B> Completion<B> {
+    /// The completion of the request with this tag, for drivers. `buffer` is that of a read or write.
+    #[inline(always)]
+    pub const fn new(tag: u64, buffer: Option<B>, result: Result<(), IoError>) -> Self {
+        Self { tag, buffer, result }
+    }
+}
+
 /// A request that was not accepted, returned to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Refused<B> {
     /// Why it was refused.
     pub reason: Rejected,
     /// The unchanged request.
     pub request: Request<B>,
+}
+
+impl<B> Refused<B> {
+    /// Returns `request` to the caller, for drivers.
+    #[inline]
+    pub const fn new(reason: Rejected, request: Request<B>) -> Self {
+        Self { reason, request }
+    }
 }
 
 impl<B> fmt::Display for Refused<B> {
@@ -100,15 +158,19 @@ impl<B> fmt::Display for Refused<B> {
 
 /// One queue of a block device.
 ///
-/// All methods run in task context, not in an interrupt handler: interrupts only wake the registered waker. Unless a method
-/// says otherwise it does not block and takes no lock that another queue holds for longer than a copy of a few words.
+/// All methods are for task context: interrupts only wake the registered waker. Except for [`reset`](Self::reset), none waits for
+/// the host while the device is in service (see the [crate documentation](crate#contexts-waits-and-locks)), and none allocates.
+///
+/// On virtio a queue in service takes no lock. The queues of SCSI disks share the channels of their controller: `kick`,
+/// `complete` and `submit` of anything but a read or write of one segment may take the spin lock of the channel, which another
+/// queue holds while it copies a batch to or from the ring.
 pub trait BlockQueue: Notify + Send {
     /// The type of the buffers that are read into and written from.
     type Buffer: DmaBuffer;
 
     /// Submits a request. The host may not see it before [`kick`](Self::kick).
     ///
-    /// Does not block or allocate. The buffer is in flight from here until [`complete`](Self::complete) returns it.
+    /// The buffer is in flight from here until [`complete`](Self::complete) returns it.
     ///
     /// # Errors
     ///
@@ -117,12 +179,14 @@ pub trait BlockQueue: Notify + Send {
     #[allow(clippy::result_large_err, reason = "the error carries the request back: that is its point")]
     fn submit(&mut self, request: Request<Self::Buffer>) -> Result<(), Refused<Self::Buffer>>;
 
-    /// Notifies the host of submitted requests, unless the host has suppressed notifications. Does not block.
+    /// Notifies the host of submitted requests, unless the host has suppressed notifications. Requests that the queue cannot send
+    /// now, since a ring is full or the device is being reset, stay in flight.
     fn kick(&mut self);
 
     /// Returns the next completed request, in the order in which the host completed them; `None` when the queue is drained.
     ///
-    /// Does not block or allocate. The buffer is the caller's again.
+    /// The buffer is the caller's again, whatever the result. A call that finds the device broken or in a reset goes on with the
+    /// recovery, and blocks as [`reset`](Self::reset) does.
     ///
     /// # Errors
     ///
@@ -132,12 +196,14 @@ pub trait BlockQueue: Notify + Send {
 
     /// Resets the queue, or the whole device where one queue alone cannot be reset.
     ///
-    /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Blocks until the device
-    /// confirms the reset or the driver's reset timeout ends; takes the lock of the device.
+    /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Takes the lock of the device, and
+    /// blocks until the device confirms the reset or the driver's timeout ends: 5 seconds on virtio, ten seconds for each step of
+    /// closing and opening a channel on VMBus.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] when the device did not confirm the reset or cannot be started again.
+    /// The [`Fault`] when the device cannot be started again. With [`Fault::Timeout`] it did not confirm the reset: buffers in
+    /// flight are leaked. Otherwise `complete` returns them.
     fn reset(&mut self) -> Result<(), Fault>;
 }
 
@@ -234,6 +300,7 @@ impl fmt::Debug for Serial {
 
 /// The limits of [`Op::Discard`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct DiscardLimits {
     /// The maximum number of blocks in one request.
     pub max_blocks: u32,
@@ -241,13 +308,42 @@ pub struct DiscardLimits {
     pub alignment: u32,
 }
 
+impl DiscardLimits {
+    /// Discards of up to `max_blocks` blocks at any alignment.
+    pub const fn new(max_blocks: u32) -> Self {
+        Self { max_blocks, alignment: 1 }
+    }
+
+    /// Sets the preferred alignment of ranges in blocks.
+    #[must_use]
+    pub const fn with_alignment(mut self, blocks: u32) -> Self {
+        self.alignment = blocks;
+        self
+    }
+}
+
 /// The limits of [`Op::WriteZeroes`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct ZeroLimits {
     /// The maximum number of blocks in one request.
     pub max_blocks: u32,
     /// Whether [`Unmap::May`] has an effect.
     pub unmap: Unmap,
+}
+
+impl ZeroLimits {
+    /// Zeroes of up to `max_blocks` blocks, which stay allocated.
+    pub const fn new(max_blocks: u32) -> Self {
+        Self { max_blocks, unmap: Unmap::Keep }
+    }
+
+    /// Sets whether [`Unmap::May`] has an effect.
+    #[must_use]
+    pub const fn with_unmap(mut self, unmap: Unmap) -> Self {
+        self.unmap = unmap;
+        self
+    }
 }
 
 /// The geometry and limits of a block device.
@@ -340,22 +436,28 @@ pub enum BlockEvent {
 
 /// A block device.
 ///
-/// All methods run in task context. They may take the lock of the device for a short time; none blocks on the host.
+/// All methods are for task context and may take the locks of the device; only [`poll_event`](Self::poll_event) waits for the host.
 pub trait BlockDevice: Send {
     /// The type of its queues.
     type Queue: BlockQueue;
 
-    /// The geometry and limits, as of the last [`poll_event`](Self::poll_event).
+    /// The geometry and limits, as of the last [`poll_event`](Self::poll_event). Takes no lock.
     fn info(&self) -> BlockInfo;
 
-    /// Returns queue `index`, once; `None` when it has been taken or `index` is out of range ([`BlockInfo::queues`]).
+    /// Returns queue `index`, once; `None` when it has been taken, `index` is out of range ([`BlockInfo::queues`]), or there is no
+    /// memory for it. May allocate.
     ///
-    /// Dropping a queue resets it; it cannot be taken again.
+    /// A queue that was dropped cannot be taken again. Buffers in flight then are dropped once the device has stopped using them:
+    /// a virtio queue is reset, alone or with its device, and the drop blocks for that (5 seconds at most for each); a SCSI disk's
+    /// requests stay with its controller until they complete, and the drop does not block.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
     /// Returns the next change since the last call; call until `None`.
+    ///
+    /// Goes on with a recovery, and blocks for it. A SCSI disk whose unit reported a change is asked for its capacity and write
+    /// protection: that takes a few commands, and blocks for ten seconds and a recovery at most for each.
     fn poll_event(&mut self) -> Option<BlockEvent>;
 
-    /// Registers the waker to wake when there may be an event, in place of the previous one.
+    /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait; takes no lock.
     fn register(&mut self, waker: &Waker);
 }

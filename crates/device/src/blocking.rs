@@ -75,8 +75,8 @@ where
     fn run(&mut self, op: Op<DmaSlice<P>>) -> Result<(), BlockingError> {
         self.tag = self.tag.wrapping_add(1);
         let deadline = self.platform.now().saturating_add(self.timeout);
-        if let Err(refused) = self.queue.submit(Request { tag: self.tag, op, deadline }) {
-            if let Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. } = refused.request.op {
+        if let Err(refused) = self.queue.submit(Request::new(self.tag, op).with_deadline(deadline)) {
+            if let Some(buffer) = refused.request.op.into_buffer() {
                 self.bounce = Some(buffer);
             }
             return Err(BlockingError::Rejected(refused.reason));
@@ -188,5 +188,15 @@ where
 
     fn after(&self, lba: u64, len: usize) -> u64 {
         lba.saturating_add((len as u64).checked_div(u64::from(self.block_size)).unwrap_or(0))
+    }
+}
+
+impl<P: Platform, Q: fmt::Debug, S> fmt::Debug for Blocking<P, Q, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocking")
+            .field("queue", &self.queue)
+            .field("block_size", &self.block_size)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }

@@ -218,7 +218,9 @@ pub struct InputInfo {
 
 /// An input device: a keyboard, a mouse or a tablet.
 ///
-/// All methods run in task context and do not block.
+/// All methods are for task context. None waits for the host while the device is in service (see the [crate
+/// documentation](crate#contexts-waits-and-locks)) or allocates. [`poll`](Self::poll) may take the lock of the device or of its
+/// bus for a moment.
 pub trait Input: Notify + Send {
     /// The capabilities of the device.
     fn info(&self) -> InputInfo;

@@ -18,6 +18,25 @@
 //!
 //! A kernel that only polls repeats step 1. A future does 1 and 2 in `poll` ([`next_completion`]).
 //!
+//! # Contexts, waits and locks
+//!
+//! The methods of these traits are for task context: none may be called in interrupt context, except [`Clock::now`]. The drivers'
+//! interrupt handlers take no lock, wake the registered wakers and do little else. A waker is woken in interrupt context, and in
+//! task context while the driver holds a lock: it schedules a task, and calls no driver.
+//!
+//! Where a method does not wait for the host, that is said of a device in service. A call that finds that the host broke the
+//! protocol, that a device asks to be reset, or that a reset has begun takes the next step of the recovery before it returns. It
+//! then blocks as [`Notify::expire`] does: 5 seconds at most on virtio, where the device confirms its reset; on VMBus ten seconds
+//! at most for each step in which the host closes a channel of the device, and for a disk opens it again. All waits poll, with
+//! [`Platform::relax`](paravirt_platform::Platform::relax) between two looks.
+//!
+//! What the queues of a device share is behind spin locks, which drivers hold while they copy a batch to or from a ring, and for
+//! the length of a reset or of an answer that is awaited. No interrupt handler and no waker takes them. On a kernel that
+//! preempts, a task that spins may have to wait until the holder runs again: tasks that share a device do not starve one another.
+//! The caller may hold its own locks, as long as its interrupt handlers do not take them.
+//!
+//! No method allocates, unless it says so. A method that takes a buffer and fails returns it in the error.
+//!
 //! # Faults and resets
 //!
 //! An error of the host ends in a [`Fault`] of that device alone. The driver stops the device; every queue returns its
@@ -33,7 +52,7 @@
 //! /// Writes `from` to block `lba` durably and polls for the completion.
 //! fn write_through<Q: BlockQueue>(queue: &mut Q, lba: u64, from: Q::Buffer) -> Result<Completion<Q::Buffer>, Fault> {
 //!     let op = Op::Write { lba, from, durability: Durability::Durable };
-//!     if let Err(refused) = queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }) {
+//!     if let Err(refused) = queue.submit(Request::new(1, op)) {
 //!         return match refused.reason {
 //!             Rejected::Faulted(fault) => Err(fault),
 //!             reason => panic!("{reason}"),

@@ -10,13 +10,18 @@ pub struct ConsoleSize {
     pub rows: u16,
 }
 
-/// A console, a byte stream in both directions. All methods run in task context and do not block.
+/// A console, a byte stream in both directions.
+///
+/// All methods are for task context. None waits for the host while the device is in service (see the [crate
+/// documentation](crate#contexts-waits-and-locks)), allocates, or takes a lock then. Bytes are copied: no buffer of the caller is
+/// in flight.
 pub trait Console: Notify + Send {
     /// Copies the beginning of `bytes` into the transmit queue and returns the number of bytes; 0 when it is full.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] where the device is out of service; nothing of `bytes` was taken. Bytes that the host had not consumed are
+    /// lost.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault>;
 
     /// Copies received bytes to the beginning of `bytes` and returns their number; 0 when there are none.
@@ -33,13 +38,14 @@ pub trait Console: Notify + Send {
     /// The [`Fault`] where the device is out of service.
     fn is_flushed(&mut self) -> Result<bool, Fault>;
 
-    /// The size of the screen; `None` where the host does not report it.
+    /// The size of the screen; `None` where the host does not report it. Asks the host for nothing.
     fn size(&self) -> Option<ConsoleSize>;
 }
 
 /// A source of random bytes from the host: mix them with other entropy before deriving keys.
 ///
-/// Runs in task context and does not block.
+/// All methods are for task context. None waits for the host while the device is in service (see the
+/// [crate documentation](crate#contexts-waits-and-locks)), allocates, or takes a lock then.
 pub trait Entropy: Notify + Send {
     /// Copies random bytes to the beginning of `bytes`, requests more from the host, and returns the number copied; 0 when there
     /// are none yet.
@@ -52,6 +58,7 @@ pub trait Entropy: Notify + Send {
 
 /// A monotonic clock that the hypervisor offers.
 pub trait Clock: Send + Sync {
-    /// The current time, the same on every processor and never decreasing. May be called in interrupt context; takes no lock.
+    /// The current time, the same on every processor and never decreasing. May be called in interrupt context; takes no lock and
+    /// does not block.
     fn now(&self) -> Instant;
 }

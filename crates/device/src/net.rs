@@ -103,8 +103,9 @@ impl TxMeta {
     }
 }
 
-/// The state of the checksum of a received frame.
+/// The state of the checksum of a received frame. A state that the receiver does not know is as [`Unknown`](Self::Unknown).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum RxChecksum {
     /// Not verified: the guest verifies it.
     #[default]
@@ -137,6 +138,7 @@ impl RxMeta {
 
 /// A received frame; [`NetRx::segment`] returns its bytes.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct RxFrame {
     /// The length in bytes from the Ethernet header on, without the frame check sequence.
     pub len: usize,
@@ -146,9 +148,18 @@ pub struct RxFrame {
     pub meta: RxMeta,
 }
 
+impl RxFrame {
+    /// A frame of `len` bytes in `segments` segments, for drivers.
+    #[inline(always)]
+    pub const fn new(len: usize, segments: u16, meta: RxMeta) -> Self {
+        Self { len, segments, meta }
+    }
+}
+
 /// The receive side of a queue.
 ///
-/// All methods run in task context and neither block nor allocate.
+/// All methods are for task context. They work on what the last [`NetQueue::poll`] found: they do not wait, allocate or take a
+/// lock, and they do not fail when the device does.
 pub trait NetRx {
     /// The oldest received frame, until [`pop`](Self::pop); `None` when there is none. [`NetQueue::poll`] looks for new ones.
     fn front(&self) -> Option<RxFrame>;
@@ -180,6 +191,7 @@ pub trait NetRx {
 
 /// A completed zero-copy send, which returns the buffer to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Sent<B> {
     /// The tag given to [`NetTx::send`].
     pub tag: u64,
@@ -189,8 +201,17 @@ pub struct Sent<B> {
     pub result: Result<(), IoError>,
 }
 
+impl<B> Sent<B> {
+    /// The completion of the send with this tag, for drivers.
+    #[inline(always)]
+    pub const fn new(tag: u64, buffer: B, result: Result<(), IoError>) -> Self {
+        Self { tag, buffer, result }
+    }
+}
+
 /// A frame that was not accepted, returned to the caller.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct SendRefused<B> {
     /// Why it was refused.
     pub reason: Rejected,
@@ -198,9 +219,19 @@ pub struct SendRefused<B> {
     pub buffer: B,
 }
 
+impl<B> SendRefused<B> {
+    /// Returns `buffer` to the caller, for drivers.
+    #[inline]
+    pub const fn new(reason: Rejected, buffer: B) -> Self {
+        Self { reason, buffer }
+    }
+}
+
 /// The transmit side of a queue.
 ///
-/// All methods run in task context and neither block nor allocate.
+/// All methods are for task context and neither wait for the host nor allocate. On virtio none takes a lock. On VMBus `reserve`,
+/// `commit`, `send` and `kick` may take the spin lock of the queue's channel, which the control calls of [`NetDevice`] take for
+/// each step on queue 0. A fault that `reserve` or `kick` finds is returned by the next [`NetQueue::poll`].
 pub trait NetTx {
     /// The type of the buffers that are sent without a copy.
     type Buffer: DmaBuffer;
@@ -244,22 +275,26 @@ pub trait NetTx {
 
 /// A pair of a receive and a transmit queue.
 ///
-/// All methods run in task context; interrupts only wake the registered waker.
+/// All methods are for task context; interrupts only wake the registered waker.
 pub trait NetQueue: Notify + Send {
     /// The receive side.
     type Rx: NetRx + ?Sized;
     /// The transmit side.
     type Tx: NetTx + ?Sized;
 
-    /// Looks for received frames and completed sends. Does not block; does a bounded amount of work.
+    /// Looks for received frames and completed sends: a bounded amount of work. Does not allocate; on VMBus takes the spin lock of
+    /// the queue's channel.
+    ///
+    /// Does not wait for the host while the device is in service. The call that finds it broken takes it out of service, and blocks
+    /// until the device has stopped or the driver's timeout ends (see the [crate documentation](crate#contexts-waits-and-locks)).
     ///
     /// # Errors
     ///
-    /// The [`Fault`] when the device is out of service. Frames received before can still be read, and
-    /// [`NetTx::sent`] returns the buffers that were in flight.
+    /// The [`Fault`] when the device is out of service. Frames received before can still be read, and [`NetTx::sent`] returns the
+    /// buffers that were in flight; they are leaked when the device did not confirm that it quiesced ([`Fault::Timeout`]).
     fn poll(&mut self) -> Result<(), Fault>;
 
-    /// Both sides, for use at the same time.
+    /// Both sides, for use at the same time. Does nothing else.
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
 }
 
@@ -422,29 +457,41 @@ pub enum NetEvent {
 
 /// A network device.
 ///
-/// All methods run in task context and may take the lock of the device. Those that return [`ControlError`] send a command to
-/// the host and block until it answers or the driver's command timeout ends: [`ControlError::Unsupported`] when the
-/// device does not offer the setting, [`ControlError::Refused`] when it rejected it, [`ControlError::Faulted`] when it is out of
-/// service. The setting is then unchanged.
+/// All methods are for task context and may take the locks of the device; none allocates, except [`take_queue`](Self::take_queue).
+///
+/// The control calls are those that return [`ControlError`]. They send commands to the host and block until it answers: at most
+/// 5 seconds for each command on virtio, ten on VMBus. A call sends up to three. The queues go on meanwhile; a command that was not
+/// answered in time resets a virtio device, and takes one on VMBus out of service. The errors:
+///
+/// * [`ControlError::Unsupported`]: the device does not offer the setting, which is unchanged.
+/// * [`ControlError::Refused`]: the device rejected it. The setting is unchanged, but the first commands of a call that sends
+///   several may have taken effect.
+/// * [`ControlError::Faulted`]: the device is out of service or did not answer; what is in force is not known.
 pub trait NetDevice: Send {
     /// The type of its queues.
     type Queue: NetQueue;
 
-    /// The address and limits, as of the last [`poll_event`](Self::poll_event).
+    /// The address and limits, as of the last [`poll_event`](Self::poll_event) or control call. Takes no lock.
     fn info(&self) -> NetInfo;
 
-    /// The state of the link, as of the last [`poll_event`](Self::poll_event).
+    /// The state of the link, as of the last [`poll_event`](Self::poll_event). Takes no lock.
     fn link(&self) -> Link;
 
-    /// Returns queue pair `index`, once; `None` when it has been taken or `index` is out of range ([`NetInfo::queues`]).
+    /// Returns queue pair `index`, once; `None` when it has been taken, `index` is out of range ([`NetInfo::queues`]), or there is
+    /// no memory for it. May allocate; does not wait for the host.
     ///
-    /// Dropping a pair resets it; it cannot be taken again.
+    /// A pair that was dropped cannot be taken again. Buffers in flight then are dropped once the device has stopped using them: a
+    /// virtio pair is reset, alone or with its device, and the drop blocks for that (5 seconds at most for each queue and for the
+    /// device); on VMBus they stay with the device until the host has completed them, and the drop does not block.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
     /// Returns the next change since the last call; call until `None`.
+    ///
+    /// Goes on with a recovery, and blocks for it. After a reset of a virtio device it sends the settings again, and blocks as the
+    /// control calls do; otherwise it does not wait for the host. While nobody owns queue 0, its frames are dropped here.
     fn poll_event(&mut self) -> Option<NetEvent>;
 
-    /// Registers the waker to wake when there may be an event, in place of the previous one.
+    /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait for the host.
     fn register(&mut self, waker: &Waker);
 
     /// Makes the host distribute received frames over the first `queues` pairs. One pair is in use until this is called.
@@ -482,7 +529,8 @@ pub trait NetDevice: Send {
     /// [`ControlError`].
     fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError>;
 
-    /// Acknowledges [`NetEvent::Announce`] after the guest has announced itself.
+    /// Acknowledges [`NetEvent::Announce`] after the guest has announced itself. Hosts on VMBus expect no acknowledgement: nothing
+    /// is sent.
     ///
     /// # Errors
     ///

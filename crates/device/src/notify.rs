@@ -13,12 +13,14 @@ pub enum Arm {
 
 /// Event notification of a queue or device. The crate documentation describes the protocol.
 ///
-/// All methods run in task context: the interrupt handlers of the drivers only wake the registered waker. Only
-/// [`expire`](Self::expire) may block.
+/// All methods are for task context. Only [`expire`](Self::expire) waits for the host. All of them may take the spin locks of the
+/// queue and its device, except [`next_deadline`](Self::next_deadline), which takes none. None touches a buffer in flight, except
+/// `expire`. See the [crate documentation](crate#contexts-waits-and-locks).
 pub trait Notify {
     /// Enables interrupts, then checks whether an event raced in before the host could see that.
     ///
-    /// Returns [`Arm::Pending`] also while the queue has aborted requests to return.
+    /// Returns [`Arm::Pending`] also while the queue has aborted requests to return. Requests that found no room before may be sent
+    /// here; on VMBus, messages of the bus are handled.
     #[must_use]
     fn arm(&mut self) -> Arm;
 
@@ -36,7 +38,8 @@ pub trait Notify {
     /// Starts recovery if a deadline has passed at `now`: resets the device or queue. The requests in flight are then returned as
     /// aborted, like other completions.
     ///
-    /// Blocks during a reset, until the device confirms it or the driver's reset timeout ends.
+    /// Blocks during a reset, until the device confirms it or the driver's timeout ends: 5 seconds on virtio, ten seconds for each
+    /// step of closing and opening a channel on VMBus. Sockets on VMBus do the work of [`poll`](crate::Sockets::poll) here.
     ///
     /// # Errors
     ///

@@ -135,7 +135,13 @@ impl Listeners {
 
 /// Stream sockets to the host: `AF_VSOCK` on Linux, the virtio socket device, Hyper-V sockets.
 ///
-/// All methods run in task context; none waits for the host. Data are copied.
+/// All methods are for task context. Data are copied: no buffer of the caller is in flight.
+///
+/// On virtio none waits for the host while the device is in service, and none takes a lock then. On VMBus each socket is a channel
+/// of its own, which is opened and closed in [`poll`](Self::poll), and so in [`is_flushed`](Self::is_flushed) and
+/// [`expire`](Notify::expire): each of these blocks for ten seconds at most for each step of opening the channel of one socket, and
+/// of closing those of sockets that were closed. [`connect`](Self::connect) blocks for 5 seconds at most while the host accepts no
+/// message. The others do not wait for the host; they may take the lock of the bus for a moment.
 ///
 /// ```
 /// use paravirt_device::{SocketError, SocketState, Sockets};
@@ -167,13 +173,14 @@ pub trait Sockets: Notify + Send {
     fn capacity(&self) -> u16;
 
     /// Processes events from the host, a bounded number at a time. The states of sockets change only here and in calls on a socket.
+    /// May allocate, for a socket that the host connects.
     ///
     /// # Errors
     ///
     /// The [`Fault`] that closed all sockets. After [`Fault::Reset`] new sockets can be opened.
     fn poll(&mut self) -> Result<(), Fault>;
 
-    /// Starts to connect to `port` of the host. The socket is [`SocketState::Connecting`] until the host answers.
+    /// Starts to connect to `port` of the host. The socket is [`SocketState::Connecting`] until the host answers. May allocate.
     ///
     /// # Errors
     ///

@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => println!("{error}"),
         }
     }
-    assert_eq!(devices[0], Ok(MmioDevice { base: 0xd000_0000, len: 4096, irq: 5 }));
+    assert_eq!(devices[0], Ok(MmioDevice::new(0xd000_0000, 4096, 5)));
     assert!(devices[1].is_err());
     Ok(())
 }

@@ -79,6 +79,7 @@ pub fn sleep_type_s5(aml: &[u8]) -> Option<(u8, u8)> {
 
 /// A resource of a device. ACPI 6.5 §6.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Resource {
     /// Memory that the device has.
     Memory {
@@ -179,6 +180,7 @@ fn space(body: &[u8], start: u64, last: u64) -> Option<Resource> {
 
 /// A virtio device behind MMIO registers, as its `_CRS` describes it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct VirtioMmio {
     /// The physical address of its registers.
     pub base: u64,
@@ -186,6 +188,13 @@ pub struct VirtioMmio {
     pub len: u64,
     /// Its interrupt line, where it has one.
     pub line: Option<InterruptLine>,
+}
+
+impl VirtioMmio {
+    /// A device with `len` bytes of registers at `base`.
+    pub const fn new(base: u64, len: u64, line: Option<InterruptLine>) -> Self {
+        Self { base, len, line }
+    }
 }
 
 /// The virtio devices behind MMIO registers that the code declares: devices with the hardware id `LNRO0005`.

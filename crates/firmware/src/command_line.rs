@@ -4,6 +4,7 @@ use core::fmt;
 
 /// A virtio device behind MMIO registers.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct MmioDevice {
     /// The physical address of its registers.
     pub base: u64,
@@ -13,8 +14,16 @@ pub struct MmioDevice {
     pub irq: u32,
 }
 
+impl MmioDevice {
+    /// A device with `len` bytes of registers at `base`.
+    pub const fn new(base: u64, len: u64, irq: u32) -> Self {
+        Self { base, len, irq }
+    }
+}
+
 /// A `virtio_mmio.device=` parameter that is malformed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Malformed<'a> {
     /// Its value.
     pub value: &'a str,

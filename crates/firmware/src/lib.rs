@@ -12,7 +12,7 @@
 //! use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 //!
 //! let found: Vec<_> = mmio_devices("console=ttyS0 virtio_mmio.device=4K@0xd0000000:5").collect();
-//! assert_eq!(found, [Ok(MmioDevice { base: 0xd000_0000, len: 4096, irq: 5 })]);
+//! assert_eq!(found, [Ok(MmioDevice::new(0xd000_0000, 4096, 5))]);
 //! ```
 #![no_std]
 #![forbid(unsafe_code)]

@@ -17,6 +17,7 @@ const BIOS_AREA: (u64, u64) = (0xe_0000, 0xf_fff0);
 
 /// Where a table is.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct TableAt {
     /// Its signature.
     pub signature: Signature,

@@ -31,6 +31,7 @@ pub struct Malformed;
 
 /// A message of a keyboard or a mouse.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum HostMessage<'a> {
     /// The answer to the protocol version.
     Version {

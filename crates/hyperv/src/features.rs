@@ -5,6 +5,7 @@ use paravirt_platform::Platform;
 
 /// The features of the hypervisor, from CPUID. TLFS §2.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Features {
     /// Privileges of the partition: which registers and hypercalls the guest may use.
     pub privileges: HvPrivilegeFlags,

@@ -21,6 +21,7 @@ const FLAG_WORDS: usize = SLOT_LEN / 8;
 
 /// A message that was copied out of its slot.
 #[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
 pub struct Message {
     /// The message type.
     pub message_type: HvMessageType,

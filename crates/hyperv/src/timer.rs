@@ -10,6 +10,7 @@ const TIMERS: u32 = 4;
 
 /// How a timer signals its expiration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum TimerSignal {
     /// By an interrupt with this number in the interrupt descriptor table, 16 or above, which needs an EOI. Not every host offers
     /// it.

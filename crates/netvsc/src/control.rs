@@ -15,7 +15,7 @@ use hyperv_bindings::rndis::{
 };
 use paravirt_device::{ControlError, Fault, Rejected};
 use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, PAGE_SIZE, Platform};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// How long the host may take for a step of the setup, or for a request.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,9 +55,9 @@ impl Reply {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    /// The first 32 bits.
-    pub fn word(&self) -> Option<u32> {
-        self.bytes().first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+    /// The value at the beginning; `None` where the answer is shorter.
+    pub fn read<T: FromBytes>(&self) -> Option<T> {
+        T::read_from_prefix(self.bytes()).ok().map(|(value, _)| value)
     }
 }
 

@@ -68,7 +68,7 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         let Opened { shared, queues, mtu, receives, limits, depth } = open(platform, vmbus, offer, options)?;
         let mac = address(&shared)?;
         let link = match shared.query(RndisOid::GEN_MEDIA_CONNECT_STATUS, &[]) {
-            Ok(reply) if reply.word() == Some(1) => Link::Down,
+            Ok(reply) if reply.read::<u32>() == Some(1) => Link::Down,
             Err(ControlError::Faulted(fault)) => return Err(fault.into()),
             _ => Link::Up,
         };
@@ -76,7 +76,7 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         shared.host.take_link_change();
         let speed = match shared.query(RndisOid::GEN_LINK_SPEED, &[]) {
             // Units of 100 bit/s.
-            Ok(reply) => reply.word().map(|word| word / 10_000).filter(|speed| *speed > 0),
+            Ok(reply) => reply.read::<u32>().map(|speed| speed / 10_000).filter(|speed| *speed > 0),
             Err(ControlError::Faulted(fault)) => return Err(fault.into()),
             Err(_) => None,
         };
@@ -258,7 +258,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
 
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
         self.alive()?;
-        let max = self.shared.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.word().unwrap_or(0);
+        let max = self.shared.query(RndisOid::IEEE_802_3_MAXIMUM_LIST_SIZE, &[])?.read::<u32>().unwrap_or(0);
         // Some hosts keep no list.
         if max == 0 {
             return Err(ControlError::Unsupported);

@@ -113,7 +113,7 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         entry.next = self.free;
         self.free = at;
         self.count = self.count.wrapping_sub(1);
-        let pushed = self.sent.push(Sent { tag: entry.tag, buffer, result });
+        let pushed = self.sent.push(Sent::new(entry.tag, buffer, result));
         debug_assert!(pushed.is_ok(), "`send` keeps room for every frame in flight");
     }
 

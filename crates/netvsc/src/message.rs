@@ -17,6 +17,7 @@ const LONG_TABLE: usize = 4 + NVSP_SEND_TABLE_OFFSET_V6 as usize - 4 + SEND_TABL
 
 /// An NVSP message of the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum HostMessage {
     /// The answer to a version proposal.
     InitComplete(NvspInitComplete),

@@ -11,6 +11,7 @@ use crate::receive::frame_capacity;
 use crate::send::TxState;
 use crate::shared::NetShared;
 use crate::transmit_limits::{LSO_SLOTS, MAX_CALLER_FRAMES, MAX_SECTIONS, SendBuffer, SendLimits};
+use core::mem::offset_of;
 use core::time::Duration;
 use hyperv_bindings::netvsp::{
     NVSP_RECEIVE_BUFFER_ID, NVSP_SEND_BUFFER_ID, NvspCapabilityFlags, NvspInit, NvspMessageType,
@@ -22,7 +23,7 @@ use paravirt_device::{ControlError, Fault, Offloads};
 use paravirt_platform::{DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
 use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Vmbus};
 use spin::Mutex;
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// NVSP versions, from the newest down.
 const VERSIONS: [NvspVersion; 6] =
@@ -306,7 +307,7 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
     shared.initialize()?;
     let found = offloads::negotiate(&shared)?;
     let mtu = match shared.query(RndisOid::GEN_MAXIMUM_FRAME_SIZE, &[]) {
-        Ok(reply) => reply.word().and_then(|word| u16::try_from(word).ok()).unwrap_or(options.mtu),
+        Ok(reply) => reply.read::<u32>().and_then(|size| u16::try_from(size).ok()).unwrap_or(options.mtu),
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => options.mtu,
     };
@@ -353,6 +354,20 @@ fn send_buffer<P: Platform, B: DmaBuffer>(
     (count > 0).then(|| SendBuffer { cpu: region.cpu(), bus: region.bus().0, section_size, first, count })
 }
 
+/// The beginning of [`NdisRssCapabilities`]: some hosts omit the last two bytes of the structure.
+#[repr(C)]
+#[derive(FromBytes, Immutable, KnownLayout)]
+struct RssCapabilitiesHead {
+    _header: NdisObjectHeader,
+    _flags: u32,
+    _interrupt_messages: u32,
+    receive_queues: u32,
+}
+
+const _: () = assert!(
+    offset_of!(RssCapabilitiesHead, receive_queues) == offset_of!(NdisRssCapabilities, receive_queues)
+);
+
 /// Opens subchannels, as many as the host and the options allow; returns the number of all channels.
 fn open_subchannels<P: Platform, B: DmaBuffer>(
     shared: &NetShared<P, B>,
@@ -375,10 +390,8 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => return Ok(1),
     };
-    // Some hosts omit the last two bytes of the structure.
-    let queues =
-        reply.bytes().get(12..16).and_then(|bytes| bytes.first_chunk()).map(|b| u32::from_le_bytes(*b));
-    let wanted = queues.unwrap_or(1).min(shared.channels.len() as u32);
+    let queues = reply.read::<RssCapabilitiesHead>().map_or(1, |head| head.receive_queues);
+    let wanted = queues.min(shared.channels.len() as u32);
     if wanted < 2 {
         return Ok(1);
     }

@@ -251,7 +251,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetVscTx<P, B> {
     }
 
     fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
-        let refused = |reason, buffer| Err(SendRefused { reason, buffer });
+        let refused = |reason, buffer| Err(SendRefused::new(reason, buffer));
         let (Some(state), Some(channel)) = (&mut self.state, self.shared.channel(self.index)) else {
             return refused(Rejected::Invalid, frame);
         };

@@ -146,7 +146,7 @@ impl<P: Platform> RxState<P> {
         };
         let mut meta = RxMeta::new(checksum);
         (meta.segmentation, meta.vlan) = (segmentation, vlan);
-        Some(RxFrame { len: len as usize, segments: frame.fragments, meta })
+        Some(RxFrame::new(len as usize, frame.fragments, meta))
     }
 
     #[cold]

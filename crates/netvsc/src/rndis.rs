@@ -64,6 +64,7 @@ impl FrameHeader {
 
 /// The per-packet information of a frame. [MS-RNDIS] 2.2.18
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct FrameInfo {
     /// The checksum information: which checksums the host has verified.
     pub checksum: Option<u32>,

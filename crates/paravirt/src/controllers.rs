@@ -4,7 +4,7 @@ use crate::{Address, Block, Device, Event, Found, Place, Reason};
 use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
-use paravirt_scsi::{Controller, ControllerEvent, OpenError, Options};
+use paravirt_scsi::{Controller, ControllerEvent, Disk, OpenError, Options, ScsiTransport};
 #[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 #[cfg(feature = "virtio")]
@@ -46,26 +46,30 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
     }
 
     fn poll(&mut self) -> Option<Said<P, B>> {
-        Some(match self {
+        match self {
             #[cfg(feature = "virtio")]
-            Self::Virtio(controller) => match controller.poll()? {
-                ControllerEvent::Added(disk) => {
-                    let unit = disk.address();
-                    Said::Added(Block::VirtioScsi(disk), unit)
-                }
-                ControllerEvent::Removed(unit) => Said::Removed(unit),
-                ControllerEvent::Faulted(_) => Said::Faulted,
-            },
+            Self::Virtio(controller) => next_event(controller, Block::VirtioScsi),
             #[cfg(feature = "hyperv")]
-            Self::HyperV(controller) => match controller.poll()? {
-                ControllerEvent::Added(disk) => {
-                    let unit = disk.address();
-                    Said::Added(Block::HyperV(disk), unit)
-                }
-                ControllerEvent::Removed(unit) => Said::Removed(unit),
-                ControllerEvent::Faulted(_) => Said::Faulted,
-            },
-        })
+            Self::HyperV(controller) => next_event(controller, Block::HyperV),
+        }
+    }
+}
+
+/// The next event of a controller whose disks are `block`s. Events that are not known here are skipped.
+fn next_event<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    controller: &mut Controller<P, T, B>,
+    block: impl Fn(Disk<P, T, B>) -> Block<P, B>,
+) -> Option<Said<P, B>> {
+    loop {
+        return Some(match controller.poll()? {
+            ControllerEvent::Added(disk) => {
+                let unit = disk.address();
+                Said::Added(block(disk), unit)
+            }
+            ControllerEvent::Removed(unit) => Said::Removed(unit),
+            ControllerEvent::Faulted(_) => Said::Faulted,
+            _ => continue,
+        });
     }
 }
 

@@ -74,11 +74,11 @@ impl Map {
         }
         for device in mmio_devices(firmware.command_line) {
             match device {
-                Ok(MmioDevice { base, len, irq }) => {
+                Ok(MmioDevice { base, len, irq, .. }) => {
                     // As Firecracker and Linux have it: edge-triggered.
                     let line =
                         InterruptLine { number: irq, trigger: Trigger::Edge, polarity: Polarity::High };
-                    map.mmio.push(VirtioMmio { base, len, line: Some(line) });
+                    map.mmio.push(VirtioMmio::new(base, len, Some(line)));
                 }
                 Err(malformed) => log::warn!("{malformed}"),
             }

@@ -13,6 +13,7 @@ use paravirt_vmbus::{Guid, Offer};
 
 /// The address of a device in the machine. Sorting by it gives the order in which devices are numbered.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd)]
+#[non_exhaustive]
 pub struct Address {
     /// The location of the device, or of its controller.
     pub place: Place,
@@ -88,6 +89,7 @@ impl fmt::Display for Address {
 }
 
 /// A device that [`probe`](crate::probe) or [`Services::poll`](crate::Services::poll) found, with its address.
+#[non_exhaustive]
 pub struct Found<P: Platform, B: DmaBuffer> {
     /// The address of the device.
     pub address: Address,
@@ -230,6 +232,7 @@ pub enum Reason {
 
 /// A device that is present but not in service: there is no driver for it, or its driver failed to open it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Unclaimed {
     /// What the device is.
     pub what: What,

@@ -36,6 +36,7 @@ impl fmt::Display for Hypervisor {
 
 /// A hypervisor's leaves.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Leaves {
     /// Whose they are.
     pub hypervisor: Hypervisor,

@@ -15,7 +15,7 @@
 //! use paravirt_platform::{DmaSlice, Platform};
 //!
 //! fn start<P: Platform>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
-//!     let firmware = Firmware { rsdp, command_line };
+//!     let firmware = Firmware::new(rsdp).with_command_line(command_line);
 //!     // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
 //!     let services = unsafe {
 //!         probe::<P, DmaSlice<P>>(kernel, &firmware, &Options::default(), &mut |found| match found.device {

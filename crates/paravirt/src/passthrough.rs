@@ -1,6 +1,7 @@
 //! The devices of the `virtio-drivers` crate, as that crate's own objects.
 
 use crate::Passthrough;
+use core::fmt;
 use paravirt_platform::Platform;
 use paravirt_virtio::passthrough::PassthroughTransport;
 use paravirt_virtio::passthrough::hal::{BounceHal, PoolSource};
@@ -36,6 +37,16 @@ impl<P: Platform> Passthrough<P> {
             DeviceType::SOUND => PassthroughDevice::Sound(VirtIOSound::new(transport)?),
             DeviceType::P9 => PassthroughDevice::P9(VirtIO9p::new(transport)?),
             _ => return Err(virtio_drivers::Error::Unsupported),
+        })
+    }
+}
+
+impl<P: Platform, S: PoolSource> fmt::Debug for PassthroughDevice<P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gpu(_) => "PassthroughDevice::Gpu",
+            Self::Sound(_) => "PassthroughDevice::Sound",
+            Self::P9(_) => "PassthroughDevice::P9",
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Firmware tables through the platform's mappings: the one place of this crate that reads memory.
 
+use core::fmt;
 use core::ops::ControlFlow;
 use paravirt_firmware::PhysicalMemory;
 use paravirt_firmware::tables::{self, TableAt};
@@ -64,5 +65,11 @@ pub fn with_table<P: Platform, R>(
         let result = work(core::slice::from_raw_parts(base.as_ptr(), len));
         memory.0.unmap(base, len);
         Ok(result)
+    }
+}
+
+impl<P: Platform> fmt::Debug for Physical<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Physical")
     }
 }

@@ -8,11 +8,26 @@ use paravirt_vmbus::Version;
 
 /// What the boot loader passed on.
 #[derive(Copy, Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Firmware<'a> {
     /// The physical address of ACPI's RSDP. Without, the BIOS area is searched.
     pub rsdp: Option<u64>,
     /// The command line, for `virtio_mmio.device=`.
     pub command_line: &'a str,
+}
+
+impl<'a> Firmware<'a> {
+    /// The RSDP at this physical address, and no command line.
+    pub const fn new(rsdp: Option<u64>) -> Self {
+        Self { rsdp, command_line: "" }
+    }
+
+    /// Sets the command line.
+    #[must_use]
+    pub const fn with_command_line(mut self, command_line: &'a str) -> Self {
+        self.command_line = command_line;
+        self
+    }
 }
 
 /// How devices are taken into service: make one by [`Options::default`] and set what is to be different.

@@ -77,6 +77,7 @@ impl<P: Platform> HostTimer<P> {
 /// The Hyper-V timer.
 #[cfg(feature = "hyperv")]
 pub mod hyperv {
+    use core::fmt;
     use core::task::Waker;
     use core::time::Duration;
     use paravirt_hyperv::{Hypervisor, OpenError, SyntheticTimer, TimerSignal};
@@ -128,6 +129,12 @@ pub mod hyperv {
         /// Sets the waker to call when the timer expires, replacing the previous one.
         pub(super) fn register(&self, waker: &Waker) {
             self.cell.register(waker);
+        }
+    }
+
+    impl<P: Platform> fmt::Debug for Timer<P> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Timer").field("vector", &self.vector).finish_non_exhaustive()
         }
     }
 

@@ -35,6 +35,7 @@ impl fmt::Display for Address {
 
 /// The layout of a function's configuration header. PCI 3.0 §6.2.1
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum HeaderType {
     /// A device, with six BARs.
     Device,

@@ -91,6 +91,9 @@ impl core::error::Error for SubmitError {}
 /// A platform whose devices cannot reach ordinary memory (a confidential VM) implements this for a buffer that
 /// bounces.
 ///
+/// Drivers call both methods in task context on the data path, possibly under a spin lock: an implementation does not block and
+/// calls no driver. A buffer is dropped there only where a queue is dropped while it is in flight.
+///
 /// # Safety
 ///
 /// * From `submit` to `reclaim` the segments are valid for the device in the direction given, and the

@@ -59,14 +59,22 @@ impl RawDma {
 /// gives [`map`](Self::map) and [`unmap`](Self::unmap). Everything else has a default that means "not here": a driver that
 /// needs a service which is not given finds nothing, or polls.
 ///
-/// The data path of the drivers calls only `now`, and that only where a caller asks to wait; memory is allocated when a device is
-/// opened. No method is called in interrupt context.
+/// # Contexts
+///
+/// The drivers call every method in task context, from any processor, possibly while they hold a spin lock of theirs that others
+/// then wait for: an implementation does not call back into a driver. Only [`registers`](Self::registers) is called in interrupt
+/// context too, by the handlers of VMBus; a kernel that reads a driver's clock in its handlers calls it from there as well. The
+/// accessors of services return at once.
+///
+/// Memory is allocated and mapped when a device is opened, and freed when it is dropped. The data path calls `now` to retry a
+/// request and where a caller asks to wait, and on Hyper-V [`hyperv`](Self::hyperv) to signal the host; a buffer type of the
+/// kernel's may call more.
 ///
 /// # Safety
 ///
 /// An implementation upholds what each method promises under "Implementation safety"; drivers build references on it.
 pub unsafe trait Platform: Clone + Send + Sync + 'static {
-    /// Allocates `pages` contiguous, zeroed pages for devices to access.
+    /// Allocates `pages` contiguous, zeroed pages for devices to access. May block, but not on a driver.
     ///
     /// # Implementation safety
     ///
@@ -79,7 +87,7 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
     /// [`AllocError`] where there is none; the driver then refuses to open its device.
     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError>;
 
-    /// Frees what [`dma_alloc`](Self::dma_alloc) gave out.
+    /// Frees what [`dma_alloc`](Self::dma_alloc) gave out. May block, but not on a driver; it cannot fail.
     ///
     /// # Safety
     ///
@@ -106,7 +114,7 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
         self.dma_alloc(pages)
     }
 
-    /// Frees what [`state_alloc`](Self::state_alloc) gave out.
+    /// Frees what [`state_alloc`](Self::state_alloc) gave out, as [`dma_free`](Self::dma_free) does.
     ///
     /// # Safety
     ///
@@ -118,16 +126,20 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
 
     /// The time, on a clock that never goes back and that all processors share.
     ///
-    /// A resolution of a millisecond is enough; it is what deadlines are compared with.
+    /// A resolution of a millisecond is enough; it is what deadlines are compared with. Does not block, and takes no lock that a
+    /// driver's caller may hold.
     fn now(&self) -> Instant;
 
-    /// What to do between two looks at something that a host is about to change. Called in bounded waits only.
+    /// What to do between two looks at something that a host is about to change. Called in bounded waits only, in task context, and
+    /// possibly while the driver holds a spin lock: it may halt until the next interrupt or for a moment, but does not run another
+    /// task that calls drivers.
     fn relax(&self) {
         core::hint::spin_loop();
     }
 
     /// Maps `len` bytes at the physical address `phys`, uncached where they are device registers. Neither need be
-    /// aligned; the pointer is to the byte at `phys`. Ranges may be mapped several times and overlap.
+    /// aligned; the pointer is to the byte at `phys`. Ranges may be mapped several times and overlap. May block, but not on a
+    /// driver.
     ///
     /// # Implementation safety
     ///
@@ -146,7 +158,7 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
         Err(MapError)
     }
 
-    /// Ends a mapping.
+    /// Ends a mapping. May block, but not on a driver; it cannot fail.
     ///
     /// # Safety
     ///

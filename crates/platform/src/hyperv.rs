@@ -3,6 +3,9 @@ use crate::{RawDma, Vector};
 /// What the Hyper-V drivers need beside [`Registers`](crate::Registers): a page for hypercalls, and vectors by the processor's own
 /// numbers. This is what [`Platform::hyperv`](crate::Platform::hyperv) gives.
 ///
+/// No method is called in interrupt context by a driver. [`hypercall`](Self::hypercall) is on the data path and called under spin
+/// locks: it takes none and does not block. The others are called when the hypervisor is opened and closed, and may allocate.
+///
 /// # Safety
 ///
 /// An implementation upholds what each method promises.

@@ -111,7 +111,8 @@ impl core::error::Error for BindError {}
 ///
 /// The defaults are those of a platform without message-signalled interrupts and lines.
 ///
-/// No method is called in interrupt context.
+/// No method is called in interrupt context, and only [`unbind`](Self::unbind) blocks. The drivers call them while they open and
+/// drop devices, possibly under a spin lock that no handler takes.
 ///
 /// # Safety
 ///
@@ -131,7 +132,7 @@ pub unsafe trait Interrupts: Send + Sync {
     /// What `handler` points to lives until [`unbind`](Self::unbind) has returned.
     unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError>;
 
-    /// Ends the binding: returns once the handler runs nowhere and will not be called again.
+    /// Ends the binding: blocks until the handler runs nowhere, and it is not called again. Handlers return soon and take no lock.
     fn unbind(&self, vector: Vector);
 
     /// The message by which a device raises `vector`; `None` where the platform has no message-signalled

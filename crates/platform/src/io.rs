@@ -17,6 +17,9 @@ impl core::error::Error for MapError {}
 
 /// Port I/O, as x86 has it: what [`Platform::port_io`](crate::Platform::port_io) gives.
 ///
+/// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
+/// and do not block.
+///
 /// # Safety
 ///
 /// The accesses are of the width given and in program order.
@@ -159,4 +162,10 @@ pub unsafe fn read_register<T: RegisterWord>(register: NonNull<T>) -> T {
 pub unsafe fn write_register<T: RegisterWord>(register: NonNull<T>, value: T) {
     // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
     unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).write_unsafe(ReadPureWrite(value)) }
+}
+
+impl<P: Platform> fmt::Debug for MmioRegion<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MmioRegion").field("base", &self.base).field("len", &self.len).finish_non_exhaustive()
+    }
 }

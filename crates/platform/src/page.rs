@@ -1,5 +1,6 @@
 use crate::{AllocError, Platform, RawDma, dma::PAGE_SIZE};
 use core::{
+    fmt,
     mem::{align_of, size_of},
     num::NonZeroUsize,
     ops::{Deref, DerefMut},
@@ -311,5 +312,29 @@ impl<P: Platform, T> PageRing<P, T> {
     /// All of them, in order.
     pub fn iter(&self) -> core::slice::Iter<'_, T> {
         self.table.iter()
+    }
+}
+
+impl<P: Platform, T: fmt::Debug> fmt::Debug for PageArc<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<P: Platform, T: fmt::Debug + ?Sized> fmt::Debug for PageBox<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<P: Platform, T> fmt::Debug for PageTable<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageTable").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, T> fmt::Debug for PageRing<P, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageRing").field("len", &self.table.len).finish_non_exhaustive()
     }
 }

@@ -18,6 +18,8 @@ impl core::error::Error for RunError {}
 
 /// The processors of the machine: what [`Platform::processors`](crate::Platform::processors) gives. The defaults are those of a
 /// machine with one.
+///
+/// No method is called in interrupt context; only [`run_on`](Self::run_on) blocks.
 pub trait Processors: Send + Sync {
     /// How many processors run; a device with several queues gets as many as that.
     fn count(&self) -> u32 {
@@ -30,6 +32,9 @@ pub trait Processors: Send + Sync {
     }
 
     /// Runs `work` on `processor` and returns when it has run. Some registers (a SynIC's) can only be written there.
+    ///
+    /// Called when Hyper-V's interrupt controllers are switched on and off, when a timer is set, and to fetch a message of VMBus
+    /// that no interrupt fetches. `work` takes no lock, does not block and may run in interrupt context.
     ///
     /// # Errors
     ///

@@ -4,6 +4,8 @@
 /// and nothing elsewhere: an empty `impl` is right for a kernel. Drivers touch a model-specific register only after CPUID has
 /// offered it.
 ///
+/// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
+///
 /// # Safety
 ///
 /// The registers are those of the processor that calls, and their instructions may be executed where the drivers run.

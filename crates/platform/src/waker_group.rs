@@ -1,5 +1,6 @@
 use crate::{AllocError, PageArc, PageTable, Platform, WakerCell, waker::Cells};
 use core::{
+    fmt,
     mem::ManuallyDrop,
     ptr::NonNull,
     task::{RawWaker, RawWakerVTable, Waker},
@@ -89,4 +90,10 @@ unsafe fn wake_by_ref<P: Platform>(data: *const ()) {
 unsafe fn release<P: Platform>(data: *const ()) {
     // SAFETY: `data` is the pointer of a waker of this vtable that the caller consumes, as the `RawWakerVTable` contract says.
     drop(ManuallyDrop::into_inner(unsafe { group::<P>(data) }));
+}
+
+impl<P: Platform> fmt::Debug for WakerGroup<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WakerGroup").finish_non_exhaustive()
+    }
 }

@@ -7,7 +7,7 @@
 use hyperv_bindings::storvsp::StorvspOperation;
 use paravirt_device::{BlockDevice, BlockQueue, Durability, Op, Request};
 use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{DmaSlice, Instant, Platform};
+use paravirt_platform::{DmaSlice, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, Disk, Options, ScsiTransport};
 use paravirt_storvsc::{INTERFACE, StorOptions, StorTransport};
 use paravirt_testhost::{Guest, HvHost, StorDrive, StorHost};
@@ -30,6 +30,7 @@ fn follow<T: ScsiTransport>(controller: &mut Controller<Guest, T, DmaSlice<Guest
                 disks.remove(&address.lun);
             }
             ControllerEvent::Faulted(fault) => println!("out of service: {fault}"),
+            other => println!("{other:?}"),
         }
     }
 }
@@ -60,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut from = DmaSlice::alloc(&guest, 512)?;
     from.bytes_mut().fill(0x5a);
     let op = Op::Write { lba: 9, from, durability: Durability::Durable };
-    queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }).map_err(|refused| refused.reason)?;
+    queue.submit(Request::new(1, op)).map_err(|refused| refused.reason)?;
     queue.kick();
     let done = loop {
         match queue.complete()? {

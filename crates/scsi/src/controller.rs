@@ -38,6 +38,7 @@ impl Default for Options {
 
 /// An event of a controller.
 #[allow(clippy::large_enum_variant, reason = "an event is looked at once, and not stored")]
+#[non_exhaustive]
 pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     /// A disk was found.
     Added(Disk<P, T, B>),
@@ -45,6 +46,16 @@ pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     Removed(Address),
     /// The controller and all of its disks are out of service.
     Faulted(Fault),
+}
+
+impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for ControllerEvent<P, T, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added(disk) => f.debug_tuple("Added").field(disk).finish(),
+            Self::Removed(address) => f.debug_tuple("Removed").field(address).finish(),
+            Self::Faulted(fault) => f.debug_tuple("Faulted").field(fault).finish(),
+        }
+    }
 }
 
 /// A controller. It stays open until the last of its disks and their queues has been dropped too.

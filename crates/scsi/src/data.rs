@@ -16,6 +16,7 @@ fn be64(bytes: &[u8], at: usize) -> Option<u64> {
 
 /// The peripheral device type of a unit. SPC-4 §6.6.2
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Peripheral {
     /// There is no unit at this LUN.
     None,
@@ -87,6 +88,7 @@ pub fn name(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Block limits of a unit; 0 where none is reported. SBC-3 §6.6.4
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct BlockLimits {
     /// Upper limit of the blocks of a transfer.
     pub max_transfer: u32,
@@ -118,6 +120,7 @@ pub fn block_limits(bytes: &[u8]) -> Option<BlockLimits> {
 
 /// Logical block provisioning of a unit. SBC-3 §6.6.5
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Provisioning {
     /// It supports UNMAP.
     pub unmaps: bool,
@@ -133,6 +136,7 @@ pub fn provisioning(bytes: &[u8]) -> Option<Provisioning> {
 
 /// The capacity of a unit.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Capacity {
     /// Blocks.
     pub blocks: u64,
@@ -173,6 +177,7 @@ pub fn capacity_10(bytes: &[u8]) -> Option<Capacity> {
 
 /// What MODE SENSE (6) reports. SPC-4 §7.5, SBC-3 §6.5.5
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Mode {
     /// It cannot be written.
     pub is_protected: bool,

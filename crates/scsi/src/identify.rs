@@ -182,17 +182,20 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     };
     let max_bytes = most.max(1).saturating_mul(capacity.block_size);
     let discard = (provisioning.unmaps && limits.max_unmap > 0 && !is_optical)
-        .then(|| DiscardLimits { max_blocks: limits.max_unmap, alignment: limits.unmap_granularity.max(1) });
+        .then(|| DiscardLimits::new(limits.max_unmap).with_alignment(limits.unmap_granularity.max(1)));
     let knows_write_same = !is_optical
         && (limits.max_write_same > 0 || shared.knows_write_same(control, address, capacity.block_size)?);
     // Blocks that WRITE SAME unmaps read as the block that came with it: zeroes, whatever LBPRZ says.
-    let write_zeroes = knows_write_same.then(|| ZeroLimits {
-        max_blocks: match u32::try_from(limits.max_write_same) {
+    let write_zeroes = knows_write_same.then(|| {
+        let max_blocks = match u32::try_from(limits.max_write_same) {
             Ok(0) => WRITE_SAME_BLOCKS,
             Ok(most) => most,
             Err(_) => u32::MAX,
-        },
-        unmap: if provisioning.write_same_unmaps { Unmap::May } else { Unmap::Keep },
+        };
+        ZeroLimits::new(max_blocks).with_unmap(match provisioning.write_same_unmaps {
+            true => Unmap::May,
+            false => Unmap::Keep,
+        })
     });
     let has_cache = !is_optical && mode.and_then(|mode| mode.has_cache).unwrap_or(true);
     let mut info = BlockInfo::new(capacity.blocks, capacity.block_size);

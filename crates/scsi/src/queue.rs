@@ -304,7 +304,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let Self { shared, port, table, .. } = self;
         let at = shared.port(*port)?.lock().receive_good(&shared.state, table)?;
         let (tag, data) = table.release(at)?;
-        Some(Completion { tag, buffer: data.into_buffer(), result: Ok(()) })
+        Some(Completion::new(tag, data.into_buffer(), Ok(())))
     }
 
     /// Receives everything that there is, and sends what found no room before.
@@ -360,7 +360,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
 
 #[inline(always)]
 fn completion<B>(done: Completed<B>) -> Completion<B> {
-    Completion { tag: done.tag, buffer: done.data.into_buffer(), result: done.result }
+    Completion::new(done.tag, done.data.into_buffer(), done.result)
 }
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T, B> {
@@ -368,7 +368,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
 
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        let Request { tag, op, deadline } = request;
+        let Request { tag, op, deadline, .. } = request;
         let meta = Meta { tag, deadline };
         // One way for reads and writes, so that it is laid out once.
         let (lba, buffer, direction, durability) = match op {
@@ -377,7 +377,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
             op => {
                 return self
                     .accept_other(meta, &op)
-                    .map_err(|reason| Refused { reason, request: Request { tag, op, deadline } });
+                    .map_err(|reason| Refused::new(reason, Request::new(tag, op).with_deadline(deadline)));
             }
         };
         self.transfer(meta, lba, buffer, direction, durability).map_err(|(reason, buffer)| {
@@ -385,7 +385,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockQueue for DiskQueue<P, T,
                 Direction::FromDevice => Op::Read { lba, into: buffer },
                 Direction::ToDevice => Op::Write { lba, from: buffer, durability },
             };
-            Refused { reason, request: Request { tag, op, deadline } }
+            Refused::new(reason, Request::new(tag, op).with_deadline(deadline))
         })
     }
 

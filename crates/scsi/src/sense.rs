@@ -4,6 +4,7 @@ use paravirt_device::IoError;
 
 /// Sense data of a command.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Sense {
     /// The sense key, 0 to 15.
     pub key: u8,
@@ -31,6 +32,7 @@ pub mod key {
 
 /// What sense data mean for the command that they came with.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Disposition {
     /// The command was executed.
     Done,
@@ -42,6 +44,7 @@ pub enum Disposition {
 
 /// What has changed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Attention {
     /// Capacity, write protection or another parameter of the unit, or its medium.
     Unit,

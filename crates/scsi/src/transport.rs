@@ -41,6 +41,7 @@ pub struct Command<'a> {
 
 /// The status of a command: that of the SCSI target (SAM-5 §5.3) and that of the transport in one.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Status {
     /// It was executed.
     Good,
@@ -58,6 +59,7 @@ pub enum Status {
 
 /// What a port receives.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// A command, or a reset of the bus, has completed: the memory of the command is the guest's again.
     Reply {
@@ -93,6 +95,7 @@ impl Limits {
 
 /// Where units can be.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum Scan {
     /// On path 0, at targets below this, as REPORT LUNS says.
     Targets(u8),
@@ -102,8 +105,13 @@ pub enum Scan {
 
 /// A path to a controller with queues of its own: the reply to a command comes by the port that sent it.
 ///
-/// No method is called from an interrupt, none blocks, and each is called under the lock of the port; the port's own interrupt
-/// handler may only wake what [`register`](Self::register) was given.
+/// No method is called in interrupt context. Each is called under the spin lock of the port, which several queues take: none
+/// waits for the host, allocates, or calls back into this crate, except that a virtio device that broke the protocol is reset by
+/// [`receive`](Self::receive), which blocks until it confirms that, 5 seconds at most. The port's own interrupt handler takes no
+/// lock and wakes what [`register`](Self::register) was given.
+///
+/// A port holds no buffer: memory that a command names is reclaimed by the caller when its reply has come, after `send` failed, or
+/// after the port was closed.
 ///
 /// # Safety
 ///
@@ -123,6 +131,7 @@ pub unsafe trait ScsiPort: Send {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected>;
 
     /// Asks the controller to abort every command of every port (SAM-5 §7.7, a hard reset of the bus). The reply carries `id`.
+    /// Memory of commands stays in flight until their own replies.
     ///
     /// # Errors
     ///
@@ -136,7 +145,7 @@ pub unsafe trait ScsiPort: Send {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] that ends this port. It is to be closed then.
+    /// The [`Fault`] that ends this port. It is to be closed then; memory of commands stays in flight until that succeeded.
     fn receive(&mut self) -> Result<Option<Event>, Fault>;
 
     /// The next reply where it says that the command succeeded: its id, and how many bytes were transferred. `None` where there is
@@ -162,8 +171,9 @@ pub unsafe trait ScsiPort: Send {
 
 /// A controller, as its transport gives access to it.
 ///
-/// No method is called from an interrupt. [`open`](Self::open) and [`close`](Self::close) block until the host has answered, or
-/// a deadline of the implementation has passed.
+/// No method is called in interrupt context. They are called under the lock of the controller, without the locks of the ports, so
+/// that other ports go on. [`open`](Self::open) and [`close`](Self::close) block until the host has answered or a deadline of the
+/// implementation has passed (virtio: 5 seconds; VMBus: ten seconds for each step). The other two return at once.
 ///
 /// # Safety
 ///
@@ -178,14 +188,15 @@ pub unsafe trait ScsiTransport: Send {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where port 0 cannot be opened.
+    /// The [`Fault`] where the port cannot be opened. What was opened of it has been closed.
     fn open(&mut self, index: usize, ports: usize) -> Result<Option<Self::Port>, Fault>;
 
     /// Closes a port; port 0 comes last.
     ///
     /// # Errors
     ///
-    /// [`Fault::Timeout`] where the host did not confirm that it accesses no memory of commands any more. It is leaked then.
+    /// A [`Fault`], usually [`Fault::Timeout`], where the host did not confirm that it accesses no memory of commands any more. The
+    /// caller leaks that memory, and the buffers in it, then.
     fn close(&mut self, port: Self::Port) -> Result<(), Fault>;
 
     /// What commands are limited to, once port 0 is open.

@@ -5,7 +5,7 @@
 
 use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{DmaSlice, Instant, Platform};
+use paravirt_platform::{DmaSlice, Platform};
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorTransport};
 use paravirt_testhost::{Guest, HvHost, StorDrive, StorHost};
@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut queue = disk.take_queue(0).ok_or("queue 0 is taken once")?;
     let into = DmaSlice::alloc(&guest, info.block_size as usize)?;
-    let request = Request { tag: 7, op: Op::Read { lba: 3, into }, deadline: Instant::NEVER };
+    let request = Request::new(7, Op::Read { lba: 3, into });
     queue.submit(request).map_err(|refused| refused.reason)?;
     queue.kick();
     let done = loop {

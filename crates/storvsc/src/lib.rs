@@ -24,7 +24,7 @@
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 //! use paravirt_hyperv::Hypervisor;
-//! use paravirt_platform::{DmaSlice, Instant};
+//! use paravirt_platform::DmaSlice;
 //! use paravirt_scsi::{ControllerEvent, Options};
 //! use paravirt_storvsc::{INTERFACE, StorTransport, StorController, StorOptions};
 //! use paravirt_testhost::{Guest, HvHost, StorDrive, StorHost};
@@ -44,7 +44,7 @@
 //!
 //! let mut queue = disk.take_queue(0).ok_or("no queue")?;
 //! let into = DmaSlice::alloc(&guest, 4096)?;
-//! let request = Request { tag: 1, op: Op::Read { lba: 0, into }, deadline: Instant::NEVER };
+//! let request = Request::new(1, Op::Read { lba: 0, into });
 //! queue.submit(request).map_err(|refused| refused.reason)?;
 //! queue.kick();
 //! let done = queue.complete()?.ok_or("not done")?;

@@ -60,6 +60,7 @@ const _: () = {
 
 /// The completion of a SCSI command (EXECUTE_SRB).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Executed {
     /// Its status.
     pub status: Status,
@@ -69,6 +70,7 @@ pub struct Executed {
 
 /// A packet of the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub enum HostPacket {
     /// COMPLETE_IO: a request has completed.
     Completed {

@@ -3,7 +3,7 @@
 //! The platform is [`Guest`], the hosts are models; the drivers are those that a kernel links. `cargo run --example quickstart`
 
 use paravirt_device::{BlockDevice, BlockQueue, NetDevice, NetQueue, NetRx, NetTx, Op, Request, TxMeta};
-use paravirt_platform::{DmaSlice, Instant};
+use paravirt_platform::DmaSlice;
 use paravirt_testhost::{BlkHost, Guest, NetHost, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
@@ -20,7 +20,7 @@ fn read_a_block(guest: &Guest) -> Result<(), Error> {
     println!("disk: {} blocks of {} bytes", info.blocks, info.block_size);
     let mut queue = disk.take_queue(0).ok_or("it has a queue")?;
     let into = DmaSlice::alloc(guest, info.block_size as usize)?;
-    let request = Request { tag: 7, op: Op::Read { lba: 3, into }, deadline: Instant::NEVER };
+    let request = Request::new(7, Op::Read { lba: 3, into });
     queue.submit(request).map_err(|refused| refused.reason)?;
     queue.kick();
     host.work();

@@ -22,6 +22,7 @@
 //! assert!(disk.take_queue(0).unwrap().complete().unwrap().is_none());
 //! ```
 
+#![allow(missing_debug_implementations, reason = "models for tests, which nobody prints")]
 use paravirt_virtio::features::Features;
 use paravirt_virtio::queue::RingFormat;
 

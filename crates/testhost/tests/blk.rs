@@ -34,7 +34,7 @@ fn filled(guest: &Guest, len: usize, byte: u8) -> Buffer {
 }
 
 fn request(tag: u64, op: Op<Buffer>) -> Request<Buffer> {
-    Request { tag, op, deadline: Instant::NEVER }
+    Request::new(tag, op)
 }
 
 fn write(tag: u64, lba: u64, from: Buffer) -> Request<Buffer> {
@@ -197,7 +197,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
         let deadline = guest.now().saturating_add(Duration::from_secs(1));
         for tag in 0..5 {
             let op = Op::Read { lba: tag, into: filled(&guest, 512, 0) };
-            first.submit(Request { tag, op, deadline }).expect("room");
+            first.submit(Request::new(tag, op).with_deadline(deadline)).expect("room");
         }
         second.submit(request(9, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
         first.kick();

@@ -5,7 +5,7 @@ use paravirt_device::{
 };
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
-use paravirt_platform::{DmaSlice, Instant};
+use paravirt_platform::DmaSlice;
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::count::{self, Counting, counted};
@@ -50,7 +50,7 @@ fn a_batch_of_32_is_signalled_once_and_allocates_nothing() {
         counted(|| {
             while let Some(into) = buffers.pop() {
                 let op = Op::Read { lba: 8 * buffers.len() as u64, into };
-                queue.submit(Request { tag: 0, op, deadline: Instant::NEVER }).expect("room");
+                queue.submit(Request::new(0, op)).expect("room");
             }
             queue.kick();
             while let Some(done) = queue.complete().expect("no fault") {

@@ -75,7 +75,7 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
             let into = DmaSlice::alloc(guest, size).expect("memory");
             let deadline = guest.now().saturating_add(Duration::from_secs(1));
             let op = if tag == 3 { Op::Flush } else { Op::Read { lba: tag, into } };
-            outstanding += usize::from(queue.submit(Request { tag, op, deadline }).is_ok());
+            outstanding += usize::from(queue.submit(Request::new(tag, op).with_deadline(deadline)).is_ok());
         }
         queue.kick();
         for _ in 0..200 {

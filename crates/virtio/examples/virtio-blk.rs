@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use paravirt_device::{BlockDevice, BlockQueue, Durability, Op, Request};
-use paravirt_platform::{DmaSlice, Instant, Platform};
+use paravirt_platform::{DmaSlice, Platform};
 use paravirt_testhost::{BlkHost, Guest, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
@@ -19,7 +19,7 @@ fn run<Q: BlockQueue<Buffer = Buffer>>(
     queue: &mut Q,
     op: Op<Buffer>,
 ) -> Result<Buffer, Box<dyn Error>> {
-    queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }).map_err(|refused| refused.reason)?;
+    queue.submit(Request::new(1, op)).map_err(|refused| refused.reason)?;
     queue.kick();
     let done = loop {
         match queue.complete()? {

@@ -4,7 +4,7 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::VirtQueue;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
-use crate::transport::{OpenError, Transport, read_config};
+use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
@@ -323,8 +323,9 @@ impl<P: Platform> VirtioBalloon<P> {
 
     /// Reads how many pages the device asks for.
     fn read_target(&self) -> u64 {
-        let bytes: [u8; size_of::<WireConfig>()] =
-            self.device.with_transport(|transport| read_config(transport, &[(0, 4)]));
+        let bytes: [u8; size_of::<WireConfig>()] = self
+            .device
+            .with_transport(|transport| read_config(transport, config_fields!(WireConfig: num_pages)));
         let config: WireConfig = zerocopy::transmute!(bytes);
         config.num_pages.get().into()
     }

@@ -3,7 +3,7 @@
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
-use crate::transport::{OpenError, Transport, read_config};
+use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
@@ -66,7 +66,7 @@ impl<P: Platform> VirtioConsole<P> {
         };
         if device.features() & F_SIZE != 0 {
             let bytes: [u8; size_of::<WireSize>()] =
-                device.with_transport(|t| read_config(t, &[(0, 2), (2, 2)]));
+                device.with_transport(|t| read_config(t, config_fields!(WireSize: cols, rows)));
             let size: WireSize = zerocopy::transmute!(bytes);
             let size = ConsoleSize { columns: size.cols.get(), rows: size.rows.get() };
             console.size = (size.columns > 0 && size.rows > 0).then_some(size);

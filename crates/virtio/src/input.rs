@@ -3,7 +3,7 @@
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
-use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
+use crate::transport::{OpenError, Transport, VirtioTransport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
 use paravirt_device::{Arm, Axis, Fault, Input, InputEvent, InputInfo, Key, Leds, Notify};
@@ -126,12 +126,10 @@ pub struct VirtioInput<P: Platform> {
 
 /// Queries the configuration; `None` if the device rejects the writes that select the query.
 fn query(transport: &mut dyn VirtioTransport, select: u8, subsel: u16) -> Option<WireConfig> {
-    const FIELDS: &[(u8, u8)] =
-        &[(2, 1), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 4), (32, 4), (36, 4), (40, 4)];
     if !transport.write_config(0, &[select]) || !transport.write_config(1, &[subsel as u8]) {
         return None;
     }
-    let config: [u8; CONFIG_LEN] = read_config(transport, FIELDS);
+    let config: [u8; CONFIG_LEN] = read_config(transport, config_fields!(WireConfig: size, value));
     Some(zerocopy::transmute!(config))
 }
 

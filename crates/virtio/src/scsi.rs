@@ -4,7 +4,7 @@ use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::{AreaRange, DataPlace, Parts, Ring, VirtQueue};
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams, RequestQueue};
-use crate::transport::{OpenError, Transport, read_config};
+use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::sync::atomic::AtomicU64;
 use core::task::Waker;
@@ -23,9 +23,6 @@ const REQUESTS: u16 = 2;
 /// VIRTIO_SCSI_F_HOTPLUG and VIRTIO_SCSI_F_CHANGE: the device reports events. VIRTIO 1.3 §5.6.3
 const HOTPLUG: u64 = 1 << 1;
 const CHANGE: u64 = 1 << 2;
-/// The configuration's fields as `(offset, width)`. VIRTIO 1.3 §5.6.4
-const CONFIG_FIELDS: &[(u8, u8)] =
-    &[(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 4)];
 /// Data segments of one command, at most.
 const MAX_SEGMENTS: u16 = 16;
 /// Data bytes of one command, at most.
@@ -92,6 +89,10 @@ struct WireConfig {
 
 const CONFIG_LEN: usize = size_of::<WireConfig>();
 const _: () = assert!(CONFIG_LEN == 36);
+
+/// The fields of the configuration that the driver reads, as `(offset, width)`, in bytes.
+const CONFIG_FIELDS: &[(u8, u8)] =
+    config_fields!(WireConfig: num_queues, seg_max, max_sectors, sense_size, cdb_size, max_target);
 
 /// Parses the response to a command that transfers `len` bytes: its status, and how many bytes the device says it has transferred,
 /// at most `len`. Pure and total. VIRTIO 1.3 §5.6.6.1

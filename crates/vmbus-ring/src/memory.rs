@@ -1,3 +1,4 @@
+use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hyperv_bindings::ring::{RingControl, RingFeatureFlags};
@@ -95,5 +96,11 @@ impl<const WORDS: usize> RingMemory for ArrayRing<WORDS> {
     }
     fn data(&self) -> &[AtomicU64] {
         &self.data
+    }
+}
+
+impl<const WORDS: usize> fmt::Debug for ArrayRing<WORDS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrayRing").field("words", &WORDS).finish_non_exhaustive()
     }
 }

@@ -21,8 +21,9 @@
 //! One handler for each virtual processor, without locks, wakes the channels whose event flags are set and moves messages from
 //! their slot to an inbox; it sends nothing. It accesses an allocation of its own, which is released after the handlers were
 //! unbound. Messages are handled in the context of a caller: a wait for an answer, [`Vmbus::poll`], a channel that finds its ring
-//! empty. A kernel that wants the events of devices calls `poll` when the waker of [`Vmbus::register`] is woken. No function of
-//! this crate may be called from an interrupt.
+//! empty. One caller handles messages at a time; the others go on. The lock of the bus is held for a look at its tables, never
+//! while a message is sent or awaited. A kernel that wants the events of devices calls `poll` when the waker of
+//! [`Vmbus::register`] is woken. No function of this crate may be called in interrupt context.
 //!
 //! # Trust
 //!

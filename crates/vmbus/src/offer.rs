@@ -4,6 +4,7 @@ use zerocopy::FromBytes;
 
 /// A channel that the host offers.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Offer {
     /// The device class.
     pub interface: Guid,

@@ -6,7 +6,7 @@
 
 use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_hyperv::Hypervisor;
-use paravirt_platform::{DmaSlice, Instant};
+use paravirt_platform::DmaSlice;
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorQueue, StorTransport};
 use paravirt_testhost::count::{self, Counting, counted};
@@ -25,7 +25,7 @@ pub fn batch<Q: BlockQueue<Buffer = Buffer> + ?Sized>(queue: &mut Q, buffers: &m
     let batch = buffers.len();
     let mut lba = 0;
     while let Some(into) = buffers.pop() {
-        let request = Request { tag: lba, op: Op::Read { lba, into }, deadline: Instant::NEVER };
+        let request = Request::new(lba, Op::Read { lba, into });
         queue.submit(request).map_err(|refused| refused.reason).expect("room");
         lba += 8;
     }

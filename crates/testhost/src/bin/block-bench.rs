@@ -4,7 +4,7 @@
 //! another one.
 
 use paravirt_device::{BlockQueue, Op, Request};
-use paravirt_platform::{DmaSlice, Instant};
+use paravirt_platform::DmaSlice;
 use paravirt_testhost::Guest;
 use paravirt_testhost::bench::{self, Disk, DiskQueue, Part, host_side_keep, host_side_take};
 use paravirt_testhost::count::{Counting, counted};
@@ -25,7 +25,7 @@ fn driver_side_submit(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, size: u6
     for tag in 0..size {
         let into = host_side_take(buffers);
         let op = Op::Read { lba: tag * 8, into };
-        assert!(queue.submit(Request { tag, op, deadline: Instant::NEVER }).is_ok());
+        assert!(queue.submit(Request::new(tag, op)).is_ok());
     }
     queue.kick();
 }

@@ -9,7 +9,7 @@ fn a_deadline_resets_the_bus_first() {
     bench.storage.fault_config(|fault_config| (fault_config.holds, fault_config.reset_aborts) = (true, true));
     let deadline = bench.guest.now().saturating_add(Duration::from_secs(1));
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
-    queue.submit(Request { tag: 1, op, deadline }).expect("accepted");
+    queue.submit(Request::new(1, op).with_deadline(deadline)).expect("accepted");
     queue.kick();
     assert_eq!(queue.next_deadline(), deadline);
     queue.expire(bench.guest.now()).expect("not yet");
@@ -35,7 +35,7 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     assert!(controller.poll().is_none());
     bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
-    queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
+    queue.submit(Request::new(1, op).with_deadline(Instant::ZERO)).expect("accepted");
     queue.kick();
     queue.expire(bench.guest.now()).expect("the grace begins");
     assert!(queue.complete().expect("no fault").is_none(), "the host has it still");
@@ -56,7 +56,7 @@ fn memory_that_the_host_does_not_release_is_leaked() {
     let (_controller, mut disk, mut queue) = bench.first();
     bench.storage.fault_config(|fault_config| fault_config.holds = true);
     let op = Op::Read { lba: 0, into: bench.filled(512, 0) };
-    queue.submit(Request { tag: 1, op, deadline: Instant::ZERO }).expect("accepted");
+    queue.submit(Request::new(1, op).with_deadline(Instant::ZERO)).expect("accepted");
     queue.kick();
     bench.host.faults(&bench.guest, |faults| faults.drop = vec![VmbusMessageType::GPADL_TORNDOWN]);
     bench.guest.attach({

@@ -114,12 +114,12 @@ fn added(controller: &mut Controller) -> Disk {
         Some(ControllerEvent::Added(disk)) => disk,
         Some(ControllerEvent::Removed(address)) => panic!("{address} has gone"),
         Some(ControllerEvent::Faulted(fault)) => panic!("{fault}"),
-        None => panic!("no disk"),
+        Some(_) | None => panic!("no disk"),
     }
 }
 
 fn request(tag: u64, op: Op<Buffer>) -> Request<Buffer> {
-    Request { tag, op, deadline: Instant::NEVER }
+    Request::new(tag, op)
 }
 
 fn read(tag: u64, lba: u64, into: Buffer) -> Request<Buffer> {

@@ -182,10 +182,7 @@ fn segments_that_meet_at_page_boundaries_are_sent_and_others_refused() {
     // The end of page 3, all of page 1, the beginning of page 4.
     let into = pieces(&[(4 * 4096 - 512, 512), (4096, 4096), (4 * 4096, 1024)]);
     let op = Op::Read { lba: 100, into };
-    queue
-        .submit(Request { tag: 1, op, deadline: Instant::NEVER })
-        .map_err(|refused| refused.reason)
-        .expect("room");
+    queue.submit(Request::new(1, op)).map_err(|refused| refused.reason).expect("room");
     assert_eq!(in_flight.load(Ordering::SeqCst), 1);
     queue.kick();
     assert_eq!(queue.complete().expect("no fault").expect("done").result, Ok(()));
@@ -196,8 +193,7 @@ fn segments_that_meet_at_page_boundaries_are_sent_and_others_refused() {
     );
     for list in [&[(0, 512), (4096, 512)][..], &[(0, 4096), (4096 + 512, 512)]] {
         let op = Op::Read { lba: 0, into: pieces(list) };
-        let refused =
-            queue.submit(Request { tag: 1, op, deadline: Instant::NEVER }).map_err(|refused| refused.reason);
+        let refused = queue.submit(Request::new(1, op)).map_err(|refused| refused.reason);
         assert_eq!(refused, Err(Rejected::Invalid));
     }
     assert_eq!(in_flight.load(Ordering::SeqCst), 0);

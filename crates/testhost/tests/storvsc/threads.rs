@@ -12,7 +12,7 @@ fn read_all(bench: &Bench, queue: &mut Queue, seed: u64, count: u64) {
         {
             match queue.submit(read(sent, (seed + sent) % 64, into)) {
                 Ok(()) => sent += 1,
-                Err(Refused { reason, request: Request { op: Op::Read { into, .. }, .. } }) => {
+                Err(Refused { reason, request: Request { op: Op::Read { into, .. }, .. }, .. }) => {
                     assert!(matches!(reason, Rejected::Faulted(Fault::Reset) | Rejected::Full), "{reason}");
                     spare.push(into);
                     break;

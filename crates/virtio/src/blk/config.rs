@@ -1,7 +1,11 @@
 //! The configuration of a block device, `struct virtio_blk_config`: pure, total, fuzzed. VIRTIO 1.3 §5.2.4
 
+use crate::transport::config_fields;
 use bitflags::bitflags;
+use core::mem::offset_of;
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Unmap, ZeroLimits};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 bitflags! {
     /// Feature bits of a block device. VIRTIO 1.3 §5.2.3
@@ -30,28 +34,63 @@ bitflags! {
     }
 }
 
-/// Bytes of the configuration that the driver reads.
-pub const CONFIG_LEN: usize = 60;
+/// `struct virtio_blk_config`, up to the limits of write zeroes. VIRTIO 1.3 §5.2.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    /// Sectors of 512 bytes.
+    capacity: U64,
+    size_max: U32,
+    seg_max: U32,
+    _cylinders: U16,
+    _heads: u8,
+    _sectors: u8,
+    blk_size: U32,
+    physical_block_exp: u8,
+    alignment_offset: u8,
+    _min_io_size: U16,
+    /// Logical blocks.
+    opt_io_size: U32,
+    writeback: u8,
+    _unused0: u8,
+    num_queues: U16,
+    max_discard_sectors: U32,
+    max_discard_seg: U32,
+    /// Sectors of 512 bytes, as all of the limits.
+    discard_sector_alignment: U32,
+    max_write_zeroes_sectors: U32,
+    max_write_zeroes_seg: U32,
+    write_zeroes_may_unmap: u8,
+    _unused1: [u8; 3],
+}
 
-/// The fields of the configuration as `(offset, width)`, in bytes. VIRTIO 1.3 §5.2.4
-pub const CONFIG_FIELDS: &[(u8, u8)] = &[
-    (0, 8),  // capacity
-    (8, 4),  // size_max
-    (12, 4), // seg_max
-    (20, 4), // blk_size
-    (24, 1), // physical_block_exp
-    (25, 1), // alignment_offset
-    (26, 2), // min_io_size
-    (28, 4), // opt_io_size
-    (32, 1), // writeback
-    (34, 2), // num_queues
-    (36, 4), // max_discard_sectors
-    (40, 4), // max_discard_seg
-    (44, 4), // discard_sector_alignment
-    (48, 4), // max_write_zeroes_sectors
-    (52, 4), // max_write_zeroes_seg
-    (56, 1), // write_zeroes_may_unmap
-];
+/// Bytes of the configuration that the driver reads.
+pub const CONFIG_LEN: usize = size_of::<WireConfig>();
+
+const _: () = {
+    assert!(CONFIG_LEN == 60);
+    assert!(offset_of!(WireConfig, blk_size) == 20 && offset_of!(WireConfig, opt_io_size) == 28);
+    assert!(offset_of!(WireConfig, num_queues) == 34 && offset_of!(WireConfig, write_zeroes_may_unmap) == 56);
+};
+
+/// The fields of the configuration that the driver reads, as `(offset, width)`, in bytes.
+pub(super) const CONFIG_FIELDS: &[(u8, u8)] = config_fields!(
+    WireConfig: capacity,
+    size_max,
+    seg_max,
+    blk_size,
+    physical_block_exp,
+    alignment_offset,
+    opt_io_size,
+    writeback,
+    num_queues,
+    max_discard_sectors,
+    max_discard_seg,
+    discard_sector_alignment,
+    max_write_zeroes_sectors,
+    max_write_zeroes_seg,
+    write_zeroes_may_unmap,
+);
 
 /// Bytes of a sector, the unit of addresses in requests, whatever the block size is.
 pub const SECTOR: u32 = 512;
@@ -60,62 +99,62 @@ const MAX_BYTES: u32 = 1 << 30;
 /// The largest block size that is accepted, in bytes.
 const MAX_BLOCK_SIZE: u32 = 1 << 16;
 
-fn field<const N: usize>(bytes: &[u8; CONFIG_LEN], at: usize) -> [u8; N] {
-    let end = at.wrapping_add(N);
-    bytes.get(at..end).and_then(|field| field.try_into().ok()).unwrap_or([0; N])
-}
-
 /// Parses the configuration under the negotiated `features`; `None` if a field is out of range.
 ///
 /// `segments` is the largest number of data segments that the driver can describe in one request. The serial number and the queue
 /// depth are left empty.
 pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> Option<BlockInfo> {
-    let u32_at = |at| u32::from_le_bytes(field(bytes, at));
+    let config: WireConfig = zerocopy::transmute!(*bytes);
     let has = |feature| features.contains(feature);
-    let block_size = if has(BlkFeatures::BLK_SIZE) { u32_at(20) } else { SECTOR };
+    let block_size = if has(BlkFeatures::BLK_SIZE) { config.blk_size.get() } else { SECTOR };
     if !block_size.is_power_of_two() || !(SECTOR..=MAX_BLOCK_SIZE).contains(&block_size) {
         return None;
     }
     let sectors_per_block = block_size >> 9;
     let blocks_of = |sectors: u32| sectors >> sectors_per_block.trailing_zeros();
-    let [exponent, offset] = if has(BlkFeatures::TOPOLOGY) { field(bytes, 24) } else { [0, 0] };
+    let (exponent, offset, optimal_blocks) = if has(BlkFeatures::TOPOLOGY) {
+        (config.physical_block_exp, config.alignment_offset, config.opt_io_size.get())
+    } else {
+        (0, 0, 0)
+    };
     let physical_block_size =
         block_size.checked_shl(u32::from(exponent)).filter(|size| size >> exponent == block_size)?;
-    let offered = if has(BlkFeatures::SEG_MAX) { u32_at(12) } else { 1 };
+    let offered = if has(BlkFeatures::SEG_MAX) { config.seg_max.get() } else { 1 };
     let max_segments = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, segments.max(1));
-    let size_max = if has(BlkFeatures::SIZE_MAX) { u32_at(8) } else { u32::MAX };
+    let size_max = if has(BlkFeatures::SIZE_MAX) { config.size_max.get() } else { u32::MAX };
     if size_max < block_size {
         return None;
     }
     let max_bytes =
         size_max.saturating_mul(u32::from(max_segments)).min(MAX_BYTES) & !block_size.wrapping_sub(1);
     let limit = |sectors: u32| Some(blocks_of(sectors)).filter(|blocks| *blocks > 0);
-    let discard = if has(BlkFeatures::DISCARD) && u32_at(40) > 0 { limit(u32_at(36)) } else { None };
-    let zero = if has(BlkFeatures::WRITE_ZEROES) && u32_at(52) > 0 { limit(u32_at(48)) } else { None };
-    let writeback = !has(BlkFeatures::CONFIG_WCE) || field::<1>(bytes, 32) != [0];
-    let mut info = BlockInfo::new(capacity(bytes, block_size), block_size);
+    let has_discard = has(BlkFeatures::DISCARD) && config.max_discard_seg.get() > 0;
+    let has_zeroes = has(BlkFeatures::WRITE_ZEROES) && config.max_write_zeroes_seg.get() > 0;
+    let discard = if has_discard { limit(config.max_discard_sectors.get()) } else { None };
+    let zero = if has_zeroes { limit(config.max_write_zeroes_sectors.get()) } else { None };
+    let discard_alignment = blocks_of(config.discard_sector_alignment.get()).max(1);
+    let unmap = if config.write_zeroes_may_unmap == 0 { Unmap::Keep } else { Unmap::May };
+    let writeback = !has(BlkFeatures::CONFIG_WCE) || config.writeback != 0;
+    let mut info = BlockInfo::new(config.capacity.get() >> sectors_per_block.trailing_zeros(), block_size);
     info.physical_block_size = physical_block_size;
     info.alignment_offset = u32::from(offset);
-    info.optimal_blocks = if has(BlkFeatures::TOPOLOGY) { u32_at(28) } else { 0 };
+    info.optimal_blocks = optimal_blocks;
     info.max_bytes = max_bytes;
     info.max_segments = max_segments;
     info.max_segment_bytes = size_max;
-    info.discard =
-        discard.map(|max_blocks| DiscardLimits { max_blocks, alignment: blocks_of(u32_at(44)).max(1) });
-    info.write_zeroes = zero.map(|max_blocks| ZeroLimits {
-        max_blocks,
-        unmap: if field::<1>(bytes, 56) == [0] { Unmap::Keep } else { Unmap::May },
-    });
+    info.discard = discard.map(|max_blocks| DiscardLimits::new(max_blocks).with_alignment(discard_alignment));
+    info.write_zeroes = zero.map(|max_blocks| ZeroLimits::new(max_blocks).with_unmap(unmap));
     info.cache = if has(BlkFeatures::FLUSH) && writeback { Cache::WriteBack } else { Cache::WriteThrough };
     info.access = if has(BlkFeatures::RO) { Access::ReadOnly } else { Access::ReadWrite };
-    info.queues = if has(BlkFeatures::MQ) { u16::from_le_bytes(field(bytes, 34)) } else { 1 };
+    info.queues = if has(BlkFeatures::MQ) { config.num_queues.get() } else { 1 };
     info.depth = 0;
     Some(info)
 }
 
 /// The capacity in whole blocks of `block_size` bytes.
 pub fn capacity(bytes: &[u8; CONFIG_LEN], block_size: u32) -> u64 {
-    u64::from_le_bytes(field(bytes, 0)) >> (block_size >> 9).trailing_zeros()
+    let config: WireConfig = zerocopy::transmute!(*bytes);
+    config.capacity.get() >> (block_size >> 9).trailing_zeros()
 }
 
 #[cfg(test)]
@@ -158,8 +197,8 @@ mod tests {
         let info = parse(&bytes, BlkFeatures::all(), 14).unwrap();
         assert_eq!((info.blocks, info.block_size, info.physical_block_size), (2, 4096, 8192));
         assert_eq!((info.max_segments, info.max_bytes, info.queues), (14, 14 * 4096, 4));
-        assert_eq!(info.discard, Some(DiscardLimits { max_blocks: 8, alignment: 1 }));
-        assert_eq!(info.write_zeroes, Some(ZeroLimits { max_blocks: 4, unmap: Unmap::May }));
+        assert_eq!(info.discard, Some(DiscardLimits::new(8)));
+        assert_eq!(info.write_zeroes, Some(ZeroLimits::new(4).with_unmap(Unmap::May)));
         assert_eq!((info.access, info.cache), (Access::ReadOnly, Cache::WriteBack));
     }
 

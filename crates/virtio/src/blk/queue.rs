@@ -81,13 +81,13 @@ enum Command {
 }
 
 impl Command {
-    /// `None` for an operation with data.
+    /// `None` for an operation with data, and for one that this driver does not know.
     fn of<B>(op: &Op<B>) -> Option<Self> {
         Some(match *op {
-            Op::Read { .. } | Op::Write { .. } => return None,
             Op::Flush => Self::Flush,
             Op::Discard { lba, blocks } => Self::Discard { lba, blocks },
             Op::WriteZeroes { lba, blocks, unmap } => Self::WriteZeroes { lba, blocks, unmap },
+            _ => return None,
         })
     }
 
@@ -153,8 +153,7 @@ impl<P: Platform, B: DmaBuffer> BlkQueue<P, B> {
     fn submit_command(&mut self, op: Op<B>, tag: u64, deadline: Instant) -> Result<(), Refused<B>> {
         match Command::of(&op) {
             Some(command) => each!(self, queue => queue.submit_command(command, tag, deadline)),
-            // Reads and writes have data: they are not submitted here.
-            None => refused(Rejected::Invalid, tag, op, deadline),
+            None => refused(Rejected::Unsupported, tag, op, deadline),
         }
     }
 
@@ -196,7 +195,7 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     /// kind would be read back from there even where the caller's code says which it is.
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
-        let Request { tag, op, deadline } = request;
+        let Request { tag, op, deadline, .. } = request;
         match op {
             Op::Read { lba, into } => {
                 let transfer = Transfer { lba, durability: None };
@@ -361,7 +360,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             if self.local.is_empty() {
                 self.queue.reopen();
             }
-            return Ok(Some(Completion { tag, buffer: None, result: Ok(()) }));
+            return Ok(Some(Completion::new(tag, None, Ok(()))));
         }
         while let Some(outcome) = self.queue.next()? {
             let (result, used) = match outcome {
@@ -389,7 +388,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             Stage::FlushNext => (used.buffer, result),
             Stage::Own => return None,
         };
-        Some(Completion { tag, buffer, result })
+        Some(Completion::new(tag, buffer, result))
     }
 
     /// Sends the flush that follows a durable write whose buffer is `buffer`; returns the buffer if the flush cannot be sent.
@@ -469,7 +468,7 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
         if extra.stage != Stage::Last || status != STATUS_OK {
             return by_parts(self.complete_other(Used { slot, len: 0, buffer, extra }, status));
         }
-        Ok(Some(Completion { tag: extra.tag, buffer, result: Ok(()) }))
+        Ok(Some(Completion::new(extra.tag, buffer, Ok(()))))
     }
 
     /// As [`complete`](Self::complete), of a request that failed or for which more is to be done.
@@ -493,7 +492,7 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
 #[inline(always)]
 fn by_parts<B>(done: Result<Option<Completion<B>>, Fault>) -> Result<Option<Completion<B>>, Fault> {
     match done {
-        Ok(Some(Completion { tag, buffer, result })) => Ok(Some(Completion { tag, buffer, result })),
+        Ok(Some(Completion { tag, buffer, result, .. })) => Ok(Some(Completion::new(tag, buffer, result))),
         Ok(None) => Ok(None),
         Err(fault) => Err(fault),
     }
@@ -503,5 +502,5 @@ fn by_parts<B>(done: Result<Option<Completion<B>>, Fault>) -> Result<Option<Comp
 #[cold]
 #[inline(never)]
 fn refused<B: DmaBuffer>(reason: Rejected, tag: u64, op: Op<B>, deadline: Instant) -> Result<(), Refused<B>> {
-    Err(Refused { reason, request: Request { tag, op, deadline } })
+    Err(Refused::new(reason, Request::new(tag, op).with_deadline(deadline)))
 }

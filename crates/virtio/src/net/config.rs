@@ -1,5 +1,6 @@
 //! The configuration and the feature bits of a network device: pure, total, fuzzed. VIRTIO 1.3 §5.1.3, §5.1.4
 
+use crate::transport::config_fields;
 use bitflags::bitflags;
 use paravirt_device::{Link, MacAddr, Offloads};
 use zerocopy::little_endian::{U16, U32};
@@ -129,19 +130,9 @@ struct WireConfig {
 pub const CONFIG_LEN: usize = size_of::<WireConfig>();
 const _: () = assert!(CONFIG_LEN == 20);
 
-/// The fields of the configuration as `(offset, width)`, in bytes. VIRTIO 1.3 §5.1.4
-pub const CONFIG_FIELDS: &[(u8, u8)] = &[
-    (0, 1), // mac
-    (1, 1),
-    (2, 1),
-    (3, 1),
-    (4, 1),
-    (5, 1),
-    (6, 2),  // status
-    (8, 2),  // max_virtqueue_pairs
-    (10, 2), // mtu
-    (12, 4), // speed
-];
+/// The fields of the configuration that the driver reads, as `(offset, width)`, in bytes.
+pub(super) const CONFIG_FIELDS: &[(u8, u8)] =
+    config_fields!(WireConfig: mac, status, max_virtqueue_pairs, mtu, speed);
 
 const STATUS_LINK_UP: u16 = 1;
 const STATUS_ANNOUNCE: u16 = 2;
@@ -151,6 +142,7 @@ const DEFAULT_MTU: u16 = 1500;
 
 /// A parsed configuration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct NetConfig {
     /// MAC address; `None` if the device has none.
     pub mac: Option<MacAddr>,

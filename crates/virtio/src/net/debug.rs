@@ -1,6 +1,6 @@
 //! `Debug` of the public types: what a log needs, without the rings.
 
-use super::{VirtioNet, VirtioNetQueue};
+use super::{VirtioNet, VirtioNetQueue, VirtioRx};
 use core::fmt;
 use paravirt_platform::{DmaBuffer, Platform};
 
@@ -17,5 +17,11 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for VirtioNet<P, B> {
 impl<P: Platform, B: DmaBuffer> fmt::Debug for VirtioNetQueue<P, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VirtioNetQueue").finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> fmt::Debug for VirtioRx<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioRx").finish_non_exhaustive()
     }
 }

@@ -132,7 +132,7 @@ impl<P: Platform> VirtioRx<P> {
             let (meta, buffers) = header::parse(bytes);
             // VIRTIO 1.3 §5.1.6.1: without mergeable buffers it is always one.
             if buffers == 1 || !self.is_merging {
-                let frame = RxFrame { len: payload as usize, segments: 1, meta };
+                let frame = RxFrame::new(payload as usize, 1, meta);
                 // Every buffer is in one place only, so there is room.
                 let _ = self.ready.push(Part { buffer, start: HEADER_LEN as u32, end: len, frame });
                 self.complete = self.complete.wrapping_add(1);
@@ -146,13 +146,13 @@ impl<P: Platform> VirtioRx<P> {
     #[inline(never)]
     fn take_in_part(&mut self, buffer: DmaSlice<P>, end: u32) -> Result<(), Fault> {
         let mut start = 0;
-        let mut frame = RxFrame { len: 0, segments: 1, meta: RxMeta::default() };
+        let mut frame = RxFrame::new(0, 1, RxMeta::default());
         let mut fault = None;
         if self.missing == 0 {
             match buffer.bytes().first_chunk::<HEADER_LEN>() {
                 Some(bytes) if end >= HEADER_LEN as u32 => {
                     let (meta, buffers) = header::parse(bytes);
-                    frame = RxFrame { len: 0, segments: buffers, meta };
+                    frame = RxFrame::new(0, buffers, meta);
                     start = HEADER_LEN as u32;
                     let most = self
                         .spare

@@ -3,6 +3,7 @@
 //! Buffers that the drivers share with a device are bounced through a pool of pages: the drivers work on a platform whose devices
 //! cannot access ordinary memory, and no device accesses the kernel's stack or heap.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -146,5 +147,19 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
             unsafe { pool.region.cpu().add(offset).copy_to_nonoverlapping(buffer.cast(), buffer.len()) }
         }
         pool.free(first, buffer.len().div_ceil(PAGE_SIZE));
+    }
+}
+
+impl<P: Platform> fmt::Debug for BouncePool<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BouncePool")
+            .field("used_pages", &self.used.load(Ordering::Relaxed).count_ones())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> fmt::Debug for BounceHal<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BounceHal")
     }
 }

@@ -9,7 +9,7 @@ mod stream;
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
-use crate::transport::{OpenError, Transport, VirtioTransport, read_config};
+use crate::transport::{OpenError, Transport, VirtioTransport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
 use packet::{HEADER_LEN, Op, Packet, TYPE_STREAM};
@@ -18,6 +18,8 @@ use paravirt_device::{
 };
 use paravirt_platform::{Direction, DmaSlice, Fifo, Instant, PageTable, Platform, ProcessorId};
 use stream::{PendingPackets, Phase, RECEIVE_BUFFER_LEN, Stream, TIMEOUT};
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 /// VIRTIO_VSOCK_F_STREAM. A device that offers no feature bit supports streams, too. VIRTIO 1.3 §5.10.3
 const F_STREAM: u64 = 1 << 0;
@@ -74,8 +76,17 @@ pub struct VirtioSockets<P: Platform> {
     wants_buffer: bool,
 }
 
+/// `struct virtio_vsock_config`. VIRTIO 1.3 §5.10.4
+#[derive(FromBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct WireConfig {
+    guest_cid: U64,
+}
+
 fn read_cid(transport: &dyn VirtioTransport) -> u64 {
-    u64::from_le_bytes(read_config(transport, &[(0, 4), (4, 4)]))
+    let bytes: [u8; size_of::<WireConfig>()] = read_config(transport, config_fields!(WireConfig: guest_cid));
+    let config: WireConfig = zerocopy::transmute!(bytes);
+    config.guest_cid.get()
 }
 
 impl<P: Platform> VirtioSockets<P> {

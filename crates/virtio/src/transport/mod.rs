@@ -220,6 +220,23 @@ pub unsafe trait VirtioTransport: Send + 'static {
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool;
 }
 
+/// The width of the field that `_` selects in a configuration structure, in bytes, for [`config_fields`].
+pub(crate) const fn config_width<C, F>(_: fn(&C) -> &F) -> u8 {
+    size_of::<F>() as u8
+}
+
+/// The named fields of a configuration structure as the `(offset, width)` pairs that [`read_config`] takes. The structure is
+/// `repr(C)`, below 256 bytes and without alignment, so that the layout is that of the wire.
+macro_rules! config_fields {
+    ($config:ty: $($field:ident),+ $(,)?) => {
+        &[$((
+            core::mem::offset_of!($config, $field) as u8,
+            $crate::transport::config_width(|config: &$config| &config.$field),
+        )),+]
+    };
+}
+pub(crate) use config_fields;
+
 /// Reads the fields of a device's configuration so that they belong together: the generation is the same before and
 /// after. Gives up after eight tries, with what it has then. VIRTIO 1.3 §2.5.1
 pub(crate) fn read_config<const N: usize>(transport: &dyn VirtioTransport, fields: &[(u8, u8)]) -> [u8; N] {

@@ -2,6 +2,7 @@
 
 /// Where a structure of the device lies. VIRTIO 1.3 §4.1.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Structure {
     /// The base address register, 0 to 5.
     pub bar: u8,
@@ -13,6 +14,7 @@ pub struct Structure {
 
 /// The MSI-X capability. PCI 3.0 §6.8.2
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct Msix {
     /// Where the capability is in configuration space.
     pub position: u8,
@@ -24,6 +26,7 @@ pub struct Msix {
 
 /// The virtio structures that the capabilities of a modern device name.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
 pub struct VirtioCaps {
     /// The common configuration; at least [`COMMON_LEN`] bytes.
     pub common: Structure,

@@ -111,9 +111,14 @@ impl From<SendError> for Rejected {
     }
 }
 
-/// An open channel. Its drop closes it, and waits ten seconds at most for the host to release its rings.
+/// An open channel. Its drop closes it, which waits for the host: 5 seconds at most until it accepts the message, and ten until it
+/// has released the rings.
 ///
-/// Methods other than those that say so neither block nor lock; none may be called from an interrupt.
+/// None of the methods may be called in interrupt context. Methods other than those that say so do not wait for an answer of the
+/// host. [`receive`](Self::receive) of an empty ring, [`arm`](Self::arm) and the waits handle the messages of the bus that have
+/// come, which takes the lock of the bus for each; one that ends a removed device sends a message, which the host accepts at once
+/// or within 5 seconds. The others take no lock. A packet that was not sent was not written either: memory that it names is not
+/// known to the host.
 pub struct Channel<P: Platform> {
     outgoing: Outgoing<RingSlice>,
     incoming: Incoming<RingSlice>,
@@ -419,7 +424,8 @@ impl<P: Platform> Channel<P> {
         self.receive(buffer)?.ok_or(Fault::Protocol)
     }
 
-    /// [Releases](Self::release) what was taken where that is a quarter of the ring: for a driver that stops before the last packet.
+    /// [Releases](Self::release) what was taken where that is a quarter of the ring: for a driver that stops before the last
+    /// packet.
     #[inline(always)]
     pub fn release_if_due(&mut self) {
         if self.incoming.is_release_due() {

@@ -97,7 +97,7 @@ fn work(
                 Kind::Write => Op::Write { lba, from: buffer()?, durability: Durability::Cached },
                 Kind::Flush => Op::Flush,
             };
-            let request = Request { tag: sent, op, deadline: Instant::NEVER };
+            let request = Request::new(sent, op);
             queue.submit(request).map_err(|refused| refused.to_string())?;
             sent += 1;
         }

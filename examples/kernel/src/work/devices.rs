@@ -103,7 +103,7 @@ impl DerefMut for Devices {
 impl Devices {
     /// Finds them: the one place that depends on what the host is.
     pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
-        let firmware = Firmware { rsdp, command_line };
+        let firmware = Firmware::new(rsdp).with_command_line(command_line);
         let mut open = paravirt::Options::default();
         (open.queues, open.pass_disks) = (options.queues, options.peer);
         if let Some(size) = options.queue_size {

@@ -95,17 +95,14 @@ fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass
                 Pass::Read => Op::Read { lba, into: buffer },
             };
             let deadline = Machine.now().saturating_add(plan.timeout);
-            match queue.submit(Request { tag: lba, op, deadline }) {
+            match queue.submit(Request::new(lba, op).with_deadline(deadline)) {
                 Ok(()) => {
                     in_flight += 1;
                     submitted = true;
                     requests.next();
                 }
                 Err(refused) => {
-                    if let Op::Read { into: buffer, .. } | Op::Write { from: buffer, .. } = refused.request.op
-                    {
-                        buffers.push(buffer);
-                    }
+                    buffers.extend(refused.request.op.into_buffer());
                     match refused.reason {
                         Rejected::Full => break,
                         reason => return Err(format!("block {lba}: {reason}")),
@@ -121,7 +118,7 @@ fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass
             return Ok(kicks);
         }
         let mut done = 0;
-        while let Some(Completion { tag, buffer, result }) =
+        while let Some(Completion { tag, buffer, result, .. }) =
             queue.complete().map_err(|fault| fault.to_string())?
         {
             done += 1;

@@ -29,7 +29,7 @@ impl BlockDyn {
                 0 => Op::Read { lba, into: buffer },
                 _ => Op::Write { lba, from: buffer, durability: Durability::Cached },
             };
-            assert!(queue.submit(Request { tag, op, deadline: black_box(Instant::NEVER) }).is_ok());
+            assert!(queue.submit(Request::new(tag, op).with_deadline(black_box(Instant::NEVER))).is_ok());
         }
         queue.kick();
     }

@@ -73,7 +73,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(buffer) = buffer {
             // `send` keeps room.
-            let _ = self.sent.push(Sent { tag, buffer, result });
+            let _ = self.sent.push(Sent::new(tag, buffer, result));
         }
     }
 
@@ -162,7 +162,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     }
 
     pub fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
-        let refused = |reason, buffer| Err(SendRefused { reason, buffer });
+        let refused = |reason, buffer| Err(SendRefused::new(reason, buffer));
         if let Some(fault) = self.queue.fault() {
             return refused(fault.into(), frame);
         }

@@ -91,7 +91,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             Some(Either::Right(buffer)) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 // `send` keeps room.
-                let _ = self.sent.push(Sent { tag: used.extra, buffer, result });
+                let _ = self.sent.push(Sent::new(used.extra, buffer, result));
             }
             None => {}
         }
@@ -187,7 +187,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
     }
 
     pub fn send(&mut self, tag: u64, frame: B, meta: TxMeta) -> Result<(), SendRefused<B>> {
-        let refused = |reason, buffer| Err(SendRefused { reason, buffer });
+        let refused = |reason, buffer| Err(SendRefused::new(reason, buffer));
         if let Some(fault) = self.queue.fault() {
             return refused(fault.into(), frame);
         }
