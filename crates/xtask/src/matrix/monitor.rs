@@ -137,12 +137,12 @@ fn asked(bench: &Bench) -> Result<Outcome> {
         must_end(&transcript, 0)?;
         must_be_right(&transcript)?;
         for text in [
-            "monitor: heartbeat 0 is answered: true",
+            "monitor: heartbeat 0 answered: true",
             "event=value key=\"HostName\" value=Some(\"paravirt-monitor\")",
-            "monitor: the guest was told a value: true",
-            "monitor: the guest says FullyQualifiedDomainName=paravirt",
-            "monitor: the guest says OSName=paravirt example kernel",
-            "the guest was asked to end: taken",
+            "monitor: value accepted by the guest: true",
+            "monitor: the guest reports FullyQualifiedDomainName=paravirt",
+            "monitor: the guest reports OSName=paravirt example kernel",
+            "monitor: shutdown request accepted",
         ] {
             must_say(&transcript, text)?;
         }
@@ -214,10 +214,10 @@ fn linux(bench: &Bench) -> Result<Outcome> {
         must_be(&transcript, "linux answers=", "answers", "3")?;
         ensure!(number(&transcript, "linux year=", "year")? >= 2026, "the time was not told");
         for text in [
-            "monitor: Heartbeat is there",
-            "monitor: heartbeat 0 is answered: true",
-            "the guest was asked to end: taken",
-            "monitor: the guest has switched off",
+            "monitor: Heartbeat service negotiated",
+            "monitor: heartbeat 0 answered: true",
+            "monitor: shutdown request accepted",
+            "monitor: the guest powered off",
         ] {
             must_say(&transcript, text)?;
         }
