@@ -50,7 +50,7 @@ thread_local! {
 #[derive(Clone)]
 pub struct Guest(Arc<Inner>);
 
-/// A weak handle of a guest, for what the guest itself owns.
+/// A weak handle of a guest, for hosts that the guest owns.
 #[derive(Clone)]
 pub struct WeakGuest(Weak<Inner>);
 
@@ -80,8 +80,8 @@ impl Guest {
         Self::with(1, false)
     }
 
-    /// A guest with `processors`, and with interrupts or without. Threads play processors; one that says nothing is the
-    /// first.
+    /// Creates a guest with `processors` virtual processors, with or without interrupts. Threads act as processors; a thread is the
+    /// first processor unless it runs on another one.
     pub fn with(processors: u32, has_interrupts: bool) -> Self {
         let range = [(GuestAddress(BASE), PAGES * PAGE_SIZE)];
         let memory = GuestMemoryMmap::<()>::from_ranges(&range).expect("64 MiB of memory");
@@ -123,9 +123,9 @@ impl Guest {
         let place = usize::from(descriptor.wrapping_sub(FIRST_DESCRIPTOR));
         let handler = self.0.handlers.lock().expect("handlers").get(place).copied().flatten();
         let Some((handler, bound_to)) = handler else { return };
-        assert_eq!(bound_to, processor, "the interrupt came to another processor");
+        assert_eq!(bound_to, processor, "the interrupt was delivered to another processor");
         self.0.interrupts.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: it is bound: `unbind` takes it out.
+        // SAFETY: the handler is bound: `unbind` removes it from the table.
         on(processor, || unsafe { handler.call() });
     }
 
@@ -262,7 +262,7 @@ unsafe impl Interrupts for Guest {
     }
 }
 
-// SAFETY: registers are the model's, or there are none.
+// SAFETY: the registers are modelled, or absent.
 unsafe impl Registers for Guest {
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
         self.hypervisor().map_or([0; 4], |host| host.cpuid(leaf))
@@ -280,7 +280,7 @@ unsafe impl Registers for Guest {
     }
 }
 
-// SAFETY: hypercalls are the model's.
+// SAFETY: hypercalls are executed by the model.
 unsafe impl HyperV for Guest {
     fn hypercall_page(&self) -> Option<RawDma> {
         self.dma_alloc(NonZeroUsize::MIN).ok()
