@@ -26,7 +26,7 @@ impl Windows {
         Self { windows: [None; 8] }
     }
 
-    /// Adds a window; `false` when it is empty or the set holds eight already. A window across 4 GiB is split there.
+    /// Adds a window; returns false if it is empty, or the set is full with eight windows. A window across 4 GiB is split there.
     pub fn add(&mut self, window: Window) -> bool {
         if window.start < FOUR_GIB && window.end > FOUR_GIB {
             let low = self.add(Window { end: FOUR_GIB, ..window });
@@ -41,7 +41,7 @@ impl Windows {
         }
     }
 
-    /// Says that `start` to `start + size` is in use: nothing is given out up to there.
+    /// Marks `start` to `start + size` as in use: later allocations are above it.
     pub fn reserve(&mut self, start: u64, size: u64) {
         let end = start.saturating_add(size);
         for window in self.windows.iter_mut().flatten() {
@@ -51,8 +51,8 @@ impl Windows {
         }
     }
 
-    /// Gives out `size` bytes, a power of two, aligned to themselves: below 4 GiB if there is room, and above only where `width`
-    /// says that the BAR takes such addresses. `None` where there is no room.
+    /// Allocates `size` bytes, a power of two, aligned to `size`: below 4 GiB if there is room, and above only if `width` allows it.
+    /// `None` if there is no room.
     pub fn take(&mut self, size: u64, width: AddressWidth) -> Option<u64> {
         let low = |w: &Window| w.end <= FOUR_GIB;
         self.take_where(size, low).or_else(|| match width {
@@ -73,14 +73,14 @@ impl Windows {
         })
     }
 
-    /// Moves every window on to a multiple of `to`, so that what comes next shares no such unit with what came before.
+    /// Advances every window to a multiple of `to`, so that later allocations share no such unit with earlier ones.
     pub fn align(&mut self, to: u64) {
         for window in self.windows.iter_mut().flatten() {
             window.start = window.start.checked_next_multiple_of(to).unwrap_or(window.end).min(window.end);
         }
     }
 
-    /// What is left of each window: its start is how far it has been given out.
+    /// Returns the rest of each window: its start is the end of the allocated part.
     pub(crate) fn remaining(&self) -> [Option<Window>; 8] {
         self.windows
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_address_space_is_no_wrap() {
+    fn allocation_does_not_wrap_at_the_end_of_the_address_space() {
         let mut windows = Windows::new();
         assert!(windows.add(Window { start: u64::MAX - 0x1000, end: u64::MAX }));
         assert_eq!(windows.take(0x2000, AddressWidth::Bits64), None);

@@ -117,7 +117,7 @@ fn in_order_one_element_returns_a_batch() {
 fn in_order_a_batch_that_was_not_published_is_a_fault() {
     let guest = Guest::new();
     let (mut queue, state) = queue(&guest, Ring::Split, true, 4);
-    // The element names the third request, but the index says that one was used.
+    // The element names the third request, but the used index reports one.
     SplitDevice::forge(&guest, &state, 1, 2, 0);
     assert!(queue.pop().expect("the first").is_some());
     assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol);
