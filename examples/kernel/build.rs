@@ -1,4 +1,4 @@
-//! Links the kernel as a static ELF at its physical address, on the target that stable Rust has a `core` for.
+//! Links the kernel as a static ELF file at its physical address, for the host target, for which stable Rust has a prebuilt `core`.
 
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());

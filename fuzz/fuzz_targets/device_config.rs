@@ -1,4 +1,4 @@
-//! See `paravirt_fuzz::device_config`.
+//! Runs `paravirt_fuzz::device_config` under cargo-fuzz.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| paravirt_fuzz::device_config(data));

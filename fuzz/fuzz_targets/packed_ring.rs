@@ -1,4 +1,4 @@
-//! See `paravirt_fuzz::packed_ring`.
+//! Runs `paravirt_fuzz::packed_ring` under cargo-fuzz.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| paravirt_fuzz::packed_ring(data));

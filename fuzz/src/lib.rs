@@ -1,5 +1,5 @@
-//! Fuzz targets, as functions: `fuzz_targets/` makes programs of cargo-fuzz of them, and the program `replay` runs them on
-//! stable over their corpus and seeded mutations.
+//! Fuzz targets as functions: `fuzz_targets/` has a program for cargo-fuzz for each, and the program `replay` runs them on a stable
+//! toolchain with their corpus and seeded mutations.
 //!
 //! ```
 //! paravirt_fuzz::command_line(b"virtio_mmio.device=4K@0xd0000000:5");
@@ -17,10 +17,10 @@ use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing, Packet, RingError
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
 
-/// A target.
+/// A fuzz target: panics if the code under test is wrong.
 pub type Target = fn(&[u8]);
 
-/// All of them, by name.
+/// All targets, by name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("split_used", split_used),
     ("packed_ring", packed_ring),
@@ -49,7 +49,7 @@ thread_local! {
     static GUEST: Guest = Guest::new();
 }
 
-/// A queue with five requests in flight whose device writes `data`, a piece at a time, wherever it may.
+/// A queue with five requests in flight, whose device writes `data`, in pieces, to the memory that it may write.
 fn ring(packed: bool, data: &[u8]) {
     let [settings, data @ ..] = data else { return };
     GUEST.with(|guest| {
@@ -96,12 +96,12 @@ fn ring(packed: bool, data: &[u8]) {
     });
 }
 
-/// The used ring of a split queue.
+/// The used ring of a split virtqueue.
 pub fn split_used(data: &[u8]) {
     ring(false, data);
 }
 
-/// A packed ring.
+/// A packed virtqueue.
 pub fn packed_ring(data: &[u8]) {
     ring(true, data);
 }
@@ -129,14 +129,14 @@ struct Memory<'a>(&'a [u8]);
 
 impl PhysicalMemory for Memory<'_> {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        // The BIOS area is where the bytes are.
+        // Addresses are taken modulo 64 KiB, so that the BIOS area maps to the data.
         let at = usize::try_from(address).ok()? & 0xffff;
         into.copy_from_slice(self.0.get(at..at.checked_add(into.len())?)?);
         Some(())
     }
 }
 
-/// ACPI's table directory, and MCFG.
+/// ACPI's table directory and the MCFG.
 pub fn acpi_tables(data: &[u8]) {
     let memory = Memory(data);
     let rsdp = tables::find_rsdp(&memory).unwrap_or(0);
@@ -234,7 +234,7 @@ pub fn vmbus_ring(data: &[u8]) {
     }
 }
 
-/// Producer and consumer against each other, and against a queue: what goes in comes out, in its order.
+/// Producer and consumer of a ring, compared with a model queue: packets are received as sent, in order.
 pub fn ring_pair(data: &[u8]) {
     let ring = ArrayRing::<64>::new();
     let (Ok(mut outgoing), Ok(mut incoming)) = (Outgoing::new(&ring), Incoming::new(&ring)) else { return };
@@ -265,9 +265,9 @@ pub fn ring_pair(data: &[u8]) {
             _ => {
                 match incoming.next(&mut buffer) {
                     Ok(Some(packet)) => {
-                        let (id, bytes) = model.pop_front().expect("a packet out of nothing");
+                        let (id, bytes) = model.pop_front().expect("a packet that was not sent");
                         assert_eq!((packet.transaction, &packet.payload[..bytes.len()]), (id, &bytes[..]));
-                        published = published.checked_sub(1).expect("a packet that was not shown");
+                        published = published.checked_sub(1).expect("a packet that was not published");
                     }
                     Ok(None) => assert_eq!(published, 0, "a packet was lost"),
                     Err(error) => panic!("{error}"),
@@ -278,7 +278,7 @@ pub fn ring_pair(data: &[u8]) {
     }
 }
 
-/// The ranges of guest memory, and of a buffer, in a packet's header.
+/// GPA ranges and transfer page ranges in a packet's header.
 pub fn gpa_ranges(data: &[u8]) {
     for kind in [Kind::GPA_DIRECT, Kind::TRANSFER_PAGES] {
         let packet = Packet { kind, wants_completion: true, transaction: 0, header: data, payload: &[] };
@@ -294,7 +294,7 @@ pub fn gpa_ranges(data: &[u8]) {
     }
 }
 
-/// Messages of VMBus.
+/// VMBus messages.
 pub fn vmbus_message(data: &[u8]) {
     if let Ok(message) = paravirt_vmbus::HostMessage::parse(data) {
         assert_eq!(Ok(message), paravirt_vmbus::HostMessage::parse(data));
@@ -303,7 +303,7 @@ pub fn vmbus_message(data: &[u8]) {
     let _ = paravirt_vmbus::pipe::parse(data).map(|message| assert!(message.len() + 8 <= data.len()));
 }
 
-/// Messages of dynamic memory, and the pages that they name put in and taken out of a set.
+/// Messages of dynamic memory; the page ranges in them are inserted into a set and removed from it.
 pub fn dynamic_memory(data: &[u8]) {
     use paravirt_hv_balloon::HostMessage;
     if let Ok(HostMessage::Unballoon { ranges, .. }) = HostMessage::parse(data) {
@@ -312,7 +312,7 @@ pub fn dynamic_memory(data: &[u8]) {
             let Ok(mut held) = HeldPages::new(guest, 16) else { return };
             let mut model = BTreeSet::new();
             for (i, range) in ranges.iter().enumerate() {
-                // Small, so that they meet.
+                // Small numbers, so that ranges overlap.
                 let range = PageRange { first: range.first % 64, count: range.count % 16 };
                 let pages = range.first..range.end();
                 let all_in = range.count > 0 && pages.clone().all(|page| model.contains(&page));
@@ -338,7 +338,7 @@ pub fn dynamic_memory(data: &[u8]) {
     }
 }
 
-/// Packets of StorVSP.
+/// StorVSP packets.
 pub fn storvsp_packet(data: &[u8]) {
     use paravirt_storvsc::{Executed, HostPacket, properties};
     for kind in [Kind::COMPLETION, Kind::IN_BAND] {
@@ -353,7 +353,7 @@ pub fn storvsp_packet(data: &[u8]) {
     assert!(properties(data).is_none() || data.len() >= 36);
 }
 
-/// Sense data, and what they mean.
+/// Sense data and its disposition.
 pub fn scsi_sense(data: &[u8]) {
     if let Some(sense) = paravirt_scsi::Sense::parse(data) {
         assert!(sense.key < 16);
@@ -361,7 +361,7 @@ pub fn scsi_sense(data: &[u8]) {
     }
 }
 
-/// What a SCSI unit tells of itself: the first byte says what is parsed.
+/// Data that a SCSI unit returns; the first byte selects the parser.
 pub fn scsi_data(data: &[u8]) {
     use paravirt_scsi::data::*;
     let Some((kind, data)) = data.split_first() else { return };
@@ -376,7 +376,7 @@ pub fn scsi_data(data: &[u8]) {
     }
 }
 
-/// Messages of NVSP.
+/// NVSP messages.
 pub fn nvsp_message(data: &[u8]) {
     use paravirt_netvsc::{NvspVersion, message::HostMessage};
     for version in [NvspVersion::V1, NvspVersion::V6, NvspVersion::V61] {
@@ -386,7 +386,7 @@ pub fn nvsp_message(data: &[u8]) {
     }
 }
 
-/// Messages of RNDIS: frames with their per-packet information, and the others.
+/// RNDIS messages: frames with their per-packet information, and control messages.
 pub fn rndis_message(data: &[u8]) {
     use paravirt_netvsc::rndis::{Control, FrameHeader, FrameInfo, vlan_word};
     let room = data.len() as u32;
@@ -407,13 +407,13 @@ pub fn rndis_message(data: &[u8]) {
     let _ = FrameInfo::parse(data);
 }
 
-/// Messages of the integration services, answered by a kernel that keeps what it is told.
+/// Messages of the integration services, and their answers.
 pub fn integration_message(data: &[u8]) {
     use core::fmt::{Error, Write};
     use paravirt_device::{Agent, Fact, ValuePool};
     use paravirt_hv_ic::{Service, answer};
 
-    /// Knows some values.
+    /// An agent with a few values.
     struct Kernel;
     impl Agent for Kernel {
         fn fact(&mut self, _: Fact, out: &mut dyn Write) -> std::fmt::Result {
@@ -441,13 +441,13 @@ pub fn integration_message(data: &[u8]) {
     ] {
         let mut message = data.to_vec();
         if answer(service, &mut message, Some(1 << 40), &mut Kernel).is_ok() {
-            // Flags of an answer, and the version of the framework as it was.
+            // The response flags are set, and the framework version is unchanged.
             assert!(message.len() == data.len() && message[17] == 5 && message[..4] == data[..4]);
         }
     }
 }
 
-/// Messages of keyboards (first byte even) and mice.
+/// Messages of keyboards (the first byte is even) and of mice.
 pub fn input_message(data: &[u8]) {
     use paravirt_hv_input::{HostMessage, Keyboard};
     let [kind, message @ ..] = data else { return };
@@ -455,7 +455,7 @@ pub fn input_message(data: &[u8]) {
         if kind & 1 == 0 { HostMessage::of_keyboard(message) } else { HostMessage::of_mouse(message) };
     match parsed {
         Ok(HostMessage::Descriptor(part) | HostMessage::Report(part)) => {
-            assert!(part.len() <= message.len(), "more than there is");
+            assert!(part.len() <= message.len(), "longer than the message");
         }
         Ok(HostMessage::Keystroke(stroke)) => {
             let mut keyboard = Keyboard::default();
@@ -465,7 +465,7 @@ pub fn input_message(data: &[u8]) {
     }
 }
 
-/// The descriptor of a mouse's reports, as long as the first byte says, and reports of 8 bytes behind it.
+/// A HID report descriptor, whose length is the first byte, followed by reports of 8 bytes.
 pub fn hid_reports(data: &[u8]) {
     use paravirt_hv_input::{Layout, Pointer};
     let [len, rest @ ..] = data else { return };
@@ -474,11 +474,11 @@ pub fn hid_reports(data: &[u8]) {
     for report in reports.chunks(8) {
         let mut count = 0;
         pointer.report(&layout, report, &mut |_| count += 1);
-        assert!(count <= 10, "more events than a driver has room for");
+        assert!(count <= 10, "more events than a driver can queue");
     }
 }
 
-/// Packets of virtio's sockets.
+/// Packets of virtio sockets.
 pub fn socket_packet(data: &[u8]) {
     use paravirt_virtio::socket::packet::Packet;
     if let Some((packet, payload)) = Packet::parse(data) {

@@ -4,11 +4,11 @@ use core::fmt;
 use embedded_io::{Error, ErrorKind, ErrorType, Read, ReadReady, Write, WriteReady};
 use paravirt_device::{Console, Fault};
 
-/// A console as blocking `embedded_io` streams; `wait` is called while there is nothing to do.
+/// A console as blocking `embedded_io` streams; `wait` is called while there is no data or no room.
 pub struct Stream<C, W> {
     console: C,
     wait: W,
-    /// A byte that was read to see whether there is one.
+    /// A byte that `read_ready` has read ahead.
     peeked: Option<u8>,
 }
 

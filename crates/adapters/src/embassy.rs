@@ -15,8 +15,8 @@ pub struct Device<'s, D, Q> {
 }
 
 impl<'s, D: NetDevice, Q: NetQueue> Device<'s, D, Q> {
-    /// Wraps a device and its queue. `scratch` is where frames that come in several segments are put together: as long as
-    /// the longest that may come, 65,549 bytes if the device's receive offloads are on. Longer frames are dropped.
+    /// Wraps a device and its queue. `scratch` holds a copy of a received frame of several segments. It should be as long as the longest
+    /// frame: 65,549 bytes with receive offloads. Longer frames are dropped.
     pub fn new(device: D, queue: Q, scratch: &'s mut [u8]) -> Self {
         Self { device, queue, scratch }
     }
@@ -25,12 +25,12 @@ impl<'s, D: NetDevice, Q: NetQueue> Device<'s, D, Q> {
         usize::from(self.device.info().mtu).saturating_add(ETHERNET_LEN)
     }
 
-    /// Polls until there is `wanted`, or the queue is armed and will wake.
+    /// Polls until `wanted` returns true, or the queue is armed and will wake the task.
     fn poll_for(&mut self, cx: &mut Context<'_>, wanted: impl Fn(&mut Q, &mut [u8]) -> bool) -> bool {
         self.queue.register(cx.waker());
-        // A host that keeps sending gets another round with the next poll.
+        // If the host keeps sending, the task is polled again.
         for _ in 0..8 {
-            // What came in before a fault can still be read.
+            // Frames received before a fault can still be read.
             let _ = self.queue.poll();
             if wanted(&mut self.queue, self.scratch) {
                 return true;
@@ -45,13 +45,13 @@ impl<'s, D: NetDevice, Q: NetQueue> Device<'s, D, Q> {
     }
 }
 
-/// A frame that came in.
+/// A received frame.
 pub struct RxToken<'a, R: NetRx + ?Sized> {
     rx: &'a mut R,
     scratch: &'a mut [u8],
 }
 
-/// A slot that is reserved for a frame to go out.
+/// A slot that is reserved for a frame to be sent.
 pub struct TxToken<'a, T: NetTx + ?Sized>(&'a mut T);
 
 impl<R: NetRx + ?Sized> driver::RxToken for RxToken<'_, R> {
@@ -64,11 +64,11 @@ impl<R: NetRx + ?Sized> driver::RxToken for RxToken<'_, R> {
 
 impl<T: NetTx + ?Sized> driver::TxToken for TxToken<'_, T> {
     fn consume<O, F: FnOnce(&mut [u8]) -> O>(self, len: usize, f: F) -> O {
-        // The slot was reserved for the largest frame that embassy was told of.
+        // The slot was reserved for the largest frame that embassy knows of.
         let (frame, _) = self.0.slot().split_at_mut(len);
         let result = f(frame);
-        // Refused only where the device failed since: the frame is lost, as on a wire. embassy does not say when it has
-        // sent all it wants to send.
+        // Refused only if the device failed after the reservation: the frame is lost, as on a wire. Each frame is kicked, as embassy
+        // does not report the end of a batch.
         let _ = self.0.commit(len, TxMeta::default());
         self.0.kick();
         result

@@ -1,4 +1,4 @@
-//! A paravirt platform over an existing `virtio_drivers::Hal`: for a kernel that runs that crate's drivers already.
+//! A paravirt platform over an existing `virtio_drivers::Hal`, for a kernel that already uses the drivers of that crate.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -11,14 +11,14 @@ use paravirt_platform::{
 };
 use virtio_drivers::{BufferDirection, Hal};
 
-/// The platform of `H`, with the time of a clock `C`. It polls: a `Hal` knows no interrupts.
+/// A platform over `H`, with the time of clock `C`. Drivers poll, as a `Hal` has no interrupts.
 pub struct HalPlatform<H, C: 'static> {
     clock: &'static C,
     _hal: PhantomData<fn() -> H>,
 }
 
 impl<H, C> HalPlatform<H, C> {
-    /// The platform whose time is `clock`'s.
+    /// Creates a platform with the time of `clock`.
     pub const fn new(clock: &'static C) -> Self {
         Self { clock, _hal: PhantomData }
     }
@@ -41,7 +41,7 @@ unsafe impl<H: Hal + 'static, C: Clock + 'static> Platform for HalPlatform<H, C>
     }
 
     unsafe fn dma_free(&self, region: RawDma) {
-        // SAFETY: the caller hands back what `dma_alloc` returned. What a `Hal` fails to free is leaked.
+        // SAFETY: the caller passes what `dma_alloc` returned. If the `Hal` fails to free it, it is leaked.
         unsafe { H::dma_dealloc(region.bus.0, region.cpu, region.pages.get()) };
     }
 
@@ -49,26 +49,26 @@ unsafe impl<H: Hal + 'static, C: Clock + 'static> Platform for HalPlatform<H, C>
         self.clock.now()
     }
 
-    /// A `Hal` maps what it is asked for until the end of time.
+    /// Mappings of a `Hal` are permanent.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         if len == 0 || phys.checked_add(len as u64).is_none() {
             return Err(MapError);
         }
-        // SAFETY: the caller promises that the range is a device's registers or a firmware table.
+        // SAFETY: the caller guarantees that the range is device registers or a firmware table.
         Ok(unsafe { H::mmio_phys_to_virt(phys, len) })
     }
 }
 
-/// Memory of the kernel's own as a [`DmaBuffer`], shared with the device through `H` while it is in flight.
+/// Memory of the kernel as a [`DmaBuffer`], shared with the device through `H` while it is in flight.
 ///
-/// The memory is `'static`, so that it outlives a request whatever becomes of this value; it is not reachable while in flight.
+/// The memory is `'static`, so that it outlives a request even if this value is dropped; it cannot be accessed while in flight.
 pub struct HalBuffer<H: Hal> {
     bytes: NonNull<[u8]>,
     in_flight: Option<(Segment, BufferDirection)>,
     _hal: PhantomData<fn() -> H>,
 }
 
-// SAFETY: it owns its bytes.
+// SAFETY: the buffer owns its bytes.
 unsafe impl<H: Hal> Send for HalBuffer<H> {}
 
 impl<H: Hal> HalBuffer<H> {
@@ -77,21 +77,21 @@ impl<H: Hal> HalBuffer<H> {
         Self { bytes: NonNull::from(bytes), in_flight: None, _hal: PhantomData }
     }
 
-    /// The bytes; `None` while in flight.
+    /// Returns the bytes; `None` while in flight.
     pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
         if self.in_flight.is_some() {
             return None;
         }
-        // SAFETY: they were given to this value for good, and no device has them.
+        // SAFETY: this value owns the bytes, and they are not in flight.
         Some(unsafe { self.bytes.as_mut() })
     }
 
-    /// Gives the memory back; `None`, and it is leaked, while in flight.
+    /// Returns the memory; `None` while in flight, and the memory is leaked.
     pub fn into_bytes(mut self) -> Option<&'static mut [u8]> {
         if self.in_flight.is_some() {
             return None;
         }
-        // SAFETY: as in `bytes_mut`; this value is gone.
+        // SAFETY: as in `bytes_mut`; this value is consumed.
         Some(unsafe { self.bytes.as_mut() })
     }
 }
@@ -107,7 +107,7 @@ unsafe impl<H: Hal + 'static> DmaBuffer for HalBuffer<H> {
             Direction::ToDevice => BufferDirection::DriverToDevice,
             Direction::FromDevice => BufferDirection::DeviceToDriver,
         };
-        // SAFETY: the memory is valid, not empty, and this value's own.
+        // SAFETY: the memory is valid, not empty, and owned by this value.
         let addr = unsafe { H::share(self.bytes, share) };
         let (segment, _) = self.in_flight.insert((Segment { addr: BusAddr(addr), len }, share));
         // SAFETY: the memory is shared with the device and not reachable through this value until `reclaim`.

@@ -1,6 +1,6 @@
-//! Adapters between paravirt and the traits of other crates, each behind a feature of its own.
+//! Adapters between paravirt and the traits of other crates, each behind a separate feature.
 //!
-//! A kernel takes a device from `paravirt`, wraps it here, and hands the adapter to its stack; the adapter owns what it wraps.
+//! A kernel gets a device from `paravirt`, wraps it, and passes the adapter to its network stack; the adapter owns what it wraps.
 //! Adapters run in task context.
 //!
 //! | feature | module | adapter |

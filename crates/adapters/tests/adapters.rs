@@ -21,7 +21,7 @@ fn layout(pages: usize) -> Layout {
     Layout::from_size_align(pages * 4096, 4096).expect("a layout")
 }
 
-// SAFETY: pages are zeroed and nobody else's; buffers are shared where they are.
+// SAFETY: pages are zeroed and used by nothing else; buffers are shared in place.
 unsafe impl Hal for TestHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         PAGES.fetch_add(pages, Ordering::SeqCst);
@@ -68,7 +68,7 @@ fn a_hal_is_a_platform() {
 }
 
 #[test]
-fn a_buffer_is_lent_once_and_not_reachable_meanwhile() {
+fn a_buffer_is_submitted_once_and_not_accessible_in_flight() {
     let mut buffer = HalBuffer::<TestHal>::new(vec![7; 100].leak());
     assert_eq!(buffer.submit(Direction::ToDevice).expect("submitted").as_slice()[0].len, 100);
     assert_eq!(buffer.submit(Direction::ToDevice).expect_err("twice"), SubmitError::InFlight);
@@ -79,10 +79,10 @@ fn a_buffer_is_lent_once_and_not_reachable_meanwhile() {
     assert_eq!(SHARED.load(Ordering::SeqCst), 0);
     assert_eq!(buffer.into_bytes().expect("its bytes"), [7; 100]);
     let mut empty = HalBuffer::<TestHal>::new(vec![].leak());
-    assert_eq!(empty.submit(Direction::FromDevice).expect_err("nothing to lend"), SubmitError::Length);
+    assert_eq!(empty.submit(Direction::FromDevice).expect_err("an empty buffer"), SubmitError::Length);
 }
 
-/// A console that sends back what is written, four bytes at a time.
+/// A console that echoes what is written, four bytes at a time.
 #[derive(Default)]
 struct Loopback(VecDeque<u8>, bool);
 

@@ -1,7 +1,6 @@
 //! A bounded scan of AML, the code in DSDT and SSDTs, for declarations. ACPI 6.5 §20.2
 //!
-//! Nothing is executed. Declarations are recognised by their encoding wherever they stand; one that is built by a method is
-//! not seen.
+//! Nothing is executed. Declarations are recognised by their encoding at any position; one that a method constructs is not found.
 
 use crate::{field, u32_at, u64_at};
 use paravirt_platform::{InterruptLine, Polarity, Trigger};
@@ -20,10 +19,10 @@ const DWORD_PREFIX: u8 = 0x0c;
 const QWORD_PREFIX: u8 = 0x0e;
 const RETURN_OP: u8 = 0xa4;
 
-/// The hardware id of a virtio device behind MMIO registers.
+/// The hardware id of a virtio MMIO device.
 const VIRTIO_MMIO_HID: &[u8] = b"LNRO0005\0";
 
-/// The body of a package: the bytes behind its length. ACPI 6.5 §20.2.4
+/// Returns the body of a package: the bytes after its length. ACPI 6.5 §20.2.4
 fn package(bytes: &[u8]) -> Option<&[u8]> {
     let lead = *bytes.first()?;
     let follow = usize::from(lead >> 6);
@@ -34,7 +33,7 @@ fn package(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(follow.checked_add(1)?..len)
 }
 
-/// An integer constant, and what follows it.
+/// Parses an integer constant; returns it and the bytes after it.
 fn integer(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (&prefix, rest) = bytes.split_first()?;
     match prefix {
@@ -49,7 +48,7 @@ fn integer(bytes: &[u8]) -> Option<(u64, &[u8])> {
     }
 }
 
-/// What follows each `Name(name, …)` in `bytes`.
+/// Returns the bytes after the name in each `Name(name, …)` in `bytes`.
 fn declarations<'a>(bytes: &'a [u8], name: &'static [u8; 4]) -> impl Iterator<Item = &'a [u8]> {
     bytes.windows(4).enumerate().filter(move |(_, window)| *window == name).filter_map(move |(at, _)| {
         // The name may be anchored at the root.
@@ -59,14 +58,14 @@ fn declarations<'a>(bytes: &'a [u8], name: &'static [u8; 4]) -> impl Iterator<It
     })
 }
 
-/// The bytes of a buffer constant.
+/// Returns the bytes of a buffer constant.
 fn buffer(bytes: &[u8]) -> Option<&[u8]> {
     let (&BUFFER_OP, rest) = bytes.split_first()? else { return None };
     let (len, data) = integer(package(rest)?)?;
     data.get(..usize::try_from(len).ok()?)
 }
 
-/// The sleep types of state S5 for the PM1a and PM1b control registers, 0 to 7. ACPI 6.5 §7.4.2
+/// Returns the sleep types of state S5 for the PM1a and PM1b control registers, each 0 to 7. ACPI 6.5 §7.4.2
 pub fn sleep_type_s5(aml: &[u8]) -> Option<(u8, u8)> {
     declarations(aml, b"_S5_").find_map(|value| {
         let (&PACKAGE_OP, rest) = value.split_first()? else { return None };
@@ -81,7 +80,7 @@ pub fn sleep_type_s5(aml: &[u8]) -> Option<(u8, u8)> {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Resource {
-    /// Memory that the device has.
+    /// Memory of the device.
     Memory {
         /// Its physical address.
         base: u64,
@@ -95,7 +94,7 @@ pub enum Resource {
         /// The last address, not below the first.
         last: u64,
     },
-    /// Bus numbers that a bridge has.
+    /// The bus numbers of a bridge.
     Buses {
         /// The first.
         first: u8,
@@ -106,8 +105,8 @@ pub enum Resource {
     Interrupt(InterruptLine),
 }
 
-/// The resources in a resource template; kinds that are not [`Resource`]s are left out. It ends at the end tag, or where it
-/// makes no sense.
+/// Returns the resources in a resource template; kinds that are not [`Resource`]s are skipped. The iterator ends at the end tag or at
+/// the first malformed descriptor.
 pub fn resources(template: &[u8]) -> impl Iterator<Item = Resource> + '_ {
     let mut rest = template;
     core::iter::from_fn(move || {
@@ -178,7 +177,7 @@ fn space(body: &[u8], start: u64, last: u64) -> Option<Resource> {
     }
 }
 
-/// A virtio device behind MMIO registers, as its `_CRS` describes it.
+/// A virtio MMIO device, as its `_CRS` describes it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct VirtioMmio {
@@ -186,7 +185,7 @@ pub struct VirtioMmio {
     pub base: u64,
     /// Their length in bytes.
     pub len: u64,
-    /// Its interrupt line, where it has one.
+    /// Its interrupt line, if it has one.
     pub line: Option<InterruptLine>,
 }
 
@@ -197,7 +196,7 @@ impl VirtioMmio {
     }
 }
 
-/// The virtio devices behind MMIO registers that the code declares: devices with the hardware id `LNRO0005`.
+/// Returns the virtio MMIO devices that the code declares: devices with the hardware id `LNRO0005`.
 pub fn virtio_mmio_devices(aml: &[u8]) -> impl Iterator<Item = VirtioMmio> + '_ {
     let starts = aml.windows(2).enumerate().filter(|(_, window)| *window == DEVICE_OP);
     starts.filter_map(|(at, _)| {
@@ -221,16 +220,15 @@ pub fn virtio_mmio_devices(aml: &[u8]) -> impl Iterator<Item = VirtioMmio> + '_ 
     })
 }
 
-/// The resource template of each PCI host bridge that the code declares: those that give out bus numbers. Pass them to
-/// [`resources`].
+/// Returns the resource template of each PCI host bridge that the code declares: those with bus numbers. Pass them to [`resources`].
 pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = &[u8]> {
     declarations(aml, b"_CRS")
         .filter_map(buffer)
         .filter(|template| resources(template).any(|resource| matches!(resource, Resource::Buses { .. })))
 }
 
-/// Where the configuration space of a host bridge lies in memory, on a machine that says it in AML only: a `_CBA` that is
-/// declared, or a method that returns a constant and does nothing else. PCI Firmware 3.3 §4.1.3
+/// Returns the physical address of a host bridge's configuration space (ECAM), for a machine without MCFG: from a `_CBA` that is
+/// declared, or from a method that only returns a constant. PCI Firmware 3.3 §4.1.3
 pub fn ecam_base(aml: &[u8]) -> Option<u64> {
     let declared = declarations(aml, b"_CBA").find_map(integer);
     let returned = || {
@@ -264,7 +262,7 @@ mod tests {
         aml
     }
 
-    /// What QEMU's microvm declares: memory, and an interrupt that is edge-triggered and high.
+    /// The declaration of QEMU's microvm: memory, and an edge-triggered, active-high interrupt.
     fn virtio_device() -> Vec<u8> {
         let mut body = Vec::from(*b"VR06\x08_HID\x0dLNRO0005\0\x08_UID\x0a\x06");
         let mut template = Vec::from([0x86, 9, 0, 1]);
@@ -276,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_virtio_devices_also_nested_ones() {
+    fn finds_virtio_devices_and_nested_ones() {
         let line = InterruptLine { number: 22, trigger: Trigger::Edge, polarity: Polarity::High };
         let expected = VirtioMmio { base: 0xfeb0_0c00, len: 512, line: Some(line) };
         assert_eq!(virtio_mmio_devices(&virtio_device()).collect::<Vec<_>>(), [expected]);

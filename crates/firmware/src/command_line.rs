@@ -1,8 +1,8 @@
-//! Devices that the command line names.
+//! Devices named on the kernel command line.
 
 use core::fmt;
 
-/// A virtio device behind MMIO registers.
+/// A virtio MMIO device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct MmioDevice {
@@ -31,14 +31,14 @@ pub struct Malformed<'a> {
 
 impl fmt::Display for Malformed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "virtio_mmio.device={} is not of the form SIZE@BASE:IRQ", self.value)
+        write!(f, "malformed virtio_mmio.device={}: use SIZE@BASE:IRQ", self.value)
     }
 }
 
 impl core::error::Error for Malformed<'_> {}
 
-/// The devices that `virtio_mmio.device=SIZE@BASE:IRQ[:ID]` parameters name, in the form that Linux takes and Firecracker
-/// gives: numbers decimal or with `0x`, sizes also with `K`, `M` or `G`.
+/// Returns the devices that `virtio_mmio.device=SIZE@BASE:IRQ[:ID]` parameters name, in the form that Linux parses and Firecracker
+/// writes: numbers are decimal or begin with `0x`, sizes may end in `K`, `M` or `G`.
 pub fn mmio_devices(command_line: &str) -> impl Iterator<Item = Result<MmioDevice, Malformed<'_>>> {
     command_line
         .split_ascii_whitespace()
@@ -78,7 +78,7 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn reads_what_firecracker_gives() {
+    fn parses_the_parameters_of_firecracker() {
         let line =
             "reboot=k panic=1 virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=0x1000@3489665024:6:1";
         let found: Vec<_> = mmio_devices(line).map(Result::unwrap).collect();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_it_cannot_read() {
+    fn reports_malformed_parameters() {
         for bad in [
             "",
             "4K",

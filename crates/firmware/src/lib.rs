@@ -1,9 +1,8 @@
 //! Parsers of firmware tables and of the kernel command line, for finding devices.
 //!
-//! All parsers are pure, total and fuzzed functions of bytes, for use once at boot: the ACPI table directory ([`tables`]), MCFG ([`mcfg`]), a
-//! scan of AML that finds what a guest of a paravirtual machine needs without an interpreter ([`aml`]), and the
-//! `virtio_mmio.device=` parameters of the command line ([`command_line`]). Physical memory is read through
-//! [`PhysicalMemory`].
+//! All parsers are pure, total and fuzzed functions of bytes, for use once at boot: the ACPI table directory ([`tables`]), the MCFG
+//! ([`mcfg`]), a scan of AML for declarations, without an interpreter ([`aml`]), and the `virtio_mmio.device=` parameters of the
+//! command line ([`command_line`]). Physical memory is read through [`PhysicalMemory`].
 //!
 //! The scan finds declarations (`Name`, ACPI 6.5 §19.6), not methods. Virtual machine monitors declare the resources of MMIO
 //! devices, the windows of host bridges and the sleep type of S5 that way. `paravirt` uses the results to find buses.
@@ -34,11 +33,11 @@ pub mod tables;
 
 /// Reads of physical memory.
 pub trait PhysicalMemory {
-    /// Fills `into` from physical `address`; `None` when the range is not readable memory.
+    /// Fills `into` from physical address `address`; returns `None` if the range is not readable memory.
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()>;
 }
 
-/// `N` bytes at `at` of `bytes`.
+/// Returns `N` bytes at offset `at` of `bytes`.
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }

@@ -1,11 +1,11 @@
-//! MCFG: where PCI configuration space lies in memory. PCI Firmware 3.3 §4.1.2
+//! The MCFG: the physical addresses of PCI configuration space. PCI Firmware 3.3 §4.1.2
 
 use crate::{tables::HEADER_LEN, u64_at};
 
-/// One range of buses.
+/// The configuration space of a range of buses.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Ecam {
-    /// Where bus 0 of the segment is or would be.
+    /// The physical address of bus 0 of the segment, even if the range does not include bus 0.
     pub base: u64,
     /// The PCI segment group.
     pub segment: u16,
@@ -15,7 +15,7 @@ pub struct Ecam {
     pub last: u8,
 }
 
-/// The ranges that the table `bytes`, header included, lists; without those that make no sense.
+/// Returns the ranges in the table `bytes`, which includes the header; malformed ranges are skipped.
 pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Ecam> + '_ {
     let (entries, _) = bytes.get(HEADER_LEN.wrapping_add(8)..).unwrap_or_default().as_chunks::<16>();
     entries.iter().filter_map(|entry| {
@@ -33,7 +33,7 @@ mod tests {
     use std::vec::Vec;
 
     #[test]
-    fn reads_entries_and_leaves_out_nonsense() {
+    fn malformed_entries_are_skipped() {
         let mut table = Vec::from([0; 44]);
         table.extend(0xb000_0000u64.to_le_bytes());
         table.extend([1, 0, 0, 255, 0, 0, 0, 0]);

@@ -1,21 +1,21 @@
-//! ACPI's table directory: from the RSDP to the place of every table. ACPI 6.5 §5.2.5 to §5.2.8
+//! ACPI's table directory: finds every table from the RSDP. ACPI 6.5 §5.2.5 to §5.2.8
 
 use crate::{PhysicalMemory, field, u32_at, u64_at};
 
 /// A table's signature.
 pub type Signature = [u8; 4];
 
-/// Bytes of the header that every table has.
+/// The length in bytes of the header that every table has.
 pub const HEADER_LEN: usize = 36;
-/// No table that is used here is larger.
+/// Maximum length of a table in bytes; longer ones are malformed.
 const MAX_TABLE_LEN: u32 = 16 << 20;
-/// No directory lists more.
+/// Maximum number of tables in a directory; further ones are ignored.
 const MAX_TABLES: u32 = 256;
 const RSDP_SIGNATURE: [u8; 8] = *b"RSD PTR ";
 /// The first and the last paragraph of the BIOS area. ACPI 6.5 §5.2.5.1
 const BIOS_AREA: (u64, u64) = (0xe_0000, 0xf_fff0);
 
-/// Where a table is.
+/// The location of a table.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct TableAt {
@@ -31,7 +31,7 @@ fn is_sum_zero(bytes: &[u8]) -> bool {
     bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)) == 0
 }
 
-/// Looks for the RSDP in the first KiB of the extended BIOS data area and in the BIOS area.
+/// Searches the first KiB of the extended BIOS data area and the BIOS area for the RSDP; returns its physical address.
 pub fn find_rsdp(memory: &impl PhysicalMemory) -> Option<u64> {
     let mut segment = [0; 2];
     let ebda = memory.read(0x40e, &mut segment).map(|()| u64::from(u16::from_le_bytes(segment)) << 4);
@@ -47,7 +47,7 @@ pub fn find_rsdp(memory: &impl PhysicalMemory) -> Option<u64> {
     })
 }
 
-/// The header of the table at `address`.
+/// Reads the header of the table at physical address `address`; `None` if it is not readable or its length is invalid.
 pub fn header(memory: &impl PhysicalMemory, address: u64) -> Option<TableAt> {
     let mut bytes = [0; 8];
     memory.read(address, &mut bytes)?;
@@ -56,8 +56,8 @@ pub fn header(memory: &impl PhysicalMemory, address: u64) -> Option<TableAt> {
     Some(TableAt { signature: field(&bytes, 0)?, address, len }).filter(|_| fits)
 }
 
-/// Hands every table that the RSDP at `rsdp` leads to, the DSDT included, to `visit`. Entries that lead nowhere are left
-/// out; `None` where there is no valid RSDP.
+/// Calls `visit` for every table that is reachable from the RSDP at `rsdp`, including the DSDT. Invalid entries are skipped. Returns
+/// `None` if there is no valid RSDP.
 pub fn walk(memory: &impl PhysicalMemory, rsdp: u64, mut visit: impl FnMut(TableAt)) -> Option<()> {
     let mut bytes = [0; 36];
     let (first, rest) = bytes.split_at_mut_checked(20)?;
@@ -66,7 +66,7 @@ pub fn walk(memory: &impl PhysicalMemory, rsdp: u64, mut visit: impl FnMut(Table
         return None;
     }
     let revision = first.get(15).copied()?;
-    // From revision 2 on there is a 64-bit directory.
+    // Revision 2 added the 64-bit directory (XSDT).
     let wide = revision >= 2 && memory.read(rsdp.checked_add(20)?, rest).is_some() && is_sum_zero(&bytes);
     let xsdt = if wide { u64_at(&bytes, 24).filter(|address| *address != 0) } else { None };
     let (directory, width) = match xsdt {
@@ -95,7 +95,7 @@ pub fn walk(memory: &impl PhysicalMemory, rsdp: u64, mut visit: impl FnMut(Table
     Some(())
 }
 
-/// The DSDT that the FADT names. ACPI 6.5 §5.2.9
+/// Returns the DSDT that the FADT names. ACPI 6.5 §5.2.9
 fn dsdt(memory: &impl PhysicalMemory, fadt: &TableAt) -> Option<TableAt> {
     let mut narrow = [0; 4];
     memory.read(fadt.address.checked_add(40)?, &mut narrow)?;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_rsdp_is_none() {
+    fn an_rsdp_with_a_wrong_checksum_is_not_found() {
         let mut memory = machine();
         memory.0[0xf_1231] ^= 1;
         assert_eq!(find_rsdp(&memory), None);

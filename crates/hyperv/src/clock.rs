@@ -7,27 +7,27 @@ use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_device::Clock;
 use paravirt_platform::{DmaRegion, Instant, PAGE_SIZE, PageArc, Platform};
 
-/// Nanoseconds of a unit of the reference time.
+/// Nanoseconds per unit of the reference time.
 const UNIT: u64 = 100;
-/// Attempts to read a page that changes meanwhile, before the register is read.
+/// Attempts to read a page that changes during the read, before the register is read instead.
 const TRIES: u32 = 16;
 
-/// The reference time as a clock: from the cycle counter and the reference TSC page where the host offers one, else from the
-/// register, which costs an exit.
+/// The reference time as a clock: computed from the cycle counter and the reference TSC page if the host offers it, otherwise read
+/// from the register, which costs a VM exit.
 ///
-/// It starts with the partition and is the same on all processors, with a resolution of 100 ns. A partition has one page: of two
-/// clocks, the one that was opened last has it, and the other reads the register.
+/// It starts with the partition and is the same on all processors, with a resolution of 100 ns. A partition has one page: if two
+/// clocks are open, the one that was opened last uses it, and the other reads the register.
 pub struct ReferenceClock<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     page: Option<DmaRegion<P>>,
 }
 
 impl<P: Platform> ReferenceClock<P> {
-    /// Opens the clock, and enables the reference TSC page where the host offers it.
+    /// Opens the clock, and enables the reference TSC page if the host offers it.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Unsupported`] where the host offers neither; [`OpenError::Memory`].
+    /// [`OpenError::Unsupported`] if the host offers neither; [`OpenError::Memory`].
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
         let privileges = hypervisor.features().privileges;
         if !privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
@@ -37,7 +37,7 @@ impl<P: Platform> ReferenceClock<P> {
             false => None,
             true => {
                 let page = DmaRegion::alloc(hypervisor.platform(), PAGE_SIZE)?;
-                // SAFETY: the register is offered; the page is the hypervisor's until it is switched off.
+                // SAFETY: the register is offered; the hypervisor owns the page until it is disabled.
                 unsafe {
                     let reserved = hypervisor.platform().registers().read_msr(HvMsr::REFERENCE_TSC.0) & 0xffe;
                     let value = page.bus().0 | reserved | HvPageFlags::ENABLE.bits();
@@ -49,12 +49,12 @@ impl<P: Platform> ReferenceClock<P> {
         Ok(Self { hypervisor: hypervisor.clone(), page })
     }
 
-    /// The reference time, in units of 100 ns.
+    /// Returns the reference time in units of 100 ns.
     pub fn reference_time(&self) -> u64 {
         self.page_time().or_else(|| self.hypervisor.reference_count()).unwrap_or(0)
     }
 
-    /// Whether the time is read from the page, without an exit.
+    /// Returns whether the time is read from the page, without a VM exit.
     pub fn is_from_page(&self) -> bool {
         self.page_time().is_some()
     }
@@ -90,7 +90,7 @@ impl<P: Platform> Clock for ReferenceClock<P> {
 impl<P: Platform> Drop for ReferenceClock<P> {
     fn drop(&mut self) {
         if let Some(page) = &self.page {
-            // SAFETY: the register is offered. Where a later clock has its page there, it is left alone.
+            // SAFETY: the register is offered. If it names the page of a later clock, it is not changed.
             unsafe {
                 let value = self.hypervisor.platform().registers().read_msr(HvMsr::REFERENCE_TSC.0);
                 if value & !0xfff == page.bus().0 {

@@ -5,17 +5,16 @@ use hyperv_bindings::tlfs::{HvCrashFlags, HvFeatureFlags, HvMsr, HvPrivilegeFlag
 use paravirt_platform::{PAGE_SIZE, Platform};
 
 impl<P: Platform> Hypervisor<P> {
-    /// Tells the host that the guest has crashed: five values as the guest likes, and a text where the host takes one, of
-    /// which 4096 bytes at most. With a text, the last two values give way to its address and length. Whether the host was
-    /// told.
+    /// Reports a guest crash to the host: five guest-defined values, and a text of which the first 4096 bytes are sent if the host accepts
+    /// texts. A text replaces the last two values by its address and length. Returns whether the host was notified.
     ///
-    /// Callable from a panic: it takes no lock and waits for nothing. Some hosts stop the guest here.
+    /// Callable from a panic: it takes no lock and does not block. Some hosts stop the guest here.
     pub fn report_crash(&self, mut values: [u64; 5], text: Option<&str>) -> bool {
         if !self.features().features.contains(HvFeatureFlags::CRASH_MSRS) {
             return false;
         }
         let platform = self.platform();
-        // SAFETY: the registers are offered. What the control register reads is what the host knows.
+        // SAFETY: the registers are offered. The control register reads as the notifications that the host supports.
         unsafe {
             let known = HvCrashFlags::from_bits_retain(platform.registers().read_msr(HvMsr::CRASH_CTL.0));
             let mut control = HvCrashFlags::NOTIFY;
@@ -35,10 +34,10 @@ impl<P: Platform> Hypervisor<P> {
         true
     }
 
-    /// Resets the machine; returns where the host does not offer that.
+    /// Resets the machine; returns if the host does not offer that.
     pub fn reset(&self) {
         if self.features().privileges.contains(HvPrivilegeFlags::RESET) {
-            // SAFETY: the register is offered; nothing is to be continued.
+            // SAFETY: the register is offered; the machine is reset.
             unsafe { self.platform().registers().write_msr(HvMsr::RESET.0, 1) }
         }
     }

@@ -1,21 +1,21 @@
-//! The decision of a message slot that hangs on memory order: to tell the hypervisor that the slot is free, or not.
+//! The decision whether to notify the hypervisor that a message slot is free, which depends on memory order.
 //!
-//! It is written over what it looks at, so that the very same code runs on a message page and under loom.
+//! It is generic over the slot, so that the same code runs on a message page and under loom.
 
-/// A slot of the message page, as far as freeing it goes.
+/// The operations on a message slot that freeing it needs.
 pub trait Slot {
     /// Writes "no message" as the type.
     fn clear(&self);
-    /// A full fence: the flag is not read before the type is seen.
+    /// A full fence: the flag is not read before the type is visible to the hypervisor.
     fn full_fence();
-    /// Whether the hypervisor says that another message waits for the slot.
+    /// Returns whether the hypervisor has flagged that another message waits for the slot.
     fn is_pending(&self) -> bool;
 }
 
-/// Frees the slot; whether end-of-message has to be written, since another message waits.
+/// Frees the slot; returns whether end-of-message has to be written, since another message waits.
 ///
-/// The hypervisor marks the slot and then looks whether it has become free; this frees it and then looks whether it was
-/// marked. With a full fence on each side, at least one of the two sees the other. TLFS §11.9
+/// The hypervisor flags the slot and then checks whether it has become free; this function frees it and then checks the flag. With a
+/// full fence on each side, at least one of the two sees the other's write. TLFS §11.9
 #[must_use]
 pub fn free_then_look<S: Slot>(slot: &S) -> bool {
     slot.clear();

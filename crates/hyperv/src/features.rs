@@ -16,8 +16,8 @@ pub struct Features {
 }
 
 impl Features {
-    /// Reads the CPUID leaves; `None` where there is no hypervisor with the interface "Hv#1". The vendor's name is ignored: other
-    /// hypervisors offer the interface as well.
+    /// Reads the CPUID leaves; `None` if there is no hypervisor with interface "Hv#1". The vendor signature is ignored: other hypervisors
+    /// offer the interface, too.
     pub fn detect(platform: &impl Platform) -> Option<Self> {
         const HYPERVISOR: u32 = 1 << 31;
         let leaf = |leaf: HvCpuidLeaf| platform.registers().cpuid(leaf.0);
@@ -39,8 +39,8 @@ impl Features {
         })
     }
 
-    /// Whether the guest may use what VMBus needs: hypercalls, SynIC and the VP index. The privileges to post messages and to
-    /// signal events are not required, since some hosts leave them out.
+    /// Returns whether the guest may use what VMBus needs: hypercalls, SynIC and the VP index. The privileges to post messages and to
+    /// signal events are not checked, since some hosts do not report them.
     pub fn has_vmbus(&self) -> bool {
         self.privileges
             .contains(HvPrivilegeFlags::HYPERCALL | HvPrivilegeFlags::SYNIC | HvPrivilegeFlags::VP_INDEX)

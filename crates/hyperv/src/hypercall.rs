@@ -5,9 +5,9 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hyperv_bindings::tlfs::{HV_MESSAGE_PAYLOAD, HvHypercallCode, HvHypercallFlags, HvMessageType};
 use paravirt_platform::{DmaRegion, Platform};
 
-/// Bytes of a message, at most. TLFS §11.10.1
+/// Maximum length of a message in bytes. TLFS §11.10.1
 pub const MAX_MESSAGE: usize = HV_MESSAGE_PAYLOAD as usize;
-/// Where the payload is in the input of HvCallPostMessage.
+/// The offset of the payload in the input of HvCallPostMessage.
 const PAYLOAD: usize = 16;
 
 impl<P: Platform> Hypervisor<P> {
@@ -15,9 +15,9 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Safety
     ///
-    /// The call with these arguments keeps memory safe.
+    /// The call with these arguments does not violate memory safety.
     unsafe fn call(&self, control: u64, input: u64, output: u64) -> HvStatus {
-        // SAFETY: the page is enabled from `open` to `drop`, and by the contract of this function the call keeps memory safe.
+        // SAFETY: the page is enabled from `open` to `drop`, and by the contract of this function the call is safe.
         HvStatus(unsafe { self.platform().hyperv().hypercall(self.page(), control, input, output) } as u16)
     }
 
@@ -52,7 +52,7 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// # Errors
     ///
-    /// The status of the hypercall, where the connection or its receiver does not exist.
+    /// The status of the hypercall, if the connection or its receiver does not exist.
     ///
     /// TLFS §11.10.2
     #[inline]
@@ -62,7 +62,7 @@ impl<P: Platform> Hypervisor<P> {
         status(unsafe { self.call(control, u64::from(connection_id), 0) })
     }
 
-    /// Whether a message that was refused with `status` is to be posted again later.
+    /// Returns whether a message that failed with `status` should be posted again later.
     pub fn wants_another_try(status: HvStatus) -> bool {
         [HvStatus::INSUFFICIENT_BUFFERS, HvStatus::INSUFFICIENT_MEMORY, HvStatus::TIMEOUT].contains(&status)
     }

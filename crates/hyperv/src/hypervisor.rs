@@ -3,7 +3,7 @@ use core::fmt;
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, PageArc, Platform, RawDma};
 
-/// The bits below the page address in a register that names a page; reserved ones are preserved.
+/// The bits below the page address in a register with a page address; reserved bits are preserved.
 pub(crate) const PAGE_BITS: u64 = PAGE_SIZE as u64 - 1;
 /// The guest's identity: an open-source system (bit 63) of an unassigned type (0x7f), version 1. Hosts use it to work around bugs
 /// of known systems. TLFS §2.6
@@ -32,12 +32,12 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Absent => "there is no Hyper-V",
-            Self::Unsupported => "the hypervisor does not offer it",
-            Self::NoPage => "the platform gives no page for hypercalls",
+            Self::Absent => "no hypervisor with the Hyper-V interface",
+            Self::Unsupported => "the hypervisor does not offer the feature",
+            Self::NoPage => "the platform provides no hypercall page",
             Self::Locked => "the hypercall page is locked by firmware",
             Self::Refused => "the hypervisor refused the hypercall page",
-            Self::Processor => "a processor does not run",
+            Self::Processor => "a processor is not running",
             Self::Memory => "out of memory",
         })
     }
@@ -51,8 +51,7 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// The hypervisor in service: the guest's identity is set, and the hypercall page is enabled. The last reference that is dropped
-/// clears both.
+/// The hypervisor in service: the guest's identity is set, and the hypercall page is enabled. Dropping the last reference clears both.
 pub struct Hypervisor<P: Platform> {
     platform: P,
     features: Features,
@@ -82,7 +81,7 @@ impl<P: Platform> Hypervisor<P> {
         let text = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let page = platform.hyperv().hypercall_page().ok_or(OpenError::NoPage)?;
         let this = Self { platform: platform.clone(), features, page, text };
-        // SAFETY: both registers are offered. The page is RAM that the platform gave for this.
+        // SAFETY: both registers are offered. The platform allocated the page of RAM for this purpose.
         unsafe {
             platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, GUEST_OS_ID);
             let old = platform.registers().read_msr(HvMsr::HYPERCALL.0);
@@ -100,22 +99,22 @@ impl<P: Platform> Hypervisor<P> {
         Ok(PageArc::new(platform, this)?)
     }
 
-    /// The features of the hypervisor.
+    /// Returns the features of the hypervisor.
     pub fn features(&self) -> Features {
         self.features
     }
 
-    /// The platform.
+    /// Returns the platform.
     pub fn platform(&self) -> &P {
         &self.platform
     }
 
-    /// Where the hypercall page is mapped.
+    /// Returns the virtual address of the hypercall page.
     pub(crate) fn page(&self) -> *const u8 {
         self.page.cpu.as_ptr()
     }
 
-    /// The VP index of the calling processor, by which VMBus names processors; `None` where the register is not offered.
+    /// Returns the VP index of the current processor, by which VMBus identifies processors; `None` if the register is not offered.
     pub fn vp_index(&self) -> Option<u32> {
         if !self.features.privileges.contains(HvPrivilegeFlags::VP_INDEX) {
             return None;
@@ -126,7 +125,7 @@ impl<P: Platform> Hypervisor<P> {
 }
 
 impl<P: Platform> Hypervisor<P> {
-    /// The reference time in units of 100 ns, read from its register, which costs an exit; `None` where it is not offered.
+    /// Returns the reference time in units of 100 ns, read from its register, which costs a VM exit; `None` if it is not offered.
     pub fn reference_count(&self) -> Option<u64> {
         if !self.features.privileges.contains(HvPrivilegeFlags::TIME_REF_COUNT) {
             return None;
@@ -138,8 +137,8 @@ impl<P: Platform> Hypervisor<P> {
 
 impl<P: Platform> Drop for Hypervisor<P> {
     fn drop(&mut self) {
-        // SAFETY: the registers are offered, and nobody calls any more: this was the last reference. Where the page is
-        // locked it is not ours.
+        // SAFETY: the registers are offered, and there are no more hypercalls: this was the last reference. A locked page does not
+        // belong to this guest kernel.
         unsafe {
             let old = self.platform.registers().read_msr(HvMsr::HYPERCALL.0);
             if old & !PAGE_BITS == self.page.bus.0 {

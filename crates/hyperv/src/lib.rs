@@ -1,12 +1,11 @@
 //! The guest's side of the Hyper-V hypervisor, below its devices.
 //!
-//! [`Hypervisor::open`] detects it, sets the guest's identity and enables the hypercall page; everything else is made from that:
+//! [`Hypervisor::open`] detects it, sets the guest's identity and enables the hypercall page; everything else is created from it:
 //! the synthetic interrupt controller of each virtual processor ([`Synic`]), the reference clock ([`ReferenceClock`]),
 //! synthetic timers ([`SyntheticTimer`]), crash reports and reset ([`Hypervisor::report_crash`], [`Hypervisor::reset`]).
 //! All of it uses the traits of the platform, so that it runs on a host as well as against a model in process.
 //!
-//! A register is accessed only where CPUID offers it ([`Features`]). VMBus needs hypercalls, SynIC and the VP index, and nothing
-//! else.
+//! A register is accessed only if CPUID offers it ([`Features`]). VMBus needs only hypercalls, SynIC and the VP index.
 //!
 //! # Lifecycle
 //!
@@ -26,8 +25,8 @@
 //!
 //! # Trust
 //!
-//! The host writes message and event pages at any time: they are accessed as atomics, and a message is copied once. The hypercall
-//! page is code of the host, which the guest executes: a guest that distrusts even that cannot use hypercalls.
+//! The host may write message and event pages at any time: they are accessed as atomics, and a message is copied once. The hypercall
+//! page is code of the host that the guest executes: a guest that does not trust it cannot use hypercalls.
 //!
 //! ```
 //! use paravirt_device::Clock;
@@ -42,7 +41,7 @@
 //! let synic = Synic::open(&hypervisor)?;
 //! assert_eq!(host.processors_in_use().len(), 2);
 //! drop((synic, clock, hypervisor));
-//! assert!(!host.is_in_use(), "everything is switched off again");
+//! assert!(!host.is_in_use(), "all registers are disabled again");
 //! # Ok::<(), paravirt_hyperv::OpenError>(())
 //! ```
 //!

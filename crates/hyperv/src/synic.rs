@@ -13,10 +13,10 @@ use paravirt_platform::{
     DmaRegion, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector,
 };
 
-/// Sources of a processor.
+/// The number of SINTs of a processor.
 const SINTS: usize = HV_SINTS as usize;
 const SLOT_LEN: usize = HV_SLOT_LEN as usize;
-/// Words of 64 event flags of a source.
+/// The number of 64-bit words of event flags of a SINT.
 const FLAG_WORDS: usize = SLOT_LEN / 8;
 
 /// A message that was copied out of its slot.
@@ -27,27 +27,27 @@ pub struct Message {
     pub message_type: HvMessageType,
     /// The length of the payload in bytes.
     pub len: usize,
-    /// The payload; zero behind `len`, or what the host left there.
+    /// The payload; bytes after `len` are zero or undefined.
     pub payload: [u8; HV_MESSAGE_PAYLOAD as usize],
 }
 
 impl Message {
-    /// The bytes of the payload that were sent.
+    /// Returns the payload.
     pub fn bytes(&self) -> &[u8] {
         self.payload.get(..self.len).unwrap_or(&self.payload)
     }
 }
 
-/// The controller of one virtual processor.
+/// The SynIC of a virtual processor.
 struct VirtualProcessor<P: Platform> {
     index: u32,
     messages: DmaRegion<P>,
     events: DmaRegion<P>,
 }
 
-/// The synthetic interrupt controllers of all processors. Dropped, they are switched off.
+/// The synthetic interrupt controllers of all processors. Dropping disables them.
 ///
-/// Whoever [binds](Self::bind) a handler unbinds it before this is dropped: dropping masks the sources, but does not unbind.
+/// A handler that was [bound](Self::bind) must be unbound before this is dropped: dropping masks the SINTs, but does not unbind.
 pub struct Synic<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processors: PageTable<P, Option<VirtualProcessor<P>>>,
@@ -67,13 +67,13 @@ fn on_each<P: Platform>(
 }
 
 impl<P: Platform> Synic<P> {
-    /// Enables the controller of every processor, with all sources masked.
+    /// Enables the SynIC of every processor, with all SINTs masked.
     ///
-    /// A host routes messages and events only to processors whose controller is enabled, so this comes before all else.
+    /// A host routes messages and events only to processors whose SynIC is enabled, so this comes first.
     ///
     /// # Errors
     ///
-    /// [`OpenError`]; the controllers are switched off then.
+    /// [`OpenError`]; all SynICs are disabled then.
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
         if !hypervisor.features().has_vmbus() {
             return Err(OpenError::Unsupported);
@@ -90,7 +90,7 @@ impl<P: Platform> Synic<P> {
         on_each(platform, count, |index| {
             if let Some(Some(vp)) = table.get_mut(index) {
                 vp.index = shared.vp_index().unwrap_or(0);
-                // SAFETY: the registers are offered; the pages are the hypervisor's until they are switched off.
+                // SAFETY: the registers are offered; the hypervisor owns the pages until they are disabled.
                 unsafe {
                     set_page(platform, HvMsr::SIMP, vp.messages.bus().0);
                     set_page(platform, HvMsr::SIEFP, vp.events.bus().0);
@@ -103,12 +103,12 @@ impl<P: Platform> Synic<P> {
         Ok(this)
     }
 
-    /// The hypervisor.
+    /// Returns the hypervisor.
     pub fn hypervisor(&self) -> &PageArc<P, Hypervisor<P>> {
         &self.hypervisor
     }
 
-    /// The number of processors.
+    /// Returns the number of processors.
     pub fn count(&self) -> u32 {
         u32::try_from(self.processors.len()).unwrap_or(u32::MAX)
     }
@@ -117,18 +117,18 @@ impl<P: Platform> Synic<P> {
         self.processors.get(usize::try_from(processor.0).ok()?)?.as_ref()
     }
 
-    /// The index of the virtual processor that the platform knows as `processor`.
+    /// Returns the VP index of `processor`.
     pub fn vp_index(&self, processor: ProcessorId) -> Option<u32> {
         self.vp(processor).map(|vp| vp.index)
     }
 
-    /// The processor with VP index 0, to which hosts before VMBus 3.0 send all messages.
+    /// Returns the processor with VP index 0, to which hosts before VMBus 3.0 send all messages.
     pub fn first(&self) -> Option<ProcessorId> {
         let place = self.processors.iter().position(|vp| vp.as_ref().is_some_and(|vp| vp.index == 0))?;
         Some(ProcessorId(u32::try_from(place).ok()?))
     }
 
-    /// Routes source `sint` of `processor` to `handler`. Returns `None` where the platform has no vector: the source is polled then.
+    /// Routes source `sint` of `processor` to `handler`. Returns `None` if the platform has no vector: the SINT is polled then.
     ///
     /// # Errors
     ///
@@ -136,8 +136,8 @@ impl<P: Platform> Synic<P> {
     ///
     /// # Safety
     ///
-    /// What `handler` points to lives, and is accessed through shared references only, until [`unbind`](Self::unbind) has returned
-    /// for this source with the vector.
+    /// The data of `handler` lives, and is accessed through shared references only, until [`unbind`](Self::unbind) has returned for this
+    /// source with the vector.
     pub unsafe fn bind(
         &self,
         processor: ProcessorId,
@@ -145,7 +145,7 @@ impl<P: Platform> Synic<P> {
         handler: RawHandler,
     ) -> Result<Option<Vector>, OpenError> {
         let platform = self.hypervisor.platform();
-        // SAFETY: the caller keeps what `handler` points to until `unbind` has returned, which unbinds the vector.
+        // SAFETY: the caller keeps the data of `handler` until `unbind` has returned, which unbinds the vector.
         let bound = unsafe { platform.interrupts().bind(handler, processor) }.ok();
         let described = bound.and_then(|vector| Some((vector, platform.hyperv().descriptor(vector)?)));
         if let (Some(vector), None) = (bound, described) {
@@ -165,7 +165,7 @@ impl<P: Platform> Synic<P> {
         Ok(described.map(|(vector, _)| vector))
     }
 
-    /// Masks source `sint` of `processor` and unbinds its vector. Once this returns, the handler runs nowhere.
+    /// Masks source `sint` of `processor` and unbinds its vector. Once this returns, the handler no longer runs.
     pub fn unbind(&self, processor: ProcessorId, sint: u32, vector: Option<Vector>) {
         // A processor that is not running raises no interrupt.
         let _ = self.write_sint(processor, sint, HvSintFlags::MASKED.bits() | 0xff);
@@ -189,7 +189,7 @@ impl<P: Platform> Synic<P> {
             .map_err(|_| OpenError::Processor)
     }
 
-    /// Whether there is a message in the slot of `sint` of `processor`. One load; from any processor and any context.
+    /// Returns whether there is a message in the slot of `sint` of `processor`. One load; callable on any processor in any context.
     #[inline]
     pub fn has_message(&self, processor: ProcessorId, sint: u32) -> bool {
         let base = (sint as usize).wrapping_mul(SLOT_LEN);
@@ -202,8 +202,8 @@ impl<P: Platform> Synic<P> {
         MessageSlot::at(self.vp(processor)?.messages.shared(), base)
     }
 
-    /// Takes the message in the slot of `sint` of `processor`, frees the slot, and tells the hypervisor (EOM) where another message
-    /// waits for it. Call it on `processor`, whose register that is, one call at a time; interrupt context is allowed.
+    /// Copies the message in the slot of `sint` of `processor`, frees the slot, and writes end-of-message (EOM) if another message waits
+    /// for it. Call it on `processor`, whose register is written, one call at a time; interrupt context is allowed.
     pub fn take_message(&self, processor: ProcessorId, sint: u32) -> Option<Message> {
         let slot = self.slot(processor, sint)?;
         let message_type = HvMessageType(slot.message_type.load(Ordering::Acquire));
@@ -216,14 +216,14 @@ impl<P: Platform> Synic<P> {
             *to = word.load(Ordering::Relaxed).to_le_bytes();
         }
         if free_then_look(&slot) {
-            // SAFETY: the register is offered with the others of the controller; it touches no memory of ours.
+            // SAFETY: the register is offered with the others of the SynIC; it affects no guest memory.
             unsafe { self.hypervisor.platform().registers().write_msr(HvMsr::EOM.0, 0) }
         }
         Some(Message { message_type, len, payload })
     }
 
-    /// Clears each event flag of `sint` on `processor` that is set, then calls `each` with its number, 0 to 2047. Whoever reads
-    /// shared memory in `each` sees what the flag was set for. Lock-free; interrupt context is allowed.
+    /// Clears each set event flag of `sint` on `processor`, then calls `each` with its number, 0 to 2047. Shared memory that the host wrote
+    /// before it set the flag is visible in `each`. Lock-free; interrupt context is allowed.
     pub fn take_events(&self, processor: ProcessorId, sint: u32, mut each: impl FnMut(u32)) {
         let Some(vp) = self.vp(processor) else { return };
         let Some(base) = usize::try_from(sint).ok().and_then(|sint| sint.checked_mul(SLOT_LEN)) else {
@@ -234,7 +234,7 @@ impl<P: Platform> Synic<P> {
     }
 }
 
-/// Clears the flags that are set in `words`, and calls `each` with their numbers.
+/// Clears the set flags in `words`, and calls `each` with their numbers.
 pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
     for (place, word) in (0u32..).zip(words) {
         if word.load(Ordering::Relaxed) == 0 {
@@ -250,10 +250,10 @@ pub(crate) fn take_flags(words: &[AtomicU64], each: &mut dyn FnMut(u32)) {
 
 /// # Safety
 ///
-/// The register is offered and holds the address of a page; `page` is the hypervisor's until the register is cleared.
+/// The register is offered and holds the address of a page; the hypervisor owns `page` until the register is cleared.
 unsafe fn set_page<P: Platform>(platform: &P, register: HvMsr, page: u64) {
-    // SAFETY: the caller promises that the register is offered, and that `page` is the address of a page that is the
-    // hypervisor's until the register is cleared.
+    // SAFETY: the caller guarantees that the register is offered, and that the hypervisor owns the page at `page` until the register
+    // is cleared.
     unsafe {
         let reserved = platform.registers().read_msr(register.0) & PAGE_BITS & !HvPageFlags::ENABLE.bits();
         platform.registers().write_msr(register.0, page | reserved | HvPageFlags::ENABLE.bits());
@@ -265,7 +265,7 @@ impl<P: Platform> Drop for Synic<P> {
         let platform = self.hypervisor.platform();
         for (index, slot) in self.processors.iter_mut().enumerate() {
             let mut work = || {
-                // SAFETY: the registers are offered. The order is that of TLFS: the sources, the pages, the controller.
+                // SAFETY: the registers are offered. The order is that of the TLFS: the SINTs, the pages, the controller.
                 unsafe {
                     for sint in 0..SINTS {
                         let register = HvMsr::SINT0.0.saturating_add(sint as u32);
@@ -290,9 +290,9 @@ impl<P: Platform> Drop for Synic<P> {
             if platform.processors().run_on(id, &mut work).is_err()
                 && let Some(vp) = slot.take()
             {
-                // The hypervisor still writes them.
+                // The hypervisor may still write the pages.
                 log::warn!(
-                    "hyper-v: processor {index} is not running: its SynIC stays on, two pages are leaked"
+                    "hyper-v: processor {index} is not running: its SynIC stays enabled, two pages are leaked"
                 );
                 vp.messages.leak();
                 vp.events.leak();

@@ -5,21 +5,20 @@ use core::fmt;
 use hyperv_bindings::tlfs::{HvFeatureFlags, HvMsr, HvPrivilegeFlags, HvStimerFlags};
 use paravirt_platform::{PageArc, Platform, ProcessorId};
 
-/// Timers of each virtual processor.
+/// The number of timers of a virtual processor.
 const TIMERS: u32 = 4;
 
 /// How a timer signals its expiration.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum TimerSignal {
-    /// By an interrupt with this number in the interrupt descriptor table, 16 or above, which needs an EOI. Not every host offers
-    /// it.
+    /// By an interrupt with this number in the interrupt descriptor table, 16 or above, which needs an EOI. Not all hosts offer it.
     Direct(u8),
     /// By a message of the type `TIMER_EXPIRED` in the slot of this source, from 1 to 15.
     Message(u8),
 }
 
-/// A one-shot timer of one virtual processor. Dropped, it is stopped.
+/// A one-shot timer of a virtual processor. Dropping stops it.
 pub struct SyntheticTimer<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     processor: ProcessorId,
@@ -31,7 +30,7 @@ impl<P: Platform> SyntheticTimer<P> {
     ///
     /// # Errors
     ///
-    /// [`OpenError::Unsupported`] where there is no such timer, or the host does not offer the signal.
+    /// [`OpenError::Unsupported`] if there is no such timer, or the host does not offer the signal.
     pub fn open(
         hypervisor: &PageArc<P, Hypervisor<P>>,
         processor: ProcessorId,
@@ -63,15 +62,15 @@ impl<P: Platform> SyntheticTimer<P> {
         Ok(this)
     }
 
-    /// Runs `work` on the timer's processor with what writes a register there.
+    /// Runs `work` on the timer's processor with a function that writes a register.
     fn write(&self, work: impl Fn(&dyn Fn(u32, u64)) + Send + Sync) -> Result<(), OpenError> {
         let platform = self.hypervisor.platform();
-        // SAFETY: the registers are offered, and touch no memory.
+        // SAFETY: the registers are offered, and affect no memory.
         let write = |register: u32, value: u64| unsafe { platform.registers().write_msr(register, value) };
         platform.processors().run_on(self.processor, &mut || work(&write)).map_err(|_| OpenError::Processor)
     }
 
-    /// Starts the timer for the reference time `at`, in units of 100 ns. It expires at once where that has passed.
+    /// Starts the timer to expire at reference time `at`, in units of 100 ns; at once if that has passed.
     ///
     /// # Errors
     ///

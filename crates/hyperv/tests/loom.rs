@@ -16,7 +16,7 @@ struct Words {
 }
 
 struct Fenced(Arc<Words>);
-/// The same with no fence: what loom must find.
+/// The same without a fence: loom must find the lost message.
 struct Unfenced(Arc<Words>);
 
 impl Slot for Fenced {
@@ -41,8 +41,8 @@ impl Slot for Unfenced {
     }
 }
 
-/// The hypervisor has a second message: it marks the slot, which is full, and looks whether it has become free. The guest frees
-/// it: one of the two must see the other, or the message stays for ever.
+/// The hypervisor has a second message: it flags the full slot, and then checks whether it has become free. The guest frees it. One of
+/// the two must see the other's write, or the message is never delivered.
 fn a_message_is_noticed<S: Slot + 'static>(make: fn(Arc<Words>) -> S) {
     loom::model(move || {
         let words = Arc::new(Words { message_type: AtomicU32::new(1), flags: AtomicU32::new(0) });
@@ -54,7 +54,7 @@ fn a_message_is_noticed<S: Slot + 'static>(make: fn(Arc<Words>) -> S) {
         });
         let ends = free_then_look(&make(words));
         let delivers = hypervisor.join().expect("the hypervisor");
-        assert!(ends || delivers, "nobody acts: the message stays");
+        assert!(ends || delivers, "the second message is never delivered");
     });
 }
 
@@ -64,7 +64,7 @@ fn a_message_behind_another_is_never_lost() {
 }
 
 #[test]
-#[should_panic(expected = "nobody acts")]
+#[should_panic(expected = "never delivered")]
 fn without_the_fence_loom_finds_the_lost_message() {
     a_message_is_noticed(Unfenced);
 }

@@ -49,13 +49,13 @@ use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, Platform, Pro
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
 /// The feature in EAX of the second leaf.
 const FEATURE: u32 = 1 << 3;
-/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: the structures tell by a flag whether they are synchronised.
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: a flag in the structures reports whether they are synchronised.
 const STABLE: u32 = 1 << 24;
-/// Flag: the structures are synchronised, so that any of them fits the counter of any processor.
+/// Flag: the structures are synchronised, so that each is valid for the counter of any processor.
 const FLAG_STABLE: u8 = 1 << 0;
 /// Distance between the structures, in bytes.
 const STRIDE: usize = 64;
-/// Attempts to read a structure that changes meanwhile.
+/// Attempts to read a structure that changes during the read.
 const TRIES: u32 = 64;
 
 /// Why the clock could not be opened.
@@ -66,7 +66,7 @@ pub enum OpenError {
     Absent,
     /// The clock is not synchronised between processors.
     Unstable,
-    /// A processor is not running, or there are more than structures fit a page.
+    /// A processor is not running, or there are more processors than structures in a page.
     Processor,
     /// Out of memory.
     Memory,
@@ -77,7 +77,7 @@ impl fmt::Display for OpenError {
         f.write_str(match self {
             Self::Absent => "the host offers no kvmclock",
             Self::Unstable => "the host's kvmclock differs between processors",
-            Self::Processor => "a processor does not run, or there are too many",
+            Self::Processor => "a processor is not running, or there are too many",
             Self::Memory => "out of memory",
         })
     }
@@ -91,7 +91,7 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// KVM's clock: nanoseconds since the VM was created. Dropped, it is disabled on every processor.
+/// KVM's clock: nanoseconds since the VM was created. Dropping disables it on every processor.
 ///
 /// Reading it takes no lock and is allowed in interrupt context.
 pub struct KvmClock<P: Platform> {
@@ -111,7 +111,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Copies a consistent version of the structure at `offset`; `None` where it keeps changing.
+    /// Copies a consistent version of the structure at `offset`; `None` if it keeps changing.
     fn read(view: &SharedMemory, offset: usize) -> Option<Self> {
         let at = |by: usize| offset.checked_add(by);
         let version: &AtomicU32 = view.at(offset)?;
@@ -144,8 +144,8 @@ impl Scale {
 }
 
 impl<P: Platform> KvmClock<P> {
-    /// Enables the clock on every processor. `base` is the first of KVM's CPUID leaves, the one with its signature: 0x40000000, or
-    /// a higher one where the host offers other interfaces too.
+    /// Enables the clock on every processor. `base` is the first of KVM's CPUID leaves, the one with its signature: 0x40000000, or a
+    /// higher one if the host offers other interfaces, too.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl<P: Platform> KvmClock<P> {
         let this = Self { platform: platform.clone(), page, latest: AtomicU64::new(0) };
         for processor in 0..count {
             let at = this.page.bus().offset(u64::from(processor).saturating_mul(STRIDE as u64));
-            // SAFETY: the register is offered; the structure is in the page, which is the host's until the drop.
+            // SAFETY: the register is offered; the structure is in the page, which the host owns until the drop.
             let mut work = || unsafe { platform.registers().write_msr(SYSTEM_TIME, at.0 | 1) };
             platform
                 .processors()
@@ -200,7 +200,7 @@ impl<P: Platform> Drop for KvmClock<P> {
         for processor in 0..self.platform.processors().count().max(1) {
             // SAFETY: the register is offered.
             let mut work = || unsafe { self.platform.registers().write_msr(SYSTEM_TIME, 0) };
-            // A processor that does not run does not have its structure written.
+            // The host does not write the structure of a processor that is not running.
             let _ = self.platform.processors().run_on(ProcessorId(processor), &mut work);
         }
     }
@@ -221,7 +221,7 @@ mod tests {
         // 2 GHz: half a nanosecond a count, as 2^31 of 2^32.
         let scale = Scale { counter: 1000, nanos: 5, multiplier: 1 << 31, shift: 0, flags: 0 };
         assert_eq!(scale.time(3000), 1005);
-        assert_eq!(scale.time(0), 5, "a counter that is behind is not ahead");
+        assert_eq!(scale.time(0), 5, "a counter before the base adds nothing");
         // 4 GHz with a shift to the right.
         let scale = Scale { counter: 0, nanos: 0, multiplier: 1 << 31, shift: -1, flags: 0 };
         assert_eq!(scale.time(4_000_000_000), 1_000_000_000);

@@ -1,7 +1,7 @@
-//! What the example kernel's words `bench=write`, `round-trips=` and `http=` do, as a program for Linux, with the same counts and
-//! the same lines: `linux-load bench=/dev/sda`, `linux-load round-trips=10.0.2.2:7 http=http://10.0.2.2/file`.
+//! The example kernel's options `bench=write`, `round-trips=` and `http=` as a program for Linux, with the same numbers of requests
+//! and the same output: `linux-load bench=/dev/sda`, `linux-load round-trips=10.0.2.2:7 http=http://10.0.2.2/file`.
 //!
-//! It reads and writes by io_uring, past the page cache. What is on the disk is lost.
+//! The disk is accessed by io_uring, without the page cache. Its content is lost.
 
 use anyhow::{Context, Result, bail, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
@@ -20,12 +20,12 @@ const DEPTH: usize = 32;
 const TRIPS: u64 = 500;
 const TRIP: usize = 64;
 
-/// A buffer that a disk takes as it is.
+/// A buffer with the alignment that direct I/O needs.
 #[derive(Clone)]
 #[repr(C, align(4096))]
 struct Buffer([u8; REQUEST]);
 
-/// What a part asks for.
+/// The kind of a part's requests.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Kind {
     Read,
@@ -44,12 +44,12 @@ impl Disk {
     fn open(path: &str) -> Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
         let slots = file.seek(SeekFrom::End(0))? / REQUEST as u64;
-        ensure!(slots > 0, "the disk is too small");
+        ensure!(slots > 0, "the disk has fewer than {REQUEST} bytes");
         let buffers = vec![Buffer([0; REQUEST]); DEPTH];
         Ok(Self { file, slots, ring: IoUring::new(DEPTH as u32)?, buffers })
     }
 
-    /// Request number `number`, by the buffer at `at`.
+    /// Returns the submission entry of request `number`, with the buffer at index `at`.
     fn entry(&mut self, kind: Kind, number: u64, at: usize) -> squeue::Entry {
         let fd = types::Fd(self.file.as_raw_fd());
         let place = number % self.slots * REQUEST as u64;
@@ -62,8 +62,8 @@ impl Disk {
         entry.user_data(at as u64)
     }
 
-    /// Does so many requests, `depth` at a time.
-    fn work(&mut self, kind: Kind, requests: u64, depth: usize) -> Result<()> {
+    /// Runs `requests` requests, up to `depth` of them in flight.
+    fn run(&mut self, kind: Kind, requests: u64, depth: usize) -> Result<()> {
         let mut free: Vec<usize> = (0..depth).collect();
         let expected = if kind == Kind::Flush { 0 } else { REQUEST as i32 };
         let (mut sent, mut done) = (0, 0);
@@ -72,14 +72,14 @@ impl Disk {
                 && let Some(at) = free.pop()
             {
                 let entry = self.entry(kind, sent, at);
-                // SAFETY: its buffer lives as long as the ring, and is free: nobody looks at it until the request is done.
+                // SAFETY: the buffer lives as long as the ring, and is not accessed until the request is completed.
                 unsafe { self.ring.submission().push(&entry)? }
                 sent += 1;
             }
             self.ring.submit_and_wait(1)?;
             for completion in self.ring.completion() {
                 let result = completion.result();
-                ensure!(result == expected, "a request ended with {result}");
+                ensure!(result == expected, "a request returned {result}, expected {expected}");
                 free.push(completion.user_data() as usize);
                 done += 1;
             }
@@ -87,11 +87,12 @@ impl Disk {
         Ok(())
     }
 
+    /// Runs a part and prints how long it took.
     fn part(&mut self, name: &str, kind: Kind, requests: u64, depth: usize) -> Result<()> {
         println!("bench={name} begin");
         let before = virtio_interrupts()?;
         let start = Instant::now();
-        self.work(kind, requests, depth)?;
+        self.run(kind, requests, depth)?;
         let micros = start.elapsed().as_micros();
         let interrupts = virtio_interrupts()?.zip(before).map(|(after, before)| after - before);
         let interrupts = interrupts.map_or(String::new(), |count| format!(" interrupts={count}"));
@@ -112,7 +113,7 @@ fn virtio_interrupts() -> Result<Option<u64>> {
 
 fn bench(path: &str) -> Result<()> {
     let mut disk = Disk::open(path).with_context(|| format!("cannot open {path}"))?;
-    disk.work(Kind::Read, 1, 1)?;
+    disk.run(Kind::Read, 1, 1)?;
     let text = std::fs::read_to_string("/proc/uptime")?;
     let uptime: f64 = text.split(' ').next().unwrap_or_default().parse()?;
     println!("bench=boot micros={}", Duration::from_secs_f64(uptime).as_micros());
@@ -137,10 +138,10 @@ fn round_trips(server: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fetches `url` and takes its checksum, as the kernel does.
+/// Fetches `url` and prints the SHA-256 of the body, as the kernel does.
 fn http(url: &str) -> Result<()> {
-    let rest = url.strip_prefix("http://").context("it does not begin with http://")?;
-    let (host, path) = rest.split_once('/').context("it has no path")?;
+    let rest = url.strip_prefix("http://").context("the URL does not begin with http://")?;
+    let (host, path) = rest.split_once('/').context("the URL has no path")?;
     let server = if host.contains(':') { host.into() } else { format!("{host}:80") };
     let start = Instant::now();
     let mut stream = TcpStream::connect(server)?;
@@ -148,13 +149,13 @@ fn http(url: &str) -> Result<()> {
     let (mut head, mut chunk) = (vec![], vec![0; 64 << 10]);
     let body = loop {
         let count = stream.read(&mut chunk)?;
-        ensure!(count > 0, "the answer is no HTTP");
+        ensure!(count > 0, "not an HTTP response");
         head.extend_from_slice(&chunk[..count]);
         if let Some(at) = head.windows(4).position(|window| window == b"\r\n\r\n") {
             break head.split_off(at + 4);
         }
     };
-    ensure!(head.starts_with(b"HTTP/1.") && head.get(9..12) == Some(b"200"), "it is not there");
+    ensure!(head.starts_with(b"HTTP/1.") && head.get(9..12) == Some(b"200"), "the status is not 200");
     let (mut hash, mut size) = (Sha256::new(), body.len());
     hash.update(body);
     while let count @ 1.. = stream.read(&mut chunk)? {
@@ -172,7 +173,7 @@ fn main() -> Result<()> {
             Some(("bench", path)) => bench(path)?,
             Some(("round-trips", server)) => round_trips(server)?,
             Some(("http", url)) => http(url)?,
-            _ => bail!("{word} is not known"),
+            _ => bail!("unknown argument {word}: use bench=DEVICE, round-trips=ADDRESS:PORT or http=URL"),
         }
     }
     Ok(())

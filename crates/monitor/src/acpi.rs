@@ -1,24 +1,23 @@
-//! The tables of the firmware: what processors and ports there are, and that there is VMBus, without which some guests do not
-//! look for it.
+//! The ACPI tables: processors, ports, and a VMBus device, without which some guests do not look for VMBus.
 
 use crate::ports::{PM1_CONTROL, PM1_EVENT, RESET, RESET_VALUE, SERIAL, SERIAL_GSI, SLEEP_S5};
 use acpi_tables::{Aml, AmlSink, aml, fadt, gas, madt, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
 use anyhow::Result;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Where the tables are, up to the first MiB.
+/// The address of the tables; they may extend up to 1 MiB.
 pub const TABLES: u64 = 0xe_0000;
 const OEM: [u8; 6] = *b"PARAVT";
 const TABLE: [u8; 8] = *b"PARAVIRT";
-/// Addresses for devices on VMBus that have registers.
+/// The MMIO window for devices on VMBus: first and last address.
 const WINDOW: (u32, u32) = (0xf800_0000, 0xfbff_ffff);
-/// Where a processor that is reset begins.
+/// Where a processor starts after a reset.
 const RESET_VECTOR: u64 = 0xf_fff0;
-/// Resets the machine: mov al, 0xfe; out 0x64, al; jmp $. For guests that reset by going there.
+/// Resets the machine: mov al, 0xfe; out 0x64, al; jmp $. For guests that reset by a jump to the reset vector.
 const RESET_CODE: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe];
 
-/// A MADT that says that there are PICs as well, which is to be masked by who does not want them: a flag for which its maker has no
-/// method. ACPI 6.5 §5.2.12
+/// A MADT with the flag PCAT_COMPAT: the machine also has PICs, which the guest has to mask. `acpi_tables` cannot set the flag. ACPI
+/// 6.5 §5.2.12
 struct WithPics<'a>(&'a dyn Aml);
 
 impl Aml for WithPics<'_> {
@@ -28,13 +27,13 @@ impl Aml for WithPics<'_> {
         let mut bytes = Vec::new();
         self.0.to_aml_bytes(&mut bytes);
         bytes[FLAGS] |= 1;
-        // One more in the sum is one less in what completes it.
+        // All bytes of a table add up to 0.
         bytes[CHECKSUM] = bytes[CHECKSUM].wrapping_sub(1);
         sink.vec(&bytes);
     }
 }
 
-/// Writes the tables; where they begin.
+/// Writes the tables for that many processors; returns the address of the RSDP.
 pub fn write(memory: &GuestMemoryMmap, processors: u32) -> Result<u64> {
     memory.write_slice(&RESET_CODE, GuestAddress(RESET_VECTOR))?;
     let mut at = TABLES;
@@ -59,7 +58,7 @@ pub fn write(memory: &GuestMemoryMmap, processors: u32) -> Result<u64> {
     {
         fixed = fixed.flag(flag);
     }
-    // No VGA, and no clock of the PC.
+    // No VGA, and no CMOS clock.
     fixed.iapc_boot_arch = (1 << 2 | 1 << 5).into();
     fixed.reset_reg =
         gas::GAS::new(gas::AddressSpace::SystemIo, 8, 0, gas::AccessSize::ByteAccess, RESET.into());
@@ -80,7 +79,7 @@ pub fn write(memory: &GuestMemoryMmap, processors: u32) -> Result<u64> {
     put(&Rsdp::new(OEM, root))
 }
 
-/// The serial port, VMBus in a module that has room for its devices, and how to switch off.
+/// Returns the AML of the serial port, of VMBus in a module device with the MMIO window, and of the sleep type for S5.
 fn devices() -> Vec<u8> {
     let port = aml::IO::new(SERIAL, SERIAL, 1, 8);
     let interrupt = aml::Interrupt::new(true, true, false, false, SERIAL_GSI);

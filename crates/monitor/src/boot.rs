@@ -1,4 +1,4 @@
-//! What a guest begins with: its kernel, command line and first file system, the map of its memory, and its registers.
+//! Boots a guest: loads its kernel, command line and initrd, and writes its memory map and initial registers.
 
 use crate::acpi;
 use crate::machine::HOLE;
@@ -24,15 +24,15 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const COMMAND_LINE_LEN: usize = 4096;
 const LOW_END: u64 = 0x9_fc00;
 const HIGH: u64 = 0x10_0000;
-/// Where the descriptors are that the segment registers are loaded from: older kernels load them again.
+/// The address of the GDT: older kernels reload the segment registers from it.
 const DESCRIPTORS: u64 = 0x5000;
-/// Linux takes its first file system below 2 GiB.
+/// Linux needs its initrd below 2 GiB.
 const INITRD_END: u64 = 2 << 30;
-/// Types of memory, of both protocols.
+/// Types of memory ranges, the same in both protocols.
 const RAM: u32 = 1;
 const RESERVED: u32 = 2;
 
-/// What is booted.
+/// The guest to boot.
 pub struct Guest<'a> {
     /// An ELF with a PVH note, or a bzImage.
     pub kernel: &'a Path,
@@ -41,7 +41,7 @@ pub struct Guest<'a> {
     pub processors: u32,
 }
 
-/// Where the first processor begins.
+/// The address at which the first processor starts.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     /// Xen's protocol. docs/misc/pvh.pandoc
@@ -50,10 +50,15 @@ enum Entry {
     Linux(u64),
 }
 
-/// Puts `guest` in memory and `first` at its beginning.
+/// Loads `guest` and sets the registers of `first`, the first processor, to its entry point.
+///
+/// # Errors
+///
+/// The kernel or the initrd cannot be read, is malformed, or does not fit in memory.
 pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Result<()> {
     let mut line = Cmdline::new(COMMAND_LINE_LEN)?;
-    line.insert_str(guest.command_line).context("the command line is too long, or no text")?;
+    line.insert_str(guest.command_line)
+        .context("the command line is longer than 4096 bytes, or not ASCII")?;
     load_cmdline(memory, GuestAddress(COMMAND_LINE), &line)?;
     let tables = acpi::write(memory, guest.processors)?;
     let path = guest.kernel.display();
@@ -61,43 +66,45 @@ pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Resu
     let initrd = |end: u64| guest.initrd.map(|path| load_initrd(memory, path, end)).transpose();
     let entry = match Elf::load(memory, None, &mut file, None) {
         Ok(kernel) => {
-            ensure!(kernel.kernel_load.0 >= HIGH, "{path} wants to be below 1 MiB, where tables are");
+            ensure!(kernel.kernel_load.0 >= HIGH, "{path} loads below 1 MiB, where the tables are");
             let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
-                bail!("{path} has no PVH note: link one in, or name a bzImage");
+                bail!("{path} has no PVH note: add one, or use a bzImage");
             };
             write_start_info(memory, tables, initrd(kernel.kernel_end)?)?;
             Entry::Pvh(entry.0)
         }
         Err(elf) => {
             let loaded = BzImage::load(memory, None, &mut file, Some(GuestAddress(HIGH)));
-            let loaded =
-                loaded.map_err(|error| anyhow!("{path} is no kernel: as ELF: {elf}; as bzImage: {error}"))?;
-            let header = loaded.setup_header.context("a bzImage without a header")?;
-            // What it unpacks itself to.
+            let loaded = loaded.map_err(|error| {
+                anyhow!("{path} is neither an ELF kernel ({elf}) nor a bzImage ({error})")
+            })?;
+            let header =
+                loaded.setup_header.with_context(|| format!("{path} is a bzImage without a setup header"))?;
+            // The kernel decompresses itself to memory up to here.
             let end = loaded.kernel_load.0.max(header.pref_address) + u64::from(header.init_size);
             write_zero_page(memory, tables, initrd(end)?, header)?;
             Entry::Linux(loaded.kernel_load.0)
         }
     };
-    // Flat ones of 4 GiB: code at 0x10, data at 0x18, as Linux has them. Documentation/arch/x86/boot.rst
+    // Flat segments of 4 GiB: code at 0x10, data at 0x18, as the Linux protocol requires. Documentation/arch/x86/boot.rst
     let descriptors = [0u64, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
     memory.write_slice(&descriptors.map(u64::to_le_bytes).concat(), GuestAddress(DESCRIPTORS))?;
     begin(first, entry)
 }
 
-/// Puts the first file system at the end of low memory, behind a kernel that ends at `end`; where it is and how long.
+/// Loads the initrd at the end of low memory, after a kernel that ends at `end`; returns its address and length.
 fn load_initrd(memory: &GuestMemoryMmap, path: &Path, end: u64) -> Result<(u64, u64)> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let low = memory.iter().next().context("no memory")?.last_addr().0 + 1;
     let at = low.min(HOLE).min(INITRD_END).checked_sub(bytes.len() as u64).map(|at| at & !0xfff);
     let at = at
         .filter(|at| *at > end.max(HIGH))
-        .with_context(|| format!("{} does not fit in memory", path.display()))?;
+        .with_context(|| format!("{} does not fit in memory: use a larger --memory", path.display()))?;
     memory.write_slice(&bytes, GuestAddress(at))?;
     Ok((at, bytes.len() as u64))
 }
 
-/// Ranges of addresses: begin, end, type.
+/// Returns the memory map: first address, end address (exclusive), type.
 fn map(memory: &GuestMemoryMmap) -> Vec<(u64, u64, u32)> {
     let mut map = vec![(0, LOW_END, RAM), (acpi::TABLES, HIGH, RESERVED)];
     map.extend(
@@ -108,6 +115,7 @@ fn map(memory: &GuestMemoryMmap) -> Vec<(u64, u64, u32)> {
     map
 }
 
+/// Writes the start info of PVH. `tables` is the address of the RSDP.
 fn write_start_info(memory: &GuestMemoryMmap, tables: u64, initrd: Option<(u64, u64)>) -> Result<()> {
     let map: Vec<_> = map(memory)
         .into_iter()
@@ -133,6 +141,7 @@ fn write_start_info(memory: &GuestMemoryMmap, tables: u64, initrd: Option<(u64, 
     Ok(PvhBootConfigurator::write_bootparams(&parameters, memory)?)
 }
 
+/// Writes the zero page of the Linux protocol. `tables` is the address of the RSDP.
 fn write_zero_page(
     memory: &GuestMemoryMmap,
     tables: u64,
@@ -140,14 +149,14 @@ fn write_zero_page(
     header: linux_loader::loader::bootparam::setup_header,
 ) -> Result<()> {
     let mut parameters = boot_params { hdr: header, acpi_rsdp_addr: tables, ..Default::default() };
-    // A loader without a number of its own.
+    // A loader without an assigned number.
     parameters.hdr.type_of_loader = 0xff;
     parameters.hdr.cmd_line_ptr = COMMAND_LINE as u32;
     if let Some((at, len)) = initrd {
         (parameters.hdr.ramdisk_image, parameters.hdr.ramdisk_size) = (at as u32, len as u32);
     }
     let map = map(memory);
-    ensure!(map.len() <= parameters.e820_table.len(), "too many ranges of memory");
+    ensure!(map.len() <= parameters.e820_table.len(), "too many memory ranges for the zero page");
     for (entry, (addr, end, kind)) in parameters.e820_table.iter_mut().zip(&map) {
         *entry = boot_e820_entry { addr: *addr, size: end - addr, r#type: *kind };
     }
@@ -156,7 +165,7 @@ fn write_zero_page(
     Ok(LinuxBootConfigurator::write_bootparams(&parameters, memory)?)
 }
 
-/// 32 bits, protected, without paging.
+/// Sets the registers for entry in 32-bit protected mode without paging.
 fn begin(processor: &VcpuFd, entry: Entry) -> Result<()> {
     let mut special = processor.get_sregs()?;
     let flat = kvm_segment {

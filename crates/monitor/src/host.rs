@@ -1,11 +1,11 @@
-//! VMBus with its devices, served by one thread: the guest's signals, the ends of its messages, the wire and the clock wake it.
+//! VMBus and its devices, served by one thread. Signals of the guest, ends of messages, and timers wake it.
 
-use crate::machine::set_door;
+use crate::input_script::InputScript;
+use crate::machine::set_signal_eventfd;
 use crate::peer::Peer;
-use crate::ports::Wish;
+use crate::ports::Action;
 use crate::services::{self, Service};
 use crate::synic::Synic;
-use crate::typist::Typist;
 use anyhow::{Context, Result};
 use hyperv_bindings::Guid;
 use hyperv_bindings::tlfs::{HvHypercallCode, HvHypercallFlags, HvPostMessageInput, HvStatus};
@@ -22,20 +22,20 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use zerocopy::FromBytes;
 
-/// What is added to a channel's number for its event; below are processors.
+/// Epoll data of a channel's signal: this plus the channel's number. Values below it are processor numbers.
 const CHANNELS: u64 = 1 << 32;
-/// The event of a processor's thread that has something for the one that serves.
-const NEWS: u64 = CHANNELS - 1;
-/// How long the thread sleeps at most: then it looks whether the machine has ended.
-const NAP: Duration = Duration::from_millis(200);
+/// Epoll data of the event by which a processor's thread wakes the service thread.
+const WORK_PENDING: u64 = CHANNELS - 1;
+/// The longest sleep of the service thread, which then checks whether the machine has stopped.
+const MAX_SLEEP: Duration = Duration::from_millis(200);
 
-/// What is put on the bus.
+/// The devices on the bus.
 pub struct Devices {
-    /// The newest version of VMBus; 0 for all.
+    /// The newest version of VMBus to accept; 0 for all.
     pub newest: VmbusVersion,
     pub disks: Option<StorHost>,
     pub card: Option<(NetVspHost, Peer)>,
-    pub typist: Option<Typist>,
+    pub input_script: Option<InputScript>,
 }
 
 struct State {
@@ -44,45 +44,50 @@ struct State {
     synic: Synic,
     bus: Bus,
     epoll: Arc<Epoll>,
-    doors: BTreeMap<u32, (u32, EventFd)>,
-    news: EventFd,
+    /// By channel: the connection id, and the event that KVM signals for it.
+    signal_events: BTreeMap<u32, (u32, EventFd)>,
+    work_pending: EventFd,
     disks: Option<StorHost>,
     card: Option<(NetVspHost, Peer)>,
     card_channel: u32,
     services: Vec<(u32, Service)>,
-    typist: Option<(Typist, [u32; 2])>,
-    must_end: bool,
+    input_script: Option<(InputScript, [u32; 2])>,
+    shutdown_requested: bool,
     hypercalls: u64,
     signals: u64,
 }
 
-/// The host.
+/// The host's side of VMBus, shared by the processors' threads and the service thread.
 pub struct Host(Mutex<State>);
 
 impl Host {
     pub fn new(vm: Arc<VmFd>, memory: Memory, processors: u32, devices: Devices) -> Result<Self> {
         let synic = Synic::new(&vm, memory.clone(), processors)?;
         let epoll = Arc::new(Epoll::new()?);
-        for (vp, end) in synic.ends().enumerate() {
+        for (vp, end) in synic.resample_events().enumerate() {
             let event = EpollEvent::new(EventSet::IN, vp as u64);
             epoll.ctl(ControlOperation::Add, end.as_raw_fd(), event)?;
         }
-        let news = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        epoll.ctl(ControlOperation::Add, news.as_raw_fd(), EpollEvent::new(EventSet::IN, NEWS))?;
+        let work_pending = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+        epoll.ctl(
+            ControlOperation::Add,
+            work_pending.as_raw_fd(),
+            EpollEvent::new(EventSet::IN, WORK_PENDING),
+        )?;
         let mut state = State {
             vm,
             bus: Bus::new(memory.clone()),
             memory,
             synic,
             epoll,
-            doors: BTreeMap::new(),
-            news,
+            signal_events: BTreeMap::new(),
+            work_pending,
             disks: devices.disks,
             card: devices.card,
             card_channel: 0,
             services: vec![],
-            typist: None,
-            must_end: false,
+            input_script: None,
+            shutdown_requested: false,
             hypercalls: 0,
             signals: 0,
         };
@@ -97,26 +102,26 @@ impl Host {
         if let Some(card) = state.card.as_ref().map(|(card, _)| card.clone()) {
             state.card_channel = state.add(vmbus::NETWORK, 0x20, false, card);
         }
-        if let Some(typist) = devices.typist {
-            let keyboard = state.add(vmbus::KEYBOARD, 0x30, false, typist.keyboard.clone());
-            let mouse = state.add(vmbus::MOUSE, 0x31, true, typist.mouse.clone());
-            state.typist = Some((typist, [keyboard, mouse]));
+        if let Some(input_script) = devices.input_script {
+            let keyboard = state.add(vmbus::KEYBOARD, 0x30, false, input_script.keyboard.clone());
+            let mouse = state.add(vmbus::MOUSE, 0x31, true, input_script.mouse.clone());
+            state.input_script = Some((input_script, [keyboard, mouse]));
         }
-        state.follow()?;
+        state.update_connections()?;
         Ok(Self(Mutex::new(state)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked ends the machine; what it held is for the last report only.
+        // If a thread panicked, the machine stops, and the state is used for the last report only.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The guest has written a register of a controller.
-    pub fn written(&self, vp: u32, control: u64, events: u64, messages: u64) {
-        self.lock().synic.written(vp, control, events, messages);
+    /// Handles a write to a SynIC register of processor `vp`; takes the values of all three.
+    pub fn set_registers(&self, vp: u32, control: u64, events: u64, messages: u64) {
+        self.lock().synic.set_registers(vp, control, events, messages);
     }
 
-    /// A hypercall that KVM leaves to us.
+    /// Handles a hypercall that KVM does not handle itself.
     pub fn hypercall(&self, input: u64, parameter: u64) -> HvStatus {
         let mut state = self.lock();
         let state = &mut *state;
@@ -125,89 +130,93 @@ impl Host {
         match HvHypercallCode(input as u16) {
             HvHypercallCode::POST_MESSAGE if !is_fast => {
                 let bytes = state.memory.read(parameter, size_of::<HvPostMessageInput>());
-                let message = HvPostMessageInput::read_from_bytes(&bytes).expect("as many bytes as it has");
+                let message = HvPostMessageInput::read_from_bytes(&bytes).expect("the length matches");
                 let status = state.bus.post(&mut state.synic, &message);
-                state.has_worked();
-                match state.follow() {
+                state.wake_service_thread();
+                match state.update_connections() {
                     Ok(()) => status,
                     Err(error) => {
-                        tell!("{error:#}");
+                        log_line!("{error:#}");
                         HvStatus::INSUFFICIENT_MEMORY
                     }
                 }
             }
-            // Here the parameter is the value, in either form.
+            // KVM passes the value itself, for a fast hypercall and for one with its input in memory.
             HvHypercallCode::SIGNAL_EVENT => {
                 let status = state.bus.signal(&mut state.synic, parameter as u32);
-                state.has_worked();
+                state.wake_service_thread();
                 status
             }
             _ => HvStatus::INVALID_HYPERCALL_CODE,
         }
     }
 
-    /// Does what a user wants, now that the guest has written a text.
-    pub fn wish(&self, wish: Wish) {
+    /// Runs an action, after the guest has written its text.
+    pub fn run_action(&self, action: Action) {
         let mut state = self.lock();
         let state = &mut *state;
-        match (wish, &state.typist) {
-            (Wish::Count, _) => tell!("counted {}", state.counts()),
-            (Wish::End, _) => {
-                state.must_end = true;
-                state.has_worked();
+        match (action, &state.input_script) {
+            (Action::PrintCounts, _) => log_line!("counted {}", state.counts()),
+            (Action::Shutdown, _) => {
+                state.shutdown_requested = true;
+                state.wake_service_thread();
             }
-            (Wish::Type, Some((typist, channels))) => {
-                typist.work();
+            (Action::Type, Some((input_script, channels))) => {
+                input_script.play();
                 channels.iter().for_each(|channel| state.bus.work(&mut state.synic, *channel));
-                state.has_worked();
+                state.wake_service_thread();
             }
-            (Wish::Type, None) => {}
+            (Action::Type, None) => {}
         }
     }
 
-    /// Serves the bus until `stop`.
+    /// Serves the bus until `stop` is set.
     pub fn serve(&self, stop: &AtomicBool) -> Result<()> {
         let mut events = vec![EpollEvent::default(); 64];
         let epoll = self.lock().epoll.clone();
         while !stop.load(Ordering::Acquire) {
             let delay = self.lock().tick(Instant::now());
-            // Rounded up, so that what is due is due when it wakes.
-            let timeout = delay.min(NAP).as_micros().div_ceil(1000) as i32;
+            // Rounded up to milliseconds, so that timers have expired when the thread wakes.
+            let timeout = delay.min(MAX_SLEEP).as_micros().div_ceil(1000) as i32;
             let count = match epoll.wait(timeout, &mut events) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-                other => other.context("cannot wait for the guest")?,
+                other => other.context("epoll_wait failed")?,
             };
-            self.lock().woken(&events[..count]);
+            self.lock().on_events(&events[..count]);
         }
-        // What the guest said last has its answer, or is in the report.
+        // Handles the last signals, so that the guest's violations are in the report.
         let count = epoll.wait(0, &mut events).unwrap_or(0);
         let mut state = self.lock();
-        state.woken(&events[..count]);
+        state.on_events(&events[..count]);
         state.tick(Instant::now());
         Ok(())
     }
 
-    /// What the machine has to say at its end.
+    /// Prints violations of the protocol by the guest, and the counts.
     pub fn report(&self) {
         let state = self.lock();
-        let wrong = [
+        let violations = [
             state.bus.violations().to_vec(),
             state.disks.as_ref().map(StorHost::violations).unwrap_or_default(),
             state.card.as_ref().map(|(card, _)| card.violations()).unwrap_or_default(),
             state.services.iter().flat_map(|(_, service)| service.device.violations()).collect(),
-            state.typist.as_ref().map(|(typist, _)| typist.violations()).unwrap_or_default(),
+            state
+                .input_script
+                .as_ref()
+                .map(|(input_script, _)| input_script.violations())
+                .unwrap_or_default(),
         ]
         .concat();
-        wrong.iter().for_each(|text| tell!("the guest did wrong: {text}"));
+        violations.iter().for_each(|text| log_line!("the guest did wrong: {text}"));
         if state.memory.strays() > 0 {
-            tell!("the guest did wrong: {} addresses where there is no memory", state.memory.strays());
+            log_line!("the guest did wrong: {} addresses outside memory", state.memory.strays());
         }
-        tell!("{}", state.counts());
+        log_line!("{}", state.counts());
     }
 }
 
 impl State {
-    /// Puts a device on the bus; its channel.
+    /// Adds a device to the bus; returns its channel.
     fn add(&mut self, interface: Guid, number: u8, is_pipe: bool, device: impl VmbusDevice + 'static) -> u32 {
         let mut instance = *b"paravirt-monitor";
         instance[15] = number;
@@ -216,67 +225,68 @@ impl State {
         self.bus.add(&mut self.synic, settings, Box::new(device))
     }
 
-    /// Gives each channel its door, and takes those of channels that are gone.
-    fn follow(&mut self) -> Result<()> {
+    /// Registers an event for each new channel's signals with KVM, and removes those of closed channels.
+    fn update_connections(&mut self) -> Result<()> {
         let now: BTreeMap<u32, u32> = self.bus.connections().collect();
         let vm = &self.vm;
         let mut result = Ok(());
-        self.doors.retain(|channel, (connection, _)| {
+        self.signal_events.retain(|channel, (connection, _)| {
             let is_there = now.contains_key(channel);
             if !is_there {
-                result = set_door(vm, *connection, None);
+                result = set_signal_eventfd(vm, *connection, None);
             }
             is_there
         });
         for (channel, connection) in now {
-            if self.doors.contains_key(&channel) {
+            if self.signal_events.contains_key(&channel) {
                 continue;
             }
-            let door = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-            set_door(vm, connection, Some(door.as_raw_fd()))?;
+            let eventfd = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+            set_signal_eventfd(vm, connection, Some(eventfd.as_raw_fd()))?;
             let event = EpollEvent::new(EventSet::IN, CHANNELS + u64::from(channel));
-            self.epoll.ctl(ControlOperation::Add, door.as_raw_fd(), event)?;
-            self.doors.insert(channel, (connection, door));
+            self.epoll.ctl(ControlOperation::Add, eventfd.as_raw_fd(), event)?;
+            self.signal_events.insert(channel, (connection, eventfd));
         }
         result
     }
 
-    fn woken(&mut self, events: &[EpollEvent]) {
+    /// Handles events of epoll.
+    fn on_events(&mut self, events: &[EpollEvent]) {
         for event in events {
             let Some(channel) = event.data().checked_sub(CHANNELS) else {
-                if event.data() == NEWS {
-                    let _ = self.news.read();
+                if event.data() == WORK_PENDING {
+                    let _ = self.work_pending.read();
                 } else {
-                    self.synic.ended(event.data() as u32);
+                    self.synic.on_resample(event.data() as u32);
                 }
                 continue;
             };
-            if let Some((connection, door)) = self.doors.get(&(channel as u32)) {
-                self.signals += door.read().unwrap_or(0);
+            if let Some((connection, eventfd)) = self.signal_events.get(&(channel as u32)) {
+                self.signals += eventfd.read().unwrap_or(0);
                 self.bus.signal(&mut self.synic, *connection);
             }
         }
     }
 
     /// Wakes the service thread: a processor's thread has served a channel or received a request.
-    fn has_worked(&self) {
-        // Where the count is full it wakes as well.
-        let _ = self.news.write(1);
+    fn wake_service_thread(&self) {
+        // The write fails only if the counter is at its maximum; then the thread is woken, too.
+        let _ = self.work_pending.write(1);
     }
 
-    /// What was counted so far.
+    /// Returns the counts so far.
     fn counts(&self) -> String {
         let Self { hypercalls, signals, synic, .. } = self;
         format!("hypercalls={hypercalls} signals={signals} interrupts={}", synic.interrupts)
     }
 
-    /// Does what is due; how long there is nothing.
+    /// Serves services and the network card; returns how long the service thread may sleep.
     fn tick(&mut self, now: Instant) -> Duration {
-        let mut next = NAP;
-        // What serving a channel took in, with no signal, is looked at by the next round.
+        let mut next = MAX_SLEEP;
+        // Serving a channel may receive packets without a signal: the next round handles them.
         let mut has_worked = false;
         for (channel, service) in &mut self.services {
-            if service.serve(now, self.must_end) {
+            if service.serve(now, self.shutdown_requested) {
                 self.bus.work(&mut self.synic, *channel);
                 has_worked = true;
             }
@@ -302,9 +312,9 @@ impl State {
     }
 }
 
-/// The channel of a frame: by its addresses and ports, and the table that the guest has set.
+/// Returns the channel for a frame: a hash of its addresses and ports selects an entry of the guest's indirection table.
 fn steer(frame: &[u8], table: &[u32]) -> u16 {
-    // Of IPv4 without options, and TCP or UDP in it.
+    // Assumes IPv4 without options, and TCP or UDP.
     let flow = frame.get(26..38).unwrap_or_default();
     let sum = flow.iter().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
     sum.checked_rem(table.len()).map_or(0, |at| table[at] as u16)

@@ -1,4 +1,4 @@
-//! The virtual machine: memory, interrupt controllers, processors and what they are told of themselves.
+//! The virtual machine: memory, interrupt controllers, processors and their CPUID leaves.
 
 use anyhow::{Context, Result, ensure};
 use hyperv_bindings::tlfs::{
@@ -13,20 +13,20 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRe
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::{errno, ioctl_iow_nr};
 
-// kvm-ioctls has no method for it.
+// kvm-ioctls has no method for this call.
 ioctl_iow_nr!(KVM_HYPERV_EVENTFD, KVMIO, 0xbd, kvm_hyperv_eventfd);
 
-/// The interrupt of the first processor's VMBus source: behind the pins of the IOAPIC.
+/// The GSI of the first processor's VMBus SINT: it follows the pins of the IOAPIC.
 pub const SINT_GSI: u32 = IOAPIC_PINS;
 const IOAPIC_PINS: u32 = 24;
-/// Where memory has its hole: below 4 GiB.
+/// The start of the MMIO hole, which ends at 4 GiB.
 pub const HOLE: u64 = 3 << 30;
 const ABOVE: u64 = 4 << 30;
-/// Pages that KVM uses itself on some processors.
+/// Pages that KVM uses on some processors.
 const IDENTITY_MAP: u64 = 0xfeff_c000;
 const TASK_STATE: usize = 0xfeff_d000;
 
-/// A machine without anything in its memory.
+/// A machine with empty memory.
 pub struct Machine {
     pub vm: Arc<VmFd>,
     pub memory: GuestMemoryMmap,
@@ -34,25 +34,29 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine of `processors` with `size` bytes of memory.
+    /// Creates a machine with that many processors and `size` bytes of memory.
+    ///
+    /// # Errors
+    ///
+    /// `/dev/kvm` cannot be opened, or this KVM lacks an interface.
     pub fn new(processors: u32, size: u64) -> Result<Self> {
         let kvm = Kvm::new()
-            .context("cannot open /dev/kvm: it must be there, and this user must be allowed to use it")?;
+            .context("cannot open /dev/kvm: load the kvm module, and give this user access to it")?;
         for capability in [KVM_CAP_HYPERV_SYNIC2, KVM_CAP_HYPERV_VP_INDEX, KVM_CAP_HYPERV_EVENTFD] {
             ensure!(
                 kvm.check_extension_raw(capability.into()) > 0,
-                "this KVM has no Hyper-V interface (capability {capability}): Linux 4.20 or later on x86 has it, where it is built with CONFIG_KVM_HYPERV"
+                "this KVM has no Hyper-V emulation (capability {capability}): use Linux 4.20 or later on x86, built with CONFIG_KVM_HYPERV"
             );
         }
-        let vm = Arc::new(kvm.create_vm().context("cannot make a virtual machine")?);
+        let vm = Arc::new(kvm.create_vm().context("cannot create a virtual machine")?);
         vm.set_identity_map_address(IDENTITY_MAP)?;
         vm.set_tss_address(TASK_STATE)?;
-        vm.create_irq_chip().context("this KVM has no interrupt controllers")?;
+        vm.create_irq_chip().context("cannot create the interrupt controllers")?;
         vm.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() })?;
         let memory = memory(&vm, size)?;
         let processors: Vec<VcpuFd> =
             (0..processors).map(|id| processor(&kvm, &vm, id, processors)).collect::<Result<_>>()?;
-        // Only now: a route to a source counts where its controller is there already.
+        // After the processors: a route to a SINT is ignored if its SynIC does not exist yet.
         route(&vm, processors.len() as u32)?;
         Ok(Self { vm, memory, processors })
     }
@@ -63,7 +67,8 @@ fn memory(vm: &VmFd, size: u64) -> Result<GuestMemoryMmap> {
     if size > HOLE {
         ranges.push((GuestAddress(ABOVE), (size - HOLE) as usize));
     }
-    let memory = GuestMemoryMmap::from_ranges(&ranges).context("not enough memory for the guest's")?;
+    let memory = GuestMemoryMmap::from_ranges(&ranges)
+        .context("cannot allocate the guest's memory: use a smaller --memory")?;
     for (slot, region) in memory.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
             slot: slot as u32,
@@ -72,13 +77,13 @@ fn memory(vm: &VmFd, size: u64) -> Result<GuestMemoryMmap> {
             memory_size: region.len(),
             userspace_addr: region.get_host_address(MemoryRegionAddress(0))? as u64,
         };
-        // SAFETY: the memory stays mapped as long as the machine is, and is used as shared memory only.
+        // SAFETY: the memory stays mapped as long as the machine exists, and is accessed as shared memory only.
         unsafe { vm.set_user_memory_region(slot)? }
     }
     Ok(memory)
 }
 
-/// The pins of PIC and IOAPIC as they are by default, and the VMBus source of each processor.
+/// Routes the pins of PIC and IOAPIC as KVM does by default, and the VMBus SINT of each processor.
 fn route(vm: &VmFd, processors: u32) -> Result<()> {
     let mut entries = Vec::new();
     let mut pin = |gsi, irqchip, pin| {
@@ -100,7 +105,7 @@ fn route(vm: &VmFd, processors: u32) -> Result<()> {
     Ok(())
 }
 
-/// What of Hyper-V there is: what KVM has, and VMBus.
+/// The privileges of the guest: what KVM emulates, and what VMBus needs.
 const PRIVILEGES: HvPrivilegeFlags = HvPrivilegeFlags::VP_RUNTIME
     .union(HvPrivilegeFlags::TIME_REF_COUNT)
     .union(HvPrivilegeFlags::SYNIC)
@@ -114,7 +119,7 @@ const PRIVILEGES: HvPrivilegeFlags = HvPrivilegeFlags::VP_RUNTIME
     .union(HvPrivilegeFlags::POST_MESSAGES)
     .union(HvPrivilegeFlags::SIGNAL_EVENTS);
 
-/// How the processors see the hypervisor. TLFS 2.4
+/// Returns the hypervisor's CPUID leaves. TLFS §2.4
 fn hypervisor_leaves(processors: u32) -> [kvm_cpuid_entry2; 7] {
     let leaf = |leaf: HvCpuidLeaf, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
         function: leaf.0,
@@ -126,7 +131,7 @@ fn hypervisor_leaves(processors: u32) -> [kvm_cpuid_entry2; 7] {
     };
     let text = |at: usize| u32::from_le_bytes(b"Microsoft Hv"[at..at + 4].try_into().expect("four bytes"));
     let privileges = PRIVILEGES.bits();
-    // Timers interrupt directly, so that the slots for messages have one writer.
+    // Timers raise interrupts directly, so that the message slots have one writer.
     let features =
         (HvFeatureFlags::FREQUENCY_MSRS | HvFeatureFlags::CRASH_MSRS | HvFeatureFlags::DIRECT_STIMER).bits();
     let hints = (HvRecommendationFlags::RELAXED_TIMING | HvRecommendationFlags::AUTO_EOI_DEPRECATED).bits();
@@ -142,17 +147,18 @@ fn hypervisor_leaves(processors: u32) -> [kvm_cpuid_entry2; 7] {
     ]
 }
 
+/// Creates a processor and sets its CPUID leaves, SynIC, VP index and local APIC.
 fn processor(kvm: &Kvm, vm: &VmFd, id: u32, count: u32) -> Result<VcpuFd> {
-    let processor = vm.create_vcpu(id.into()).context("no more processors")?;
+    let processor = vm.create_vcpu(id.into()).context("cannot create a processor: use a smaller --cpus")?;
     let mut leaves: Vec<_> = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?.as_slice().to_vec();
-    // Where KVM says that it is KVM, this machine says what it is.
+    // The leaves with KVM's signature are replaced by those with Hyper-V's.
     leaves.retain(|leaf| leaf.function & !0xff != HvCpuidLeaf::VENDOR.0);
     leaves.extend(hypervisor_leaves(count));
     for leaf in &mut leaves {
         match leaf.function {
             1 => {
                 leaf.ebx = leaf.ebx & 0xffff | id << 24 | count << 16;
-                // A hypervisor, the deadline of the local timer, x2APIC.
+                // Hypervisor present, TSC deadline timer, x2APIC.
                 leaf.ecx |= 1 << 31 | 1 << 24 | 1 << 21;
                 leaf.edx |= u32::from(count > 1) << 28;
             }
@@ -164,9 +170,9 @@ fn processor(kvm: &Kvm, vm: &VmFd, id: u32, count: u32) -> Result<VcpuFd> {
     processor.set_cpuid2(&CpuId::from_entries(&leaves)?)?;
     processor.enable_cap(&kvm_enable_cap { cap: KVM_CAP_HYPERV_SYNIC2, ..Default::default() })?;
     let index = kvm_msr_entry { index: HvMsr::VP_INDEX.0, data: id.into(), ..Default::default() };
-    ensure!(processor.set_msrs(&Msrs::from_entries(&[index])?)? == 1, "a processor takes no VP index");
+    ensure!(processor.set_msrs(&Msrs::from_entries(&[index])?)? == 1, "KVM refused the VP index");
     let mut lapic = processor.get_lapic()?;
-    // The pins: external interrupts, and the one that is not masked.
+    // LINT0 delivers external interrupts, LINT1 is the NMI.
     for (register, value) in [(0x350, 0x700u32), (0x360, 0x400)] {
         lapic.regs[register..register + 4].copy_from_slice(&value.to_le_bytes().map(|byte| byte as _));
     }
@@ -174,17 +180,18 @@ fn processor(kvm: &Kvm, vm: &VmFd, id: u32, count: u32) -> Result<VcpuFd> {
     Ok(processor)
 }
 
-/// Has KVM answer signals by `connection` itself, by writing `door`; or no more.
-pub fn set_door(vm: &VmFd, connection: u32, door: Option<RawFd>) -> Result<()> {
+/// Makes KVM handle HvSignalEvent for `connection` by a write to `eventfd`; `None` ends that.
+pub fn set_signal_eventfd(vm: &VmFd, connection: u32, eventfd: Option<RawFd>) -> Result<()> {
     let argument = kvm_hyperv_eventfd {
         conn_id: connection,
-        fd: door.unwrap_or(-1),
-        flags: if door.is_some() { 0 } else { KVM_HYPERV_EVENTFD_DEASSIGN },
+        fd: eventfd.unwrap_or(-1),
+        flags: if eventfd.is_some() { 0 } else { KVM_HYPERV_EVENTFD_DEASSIGN },
         ..Default::default()
     };
-    // SAFETY: the structure is what the call reads, and lives as long.
+    // SAFETY: the argument has the type that the call reads, and lives until it returns.
     match unsafe { ioctl_with_ref(&vm.as_raw_fd(), KVM_HYPERV_EVENTFD(), &argument) } {
         0 => Ok(()),
-        _ => Err(errno::Error::last()).context("KVM takes no door for a connection"),
+        _ => Err(errno::Error::last())
+            .with_context(|| format!("KVM refused the eventfd of connection {connection}")),
     }
 }

@@ -1,12 +1,12 @@
-//! A small machine monitor on `/dev/kvm` whose guest sees Hyper-V: KVM's own emulation of the hypervisor, and on it VMBus with
-//! disks (StorVSP), a network card (NetVSP) and integration services, the models of `paravirt-testhost`.
+//! A small virtual machine monitor on `/dev/kvm` whose guest sees Hyper-V: KVM emulates the hypervisor; the models of
+//! `paravirt-testhost` are VMBus with disks (StorVSP), a network card (NetVSP) and integration services.
 
-/// Says something on standard error: a line in one piece, beside what the guest writes.
-macro_rules! tell {
-    ($($words:tt)*) => {{
+/// Prints a line to standard error with one write, so that it is not mixed with output of other threads.
+macro_rules! log_line {
+    ($($arguments:tt)*) => {{
         use std::io::Write;
-        let line = format!("monitor: {}\n", format_args!($($words)*));
-        // There is nobody else to tell.
+        let line = format!("monitor: {}\n", format_args!($($arguments)*));
+        // An error cannot be reported anywhere else.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }};
 }
@@ -14,6 +14,7 @@ macro_rules! tell {
 mod acpi;
 mod boot;
 mod host;
+mod input_script;
 mod machine;
 mod options;
 mod peer;
@@ -21,7 +22,6 @@ mod ports;
 mod processor;
 mod services;
 mod synic;
-mod typist;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -43,16 +43,16 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(code) => code,
         Err(error) => {
-            tell!("{error:#}");
+            log_line!("{error:#}");
             ExitCode::from(FAILED)
         }
     }
 }
 
-/// What the monitor ends with when it cannot go on: no value that a guest writes makes it.
+/// The exit code for a fault of the monitor or the machine. A guest cannot cause it: the codes of isa-debug-exit are odd.
 const FAILED: u8 = 2;
 
-/// Interrupts a processor's run; there is nothing else to do.
+/// Handles the signal that interrupts `KVM_RUN`.
 extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 fn run(options: &Options) -> Result<ExitCode> {
@@ -71,11 +71,11 @@ fn run(options: &Options) -> Result<ExitCode> {
         newest: options.vmbus(),
         disks: options.disks()?,
         card: options.card()?,
-        typist: options.input()?,
+        input_script: options.input()?,
     };
     let board = Arc::new(Board {
         host: Host::new(vm, Memory::new(memory), options.cpus, devices)?,
-        ports: Mutex::new(Ports::new(line, Console::new(options.watches()))),
+        ports: Mutex::new(Ports::new(line, Console::new(options.triggers()))),
         stop: AtomicBool::new(false),
     });
 
@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     for (vp, processor) in processors.into_iter().enumerate() {
         let (board, sender) = (board.clone(), sender.clone());
         threads.push(std::thread::spawn(move || {
-            // A closed receiver has been told of another end.
+            // The receiver is closed if another thread has ended the machine.
             processor::run(&board, vp as u32, processor).into_iter().for_each(|end| drop(sender.send(end)));
         }));
     }
@@ -100,8 +100,8 @@ fn run(options: &Options) -> Result<ExitCode> {
         match ends.recv_timeout(Duration::from_millis(100)) {
             Ok(end) => break end,
             Err(_) if serving.is_finished() || threads.iter().any(|thread| thread.is_finished()) => {
-                // One that has ended has said so, unless it failed.
-                let failed = || End::Fault("a thread of the monitor has failed".into());
+                // A thread that ended without a message has panicked.
+                let failed = || End::Fault("a thread of the monitor panicked".into());
                 break ends.try_recv().unwrap_or_else(|_| failed());
             }
             Err(_) => {}
@@ -109,13 +109,13 @@ fn run(options: &Options) -> Result<ExitCode> {
     };
     board.stop.store(true, Ordering::Release);
     for thread in &threads {
-        // The signal may come ahead of the run that it is to interrupt.
+        // The signal may arrive before the run that it has to interrupt, so it is repeated.
         while !thread.is_finished() {
             let _ = thread.kill(SIGRTMIN());
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    // Where it failed, that is the end which is reported.
+    // An error of this thread has been sent to `ends`.
     let _ = serving.join();
     board
         .ports
@@ -127,15 +127,15 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(match end {
         End::Debug(value) => ExitCode::from(value << 1 | 1),
         End::Off => {
-            tell!("the guest has switched off");
+            log_line!("the guest powered off");
             ExitCode::SUCCESS
         }
         End::Reset => {
-            tell!("the guest has asked for a reset");
+            log_line!("the guest requested a reset");
             ExitCode::SUCCESS
         }
         End::Fault(text) => {
-            tell!("the machine cannot go on: {text}");
+            log_line!("the machine stopped: {text}");
             ExitCode::from(FAILED)
         }
     })

@@ -1,8 +1,8 @@
 //! The command line.
 
+use crate::input_script::InputScript;
 use crate::peer::Peer;
-use crate::ports::Wish;
-use crate::typist::Typist;
+use crate::ports::Action;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use hyperv_bindings::vmbus::VmbusVersion;
@@ -10,56 +10,55 @@ use paravirt_testhost::{NetVspHost, StorDrive, StorHost};
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 
-/// Boots a kernel on KVM under Hyper-V's interface, with devices on VMBus.
+/// Boots a kernel on KVM with an emulation of Hyper-V and devices on VMBus.
 ///
-/// The serial port (COM1) is standard output. Ends with twice the value written to port 0xf4 and one (as QEMU's isa-debug-exit
-/// does), with 0 when the guest switches off or asks for a reset, with 2 when it cannot go on.
+/// The first serial port (COM1) is standard output. The exit code is 2 * value + 1 for a value written to port 0xf4 (as with
+/// QEMU's isa-debug-exit), 0 when the guest powers off or requests a reset, 2 for a fault.
 #[derive(Parser)]
 #[command(version)]
 pub struct Options {
-    /// Processors
+    /// Number of processors
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
-    /// Memory, in MiB
+    /// Size of memory in MiB
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..))]
     pub memory: u64,
-    /// The first file system of a Linux guest
+    /// Initrd of a Linux guest
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// A disk of a raw image, on one SCSI controller; may be followed by `,ro` and `,block=4096`
+    /// Raw image of a disk on the SCSI controller; `,ro` and `,block=4096` may follow
     #[arg(long, value_name = "FILE")]
     disk: Vec<String>,
-    /// An image as a DVD-ROM
+    /// Image of a DVD-ROM on the SCSI controller
     #[arg(long, value_name = "FILE")]
     dvd: Vec<PathBuf>,
-    /// A network card; at its other end a router that leases an address and answers pings, echoes, and HTTP
+    /// Add a network card, connected to a router with DHCP, ping, echo and HTTP servers
     #[arg(long)]
     net: bool,
-    /// The files that the router serves
+    /// Folder whose files the router serves
     #[arg(long, value_name = "FOLDER", requires = "net")]
     web: Option<PathBuf>,
-    /// The newest version of VMBus, such as 4.0
+    /// Newest version of VMBus to accept, such as 4.0
     #[arg(long, value_name = "VERSION", value_parser = version)]
     vmbus: Option<VmbusVersion>,
-    /// Queues of the controller and the card, at most
+    /// Maximum number of queues of the controller and the card
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
     queues: u16,
-    /// Types this text on a keyboard, then Escape, and clicks in the middle of the screen, when the guest has written the text
-    /// of `--type-at`
+    /// Type this text and Escape, and click in the middle of the screen, when the guest has written the text of `--type-at`
     #[arg(long, value_name = "TEXT", requires = "type_at")]
     pub type_text: Option<String>,
-    /// See `--type-text`
+    /// Text in the guest's output that starts `--type-text`
     #[arg(long, value_name = "TEXT", requires = "type_text")]
     pub type_at: Option<String>,
-    /// Asks the guest to end, by the integration service, when it has written this text
+    /// Request a shutdown through the integration service when the guest has written this text
     #[arg(long, value_name = "TEXT")]
     pub shutdown_at: Option<String>,
-    /// Says what was counted (hypercalls, signals, interrupts) whenever the guest has written a line with this text
+    /// Print the counts of hypercalls, signals and interrupts whenever the guest has written a line with this text
     #[arg(long, value_name = "TEXT")]
     count_at: Option<String>,
-    /// An ELF with a PVH note, or a bzImage
+    /// Kernel: an ELF file with a PVH note, or a bzImage
     pub kernel: PathBuf,
-    /// Words of the kernel's command line
+    /// Command line of the kernel
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub append: Vec<String>,
 }
@@ -68,28 +67,32 @@ fn version(text: &str) -> Result<VmbusVersion, String> {
     let parts = text
         .split_once('.')
         .and_then(|(major, minor)| Some((major.parse::<u16>().ok()?, minor.parse::<u16>().ok()?)));
-    let (major, minor) = parts.ok_or("a version has a number, a point and a number")?;
+    let (major, minor) = parts.ok_or("a version is MAJOR.MINOR, such as 4.0")?;
     Ok(VmbusVersion(u32::from(major) << 16 | u32::from(minor)))
 }
 
 impl Options {
-    /// The texts that are looked for in what the guest writes.
-    pub fn watches(&self) -> Vec<(String, Wish)> {
-        let wishes =
-            [(&self.shutdown_at, Wish::End), (&self.type_at, Wish::Type), (&self.count_at, Wish::Count)];
-        wishes.into_iter().filter_map(|(text, wish)| Some((text.clone()?, wish))).collect()
+    /// Returns the texts to look for in the guest's output, each with its action.
+    pub fn triggers(&self) -> Vec<(String, Action)> {
+        let actions = [
+            (&self.shutdown_at, Action::Shutdown),
+            (&self.type_at, Action::Type),
+            (&self.count_at, Action::PrintCounts),
+        ];
+        actions.into_iter().filter_map(|(text, action)| Some((text.clone()?, action))).collect()
     }
 
-    /// Keyboard and mouse.
-    pub fn input(&self) -> Result<Option<Typist>> {
-        self.type_text.as_deref().map(Typist::new).transpose()
+    /// Returns keyboard and mouse with their input, if the options ask for them.
+    pub fn input(&self) -> Result<Option<InputScript>> {
+        self.type_text.as_deref().map(InputScript::new).transpose()
     }
 
+    /// Returns the newest version of VMBus to accept; 0 for all.
     pub fn vmbus(&self) -> VmbusVersion {
         self.vmbus.unwrap_or(VmbusVersion(0))
     }
 
-    /// The SCSI controller, if there is something on it.
+    /// Opens the images and returns the SCSI controller, or `None` without disks.
     pub fn disks(&self) -> Result<Option<StorHost>> {
         let mut drives = vec![];
         for text in &self.disk {
@@ -101,15 +104,15 @@ impl Options {
                     "ro" => is_read_only = true,
                     "block=512" => block = 512,
                     "block=4096" => block = 4096,
-                    _ => bail!("{word} is no option of a disk: ro, block=512 and block=4096 are"),
+                    _ => bail!("unknown option {word} of a disk: use ro, block=512 or block=4096"),
                 }
             }
             let file = OpenOptions::new().read(true).write(!is_read_only).open(path);
             let file = file.with_context(|| format!("cannot open {path}"))?;
-            let len = file.metadata().with_context(|| format!("cannot look at {path}"))?.len();
+            let len = file.metadata().with_context(|| format!("cannot read the size of {path}"))?.len();
             ensure!(
                 len > 0 && len.is_multiple_of(u64::from(block)),
-                "{path} is no image of a disk: its {len} bytes are no whole blocks of {block}"
+                "{path} has {len} bytes, which is not a positive multiple of the block size {block}"
             );
             let mut drive = StorDrive::file(block, file)?;
             drive.is_read_only = is_read_only;
@@ -121,7 +124,7 @@ impl Options {
             let medium = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             drives.push(StorDrive::optical(medium));
         }
-        ensure!(drives.len() <= 64, "more than 64 disks");
+        ensure!(drives.len() <= 64, "more than 64 disks: a controller has 64 units");
         if drives.is_empty() {
             return Ok(None);
         }
@@ -133,10 +136,10 @@ impl Options {
         Ok(Some(controller))
     }
 
-    /// The network card.
+    /// Returns the network card and the router that it is connected to, if the options ask for them.
     pub fn card(&self) -> Result<Option<(NetVspHost, Peer)>> {
         if let Some(folder) = &self.web {
-            ensure!(folder.is_dir(), "{} is no folder", folder.display());
+            ensure!(folder.is_dir(), "{} is not a folder", folder.display());
         }
         let card = NetVspHost::new();
         card.fault_config(|fault_config| {

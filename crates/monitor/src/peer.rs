@@ -1,5 +1,5 @@
-//! The other end of the wire: a router at 10.0.2.2 that leases 10.0.2.15, answers pings, echoes TCP and UDP at port 7 and serves
-//! files at port 80.
+//! The network peer of the guest: a router at 10.0.2.2 that leases 10.0.2.15, answers pings, echoes TCP and UDP on port 7 and
+//! serves files on port 80.
 
 mod web;
 
@@ -24,12 +24,12 @@ const LEASE_SECONDS: u32 = 86_400;
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
 const ECHO: u16 = 7;
-/// Connections at a time, of each service.
+/// Maximum number of concurrent connections of each service.
 const CONNECTIONS: usize = 8;
 const BUFFER: usize = 256 << 10;
 const FRAME: usize = 1514;
 
-/// The wire: frames either way.
+/// The wire between guest and router: frames in both directions.
 #[derive(Default)]
 struct Wire {
     from_guest: VecDeque<Vec<u8>>,
@@ -72,7 +72,7 @@ impl Device for Wire {
     }
 }
 
-/// The router.
+/// The router, with its servers.
 pub struct Peer {
     start: std::time::Instant,
     wire: Wire,
@@ -92,12 +92,12 @@ fn tcp_socket() -> tcp::Socket<'static> {
 fn udp_socket(port: u16) -> udp::Socket<'static> {
     let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 64], vec![0; BUFFER]);
     let mut socket = udp::Socket::new(buffer(), buffer());
-    socket.bind(port).expect("a port that is not 0");
+    socket.bind(port).expect("the port is not 0");
     socket
 }
 
 impl Peer {
-    /// A router that serves the files in `root`.
+    /// Creates a router that serves the files in `root`.
     pub fn new(root: Option<PathBuf>) -> Self {
         let mut wire = Wire::default();
         let mut interface =
@@ -117,7 +117,7 @@ impl Peer {
         Instant::from_micros(self.start.elapsed().as_micros() as i64)
     }
 
-    /// Takes frames of the guest's and gives those for it.
+    /// Handles frames from the guest; returns the frames for it.
     pub fn serve(&mut self, frames: Vec<WireFrame>) -> Vec<Vec<u8>> {
         self.wire.from_guest.extend(frames.into_iter().map(|frame| frame.bytes));
         loop {
@@ -132,23 +132,24 @@ impl Peer {
         }
     }
 
-    /// When there is something to be done though no frame comes.
+    /// Returns when the router has to be polled even if no frame arrives.
     pub fn delay(&mut self) -> Option<Duration> {
         let now = self.now();
         self.interface.poll_delay(now, &self.sockets).map(Into::into)
     }
 
+    /// Serves the echo ports.
     fn echo(&mut self) {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.echo);
         while socket.can_send() {
             let Ok((data, from)) = socket.recv().map(|(data, from)| (data.to_vec(), from)) else { break };
-            // What finds no room is lost, as datagrams are.
+            // Without room the datagram is dropped.
             let _ = socket.send_slice(&data, from);
         }
         for handle in &self.echoes {
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(*handle);
             if !socket.is_open() {
-                socket.listen(ECHO).expect("a port that is not 0");
+                socket.listen(ECHO).expect("the port is not 0");
             }
             while socket.can_recv() && socket.can_send() {
                 let room = socket.send_capacity() - socket.send_queue();
@@ -167,6 +168,7 @@ impl Peer {
         }
     }
 
+    /// Answers DHCP requests.
     fn lease(&mut self) {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.lease);
         while let Ok((data, _)) = socket.recv() {
@@ -209,7 +211,7 @@ impl Peer {
             let mut bytes = vec![0; reply.buffer_len()];
             if reply.emit(&mut DhcpPacket::new_unchecked(&mut bytes[..])).is_ok() {
                 let everyone = IpEndpoint::new(Ipv4Address::BROADCAST.into(), DHCP_CLIENT);
-                // The guest asks again where there is no room.
+                // Without room the reply is dropped; the guest repeats its request.
                 let _ = socket.send_slice(&bytes, everyone);
             }
         }

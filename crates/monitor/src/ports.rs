@@ -1,4 +1,4 @@
-//! Ports of the machine: a serial port, and those by which it ends.
+//! I/O ports of the machine: the serial port, and those that power it off or reset it.
 
 use anyhow::Result;
 use std::io::{Stdout, Write};
@@ -9,36 +9,38 @@ use vmm_sys_util::eventfd::EventFd;
 /// The first serial port.
 pub const SERIAL: u16 = 0x3f8;
 pub const SERIAL_GSI: u32 = 4;
-/// Events of ACPI: status and enable.
+/// The PM1 event registers of ACPI: status and enable.
 pub const PM1_EVENT: u16 = 0x620;
-/// Control of ACPI: how the machine sleeps.
+/// The PM1 control register of ACPI.
 pub const PM1_CONTROL: u16 = 0x624;
-/// What is written there for off.
+/// The sleep type of state S5 (off).
 pub const SLEEP_S5: u8 = 5;
 pub const RESET: u16 = 0x601;
 pub const RESET_VALUE: u8 = 1;
 /// QEMU's isa-debug-exit.
 const DEBUG_EXIT: u16 = 0xf4;
-/// The keyboard controller, which can reset.
+/// The command port of the keyboard controller, which can reset the machine.
 const KEYBOARD: u16 = 0x64;
 const PM1_ENABLE: u16 = PM1_EVENT + 2;
-/// In PM1_CONTROL: ACPI is on; begin to sleep.
+/// Bit 0 of PM1_CONTROL: ACPI mode is on.
 const SCI_ENABLE: u8 = 1;
+/// Bit 13 of PM1_CONTROL, in its upper byte: enter the sleep state.
 const SLEEP_ENABLE: u8 = 1 << 5;
 
-/// How a machine ends.
+/// Why the machine stopped.
 #[derive(Debug)]
 pub enum End {
-    /// The guest has written this to the port of isa-debug-exit.
+    /// The guest wrote this value to the port of isa-debug-exit.
     Debug(u8),
-    /// It has switched off.
+    /// The guest powered off.
     Off,
-    /// It has asked for a reset.
+    /// The guest requested a reset.
     Reset,
-    /// It cannot go on.
+    /// A fault, with its description.
     Fault(String),
 }
 
+/// The interrupt line of the serial port.
 pub struct Line(pub EventFd);
 
 impl Trigger for Line {
@@ -48,32 +50,32 @@ impl Trigger for Line {
     }
 }
 
-/// Where the serial port writes: standard output. It hears texts that are looked for.
+/// The output of the serial port: it is copied to standard output by lines, and searched for texts that trigger actions.
 pub struct Console {
     out: Stdout,
     line: Vec<u8>,
-    watches: Vec<(String, Wish)>,
-    heard: Vec<Wish>,
+    triggers: Vec<(String, Action)>,
+    pending: Vec<Action>,
 }
 
-/// What a user wants when the guest has written a text.
+/// What to do when the guest has written a text.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum Wish {
-    /// That it ends.
-    End,
-    /// That somebody types.
+pub enum Action {
+    /// Request a shutdown, once.
+    Shutdown,
+    /// Play the input script, once.
     Type,
-    /// That what was counted is said, each time.
-    Count,
+    /// Print the counts, each time.
+    PrintCounts,
 }
 
-/// Bytes of a line that are kept back until it is whole.
+/// Maximum length of a line in bytes; a longer one is written in parts.
 const LINE: usize = 4096;
 
 impl Console {
-    /// A console that hears when a line has one of these texts in it.
-    pub fn new(watches: Vec<(String, Wish)>) -> Self {
-        Self { out: std::io::stdout(), line: vec![], watches, heard: vec![] }
+    /// Creates a console that triggers an action when a line contains its text.
+    pub fn new(triggers: Vec<(String, Action)>) -> Self {
+        Self { out: std::io::stdout(), line: vec![], triggers, pending: vec![] }
     }
 }
 
@@ -87,33 +89,37 @@ impl Write for Console {
             let line = std::mem::take(&mut self.line);
             self.out.write_all(&line)?;
             let line = String::from_utf8_lossy(&line);
-            let heard = self.watches.iter().filter(|(text, _)| line.contains(text.as_str()));
-            let heard: Vec<Wish> = heard.map(|(_, wish)| *wish).collect();
-            // The others are granted once.
-            self.watches.retain(|(_, wish)| *wish == Wish::Count || !heard.contains(wish));
-            self.heard.extend(heard);
+            let found = self.triggers.iter().filter(|(text, _)| line.contains(text.as_str()));
+            let found: Vec<Action> = found.map(|(_, action)| *action).collect();
+            // The other actions run once.
+            self.triggers.retain(|(_, action)| *action == Action::PrintCounts || !found.contains(action));
+            self.pending.extend(found);
         }
         Ok(bytes.len())
     }
-    /// The port asks for it with each byte; lines are written whole.
+    /// Does nothing: the serial port calls it for each byte, but output is written by lines.
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 }
 
-/// The ports.
+/// The I/O ports.
 pub struct Ports {
     serial: Serial<Line, NoEvents, Console>,
     pm1_enable: u16,
 }
 
 impl Ports {
-    /// Ports whose serial one raises `line`.
+    /// Creates the ports; the serial port interrupts by `line`.
     pub fn new(line: EventFd, console: Console) -> Self {
         Self { serial: Serial::new(Line(line), console), pm1_enable: 0 }
     }
 
-    /// The guest writes; how the machine ends by it, if it does.
+    /// Handles a write of the guest; returns why the machine stops, if the write stops it.
+    ///
+    /// # Errors
+    ///
+    /// Standard output or the interrupt line cannot be written.
     pub fn write(&mut self, port: u16, data: &[u8]) -> Result<Option<End>> {
         let first = data.first().copied().unwrap_or(0);
         Ok(match port {
@@ -139,12 +145,12 @@ impl Ports {
         })
     }
 
-    /// What is wanted by what the guest has written since this was asked last.
-    pub fn take_wishes(&mut self) -> Vec<Wish> {
-        std::mem::take(&mut self.serial.writer_mut().heard)
+    /// Takes the actions triggered since the last call.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.serial.writer_mut().pending)
     }
 
-    /// The guest reads.
+    /// Handles a read of the guest. Unassigned ports read as all ones.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
         data.fill(match port {
             PM1_EVENT..PM1_CONTROL | KEYBOARD => 0,
@@ -161,7 +167,7 @@ impl Ports {
         }
     }
 
-    /// Writes out the line that was begun.
+    /// Writes the incomplete last line to standard output.
     pub fn finish(&mut self) -> std::io::Result<()> {
         let console = self.serial.writer_mut();
         console.out.write_all(&std::mem::take(&mut console.line))?;

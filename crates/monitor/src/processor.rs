@@ -1,4 +1,4 @@
-//! A thread for each processor: runs it, and acts on what it cannot do itself.
+//! Processor threads: each runs its processor and handles its exits.
 
 use crate::host::Host;
 use crate::ports::{End, Ports};
@@ -11,39 +11,39 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// What processors share.
+/// The state that all processors share.
 pub struct Board {
     pub host: Host,
     pub ports: Mutex<Ports>,
     pub stop: AtomicBool,
 }
 
-/// Runs a processor until the machine ends; how it does, if that comes of this one.
+/// Runs a processor until the machine stops; returns the reason if an exit of this processor stopped it.
 pub fn run(board: &Board, vp: u32, mut processor: VcpuFd) -> Option<End> {
     let ports = || board.ports.lock().unwrap_or_else(PoisonError::into_inner);
     while !board.stop.load(Ordering::Acquire) {
         match processor.run() {
             Ok(VcpuExit::IoOut(port, data)) => {
-                let (result, wishes) = {
+                let (result, actions) = {
                     let mut ports = ports();
-                    (ports.write(port, data), ports.take_wishes())
+                    (ports.write(port, data), ports.take_actions())
                 };
-                wishes.into_iter().for_each(|wish| board.host.wish(wish));
+                actions.into_iter().for_each(|action| board.host.run_action(action));
                 match result {
                     Ok(None) => {}
                     Ok(end) => return end,
-                    Err(error) => return Some(End::Fault(format!("the serial port: {error:#}"))),
+                    Err(error) => return Some(End::Fault(format!("serial port: {error:#}"))),
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) => ports().read(port, data),
             Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
             Ok(VcpuExit::MmioWrite(..)) => {}
             Ok(VcpuExit::Hyperv) => hyperv(&board.host, vp, &mut processor),
-            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => tell_crash(&processor),
+            Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => print_crash(&processor),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => return Some(End::Reset),
             Ok(VcpuExit::Shutdown) => return Some(End::Fault("a triple fault".into())),
             Ok(other) => {
-                let text = format!("processor {vp} ended with {other:?}");
+                let text = format!("processor {vp}: unexpected exit {other:?}");
                 let at = processor.get_regs().map(|registers| registers.rip).unwrap_or(0);
                 return Some(End::Fault(format!("{text} at {at:#x}")));
             }
@@ -54,14 +54,15 @@ pub fn run(board: &Board, vp: u32, mut processor: VcpuFd) -> Option<End> {
     None
 }
 
+/// Handles an exit for the Hyper-V emulation.
 fn hyperv(host: &Host, vp: u32, processor: &mut VcpuFd) {
-    // SAFETY: by the exit, this is the member that KVM has written, and by its type which of its own.
+    // SAFETY: the exit reason tells that KVM has written this member of the union, and `type_` which member of the inner one.
     unsafe {
         let exit = &mut processor.get_kvm_run().__bindgen_anon_1.hyperv;
         match exit.type_ {
             KVM_EXIT_HYPERV_SYNIC => {
                 let registers = exit.u.synic;
-                host.written(vp, registers.control, registers.evt_page, registers.msg_page);
+                host.set_registers(vp, registers.control, registers.evt_page, registers.msg_page);
             }
             KVM_EXIT_HYPERV_HCALL => {
                 let call = &mut exit.u.hcall;
@@ -72,8 +73,8 @@ fn hyperv(host: &Host, vp: u32, processor: &mut VcpuFd) {
     }
 }
 
-/// The guest has reported a crash; it goes on, if only to end.
-fn tell_crash(processor: &VcpuFd) {
+/// Prints the crash parameters that the guest reported. The guest continues to run.
+fn print_crash(processor: &VcpuFd) {
     let entries: Vec<_> = (HvMsr::CRASH_P0.0..=HvMsr::CRASH_P4.0)
         .map(|index| kvm_msr_entry { index, ..Default::default() })
         .collect();
@@ -81,5 +82,5 @@ fn tell_crash(processor: &VcpuFd) {
         processor.get_msrs(&mut registers).ok()?;
         Some(registers.as_slice().iter().map(|register| format!("{:#x}", register.data)).collect::<Vec<_>>())
     });
-    tell!("the guest has crashed: {}", values.unwrap_or_default().join(" "));
+    log_line!("the guest reported a crash: {}", values.unwrap_or_default().join(" "));
 }

@@ -1,4 +1,4 @@
-//! The integration services as this host uses them: asks whether the guest is alive, tells it the time, and ends it.
+//! The host's side of the integration services: heartbeat, time synchronization, shutdown and key-value pairs.
 
 use hyperv_bindings::Guid;
 use hyperv_bindings::ic::{
@@ -10,11 +10,13 @@ use paravirt_testhost::IcHost;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-const BEAT: Duration = Duration::from_secs(2);
-/// What a guest is told of the reason: planned, other. Windows' SHTDN_REASON_FLAG_PLANNED
+/// The time between requests of a service.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// The reason of a shutdown request: planned, other. Windows' SHTDN_REASON_FLAG_PLANNED
 const REASON: u32 = 0x8000_0000;
-/// Seconds that it has.
+/// The time that the guest has to shut down, in seconds.
 const TIMEOUT: u32 = 60;
+/// The length of the display message of a shutdown request, in bytes.
 const TEXT: usize = 2048;
 
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -22,22 +24,27 @@ enum Kind {
     Heartbeat,
     TimeSync,
     Shutdown,
-    /// Asks for all that the guest says of itself, then tells it a value.
-    Values,
+    /// Enumerates the guest's values, then sets one.
+    KeyValuePairs,
 }
 
 /// One of the services.
 pub struct Service {
     kind: Kind,
     pub device: IcHost,
+    /// Whether the version is negotiated.
     is_ready: bool,
+    /// When the next request is due.
     next: Instant,
+    /// The sequence number of the next heartbeat or time message, or the index of the next value.
     sequence: u64,
-    is_asked: bool,
-    knows_all: bool,
+    /// Whether a request is outstanding.
+    is_requested: bool,
+    /// Whether all of the guest's values were read.
+    is_enumerated: bool,
 }
 
-/// All of them, with their classes.
+/// Returns all services, each with its interface id.
 pub fn all() -> Vec<(Guid, Service)> {
     let service = |kind: Kind, interface: Guid| {
         let device = IcHost::default();
@@ -50,8 +57,8 @@ pub fn all() -> Vec<(Guid, Service)> {
                 is_ready: false,
                 next: Instant::now(),
                 sequence: 0,
-                is_asked: false,
-                knows_all: false,
+                is_requested: false,
+                is_enumerated: false,
             },
         )
     };
@@ -59,7 +66,7 @@ pub fn all() -> Vec<(Guid, Service)> {
         service(Kind::Heartbeat, vmbus::HEARTBEAT),
         service(Kind::TimeSync, vmbus::TIME_SYNC),
         service(Kind::Shutdown, vmbus::SHUTDOWN),
-        service(Kind::Values, vmbus::KVP),
+        service(Kind::KeyValuePairs, vmbus::KVP),
     ]
 }
 
@@ -69,33 +76,33 @@ impl Kind {
             Self::Heartbeat => IcVersion { major: 3, minor: 0 },
             Self::TimeSync => IcVersion { major: 4, minor: 0 },
             Self::Shutdown => IcVersion { major: 3, minor: 2 },
-            Self::Values => IcVersion { major: 5, minor: 0 },
+            Self::KeyValuePairs => IcVersion { major: 5, minor: 0 },
         }
     }
 }
 
 impl Service {
-    /// Takes answers, and asks what is due; whether there is something to be sent.
-    pub fn serve(&mut self, now: Instant, must_end: bool) -> bool {
+    /// Handles responses of the guest and queues the requests that are due; returns whether a request was queued.
+    pub fn serve(&mut self, now: Instant, shutdown_requested: bool) -> bool {
         for answer in self.device.take_answers() {
             match answer.kind {
                 IcMessageType::NEGOTIATE => {
-                    tell!("{:?} is there", self.kind);
+                    log_line!("{:?} service negotiated", self.kind);
                     (self.is_ready, self.next, self.sequence) = (true, now, 0);
                 }
                 IcMessageType::HEARTBEAT => {
                     let beat = IcHeartbeat::read_from_prefix(&answer.body).map(|(beat, _)| beat.sequence);
                     let is_next = beat.is_ok_and(|beat| beat == self.sequence.wrapping_add(1));
                     if self.sequence < 2 || !is_next {
-                        tell!("heartbeat {} is answered: {is_next}", self.sequence);
+                        log_line!("heartbeat {} answered: {is_next}", self.sequence);
                     }
                     self.sequence += 1;
                 }
                 IcMessageType::SHUTDOWN => {
-                    let is_taken = answer.status == IcStatus::SUCCESS.0;
-                    tell!("the guest was asked to end: {}", if is_taken { "taken" } else { "refused" });
+                    let is_accepted = answer.status == IcStatus::SUCCESS.0;
+                    log_line!("shutdown request {}", if is_accepted { "accepted" } else { "refused" });
                 }
-                IcMessageType::KVP => self.heard(answer.status, &answer.body, now),
+                IcMessageType::KVP => self.on_kvp(answer.status, &answer.body, now),
                 _ => {}
             }
         }
@@ -115,70 +122,71 @@ impl Service {
                     parent_time: IC_UNIX_EPOCH + (unix.as_nanos() / 100) as u64,
                     ..FromBytes::read_from_bytes(&[0; size_of::<IcTime4>()]).expect("zeros")
                 };
-                // At first the guest sets its clock; later it may look at it.
+                // The first message sets the guest's clock; later ones are samples.
                 time.flags = if self.sequence == 0 { IcTimeFlags::SYNC } else { IcTimeFlags::SAMPLE }.bits();
                 self.sequence += 1;
                 self.device.ask(IcMessageType::TIME_SYNC, version, time.as_bytes());
             }
-            Kind::Shutdown if must_end && !self.is_asked => {
+            Kind::Shutdown if shutdown_requested && !self.is_requested => {
                 let head = IcShutdown { reason: REASON, timeout: TIMEOUT, flags: 0 };
-                self.is_asked = true;
+                self.is_requested = true;
                 self.device.ask(IcMessageType::SHUTDOWN, version, &[head.as_bytes(), &[0; TEXT]].concat());
             }
             Kind::Shutdown => return false,
-            Kind::Values if !self.is_asked => {
-                self.is_asked = true;
-                let question = if self.knows_all { value_told() } else { fact_asked(self.sequence) };
-                self.device.ask(IcMessageType::KVP, version, &question);
+            Kind::KeyValuePairs if !self.is_requested => {
+                self.is_requested = true;
+                let request =
+                    if self.is_enumerated { set_request() } else { enumerate_request(self.sequence) };
+                self.device.ask(IcMessageType::KVP, version, &request);
             }
-            Kind::Values => return false,
+            Kind::KeyValuePairs => return false,
         }
-        self.next = now + BEAT;
+        self.next = now + INTERVAL;
         true
     }
 
-    /// The guest has answered about values.
-    fn heard(&mut self, status: u32, body: &[u8], now: Instant) {
-        let known =
+    /// Handles the response to a key-value request.
+    fn on_kvp(&mut self, status: u32, body: &[u8], now: Instant) {
+        let response =
             IcKvpEnumerate::read_from_prefix(body.get(size_of::<IcKvpHeader>()..).unwrap_or_default());
-        match known {
-            _ if self.knows_all => {
-                return tell!("the guest was told a value: {}", status == IcStatus::SUCCESS.0);
+        match response {
+            _ if self.is_enumerated => {
+                return log_line!("value accepted by the guest: {}", status == IcStatus::SUCCESS.0);
             }
             Ok((fact, _)) if status == IcStatus::SUCCESS.0 => {
                 let IcKvpValue { key_size, value_size, key, value, .. } = fact.value;
-                tell!("the guest says {}={}", text(&key, key_size), text(&value, value_size));
+                log_line!("the guest reports {}={}", text(&key, key_size), text(&value, value_size));
             }
-            _ => self.knows_all = true,
+            _ => self.is_enumerated = true,
         }
-        (self.is_asked, self.next) = (false, now);
+        (self.is_requested, self.next) = (false, now);
         self.sequence += 1;
     }
 
-    /// When it has something to ask.
+    /// Returns when the next request is due, if that depends on time only.
     pub fn due(&self) -> Option<Instant> {
-        let asks_when_told =
-            matches!(self.kind, Kind::Shutdown) || self.kind == Kind::Values && self.is_asked;
-        (self.is_ready && !asks_when_told).then_some(self.next)
+        let waits_for_event =
+            self.kind == Kind::Shutdown || self.kind == Kind::KeyValuePairs && self.is_requested;
+        (self.is_ready && !waits_for_event).then_some(self.next)
     }
 }
 
-/// A text of `size` bytes, with the zero at its end.
+/// Decodes UTF-16 text of `size` bytes, including the terminating zero.
 fn text(bytes: &[u8], size: u32) -> String {
     let bytes = bytes.get(..size as usize).unwrap_or(bytes);
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
     String::from_utf16_lossy(&units).trim_end_matches('\0').to_string()
 }
 
-/// Writes `text` with a zero at its end; how many bytes.
+/// Encodes `text` as UTF-16 with a terminating zero; returns the length in bytes.
 fn put(text: &str, to: &mut [u8]) -> u32 {
     let bytes: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
     to[..bytes.len()].copy_from_slice(&bytes);
     bytes.len() as u32
 }
 
-/// Tells the guest what its host is.
-fn value_told() -> Vec<u8> {
+/// Returns the request that sets the host's name.
+fn set_request() -> Vec<u8> {
     let mut value = IcKvpValue::new_zeroed();
     value.value_type = IcKvpValueType::STRING;
     value.key_size = put("HostName", &mut value.key);
@@ -188,10 +196,10 @@ fn value_told() -> Vec<u8> {
     [header.as_bytes(), value.as_bytes()].concat()
 }
 
-/// Asks for fact `index` of the guest.
-fn fact_asked(index: u64) -> Vec<u8> {
-    let mut question = IcKvpEnumerate::new_zeroed();
-    question.index = index as u32;
+/// Returns the request for value `index` of the guest.
+fn enumerate_request(index: u64) -> Vec<u8> {
+    let mut request = IcKvpEnumerate::new_zeroed();
+    request.index = index as u32;
     let header = IcKvpHeader { operation: IcKvpOperation::ENUMERATE, pool: IcKvpPool::AUTO, reserved: 0 };
-    [header.as_bytes(), question.as_bytes()].concat()
+    [header.as_bytes(), request.as_bytes()].concat()
 }

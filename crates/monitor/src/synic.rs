@@ -1,4 +1,5 @@
-//! The synthetic interrupt controllers: KVM has the registers, and this machine writes the pages and raises the interrupts.
+//! The synthetic interrupt controllers (SynIC): KVM emulates the registers; this module writes the message and event pages and
+//! raises the interrupts.
 
 use crate::machine::SINT_GSI;
 use anyhow::Result;
@@ -15,20 +16,22 @@ struct Vp {
     is_on: bool,
     messages: u64,
     events: u64,
+    /// Messages that wait for a free slot.
     waiting: VecDeque<HvMessage>,
     line: EventFd,
-    end: EventFd,
+    /// Signalled by KVM at the end of a message and of the interrupt.
+    resample: EventFd,
 }
 
-/// The controllers of all virtual processors.
+/// The SynICs of all virtual processors.
 pub struct Synic {
     memory: Memory,
     vps: Vec<Vp>,
-    /// Interrupts that were raised.
+    /// How many interrupts were raised.
     pub interrupts: u64,
 }
 
-/// The address of a page, if its register has it enabled.
+/// Returns the address of a page, if its register enables it.
 fn page(register: u64) -> Option<u64> {
     (register & HvPageFlags::ENABLE.bits() != 0).then_some(register & !0xfff)
 }
@@ -36,24 +39,24 @@ fn page(register: u64) -> Option<u64> {
 impl Synic {
     pub fn new(vm: &VmFd, memory: Memory, processors: u32) -> Result<Self> {
         let vp = |number| {
-            let (line, end) = (EventFd::new(EFD_CLOEXEC)?, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
-            // KVM tells of the end of a message, and of that of the interrupt, as of a level that may be raised again.
-            vm.register_irqfd_with_resample(&line, &end, SINT_GSI + number)?;
-            Ok(Vp { is_on: false, messages: 0, events: 0, waiting: VecDeque::new(), line, end })
+            let (line, resample) = (EventFd::new(EFD_CLOEXEC)?, EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
+            // KVM reports the end of a message and of the interrupt by the resample event.
+            vm.register_irqfd_with_resample(&line, &resample, SINT_GSI + number)?;
+            Ok(Vp { is_on: false, messages: 0, events: 0, waiting: VecDeque::new(), line, resample })
         };
         Ok(Self { memory, vps: (0..processors).map(vp).collect::<Result<_>>()?, interrupts: 0 })
     }
 
-    /// What is written when a message or an interrupt has ended, by processor.
-    pub fn ends(&self) -> impl Iterator<Item = &EventFd> {
-        self.vps.iter().map(|vp| &vp.end)
+    /// Returns each processor's event for the end of messages and interrupts.
+    pub fn resample_events(&self) -> impl Iterator<Item = &EventFd> {
+        self.vps.iter().map(|vp| &vp.resample)
     }
 
-    /// The guest has written a register: all three as they are now.
-    pub fn written(&mut self, vp: u32, control: u64, events: u64, messages: u64) {
+    /// Stores the values of the three registers after the guest has written one of them.
+    pub fn set_registers(&mut self, vp: u32, control: u64, events: u64, messages: u64) {
         let Some(state) = self.vps.get_mut(vp as usize) else { return };
         for (old, new) in [(state.events, events), (state.messages, messages)] {
-            // A page begins with zeros, and KVM leaves that to us.
+            // An overlay page is zero at first; KVM does not clear it.
             if let Some(page) = page(new).filter(|_| old != new) {
                 self.memory.write(page, &[0; 4096]);
             }
@@ -63,15 +66,16 @@ impl Synic {
         self.deliver(vp);
     }
 
-    /// A message, or the interrupt, has ended on `vp`.
-    pub fn ended(&mut self, vp: u32) {
+    /// Handles the end of a message or interrupt on `vp`.
+    pub fn on_resample(&mut self, vp: u32) {
         if let Some(state) = self.vps.get(vp as usize) {
-            // It is there to be read, or was read already.
-            let _ = state.end.read();
+            // The read fails only if the event was read already.
+            let _ = state.resample.read();
         }
         self.deliver(vp);
     }
 
+    /// Delivers waiting messages while the slot is free.
     fn deliver(&mut self, vp: u32) {
         let Some(state) = self.vps.get_mut(vp as usize) else { return };
         let Some(page) = page(state.messages).filter(|_| state.is_on) else { return };
@@ -81,7 +85,7 @@ impl Synic {
             }
             state.waiting.pop_front();
             self.interrupts += 1;
-            // An eventfd takes it, short of 2^64 at once.
+            // The write fails only at a count of 2^64 - 1.
             let _ = state.line.write(1);
         }
     }

@@ -316,7 +316,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
     }
 }
 
-/// A console device of any bus: see [`Console`] for what its methods do and from where they may be called.
+/// A console device of any bus: see [`Console`] for its methods, errors and contexts.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyConsole<P: Platform> {

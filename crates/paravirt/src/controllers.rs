@@ -1,4 +1,4 @@
-//! The controllers of disks, kept for the disks that come and go on them.
+//! The SCSI controllers, which are kept for hot plug of their disks.
 
 use crate::{Address, Block, Device, Event, Found, Place, Reason};
 use core::task::Waker;
@@ -12,14 +12,14 @@ use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Offer, Vmbus};
 
-/// Controllers that are kept, at most: Hyper-V has four, and four IDE disks.
+/// Maximum number of controllers: Hyper-V has four, and four IDE disks.
 const MAX_CONTROLLERS: usize = 16;
 
 #[cfg(feature = "virtio")]
 type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
 
 /// A controller of either bus.
-#[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
+#[allow(clippy::large_enum_variant, reason = "there are few, and they are not moved")]
 enum Any<P: Platform, B: DmaBuffer> {
     #[cfg(feature = "virtio")]
     Virtio(VirtioController<P, B>),
@@ -28,10 +28,10 @@ enum Any<P: Platform, B: DmaBuffer> {
 }
 
 /// An event of a controller.
-enum Said<P: Platform, B: DmaBuffer> {
+enum AnyEvent<P: Platform, B: DmaBuffer> {
     Added(Block<P, B>, paravirt_scsi::Address),
     Removed(paravirt_scsi::Address),
-    /// Reported by its disks, each to its owner.
+    /// Reported by the disks themselves.
     Faulted,
 }
 
@@ -45,7 +45,7 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
         }
     }
 
-    fn poll(&mut self) -> Option<Said<P, B>> {
+    fn poll(&mut self) -> Option<AnyEvent<P, B>> {
         match self {
             #[cfg(feature = "virtio")]
             Self::Virtio(controller) => next_event(controller, Block::VirtioScsi),
@@ -59,15 +59,15 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
 fn next_event<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     controller: &mut Controller<P, T, B>,
     block: impl Fn(Disk<P, T, B>) -> Block<P, B>,
-) -> Option<Said<P, B>> {
+) -> Option<AnyEvent<P, B>> {
     loop {
         return Some(match controller.poll()? {
             ControllerEvent::Added(disk) => {
                 let unit = disk.address();
-                Said::Added(block(disk), unit)
+                AnyEvent::Added(block(disk), unit)
             }
-            ControllerEvent::Removed(unit) => Said::Removed(unit),
-            ControllerEvent::Faulted(_) => Said::Faulted,
+            ControllerEvent::Removed(unit) => AnyEvent::Removed(unit),
+            ControllerEvent::Faulted(_) => AnyEvent::Faulted,
             _ => continue,
         });
     }
@@ -75,11 +75,11 @@ fn next_event<P: Platform, T: ScsiTransport, B: DmaBuffer>(
 
 type Entry<P, B> = Option<(Place, Any<P, B>)>;
 
-/// The controllers.
+/// The table of controllers.
 pub(crate) struct Controllers<P: Platform, B: DmaBuffer> {
-    /// `None` where there was no memory for it.
+    /// `None` if there was no memory for the table.
     table: Option<PageTable<P, Entry<P, B>>>,
-    /// What is registered with each that is opened.
+    /// The waker to register with each controller that is opened.
     waker: Option<Waker>,
 }
 
@@ -88,8 +88,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         Self { table: PageTable::new(platform, MAX_CONTROLLERS, |_| None).ok(), waker: None }
     }
 
-    /// Takes the controller that VMBus offers into service, with up to `queues` queues for each disk. Its disks come from
-    /// [`poll`](Self::poll).
+    /// Opens the controller that VMBus offers, with up to `queues` queues for each disk. [`poll`](Self::poll) reports its disks.
     #[cfg(feature = "hyperv")]
     pub fn open_offer(
         &mut self,
@@ -106,7 +105,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         })
     }
 
-    /// Takes a virtio controller into service.
+    /// Opens a virtio controller.
     #[cfg(feature = "virtio")]
     pub fn open_virtio(
         &mut self,
@@ -135,7 +134,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         Ok(())
     }
 
-    /// Lets a controller go.
+    /// Closes a controller.
     pub fn remove(&mut self, place: Place) {
         let table = self.table.iter_mut().flat_map(|table| table.iter_mut());
         table
@@ -147,18 +146,18 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         self.table.iter_mut().flat_map(|table| table.iter_mut()).flatten()
     }
 
-    /// What has come and gone on the controller at `only`, or on all of them.
+    /// Passes each hot-plug event of the controller at `only`, or of all controllers, to `each`.
     pub fn poll(&mut self, only: Option<Place>, each: &mut dyn FnMut(Event<P, B>)) {
         for (place, controller) in self.iter_mut().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
             while let Some(event) = controller.poll() {
                 let place = *place;
                 match event {
-                    Said::Added(disk, unit) => {
+                    AnyEvent::Added(disk, unit) => {
                         let address = Address { place, unit: Some(unit) };
                         each(Event::Found(Found { address, device: Device::Block(disk) }));
                     }
-                    Said::Removed(unit) => each(Event::Removed(Address { place, unit: Some(unit) })),
-                    Said::Faulted => {}
+                    AnyEvent::Removed(unit) => each(Event::Removed(Address { place, unit: Some(unit) })),
+                    AnyEvent::Faulted => {}
                 }
             }
         }

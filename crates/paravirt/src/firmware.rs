@@ -8,7 +8,7 @@ use paravirt_firmware::mcfg::{self, Ecam};
 use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
 use paravirt_platform::{InterruptLine, Platform, Polarity, Trigger};
 
-/// The most ECAM ranges, host bridges and MMIO devices that are taken note of.
+/// Maximum number of ECAM ranges, of host bridges, and of MMIO devices.
 const MAX_ENTRIES: usize = 32;
 
 /// The buses of the machine.
@@ -16,11 +16,11 @@ pub(crate) struct Map {
     pub ecam: List<Ecam, MAX_ENTRIES>,
     bridges: List<Bridge, MAX_ENTRIES>,
     pub mmio: List<VirtioMmio, MAX_ENTRIES>,
-    /// Where configuration space is, for a machine without MCFG.
+    /// The address of configuration space from AML, for a machine without MCFG.
     cba: Option<u64>,
 }
 
-/// A host bridge: its buses, and what it forwards.
+/// A host bridge: its buses and its memory windows.
 #[derive(Clone)]
 struct Bridge {
     first: u8,
@@ -28,7 +28,7 @@ struct Bridge {
     windows: Windows,
 }
 
-/// A list of fixed capacity. What does not fit is counted, and named in the log.
+/// A list of fixed capacity. Elements that do not fit are counted, and reported in the log.
 pub(crate) struct List<T, const N: usize> {
     entries: [Option<T>; N],
     dropped: usize,
@@ -75,7 +75,7 @@ impl Map {
         for device in mmio_devices(firmware.command_line) {
             match device {
                 Ok(MmioDevice { base, len, irq, .. }) => {
-                    // As Firecracker and Linux have it: edge-triggered.
+                    // Edge-triggered, as in Firecracker and Linux.
                     let line =
                         InterruptLine { number: irq, trigger: Trigger::Edge, polarity: Polarity::High };
                     map.mmio.push(VirtioMmio::new(base, len, Some(line)));
@@ -87,7 +87,7 @@ impl Map {
         if dropped != [0; 3] {
             let [ecam, bridges, mmio] = dropped;
             log::warn!(
-                "more than {MAX_ENTRIES} of a kind: {ecam} ECAM ranges, {bridges} bridges, {mmio} MMIO devices left out"
+                "more than {MAX_ENTRIES} entries of a kind: ignored {ecam} ECAM ranges, {bridges} bridges, {mmio} MMIO devices"
             );
         }
         map
@@ -101,7 +101,7 @@ impl Map {
             for resource in aml::resources(template) {
                 match resource {
                     Resource::Buses { first, last } => (bridge.first, bridge.last) = (first, last),
-                    // Below 1 MiB is what VGA had.
+                    // Addresses below 1 MiB are for legacy VGA.
                     Resource::Window { start, last } if start >= 1 << 20 => {
                         bridge.windows.add(Window { start, end: last.saturating_add(1) });
                     }
@@ -112,11 +112,11 @@ impl Map {
         }
     }
 
-    /// Walks the host bridges whose buses `access` reaches; from its first bus where firmware names no bridge.
+    /// Enumerates the host bridges whose buses `access` reaches, or its first bus if firmware declares no bridge.
     ///
     /// # Safety
     ///
-    /// Firmware describes this machine, and nobody else drives its devices.
+    /// Firmware describes this machine, and no other driver uses its devices.
     pub unsafe fn enumerate<P: Platform>(
         &self,
         access: &ConfigAccess<P>,
@@ -127,11 +127,11 @@ impl Map {
         let mut is_walked = false;
         for bridge in self.bridges.iter().filter(|bridge| (first..=last).contains(&bridge.first)) {
             is_walked = true;
-            // SAFETY: the windows are those that firmware says the bridge forwards; the rest is the contract of `probe`.
+            // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of `probe`.
             unsafe { enumerate(access, bridge.first, &mut bridge.windows.clone(), is_driven, &mut *visit) };
         }
         if !is_walked {
-            // SAFETY: no window is given out; the rest is the contract of `probe`.
+            // SAFETY: there are no windows to allocate from; the rest is the contract of `probe`.
             unsafe { enumerate(access, first, &mut Windows::new(), is_driven, visit) };
         }
     }

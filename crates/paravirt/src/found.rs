@@ -1,4 +1,4 @@
-//! What [`probe`](crate::probe) hands over: devices, their addresses, and why a device is unclaimed.
+//! The results of [`probe`](crate::probe): devices, their addresses, and why a device is unclaimed.
 
 use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Net};
 use core::fmt;
@@ -132,7 +132,7 @@ impl<P: Platform> fmt::Debug for Passthrough<P> {
 
 /// A device in service, or a device that is passed through or unclaimed.
 #[non_exhaustive]
-#[allow(clippy::large_enum_variant, reason = "handed over once")]
+#[allow(clippy::large_enum_variant, reason = "moved once")]
 pub enum Device<P: Platform, B: DmaBuffer> {
     /// A disk.
     Block(Block<P, B>),
@@ -261,7 +261,7 @@ impl fmt::Display for What {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDriver => f.write_str("there is no driver for it"),
+            Self::NoDriver => f.write_str("no driver"),
             #[cfg(feature = "virtio")]
             Self::Pci(error) => error.fmt(f),
             #[cfg(feature = "virtio")]
@@ -275,7 +275,7 @@ impl fmt::Display for Reason {
             #[cfg(feature = "hyperv")]
             Self::NetVsc(error) => error.fmt(f),
             Self::Scsi(error) => error.fmt(f),
-            Self::TooMany => f.write_str("there are too many of its kind"),
+            Self::TooMany => f.write_str("too many devices of its kind"),
         }
     }
 }

@@ -16,10 +16,10 @@ use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaBuffer, PageArc, Platform, ProcessorId};
 use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
 
-/// How long a host may take to read what was answered last.
+/// How long to wait for the host to read the last responses.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What there is of Hyper-V; nothing on another host.
+/// The Hyper-V host; empty on other hosts.
 pub(crate) struct HyperVHost<P: Platform> {
     platform: P,
     pub hypervisor: Option<PageArc<P, Hypervisor<P>>>,
@@ -29,13 +29,13 @@ pub(crate) struct HyperVHost<P: Platform> {
 }
 
 impl<P: Platform> HyperVHost<P> {
-    /// Connects to what the host offers. Each device gets up to `queues` queues.
+    /// Connects to the hypervisor and VMBus, as far as the host offers them. Each device gets up to `queues` queues.
     pub fn open(platform: &P, queues: u16, newest: Version) -> Self {
         let (platform, integration) = (platform.clone(), Integration::new(platform));
         let mut this = Self { platform, hypervisor: None, vmbus: None, integration, queues };
         match Hypervisor::open(&this.platform) {
             Ok(hypervisor) => this.hypervisor = Some(hypervisor),
-            // A platform that gives no page does not want any of it.
+            // A platform without a hypercall page does not use Hyper-V.
             Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return this,
             Err(error) => {
                 log::warn!("hyper-v: {error}");
@@ -50,7 +50,7 @@ impl<P: Platform> HyperVHost<P> {
         this
     }
 
-    /// Takes every device that is offered into service, and hands each to `found`.
+    /// Opens every offered device, and passes it to `found`.
     pub fn offers<B: DmaBuffer>(
         &mut self,
         controllers: &mut Controllers<P, B>,
@@ -58,18 +58,18 @@ impl<P: Platform> HyperVHost<P> {
     ) {
         let Some(vmbus) = self.vmbus.clone() else { return };
         vmbus.offers(&mut |offer| self.offered(&vmbus, offer, controllers, found));
-        // They are the bus's own: no offer tells of them.
+        // Sockets belong to the bus: there is no offer for them.
         match HvSockets::new(&self.platform, &vmbus) {
             Ok(Some(sockets)) => {
                 let device = Device::Sockets(AnySockets::HyperV(sockets));
                 found(Found { address: Place::VmbusSockets.into(), device });
             }
             Ok(None) => {}
-            Err(_) => log::warn!("vmbus: there is no memory for sockets"),
+            Err(_) => log::warn!("vmbus: out of memory, sockets are unavailable"),
         }
     }
 
-    /// Takes the device whose primary channel is offered into service.
+    /// Opens the device of an offered primary channel.
     fn offered<B: DmaBuffer>(
         &mut self,
         vmbus: &Vmbus<P>,
@@ -82,7 +82,7 @@ impl<P: Platform> HyperVHost<P> {
         }
         let place = Place::from(offer);
         let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Vmbus(offer.interface), reason });
-        // Channels are spread over the processors.
+        // Channels are distributed over the processors.
         let processors = self.platform.processors().count().max(1);
         let processor = offer.channel.checked_rem(processors).unwrap_or(0);
         let options = ChannelOptions::default().with_processor(ProcessorId(processor));
@@ -124,7 +124,7 @@ impl<P: Platform> HyperVHost<P> {
         found(Found { address: place.into(), device });
     }
 
-    /// What has come and gone on the bus.
+    /// Passes each hot-plug event of the bus to the caller's closure.
     pub fn poll<B: DmaBuffer>(
         &mut self,
         controllers: &mut Controllers<P, B>,
@@ -173,9 +173,9 @@ impl<P: Platform> HyperVHost<P> {
         ReferenceClock::open(self.hypervisor.as_ref()?).ok().map(AnyClock::HyperV)
     }
 
-    /// Ends the connection, once the host has read what was answered last.
+    /// Unloads the connection, after the host has read the last responses.
     pub fn unload(&mut self) -> Result<(), Fault> {
-        // A host that asked for the end may not have read the answer yet.
+        // A host that requested a shutdown may not have read the response yet.
         let end = self.platform.now().saturating_add(FLUSH_TIMEOUT);
         while !self.integration.is_flushed() && self.platform.now() < end {
             self.platform.relax();

@@ -1,4 +1,4 @@
-//! Which hypervisor this runs on: for a line in the log. What is driven never depends on it.
+//! Detection of the hypervisor, for information only: the choice of drivers does not depend on it.
 
 use core::fmt;
 use paravirt_platform::Platform;
@@ -17,7 +17,7 @@ pub enum Hypervisor {
     VMware,
     /// QEMU without hardware virtualisation.
     Tcg,
-    /// Another one, and its signature.
+    /// Another hypervisor, with its signature.
     Other([u8; 12]),
 }
 
@@ -34,33 +34,33 @@ impl fmt::Display for Hypervisor {
     }
 }
 
-/// A hypervisor's leaves.
+/// The CPUID leaves of a hypervisor.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Leaves {
-    /// Whose they are.
+    /// The hypervisor.
     pub hypervisor: Hypervisor,
-    /// The first of them.
+    /// The first leaf.
     pub base: u32,
 }
 
 const FIRST: u32 = 0x4000_0000;
 const STEP: u32 = 0x100;
-/// How many places are looked at, as Linux does.
+/// How many leaf bases are checked, as in Linux.
 const PLACES: u32 = 256;
-/// Hypervisors that are looked for at once, at most.
+/// Maximum number of hypervisors that are reported.
 pub const MAX_HYPERVISORS: usize = 4;
 
-/// The hypervisors that were found.
+/// An iterator over the detected hypervisors.
 pub type Found = core::iter::Flatten<core::array::IntoIter<Option<Leaves>, MAX_HYPERVISORS>>;
 
-/// The hypervisors whose leaves there are, in the order of the leaves; none on bare metal, nor on a platform that gives no
-/// [`registers`](Platform::registers). Hyper-V's and KVM's can be there at once.
+/// Returns the hypervisors with CPUID leaves, in the order of the leaves; none on bare metal, or on a platform without
+/// [`registers`](Platform::registers). Hyper-V's and KVM's leaves can be present at once.
 pub fn detect<P: Platform>(platform: &P) -> Found {
     search(|leaf| platform.registers().cpuid(leaf))
 }
 
-/// As [`detect`], with CPUID given as a function from the leaf to EAX, EBX, ECX and EDX.
+/// As [`detect`], with CPUID as a function from the leaf to EAX, EBX, ECX and EDX.
 pub fn search(cpuid: impl Fn(u32) -> [u32; 4]) -> Found {
     let mut found = [None; MAX_HYPERVISORS];
     let mut slots = found.iter_mut();
@@ -83,8 +83,8 @@ fn signature([last, ebx, ecx, edx]: [u32; 4]) -> Option<Hypervisor> {
     for (to, register) in text.chunks_exact_mut(4).zip([ebx, ecx, edx]) {
         to.copy_from_slice(&register.to_le_bytes());
     }
-    // Where there are no leaves, a processor answers with those of its highest basic leaf: no base that makes sense, or no
-    // text. KVM before Linux 3.0 gave 0 as its last leaf.
+    // For an absent leaf a processor returns the highest basic leaf, which is not a valid base, or not text. KVM before Linux 3.0
+    // returned 0 as its last leaf.
     let is_base = last == 0 || last & 0xffff_0000 == FIRST;
     let is_text = text.iter().all(|byte| *byte == 0 || byte.is_ascii_graphic() || *byte == b' ');
     match &text {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_hyper_v_and_kvm_side_by_side() {
+    fn finds_hyper_v_and_kvm_together() {
         let found: Vec<_> = search(|at| match at {
             1 => [0, 0, 1 << 31, 0],
             0x4000_0000 => leaf(0x4000_000b, b"Microsoft Hv"),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn bare_metal_is_none_whatever_the_leaves_echo() {
+    fn bare_metal_has_no_hypervisor_for_any_leaf_content() {
         assert_eq!(search(|_| [7, 0x756e_6547, 0, 0]).count(), 0);
         assert_eq!(search(|at| if at == 1 { [0, 0, 1 << 31, 0] } else { [0x16, 0x20, 1, 0xff] }).count(), 0);
     }

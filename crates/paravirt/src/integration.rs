@@ -1,4 +1,4 @@
-//! The integration services of the host, each on a channel of its own.
+//! The integration services of the host, each on a separate channel.
 
 use crate::Place;
 use core::task::Waker;
@@ -7,12 +7,12 @@ use paravirt_hv_ic::{Connection, Service, service};
 use paravirt_platform::{PageTable, Platform};
 use paravirt_vmbus::{Offer, Vmbus};
 
-/// Services that are kept, at most: there are six of them.
+/// Maximum number of services: six are known.
 const MAX_SERVICES: usize = 8;
 
-#[allow(clippy::large_enum_variant, reason = "there are few, and none is moved about")]
+#[allow(clippy::large_enum_variant, reason = "there are few, and they are not moved")]
 enum Entry<P: Platform> {
-    /// Offered; its channel is opened when the kernel serves for the first time, as a host expects answers from then on.
+    /// Offered; its channel is opened by the first `serve`, as a host expects responses from then on.
     Waiting(Offer, Service),
     Open(Place, Connection<P>),
 }
@@ -26,13 +26,13 @@ impl<P: Platform> Entry<P> {
     }
 }
 
-/// The services.
+/// The table of services.
 pub(crate) struct Integration<P: Platform> {
-    /// `None` where there was no memory for it.
+    /// `None` if there was no memory for the table.
     table: Option<PageTable<P, Option<Entry<P>>>>,
-    /// What is registered with each that is opened.
+    /// The waker to register with each service that is opened.
     waker: Option<Waker>,
-    /// The kernel serves.
+    /// Whether `serve` was called.
     is_serving: bool,
 }
 
@@ -45,30 +45,30 @@ impl<P: Platform> Integration<P> {
         self.table.iter_mut().flat_map(|table| table.iter_mut())
     }
 
-    /// Takes note of an offer; whether it is of a service.
+    /// Adds an offer to the table; returns whether it is for a service.
     pub fn add(&mut self, offer: &Offer) -> bool {
         let Some(service) = service(&offer.interface) else { return false };
         self.remove(Place::from(offer));
         match self.entries().find(|entry| entry.is_none()) {
             Some(free) => *free = Some(Entry::Waiting(*offer, service)),
-            None => log::warn!("{offer}: there are more services than are kept"),
+            None => log::warn!("{offer}: too many integration services, ignored"),
         }
         true
     }
 
-    /// Whether it is one of a service.
+    /// Returns whether an offer is for a service.
     pub fn is_service(offer: &Offer) -> bool {
         service(&offer.interface).is_some()
     }
 
-    /// Lets a service go.
+    /// Removes a service.
     pub fn remove(&mut self, place: Place) {
         let is_there =
             |entry: &&mut Option<Entry<P>>| entry.as_ref().is_some_and(|entry| entry.place() == place);
         self.entries().filter(is_there).for_each(|entry| *entry = None);
     }
 
-    /// Answers what the host has asked; opens what is not yet open.
+    /// Opens the services that are not open, and responds to the requests of the host.
     pub fn serve(&mut self, platform: &P, vmbus: &Vmbus<P>, reference: Option<u64>, agent: &mut dyn Agent) {
         self.is_serving = true;
         let waker = self.waker.clone();
@@ -94,7 +94,7 @@ impl<P: Platform> Integration<P> {
         }
     }
 
-    /// Whether the host has read all answers.
+    /// Returns whether the host has read all responses.
     pub fn is_flushed(&mut self) -> bool {
         self.entries().flatten().all(|entry| match entry {
             Entry::Waiting(..) => true,
@@ -116,7 +116,7 @@ impl<P: Platform> Integration<P> {
         let mut all = Arm::Armed;
         for entry in self.entries().flatten() {
             let is_pending = match entry {
-                // It is opened by the next call.
+                // The next `serve` opens it.
                 Entry::Waiting(..) => is_serving,
                 Entry::Open(_, connection) => connection.arm() == Arm::Pending,
             };

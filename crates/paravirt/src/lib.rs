@@ -1,13 +1,13 @@
 //! Finds every paravirtual device of a machine, on every bus, and opens it behind the common traits of [`paravirt_device`].
 //!
-//! [`probe`] walks PCI (through ECAM that ACPI's MCFG names, else through ports 0xCF8 and 0xCFC) and the virtio devices
-//! behind MMIO registers (declared in the DSDT or named on the command line), then the channels of VMBus where there is a
-//! Hyper-V, opens the devices that have a driver, and reports the rest as unclaimed. Services of the host for the whole machine are
-//! returned as [`Services`]. [`hypervisor::detect`] names the hypervisor; nothing depends on its answer.
+//! [`probe`] enumerates PCI (through ECAM if ACPI has an MCFG, otherwise through ports 0xCF8 and 0xCFC), virtio MMIO devices
+//! (declared in the DSDT or on the command line), and the channels of VMBus on Hyper-V. It opens the devices that have a driver, and
+//! reports the others as unclaimed. [`Services`] has the host services that belong to no single device. [`hypervisor::detect`]
+//! reports the hypervisor, for information only.
 //!
 //! # A port
 //!
-//! A kernel implements the traits of [`paravirt_platform`] for a handle to its own services, and then:
+//! A kernel implements the traits of [`paravirt_platform`] for a handle to its services, and then:
 //!
 //! ```
 //! use paravirt::{Device, Firmware, Options, probe};
@@ -16,22 +16,22 @@
 //!
 //! fn start<P: Platform>(kernel: &P, rsdp: Option<u64>, command_line: &str) {
 //!     let firmware = Firmware::new(rsdp).with_command_line(command_line);
-//!     // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
+//!     // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
 //!     let services = unsafe {
 //!         probe::<P, DmaSlice<P>>(kernel, &firmware, &Options::default(), &mut |found| match found.device {
 //!             Device::Block(mut disk) => {
 //!                 let queue = disk.take_queue(0);
-//!                 // hand disk and queue to the file system
+//!                 // pass disk and queue to the file system
 //!             }
 //!             Device::Net(mut card) => {
 //!                 let queue = card.take_queue(0);
-//!                 // hand card and queue to the network stack
+//!                 // pass card and queue to the network stack
 //!             }
 //!             Device::Unclaimed(what) => log::info!("{}: {what}", found.address),
 //!             _ => {}
 //!         })
 //!     };
-//!     // Keep what it returns: hot plug, the clock, crash reports, and the unload at the end.
+//!     // Keep `services`: hot plug, the clock, crash reports, and the unload at the end.
 //! }
 //! ```
 #![no_std]
@@ -45,13 +45,11 @@
         clippy::arithmetic_side_effects
     )
 )]
-// An enumeration whose only family is switched off has no value, and uses none of its arguments.
+// Without the feature of its only family, an enumeration is uninhabited, and its methods use no arguments.
 #![cfg_attr(not(all(feature = "virtio", feature = "hyperv")), allow(unused_variables, unused_mut))]
 
 #[cfg(not(any(feature = "virtio", feature = "hyperv")))]
-compile_error!(
-    "paravirt finds nothing without a family of drivers: switch on the feature `virtio` or `hyperv`"
-);
+compile_error!("paravirt has no drivers without a family: enable feature `virtio` or `hyperv`");
 
 mod any;
 mod controllers;

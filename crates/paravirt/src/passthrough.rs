@@ -1,4 +1,4 @@
-//! The devices of the `virtio-drivers` crate, as that crate's own objects.
+//! Passthrough devices opened with the drivers of the `virtio-drivers` crate.
 
 use crate::Passthrough;
 use core::fmt;
@@ -10,9 +10,9 @@ use virtio_drivers::device::gpu::VirtIOGpu;
 use virtio_drivers::device::sound::VirtIOSound;
 use virtio_drivers::device::virtio_9p::VirtIO9p;
 
-/// A driver of the `virtio-drivers` crate on its device, over a pool that buffers are bounced through.
+/// A driver of the `virtio-drivers` crate on its device, with a pool of bounce buffers.
 ///
-/// It stands outside the trust rule: the device can make it panic, spin or lose a wake-up.
+/// The trust rule does not cover it: the device can make it panic, spin or lose a wake-up.
 #[non_exhaustive]
 #[allow(clippy::large_enum_variant, reason = "made once")]
 pub enum PassthroughDevice<P: Platform, S: PoolSource> {
@@ -25,11 +25,11 @@ pub enum PassthroughDevice<P: Platform, S: PoolSource> {
 }
 
 impl<P: Platform> Passthrough<P> {
-    /// Opens the device with that crate's driver.
+    /// Opens the device with the driver of `virtio-drivers`.
     ///
     /// # Errors
     ///
-    /// That crate's.
+    /// Those of `virtio-drivers`.
     pub fn open<S: PoolSource>(self) -> virtio_drivers::Result<PassthroughDevice<P, S>> {
         let transport = PassthroughTransport::new(self.transport);
         Ok(match self.device_type {

@@ -1,4 +1,4 @@
-//! Firmware tables through the platform's mappings: the one place of this crate that reads memory.
+//! Reads firmware tables through mappings of the platform. No other module of this crate reads memory.
 
 use core::fmt;
 use core::ops::ControlFlow;
@@ -12,8 +12,8 @@ pub struct Physical<'a, P: Platform>(&'a P);
 impl<'a, P: Platform> Physical<'a, P> {
     /// # Safety
     ///
-    /// Reading physical memory, wherever the platform maps it, has no side effects: no firmware table leads to a device
-    /// whose registers change by being read.
+    /// Reading physical memory that the platform maps has no side effects: no firmware table points to device registers whose reads
+    /// have side effects.
     pub unsafe fn new(platform: &'a P) -> Self {
         Self(platform)
     }
@@ -21,7 +21,7 @@ impl<'a, P: Platform> Physical<'a, P> {
 
 impl<P: Platform> PhysicalMemory for Physical<'_, P> {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
-        // SAFETY: by the contract of `new`; the mapping is valid for the length until it is ended.
+        // SAFETY: by the contract of `new`; the mapping is valid for the length until it is unmapped.
         unsafe {
             let base = self.0.map(address, into.len()).ok()?;
             for (i, byte) in into.iter_mut().enumerate() {
@@ -33,7 +33,8 @@ impl<P: Platform> PhysicalMemory for Physical<'_, P> {
     }
 }
 
-/// Hands every ACPI table that `rsdp` (or the BIOS area, where that is `None`) leads to to `visit`, until it breaks.
+/// Calls `visit` for every ACPI table that is reachable from `rsdp`, or from the RSDP in the BIOS area if that is `None`, until `visit`
+/// breaks.
 pub fn acpi_tables<P: Platform>(
     memory: &Physical<'_, P>,
     rsdp: Option<u64>,
@@ -43,7 +44,7 @@ pub fn acpi_tables<P: Platform>(
     let mut is_done = false;
     let walked = tables::walk(memory, rsdp, |table| is_done = is_done || visit(table).is_break());
     if walked.is_none() {
-        log::warn!("acpi: there is no valid RSDP at {rsdp:#x}");
+        log::warn!("acpi: no valid RSDP at {rsdp:#x}, tables are ignored");
     }
 }
 
@@ -51,14 +52,14 @@ pub fn acpi_tables<P: Platform>(
 ///
 /// # Errors
 ///
-/// [`MapError`] where the platform does not map it.
+/// [`MapError`] if the platform cannot map the table.
 pub fn with_table<P: Platform, R>(
     memory: &Physical<'_, P>,
     table: &TableAt,
     work: impl FnOnce(&[u8]) -> R,
 ) -> Result<R, MapError> {
     let len = table.len as usize;
-    // SAFETY: by the contract of `Physical::new`. Tables are written before the guest starts; the slice ends with the
+    // SAFETY: by the contract of `Physical::new`. Tables do not change after the guest has started; the slice does not outlive the
     // mapping.
     unsafe {
         let base = memory.0.map(table.address, len)?;

@@ -1,4 +1,4 @@
-//! The one call that finds everything.
+//! The function that finds all devices.
 
 use crate::controllers::Controllers;
 use crate::{Found, Services};
@@ -6,13 +6,13 @@ use paravirt_platform::{DmaBuffer, Platform};
 #[cfg(feature = "hyperv")]
 use paravirt_vmbus::Version;
 
-/// What the boot loader passed on.
+/// What the boot loader passed to the kernel.
 #[derive(Copy, Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Firmware<'a> {
-    /// The physical address of ACPI's RSDP. Without, the BIOS area is searched.
+    /// The physical address of ACPI's RSDP. If it is `None`, the BIOS area is searched.
     pub rsdp: Option<u64>,
-    /// The command line, for `virtio_mmio.device=`.
+    /// The command line, which may have `virtio_mmio.device=` parameters.
     pub command_line: &'a str,
 }
 
@@ -30,19 +30,20 @@ impl<'a> Firmware<'a> {
     }
 }
 
-/// How devices are taken into service: make one by [`Options::default`] and set what is to be different.
+/// Options for opening devices: start with [`Options::default`] and change fields.
 #[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Queues of a device at most; `None` for as many as there are processors.
+    /// Maximum number of queues of a device; `None` for the number of processors.
     pub queues: Option<u16>,
-    /// Entries of a queue at most.
+    /// Maximum number of entries of a queue.
     pub queue_size: u16,
-    /// Segments of a buffer at most.
+    /// Maximum number of segments of a buffer.
     pub segments: u16,
-    /// Virtio disks are passed through to the `virtio-drivers` crate's driver, outside the trust rule: to compare with.
+    /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
+    /// comparison.
     pub pass_disks: bool,
-    /// The newest version of VMBus to speak.
+    /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
 }
@@ -60,14 +61,14 @@ impl Default for Options {
     }
 }
 
-/// Finds every device of the machine, takes into service what there is a driver for, and hands each to `found`: PCI by
-/// address, then MMIO by address, then VMBus by channel. Returns what the host offers to the machine as a whole.
+/// Finds every device of the machine, opens those that have a driver, and passes each to `found`: PCI by address, then MMIO by
+/// address, then VMBus by channel. Returns the host services that belong to no single device.
 ///
 /// # Safety
 ///
-/// * Firmware and command line describe this machine: where they say that there are registers, there are.
-/// * Nobody else drives the devices, and firmware's drivers have stopped.
-/// * Reading the firmware's tables, wherever they lead, has no side effects.
+/// * Firmware and command line describe this machine: there are registers where they report them.
+/// * No other driver uses the devices, and firmware's drivers have stopped.
+/// * Reading memory that the firmware's tables point to has no side effects.
 pub unsafe fn probe<P, B>(
     platform: &P,
     firmware: &Firmware<'_>,
@@ -88,7 +89,7 @@ where
             .with_queue_size(options.queue_size)
             .with_processors(processors)
             .with_segments(options.segments);
-        // SAFETY: the caller's promises are those that the call asks for.
+        // SAFETY: the caller upholds the same contract.
         unsafe { crate::virtio::probe(platform, firmware, options, &open, &mut controllers, found) };
     }
     #[cfg(not(feature = "virtio"))]

@@ -32,7 +32,7 @@ pub struct Services<P: Platform, B: DmaBuffer> {
 
 /// A hot-plug event.
 #[non_exhaustive]
-#[allow(clippy::large_enum_variant, reason = "handed over once")]
+#[allow(clippy::large_enum_variant, reason = "moved once")]
 pub enum Event<P: Platform, B: DmaBuffer> {
     /// A device was added.
     Found(Found<P, B>),
@@ -131,8 +131,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         self.controllers.arm()
     }
 
-    /// Opens the hypervisor's clock; `None` where it offers none that is consistent across processors. Open one at a time: the
-    /// second replaces the page that the first reads.
+    /// Opens the hypervisor's clock; `None` if it offers none that is consistent across processors. Open one at a time: the second one
+    /// replaces the page that the first one reads.
     pub fn clock(&self) -> Option<AnyClock<P>> {
         #[cfg(feature = "hyperv")]
         if let Some(clock) = self.hyperv.clock() {
@@ -147,7 +147,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         None
     }
 
-    /// Opens the hypervisor's timer of `processor`, one at a time; `None` where it has none that raises an interrupt directly.
+    /// Opens the hypervisor's timer of `processor`, one at a time; `None` if it has none that raises an interrupt directly.
     pub fn timer(&self, processor: ProcessorId) -> Option<HostTimer<P>> {
         #[cfg(feature = "hyperv")]
         {
@@ -160,7 +160,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         }
     }
 
-    /// Returns a reporter of guest crashes for the panic handler; `None` where the host takes no crash reports.
+    /// Returns a crash reporter for the panic handler; `None` if the host accepts no crash reports.
     pub fn crash_reporter(&self) -> Option<CrashReporter<P>> {
         #[cfg(feature = "hyperv")]
         {
@@ -176,7 +176,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         self.hyperv.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
     }
 
-    /// Disconnects from VMBus. Blocks until the host has read the last answers (one second at most) and has confirmed the
+    /// Disconnects from VMBus. Blocks until the host has read the last responses (at most one second) and has confirmed the
     /// unload. Afterwards the devices on it are out of service, and the host has released all memory shared with it. The
     /// hypercall page and the clock page are released when this value, the clock and the crash reporter have been dropped.
     ///

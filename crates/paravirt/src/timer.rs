@@ -22,7 +22,7 @@ pub struct TimerError;
 
 impl fmt::Display for TimerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the timer cannot be set: its processor does not run")
+        f.write_str("the timer cannot be set: its processor is not running")
     }
 }
 
@@ -83,7 +83,7 @@ pub mod hyperv {
     use paravirt_hyperv::{Hypervisor, OpenError, SyntheticTimer, TimerSignal};
     use paravirt_platform::{InterruptCell, PageArc, Platform, ProcessorId, Vector};
 
-    /// Nanoseconds of a unit of the hypervisor's time.
+    /// Nanoseconds per unit of the hypervisor's time.
     const UNIT: u64 = 100;
 
     /// A synthetic timer whose interrupt wakes a task.

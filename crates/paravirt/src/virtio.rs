@@ -1,4 +1,4 @@
-//! virtio: the devices on PCI and behind MMIO registers.
+//! virtio devices on PCI and MMIO.
 
 use crate::controllers::Controllers;
 use crate::firmware::Map;
@@ -19,7 +19,7 @@ use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
 
-/// Finds every virtio device, and hands each to `found`: PCI by address, then MMIO by address.
+/// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address.
 ///
 /// # Safety
 ///
@@ -49,25 +49,25 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         }
     };
     let mut visit = |slot: PciSlot<P>| {
-        // SAFETY: by the contract of this function, nobody else drives the devices, and the walk hands each function over once.
+        // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
         let device = unsafe { pci_device(platform, &slot, open, options) };
         hand_over(Place::Pci(slot.address()), device);
     };
     let is_driven = |info: &paravirt_pci::FunctionInfo| transport::is_virtio(info).is_some();
     let mut is_reached = false;
     for range in map.ecam.iter() {
-        // SAFETY: the MCFG says that configuration space is there, and the contract of `probe` requires firmware's tables to be true.
+        // SAFETY: the MCFG reports configuration space there, and by the contract of `probe` firmware's tables are true.
         match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
             Ok(access) => {
                 is_reached = true;
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller upholds the same contract.
                 unsafe { map.enumerate(&access, is_driven, &mut visit) };
             }
             Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
         }
     }
     if !is_reached {
-        // SAFETY: there is no ECAM in use; the rest is the caller's promise.
+        // SAFETY: ECAM is not in use; the rest is the caller's contract.
         unsafe { map.enumerate(&ConfigAccess::ports(platform), is_driven, &mut visit) };
     }
 
@@ -75,7 +75,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     while let Some(next) = map.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
         floor = Some(next.base);
         let len = usize::try_from(next.len).unwrap_or(usize::MAX);
-        // SAFETY: the DSDT or the command line says that registers are there, which the contract of `probe` requires to be true.
+        // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
         let device = match unsafe { transport::mmio(platform, next.base, len, next.line) } {
             Err(MmioError::Empty) => continue,
             Err(error) => {
@@ -94,7 +94,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
 
 /// # Safety
 ///
-/// Nobody else drives the function.
+/// No other driver uses the function.
 unsafe fn pci_device<P: Platform, B: DmaBuffer>(
     platform: &P,
     slot: &PciSlot<P>,
@@ -104,7 +104,7 @@ unsafe fn pci_device<P: Platform, B: DmaBuffer>(
     let info = slot.info();
     let unclaimed = |what, reason| Device::Unclaimed(Unclaimed { what, reason });
     match transport::is_virtio(info) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the same contract.
         Some(device_type) => match unsafe { transport::pci(platform, slot, device_type) } {
             Ok(transport) => virtio_device(platform, transport, open, options),
             Err(error) => unclaimed(What::Virtio(device_type), Reason::Pci(error)),
@@ -119,8 +119,8 @@ unsafe fn pci_device<P: Platform, B: DmaBuffer>(
     }
 }
 
-/// Makes a controller of a SCSI host device, whose disks are then to be asked for; the device itself where it is another one,
-/// or is not taken into service.
+/// Opens a SCSI host device as a controller, whose disks are reported by the controller's `poll`. Returns the device if it is of another
+/// type, or could not be opened.
 fn scsi_host<P: Platform, B: DmaBuffer>(
     platform: &P,
     place: Place,
@@ -167,7 +167,7 @@ fn virtio_device<P: Platform, B: DmaBuffer>(
         DeviceType::SOCKET => {
             VirtioSockets::open(platform, transport, open).map(|d| Device::Sockets(AnySockets::Virtio(d)))
         }
-        // The caller makes a controller of it.
+        // The caller opens it as a controller.
         DeviceType::SCSI => Ok(Device::Passthrough(Passthrough { device_type, transport })),
         DeviceType::GPU | DeviceType::SOUND | DeviceType::P9 => {
             Ok(Device::Passthrough(Passthrough { device_type, transport }))

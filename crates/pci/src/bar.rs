@@ -13,18 +13,18 @@ const COUNT: u8 = 6;
 pub enum Bar {
     /// Memory.
     Memory {
-        /// Where it is; 0 where it has no address.
+        /// The address; 0 if it is unassigned.
         address: u64,
-        /// Its size in bytes, not 0.
+        /// The size in bytes, not 0.
         size: u64,
-        /// Which addresses it takes.
+        /// The width of the address.
         width: AddressWidth,
     },
     /// I/O ports.
     Io {
         /// The first port.
         port: u32,
-        /// How many, not 0.
+        /// The number of ports, not 0.
         size: u32,
     },
 }
@@ -34,16 +34,15 @@ pub enum Bar {
 pub struct Bars([Option<Bar>; COUNT as usize]);
 
 impl Bars {
-    /// Reads the registers of a function with six of them. Sizes are found by writing all ones, during which the function does
-    /// not answer to its BARs; each register is written back, its lower half first, so that no monitor takes the function to
-    /// another place meanwhile.
+    /// Reads the registers of a function with six BARs. Sizes are determined by writing all ones, while decoding of the BARs is disabled.
+    /// Each register is restored, its lower half first, so that the hypervisor does not move the BAR meanwhile.
     ///
     /// # Safety
     ///
-    /// Nobody uses the function's registers meanwhile.
+    /// Nothing else uses the function's registers meanwhile.
     pub unsafe fn read<P: Platform>(function: &PciFunction<P>) -> Self {
         let command = function.command();
-        // SAFETY: the function stops decoding addresses, which the contract of this function allows.
+        // SAFETY: decoding is disabled, which the contract of this function allows.
         unsafe {
             function.set_command(command.difference(Command::MEMORY_SPACE | Command::IO_SPACE));
         }
@@ -53,21 +52,21 @@ impl Bars {
             if core::mem::take(&mut is_upper_half) {
                 continue;
             }
-            // SAFETY: the function does not decode its BARs now.
+            // SAFETY: decoding of the BARs is disabled.
             *slot = unsafe { read_one(function, index) };
             is_upper_half = matches!(slot, Some(Bar::Memory { width: AddressWidth::Bits64, .. }));
         }
-        // SAFETY: the registers and the command are as they were.
+        // SAFETY: the registers are restored, and so is the command.
         unsafe { function.set_command(command) };
         Self(bars)
     }
 
-    /// BAR `index`; `None` where there is none.
+    /// Returns BAR `index`; `None` if it does not exist.
     pub fn get(&self, index: u8) -> Option<Bar> {
         *self.0.get(usize::from(index))?
     }
 
-    /// Address and size of BAR `index`, where it is memory and has an address.
+    /// Returns address and size of BAR `index`, if it is a memory BAR with an assigned address.
     pub fn memory(&self, index: u8) -> Option<(u64, u64)> {
         match self.get(index)? {
             Bar::Memory { address, size, .. } if address != 0 => Some((address, size)),
@@ -75,7 +74,7 @@ impl Bars {
         }
     }
 
-    /// Every BAR that there is, with its index.
+    /// Iterates over the existing BARs with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
         (0u8..).zip(self.0.iter()).filter_map(|(index, bar)| Some((index, (*bar)?)))
     }
@@ -91,7 +90,7 @@ const fn register(index: u8) -> u8 {
 unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<Bar> {
     let at = register(index);
     let old = function.read(at);
-    // SAFETY: by the contract of this function, what the register holds meanwhile is not decoded.
+    // SAFETY: by the contract of this function, the value of the register is not decoded.
     let mask = unsafe { probe(function, at, old) };
     if old & 1 != 0 {
         let size = (mask & !3).wrapping_neg() & 0xffff;
@@ -102,7 +101,7 @@ unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<
         2 if index < COUNT.wrapping_sub(1) => {
             let above = register(index.saturating_add(1));
             let old_high = function.read(above);
-            // SAFETY: by the contract of this function, what the register holds meanwhile is not decoded.
+            // SAFETY: by the contract of this function, the value of the register is not decoded.
             let high = unsafe { probe(function, above, old_high) };
             let address = u64::from(old & !0xf) | u64::from(old_high) << 32;
             (address, low | u64::from(high) << 32, AddressWidth::Bits64)
@@ -114,13 +113,13 @@ unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<
     (mask != 0 && size.is_power_of_two()).then_some(Bar::Memory { address, size, width })
 }
 
-/// Writes all ones and `old` again; which bits stuck.
+/// Writes all ones and restores `old`; returns the bits that are writable.
 ///
 /// # Safety
 ///
 /// The function does not decode its BARs.
 unsafe fn probe<P: Platform>(function: &PciFunction<P>, at: u8, old: u32) -> u32 {
-    // SAFETY: the caller's promise: the register means nothing while the function does not decode it.
+    // SAFETY: by the contract of this function, the value of the register is not decoded.
     unsafe {
         function.write(at, u32::MAX);
         let mask = function.read(at);
@@ -133,14 +132,14 @@ unsafe fn probe<P: Platform>(function: &PciFunction<P>, at: u8, old: u32) -> u32
 ///
 /// # Safety
 ///
-/// The address is in a window that the bridges above forward to this function, and in nobody else's part of it.
+/// The address range is in a window that the upstream bridges forward to this function, and is not used by another function.
 pub(crate) unsafe fn set_address<P: Platform>(
     function: &PciFunction<P>,
     index: u8,
     address: u64,
     width: AddressWidth,
 ) {
-    // SAFETY: by the contract of this function, the address is this function's to decode.
+    // SAFETY: by the contract of this function, the PCI function may decode the address.
     unsafe {
         function.write(register(index), address as u32);
         if width == AddressWidth::Bits64 {

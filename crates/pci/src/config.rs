@@ -1,17 +1,17 @@
-//! How configuration space is reached.
+//! Access to PCI configuration space.
 
 use crate::Address;
 use core::fmt;
 use paravirt_platform::{AllocError, MapError, MmioRegion, PageArc, Platform};
 use spin::Mutex;
 
-/// Configuration through ports is in two steps, address and data: one processor at a time.
+/// Serialises access through ports, which takes two steps: address and data.
 static PORTS: Mutex<()> = Mutex::new(());
 const PORT_ADDRESS: u16 = 0xcf8;
 const PORT_DATA: u16 = 0xcfc;
 const PORT_ENABLE: u32 = 1 << 31;
 
-/// How the configuration space of one PCI segment is reached.
+/// Access to the configuration space of a PCI segment.
 pub struct ConfigAccess<P: Platform>(Mechanism<P>);
 
 enum Mechanism<P: Platform> {
@@ -20,16 +20,16 @@ enum Mechanism<P: Platform> {
 }
 
 impl<P: Platform> ConfigAccess<P> {
-    /// The buses `first` to `last` of `segment` in the memory at `phys`, where bus 0 is or would be: what a line of ACPI's
-    /// MCFG says. PCI Firmware 3.3 §4.1.2
+    /// Accesses buses `first` to `last` of `segment` through ECAM. `phys` is the physical address of bus 0, even if it is not included, as
+    /// in an entry of ACPI's MCFG. PCI Firmware 3.3 §4.1.2
     ///
     /// # Errors
     ///
-    /// [`MapError`] where it cannot be mapped.
+    /// [`MapError`] if it cannot be mapped.
     ///
     /// # Safety
     ///
-    /// Firmware says that PCI configuration space is there, and nobody else writes it.
+    /// Firmware reports PCI configuration space there, and nothing else writes it.
     pub unsafe fn ecam(platform: &P, phys: u64, segment: u16, first: u8, last: u8) -> Result<Self, MapError> {
         let buses = usize::from(last).checked_sub(usize::from(first)).ok_or(MapError)?.wrapping_add(1);
         let start = phys.checked_add(u64::from(first) << 20).ok_or(MapError)?;
@@ -39,16 +39,16 @@ impl<P: Platform> ConfigAccess<P> {
         Ok(Self(Mechanism::Ecam { registers, segment, first, last }))
     }
 
-    /// All buses, through ports 0xCF8 and 0xCFC. PCI 3.0 §3.2.2.3.2
+    /// Accesses all buses through ports 0xCF8 and 0xCFC. PCI 3.0 §3.2.2.3.2
     ///
     /// # Safety
     ///
-    /// The machine has no ECAM, or nobody uses it at the same time, and those ports are PCI's or nobody's.
+    /// The machine has no ECAM, or it is not used at the same time, and the ports belong to PCI or to no device.
     pub unsafe fn ports(platform: &P) -> Self {
         Self(Mechanism::Ports { platform: platform.clone() })
     }
 
-    /// The PCI segment group.
+    /// Returns the PCI segment group.
     pub fn segment(&self) -> u16 {
         match self.0 {
             Mechanism::Ecam { segment, .. } => segment,
@@ -56,7 +56,7 @@ impl<P: Platform> ConfigAccess<P> {
         }
     }
 
-    /// The first and the last bus number.
+    /// Returns the first and the last bus number.
     pub fn buses(&self) -> (u8, u8) {
         match self.0 {
             Mechanism::Ecam { first, last, .. } => (first, last),
@@ -64,7 +64,7 @@ impl<P: Platform> ConfigAccess<P> {
         }
     }
 
-    /// Reads the aligned 32-bit word at `offset` of the function at `at`; all ones where there is nothing.
+    /// Reads the aligned 32-bit word at `offset` of the function at `at`; all ones if there is no function.
     pub fn read(&self, at: Address, offset: u8) -> u32 {
         match &self.0 {
             Mechanism::Ecam { registers, first, .. } => {
@@ -72,7 +72,7 @@ impl<P: Platform> ConfigAccess<P> {
             }
             Mechanism::Ports { platform } => {
                 let _one = PORTS.lock();
-                // SAFETY: `ports` was told that these ports are PCI's; reading configuration space has no effect on memory.
+                // SAFETY: by the contract of `ports` they belong to PCI; reading configuration space has no effect on memory.
                 unsafe {
                     platform.port_io().out32(PORT_ADDRESS, port_address(at, offset));
                     platform.port_io().in32(PORT_DATA)
@@ -85,7 +85,7 @@ impl<P: Platform> ConfigAccess<P> {
     ///
     /// # Safety
     ///
-    /// What the function does after the write keeps memory safe: see [`PciFunction::write`](crate::PciFunction::write).
+    /// The effect of the write does not violate memory safety: see [`PciFunction::write`](crate::PciFunction::write).
     pub unsafe fn write(&self, at: Address, offset: u8, value: u32) {
         match &self.0 {
             Mechanism::Ecam { registers, first, .. } => {
@@ -95,7 +95,7 @@ impl<P: Platform> ConfigAccess<P> {
             }
             Mechanism::Ports { platform } => {
                 let _one = PORTS.lock();
-                // SAFETY: `ports` was told that these ports are PCI's; what the write does is the caller's promise.
+                // SAFETY: by the contract of `ports` they belong to PCI; the caller guarantees that the effect is safe.
                 unsafe {
                     platform.port_io().out32(PORT_ADDRESS, port_address(at, offset));
                     platform.port_io().out32(PORT_DATA, value);
@@ -130,7 +130,7 @@ impl<P: Platform> ConfigAccess<P> {
     }
 }
 
-/// Function number within a bus and register, as both mechanisms pack them.
+/// Packs device and function number within a bus, as both mechanisms do.
 fn within_bus(at: Address) -> u32 {
     (u32::from(at.device & 31) << 3) | u32::from(at.function & 7)
 }

@@ -1,4 +1,4 @@
-//! The walk over the buses: every function, in the order of addresses, also behind bridges.
+//! Bus enumeration: visits every function in the order of addresses, including those behind bridges.
 
 use crate::bar::set_address;
 use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
@@ -15,12 +15,12 @@ const MEMORY_WINDOW: u8 = 0x20;
 const PREFETCH_WINDOW: u8 = 0x24;
 const PREFETCH_BASE_HIGH: u8 = 0x28;
 const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
-/// How many bridges one behind the other are followed: the walk recurses, on a kernel's stack.
-const DEEPEST: u8 = 16;
+/// Maximum depth of nested bridges: the enumeration recurses on the kernel's stack.
+const MAX_DEPTH: u8 = 16;
 /// The unit of a bridge's window.
 const BRIDGE_UNIT: u64 = 1 << 20;
 
-/// A function that the walk found. There is one of each in a walk: whoever has it may drive the function.
+/// A function found by the enumeration. There is one value per function: its owner may drive the function.
 pub struct PciSlot<P: Platform> {
     function: PciFunction<P>,
     info: FunctionInfo,
@@ -28,23 +28,23 @@ pub struct PciSlot<P: Platform> {
 }
 
 impl<P: Platform> PciSlot<P> {
-    /// Its configuration space.
+    /// Returns its configuration space.
     pub fn function(&self) -> &PciFunction<P> {
         &self.function
     }
 
-    /// Its identity.
+    /// Returns its identity.
     pub fn info(&self) -> &FunctionInfo {
         &self.info
     }
 
-    /// Its base address registers, with the addresses that they have now. Read for functions that the walk was asked to give
-    /// addresses to, and empty for others.
+    /// Returns its base address registers with their current addresses; empty for functions that the enumeration was not asked to assign
+    /// addresses to.
     pub fn bars(&self) -> &Bars {
         &self.bars
     }
 
-    /// Where it is.
+    /// Returns its address.
     pub fn address(&self) -> Address {
         self.function.address()
     }
@@ -61,16 +61,15 @@ impl<P: Platform> fmt::Debug for PciSlot<P> {
     }
 }
 
-/// Walks the buses from `first` on down, as far as `access` reaches, and hands every function to `visit`, by bus, device and
-/// function number.
+/// Enumerates bus `first` and those below it, as far as `access` reaches, and calls `visit` for every function, in the order of bus,
+/// device and function number.
 ///
-/// Bridges that firmware left without bus numbers get some, and functions of which `is_driven` says so, and whose BARs have no
-/// address, get one from `windows`, with the windows of the bridges ahead of them. What has an address keeps it.
+/// Bridges without bus numbers are assigned some. Functions for which `is_driven` returns true, and whose BARs have no address, are
+/// assigned addresses from `windows`, and the windows of the upstream bridges are opened for them. Assigned addresses are kept.
 ///
 /// # Safety
 ///
-/// `windows` are addresses that the host bridge forwards to these buses and that are nobody's, and nobody else drives the
-/// functions.
+/// `windows` are unused addresses that the host bridge forwards to these buses, and no other driver uses the functions.
 pub unsafe fn enumerate<P: Platform>(
     access: &ConfigAccess<P>,
     first: u8,
@@ -103,7 +102,7 @@ pub unsafe fn enumerate<P: Platform>(
     }
 }
 
-/// The functions of the devices of `bus` whose bits are set in `devices`; of a device with one function, that one.
+/// Iterates over the functions of the devices of `bus` whose bits are set in `devices`; of a single-function device, only function 0.
 fn functions<P: Platform>(
     access: &ConfigAccess<P>,
     bus: u8,
@@ -127,7 +126,7 @@ fn functions<P: Platform>(
 struct BusSet([u64; 4]);
 
 impl BusSet {
-    /// Adds `bus`; `false` where it was in the set already.
+    /// Adds `bus`; returns false if it already was in the set.
     fn add(&mut self, bus: u8) -> bool {
         let bit = 1u64 << (bus & 63);
         match self.0.get_mut(usize::from(bus >> 6)) {
@@ -158,7 +157,7 @@ const MAX_UNASSIGNED: usize = 64;
 
 struct Walk<'a, P: Platform> {
     access: &'a ConfigAccess<P>,
-    /// Which functions get addresses.
+    /// Whether a function is to be assigned addresses.
     is_driven: fn(&FunctionInfo) -> bool,
     last: u8,
     /// The highest bus number in use.
@@ -191,26 +190,26 @@ impl<P: Platform> Walk<'_, P> {
         if info.header_type != HeaderType::Device {
             return Bars::default();
         }
-        // SAFETY: `enumerate` was promised that nobody else drives the function.
+        // SAFETY: by the contract of `enumerate`, no other driver uses the function.
         unsafe { Bars::read(&PciFunction::new(self.access, at)) }
     }
 
     /// Writes a register of the bridge at `at`.
     fn write(&self, at: Address, offset: u8, value: u32) {
-        // SAFETY: `enumerate` was promised that nobody else drives the functions and that the windows are for them: bus numbers
-        // and windows of bridges reach nothing else.
+        // SAFETY: by the contract of `enumerate`, no other driver uses the functions, and the windows are for them: bus numbers and
+        // bridge windows affect nothing else.
         unsafe { self.access.write(at, offset, value) }
     }
 
-    /// The secondary bus of the bridge at `at`, where it has a sane one.
+    /// Returns the secondary bus of the bridge at `at`, if it is valid.
     fn secondary(&self, at: Address) -> Option<u8> {
         let [_, secondary, subordinate, _] = self.access.read(at, BUS_NUMBERS).to_le_bytes();
         (secondary > at.bus && subordinate >= secondary && secondary <= self.last).then_some(secondary)
     }
 
-    /// Looks at each bus once, and not too deep.
+    /// Visits each bus once, down to the maximum depth, to find the highest bus number.
     fn find_highest(&mut self, bus: u8, depth: u8) {
-        if depth > DEEPEST || !self.seen.add(bus) {
+        if depth > MAX_DEPTH || !self.seen.add(bus) {
             return;
         }
         self.highest = self.highest.max(bus);
@@ -225,9 +224,9 @@ impl<P: Platform> Walk<'_, P> {
         }
     }
 
-    /// Takes out of `windows` what BARs and bridges have already.
+    /// Reserves the assigned addresses of BARs and bridges in `windows`.
     fn reserve(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
-        if depth > DEEPEST || !self.seen.add(bus) {
+        if depth > MAX_DEPTH || !self.seen.add(bus) {
             return;
         }
         for (at, info) in functions(self.access, bus, self.devices(bus)) {
@@ -254,7 +253,7 @@ impl<P: Platform> Walk<'_, P> {
         }
     }
 
-    /// The memory and the prefetchable window of a bridge, where they are open.
+    /// Returns the memory window and the prefetchable window of a bridge, if they are open.
     fn bridge_windows(&self, at: Address) -> [Option<Window>; 2] {
         let open = |start: u64, last: u64| {
             (last >= start && start != 0).then(|| Window { start, end: (last | 0xf_ffff).saturating_add(1) })
@@ -272,9 +271,9 @@ impl<P: Platform> Walk<'_, P> {
         ]
     }
 
-    /// Gives numbers and addresses where there are none, on `bus` and below.
+    /// Assigns missing bus numbers and addresses on `bus` and below, and visits the functions.
     fn descend(&mut self, bus: u8, windows: &mut Windows, depth: u8) {
-        if depth > DEEPEST || !self.seen.add(bus) {
+        if depth > MAX_DEPTH || !self.seen.add(bus) {
             return;
         }
         let devices = self.devices(bus);
@@ -297,7 +296,7 @@ impl<P: Platform> Walk<'_, P> {
                 };
                 self.highest = next;
                 let latency = self.access.read(at, BUS_NUMBERS) & 0xff00_0000;
-                // Everything below, until it is known how far that reaches.
+                // All buses, until the last one below the bridge is known.
                 let all = u32::from_le_bytes([at.bus, next, self.last, 0]);
                 self.write(at, BUS_NUMBERS, latency | all);
                 next
@@ -305,7 +304,7 @@ impl<P: Platform> Walk<'_, P> {
         };
         let had_windows = self.bridge_windows(at).iter().any(Option::is_some);
         if had_windows {
-            // Its windows are firmware's: what is behind it and has no address cannot get one there.
+            // Firmware has set its windows: functions behind it without an address cannot be assigned one.
             self.descend(secondary, &mut Windows::new(), depth);
         } else {
             windows.align(BRIDGE_UNIT);
@@ -321,8 +320,7 @@ impl<P: Platform> Walk<'_, P> {
         }
     }
 
-    /// Opens a bridge's windows over what was given out behind it: below 4 GiB its memory window, above it the
-    /// prefetchable one.
+    /// Opens a bridge's windows for the addresses assigned behind it: the memory window below 4 GiB, the prefetchable window above.
     fn open_bridge(&mut self, at: Address, before: &[Option<Window>], after: &[Option<Window>]) {
         let taken = before.iter().flatten().zip(after.iter().flatten()).filter(|(b, a)| a.start > b.start);
         let (mut low, mut high) = (None::<Window>, None::<Window>);
@@ -346,11 +344,11 @@ impl<P: Platform> Walk<'_, P> {
         }
         let bridge = PciFunction::new(self.access, at);
         let command = bridge.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
-        // SAFETY: the bridge forwards what is behind it, which nobody else drives.
+        // SAFETY: the bridge forwards to functions behind it, which no other driver uses.
         unsafe { bridge.set_command(command) };
     }
 
-    /// Gives addresses to the memory BARs on `bus` that have none, the largest first, so that alignment loses nothing.
+    /// Assigns addresses to the memory BARs on `bus` that have none, the largest first, so that alignment wastes nothing.
     fn assign(&mut self, bus: u8, devices: u32, windows: &mut Windows) {
         let (mut unassigned, mut count) = ([None; MAX_UNASSIGNED], 0usize);
         for (at, info) in functions(self.access, bus, devices) {
@@ -382,7 +380,7 @@ impl<P: Platform> Walk<'_, P> {
     fn place(&self, bar: &Unassigned, windows: &mut Windows) {
         let Unassigned { at, index, size, width } = *bar;
         match windows.take(size, width) {
-            // SAFETY: the address is from the window of the bridges ahead of the function, and was given out once.
+            // SAFETY: the address is from the window of the upstream bridges, and was allocated once.
             Some(address) => unsafe {
                 set_address(&PciFunction::new(self.access, at), index, address, width);
             },

@@ -1,4 +1,4 @@
-//! One function: its address, its identity, and its configuration space.
+//! A PCI function: its address, its identity, and its configuration space.
 
 use crate::ConfigAccess;
 use bitflags::bitflags;
@@ -11,10 +11,10 @@ pub(crate) const COMMAND: u8 = 0x04;
 const CLASS: u8 = 0x08;
 pub(crate) const HEADER_TYPE: u8 = 0x0c;
 const INTERRUPT: u8 = 0x3c;
-/// In the word at [`HEADER_TYPE`]: the device has several functions. PCI 3.0 §6.2.1
+/// Bit in the word at [`HEADER_TYPE`]: a multi-function device. PCI 3.0 §6.2.1
 pub(crate) const MULTI_FUNCTION: u32 = 0x80 << 16;
 
-/// The place of a PCI function in the machine. The order is that of the numbers.
+/// The address of a PCI function. The order is that of the numbers.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Address {
     /// The segment group.
@@ -49,9 +49,9 @@ pub enum HeaderType {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct FunctionInfo {
-    /// Its vendor.
+    /// The vendor id.
     pub vendor: u16,
-    /// Which of the vendor's devices it is.
+    /// The device id.
     pub device: u16,
     /// Base class. PCI 3.0, appendix D
     pub class: u8,
@@ -61,14 +61,14 @@ pub struct FunctionInfo {
     pub interface: u8,
     /// Revision.
     pub revision: u8,
-    /// The layout of the rest of its header.
+    /// The layout of the header.
     pub header_type: HeaderType,
 }
 
 impl FunctionInfo {
-    /// Reads the identification; `None` where no function answers.
+    /// Reads the identification; `None` if there is no function.
     ///
-    /// Vendor 0 is nobody's: some monitors answer 0 on ports behind which there is no PCI.
+    /// Vendor 0 is invalid: some hypervisors return 0 from the ports if there is no PCI.
     pub(crate) fn read<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<Self> {
         let id = access.read(at, ID);
         let (vendor, device) = (id as u16, (id >> 16) as u16);
@@ -89,9 +89,9 @@ bitflags! {
     /// The command register. PCI 3.0 §6.2.2
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct Command: u16 {
-        /// Answers to its I/O BARs.
+        /// Decodes its I/O BARs.
         const IO_SPACE = 1 << 0;
-        /// Answers to its memory BARs.
+        /// Decodes its memory BARs.
         const MEMORY_SPACE = 1 << 1;
         /// May access memory.
         const BUS_MASTER = 1 << 2;
@@ -103,7 +103,7 @@ bitflags! {
 
 /// The configuration space of one PCI function.
 ///
-/// Reading is safe. Writing is not: a function can be made to decode addresses that are memory, or to access memory.
+/// Reading is safe. Writing is not: it can make a function decode addresses of RAM, or access RAM.
 pub struct PciFunction<P: Platform> {
     access: ConfigAccess<P>,
     address: Address,
@@ -122,22 +122,22 @@ impl<P: Platform> fmt::Debug for PciFunction<P> {
 }
 
 impl<P: Platform> PciFunction<P> {
-    /// The function at `address`, whether there is one or not.
+    /// Creates access to the function at `address`, which need not exist.
     pub fn new(access: &ConfigAccess<P>, address: Address) -> Self {
         Self { access: access.clone(), address }
     }
 
-    /// Where it is.
+    /// Returns its address.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Whether a function answers here.
+    /// Returns whether there is a function at this address.
     pub fn is_present(&self) -> bool {
         self.read(ID) as u16 != u16::MAX
     }
 
-    /// Reads the aligned 32-bit word at `offset`; all ones where there is nothing.
+    /// Reads the aligned 32-bit word at `offset`; all ones if there is no function.
     pub fn read(&self, offset: u8) -> u32 {
         self.access.read(self.address, offset)
     }
@@ -146,10 +146,10 @@ impl<P: Platform> PciFunction<P> {
     ///
     /// # Safety
     ///
-    /// What the function does after the write keeps memory safe: it decodes no addresses that are memory, and accesses no memory
-    /// but what a driver has given it. Nobody else drives the function.
+    /// The effect of the write does not violate memory safety: the function decodes no addresses of RAM, and accesses only memory that
+    /// its driver gave it. No other driver uses the function.
     pub unsafe fn write(&self, offset: u8, value: u32) {
-        // SAFETY: the caller's promise is about this function.
+        // SAFETY: the caller's guarantee applies to this function.
         unsafe { self.access.write(self.address, offset, value) }
     }
 
@@ -178,8 +178,8 @@ impl<P: Platform> PciFunction<P> {
         unsafe { self.write16(COMMAND, command.bits()) }
     }
 
-    /// The interrupt line that firmware connected the function's pin to, as an ISA interrupt; `None` where it has no pin or
-    /// firmware did not say. PCI 3.0 §6.2.4
+    /// Returns the ISA interrupt to which firmware routed the function's pin; `None` if it has no pin, or firmware did not set the
+    /// register. PCI 3.0 §6.2.4
     pub fn line(&self) -> Option<InterruptLine> {
         let [line, pin, ..] = self.read(INTERRUPT).to_le_bytes();
         (pin != 0 && line != 0 && line < 0xff).then_some(InterruptLine {

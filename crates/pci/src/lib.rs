@@ -1,10 +1,10 @@
-//! PCI for guest drivers: configuration space through ECAM or ports, and the walk over the buses.
+//! PCI for guest drivers: configuration space through ECAM or ports, and bus enumeration.
 //!
-//! [`ConfigAccess`] reaches the configuration space of one segment, [`enumerate`] walks its buses, gives bus numbers and BAR
-//! addresses where firmware left them open, and hands each function over as a [`PciSlot`]: what it is ([`FunctionInfo`]), its
-//! BARs, and its configuration space as a [`PciFunction`].
+//! [`ConfigAccess`] accesses the configuration space of a segment. [`enumerate`] visits its buses, assigns bus numbers and BAR
+//! addresses that firmware left unassigned, and returns each function as a [`PciSlot`]: its identity ([`FunctionInfo`]), its BARs,
+//! and its configuration space as a [`PciFunction`].
 //!
-//! Devices are not trusted: every walk is bounded, and drivers check an address from a register against the bounds of its BAR.
+//! Devices are not trusted: every loop is bounded, and drivers check an address from a register against the bounds of its BAR.
 //! Do not call this crate in interrupt context: port access takes a lock for two instructions. The transports of
 //! `paravirt-virtio` are built on a [`PciSlot`]; `paravirt` calls [`enumerate`] at boot.
 //!

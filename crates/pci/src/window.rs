@@ -26,7 +26,7 @@ impl Windows {
         Self { windows: [None; 8] }
     }
 
-    /// Adds a window; `false` when it is empty or the set holds eight already. A window across 4 GiB is split there.
+    /// Adds a window; returns false if it is empty, or the set is full with eight windows. A window across 4 GiB is split there.
     pub fn add(&mut self, window: Window) -> bool {
         if window.start < FOUR_GIB && window.end > FOUR_GIB {
             let low = self.add(Window { end: FOUR_GIB, ..window });
@@ -41,7 +41,7 @@ impl Windows {
         }
     }
 
-    /// Says that `start` to `start + size` is in use: nothing is given out up to there.
+    /// Marks `start` to `start + size` as in use: later allocations are above it.
     pub fn reserve(&mut self, start: u64, size: u64) {
         let end = start.saturating_add(size);
         for window in self.windows.iter_mut().flatten() {
@@ -51,8 +51,8 @@ impl Windows {
         }
     }
 
-    /// Allocates `size` bytes, a power of two, aligned to themselves. A BAR that takes any address gets one above 4 GiB if there is
-    /// room, so that the room below is left to those that need it. `None` where there is no room.
+    /// Allocates `size` bytes, a power of two, aligned to `size`. A BAR of 64 bits gets an address above 4 GiB if there is room, so that
+    /// the room below is left to BARs of 32 bits. `None` if there is no room.
     pub fn take(&mut self, size: u64, width: AddressWidth) -> Option<u64> {
         let is_high = |w: &Window| w.start >= FOUR_GIB;
         let high = match width {
@@ -74,14 +74,14 @@ impl Windows {
         })
     }
 
-    /// Moves every window on to a multiple of `to`, so that what comes next shares no such unit with what came before.
+    /// Advances every window to a multiple of `to`, so that later allocations share no such unit with earlier ones.
     pub fn align(&mut self, to: u64) {
         for window in self.windows.iter_mut().flatten() {
             window.start = window.start.checked_next_multiple_of(to).unwrap_or(window.end).min(window.end);
         }
     }
 
-    /// What is left of each window: its start is how far it has been given out.
+    /// Returns the rest of each window: its start is the end of the allocated part.
     pub(crate) fn remaining(&self) -> [Option<Window>; 8] {
         self.windows
     }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_address_space_is_no_wrap() {
+    fn allocation_does_not_wrap_at_the_end_of_the_address_space() {
         let mut windows = Windows::new();
         assert!(windows.add(Window { start: u64::MAX - 0x1000, end: u64::MAX }));
         assert_eq!(windows.take(0x2000, AddressWidth::Bits64), None);

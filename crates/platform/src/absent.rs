@@ -1,10 +1,10 @@
-//! The services of a kernel that does not give them.
+//! The default services of a kernel that does not implement them.
 
 use crate::{
     BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector,
 };
 
-/// No service: nothing can be bound, there is one processor, ports read as all ones, CPUID names no hypervisor.
+/// Absent services: no handler can be bound, there is one processor, ports read as all ones, CPUID reports no hypervisor.
 pub(crate) struct Absent;
 
 // SAFETY: no handler is ever bound.
@@ -17,7 +17,7 @@ unsafe impl Interrupts for Absent {
 
 impl Processors for Absent {}
 
-// SAFETY: it accesses nothing.
+// SAFETY: no port is accessed.
 unsafe impl PortIo for Absent {
     unsafe fn in32(&self, _port: u16) -> u32 {
         u32::MAX
@@ -26,7 +26,7 @@ unsafe impl PortIo for Absent {
     unsafe fn out16(&self, _port: u16, _value: u16) {}
 }
 
-// SAFETY: it accesses no register.
+// SAFETY: no register is accessed.
 unsafe impl Registers for Absent {
     fn cpuid(&self, _leaf: u32) -> [u32; 4] {
         [0; 4]
@@ -40,7 +40,7 @@ unsafe impl Registers for Absent {
     unsafe fn write_msr(&self, _index: u32, _value: u64) {}
 }
 
-// SAFETY: there is no page.
+// SAFETY: there is no hypercall page.
 unsafe impl HyperV for Absent {
     fn hypercall_page(&self) -> Option<RawDma> {
         None

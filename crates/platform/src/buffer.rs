@@ -1,10 +1,10 @@
 use crate::BusAddr;
 use core::fmt;
 
-/// A contiguous run of a buffer as a device sees it.
+/// A contiguous part of a buffer, in bus addresses.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct Segment {
-    /// Where it begins.
+    /// The bus address of the first byte.
     pub addr: BusAddr,
     /// Its length in bytes, at least 1.
     pub len: u32,
@@ -21,9 +21,9 @@ pub enum Direction {
 
 /// Memory that a device may access now: the segments of a buffer in flight, and the direction that it was submitted in.
 ///
-/// Only [`DmaBuffer::submit`] makes one without `unsafe`, so that safe code cannot name memory to a device which it does not
-/// own. It borrows from the buffer: while it exists the buffer cannot be reclaimed. Afterwards the device may go on, since the
-/// memory stays the device's until [`DmaBuffer::reclaim`], whose caller answers for the device.
+/// Only [`DmaBuffer::submit`] creates one without `unsafe`, so that safe code cannot give a device memory that it does not own. It
+/// borrows from the buffer: while it exists the buffer cannot be reclaimed. Afterwards the device may continue to access the memory,
+/// which is DMA-owned until [`DmaBuffer::reclaim`]; its caller guarantees that the device has stopped.
 #[derive(Copy, Clone, Debug)]
 pub struct DmaSegments<'a> {
     segments: &'a [Segment],
@@ -31,27 +31,27 @@ pub struct DmaSegments<'a> {
 }
 
 impl<'a> DmaSegments<'a> {
-    /// No memory at all.
+    /// No memory.
     pub const EMPTY: DmaSegments<'static> = DmaSegments { segments: &[], direction: Direction::ToDevice };
 
-    /// States that a device may access `segments` in `direction`.
+    /// Creates a value from `segments` that a device may access in `direction`.
     ///
     /// # Safety
     ///
-    /// Until an `unsafe` operation ends that, whose caller makes sure that the device has stopped, each segment is valid for the
-    /// device in `direction`, nobody else writes it, and where the direction is [`Direction::FromDevice`] nobody reads it.
+    /// Until an `unsafe` operation ends the access, whose caller guarantees that the device has stopped, each segment is valid for the
+    /// device in `direction`, nothing else writes it, and for [`Direction::FromDevice`] nothing else reads it.
     #[inline(always)]
     pub const unsafe fn new(segments: &'a [Segment], direction: Direction) -> Self {
         Self { segments, direction }
     }
 
-    /// The segments, in the order of the bytes.
+    /// Returns the segments, in the order of the bytes.
     #[inline(always)]
     pub const fn as_slice(&self) -> &'a [Segment] {
         self.segments
     }
 
-    /// Which side writes them.
+    /// Returns which side writes them.
     #[inline(always)]
     pub const fn direction(&self) -> Direction {
         self.direction
@@ -62,11 +62,11 @@ impl<'a> DmaSegments<'a> {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// It is in flight already.
+    /// The buffer is already in flight.
     InFlight,
-    /// It is empty, or a segment is 4 GiB or longer.
+    /// The buffer is empty, or a segment is 4 GiB or longer.
     Length,
-    /// The platform could not map it for the device.
+    /// The platform could not map the buffer for the device.
     Map,
 }
 
@@ -84,9 +84,9 @@ impl core::error::Error for SubmitError {}
 
 /// Memory for device access: a value that moves into a request and that the completion returns.
 ///
-/// A driver calls [`submit`](Self::submit) when it takes a request and [`reclaim`](Self::reclaim) once the completion
-/// was accepted or the device is known to have stopped. In between the buffer is *in flight*: the memory is the device's, and
-/// nobody touches the bytes. A value that is dropped or forgotten while in flight leaks its memory and corrupts nothing.
+/// A driver calls [`submit`](Self::submit) when it accepts a request and [`reclaim`](Self::reclaim) once the completion was accepted
+/// or the device is known to have stopped. In between the buffer is *in flight*: the memory is DMA-owned, and the guest does not
+/// access the bytes. A value that is dropped or forgotten while in flight leaks its memory, which is safe.
 ///
 /// A platform whose devices cannot reach ordinary memory (a confidential VM) implements this for a buffer that
 /// bounces.
@@ -104,10 +104,10 @@ pub unsafe trait DmaBuffer: Send + 'static {
     ///
     /// # Errors
     ///
-    /// [`SubmitError`]; the buffer is then not in flight, or still is where that is the error.
+    /// [`SubmitError`]; the buffer is then not in flight, except after [`SubmitError::InFlight`].
     fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError>;
 
-    /// Ends the flight: the memory is the guest's again.
+    /// Ends the flight: the guest owns the memory again.
     ///
     /// # Safety
     ///
@@ -134,7 +134,7 @@ unsafe impl<A: DmaBuffer, B: DmaBuffer> DmaBuffer for Either<A, B> {
     }
 
     unsafe fn reclaim(&mut self) {
-        // SAFETY: the variant is the one that was submitted, so the caller's promise is about it.
+        // SAFETY: the variant is the one that was submitted, so the caller's guarantee applies to it.
         unsafe {
             match self {
                 Self::Left(a) => a.reclaim(),
@@ -152,7 +152,7 @@ unsafe impl<B: DmaBuffer + ?Sized> DmaBuffer for alloc::boxed::Box<B> {
     }
 
     unsafe fn reclaim(&mut self) {
-        // SAFETY: the caller's promise is about the buffer in the box.
+        // SAFETY: the caller's guarantee applies to the buffer in the box.
         unsafe { (**self).reclaim() }
     }
 }

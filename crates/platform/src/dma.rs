@@ -5,19 +5,19 @@ use core::{fmt, mem::ManuallyDrop, num::NonZeroUsize, ptr::NonNull};
 /// The unit of DMA allocation, in bytes. Hosts count pages of this size whatever the guest's own page size is.
 pub const PAGE_SIZE: usize = 4096;
 
-/// An address as a device sees it: a guest physical address, or what an IOMMU maps to one.
+/// An address on the device's side: a guest physical address, or an I/O virtual address that an IOMMU maps to one.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 #[repr(transparent)]
 pub struct BusAddr(pub u64);
 
 impl BusAddr {
-    /// The address `bytes` further on, wrapping at the end of the address space.
+    /// Returns the address plus `bytes`, wrapping at the end of the address space.
     pub const fn offset(self, bytes: u64) -> Self {
         Self(self.0.wrapping_add(bytes))
     }
 }
 
-/// There was no DMA memory to be had.
+/// The platform is out of memory.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct AllocError;
 
@@ -29,14 +29,14 @@ impl fmt::Display for AllocError {
 
 impl core::error::Error for AllocError {}
 
-/// Pages that [`Platform::dma_alloc`] gave out.
+/// Pages allocated by [`Platform::dma_alloc`].
 #[derive(Copy, Clone, Debug)]
 pub struct RawDma {
-    /// Where the guest sees them; aligned to [`PAGE_SIZE`].
+    /// The virtual address in the guest, aligned to [`PAGE_SIZE`].
     pub cpu: NonNull<u8>,
-    /// Where devices see them; aligned to [`PAGE_SIZE`], contiguous.
+    /// The bus address, aligned to [`PAGE_SIZE`]; the pages are contiguous.
     pub bus: BusAddr,
-    /// How many pages of [`PAGE_SIZE`] bytes.
+    /// The number of pages of [`PAGE_SIZE`] bytes.
     pub pages: NonZeroUsize,
 }
 
@@ -52,12 +52,12 @@ impl RawDma {
     }
 }
 
-/// What a kernel gives its drivers: memory, mappings, the time, and handles to the services that it has.
+/// The services of a kernel for its drivers: memory, mappings, the time, and handles to optional services.
 ///
 /// A value is a handle: cheap to clone, usable from any processor, and usually zero-sized. Only [`dma_alloc`](Self::dma_alloc),
-/// [`dma_free`](Self::dma_free) and [`now`](Self::now) are required. A kernel that has devices behind registers (PCI, MMIO) also
-/// gives [`map`](Self::map) and [`unmap`](Self::unmap). Everything else has a default that means "not here": a driver that
-/// needs a service which is not given finds nothing, or polls.
+/// [`dma_free`](Self::dma_free) and [`now`](Self::now) are required. A kernel with PCI or MMIO devices also implements
+/// [`map`](Self::map) and [`unmap`](Self::unmap). Everything else has a default that means "absent": a driver that needs an absent
+/// service finds no device, or polls.
 ///
 /// # Contexts
 ///
@@ -72,65 +72,64 @@ impl RawDma {
 ///
 /// # Safety
 ///
-/// An implementation upholds what each method promises under "Implementation safety"; drivers build references on it.
+/// An implementation upholds what each method requires under "Implementation safety"; drivers create references that depend on it.
 pub unsafe trait Platform: Clone + Send + Sync + 'static {
     /// Allocates `pages` contiguous, zeroed pages for devices to access. May block, but not on a driver.
     ///
     /// # Implementation safety
     ///
-    /// The memory is valid for reads and writes at `cpu` and, for devices, at `bus`, belongs to nobody else, is
-    /// aligned to [`PAGE_SIZE`], stays where it is and is coherent between processors and devices, until it is
-    /// freed. It can be freed from any processor.
+    /// Until it is freed, the memory is valid for reads and writes at `cpu` and, for devices, at `bus`, is used by nothing else, is
+    /// aligned to [`PAGE_SIZE`], does not move, and is coherent between processors and devices. It can be freed from any processor.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where there is none; the driver then refuses to open its device.
+    /// [`AllocError`] if there is none; the driver then does not open its device.
     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError>;
 
-    /// Frees what [`dma_alloc`](Self::dma_alloc) gave out. May block, but not on a driver; it cannot fail.
+    /// Frees pages allocated by [`dma_alloc`](Self::dma_alloc). May block, but not on a driver; it cannot fail.
     ///
     /// # Safety
     ///
     /// `region` came from `dma_alloc` of this platform, is freed once, and no device and no reference uses it.
     unsafe fn dma_free(&self, region: RawDma);
 
-    /// Allocates `pages` zeroed pages for the drivers' own state: the tables of what is in flight, reference counts, queues of
-    /// buffers. No device is told of them.
+    /// Allocates `pages` zeroed pages for the drivers' private state: tables of requests in flight, reference counts, queues of buffers.
+    /// They are not shared with a device.
     ///
-    /// The default is [`dma_alloc`](Self::dma_alloc). A kernel whose DMA memory a device or the host can write at any time, a
-    /// confidential VM or one that gives its devices windows through an IOMMU, allocates private memory here: a word that is
-    /// changed in a driver's state makes safe code access any memory. [`RawDma::bus`] of the answer is not looked at; it is
-    /// handed back to [`state_free`](Self::state_free) as it is.
+    /// The default is [`dma_alloc`](Self::dma_alloc). If a device or the host can write the kernel's DMA memory at any time, as in a
+    /// confidential VM or with IOMMU windows, the kernel allocates private memory here: a modified word in a driver's state would make
+    /// safe code access any memory. [`RawDma::bus`] of the result is not used; it is passed to [`state_free`](Self::state_free)
+    /// unchanged.
     ///
     /// # Implementation safety
     ///
-    /// The memory is valid for reads and writes at `cpu`, belongs to nobody else, is zeroed, aligned to [`PAGE_SIZE`] and stays
-    /// where it is until it is freed. It can be freed from any processor.
+    /// Until it is freed, the memory is valid for reads and writes at `cpu`, is used by nothing else, is aligned to [`PAGE_SIZE`] and
+    /// does not move. It is zeroed, and can be freed from any processor.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where there is none; the driver then refuses to open its device.
+    /// [`AllocError`] if there is none; the driver then does not open its device.
     fn state_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
         self.dma_alloc(pages)
     }
 
-    /// Frees what [`state_alloc`](Self::state_alloc) gave out, as [`dma_free`](Self::dma_free) does.
+    /// Frees pages allocated by [`state_alloc`](Self::state_alloc), as [`dma_free`](Self::dma_free) does.
     ///
     /// # Safety
     ///
     /// `region` came from `state_alloc` of this platform, is freed once, and no reference uses it.
     unsafe fn state_free(&self, region: RawDma) {
-        // SAFETY: by default `state_alloc` is `dma_alloc`, and an implementation that gives another one gives this too.
+        // SAFETY: the default of `state_alloc` is `dma_alloc`, and an implementation that replaces one replaces both.
         unsafe { self.dma_free(region) }
     }
 
-    /// The time, on a clock that never goes back and that all processors share.
+    /// Returns the time of a monotonic clock that all processors share.
     ///
-    /// A resolution of a millisecond is enough; it is what deadlines are compared with. Does not block, and takes no lock that a
+    /// Deadlines are compared with it; a resolution of a millisecond is enough. Does not block, and takes no lock that a
     /// driver's caller may hold.
     fn now(&self) -> Instant;
 
-    /// What to do between two looks at something that a host is about to change. Called in bounded waits only, in task context, and
+    /// Called between two polls of something that the host is about to change, in bounded waits only, in task context, and
     /// possibly while the driver holds a spin lock: it may halt until the next interrupt or for a moment, but does not run another
     /// task that calls drivers.
     fn relax(&self) {
@@ -143,16 +142,15 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
     ///
     /// # Implementation safety
     ///
-    /// What is returned is valid for reads and writes of the whole range until it is unmapped.
+    /// The pointer is valid for reads and writes of the whole range until it is unmapped.
     ///
     /// # Errors
     ///
-    /// [`MapError`] where the range is empty, wraps, is memory of the kernel's own, or cannot be mapped; by default always.
+    /// [`MapError`] if the range is empty, wraps, is the kernel's own memory, or cannot be mapped; by default always.
     ///
     /// # Safety
     ///
-    /// Reading and writing the range as the caller does has no effect on memory safety: it is a device's registers
-    /// or a firmware table.
+    /// Reading and writing the range as the caller does has no effect on memory safety: it is device registers or a firmware table.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         let _ = (phys, len);
         Err(MapError)
@@ -162,33 +160,33 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
     ///
     /// # Safety
     ///
-    /// `base` and `len` are those of one [`map`](Self::map), ended once and not used after.
+    /// `base` and `len` are those of one call of [`map`](Self::map), which is unmapped once and not used afterwards.
     unsafe fn unmap(&self, base: NonNull<u8>, len: usize) {
         let _ = (base, len);
     }
 
-    /// Binding of interrupt handlers; by default of a kernel that polls.
+    /// Returns the interrupt service; by default absent: drivers poll.
     fn interrupts(&self) -> &dyn Interrupts {
         &Absent
     }
 
-    /// The processors of the machine; by default one.
+    /// Returns the processor service; by default one processor.
     fn processors(&self) -> &dyn Processors {
         &Absent
     }
 
-    /// Port I/O, by which PCI configuration is reached where there is no ECAM; by default of a machine that has none.
+    /// Returns port I/O, with which PCI configuration space is accessed if there is no ECAM; by default absent.
     fn port_io(&self) -> &dyn PortIo {
         &Absent
     }
 
-    /// CPUID, model-specific registers and the cycle counter, which KVM's clock and everything of Hyper-V need; by default of a
-    /// processor without a hypervisor.
+    /// Returns access to CPUID, model-specific registers and the cycle counter, which KVM's clock and all Hyper-V drivers need; by
+    /// default a processor without a hypervisor.
     fn registers(&self) -> &dyn Registers {
         &Absent
     }
 
-    /// What Hyper-V needs beside the registers; by default nothing, and no device of Hyper-V is found.
+    /// Returns what Hyper-V needs in addition to the registers; by default absent, so that no Hyper-V device is found.
     fn hyperv(&self) -> &dyn HyperV {
         &Absent
     }
@@ -196,18 +194,18 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
 
 /// DMA memory with an owner: freed when dropped.
 ///
-/// Its bytes are seen through [`SharedMemory`], that is as atomics, because a host may write them at any time. Whoever tells a
-/// device where the region is keeps it until the device has stopped, or [leaks](Self::leak) it: a driver that owns the region, or
-/// an `unsafe` call that names its address.
+/// Its bytes are accessed through [`SharedMemory`], that is as atomics, because a host may write them at any time. Code that gives
+/// the region's address to a device keeps the region until the device has stopped, or [leaks](Self::leak) it. That is either a driver
+/// that owns the region, or the caller of an `unsafe` function that takes the address.
 pub struct DmaRegion<P: Platform> {
     raw: RawDma,
     shared: SharedMemory,
     platform: P,
 }
 
-// SAFETY: the region is memory; the view hands out atomics only, and the platform is `Send` and `Sync`.
+// SAFETY: the region is plain memory; the view gives access to atomics only, and the platform is `Send` and `Sync`.
 unsafe impl<P: Platform> Send for DmaRegion<P> {}
-// SAFETY: the view hands out atomics only, and the platform is `Sync`.
+// SAFETY: the view gives access to atomics only, and the platform is `Sync`.
 unsafe impl<P: Platform> Sync for DmaRegion<P> {}
 
 impl<P: Platform> DmaRegion<P> {
@@ -215,7 +213,7 @@ impl<P: Platform> DmaRegion<P> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no contiguous run of that length.
+    /// [`AllocError`] if the platform has no contiguous memory of that length.
     pub fn alloc(platform: &P, len: usize) -> Result<Self, AllocError> {
         let pages = NonZeroUsize::new(len.div_ceil(PAGE_SIZE)).unwrap_or(NonZeroUsize::MIN);
         let raw = platform.dma_alloc(pages)?;
@@ -225,22 +223,22 @@ impl<P: Platform> DmaRegion<P> {
         Ok(Self { raw, shared, platform: platform.clone() })
     }
 
-    /// The view of the bytes while a host may write them.
+    /// Returns the bytes as memory that a host may write.
     pub fn shared(&self) -> &SharedMemory {
         &self.shared
     }
 
-    /// Where devices see the first byte.
+    /// Returns the bus address of the first byte.
     pub fn bus(&self) -> BusAddr {
         self.raw.bus
     }
 
-    /// Where the guest sees the first byte.
+    /// Returns the virtual address of the first byte.
     pub fn cpu(&self) -> NonNull<u8> {
         self.raw.cpu
     }
 
-    /// The length in bytes, a multiple of [`PAGE_SIZE`].
+    /// Returns the length in bytes, a multiple of [`PAGE_SIZE`].
     pub fn len(&self) -> usize {
         self.raw.len()
     }
@@ -250,7 +248,7 @@ impl<P: Platform> DmaRegion<P> {
         false
     }
 
-    /// Never frees the memory: for what a device may still write to.
+    /// Leaks the memory: for a region that a device may still write.
     pub fn leak(self) {
         let _ = ManuallyDrop::new(self);
     }
@@ -258,8 +256,8 @@ impl<P: Platform> DmaRegion<P> {
 
 impl<P: Platform> Drop for DmaRegion<P> {
     fn drop(&mut self) {
-        // SAFETY: the region came from `dma_alloc` of this platform and is dropped once; whoever told a device of it drops it
-        // only after the device has stopped, or leaks it, as the type's documentation demands.
+        // SAFETY: the region came from `dma_alloc` of this platform and is dropped once; code that gave it to a device drops it only
+        // after the device has stopped, or leaks it, as the type's documentation requires.
         unsafe { self.platform.dma_free(self.raw) }
     }
 }

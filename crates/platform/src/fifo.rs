@@ -3,9 +3,9 @@ use core::{fmt, mem::MaybeUninit};
 
 /// A queue of fixed capacity in private pages of the platform ([`Platform::state_alloc`]).
 ///
-/// Pushing and popping neither allocates nor locks. Values that are left when the queue is dropped are dropped with it.
+/// Pushing and popping neither allocate nor lock. Dropping the queue drops the values in it.
 pub struct Fifo<P: Platform, T> {
-    /// Values are in the `len` entries from `head` on, modulo the length of the table.
+    /// Values are in the `len` entries starting at `head`, modulo the length of the table.
     entries: PageRing<P, MaybeUninit<T>>,
     head: usize,
     len: usize,
@@ -13,11 +13,11 @@ pub struct Fifo<P: Platform, T> {
 }
 
 impl<P: Platform, T> Fifo<P, T> {
-    /// An empty queue for `capacity` values, at least one.
+    /// Creates an empty queue for `capacity` values, at least one.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no room for it.
+    /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P, capacity: usize) -> Result<Self, AllocError> {
         let capacity = capacity.max(1);
         let entries = capacity.checked_next_power_of_two().ok_or(AllocError)?;
@@ -29,28 +29,28 @@ impl<P: Platform, T> Fifo<P, T> {
         })
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no values.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many values there can be.
+    /// Returns the maximum number of values.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Puts `value` at the end.
+    /// Appends `value`.
     ///
     /// # Errors
     ///
-    /// Hands it back where there is no room.
+    /// The value, if the queue is full.
     #[inline(always)]
     pub fn push(&mut self, value: T) -> Result<(), T> {
         if self.len >= self.capacity {
@@ -61,42 +61,42 @@ impl<P: Platform, T> Fifo<P, T> {
         Ok(())
     }
 
-    /// Takes the oldest value.
+    /// Removes the oldest value.
     #[inline(always)]
     pub fn pop(&mut self) -> Option<T> {
         self.len = self.len.checked_sub(1)?;
         let entry = self.entries.at(self.head);
         self.head = self.head.wrapping_add(1);
-        // SAFETY: the entry at `head` was written by `push`, as there was a value, and is no longer among them.
+        // SAFETY: `push` wrote the entry at `head`, as the queue was not empty, and the entry no longer belongs to the queue.
         Some(unsafe { entry.assume_init_read() })
     }
 
-    /// Takes the youngest value.
+    /// Removes the newest value.
     #[inline(always)]
     pub fn pop_back(&mut self) -> Option<T> {
         self.len = self.len.checked_sub(1)?;
         let entry = self.entries.at(self.head.wrapping_add(self.len));
-        // SAFETY: the last entry was written by `push`, as there was a value, and is no longer among them.
+        // SAFETY: `push` wrote the last entry, as the queue was not empty, and the entry no longer belongs to the queue.
         Some(unsafe { entry.assume_init_read() })
     }
 
-    /// The value that is `at` behind the oldest; `None` where there are not as many.
+    /// Returns the value at index `at`, where 0 is the oldest; `None` if `at` is out of range.
     #[inline(always)]
     pub fn get(&self, at: usize) -> Option<&T> {
         if at >= self.len {
             return None;
         }
-        // SAFETY: the `len` entries from `head` on were written by `push` and not taken since.
+        // SAFETY: `push` wrote the `len` entries starting at `head`, and they were not removed since.
         Some(unsafe { self.entries.at(self.head.wrapping_add(at)).assume_init_ref() })
     }
 
-    /// The value that is `at` behind the oldest, to change it; `None` where there are not as many.
+    /// Returns the value at index `at` mutably, where 0 is the oldest; `None` if `at` is out of range.
     #[inline(always)]
     pub fn get_mut(&mut self, at: usize) -> Option<&mut T> {
         if at >= self.len {
             return None;
         }
-        // SAFETY: the `len` entries from `head` on were written by `push` and not taken since.
+        // SAFETY: `push` wrote the `len` entries starting at `head`, and they were not removed since.
         Some(unsafe { self.entries.at_mut(self.head.wrapping_add(at)).assume_init_mut() })
     }
 }

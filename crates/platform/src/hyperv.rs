@@ -1,30 +1,30 @@
 use crate::{RawDma, Vector};
 
-/// What the Hyper-V drivers need beside [`Registers`](crate::Registers): a page for hypercalls, and vectors by the processor's own
-/// numbers. This is what [`Platform::hyperv`](crate::Platform::hyperv) gives.
+/// What the Hyper-V drivers need in addition to [`Registers`](crate::Registers): a hypercall page, and the interrupt descriptor
+/// table's numbers of vectors. [`Platform::hyperv`](crate::Platform::hyperv) returns it.
 ///
 /// No method is called in interrupt context by a driver. [`hypercall`](Self::hypercall) is on the data path and called under spin
 /// locks: it takes none and does not block. The others are called when the hypervisor is opened and closed, and may allocate.
 ///
 /// # Safety
 ///
-/// An implementation upholds what each method promises.
+/// An implementation upholds what each method requires.
 pub unsafe trait HyperV: Send + Sync {
-    /// A page of RAM that the hypervisor may lay its hypercall page over: mapped executable, never written by the guest
+    /// Allocates a page of RAM which the hypervisor may overlay with its hypercall page: mapped executable, and not written by the guest
     /// while it is in use. [`free_hypercall_page`](Self::free_hypercall_page) frees it.
     ///
-    /// `None` where there is none; nothing of Hyper-V is driven then.
+    /// `None` if there is none; no Hyper-V device is used then.
     fn hypercall_page(&self) -> Option<RawDma>;
 
-    /// Takes back what [`hypercall_page`](Self::hypercall_page) gave.
+    /// Frees a page allocated by [`hypercall_page`](Self::hypercall_page).
     ///
     /// # Safety
     ///
     /// The page came from there, is freed once, and the hypervisor no longer uses it.
     unsafe fn free_hypercall_page(&self, page: RawDma);
 
-    /// The vector's number in the interrupt descriptor table (16 to 255), which a synthetic interrupt source is told;
-    /// `None` where it has none: the source is then polled.
+    /// Returns the vector's number in the interrupt descriptor table (16 to 255), with which a synthetic interrupt source (SINT) is
+    /// configured; `None` if it has none: the SINT is then polled.
     fn descriptor(&self, vector: Vector) -> Option<u8> {
         let _ = vector;
         None

@@ -1,30 +1,29 @@
 use crate::{ProcessorId, WakerCell};
 use core::{fmt, ptr::NonNull, task::Waker};
 
-/// An interrupt vector of the platform: what [`Interrupts::bind`] gave out. Its number means what the platform
-/// wants it to mean.
+/// An interrupt vector of the platform, allocated by [`Interrupts::bind`]. The platform defines the meaning of the number.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
 pub struct Vector(pub u32);
 
 /// The memory write by which a device raises a message-signalled interrupt (MSI, MSI-X).
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Message {
-    /// Where the device writes.
+    /// The address that the device writes.
     pub address: u64,
-    /// What it writes.
+    /// The value that it writes.
     pub data: u32,
 }
 
-/// How a line signals.
+/// The trigger mode of an interrupt line.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Trigger {
-    /// On a change.
+    /// Edge-triggered.
     Edge,
-    /// As long as it is asserted; it may be shared.
+    /// Level-triggered; the line may be shared.
     Level,
 }
 
-/// Which level asserts a line.
+/// The polarity of an interrupt line.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Polarity {
     /// Asserted when high.
@@ -36,41 +35,40 @@ pub enum Polarity {
 /// A legacy interrupt line.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct InterruptLine {
-    /// Its number: on x86 the global system interrupt, or the ISA interrupt that a PCI function's interrupt line
-    /// register names.
+    /// The number: on x86 the global system interrupt, or the ISA interrupt in a PCI function's interrupt line register.
     pub number: u32,
-    /// How it signals.
+    /// The trigger mode.
     pub trigger: Trigger,
-    /// Which level asserts it.
+    /// The polarity.
     pub polarity: Polarity,
 }
 
-/// Whether a handler found its device to be the cause.
+/// Whether the device of a handler raised the interrupt.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Handled {
-    /// It was.
+    /// The device raised it.
     Yes,
-    /// It was not; on a shared line another handler has to look.
+    /// The device did not raise it; on a shared line another handler has to check its device.
     No,
 }
 
-/// A handler as the platform keeps it: two words, called from interrupt context.
+/// An interrupt handler as the platform stores it: two words, called in interrupt context.
 #[derive(Copy, Clone, Debug)]
 pub struct RawHandler {
     data: NonNull<()>,
     call: unsafe fn(NonNull<()>) -> Handled,
 }
 
-// SAFETY: `new` asks for data that may be used from any processor.
+// SAFETY: `new` requires data that may be used from any processor.
 unsafe impl Send for RawHandler {}
-// SAFETY: `new` asks for data that may be used from several processors at once.
+// SAFETY: `new` requires data that may be used from several processors at once.
 unsafe impl Sync for RawHandler {}
 
 impl RawHandler {
-    /// The handler that calls `call` with `data`.
+    /// Creates a handler that calls `call` with `data`.
     ///
-    /// `call` runs in interrupt context, on any processor, several at once: it takes no lock, does not allocate
-    /// or drop, and returns soon.
+    /// `call` runs in interrupt context, on any processor, on several at once: it takes no lock, does not allocate or drop, and returns
+    /// quickly.
     pub fn new<T: Sync>(data: NonNull<T>, call: unsafe fn(NonNull<()>) -> Handled) -> Self {
         Self { data: data.cast(), call }
     }
@@ -107,21 +105,20 @@ impl fmt::Display for BindError {
 
 impl core::error::Error for BindError {}
 
-/// Binding of interrupt handlers: what [`Platform::interrupts`](crate::Platform::interrupts) gives.
+/// Binds interrupt handlers; [`Platform::interrupts`](crate::Platform::interrupts) returns it.
 ///
-/// The defaults are those of a platform without message-signalled interrupts and lines.
+/// The default methods are those of a platform without message-signalled interrupts and lines.
 ///
 /// No method is called in interrupt context, and only [`unbind`](Self::unbind) blocks. The drivers call them while they open and
 /// drop devices, possibly under a spin lock that no handler takes.
 ///
 /// # Safety
 ///
-/// A handler is called only while it is bound, and [`unbind`](Self::unbind) returns only when it runs on no
-/// processor any more.
+/// A handler is called only while it is bound, and [`unbind`](Self::unbind) returns only when it no longer runs on any processor.
 pub unsafe trait Interrupts: Send + Sync {
-    /// Binds `handler` to a vector of its own on `processor` and returns that vector.
+    /// Binds `handler` to an unused vector on `processor` and returns the vector.
     ///
-    /// The platform ends the interrupt at its controller (EOI) itself, after the handler.
+    /// The platform sends the EOI to its interrupt controller after the handler has returned.
     ///
     /// # Errors
     ///
@@ -132,56 +129,55 @@ pub unsafe trait Interrupts: Send + Sync {
     /// What `handler` points to lives until [`unbind`](Self::unbind) has returned.
     unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError>;
 
-    /// Ends the binding: blocks until the handler runs nowhere, and it is not called again. Handlers return soon and take no lock.
+    /// Unbinds the handler: blocks until it runs on no processor, and it is not called again. Handlers return soon and take no lock.
     fn unbind(&self, vector: Vector);
 
-    /// The message by which a device raises `vector`; `None` where the platform has no message-signalled
-    /// interrupts.
+    /// Returns the message with which a device raises `vector`; `None` if the platform has no message-signalled interrupts.
     fn message(&self, vector: Vector) -> Option<Message> {
         let _ = vector;
         None
     }
 
-    /// Routes an interrupt line to `vector`, unmasked. Several vectors may have the same line: each handler is called.
+    /// Routes an interrupt line to `vector` and unmasks it. Several vectors may share a line: each handler is called.
     ///
     /// # Errors
     ///
-    /// [`BindError::Unsupported`] where there is no such line.
+    /// [`BindError::Unsupported`] if there is no such line.
     fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
         let _ = (line, vector);
         Err(BindError::Unsupported)
     }
 }
 
-/// The interrupt half of a queue: it wakes whoever waits, and does nothing else.
+/// The interrupt handler of a queue: it wakes the registered task, and does nothing else.
 #[derive(Debug, Default)]
 pub struct InterruptCell {
     waker: WakerCell,
 }
 
 impl InterruptCell {
-    /// A cell with nobody waiting.
+    /// Creates a cell without a registered task.
     pub const fn new() -> Self {
         Self { waker: WakerCell::new() }
     }
 
-    /// Registers who is to be woken, in place of who was.
+    /// Registers the task to wake, replacing the previous one.
     pub fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// Wakes who is registered. Lock-free.
+    /// Wakes the registered task. Lock-free.
     pub fn wake(&self) {
         self.waker.wake();
     }
 
-    /// The handler that wakes this cell and nothing else.
+    /// Returns the handler that wakes this cell.
     pub fn handler(cell: NonNull<Self>) -> RawHandler {
         /// # Safety
         ///
-        /// `data` points to an `InterruptCell` that is alive.
+        /// `data` points to a live `InterruptCell`.
         unsafe fn call(data: NonNull<()>) -> Handled {
-            // SAFETY: the caller promises that it is a cell that is alive.
+            // SAFETY: the caller guarantees that `data` points to a live cell.
             unsafe { data.cast::<InterruptCell>().as_ref() }.wake();
             Handled::Yes
         }

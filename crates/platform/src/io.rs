@@ -15,14 +15,14 @@ impl fmt::Display for MapError {
 
 impl core::error::Error for MapError {}
 
-/// Port I/O, as x86 has it: what [`Platform::port_io`](crate::Platform::port_io) gives.
+/// x86 port I/O; [`Platform::port_io`](crate::Platform::port_io) returns it.
 ///
 /// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
 /// and do not block.
 ///
 /// # Safety
 ///
-/// The accesses are of the width given and in program order.
+/// The accesses have the width in the name of the method, and are in program order.
 pub unsafe trait PortIo: Send + Sync {
     /// Reads a 32-bit port.
     ///
@@ -46,8 +46,8 @@ pub unsafe trait PortIo: Send + Sync {
     unsafe fn out16(&self, port: u16, value: u16);
 }
 
-/// A window of device registers with bounds: what is read outside reads as all ones, what is written there is
-/// dropped, as on a bus where nobody answers.
+/// A mapped range of device registers with bounds checks: a read out of bounds returns all ones, and a write is ignored, as on a bus
+/// without a device.
 pub struct MmioRegion<P: Platform> {
     base: NonNull<u8>,
     len: usize,
@@ -61,23 +61,23 @@ unsafe impl<P: Platform> Sync for MmioRegion<P> {}
 
 macro_rules! access {
     ($read:ident, $write:ident, $t:ty, $bits:literal) => {
-        #[doc = concat!("Reads ", $bits, " bits at byte `offset`; all ones out of bounds or misaligned.")]
+        #[doc = concat!("Reads ", $bits, " bits at byte `offset`; returns all ones if it is out of bounds or misaligned.")]
         #[inline]
         pub fn $read(&self, offset: usize) -> $t {
             match self.pointer::<$t>(offset) {
-                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
-                // it promised that reading has no effect on memory safety.
+                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and the caller of `map`
+                // guarantees that reading has no effect on memory safety.
                 Some(pointer) => unsafe { read_register(pointer) },
                 None => <$t>::MAX,
             }
         }
 
-        #[doc = concat!("Writes ", $bits, " bits at byte `offset`; nothing out of bounds or misaligned.")]
+        #[doc = concat!("Writes ", $bits, " bits at byte `offset`; does nothing if it is out of bounds or misaligned.")]
         #[inline]
         pub fn $write(&self, offset: usize, value: $t) {
             if let Some(pointer) = self.pointer::<$t>(offset) {
-                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and whoever mapped
-                // it promised that writing has no effect on memory safety.
+                // SAFETY: `pointer` checked bounds and alignment of a mapping that lives as long as this value, and the caller of `map`
+                // guarantees that writing has no effect on memory safety.
                 unsafe { write_register(pointer, value) }
             }
         }
@@ -95,23 +95,22 @@ impl<P: Platform> MmioRegion<P> {
     ///
     /// As for [`Platform::map`].
     pub unsafe fn map(platform: &P, phys: u64, len: usize) -> Result<Self, MapError> {
-        // SAFETY: the caller makes the promise that `Platform::map` asks for.
+        // SAFETY: the caller upholds the contract of `Platform::map`.
         let base = unsafe { platform.map(phys, len) }?;
         Ok(Self { base, len, platform: platform.clone() })
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing here.
+    /// Returns whether the range is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where byte `offset` is, for an access of `T` there; `None` out of bounds or misaligned. Valid while this value
-    /// lives.
+    /// Returns a pointer to a `T` at byte `offset`, valid while this value lives; `None` if it is out of bounds or misaligned.
     pub fn pointer<T>(&self, offset: usize) -> Option<NonNull<T>> {
         let end = offset.checked_add(size_of::<T>())?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
@@ -130,12 +129,12 @@ impl<P: Platform> MmioRegion<P> {
 
 impl<P: Platform> Drop for MmioRegion<P> {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own and ends once.
+        // SAFETY: this value owns the mapping, and unmaps it once.
         unsafe { self.platform.unmap(self.base, self.len) }
     }
 }
 
-/// The widths of device registers.
+/// The integer types of device registers.
 pub trait RegisterWord: FromBytes + IntoBytes + Immutable {}
 impl RegisterWord for u8 {}
 impl RegisterWord for u16 {}
@@ -149,7 +148,7 @@ impl RegisterWord for u64 {}
 /// `register` is mapped and aligned, and reading it has no effect on memory safety.
 #[inline(always)]
 pub unsafe fn read_register<T: RegisterWord>(register: NonNull<T>) -> T {
-    // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
+    // SAFETY: the caller upholds the contract of the pointer's constructor; the pointer lives for one access.
     unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).read_unsafe().0 }
 }
 
@@ -160,7 +159,7 @@ pub unsafe fn read_register<T: RegisterWord>(register: NonNull<T>) -> T {
 /// `register` is mapped and aligned, and writing `value` to it has no effect on memory safety.
 #[inline(always)]
 pub unsafe fn write_register<T: RegisterWord>(register: NonNull<T>, value: T) {
-    // SAFETY: the caller makes the promises that the pointer's constructor asks for; it lives for one access.
+    // SAFETY: the caller upholds the contract of the pointer's constructor; the pointer lives for one access.
     unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).write_unsafe(ReadPureWrite(value)) }
 }
 

@@ -1,48 +1,47 @@
 //! The services that a kernel provides to its paravirtual drivers.
 //!
-//! This crate is the lower edge of paravirt: a kernel implements [`Platform`] here once, and every driver of
-//! the workspace runs on it. It needs no allocator and no floating point.
+//! This crate is the lower interface of paravirt: a kernel implements [`Platform`] once, and every driver of the workspace runs on
+//! it. It needs no allocator and no floating point.
 //!
 //! # The traits
 //!
-//! | trait | what it gives | needed for |
+//! | trait | provides | needed for |
 //! |---|---|---|
 //! | [`Platform`] | DMA memory, private memory, mappings, the clock | everything |
 //! | [`Interrupts`] | binding of a handler to a vector, MSI messages, lines | everything but polling |
 //! | [`Processors`] | how many processors there are, running a closure on one of them | one queue per processor, SynIC |
-//! | [`PortIo`] | `in` and `out` | PCI configuration where there is no ECAM |
+//! | [`PortIo`] | `in` and `out` | PCI configuration space without ECAM |
 //! | [`Registers`] | CPUID, MSRs and the cycle counter | Hyper-V, KVM's clock |
 //! | [`HyperV`] | a page for hypercalls, vectors by number | Hyper-V |
 //!
-//! A kernel implements the first. The others are handles that provided methods of it give ([`Platform::interrupts`] and so
-//! on), by default to a service that is absent: a kernel that polls, has one processor and runs on virtio alone names none of
-//! them, and one that links a family of drivers whose services it does not give finds no devices of that family.
+//! A kernel implements the first. Provided methods of [`Platform`], such as [`Platform::interrupts`], return the others; their
+//! defaults are absent services. A kernel that polls, has one processor and uses only virtio needs none of them. A kernel that links
+//! a family of drivers without providing its services finds no devices of that family.
 //!
 //! # The building blocks
 //!
-//! * [`DmaRegion`] owns DMA memory; [`SharedMemory`] is the only view of it while a host may write there, and
-//!   it hands out atomics, never `&[u8]`.
-//! * [`DmaBuffer`] is memory that moves into a request and that the completion returns;
-//!   [`DmaSlice`] is the implementation that comes with this crate.
+//! * [`DmaRegion`] owns DMA memory. While a host may write it, it is accessed only through [`SharedMemory`], as atomics, never as
+//!   `&[u8]`.
+//! * [`DmaBuffer`] is memory that moves into a request and that the completion returns; [`DmaSlice`] is this crate's implementation.
 //! * [`PageArc`], [`PageBox`], [`PageTable`], [`PageRing`] and [`Fifo`] hold driver state in private pages of the platform
-//!   ([`Platform::state_alloc`]), so that nothing needs `alloc` and no device reaches it.
-//! * [`WakerCell`] is what an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] is several of them that one
-//!   interrupt wakes.
+//!   ([`Platform::state_alloc`]), so that drivers do not need `alloc`, and devices cannot access the state.
+//! * [`WakerCell`] holds the task that an interrupt wakes without a lock, a clone or a drop; a [`WakerGroup`] holds several tasks
+//!   that one interrupt wakes.
 //!
 //! # Lifecycle
 //!
-//! A platform value is cloned into each driver and lives as long as the longest of them; it is usually a
-//! zero-sized handle to the kernel's own services.
+//! A platform value is cloned into each driver, and the services it refers to outlive the drivers; it is usually a zero-sized handle
+//! to the kernel's services.
 //!
 //! ```
 //! use paravirt_platform::{AllocError, BusAddr, DmaSlice, Instant, Platform, RawDma};
 //! use std::{alloc, num::NonZeroUsize, ptr::NonNull};
 //!
-//! /// A process that plays kernel: bus addresses are its own virtual addresses.
+//! /// A process that acts as a kernel: bus addresses are its virtual addresses.
 //! #[derive(Clone)]
 //! struct Process;
 //!
-//! // SAFETY: the pages are zeroed, page-aligned, and nobody else's until they are freed.
+//! // SAFETY: the pages are zeroed, page-aligned, and used by nothing else until they are freed.
 //! unsafe impl Platform for Process {
 //!     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
 //!         let layout = alloc::Layout::from_size_align(pages.get() * 4096, 4096).map_err(|_| AllocError)?;

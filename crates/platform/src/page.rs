@@ -8,7 +8,7 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// The count of references at which a value is kept for ever.
+/// The reference count at which a value is leaked.
 const SATURATED: usize = usize::MAX / 2;
 
 struct ArcInner<P, T> {
@@ -21,7 +21,7 @@ struct ArcInner<P, T> {
 /// A reference-counted value in private pages of the platform ([`Platform::state_alloc`]): `Arc` for code that may not allocate
 /// from a heap.
 ///
-/// It is one pointer: cheap to move about in requests.
+/// It is one pointer, so that it is cheap to move.
 pub struct PageArc<P: Platform, T> {
     inner: NonNull<ArcInner<P, T>>,
 }
@@ -32,43 +32,43 @@ unsafe impl<P: Platform, T: Send + Sync> Send for PageArc<P, T> {}
 unsafe impl<P: Platform, T: Send + Sync> Sync for PageArc<P, T> {}
 
 impl<P: Platform, T> PageArc<P, T> {
-    /// Moves `value` into pages of its own.
+    /// Moves `value` into newly allocated pages.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has none; the value is dropped.
+    /// [`AllocError`] if the platform is out of memory; the value is dropped.
     pub fn new(platform: &P, value: T) -> Result<Self, AllocError> {
         let raw = alloc_for::<P, ArcInner<P, T>>(platform, 1)?;
         let inner = raw.cpu.cast::<ArcInner<P, T>>();
         let platform = platform.clone();
-        // SAFETY: `alloc_for` checked size and alignment; the memory is ours alone.
+        // SAFETY: `alloc_for` checked size and alignment; nothing else uses the memory.
         unsafe { inner.write(ArcInner { count: AtomicUsize::new(1), raw, platform, value }) };
         Ok(Self { inner })
     }
 
-    /// Where the value is; it does not move while a clone of this exists.
+    /// Returns a pointer to the value, which does not move while a clone of this exists.
     pub fn as_ptr(&self) -> NonNull<T> {
         NonNull::from(&**self)
     }
 
-    /// Makes it a pointer, which keeps the value until [`from_raw`](Self::from_raw) takes it back.
+    /// Converts this reference to a pointer, which keeps the value alive until it is passed to [`from_raw`](Self::from_raw).
     pub fn into_raw(self) -> NonNull<()> {
         let inner = self.inner.cast();
         core::mem::forget(self);
         inner
     }
 
-    /// Takes back what [`into_raw`](Self::into_raw) gave.
+    /// Converts a pointer from [`into_raw`](Self::into_raw) back to a reference.
     ///
     /// # Safety
     ///
-    /// `raw` came from there, of a value of this type, and is reclaimed once.
+    /// `raw` came from `into_raw` of a value of this type, and is converted back once.
     pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
         Self { inner: raw.cast() }
     }
 
     fn inner(&self) -> &ArcInner<P, T> {
-        // SAFETY: written by `new` and alive while the count is above zero, to which this value contributes.
+        // SAFETY: `new` wrote it, and it is alive while the count, which includes this reference, is above zero.
         unsafe { self.inner.as_ref() }
     }
 }
@@ -90,8 +90,8 @@ impl<P: Platform, T> Deref for PageArc<P, T> {
 
 impl<P: Platform, T> Clone for PageArc<P, T> {
     fn clone(&self) -> Self {
-        // A count that could wrap would free a value in use. It is stopped half-way instead, and the value is never freed:
-        // `drop` sees the mark. Between the two lie more clones than there can be processors to make them at once.
+        // A count that wraps would free a value in use. It saturates at half of the range instead, and the value is never freed:
+        // `drop` checks for the mark. The rest of the range is more than the number of processors that can clone at once.
         if self.inner().count.fetch_add(1, Ordering::Relaxed) >= SATURATED {
             self.inner().count.store(SATURATED, Ordering::Relaxed);
         }
@@ -110,7 +110,7 @@ impl<P: Platform, T> Drop for PageArc<P, T> {
             // SAFETY: this was the last reference; the value was written by `new`, and the pages came from the platform.
             unsafe {
                 let inner = self.inner.as_ptr();
-                // Where it is: others may know its address until it has been dropped.
+                // Dropped in place: its address may be in use until it has been dropped.
                 core::ptr::drop_in_place(&raw mut (*inner).value);
                 let platform = core::ptr::read(&raw const (*inner).platform);
                 platform.state_free((*inner).raw);
@@ -128,26 +128,26 @@ pub struct PageBox<P: Platform, T: ?Sized> {
     platform: P,
 }
 
-// SAFETY: it owns its value as a `Box` does.
+// SAFETY: the box owns its value as a `Box` does.
 unsafe impl<P: Platform, T: Send + ?Sized> Send for PageBox<P, T> {}
 // SAFETY: shared access to it is shared access to its value, as of a `Box`.
 unsafe impl<P: Platform, T: Sync + ?Sized> Sync for PageBox<P, T> {}
 
 impl<P: Platform, T> PageBox<P, T> {
-    /// Moves `value` into pages of its own.
+    /// Moves `value` into newly allocated pages.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has none; the value is dropped.
+    /// [`AllocError`] if the platform is out of memory; the value is dropped.
     pub fn new(platform: &P, value: T) -> Result<Self, AllocError> {
         let raw = alloc_for::<P, T>(platform, 1)?;
         let place = raw.cpu.cast::<T>();
-        // SAFETY: `alloc_for` checked size and alignment, and the pages belong to nobody else.
+        // SAFETY: `alloc_for` checked size and alignment, and nothing else uses the pages.
         unsafe { place.write(value) };
         Ok(Self { value: place, raw, platform: platform.clone() })
     }
 
-    /// Makes the box one of an unsized type, such as a trait object.
+    /// Converts the box to one of an unsized type, such as a trait object.
     ///
     /// # Safety
     ///
@@ -168,7 +168,7 @@ impl<P: Platform, T> PageBox<P, T> {
 }
 
 impl<P: Platform, T: ?Sized> PageBox<P, T> {
-    /// Where the value is; it does not move while this box exists.
+    /// Returns a pointer to the value, which does not move while this box exists.
     pub fn as_ptr(&self) -> NonNull<T> {
         self.value
     }
@@ -178,7 +178,7 @@ impl<P: Platform, T: ?Sized> Deref for PageBox<P, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: `new` wrote the value; it is this box's own.
+        // SAFETY: `new` wrote the value, and this box owns it.
         unsafe { self.value.as_ref() }
     }
 }
@@ -186,14 +186,14 @@ impl<P: Platform, T: ?Sized> Deref for PageBox<P, T> {
 impl<P: Platform, T: ?Sized> DerefMut for PageBox<P, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: `new` wrote the value; it is this box's own, and the box is borrowed mutably.
+        // SAFETY: `new` wrote the value, this box owns it, and the box is borrowed mutably.
         unsafe { self.value.as_mut() }
     }
 }
 
 impl<P: Platform, T: ?Sized> Drop for PageBox<P, T> {
     fn drop(&mut self) {
-        // SAFETY: the value is dropped once, then its pages, which `state_alloc` gave, are freed once.
+        // SAFETY: the value is dropped once, then its pages, which came from `state_alloc`, are freed once.
         unsafe {
             core::ptr::drop_in_place(self.value.as_ptr());
             self.platform.state_free(self.raw);
@@ -201,7 +201,7 @@ impl<P: Platform, T: ?Sized> Drop for PageBox<P, T> {
     }
 }
 
-/// A slice of fixed length in private pages of the platform ([`Platform::state_alloc`]): the table of what is in flight.
+/// A slice of fixed length in private pages of the platform ([`Platform::state_alloc`]), for tables of requests in flight.
 pub struct PageTable<P: Platform, T> {
     base: NonNull<T>,
     len: usize,
@@ -209,26 +209,26 @@ pub struct PageTable<P: Platform, T> {
     platform: P,
 }
 
-// SAFETY: it owns its elements as a `Box<[T]>` does.
+// SAFETY: the table owns its elements as a `Box<[T]>` does.
 unsafe impl<P: Platform, T: Send> Send for PageTable<P, T> {}
 // SAFETY: shared access to it is shared access to its elements, as of a `Box<[T]>`.
 unsafe impl<P: Platform, T: Sync> Sync for PageTable<P, T> {}
 
 impl<P: Platform, T> PageTable<P, T> {
-    /// A table of `len` elements, each made by `make` from its index.
+    /// Creates a table of `len` elements; `make` returns the element for an index.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no room for it.
+    /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P, len: usize, mut make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
         Self::try_new(platform, len, |at| Ok(make(at)))
     }
 
-    /// As [`new`](Self::new), with elements that may fail to be made.
+    /// As [`new`](Self::new), but `make` may fail.
     ///
     /// # Errors
     ///
-    /// The first error of `make`, after which what was made is dropped; and that of the platform.
+    /// The first error of `make`, after which the existing elements are dropped; or an [`AllocError`].
     pub fn try_new<E: From<AllocError>>(
         platform: &P,
         len: usize,
@@ -238,8 +238,8 @@ impl<P: Platform, T> PageTable<P, T> {
         let mut table = Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() };
         for i in 0..len {
             let value = make(i)?;
-            // SAFETY: `alloc_for` made room for `len` elements, aligned; `len` counts those that are written, so that
-            // just these are dropped where `make` fails or panics.
+            // SAFETY: `alloc_for` allocated aligned memory for `len` elements; `table.len` counts those that are written, so that exactly
+            // these are dropped if `make` fails or panics.
             unsafe { table.base.add(i).write(value) };
             table.len = i.wrapping_add(1);
         }
@@ -251,7 +251,7 @@ impl<P: Platform, T> Deref for PageTable<P, T> {
     type Target = [T];
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `new` wrote `len` elements; they are this value's own.
+        // SAFETY: `new` wrote `len` elements, and this table owns them.
         unsafe { core::slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }
@@ -274,19 +274,19 @@ impl<P: Platform, T> Drop for PageTable<P, T> {
     }
 }
 
-/// A table in private pages of the platform whose length is a power of two; every index is taken modulo it, so that an access is
-/// one mask and cannot be out of bounds.
+/// A table in private pages of the platform whose length is a power of two. An index is taken modulo the length by a mask, so that it
+/// cannot be out of bounds.
 pub struct PageRing<P: Platform, T> {
     table: PageTable<P, T>,
     mask: usize,
 }
 
 impl<P: Platform, T> PageRing<P, T> {
-    /// A table of `len` elements, each made by `make` from its index.
+    /// Creates a table of `len` elements; `make` returns the element for an index.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no room for it or `len` is not a power of two.
+    /// [`AllocError`] if the platform is out of memory, or `len` is not a power of two.
     pub fn new(platform: &P, len: usize, make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
         if !len.is_power_of_two() {
             return Err(AllocError);
@@ -294,14 +294,14 @@ impl<P: Platform, T> PageRing<P, T> {
         Ok(Self { table: PageTable::new(platform, len, make)?, mask: len.wrapping_sub(1) })
     }
 
-    /// The element at `index` modulo the length.
+    /// Returns the element at `index` modulo the length.
     #[inline(always)]
     pub fn at(&self, index: usize) -> &T {
         // SAFETY: `new` made `mask + 1` elements, a power of two, and the mask keeps the index below that.
         unsafe { self.table.base.add(index & self.mask).as_ref() }
     }
 
-    /// The element at `index` modulo the length, to change it.
+    /// Returns the element at `index` modulo the length mutably.
     #[inline(always)]
     pub fn at_mut(&mut self, index: usize) -> &mut T {
         // SAFETY: `new` made `mask + 1` elements, a power of two, and the mask keeps the index below that; the table is borrowed
@@ -309,7 +309,7 @@ impl<P: Platform, T> PageRing<P, T> {
         unsafe { self.table.base.add(index & self.mask).as_mut() }
     }
 
-    /// All of them, in order.
+    /// Iterates over the elements in order.
     pub fn iter(&self) -> core::slice::Iter<'_, T> {
         self.table.iter()
     }

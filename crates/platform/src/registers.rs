@@ -1,16 +1,16 @@
-/// A processor's CPUID, model-specific registers and cycle counter. Hypervisors are found and spoken to by these.
+/// CPUID, model-specific registers and the cycle counter, by which hypervisors are detected and used.
 ///
-/// This is what [`Platform::registers`](crate::Platform::registers) gives. The defaults are the instructions themselves on x86-64,
-/// and nothing elsewhere: an empty `impl` is right for a kernel. Drivers touch a model-specific register only after CPUID has
-/// offered it.
+/// [`Platform::registers`](crate::Platform::registers) returns it. The default methods execute the instructions on x86-64, and do
+/// nothing on other architectures, so that a kernel uses an empty `impl`. Drivers access a model-specific register only if CPUID
+/// offers it.
 ///
 /// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
 ///
 /// # Safety
 ///
-/// The registers are those of the processor that calls, and their instructions may be executed where the drivers run.
+/// The registers are those of the current processor, and the drivers run where the instructions are allowed.
 pub unsafe trait Registers: Send + Sync {
-    /// CPUID of `leaf`, subleaf 0: EAX, EBX, ECX and EDX.
+    /// Returns CPUID leaf `leaf`, subleaf 0: EAX, EBX, ECX and EDX.
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
         #[cfg(target_arch = "x86_64")]
         {
@@ -24,10 +24,10 @@ pub unsafe trait Registers: Send + Sync {
         }
     }
 
-    /// The cycle counter (TSC), read after everything ahead of it.
+    /// Returns the cycle counter (TSC), read after all earlier instructions.
     fn tsc(&self) -> u64 {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: every processor that runs long mode has both.
+        // SAFETY: every processor with long mode has both instructions.
         unsafe {
             core::arch::x86_64::_mm_lfence();
             core::arch::x86_64::_rdtsc()
@@ -45,7 +45,7 @@ pub unsafe trait Registers: Send + Sync {
         #[cfg(target_arch = "x86_64")]
         {
             let (low, high): (u32, u32);
-            // SAFETY: the caller promises that the host offers the register.
+            // SAFETY: the caller guarantees that the host offers the register.
             unsafe {
                 core::arch::asm!("rdmsr", in("ecx") index, out("eax") low, out("edx") high, options(nostack));
             }
@@ -62,10 +62,10 @@ pub unsafe trait Registers: Send + Sync {
     ///
     /// # Safety
     ///
-    /// The host offers the register, and what the value makes the host do keeps memory safe.
+    /// The host offers the register, and the effect of the value does not violate memory safety.
     unsafe fn write_msr(&self, index: u32, value: u64) {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller promises that the host offers the register and that the value keeps memory safe.
+        // SAFETY: the caller guarantees that the host offers the register, and that the value does not violate memory safety.
         unsafe {
             let (low, high) = (value as u32, (value >> 32) as u32);
             core::arch::asm!("wrmsr", in("ecx") index, in("eax") low, in("edx") high, options(nostack));

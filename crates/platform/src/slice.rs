@@ -4,9 +4,9 @@ use crate::{
 };
 use core::{cell::UnsafeCell, fmt, mem::MaybeUninit, ptr::NonNull};
 
-/// The state of a slice. It lies in the platform's private pages, so that a slice is one pointer.
+/// The state of a slice. It is in private pages of the platform, so that a slice is one pointer.
 struct Header<P: Platform> {
-    /// What keeps the memory and this header. Written when the slice is made, taken when it is dropped.
+    /// Keeps the memory and this header alive. Written when the slice is created, taken when it is dropped.
     slab: MaybeUninit<PageArc<P, Slab<P>>>,
     base: NonNull<u8>,
     segment: Segment,
@@ -20,21 +20,21 @@ struct Slab<P: Platform> {
     headers: PageTable<P, UnsafeCell<Header<P>>>,
 }
 
-// SAFETY: each header belongs to one slice, and it is slices that move between threads.
+// SAFETY: each header belongs to one slice, which moves between threads as a whole.
 unsafe impl<P: Platform> Send for Slab<P> {}
-// SAFETY: a header is reached through its one slice only.
+// SAFETY: a header is accessed only through its slice.
 unsafe impl<P: Platform> Sync for Slab<P> {}
 
-/// A piece of DMA memory with one owner: the [`DmaBuffer`] that comes with this crate.
+/// A piece of DMA memory with one owner: this crate's [`DmaBuffer`].
 ///
-/// While it is not in flight its bytes are plain memory; while it is they cannot be reached. Several slices can
-/// share one allocation ([`alloc_many`](Self::alloc_many)), which is freed with the last of them. Dropping a slice
-/// that is in flight leaks the allocation. It is one pointer: moving it into a request and back costs next to nothing.
+/// The bytes are plain memory while the slice is not in flight, and cannot be accessed while it is. Several slices can share an
+/// allocation ([`alloc_many`](Self::alloc_many)), which is freed with the last of them. Dropping a slice in flight leaks the
+/// allocation. A slice is one pointer, so that it is cheap to move.
 pub struct DmaSlice<P: Platform> {
     header: NonNull<Header<P>>,
 }
 
-// SAFETY: it owns its header and its bytes; what is behind them is `Send` and `Sync`.
+// SAFETY: the slice owns its header and its bytes; the slab is `Send` and `Sync`.
 unsafe impl<P: Platform> Send for DmaSlice<P> {}
 // SAFETY: shared access reads only.
 unsafe impl<P: Platform> Sync for DmaSlice<P> {}
@@ -44,15 +44,15 @@ impl<P: Platform> DmaSlice<P> {
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has none, or `len` is 0 or over 32 bits.
+    /// [`AllocError`] if the platform is out of memory, or `len` is 0 or does not fit in 32 bits.
     pub fn alloc(platform: &P, len: usize) -> Result<Self, AllocError> {
         let mut one = None;
         Self::alloc_many(platform, 1, len, |slice| one = Some(slice))?;
         one.ok_or(AllocError)
     }
 
-    /// Allocates `count` slices of `len` zeroed bytes each in one region, one behind the other, and hands each
-    /// to `each`. Slices begin at multiples of `len`.
+    /// Allocates `count` contiguous slices of `len` zeroed bytes in one region, and passes each to `each`. Slices begin at multiples of
+    /// `len`.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl<P: Platform> DmaSlice<P> {
         let slab = PageArc::new(platform, Slab { _region: region, headers })?;
         for cell in slab.headers.iter() {
             let Some(mut header) = NonNull::new(cell.get()) else { continue };
-            // SAFETY: nobody else has the header yet; it stays where it is while the slab lives.
+            // SAFETY: nothing else uses the header yet; it does not move while the slab lives.
             unsafe { header.as_mut() }.slab = MaybeUninit::new(slab.clone());
             each(Self { header });
         }
@@ -88,7 +88,7 @@ impl<P: Platform> DmaSlice<P> {
 
     #[inline(always)]
     fn header(&self) -> &Header<P> {
-        // SAFETY: the header is this slice's own, and the slab that it is in lives while the slice does.
+        // SAFETY: the header belongs to this slice, and its slab lives while the slice does.
         unsafe { self.header.as_ref() }
     }
 
@@ -98,16 +98,16 @@ impl<P: Platform> DmaSlice<P> {
         unsafe { self.header.as_mut() }
     }
 
-    /// The bytes; empty while in flight.
+    /// Returns the bytes; empty while in flight.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         let header = self.header();
         let len = if header.in_flight { 0 } else { header.segment.len as usize };
-        // SAFETY: the bytes are this value's alone, initialised (zeroed), and not in flight.
+        // SAFETY: the bytes belong to this slice, are initialised (zeroed), and not in flight.
         unsafe { core::slice::from_raw_parts(header.base.as_ptr(), len) }
     }
 
-    /// The bytes, to write; empty while in flight.
+    /// Returns the bytes mutably; empty while in flight.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let header = self.header();
@@ -116,18 +116,17 @@ impl<P: Platform> DmaSlice<P> {
         unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
     }
 
-    /// All bytes that were allocated, whatever the length is [set](Self::set_len) to; empty while in flight.
+    /// Returns all allocated bytes, regardless of the [length](Self::set_len); empty while in flight.
     #[inline(always)]
     pub fn capacity_mut(&mut self) -> &mut [u8] {
         let header = self.header();
         let len = if header.in_flight { 0 } else { header.capacity as usize };
-        // SAFETY: `capacity` bytes are this value's alone, initialised (zeroed), and not in flight; borrowed mutably.
+        // SAFETY: `capacity` bytes belong to this slice, are initialised (zeroed), not in flight, and borrowed mutably.
         unsafe { core::slice::from_raw_parts_mut(header.base.as_ptr(), len) }
     }
 
-    /// Sets how much of the memory this is: [`bytes`](Self::bytes) and what a request transfers. At most
-    /// [`capacity`](Self::capacity), at least 1; a length out of that range is taken as the nearest in it. Nothing
-    /// happens while it is in flight.
+    /// Sets the length of [`bytes`](Self::bytes) and of a request's transfer, clamped to 1 to [`capacity`](Self::capacity). Does nothing
+    /// while in flight.
     #[inline(always)]
     pub fn set_len(&mut self, len: usize) {
         let header = self.header_mut();
@@ -136,30 +135,30 @@ impl<P: Platform> DmaSlice<P> {
         }
     }
 
-    /// The length that was allocated, in bytes.
+    /// Returns the allocated length in bytes.
     pub fn capacity(&self) -> usize {
         self.header().capacity as usize
     }
 
-    /// The length in bytes, in flight or not.
+    /// Returns the length in bytes, in flight or not.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.header().segment.len as usize
     }
 
-    /// Where a device sees the first byte.
+    /// Returns the bus address of the first byte.
     pub fn bus(&self) -> BusAddr {
         self.header().segment.addr
     }
 
-    /// Whether a device may access it.
+    /// Returns whether a device may access it.
     pub fn is_in_flight(&self) -> bool {
         self.header().in_flight
     }
 }
 
-// SAFETY: the region does not move and is freed only when no slice of it is in flight; `bytes` and `bytes_mut` are empty
-// meanwhile.
+// SAFETY: the region does not move and is freed only when no slice of it is in flight; while in flight, the accessors of bytes
+// return empty slices.
 unsafe impl<P: Platform> DmaBuffer for DmaSlice<P> {
     #[inline(always)]
     fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
@@ -182,8 +181,7 @@ unsafe impl<P: Platform> DmaBuffer for DmaSlice<P> {
 impl<P: Platform> Drop for DmaSlice<P> {
     fn drop(&mut self) {
         if !self.header().in_flight {
-            // SAFETY: written when the slice was made, and taken once. The header may go with what is dropped here; it is
-            // not used after.
+            // SAFETY: written when the slice was created, and taken once. Dropping it may free the header, which is not used afterwards.
             drop(unsafe { self.header().slab.assume_init_read() });
         }
     }

@@ -2,8 +2,7 @@ use core::time::Duration;
 
 /// A point in time on the platform's monotonic clock, in nanoseconds since an epoch that the platform chooses.
 ///
-/// Deadlines are absolute and of this type. It counts 584 years; arithmetic saturates, so that a far deadline
-/// stays far.
+/// Deadlines are absolute and of this type. The range is 584 years; arithmetic saturates.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
 #[repr(transparent)]
 pub struct Instant(u64);
@@ -11,26 +10,26 @@ pub struct Instant(u64);
 impl Instant {
     /// The platform's epoch.
     pub const ZERO: Self = Self(0);
-    /// The end of time: as a deadline, it never passes.
+    /// The last instant: a deadline that never passes.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The instant `nanos` nanoseconds after the epoch.
+    /// Returns the instant `nanos` nanoseconds after the epoch.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the epoch.
+    /// Returns the nanoseconds since the epoch.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The instant `duration` after this one, or the end of time.
+    /// Returns the instant `duration` after this one, or [`NEVER`](Self::NEVER) if it is out of range.
     pub const fn saturating_add(self, duration: Duration) -> Self {
         let nanos = duration.as_nanos();
         Self(if nanos > u64::MAX as u128 { u64::MAX } else { self.0.saturating_add(nanos as u64) })
     }
 
-    /// How long after `earlier` this is; zero where it is not.
+    /// Returns the time from `earlier` to this instant; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -1,4 +1,4 @@
-//! The cell that an interrupt wakes, over the atomics of `core`: `tests/loom.rs` compiles the same files over loom's.
+//! The waker cell and the waker group with the atomics of `core`; `tests/loom.rs` compiles the same files with loom's.
 
 mod cell;
 mod cells;
@@ -40,8 +40,7 @@ mod tests {
         assert_eq!((a.0.load(Ordering::SeqCst), b.0.load(Ordering::SeqCst)), (2, 1));
     }
 
-    /// Each event is announced in a flag before the wake; after the last wake the flag must have been seen by
-    /// somebody who was woken after it was set.
+    /// Each event sets a flag before the wake; after the last wake a woken task must have seen the flag.
     #[test]
     fn no_wake_is_lost_between_threads() {
         let cell = WakerCell::new();
@@ -61,7 +60,7 @@ mod tests {
             while seen < 40_000 {
                 cell.register(&waker);
                 seen = events.load(Ordering::SeqCst);
-                // Sleep until woken: a lost wake would hang here.
+                // Sleep until woken: a lost wake-up would hang here.
                 while seen < 40_000 && woken.0.load(Ordering::SeqCst) == wakes {
                     thread::yield_now();
                 }

@@ -8,7 +8,7 @@ use core::{
 
 type Inner<P> = Cells<PageTable<P, WakerCell>>;
 
-/// Several tasks that one event wakes: what shares an interrupt. A handle: clones are the same group.
+/// Several tasks that one event wakes, such as those of an interrupt that is shared. A handle: clones are the same group.
 pub struct WakerGroup<P: Platform>(PageArc<P, Inner<P>>);
 
 impl<P: Platform> Clone for WakerGroup<P> {
@@ -18,19 +18,19 @@ impl<P: Platform> Clone for WakerGroup<P> {
 }
 
 impl<P: Platform> WakerGroup<P> {
-    /// A group of `len` cells.
+    /// Creates a group of `len` cells.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no room for it.
+    /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P, len: usize) -> Result<Self, AllocError> {
         let cells = PageTable::new(platform, len, |_| WakerCell::new())?;
         PageArc::new(platform, Cells::new(cells)).map(Self)
     }
 
-    /// Registers a task in cell `index`, in place of the one before; does nothing where there is no such cell.
+    /// Registers a task in cell `index`, replacing the previous one; does nothing if there is no such cell.
     ///
-    /// What [`WakerCell::register`] promises holds here for [`wake`](Self::wake) and [`wake_all`](Self::wake_all).
+    /// The guarantees of [`WakerCell::register`] apply to [`wake`](Self::wake) and [`wake_all`](Self::wake_all).
     pub fn register(&self, index: usize, waker: &Waker) {
         self.0.register(index, waker);
     }
@@ -45,7 +45,7 @@ impl<P: Platform> WakerGroup<P> {
         self.0.wake_all();
     }
 
-    /// A waker that wakes all of them.
+    /// Returns a waker that wakes the tasks in all cells.
     pub fn waker(&self) -> Waker {
         // SAFETY: the table upholds the contract of `RawWaker`: each waker holds one reference.
         unsafe { Waker::from_raw(raw(self.0.clone())) }
@@ -65,7 +65,7 @@ fn raw<P: Platform>(inner: PageArc<P, Inner<P>>) -> RawWaker {
 
 /// # Safety
 ///
-/// `data` is what `raw` made, of a waker that is alive.
+/// `data` came from `raw`, and its waker is alive.
 unsafe fn group<P: Platform>(data: *const ()) -> ManuallyDrop<WakerGroup<P>> {
     // SAFETY: `data` is the pointer of a live waker of this vtable, as the `RawWakerVTable` contract says; the value is not
     // dropped, so that the waker keeps its reference.

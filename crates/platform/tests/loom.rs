@@ -1,6 +1,6 @@
 //! The waker cell and the waker group under loom: every interleaving that the C11 memory model allows.
 //!
-//! The files of the library that they consist of are compiled here once more, over loom's atomics.
+//! The library's source files are compiled here again, with loom's atomics.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-platform --test loom --target-dir target/loom`, as the test command
 //! does.
@@ -11,7 +11,7 @@
 mod cell;
 #[path = "../src/waker/cells.rs"]
 mod cells;
-/// In place of `src/waker/sync.rs`.
+/// Replaces `src/waker/sync.rs`.
 mod sync {
     pub use loom::{
         cell::UnsafeCell,
@@ -36,7 +36,7 @@ use std::{
     task::{Wake, Waker},
 };
 
-/// How often a thread is stopped in the middle.
+/// Maximum number of preemptions.
 const PREEMPTIONS: usize = 3;
 
 /// Counts how often it is woken.
@@ -61,15 +61,15 @@ impl Wake for Task {
     }
 }
 
-/// Tries every interleaving with up to [`PREEMPTIONS`]: of all of them there are too many, and what goes wrong goes wrong with few.
+/// Tries every interleaving with up to [`PREEMPTIONS`] preemptions: trying all would take too long, and bugs appear with few.
 fn model(work: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
     builder.check(work);
 }
 
-/// Runs two threads beside this one on the same value, and waits for them.
-fn beside<T: Send + Sync + 'static>(
+/// Runs `first` and `second` on two threads and `here` on this one, with the same value, and waits for them.
+fn with_threads<T: Send + Sync + 'static>(
     shared: &Arc<T>,
     first: impl FnOnce(&T) + 'static,
     second: impl FnOnce(&T) + 'static,
@@ -81,13 +81,13 @@ fn beside<T: Send + Sync + 'static>(
     threads.into_iter().for_each(|thread| thread.join().expect("a thread"));
 }
 
-/// Registered while two wakes run, a waker is there for the wake that comes afterwards, and so is it a second time.
+/// A waker that is registered while two wakes run is woken by the next wake, and by the one after it.
 #[test]
 fn a_waker_registered_during_wakes_stays_registered() {
     model(|| {
         let cell = Arc::new(WakerCell::new());
         let (task, waker) = Task::new();
-        beside(&cell, WakerCell::wake, WakerCell::wake, |cell| cell.register(&waker));
+        with_threads(&cell, WakerCell::wake, WakerCell::wake, |cell| cell.register(&waker));
         let before = task.wakes();
         cell.wake();
         assert_eq!(task.wakes(), before + 1, "the waker was lost");
@@ -96,8 +96,8 @@ fn a_waker_registered_during_wakes_stays_registered() {
     });
 }
 
-/// A wake that begins after the registration reaches the new waker, even where one is running that uses the old one and carries
-/// the later one out.
+/// A wake that begins after the registration reaches the new waker, even if a running wake uses the old one and performs the new
+/// wake.
 #[test]
 fn a_wake_after_a_replacement_reaches_the_new_waker() {
     model(|| {
@@ -114,9 +114,9 @@ fn a_wake_after_a_replacement_reaches_the_new_waker() {
     });
 }
 
-/// A task that registers and then looks for its event sees it or is woken, by the waker it registered last.
+/// A task that registers and then checks for its event sees it, or is woken by the waker that it registered last.
 #[test]
-fn a_task_that_registers_and_looks_misses_no_event() {
+fn a_task_that_registers_and_checks_misses_no_event() {
     model(|| {
         let cell = Arc::new(WakerCell::new());
         let event = Arc::new(AtomicBool::new(false));
@@ -130,11 +130,11 @@ fn a_task_that_registers_and_looks_misses_no_event() {
         cell.register(&second);
         let is_seen = event.load(Ordering::Relaxed);
         interrupt.join().expect("the interrupt");
-        assert!(is_seen || task.wakes() == 1, "the event is missed");
+        assert!(is_seen || task.wakes() == 1, "the event was missed");
     });
 }
 
-/// A waker that is registered again, so that nothing is written, is woken by the wake that runs meanwhile.
+/// A waker that is registered again, which writes nothing, is woken by a concurrent wake.
 #[test]
 fn a_wake_while_the_same_waker_is_registered_again_reaches_it() {
     model(|| {
@@ -149,20 +149,25 @@ fn a_wake_while_the_same_waker_is_registered_again_reaches_it() {
     });
 }
 
-/// Two tasks register at once while a wake runs: the cell has one of them, and wakes that one from then on.
+/// Two tasks register at once while a wake runs: the cell keeps one of them, and wakes it from then on.
 #[test]
 fn of_two_wakers_registered_at_once_one_stays() {
     model(|| {
         let cell = Arc::new(WakerCell::new());
         let ((a, first), (b, second)) = (Task::new(), Task::new());
-        beside(&cell, move |cell| cell.register(&first), WakerCell::wake, |cell| cell.register(&second));
+        with_threads(
+            &cell,
+            move |cell| cell.register(&first),
+            WakerCell::wake,
+            |cell| cell.register(&second),
+        );
         let before = a.wakes() + b.wakes();
         cell.wake();
         assert_eq!(a.wakes() + b.wakes(), before + 1, "both wakers were lost");
     });
 }
 
-/// Whatever a wake was using when it was replaced, each clone of each waker is dropped once, the last with the cell.
+/// Each clone of each waker is dropped once, the last one with the cell, even if a wake was using it when it was replaced.
 #[test]
 fn every_clone_is_dropped_once() {
     model(|| {
@@ -174,7 +179,7 @@ fn every_clone_is_dropped_once() {
         tasks[1..].iter().for_each(|(_, waker)| cell.register(waker));
         interrupt.join().expect("the interrupt");
         cell.register(&tasks[0].1);
-        // The task, its waker here, and the clone that is registered; the others were replaced, at most one is left over.
+        // The references are: the task, its waker here, and the registered clone. At most one replaced clone is left.
         assert_eq!(Arc::strong_count(&tasks[0].0), 3);
         assert!(tasks[1..].iter().map(|(task, _)| Arc::strong_count(task)).sum::<usize>() <= 3 * 2 + 1);
         drop(cell);
@@ -186,7 +191,7 @@ fn group() -> Arc<Cells<Box<[WakerCell]>>> {
     Arc::new(Cells::new(Box::new([WakerCell::new(), WakerCell::new()])))
 }
 
-/// The group is woken while a task registers in a cell that was never used: the task sees the event or is woken.
+/// The group is woken while a task registers in an unused cell: the task sees the event, or is woken.
 #[test]
 fn a_task_that_registers_in_a_group_misses_no_event() {
     model(|| {
@@ -201,20 +206,20 @@ fn a_task_that_registers_in_a_group_misses_no_event() {
         cells.register(1, &waker);
         let is_seen = event.load(Ordering::Relaxed);
         interrupt.join().expect("the interrupt");
-        assert!(is_seen || task.wakes() == 1, "the event is missed");
+        assert!(is_seen || task.wakes() == 1, "the event was missed");
         cells.wake_all();
         cells.wake(1);
         assert!(task.wakes() >= 2, "the waker was lost");
     });
 }
 
-/// Two tasks register in cells of their own while the group is woken: both stay registered.
+/// Two tasks register in separate cells while the group is woken: both stay registered.
 #[test]
 fn two_wakers_of_a_group_stay_registered() {
     model(|| {
         let cells = group();
         let ((a, first), (b, second)) = (Task::new(), Task::new());
-        beside(
+        with_threads(
             &cells,
             move |cells| cells.register(0, &first),
             Cells::wake_all,

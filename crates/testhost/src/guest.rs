@@ -60,7 +60,7 @@ thread_local! {
 #[derive(Clone)]
 pub struct Guest(Arc<Inner>);
 
-/// A weak handle of a guest, for what the guest itself owns.
+/// A weak handle of a guest, for hosts that the guest owns.
 #[derive(Clone)]
 pub struct WeakGuest(Weak<Inner>);
 
@@ -90,8 +90,8 @@ impl Guest {
         Self::with(1, false)
     }
 
-    /// A guest with `processors`, and with interrupts or without. Threads play processors; one that says nothing is the
-    /// first.
+    /// Creates a guest with `processors` virtual processors, with or without interrupts. Threads act as processors; a thread is the
+    /// first processor unless it runs on another one.
     pub fn with(processors: u32, has_interrupts: bool) -> Self {
         let range = [(GuestAddress(BASE), PAGES * PAGE_SIZE)];
         let memory = GuestMemoryMmap::<()>::from_ranges(&range).expect("64 MiB of memory");
@@ -148,7 +148,7 @@ impl Guest {
         else {
             return;
         };
-        assert_eq!(bound_to, processor, "the interrupt came to another processor");
+        assert_eq!(bound_to, processor, "the interrupt was delivered to another processor");
         self.deliver(handler, processor);
     }
 
@@ -174,7 +174,7 @@ impl Guest {
 
     fn deliver(&self, handler: RawHandler, processor: u32) {
         self.0.interrupts.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: it is bound: `unbind` takes it out.
+        // SAFETY: the handler is bound: `unbind` removes it from the table.
         on(processor, || unsafe { handler.call() });
     }
 
@@ -324,7 +324,7 @@ unsafe impl Interrupts for Guest {
     }
 }
 
-// SAFETY: ports are the model's, or there are none.
+// SAFETY: the ports are modelled, or absent.
 unsafe impl PortIo for Guest {
     unsafe fn in32(&self, port: u16) -> u32 {
         self.pci().map_or(u32::MAX, |host| host.read(port))
@@ -341,7 +341,7 @@ unsafe impl PortIo for Guest {
     }
 }
 
-// SAFETY: registers are the model's, or there are none.
+// SAFETY: the registers are modelled, or absent.
 unsafe impl Registers for Guest {
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
         match self.hypervisor() {
@@ -369,7 +369,7 @@ unsafe impl Registers for Guest {
     }
 }
 
-// SAFETY: hypercalls are the model's.
+// SAFETY: hypercalls are executed by the model.
 unsafe impl HyperV for Guest {
     fn hypercall_page(&self) -> Option<RawDma> {
         self.dma_alloc(NonZeroUsize::MIN).ok()

@@ -3,20 +3,20 @@
 use paravirt_device::{BalloonMemory, MemoryStatistics, PageRange};
 use std::collections::BTreeSet;
 
-/// A kernel's memory as a balloon driver sees it, by page number. Panics if a page is returned that was not taken.
+/// A kernel's memory for a balloon driver, by page number. Panics if a page is returned that was not taken.
 pub struct Pages {
     /// Numbers of the pages that the kernel owns.
     pub free: BTreeSet<u64>,
     /// Numbers of the pages that the balloon holds.
     pub taken: BTreeSet<u64>,
-    /// Pages of one run, at most.
+    /// Maximum number of pages of a range.
     pub run: u64,
     /// Ranges that the host has added; the kernel accepts half of each.
     pub added: Vec<PageRange>,
 }
 
 impl Pages {
-    /// `pages` free pages from number 1000, given up in runs of at most `run` pages.
+    /// Creates `pages` free pages from number 1000, which are taken in ranges of at most `run` pages.
     pub fn new(pages: u64, run: u64) -> Self {
         Self { free: (1000..1000 + pages).collect(), taken: BTreeSet::new(), run, added: vec![] }
     }

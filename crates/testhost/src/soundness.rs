@@ -1,11 +1,11 @@
 //! Documentation tests of what safe code must not be able to do.
 //!
-//! Each program that must not compile is followed by one that differs only in what makes it sound, and compiles: so the first one
-//! fails for the reason that it is there for.
+//! Each program that must not compile is followed by one that compiles and differs only in what makes it sound. This shows that the
+//! first one fails for the intended reason.
 //!
-//! # Naming memory of others
+//! # DMA segments
 //!
-//! Segments of memory that a device may access are stated by `unsafe` code alone:
+//! Only `unsafe` code can create segments of memory that a device may access:
 //!
 //! ```compile_fail,E0133
 //! use paravirt_platform::{BusAddr, Direction, DmaSegments, Segment};
@@ -16,7 +16,7 @@
 //! ```
 //! use paravirt_platform::{BusAddr, Direction, DmaSegments, Segment};
 //! let segments = [Segment { addr: BusAddr(0x1000), len: 16 }];
-//! // SAFETY: no device is told of them.
+//! // SAFETY: the segments are not passed to a device.
 //! let _ = unsafe { DmaSegments::new(&segments, Direction::FromDevice) };
 //! ```
 //!
@@ -54,7 +54,7 @@
 //! let _ = queue.submit_segments(Parts::NONE, data, (), |_, _| Ok(()));
 //! ```
 //!
-//! A buffer type states by `unsafe impl` that its segments are its own:
+//! A buffer type promises by `unsafe impl` that it owns its segments:
 //!
 //! ```compile_fail,E0200
 //! use paravirt_platform::{Direction, DmaBuffer, DmaSegments, SubmitError};
@@ -82,11 +82,11 @@
 //! ```
 //!
 //! ```
-//! // SAFETY: it is shown to no queue.
+//! // SAFETY: it is not passed to a queue.
 //! let _ = unsafe { paravirt_virtio::queue::Quiesced::new() };
 //! ```
 //!
-//! A transport says whether a device has stopped, and states by `unsafe impl` that what it says holds:
+//! A transport reports whether a device has stopped, and promises by `unsafe impl` that the report is true:
 //!
 //! ```compile_fail,E0200
 //! use paravirt_platform::{InterruptLine, Message};
@@ -124,7 +124,7 @@
 //! use paravirt_virtio::queue::QueueAddresses;
 //! use paravirt_virtio::transport::{DeviceStatus, DeviceType, Doorbell, InterruptAck, VirtioTransport};
 //! struct Mine;
-//! // SAFETY: no driver is given it.
+//! // SAFETY: it is not passed to a driver.
 //! unsafe impl VirtioTransport for Mine {
 //!     fn device_type(&self) -> DeviceType { unimplemented!() }
 //!     fn device_features(&mut self) -> u64 { unimplemented!() }

@@ -1,4 +1,4 @@
-//! Hyper-V's balloon against the model of a host.
+//! The Hyper-V balloon driver against the model of a host.
 
 use core::time::Duration;
 use hyperv_bindings::dynmem::{DmMessageType, DmVersion};
@@ -40,7 +40,7 @@ impl Bench {
         Self::with(BalloonHost::new(DmVersion::WIN10)).unwrap()
     }
 
-    /// Lets both sides work until there is nothing more to do.
+    /// Runs both sides until they are idle.
     fn poll(&mut self, pages: &mut Pages) -> Result<(), Fault> {
         for _ in 0..200 {
             self.host.work(&self.guest, 1);
@@ -54,7 +54,7 @@ impl Bench {
 }
 
 #[test]
-fn versions_go_down_to_what_the_host_speaks() {
+fn the_newest_common_version_is_negotiated() {
     for (version, numbers) in
         [(DmVersion::WIN10, (2, 0)), (DmVersion::WIN8, (1, 0)), (DmVersion::WIN7, (0, 3))]
     {
@@ -64,9 +64,9 @@ fn versions_go_down_to_what_the_host_speaks() {
 }
 
 #[test]
-fn pages_go_and_come_back_to_the_page() {
+fn exactly_the_requested_pages_are_ballooned_and_returned() {
     let mut bench = Bench::new();
-    // In runs of one page, so that an answer takes several messages.
+    // In ranges of one page, so that a response takes several messages.
     let mut pages = Pages::new(3000, 1);
     bench.device.inflate(11, 1700);
     bench.poll(&mut pages).unwrap();
@@ -80,7 +80,7 @@ fn pages_go_and_come_back_to_the_page() {
     bench.poll(&mut pages).unwrap();
     assert_eq!((pages.taken.len(), bench.balloon.info().held), (1000, 1000));
     assert_eq!(bench.device.answers().last(), Some(&(DmMessageType::UNBALLOON_RESPONSE.0, 12)));
-    // More than there is: what there is, and then no more.
+    // More pages than there are: all that are free, and then none.
     bench.device.inflate(13, 1_000_000);
     bench.poll(&mut pages).unwrap();
     assert_eq!(bench.balloon.info().held, 3000);
@@ -91,7 +91,7 @@ fn pages_go_and_come_back_to_the_page() {
 }
 
 #[test]
-fn memory_is_added_as_far_as_the_kernel_takes_it() {
+fn hot_added_memory_is_reported_as_far_as_the_kernel_accepts_it() {
     let mut bench = Bench::new();
     let mut pages = Pages::new(10, 10);
     bench.device.hot_add(1, 0x10_0000, 0x8000);
@@ -103,7 +103,7 @@ fn memory_is_added_as_far_as_the_kernel_takes_it() {
 }
 
 #[test]
-fn the_host_hears_every_second_how_the_guest_is_off() {
+fn the_driver_sends_a_status_report_every_second() {
     let mut bench = Bench::new();
     let mut pages = Pages::new(10, 10);
     bench.device.inflate(1, 4);
@@ -132,7 +132,7 @@ impl Bench {
 }
 
 #[test]
-fn pages_that_the_host_does_not_have_are_not_taken_from_it() {
+fn pages_that_are_not_ballooned_are_not_taken_back() {
     for ranges in [
         &[(1000u64, 5u64)][..],
         &[(1000, 4), (1002, 1)],
@@ -154,7 +154,7 @@ fn pages_that_the_host_does_not_have_are_not_taken_from_it() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Whatever the host sends: each page is the kernel's or the host's, and never both.
+    /// Whatever the host sends, each page belongs either to the kernel or to the host.
     #[test]
     fn messages_of_any_kind(messages in prop::collection::vec(
         (any::<u16>(), prop::collection::vec(any::<u8>(), 0..64), any::<bool>()), 1..30)) {
@@ -166,7 +166,7 @@ proptest! {
             let kind = if likely { kind % 15 } else { kind };
             let mut message = vec![kind as u8, (kind >> 8) as u8, len as u8, (len >> 8) as u8, 9, 0, 0, 0];
             if likely && bytes.len() >= 16 {
-                // Often a range near what there is.
+                // Often a range near existing pages.
                 bytes[0] &= 1;
                 bytes[1..8].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0]);
                 let range = (1000 + u64::from(bytes[8] % 64)) | (u64::from(bytes[9] % 8) << 40);

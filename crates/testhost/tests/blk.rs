@@ -41,7 +41,7 @@ fn write(tag: u64, lba: u64, from: Buffer) -> Request<Buffer> {
     request(tag, Op::Write { lba, from, durability: Durability::Cached })
 }
 
-/// Each queue takes a request and the device answers it.
+/// Checks that each queue completes a request.
 fn is_in_service<const N: usize>(guest: &Guest, host: &BlkHost, queues: [&mut Queue; N]) {
     for queue in queues {
         queue.submit(write(7, 3, filled(guest, 512, 7))).expect("in service again");
@@ -144,7 +144,7 @@ fn without_a_cache_a_flush_succeeds_and_nothing_is_sent() {
 }
 
 #[test]
-fn what_the_device_does_not_take_is_refused_with_its_buffer() {
+fn requests_beyond_the_limits_are_refused_with_their_buffers() {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
     let (_disk, mut queue) = open(&guest, &host);
@@ -167,7 +167,7 @@ fn what_the_device_does_not_take_is_refused_with_its_buffer() {
 }
 
 #[test]
-fn the_status_of_the_device_is_the_result() {
+fn the_status_byte_is_the_result() {
     for ring in RINGS {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
@@ -187,7 +187,7 @@ fn the_status_of_the_device_is_the_result() {
 }
 
 #[test]
-fn a_deadline_resets_the_device_and_everything_comes_back() {
+fn a_missed_deadline_resets_the_device_and_returns_all_buffers() {
     for ring in RINGS {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
@@ -226,7 +226,7 @@ fn a_deadline_resets_the_device_and_everything_comes_back() {
 }
 
 #[test]
-fn a_device_that_does_not_let_go_keeps_the_memory() {
+fn memory_is_leaked_if_the_device_does_not_confirm_the_reset() {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
     let (disk, mut queue) = open(&guest, &host);
@@ -247,7 +247,7 @@ fn a_device_that_does_not_let_go_keeps_the_memory() {
 }
 
 #[test]
-fn a_device_that_vanishes_is_a_fault_and_everything_comes_back() {
+fn a_removed_device_is_a_fault_and_returns_all_buffers() {
     for ring in RINGS {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
@@ -267,7 +267,7 @@ fn a_device_that_vanishes_is_a_fault_and_everything_comes_back() {
 }
 
 #[test]
-fn a_queue_that_is_dropped_takes_its_requests_along_and_frees_everything() {
+fn a_dropped_queue_aborts_its_requests_and_frees_all_memory() {
     for ring in RINGS {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
@@ -329,7 +329,7 @@ fn arming_sees_what_raced_in() {
 }
 
 #[test]
-fn a_refused_request_leaves_those_in_flight_alone() {
+fn a_refused_request_does_not_affect_requests_in_flight() {
     for ring in RINGS {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 4096);
@@ -366,7 +366,7 @@ fn a_second_reset_before_a_queue_has_noticed_the_restart_is_recovered_from() {
     let (mut disk, mut first) = open(&guest, &host);
     let mut second = disk.take_queue(1).expect("a second queue");
     first.reset().expect("reset");
-    // The second queue reports in first, the first one restarts the device, and resets it again.
+    // The second queue is drained first; the first one restarts the device, and resets it again.
     assert_eq!(second.complete().expect_err("not restarted"), Fault::Reset);
     assert!(first.complete().expect("restarted").is_none());
     first.reset().expect("reset again");

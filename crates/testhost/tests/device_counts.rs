@@ -1,4 +1,4 @@
-//! What requests to Hyper-V's devices may cost: no allocation, one signal for a batch, frames copied once.
+//! Limits of the cost of requests to Hyper-V devices: no allocation, one signal per batch, frames copied once.
 
 use paravirt_device::{
     Arm, BlockDevice, BlockQueue, NetDevice, NetQueue, NetRx, NetTx, Notify, Op, Request, TxMeta,
@@ -19,7 +19,7 @@ type Buffer = DmaSlice<Guest>;
 
 const BATCH: usize = 32;
 
-/// One test, as allocations are counted for the whole program.
+/// A single test, as allocations are counted for the whole program.
 #[test]
 fn a_batch_of_32_is_signalled_once_and_allocates_nothing() {
     let guest = Guest::with(1, true);
@@ -76,7 +76,7 @@ fn a_batch_of_32_is_signalled_once_and_allocates_nothing() {
             tx.kick();
             queue.poll().expect("no fault");
         });
-        // What one packet cannot hold goes with the next, and the host is told once.
+        // Frames that do not fit in a packet go in the next one; the host is signalled once.
         assert_eq!((host.signals(cards).0 - before, count::allocations()), (1, 0));
         assert_eq!(wire.take_sent().len(), BATCH);
         (0..BATCH).for_each(|_| wire.receive(&[5; 1000]));
@@ -92,7 +92,7 @@ fn a_batch_of_32_is_signalled_once_and_allocates_nothing() {
             while rx.front().is_some() {
                 let frame = rx.segment(0).expect("a frame");
                 assert_eq!(frame[999], 5);
-                // The copy is the guest's own, and the only one: it is there again, where it was.
+                // The guest copies the frame once: the copy is at the same address again.
                 let place = frame.as_ptr();
                 assert_eq!(rx.segment(0).expect("a frame").as_ptr(), place);
                 rx.pop();

@@ -1,4 +1,5 @@
-//! StorVSP and NetVSP that lie: a fault of that device, never a panic or a hang, and no memory freed that the host may write.
+//! Malicious StorVSP and NetVSP models: the driver reports a fault of that device, never panics or hangs, and frees no memory that
+//! the host may write.
 
 use paravirt_device::{
     BlockDevice, BlockQueue, NetDevice, NetQueue, NetRx, NetTx, Notify, Op, Request, TxMeta,
@@ -15,10 +16,10 @@ use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;
 
-/// Values that a byte is changed to, given what it was.
+/// Changes of a byte.
 const CHANGES: [fn(u8) -> u8; 3] = [|_| 0, |_| 0xff, |byte| byte ^ 0x11];
 
-/// A guest whose clock runs fast while it waits, so that deadlines come soon.
+/// A guest whose clock runs fast while it waits, so that deadlines expire soon.
 fn machine() -> (Guest, HvHost) {
     let guest = Guest::with(2, true);
     let clock = guest.downgrade();
@@ -40,13 +41,13 @@ fn change(number: usize, at: usize, by: fn(u8) -> u8) -> impl FnMut(&mut Vec<u8>
     }
 }
 
-/// Writes down how long messages are.
+/// Records the lengths of messages.
 fn measure(lens: &Arc<Mutex<Vec<usize>>>) -> impl FnMut(&mut Vec<u8>) + Send + 'static {
     let lens = lens.clone();
     move |bytes| lens.lock().expect("lengths").push(bytes.len())
 }
 
-/// All that a disk does, going on after errors; every buffer is returned, except where the host did not release it.
+/// Uses all operations of a disk, ignoring errors; checks that every buffer is returned, unless the host did not release it.
 fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
     let channel = host.add(
         guest,
@@ -92,7 +93,7 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
                 }
             }
         }
-        assert_eq!(outstanding, 0, "a request does not complete");
+        assert_eq!(outstanding, 0, "a request did not complete");
         while disk.poll_event().is_some() {}
     }
     host.work(guest, channel);
@@ -100,7 +101,7 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
 }
 
 #[test]
-fn every_byte_of_storvsps_completions_changed() {
+fn every_byte_of_storvsp_completions_changed() {
     let drives = || {
         let storage = StorHost::new();
         storage.insert(0, StorDrive::memory(512, vec![1; 64 << 10]));
@@ -127,7 +128,7 @@ fn every_byte_of_storvsps_completions_changed() {
     }
 }
 
-/// All that a card does, going on after errors.
+/// Uses all operations of a network card, ignoring errors.
 fn network(guest: &Guest, host: &HvHost, wire: &NetVspHost) {
     let channel = host.add(
         guest,
@@ -171,7 +172,7 @@ fn network(guest: &Guest, host: &HvHost, wire: &NetVspHost) {
 }
 
 #[test]
-fn every_byte_of_netvsps_messages_changed() {
+fn every_byte_of_netvsp_messages_changed() {
     let lens = [(); 2].map(|()| Arc::new(Mutex::new(vec![])));
     let (guest, host) = machine();
     let wire = NetVspHost::new();
@@ -184,7 +185,7 @@ fn every_byte_of_netvsps_messages_changed() {
     assert!(nvsp.len() > 4 && rndis.len() > 8);
     for (is_rndis, lens) in [(false, nvsp), (true, rndis)] {
         for (number, len) in lens.iter().enumerate() {
-            // What a frame holds is nobody's business.
+            // The payload of a frame is not parsed.
             for at in 0..(*len).min(200) {
                 for by in CHANGES {
                     let (guest, host) = machine();

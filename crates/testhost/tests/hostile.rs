@@ -1,4 +1,5 @@
-//! Devices that break the protocol: a fault on that device, never a panic, a hang, or memory freed while it is in flight.
+//! Devices that violate the protocol: the driver reports a fault of that device, never panics or hangs, and frees no memory that is
+//! in flight.
 
 use paravirt_device::Fault;
 use paravirt_platform::{Direction, DmaSlice};
@@ -31,8 +32,8 @@ fn queue(guest: &Guest, ring: Ring, in_order: bool, count: u32) -> (Queue, Queue
     (queue, state)
 }
 
-/// Everything that is still in flight is reclaimed, and nothing leaks.
-fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
+/// Checks that all buffers in flight are reclaimed, and no memory leaks.
+fn check_reclaim(guest: &Guest, mut queue: Queue, in_flight: u32) {
     // SAFETY: the device is this test, and it has stopped.
     let proof = unsafe { Quiesced::new() };
     let mut back = 0;
@@ -48,7 +49,7 @@ fn comes_back(guest: &Guest, mut queue: Queue, in_flight: u32) {
 
 #[test]
 fn forged_used_elements_of_a_split_queue_are_faults() {
-    // Index, id, length: ids that are not in flight, lengths that were not given, indices that run away.
+    // Index, id, length: ids that are not in flight, lengths beyond the buffer, indices beyond the requests in flight.
     for (index, id, len) in [
         (1, 7, 0),
         (1, 8, 0),
@@ -63,7 +64,7 @@ fn forged_used_elements_of_a_split_queue_are_faults() {
         let (mut queue, state) = queue(&guest, Ring::Split, false, 3);
         SplitDevice::forge(&guest, &state, index, id, len);
         assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol, "index {index} id {id} len {len}");
-        comes_back(&guest, queue, 3);
+        check_reclaim(&guest, queue, 3);
     }
 }
 
@@ -75,7 +76,7 @@ fn a_request_is_accepted_once() {
     assert_eq!(queue.pop().expect("no fault").expect("a request").slot, 1);
     SplitDevice::forge(&guest, &state, 2, 1, 512);
     assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol);
-    comes_back(&guest, queue, 2);
+    check_reclaim(&guest, queue, 2);
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn forged_used_descriptors_of_a_packed_queue_are_faults() {
         let (mut queue, state) = queue(&guest, Ring::Packed, false, 3);
         PackedDevice::new(&guest, &state, true).forge(id, len);
         assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol, "id {id} len {len}");
-        comes_back(&guest, queue, 3);
+        check_reclaim(&guest, queue, 3);
     }
 }
 
@@ -94,7 +95,7 @@ fn in_order_one_element_returns_a_batch() {
     for ring in [Ring::Split, Ring::Packed] {
         let guest = Guest::new();
         let (mut queue, state) = queue(&guest, ring, true, 4);
-        // The device names the third request only; those ahead of it were used in full.
+        // The device names only the third request: those before it were used, too.
         match ring {
             Ring::Split => {
                 guest.write(state.addresses.device.0 + 4, &2u32.to_le_bytes());
@@ -108,7 +109,7 @@ fn in_order_one_element_returns_a_batch() {
             seen.push((used.extra, used.len));
         }
         assert_eq!(seen, [(0, 512), (1, 512), (2, 100)], "{ring:?}");
-        comes_back(&guest, queue, 1);
+        check_reclaim(&guest, queue, 1);
     }
 }
 
@@ -116,17 +117,17 @@ fn in_order_one_element_returns_a_batch() {
 fn in_order_a_batch_that_was_not_published_is_a_fault() {
     let guest = Guest::new();
     let (mut queue, state) = queue(&guest, Ring::Split, true, 4);
-    // The element names the third request, but the index says that one was used.
+    // The element names the third request, but the used index reports one.
     SplitDevice::forge(&guest, &state, 1, 2, 0);
     assert!(queue.pop().expect("the first").is_some());
     assert_eq!(queue.pop().expect_err("a fault"), Fault::Protocol);
-    comes_back(&guest, queue, 3);
+    check_reclaim(&guest, queue, 3);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a device writes in its part of a queue: pops end, in requests or in a fault, and the rest is reclaimed.
+    /// Whatever a device writes to its part of a queue, pops end with requests or with a fault, and the rest is reclaimed.
     #[test]
     fn any_bytes_in_the_rings_are_survived(
         packed in any::<bool>(),
@@ -151,12 +152,12 @@ proptest! {
             prop_assert!(popped <= 5);
         }
         let _ = queue.arm();
-        comes_back(&guest, queue, 5 - popped);
+        check_reclaim(&guest, queue, 5 - popped);
     }
 
-    /// Requests complete with the buffers they were submitted with, whatever their order and shape, across the wrap of the rings.
+    /// Requests complete with the buffers with which they were submitted, in any order and shape, across the wrap of the rings.
     #[test]
-    fn requests_come_back_as_they_went_out(
+    fn requests_complete_with_their_buffers(
         packed in any::<bool>(),
         indirect in any::<bool>(),
         steps in proptest::collection::vec((1usize..4, any::<bool>(), any::<bool>()), 1..120),
@@ -195,10 +196,10 @@ proptest! {
                 prop_assert!(buffer.bytes().iter().all(|byte| *byte == used.extra as u8));
             }
         }
-        comes_back(&guest, queue, sent.len() as u32);
+        check_reclaim(&guest, queue, sent.len() as u32);
     }
 
-    /// Configurations of any content parse to limits that make sense, or not at all.
+    /// A configuration with any content is parsed to valid limits, or refused.
     #[test]
     fn any_configuration_is_survived(bytes in any::<[u8; 60]>(), features in any::<u64>()) {
         if let Some(info) = blk::parse(&bytes, blk::BlkFeatures::from_bits_truncate(features), 14) {

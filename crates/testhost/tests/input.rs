@@ -1,4 +1,4 @@
-//! Keyboard and mouse against our model of them.
+//! The drivers of the synthetic keyboard and mouse against our models.
 
 use hyperv_bindings::ic::KeyboardEventFlags;
 use hyperv_bindings::vmbus;
@@ -44,7 +44,7 @@ impl Bench {
 }
 
 #[test]
-fn what_is_typed_comes_out_and_lights_go_on() {
+fn keystrokes_are_events_and_leds_are_set() {
     let bench = Bench::new(vmbus::KEYBOARD, InputHost::keyboard());
     let mut keyboard = bench.open().expect("open");
     let mut info = InputInfo::default();
@@ -68,14 +68,14 @@ fn what_is_typed_comes_out_and_lights_go_on() {
     assert_eq!(keyboard.set_leds(Leds::CAPS_LOCK | Leds::SCROLL_LOCK), Ok(true));
     assert_eq!(bench.device.leds(), Some(5));
     bench.host.rescind(&bench.guest, bench.channel);
-    // The first look finds the message, the next one that the channel is gone.
+    // The first poll finds the message, the next one that the channel was rescinded.
     let _ = keyboard.poll();
     assert_eq!((keyboard.poll(), keyboard.set_leds(Leds::NONE)), (Err(Fault::Removed), Err(Fault::Removed)));
     assert_eq!(bench.device.violations(), Vec::<String>::new());
 }
 
 #[test]
-fn a_mouse_describes_itself_and_says_what_is_new() {
+fn mouse_reports_are_events_of_what_changed() {
     let bench = Bench::new(vmbus::MOUSE, InputHost::mouse());
     let mut mouse = bench.open().expect("open");
     let mut info = InputInfo::default();
@@ -102,7 +102,7 @@ fn a_mouse_describes_itself_and_says_what_is_new() {
 }
 
 #[test]
-fn a_version_that_is_refused_is_an_error() {
+fn a_refused_version_is_an_open_error() {
     for (interface, device) in [(vmbus::KEYBOARD, InputHost::keyboard()), (vmbus::MOUSE, InputHost::mouse())]
     {
         device.refuse();
@@ -114,21 +114,21 @@ fn a_version_that_is_refused_is_an_error() {
 }
 
 #[test]
-fn a_message_that_is_none_is_a_fault_of_the_device() {
+fn a_malformed_message_is_a_fault_of_the_device() {
     let bench = Bench::new(vmbus::KEYBOARD, InputHost::keyboard());
     let mut keyboard = bench.open().expect("open");
     bench.device.keystroke(0x1e, 0);
     bench.device.send(&[3, 0, 0]);
     bench.work();
-    // What came ahead of it counts.
+    // Events before it are valid.
     assert_eq!(keyboard.poll(), Ok(Some(InputEvent::Key { key: Key(30), is_pressed: true })));
     assert_eq!(keyboard.poll(), Ok(Some(InputEvent::Sync)));
     assert_eq!(keyboard.poll(), Err(Fault::Protocol));
 }
 
-/// Every byte of what a mouse and a keyboard say, changed three ways: an event, nothing or a fault, and never a panic.
+/// Each byte of the messages of a mouse and a keyboard is changed in three ways: the result is an event, nothing or a fault.
 #[test]
-fn every_byte_may_be_anything() {
+fn input_messages_with_a_changed_byte_are_survived() {
     let stroke = [3u8, 0, 0, 0, 0x1e, 0, 0, 0, 0, 0, 0, 0].to_vec();
     let report = [4u8, 0, 0, 0, 7, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7].to_vec();
     for (interface, message) in [(vmbus::KEYBOARD, stroke), (vmbus::MOUSE, report)] {
@@ -146,7 +146,7 @@ fn every_byte_may_be_anything() {
                 let mut count = 0;
                 while let Ok(Some(_)) = input.poll() {
                     count += 1;
-                    assert!(count < 20, "there is no end to it");
+                    assert!(count < 20, "too many events");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The integration services against our model of them.
+//! The integration services against our model.
 
 use hyperv_bindings::ic::{IcHeartbeat, IcHeartbeatState, IcMessageType, IcShutdown, IcStatus, IcVersion};
 use hyperv_bindings::vmbus;
@@ -49,7 +49,7 @@ impl Agent for Kernel {
 }
 
 #[test]
-fn a_request_to_end_is_answered_ahead_of_the_end() {
+fn a_shutdown_request_is_answered_before_the_shutdown() {
     let mut bench = Bench::new(vmbus::SHUTDOWN);
     let asked = IcShutdown { reason: 0x8000_0000, timeout: 30, flags: 2 };
     bench.asks.ask(IcMessageType::SHUTDOWN, V3, asked.as_bytes());
@@ -60,7 +60,7 @@ fn a_request_to_end_is_answered_ahead_of_the_end() {
     assert_eq!(kernel.0, [PowerRequest::Restart]);
     let answers = bench.asks.take_answers();
     assert_eq!((answers.len(), answers[0].status, &answers[0].body[..]), (1, 0, asked.as_bytes()));
-    // A kernel that will not.
+    // A kernel that refuses.
     bench.asks.ask(IcMessageType::SHUTDOWN, V3, asked.as_bytes());
     bench.work();
     bench.connection.serve(None, &mut Nobody).expect("no fault");
@@ -88,7 +88,7 @@ fn many_heartbeats_are_all_answered_though_the_ring_is_small() {
 }
 
 #[test]
-fn backups_and_files_are_declined_and_nonsense_is_passed_over() {
+fn backup_and_file_copy_are_declined_and_malformed_messages_ignored() {
     for (interface, kind) in [(vmbus::VSS, IcMessageType::VSS), (vmbus::FILE_COPY, IcMessageType::FILE_COPY)]
     {
         let mut bench = Bench::new(interface);

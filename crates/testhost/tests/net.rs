@@ -31,7 +31,7 @@ fn send(queue: &mut Queue, frame: &[u8], meta: TxMeta) -> Result<(), Rejected> {
 }
 
 #[test]
-fn frames_go_out_in_one_batch_with_one_kick() {
+fn a_batch_of_frames_is_sent_with_one_kick() {
     for ring in RINGS {
         let guest = Guest::new();
         let (host, _card, mut queue) = open(&guest, ring, NetFeatures::all());
@@ -58,7 +58,7 @@ fn frames_go_out_in_one_batch_with_one_kick() {
 }
 
 #[test]
-fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
+fn checksum_segmentation_and_vlan_are_sent_with_the_frame() {
     let guest = Guest::new();
     let (host, card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
     assert!(card.info().offloads.contains(Offloads::TX_TCP4 | Offloads::TX_CHECKSUM));
@@ -89,7 +89,7 @@ fn checksum_segmentation_and_vlan_go_out_with_the_frame() {
 }
 
 #[test]
-fn frames_come_in_without_a_copy_and_large_ones_in_segments() {
+fn frames_are_received_without_a_copy_and_large_ones_in_segments() {
     for ring in RINGS {
         let guest = Guest::new();
         let (host, _card, mut queue) = open(&guest, ring, NetFeatures::all());
@@ -123,8 +123,8 @@ fn frames_come_in_without_a_copy_and_large_ones_in_segments() {
 }
 
 #[test]
-fn headers_that_lie_are_faults() {
-    // More buffers than there are, none at all, and a frame shorter than its header.
+fn malformed_headers_are_faults() {
+    // More buffers than there are, no buffer, and a frame shorter than its header.
     for (buffers, len) in [(0xffffu16, 100), (0, 100), (1, 11)] {
         let guest = Guest::new();
         let (host, mut card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
@@ -144,7 +144,7 @@ fn headers_that_lie_are_faults() {
 }
 
 #[test]
-fn settings_are_commands_and_come_back_after_a_reset() {
+fn settings_are_commands_and_are_restored_after_a_reset() {
     for ring in RINGS {
         let guest = Guest::new();
         let (host, mut card, mut queue) = open(&guest, ring, NetFeatures::all());
@@ -160,7 +160,7 @@ fn settings_are_commands_and_come_back_after_a_reset() {
         assert_eq!(card.info().offloads & Offloads::RX_TCP4, Offloads::empty());
         host.device().registers().status |= paravirt_virtio::transport::DeviceStatus::NEEDS_RESET;
         assert_eq!(card.poll_event(), None);
-        // The card and its queue are drained; then the device is in service and set as before.
+        // The device and its queue are drained; then the device is in service with the same settings.
         for _ in 0..4 {
             let _ = queue.poll();
             assert_eq!(card.poll_event(), None);
@@ -192,7 +192,7 @@ fn link_changes_and_announcements_are_events() {
 }
 
 #[test]
-fn one_pair_is_reset_alone_and_goes_on() {
+fn a_queue_pair_is_reset_alone_and_continues() {
     let guest = Guest::new();
     let (host, _card, mut queue) = open(&guest, Ring::Split, NetFeatures::all());
     host.work();

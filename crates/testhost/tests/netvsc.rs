@@ -1,4 +1,4 @@
-//! netvsc against our model of NetVSP.
+//! The netvsc driver against our model of NetVSP.
 
 use hyperv_bindings::rndis::{RndisInfoType, RndisOid, RndisRxChecksumFlags, RndisStatus};
 use paravirt_device::{
@@ -20,7 +20,7 @@ type Queue = NetVscQueue<Guest, Buffer>;
 
 const NOWHERE: Guid = Guid([0; 16]);
 
-/// A guest with a card, and its host.
+/// A guest with a network card, and its host.
 struct Bench {
     guest: Guest,
     host: HvHost,
@@ -75,7 +75,7 @@ fn kick(queue: &mut Queue) {
     queue.split().1.kick();
 }
 
-/// The next frame that came in, popped.
+/// Pops the next received frame.
 fn next(queue: &mut Queue) -> Option<Vec<u8>> {
     let (rx, _) = queue.split();
     let mut scratch = vec![0; 65550];
@@ -145,7 +145,7 @@ fn a_batch_of_32_costs_one_signal_and_few_packets() {
     let after = (bench.host.signals(bench.channel), bench.wire.packets());
     assert_eq!((after.0.0 - before.0.0, after.0.1 - before.0.1, after.1 - before.1), (1, 1, 4));
     assert_eq!(bench.wire.take_sent(), (0..32).map(|at| frame(60, at)).collect::<Vec<_>>());
-    // And back: eight to a packet, completed once each.
+    // Reception: eight frames per packet, each packet completed once.
     for at in 0..32 {
         bench.wire.receive(&frame(60, at));
     }
@@ -204,7 +204,7 @@ fn a_reservation_survives_a_kick() {
     tx.kick();
     assert_eq!(bench.wire.take_sent(), [frame(60, 1), frame(60, 2)]);
     queue.poll().expect("no fault");
-    // Nothing is lost of the sections.
+    // No section is lost.
     bench.wire.fault_config(|fault_config| fault_config.holds = true);
     let mut count = 0;
     while queue.split().1.is_ready(1514) {
@@ -270,7 +270,7 @@ fn offloads_travel_as_packet_information() {
     let sent = bench.wire.take_sent();
     assert_eq!((sent[0].len(), &sent[0][60..]), (20_000, &large[60..]));
     assert_eq!(bench.wire.take_infos(), [[(RndisInfoType::LSO.0, 1460 | 34 << 20 | 1 << 30)]]);
-    // In: what was verified, a tag, and several that are one.
+    // Reception: verified checksums, a VLAN tag, and a coalesced frame.
     let good = (RndisInfoType::CHECKSUM.0, RndisRxChecksumFlags::TCP_SUCCEEDED.bits());
     let info = vec![good, (RndisInfoType::VLAN.0, 0x30)];
     bench.wire.receive_on(0, WireFrame { bytes: frame(100, 1), info });
@@ -340,7 +340,7 @@ fn jumbo_frames_are_sent_without_segmentation_offload() {
     let options = NetOptions::default().with_mtu(9000);
     let mut card = bench.try_open(&options).expect("a card");
     let mut queue = card.take_queue(0).expect("a queue");
-    // What is small goes first, though it waits in a section.
+    // The small frame is sent first, although it waits in a section.
     commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
     commit(&mut queue, &frame(9014, 2), TxMeta::default()).expect("sent");
     commit(&mut queue, &frame(60, 3), TxMeta::default()).expect("sent");
@@ -443,7 +443,7 @@ fn device_events_are_reported_once() {
     bench.wire.indicate(RndisStatus::NETWORK_CHANGE);
     bench.wire.indicate(RndisStatus::OFFLOAD_CURRENT_CONFIG);
     bench.work();
-    // Also where the queue takes it in.
+    // Also if the queue reads the message.
     queue.poll().expect("no fault");
     assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
     assert_eq!(card.poll_event(), Some(NetEvent::Announce));
@@ -472,7 +472,7 @@ fn settings_are_made_while_frames_are_received() {
     bench.work();
     card.set_receive_mode(ReceiveMode::Promiscuous).expect("a setting");
     assert_eq!(bench.wire.settings().0, 0x20);
-    // The frame that came in meanwhile is the queue's, once it polls.
+    // The queue gets the frame received meanwhile at its next poll.
     queue.poll().expect("no fault");
     assert_eq!(next(&mut queue), Some(frame(60, 1)));
     card.set_receive_mode(ReceiveMode::Filtered).expect("a setting");
@@ -487,9 +487,9 @@ fn settings_are_made_while_frames_are_received() {
     bench.is_clean();
 }
 
-/// The device reads the primary channel while it waits for an answer: what it finds there belongs to the queue.
+/// The device reads the primary channel while it waits for a response: frames that it finds there belong to the queue.
 #[test]
-fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
+fn frames_and_completions_read_by_the_device_reach_the_queue_in_order() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     let part = |flags: u32| vec![(RndisInfoType::PACKET_ID.0, 1 | flags << 8)];
@@ -498,7 +498,7 @@ fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
     let (_, tx) = queue.split();
     tx.send(3, buffer, TxMeta::default()).map_err(|refused| refused.reason).expect("sent");
     tx.kick();
-    // The first is the queue's already, and so is the beginning of the second.
+    // The queue has the first packet already, and the beginning of the second.
     bench.wire.receive(&frame(60, 0));
     bench.wire.receive_on(0, WireFrame { bytes: vec![7; 1000], info: part(3) });
     bench.work();
@@ -514,7 +514,7 @@ fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
     bench.work();
     assert_eq!(queue.arm(), Arm::Pending, "there is a frame");
     assert_eq!(next(&mut queue), Some(frame(60, 0)));
-    assert_eq!(queue.arm(), Arm::Pending, "the device took something in");
+    assert_eq!(queue.arm(), Arm::Pending, "the device read a packet");
     queue.poll().expect("no fault");
     assert_eq!(queue.split().1.sent().map(|sent| (sent.tag, sent.result)), Some((3, Ok(()))));
     assert_eq!(next(&mut queue), Some([&[7; 1000][..], &[8; 10]].concat()));
@@ -527,7 +527,7 @@ fn frames_and_completions_that_the_device_takes_in_reach_the_queue_in_order() {
     bench.is_clean();
 }
 
-/// A queue that is dropped leaves what is in flight to the device, which completes it.
+/// A dropped queue leaves frames in flight to the device, which completes them.
 #[test]
 fn a_dropped_queue_leaves_its_frames_to_the_device() {
     let bench = Bench::new();
@@ -541,7 +541,7 @@ fn a_dropped_queue_leaves_its_frames_to_the_device() {
     bench.work();
     queue.poll().expect("no fault");
     drop(queue);
-    assert_eq!(bench.wire.take_sent().len(), 2, "what was committed is sent");
+    assert_eq!(bench.wire.take_sent().len(), 2, "committed frames are sent");
     assert!(card.take_queue(0).is_none());
     bench.wire.fault_config(|fault_config| fault_config.holds = false);
     for _ in 0..100 {
@@ -628,6 +628,10 @@ fn frames_outside_the_receive_buffer_are_a_protocol_fault() {
         bench.wire.receive(&frame(60, 1));
         bench.work();
         assert_eq!(queue.poll(), Err(Fault::Protocol));
-        assert_eq!(bench.host.gpadls().0, 2, "the rings are gone, the buffers stay for who looks at a frame");
+        assert_eq!(
+            bench.host.gpadls().0,
+            2,
+            "the rings are torn down, but the buffers stay while a frame is borrowed"
+        );
     }
 }

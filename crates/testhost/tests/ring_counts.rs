@@ -1,4 +1,4 @@
-//! What a VMBus ring may cost: no allocation, and one signal for a batch.
+//! Limits of the cost of a VMBus ring: no allocation, and one signal per batch.
 
 use paravirt_testhost::count::{self, Counting, counted};
 use paravirt_vmbus_ring::{ArrayRing, GpaRange, Incoming, Outgoing};

@@ -1,4 +1,4 @@
-//! Hyper-V's sockets against our model of them.
+//! Hyper-V sockets against our model.
 
 use paravirt_device::{Arm, CloseReason, Notify, SocketError, SocketId, SocketState, Sockets};
 use paravirt_hv_socket::HvSockets;
@@ -31,7 +31,7 @@ impl Bench {
         self.sockets.poll().expect("no fault");
     }
 
-    /// A socket to the host, open, and the host's end.
+    /// Opens a socket to the host, whose end is `end`.
     fn open(&mut self, end: &SocketEnd) -> SocketId {
         self.host.listen(&self.guest, PORT, end);
         let socket = self.sockets.connect(PORT).expect("a place");
@@ -58,7 +58,7 @@ impl Bench {
 }
 
 #[test]
-fn more_than_the_ring_holds_goes_there_and_back() {
+fn more_data_than_the_ring_holds_is_echoed() {
     for version in [Version::NEWEST, Version::new(4, 0)] {
         let mut bench = Bench::new(version);
         let end = SocketEnd::echo();
@@ -85,7 +85,7 @@ fn more_than_the_ring_holds_goes_there_and_back() {
 }
 
 #[test]
-fn what_was_sent_last_arrives_though_the_socket_is_closed_at_once() {
+fn data_sent_before_close_is_delivered() {
     let mut bench = Bench::new(Version::NEWEST);
     let end = SocketEnd::default();
     let socket = bench.open(&end);
@@ -94,7 +94,7 @@ fn what_was_sent_last_arrives_though_the_socket_is_closed_at_once() {
     assert_eq!(bench.sockets.receive(socket, &mut [0]), Err(SocketError::Unknown));
     bench.work();
     assert_eq!(end.received(), (b"farewell".to_vec(), true));
-    // The host has not ended it: the channel stays until it does, or takes too long.
+    // The host has not shut down: the channel stays until it does, or until a timeout.
     assert_eq!(bench.host.gpadls().0, 1);
     bench.guest.turn(Duration::from_secs(11));
     bench.work();
@@ -103,7 +103,7 @@ fn what_was_sent_last_arrives_though_the_socket_is_closed_at_once() {
 }
 
 #[test]
-fn nobody_listens_or_nobody_answers() {
+fn refused_and_unanswered_connections_are_errors() {
     let mut bench = Bench::new(Version::NEWEST);
     let socket = bench.sockets.connect(1).expect("a place");
     bench.work();
@@ -111,7 +111,7 @@ fn nobody_listens_or_nobody_answers() {
     assert_eq!(bench.sockets.state(socket), Some(refused));
     assert_eq!(bench.sockets.send(socket, &[1]), Err(SocketError::NotOpen));
     bench.end();
-    // A host of 4.0 says nothing.
+    // A host of VMBus 4.0 does not respond.
     let mut bench = Bench::new(Version::new(4, 0));
     let socket = bench.sockets.connect(1).expect("a place");
     bench.work();
@@ -124,7 +124,7 @@ fn nobody_listens_or_nobody_answers() {
 }
 
 #[test]
-fn a_version_without_sockets_has_none() {
+fn versions_before_4_0_have_no_sockets() {
     let guest = Guest::with(1, true);
     let _host = HvHost::new(&guest, HvOffer::least());
     let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
@@ -133,10 +133,10 @@ fn a_version_without_sockets_has_none() {
 }
 
 #[test]
-fn the_host_connects_to_who_listens() {
+fn the_host_connects_to_a_listening_port() {
     let mut bench = Bench::new(Version::NEWEST);
     let (early, end) = (SocketEnd::default(), SocketEnd::default());
-    // Nobody listens yet.
+    // There is no listener yet.
     bench.host.connect(&bench.guest, PORT, &early);
     bench.work();
     bench.sockets.listen(PORT).expect("a place");
@@ -150,7 +150,7 @@ fn the_host_connects_to_who_listens() {
     end.send(b"are you there?");
     bench.work();
     assert_eq!(bench.read(socket), b"are you there?");
-    // What came ahead of the end is read behind it.
+    // Data before the end can be read after the end.
     end.send(b"goodbye");
     bench.host.work(&bench.guest, channel);
     bench.host.rescind(&bench.guest, channel);
@@ -163,7 +163,7 @@ fn the_host_connects_to_who_listens() {
 }
 
 #[test]
-fn a_packet_that_is_none_ends_its_socket_alone() {
+fn a_malformed_packet_closes_only_its_socket() {
     let mut bench = Bench::new(Version::NEWEST);
     let (bad, good) = (SocketEnd::default(), SocketEnd::echo());
     let (first, second) = (bench.open(&bad), bench.open(&good));
@@ -179,7 +179,7 @@ fn a_packet_that_is_none_ends_its_socket_alone() {
 }
 
 #[test]
-fn the_bus_does_not_report_sockets_and_there_are_no_more_than_there_is_room_for() {
+fn sockets_are_not_reported_as_devices_and_are_limited_by_the_table() {
     let mut bench = Bench::new(Version::NEWEST);
     let ends: Vec<SocketEnd> = (0..bench.sockets.capacity()).map(|_| SocketEnd::default()).collect();
     let all: Vec<SocketId> = ends.iter().map(|end| bench.open(end)).collect();
@@ -188,7 +188,7 @@ fn the_bus_does_not_report_sockets_and_there_are_no_more_than_there_is_room_for(
     let mut count = 0;
     bench.vmbus.offers(&mut |_| count += 1);
     assert_eq!((count, bench.vmbus.arm()), (0, Arm::Armed));
-    // A place that is free again is another socket's.
+    // A free slot is reused for another socket.
     ends[3].finish();
     bench.sockets.close(all[3]);
     bench.work();
@@ -201,9 +201,9 @@ fn the_bus_does_not_report_sockets_and_there_are_no_more_than_there_is_room_for(
 }
 
 #[test]
-fn refusals_are_seen_whoever_takes_the_message_in_and_are_not_kept() {
+fn refusals_reach_their_socket_and_are_not_stored() {
     let mut bench = Bench::new(Version::NEWEST);
-    // More than are kept: of sockets that nobody has any more.
+    // More refusals than can be stored, of sockets that were closed.
     for _ in 0..50 {
         let socket = bench.sockets.connect(1).expect("a place");
         bench.sockets.close(socket);

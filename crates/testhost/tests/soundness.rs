@@ -1,6 +1,6 @@
 //! Memory safety of a queue, from safe code: no sequence of safe calls makes a device write memory that Rust may read.
 //!
-//! What must not compile is in the documentation tests of the module `soundness` of this crate.
+//! Programs that must not compile are documentation tests of the module `soundness` of this crate.
 #![forbid(unsafe_code)]
 
 use paravirt_device::Rejected;
@@ -10,9 +10,9 @@ use paravirt_virtio::queue::{AreaRange, Parts, QueueConfig, Ring as _, VirtQueue
 
 type Queue = VirtQueue<Guest, DmaSlice<Guest>, ()>;
 
-/// Bytes of a request's buffer.
+/// The length of a request's buffer in bytes.
 const LEN: usize = 512;
-/// What the device writes: neither 0, as fresh memory, nor the pattern of freed memory.
+/// The byte that the device writes: neither 0, as in fresh memory, nor the pattern of freed memory.
 const PATTERN: u8 = 0x55;
 
 fn config(ring: Ring, area: u16) -> QueueConfig {
@@ -30,7 +30,7 @@ fn queue_in_flight(guest: &Guest, ring: Ring) -> Queue {
     queue
 }
 
-/// Every page that the guest can still allocate.
+/// Allocates all free pages.
 fn allocate_all(guest: &Guest) -> Vec<DmaSlice<Guest>> {
     std::iter::from_fn(|| DmaSlice::alloc(guest, PAGE_SIZE).ok()).collect()
 }
@@ -54,7 +54,7 @@ fn a_dropped_queue_whose_addresses_were_handed_out_is_leaked() {
                 "{ring:?}: {pages:#x?} is reused"
             );
         }
-        // The device goes on with what it was told of.
+        // The device writes to the buffer that it knows.
         assert_eq!(chain.write(&guest, &[PATTERN; LEN]), LEN as u32);
         device.push(&chain, LEN as u32);
         for slice in &fresh {
@@ -111,7 +111,7 @@ fn a_range_beyond_the_area_of_a_slot_is_refused() {
                 let refused =
                     queue.submit(parts, Some(buffer), Direction::FromDevice, (), |_, _| Ok(())).unwrap_err();
                 assert_eq!(refused.reason, Rejected::Invalid, "{ring:?} {range:?}");
-                // It is returned, not in flight: its bytes can be read.
+                // The buffer is returned and not in flight: its bytes can be read.
                 assert_eq!(refused.buffer.expect("the buffer").bytes(), [0; LEN], "{ring:?}");
                 assert_eq!(queue.in_flight(), 0, "{ring:?}");
             }

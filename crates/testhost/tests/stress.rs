@@ -1,5 +1,5 @@
-//! Driver and device on threads of their own, each asleep when it has nothing to do: a lost kick or a lost interrupt would
-//! leave both asleep.
+//! Driver and device on separate threads, each of which sleeps when it is idle: after a lost kick or interrupt both would sleep
+//! forever.
 
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::{Guest, PackedDevice, QueueState, SplitDevice};
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// Two million in a release build, which is how the test command runs it; fewer where debug assertions make it slow.
 const REQUESTS: u64 = if cfg!(debug_assertions) { 200_000 } else { 2_000_000 };
 
-/// A signal that is not lost: it counts.
+/// A counting signal.
 #[derive(Default)]
 struct Signal {
     count: Mutex<u64>,
@@ -26,7 +26,7 @@ impl Signal {
         self.changed.notify_one();
     }
 
-    /// Waits until it was raised more often than `seen`; panics where that does not happen.
+    /// Waits until the signal was raised more often than `seen`; panics after a timeout.
     fn wait(&self, seen: &mut u64, what: &str) {
         let count = self.count.lock().expect("count");
         let (count, late) = self
@@ -38,7 +38,7 @@ impl Signal {
     }
 }
 
-/// A device of either format, as far as it is the same for both.
+/// A device of either queue format.
 enum Device {
     Split(SplitDevice),
     Packed(PackedDevice),
@@ -52,7 +52,7 @@ impl Device {
         }
     }
 
-    /// Serves one request; whether the driver wants an interrupt for it. `None` where there is none.
+    /// Serves one request; returns whether the driver wants an interrupt for it. `None` if there is no request.
     fn serve(&mut self) -> Option<bool> {
         match self {
             Self::Split(device) => {
@@ -122,7 +122,7 @@ fn stress(packed: bool, event_idx: bool) {
             }
             let before = done;
             while let Some(used) = queue.pop().expect("no fault") {
-                assert_eq!(used.extra, done, "out of order, from a device that is not");
+                assert_eq!(used.extra, done, "out of order from a device that completes in order");
                 done += 1;
             }
             if done == before && !queue.arm() {
@@ -133,7 +133,7 @@ fn stress(packed: bool, event_idx: bool) {
         kick.raise();
     });
     assert_eq!(queue.in_flight(), 0);
-    // Each side slept at times and was spared signals at others: the decisions were taken both ways.
+    // Some signals were sent and some were suppressed on each side: both decisions were tested.
     let kicks = kick.raised.load(Ordering::Relaxed);
     assert!(kicks > 1 && kicks < REQUESTS, "{kicks} kicks for {REQUESTS} requests");
 }

@@ -1,4 +1,4 @@
-//! virtio's balloon against a model of its device.
+//! The virtio balloon driver against a model of the device.
 
 use core::time::Duration;
 use paravirt_device::{Arm, Balloon, Fault, Notify};
@@ -19,7 +19,7 @@ fn open(ring: Ring) -> (Guest, VirtioBalloonHost, Driver) {
     (guest, host, driver)
 }
 
-/// Both sides, until there is nothing more to do.
+/// Runs both sides until they are idle.
 fn settle(host: &VirtioBalloonHost, driver: &mut Driver, pages: &mut Pages) -> Result<(), Fault> {
     for _ in 0..100 {
         host.work();
@@ -33,7 +33,7 @@ fn settle(host: &VirtioBalloonHost, driver: &mut Driver, pages: &mut Pages) -> R
 }
 
 #[test]
-fn pages_go_and_come_back_to_the_page() {
+fn exactly_the_requested_pages_are_ballooned_and_returned() {
     for ring in [Ring::Split, Ring::Packed] {
         let (_guest, host, mut driver) = open(ring);
         let mut pages = Pages::new(2000, 3);
@@ -53,21 +53,21 @@ fn pages_go_and_come_back_to_the_page() {
 }
 
 #[test]
-fn a_kernel_that_runs_dry_is_asked_again() {
+fn a_kernel_without_free_pages_is_retried() {
     let (guest, host, mut driver) = open(Ring::Split);
     let mut pages = Pages::new(10, 3);
     host.set_target(50);
     settle(&host, &mut driver, &mut pages).unwrap();
     assert_eq!(driver.info().held, 10);
     let at = driver.next_deadline();
-    assert!(at > paravirt_platform::Platform::now(&guest), "there is no time for another try");
+    assert!(at > paravirt_platform::Platform::now(&guest), "no retry is scheduled");
     pages.free.extend(5000..5100);
     settle(&host, &mut driver, &mut pages).unwrap();
     assert_eq!(driver.info().held, 50);
 }
 
 #[test]
-fn statistics_are_given_when_they_are_asked_for() {
+fn statistics_are_sent_on_request() {
     let (_guest, host, mut driver) = open(Ring::Split);
     let mut pages = Pages::new(7, 3);
     for round in 1..5 {
@@ -80,29 +80,30 @@ fn statistics_are_given_when_they_are_asked_for() {
 }
 
 #[test]
-fn free_pages_are_reported_and_come_back() {
+fn free_pages_are_reported_and_returned() {
     let (_guest, host, mut driver) = open(Ring::Split);
     let mut pages = Pages::new(20, 3);
     host.set_silent(true);
     assert_eq!(driver.report_free(&mut pages, 8), Ok(8));
     settle(&host, &mut driver, &mut pages).unwrap();
-    assert_eq!(pages.taken.len(), 8, "they are the device's until it answers");
+    assert_eq!(pages.taken.len(), 8, "the device has the pages until it completes the report");
     host.set_silent(false);
     assert_eq!(driver.report_free(&mut pages, 3), Ok(3));
     settle(&host, &mut driver, &mut pages).unwrap();
     assert_eq!(host.reported().last(), Some(&(1008 * 4096, 3 * 4096)));
 }
 
-/// A reset with all queues at work: nothing is lost, nothing is reclaimed that the device may have, and it goes on.
+/// A reset with requests in flight on all queues: no page is lost, none is reclaimed that the device may have, and the driver
+/// continues.
 #[test]
-fn a_reset_in_the_middle_loses_no_page() {
+fn a_reset_with_requests_in_flight_loses_no_page() {
     for ring in [Ring::Split, Ring::Packed] {
         for target in [0u32, 900] {
             let (_guest, host, mut driver) = open(ring);
             let mut pages = Pages::new(2000, 3);
             host.set_target(500);
             settle(&host, &mut driver, &mut pages).unwrap();
-            // An inflate or a deflate, a report of free pages and the statistics are with the device.
+            // An inflate or deflate, a free page report and the statistics are in flight.
             host.set_silent(true);
             host.set_target(target);
             driver.poll(&mut pages).unwrap();
@@ -112,7 +113,7 @@ fn a_reset_in_the_middle_loses_no_page() {
             let before = host.device().registers().resets;
             host.set_silent(false);
             for _ in 0..5 {
-                assert_eq!(driver.poll(&mut pages), Ok(()), "a reset is not the end");
+                assert_eq!(driver.poll(&mut pages), Ok(()), "the driver continues after a reset");
                 if host.device().registers().resets > before {
                     break;
                 }
@@ -130,7 +131,7 @@ fn a_reset_in_the_middle_loses_no_page() {
 }
 
 #[test]
-fn a_device_that_goes_away_is_a_fault_and_asks_for_nothing() {
+fn a_removed_device_is_a_fault_and_has_no_target() {
     let (_guest, host, mut driver) = open(Ring::Split);
     let mut pages = Pages::new(100, 3);
     host.set_target(40);

@@ -1,4 +1,4 @@
-//! The guest's side of Hyper-V against the model of a host.
+//! The drivers of the hypervisor and VMBus against the model of a host.
 
 use core::time::Duration;
 use hyperv_bindings::Guid;
@@ -30,7 +30,7 @@ fn machine(interrupts: bool) -> (Guest, HvHost) {
     (guest, host)
 }
 
-/// The hypervisor, and the bus on it.
+/// The hypervisor and the VMBus connection.
 type Connection = (PageArc<Guest, Hypervisor<Guest>>, Vmbus<Guest>);
 
 fn connect(guest: &Guest, newest: Version) -> Result<Connection, ConnectError> {
@@ -56,11 +56,11 @@ fn echo(channel: &mut Channel<Guest>, id: u64) {
     );
 }
 
-/// Nothing is left of the guest's, and the guest did nothing wrong.
+/// Checks that the host has no memory of the guest, and that there was no violation.
 fn is_clean(guest: &Guest, host: &HvHost) {
     assert_eq!(host.violations(), [""; 0]);
-    assert_eq!((guest.pages(), host.gpadls().0), (0, 0), "memory is left");
-    assert!(!host.is_in_use(), "registers are left switched on");
+    assert_eq!((guest.pages(), host.gpadls().0), (0, 0), "memory leaked");
+    assert!(!host.is_in_use(), "registers are still enabled");
 }
 
 #[derive(Default)]
@@ -101,20 +101,20 @@ fn every_version_connects_and_echoes_with_interrupts_and_without() {
 }
 
 #[test]
-fn a_cap_of_ones_own_is_kept_and_contact_is_made_again() {
+fn the_version_cap_is_kept_and_the_bus_reconnects() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::new(5, 2)).unwrap();
     assert_eq!(vmbus.version(), Version::new(5, 2));
     let mut old = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
     for newest in [Version::new(3, 0), Version::NEWEST, Version::new(1, 1)] {
-        assert_eq!(vmbus.connect_again(newest), Err(ConnectError::Failed), "the connection stands");
+        assert_eq!(vmbus.connect_again(newest), Err(ConnectError::Failed), "the connection still exists");
         vmbus.unload().unwrap();
         vmbus.unload().unwrap();
         vmbus.connect_again(newest).unwrap();
         assert_eq!(vmbus.version(), newest);
         let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
         echo(&mut channel, 1);
-        // The channel of the first connection is gone for good.
+        // The channel of the first connection stays closed.
         assert_eq!(old.receive(&mut [0; 64]), Err(Fault::Removed));
         assert_eq!(old.send_in_band(1, false, &[]), Err(SendError::Faulted(Fault::Removed)));
     }
@@ -123,7 +123,7 @@ fn a_cap_of_ones_own_is_kept_and_contact_is_made_again() {
 }
 
 #[test]
-fn a_channel_of_a_connection_of_before_leaves_its_successor_alone() {
+fn a_channel_of_an_earlier_connection_does_not_affect_a_later_one() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
     let old = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
@@ -147,17 +147,17 @@ fn a_channel_that_cannot_be_closed_is_not_torn_down() {
     guest.attach(move || clock.turn(Duration::from_millis(1)));
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
     let channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
-    // For longer than a host throttles.
+    // For longer than the retries of a throttled message.
     host.refuse(&[HvStatus::INVALID_CONNECTION_ID; 5000]);
     drop(channel);
-    assert!(host.is_open(1), "the host has it open still");
+    assert!(host.is_open(1), "the host still has the channel open");
     host.stop_refusing();
     drop((vmbus, hypervisor));
     assert_eq!((guest.pages(), host.violations().len()), (8, 0), "the rings are leaked");
 }
 
 #[test]
-fn an_end_that_is_not_confirmed_can_be_tried_again_or_passed_over() {
+fn an_unconfirmed_unload_can_be_retried_or_skipped() {
     let (guest, host) = machine(true);
     let clock = guest.downgrade();
     guest.attach(move || clock.turn(Duration::from_secs(1)));
@@ -175,7 +175,7 @@ fn an_end_that_is_not_confirmed_can_be_tried_again_or_passed_over() {
 }
 
 #[test]
-fn a_host_of_old_leaves_the_connection_state_to_chance() {
+fn the_connection_state_is_ignored_before_vmbus_4_0() {
     let (guest, host) = machine(true);
     host.faults(&guest, |faults| (faults.newest, faults.connection_state) = (Version::new(1, 1).0, 77));
     let parts = connect(&guest, Version::NEWEST).unwrap();
@@ -208,12 +208,12 @@ fn refusals_leave_nothing_behind() {
 }
 
 #[test]
-fn a_host_without_buffers_is_asked_again() {
+fn a_message_is_retried_if_the_host_has_no_buffers() {
     let (guest, host) = machine(true);
     host.refuse(&[HvStatus::INSUFFICIENT_BUFFERS; 20]);
     host.refuse(&[HvStatus::TIMEOUT, HvStatus::INSUFFICIENT_MEMORY]);
     let parts = connect(&guest, Version::NEWEST).unwrap();
-    // Throttled: the host says for a while that it does not know the connection.
+    // Throttled: for a while the host reports an unknown connection.
     host.refuse(&[HvStatus::INVALID_CONNECTION_ID; 2]);
     drop(parts.1.open(&offers(&parts.1)[0], &ChannelOptions::default()).unwrap());
     drop(parts);
@@ -221,7 +221,7 @@ fn a_host_without_buffers_is_asked_again() {
 }
 
 #[test]
-fn memory_is_told_of_up_to_the_protocols_limit() {
+fn a_gpadl_is_created_up_to_the_protocol_limit() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
     let channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
@@ -263,7 +263,7 @@ fn a_channel_is_opened_once_at_a_time_and_again() {
 }
 
 #[test]
-fn a_channel_that_is_taken_back_is_released_once_nothing_of_it_is_used() {
+fn a_rescinded_channel_is_released_after_its_last_use() {
     let (guest, host) = machine(true);
     let second = host.add(&guest, settings(8), Echo);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
@@ -276,14 +276,14 @@ fn a_channel_that_is_taken_back_is_released_once_nothing_of_it_is_used() {
     host.rescind(&guest, second);
     assert_eq!(vmbus.arm(), Arm::Pending);
     assert_eq!(channel.receive(&mut [0; 64]), Err(Fault::Removed));
-    assert!(count.0.load(Ordering::SeqCst) > 0, "the driver is woken");
+    assert!(count.0.load(Ordering::SeqCst) > 0, "the driver was not woken");
     assert_eq!(vmbus.open(&unused, &ChannelOptions::default()).err(), Some(ChannelError::Gone));
     assert_eq!(
         (vmbus.poll(), vmbus.poll()),
         (Some(BusEvent::Removed(open)), Some(BusEvent::Removed(unused)))
     );
     assert_eq!((vmbus.poll(), vmbus.arm()), (None, Arm::Armed));
-    assert!(host.has(1) && !host.has(second), "what nobody used is released at once");
+    assert!(host.has(1) && !host.has(second), "an unused channel is released at once");
     drop(channel);
     assert!(host.has(1), "its memory is not torn down");
     drop(memory);
@@ -301,7 +301,7 @@ fn a_channel_that_is_taken_back_is_released_once_nothing_of_it_is_used() {
 }
 
 #[test]
-fn a_channel_that_is_taken_back_while_it_is_being_opened_wakes_who_waits() {
+fn a_rescind_during_open_ends_the_open() {
     for missing in [VmbusMessageType::OPEN_CHANNEL_RESULT, VmbusMessageType::GPADL_CREATED] {
         let (guest, host) = machine(true);
         let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
@@ -319,7 +319,7 @@ fn a_channel_that_is_taken_back_while_it_is_being_opened_wakes_who_waits() {
 }
 
 #[test]
-fn memory_that_the_host_does_not_let_go_of_is_leaked_until_the_connection_ends() {
+fn memory_that_the_host_does_not_release_is_leaked_until_the_connection_ends() {
     let (guest, host) = machine(true);
     let clock = guest.downgrade();
     guest.attach(move || clock.turn(Duration::from_millis(100)));
@@ -355,7 +355,7 @@ fn a_batch_is_signalled_once_and_answered_with_one_interrupt() {
         assert_eq!((count, after.0 - before.0, after.1 - before.1), (32, 1, 1));
         assert_eq!(guest.interrupts() - interrupts, 1);
     }
-    // Who polls is not interrupted.
+    // Polling masks interrupts.
     channel.disarm();
     let interrupts = guest.interrupts();
     (1..50).for_each(|id| echo(&mut channel, id));
@@ -376,7 +376,7 @@ fn a_full_ring_is_waited_for_in_both_directions() {
         sent += 1;
     }
     assert_eq!(sent, 4088 / 424);
-    // The host takes what it is shown, and answers until the guest's ring is full.
+    // The host reads what was published, and responds until the guest's ring is full.
     assert_eq!(channel.await_room(400), Ok(true));
     let mut buffer = [0; 1024];
     let mut answered = 0;
@@ -390,21 +390,21 @@ fn a_full_ring_is_waited_for_in_both_directions() {
             answered += 1;
         }
     }
-    assert_eq!(answered, sent, "an answer is missing");
+    assert_eq!(answered, sent, "a response is missing");
     assert!(sent > 400);
     drop((channel, vmbus, hypervisor));
     is_clean(&guest, &host);
 }
 
 #[test]
-fn guest_memory_goes_by_its_frames() {
+fn guest_memory_is_sent_as_page_numbers() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
     let mut channel = vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).unwrap();
     let region = DmaRegion::alloc(&guest, 3 * 4096).unwrap();
     let frame = region.bus().0 >> 12;
     let range = GpaRange { len: 6000, offset: 100, pages: [frame + 2, frame].into_iter() };
-    // SAFETY: the range is in a region that is kept until the completion, and seen as atomics only.
+    // SAFETY: the range is in a region that is kept until the completion, and accessed as atomics only.
     unsafe { channel.send_gpa_ranges(0x41, [range].into_iter(), &[b"please"]) }.unwrap();
     channel.kick();
     let mut buffer = [0; 64];
@@ -418,7 +418,7 @@ fn guest_memory_goes_by_its_frames() {
 }
 
 #[test]
-fn a_channel_moves_to_another_processor_where_the_version_knows_that() {
+fn a_channel_moves_to_another_processor_if_the_version_supports_it() {
     for (newest, moves) in
         [(Version::new(5, 3), true), (Version::new(4, 1), true), (Version::new(4, 0), false)]
     {
@@ -438,7 +438,7 @@ fn a_channel_moves_to_another_processor_where_the_version_knows_that() {
 }
 
 #[test]
-fn many_messages_at_once_all_get_through_the_one_slot() {
+fn many_messages_are_received_through_one_slot() {
     for interrupts in [true, false] {
         let (guest, host) = machine(interrupts);
         (10..200).for_each(|i| {
@@ -446,14 +446,14 @@ fn many_messages_at_once_all_get_through_the_one_slot() {
         });
         let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
         assert_eq!(offers(&vmbus).len(), 191);
-        assert!(host.counts().1 > 100, "the slot is given free with a word");
+        assert!(host.counts().1 > 100, "end-of-message is written");
         drop((vmbus, hypervisor));
         is_clean(&guest, &host);
     }
 }
 
 #[test]
-fn messages_that_come_late_and_in_another_order_are_taken() {
+fn late_and_reordered_messages_are_accepted() {
     let (guest, host) = machine(true);
     let (hypervisor, vmbus) = connect(&guest, Version::NEWEST).unwrap();
     host.faults(&guest, |faults| faults.delay = true);
@@ -477,7 +477,7 @@ fn messages_that_come_late_and_in_another_order_are_taken() {
 }
 
 #[test]
-fn the_clock_comes_from_the_page_else_from_the_register() {
+fn the_clock_is_read_from_the_page_or_the_register() {
     let guest = Guest::with(2, true);
     for privileges in [HvPrivilegeFlags::REFERENCE_TSC, HvPrivilegeFlags::empty()] {
         let mut offer = HvOffer::least();
@@ -498,7 +498,7 @@ fn the_clock_comes_from_the_page_else_from_the_register() {
 }
 
 #[test]
-fn a_timer_fires_once_when_it_is_time() {
+fn a_timer_fires_once_at_its_time() {
     let guest = Guest::with(2, true);
     let host = HvHost::new(&guest, HvOffer::default());
     let hypervisor = Hypervisor::open(&guest).unwrap();
@@ -529,7 +529,7 @@ fn a_timer_fires_once_when_it_is_time() {
     timer.set(1).unwrap();
     timer.stop().unwrap();
     host.run_timers(&guest);
-    assert_eq!(FIRED.load(Ordering::SeqCst), 3, "it was stopped");
+    assert_eq!(FIRED.load(Ordering::SeqCst), 3, "a stopped timer fired");
     assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 4, signal).is_err());
     assert!(SyntheticTimer::open(&hypervisor, ProcessorId(1), 0, TimerSignal::Message(0)).is_err());
     drop((timer, clock, hypervisor));
@@ -538,7 +538,7 @@ fn a_timer_fires_once_when_it_is_time() {
 }
 
 #[test]
-fn a_crash_is_reported_with_a_text_where_the_host_takes_one() {
+fn a_crash_is_reported_with_a_text_if_the_host_accepts_one() {
     let guest = Guest::with(1, true);
     let mut offer = HvOffer::default();
     for has_text in [true, false] {

@@ -1,5 +1,5 @@
-//! A Hyper-V host that lies: a fault of that channel or connection, never a panic or a hang, and no memory freed that the host
-//! may write.
+//! A malicious Hyper-V host: the driver reports a fault of that channel or connection, never panics or hangs, and frees no memory
+//! that the host may write.
 
 use core::time::Duration;
 use hyperv_bindings::Guid;
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A guest whose clock runs fast while it waits, so that deadlines come soon.
+/// A guest whose clock runs fast while it waits, so that deadlines expire soon.
 fn machine() -> (Guest, HvHost) {
     let guest = Guest::with(2, true);
     let clock = guest.downgrade();
@@ -24,8 +24,8 @@ fn machine() -> (Guest, HvHost) {
     (guest, host)
 }
 
-/// Everything that a driver does, going on after errors.
-fn live(guest: &Guest, host: &HvHost) {
+/// Uses all operations of the bus, ignoring errors.
+fn exercise(guest: &Guest, host: &HvHost) {
     let Ok(hypervisor) = Hypervisor::open(guest) else { return };
     let Ok(vmbus) = Vmbus::connect(&hypervisor, Version::NEWEST) else { return };
     let mut offers: Vec<Offer> = vec![];
@@ -51,8 +51,8 @@ fn live(guest: &Guest, host: &HvHost) {
     let _ = vmbus.unload();
 }
 
-/// Each byte of each message that the host sends, changed in several ways: the guest lives, and what it had is freed or, where
-/// the host did not let go, leaked.
+/// Each byte of each message that the host sends is changed in several ways: the guest continues, and its memory is freed, or leaked
+/// if the host did not release it.
 #[test]
 fn every_byte_of_every_message_changed() {
     let lens = Arc::new(Mutex::new(vec![]));
@@ -61,13 +61,13 @@ fn every_byte_of_every_message_changed() {
     host.faults(&guest, |faults| {
         faults.mutate = Some(Box::new(move |bytes| seen.lock().unwrap().push(bytes.len())));
     });
-    live(&guest, &host);
+    exercise(&guest, &host);
     assert_eq!((guest.pages(), host.violations().len()), (0, 0));
     let lens = lens.lock().unwrap().clone();
     assert!(lens.len() > 15, "{lens:?}");
     let mut runs = 0;
     for (number, len) in lens.into_iter().enumerate() {
-        // The text in the middle of an offer is nobody's: a few of its bytes will do.
+        // The text in the middle of an offer is not parsed: a few of its bytes are enough.
         for at in (0..len).filter(|at| !(64..170).contains(at) || at % 16 == 0) {
             for change in [|byte: u8| byte ^ 1, |byte: u8| byte ^ 0x80, |_: u8| 0xff] {
                 let (guest, host) = machine();
@@ -82,7 +82,7 @@ fn every_byte_of_every_message_changed() {
                         count += 1;
                     }));
                 });
-                live(&guest, &host);
+                exercise(&guest, &host);
                 assert!(!host.is_in_use());
                 runs += 1;
             }
@@ -92,18 +92,18 @@ fn every_byte_of_every_message_changed() {
 }
 
 #[test]
-fn a_message_that_is_cut_short_puts_the_connection_out_of_service() {
+fn a_truncated_message_puts_the_connection_out_of_service() {
     let (guest, host) = machine();
     let hypervisor = Hypervisor::open(&guest).unwrap();
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).unwrap();
     let mut offers = vec![];
     vmbus.offers(&mut |offer| offers.push(*offer));
     let mut channel = vmbus.open(&offers[0], &ChannelOptions::default()).unwrap();
-    // Unknown ones are left alone.
+    // Unknown messages are ignored.
     host.say(&guest, &[99, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(channel.receive(&mut [0; 64]), Ok(None));
     host.say(&guest, &[1, 0, 0, 0, 0, 0, 0, 0, 5]);
-    // Acted on by whoever looks next.
+    // The next poll handles it.
     assert!(vmbus.poll().is_none());
     assert_eq!((vmbus.fault(), channel.receive(&mut [0; 64])), (Some(Fault::Protocol), Err(Fault::Protocol)));
     assert!(vmbus.open(&offers[1], &ChannelOptions::default()).is_err());
@@ -116,12 +116,12 @@ fn a_message_that_is_cut_short_puts_the_connection_out_of_service() {
 }
 
 #[test]
-fn many_messages_of_nothing_are_taken_and_forgotten() {
+fn many_invalid_messages_are_read_and_ignored() {
     let (guest, host) = machine();
     let hypervisor = Hypervisor::open(&guest).unwrap();
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).unwrap();
     for i in 0..5000u32 {
-        // Offers of channels out of range, and of more than there is room for.
+        // Offers of channels out of range, and more offers than the table holds.
         let mut bytes = [0; 196];
         bytes[0] = 1;
         bytes[184..188].copy_from_slice(&(i % 3000).to_le_bytes());
@@ -138,9 +138,9 @@ fn many_messages_of_nothing_are_taken_and_forgotten() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// The ring to the guest, written with anything: packets inside the buffer, or a fault of the channel and of no other.
+    /// Whatever the host writes to the ring, the result is packets inside the buffer, or a fault of that channel only.
     #[test]
-    fn a_ring_written_with_anything(
+    fn any_bytes_in_the_ring_are_survived(
         words in prop::collection::vec(any::<u64>(), 1..64),
         control in prop::collection::vec((0usize..4, any::<u32>(), any::<bool>()), 1..6),
         likely in any::<bool>(),
@@ -173,7 +173,7 @@ proptest! {
             let _ = channel.send_in_band(1, true, &[&[0; 100]]);
             let _ = channel.await_room(100);
         }
-        // The other channel works.
+        // The other channel still works.
         other.send_in_band(9, true, &[b"still ok"]).unwrap();
         other.kick();
         prop_assert_eq!(other.wait(&mut buffer, Duration::from_secs(5)).unwrap().payload, b"still ok");

@@ -1,8 +1,9 @@
-//! `cargo xtask api`: the public items of each published crate, one text file each in `docs/api`.
+//! `cargo xtask api`: lists the public items of each published crate, in one text file per crate in `docs/api`.
 //!
-//! The listing is made from the sources, so that it needs neither a nightly toolchain nor rustdoc's JSON. A module tree is
+//! The listing is made from the sources, so that it needs neither a nightly toolchain nor rustdoc's JSON. The module tree is
 //! walked from `src/lib.rs`: public modules, public items and what `pub use` names. Documentation, bodies and private fields
-//! are left out; an item is listed under the path at which other crates see it. `cargo xtask test` compares.
+//! are left out; an item is listed under the path by which other crates name it. `cargo xtask test` compares the listings with
+//! the sources.
 
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -13,13 +14,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use syn::{Attribute, Fields, ImplItem, Item, TraitItem, Type, UseTree, Visibility, parse_quote};
 
-/// The path of a module inside its crate; empty for the crate itself.
+/// The path of a module in its crate; empty for the crate's root.
 type ModPath = Vec<String>;
 
-/// An item by the module that defines it and its place there.
+/// An item: the module that defines it, and its index there.
 type ItemId = (ModPath, usize);
 
-/// `use` items that one name may be looked up through. Cycles end here.
+/// Maximum number of `use` items through which a name is resolved. Limits cycles.
 const MAX_USE_DEPTH: usize = 16;
 
 /// The items of each module of a crate.
@@ -28,6 +29,7 @@ struct Sources {
     modules: BTreeMap<ModPath, Vec<Item>>,
 }
 
+/// Returns whether `attributes` has attribute `name` whose text contains `word`.
 fn has_attribute(attributes: &[Attribute], name: &str, word: &str) -> bool {
     attributes.iter().any(|a| a.path().is_ident(name) && a.to_token_stream().to_string().contains(word))
 }
@@ -47,7 +49,7 @@ impl Sources {
     /// Reads a crate from its `lib.rs`.
     fn read(lib: &Path) -> Result<Self> {
         let mut sources = Self::default();
-        let folder = lib.parent().context("lib.rs lies in a directory")?;
+        let folder = lib.parent().context("lib.rs has no directory")?;
         sources.read_file(lib, folder, &ModPath::new())?;
         Ok(sources)
     }
@@ -65,7 +67,7 @@ impl Sources {
         self.add(parsed.items, folder, path)
     }
 
-    /// Adds the items of a module whose submodules lie in `folder`.
+    /// Adds the items of a module whose submodules are in `folder`.
     fn add(&mut self, items: Vec<Item>, folder: &Path, path: &ModPath) -> Result<()> {
         self.modules.entry(path.clone()).or_default();
         for item in items {
@@ -79,8 +81,8 @@ impl Sources {
                 match &module.content {
                     Some((_, inner)) => self.add(inner.clone(), &below, &child)?,
                     None => {
-                        let beside = folder.join(format!("{name}.rs"));
-                        let file = if beside.is_file() { beside } else { below.join("mod.rs") };
+                        let flat = folder.join(format!("{name}.rs"));
+                        let file = if flat.is_file() { flat } else { below.join("mod.rs") };
                         self.read_file(&file, &below, &child)?;
                     }
                 }
@@ -94,7 +96,7 @@ impl Sources {
         self.modules.get(path).map_or(&[], Vec::as_slice)
     }
 
-    /// The module that `segments` name, seen from `from`; `None` for one of another crate.
+    /// Resolves `segments` relative to module `from`; `None` for a module of another crate.
     fn module(&self, from: &ModPath, segments: &[String]) -> Option<ModPath> {
         let mut path = from.clone();
         for (index, segment) in segments.iter().enumerate() {
@@ -115,7 +117,7 @@ impl Sources {
         Some(path)
     }
 
-    /// The definitions that `name` has in module `path`, looked up through its `use` items.
+    /// Returns the definitions of `name` in module `path`, resolved through its `use` items.
     fn resolve(&self, path: &ModPath, name: &str, depth: usize) -> Vec<ItemId> {
         let mut found = Vec::new();
         if depth == 0 {
@@ -146,13 +148,14 @@ impl Sources {
     }
 }
 
-/// One name that a `use` item brings in.
+/// A name that a `use` item imports.
 struct Leaf {
     module: Vec<String>,
     name: String,
     alias: String,
 }
 
+/// Returns the names that a `use` item imports.
 fn leaves(tree: &UseTree) -> Vec<Leaf> {
     fn walk(tree: &UseTree, module: &mut Vec<String>, found: &mut Vec<Leaf>) {
         let mut leaf = |name: String, alias: String| {
@@ -217,13 +220,13 @@ fn visibility(item: &Item) -> Option<&Visibility> {
     })
 }
 
-/// Whether `item` calls a macro, such as `bitflags!`, with a public type or constant of this name in its input.
+/// Returns whether `item` calls a macro, such as `bitflags!`, whose input defines a public type or constant of this name.
 fn defines_by_macro(item: &Item, name: &str) -> bool {
     let Item::Macro(item) = item else { return false };
     item.ident.is_none() && public_names(item.mac.tokens.clone()).contains(name)
 }
 
-/// The names behind `pub struct`, `pub enum` and the like in a macro's input.
+/// Returns the names after `pub struct`, `pub enum` and the like in a macro's input.
 fn public_names(tokens: TokenStream) -> BTreeSet<String> {
     let words: Vec<String> = tokens.into_iter().map(|token| token.to_string()).collect();
     let is_definition =
@@ -258,7 +261,7 @@ fn strip_fields(fields: &mut Fields, attributes: &mut Vec<Attribute>) {
     }
 }
 
-/// An item without its documentation, bodies and private parts.
+/// Returns an item without documentation, bodies and private parts.
 fn strip(item: &Item) -> Item {
     let mut item = item.clone();
     match &mut item {
@@ -347,7 +350,7 @@ fn strip_trait_item(item: &mut TraitItem) {
     }
 }
 
-/// The tokens of a macro's input without documentation, one item a line.
+/// Appends the tokens of a macro's input without documentation, one item per line.
 fn write_tokens(tokens: TokenStream, out: &mut String) {
     let mut tokens = tokens.into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -402,10 +405,10 @@ fn print(item: &Item) -> String {
     }
 }
 
-/// What other crates can name: each path with the text of what it names.
+/// The items that other crates can name: each path with the text of its item.
 struct Listing<'s> {
     sources: &'s Sources,
-    /// The definitions that are listed, so that their `impl` items are too.
+    /// The definitions that are listed; their `impl` items are listed, too.
     listed: BTreeSet<ItemId>,
     visited: BTreeSet<(ModPath, String)>,
     entries: BTreeSet<(String, String)>,
@@ -420,7 +423,7 @@ impl Listing<'_> {
         for (index, item) in sources.items(path).iter().enumerate() {
             match item {
                 Item::Use(item) if is_public(&item.vis) => self.list_use(path, item, shown),
-                // The name of a `macro_rules!`.
+                // A `macro_rules!` that is not exported.
                 Item::Macro(item)
                     if item.ident.is_some() && !has_attribute(&item.attrs, "macro_export", "") => {}
                 Item::Macro(item) if item.ident.is_some() => {
@@ -472,8 +475,8 @@ impl Listing<'_> {
         self.entries.insert((shown.to_owned(), alias + &print(item)));
     }
 
-    /// Whether a path of module `path` names something of this crate, and whether that is listed.
-    fn standing(&self, path: &ModPath, name: &syn::Path) -> Option<bool> {
+    /// Returns whether the item that `name` names in module `path` is listed; `None` for an item of another crate.
+    fn is_listed(&self, path: &ModPath, name: &syn::Path) -> Option<bool> {
         let mut segments: Vec<String> = name.segments.iter().map(|s| s.ident.to_string()).collect();
         let last = segments.pop()?;
         let module = self.sources.module(path, &segments)?;
@@ -487,10 +490,10 @@ impl Listing<'_> {
             for item in items {
                 let Item::Impl(block) = item else { continue };
                 let of_type = match &*block.self_ty {
-                    Type::Path(ty) => self.standing(path, &ty.path),
+                    Type::Path(ty) => self.is_listed(path, &ty.path),
                     _ => None,
                 };
-                let of_trait = block.trait_.as_ref().map(|(_, name, _)| self.standing(path, name));
+                let of_trait = block.trait_.as_ref().map(|(_, name, _)| self.is_listed(path, name));
                 let is_shown = match (of_type, of_trait) {
                     (Some(false), _) | (_, Some(Some(false))) | (None, None | Some(None)) => false,
                     (Some(true), _) | (None, Some(Some(true))) => true,
@@ -507,7 +510,7 @@ impl Listing<'_> {
     }
 }
 
-/// The listing of a crate.
+/// Returns the listing of a crate.
 fn listing(name: &str, sources: &Sources) -> String {
     let mut listing =
         Listing { sources, listed: BTreeSet::new(), visited: BTreeSet::new(), entries: BTreeSet::new() };
@@ -525,7 +528,7 @@ fn listing(name: &str, sources: &Sources) -> String {
     text
 }
 
-/// The published crates of the workspace: the name of each and its `lib.rs`.
+/// Returns the published crates of the workspace: the name of each and its `lib.rs`.
 fn published(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for group in ["bindings", "crates"] {
@@ -559,7 +562,7 @@ pub fn write() -> Result<()> {
     Ok(())
 }
 
-/// Compares the listings with the sources.
+/// Compares the listings with the sources; an error names the first difference.
 pub fn check() -> Result<()> {
     println!("comparing the public API with docs/api");
     let root = tools::root();
@@ -570,8 +573,8 @@ pub fn check() -> Result<()> {
             let line = kept.lines().zip(now.lines()).take_while(|(kept, now)| kept == now).count();
             let found = now.lines().nth(line).unwrap_or("the end");
             bail!(
-                "the public API of {name} is not that of docs/api/{name}.txt, from line {} on: {found:?}; where the change \
-                 is meant, `cargo xtask api` writes it down",
+                "the public API of {name} differs from docs/api/{name}.txt at line {}: {found:?}; if the change is intended, run \
+                 `cargo xtask api`",
                 line + 1
             );
         }
@@ -607,7 +610,7 @@ mod tests {
     ";
 
     #[test]
-    fn what_is_reachable_is_listed_and_nothing_else() {
+    fn exactly_the_reachable_items_are_listed() {
         let text = list(SAMPLE);
         for part in [
             "// ---- sample\n",

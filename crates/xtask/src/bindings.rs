@@ -1,4 +1,4 @@
-//! `cargo xtask bindgen`: Rust from the C headers of `bindings/hyperv`.
+//! `cargo xtask bindgen`: generates Rust from the C headers of `bindings/hyperv`.
 
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 const HEADERS: &[&str] = &["tlfs", "vmbus", "ring", "dynmem", "storvsp", "netvsp", "rndis", "ic"];
-/// The suffix of enumerations that become flags.
+/// The suffix of enumerations that become `bitflags!` types.
 const FLAGS: &str = "_flags";
 const GUID: &str = "VMBUS_GUID_";
 
-/// `hv_message_type` as `HvMessageType`.
+/// Converts a name such as `hv_message_type` to `HvMessageType`.
 fn camel(name: &str) -> String {
     let parts = name.split('_').filter(|part| !part.is_empty());
     parts.map(|part| part[..1].to_uppercase() + &part[1..]).collect()
 }
 
-/// What the parser comes across that bindgen does not write as it is wanted.
+/// Items that are generated here, as bindgen does not generate them in the form we need.
 #[derive(Debug, Default)]
 struct Seen {
     /// Enumeration, name, value.
@@ -81,10 +81,10 @@ impl ParseCallbacks for Callbacks {
     }
 }
 
-/// A GUID's text in Windows' layout.
+/// Parses the text of a GUID to the byte order of Windows.
 fn guid(text: &str) -> Result<[u8; 16]> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    let value = u128::from_str_radix(&digits, 16).with_context(|| format!("{text} is no GUID"))?;
+    let value = u128::from_str_radix(&digits, 16).with_context(|| format!("{text} is not a GUID"))?;
     let mut bytes = value.to_be_bytes();
     bytes[..4].reverse();
     bytes[4..6].reverse();
@@ -92,6 +92,7 @@ fn guid(text: &str) -> Result<[u8; 16]> {
     Ok(bytes)
 }
 
+/// Runs bindgen on a header; `block` leaves out the enumerations that become flags.
 fn parse(header: &str, block: bool) -> Result<(String, Seen)> {
     let folder = tools::root().join("bindings/hyperv");
     let seen = Rc::new(RefCell::new(Seen::default()));
@@ -117,7 +118,7 @@ fn parse(header: &str, block: bool) -> Result<(String, Seen)> {
     Ok((text, seen))
 }
 
-/// The flags as `bitflags!` types.
+/// Returns the flags as `bitflags!` types.
 fn flags(seen: &Seen, header: &str) -> Result<String> {
     let source = std::fs::read_to_string(tools::root().join(format!("bindings/hyperv/include/{header}.h")))?;
     let mut text = String::new();
@@ -143,7 +144,7 @@ fn flags(seen: &Seen, header: &str) -> Result<String> {
     Ok(text)
 }
 
-/// What is generated: path and text.
+/// Generates all files: path and text of each.
 fn generate() -> Result<Vec<(PathBuf, String)>> {
     need_libclang()?;
     let mut files = vec![];
@@ -166,14 +167,14 @@ fn generate() -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// Whether a file is the library that bindgen loads: `libclang.so`, `libclang.so.1`, `libclang-14.so.1`; not `libclang-cpp`.
+/// Returns whether a file is the library that bindgen loads: `libclang.so`, `libclang.so.1`, `libclang-14.so.1`; not `libclang-cpp`.
 fn is_libclang(name: &str) -> bool {
     let rest = name.strip_prefix("libclang").unwrap_or_default();
     rest.starts_with(".so")
         || rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Makes sure that there is a libclang, with which bindgen reads headers.
+/// Installs libclang, with which bindgen reads headers, if it is missing.
 fn need_libclang() -> Result<()> {
     let is_there = |folder: &Path| {
         let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -188,12 +189,12 @@ fn need_libclang() -> Result<()> {
         return Ok(());
     }
     if !tools::has("apt-get") {
-        bail!("libclang is needed to read C headers: install it, or name its folder in LIBCLANG_PATH");
+        bail!("libclang is needed to read C headers: install it, or set LIBCLANG_PATH to its folder");
     }
     tools::install_newest("libclang1-")
 }
 
-/// Writes the bindings anew.
+/// Writes the bindings.
 pub fn bindgen() -> Result<()> {
     for (path, text) in generate()? {
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -202,14 +203,14 @@ pub fn bindgen() -> Result<()> {
     Ok(())
 }
 
-/// Fails where the bindings are not those of the headers.
+/// Fails if the bindings differ from what the headers generate.
 pub fn check() -> Result<()> {
-    println!("bindings: headers and output agree");
+    println!("comparing the bindings with their headers");
     for (path, text) in generate()? {
         if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
             continue;
         }
-        bail!("{} is not what its header says: run `cargo xtask bindgen`", path.display());
+        bail!("{} differs from its header: run `cargo xtask bindgen`", path.display());
     }
     Ok(())
 }

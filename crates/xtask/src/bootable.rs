@@ -1,8 +1,7 @@
-//! `cargo xtask image`: disk images with the kernel that machines boot by themselves, by BIOS (Hyper-V's generation 1) and by UEFI
-//! (generation 2).
+//! `cargo xtask image`: makes disk images that boot the kernel by BIOS (Hyper-V generation 1) and by UEFI (generation 2).
 //!
-//! One GPT disk serves both: its first block and a partition of its own hold GRUB for BIOS, and the EFI system partition GRUB for
-//! UEFI, the kernel, and the one `grub.cfg`. UEFI Specification 5; GNU GRUB manual 4.5
+//! A GPT disk boots both ways. The first block and the BIOS boot partition hold GRUB for BIOS; the EFI system partition holds GRUB
+//! for UEFI, the kernel, and `grub.cfg`, which both use. UEFI Specification §5; GNU GRUB manual §4.5
 
 use crate::{kernel, tools};
 use anyhow::{Context, Result, ensure};
@@ -18,10 +17,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SECTOR: u64 = 512;
-/// A whole number of MiB, as Azure wants it.
+/// The size of the disk, a whole number of MiB, which Azure requires.
 const LEN: u64 = 64 << 20;
-/// Blocks of the partition for BIOS and of that for UEFI.
+/// The first block of the BIOS boot partition.
 const CORE: u64 = 2048;
+/// The first block of the EFI system partition.
 const ESP: u64 = 4096;
 const ESP_BLOCKS: u64 = LEN / SECTOR - ESP - 2048;
 const GRUB: &str = "/usr/lib/grub";
@@ -30,9 +30,9 @@ const MODULES: &[&str] = &["part_gpt", "fat", "multiboot2", "normal", "boot", "s
 #[derive(Args)]
 pub struct Options {
     /// The kernel's command line
-    #[arg(long, default_value = "list", value_name = "WORDS")]
+    #[arg(long, default_value = "list", value_name = "OPTIONS")]
     args: String,
-    /// The folder for the images; target/ if it is not given
+    /// Folder for the images; the default is target/
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
@@ -58,7 +58,7 @@ pub fn make(elf: &Path, words: &str, folder: &Path) -> Result<()> {
         ],
     )?;
     let file = |name: &str| folder.join(format!("paravirt.{name}"));
-    // GRUB loads sections for debuggers, too.
+    // GRUB would load debug sections, too.
     tools::run(Command::new("strip").arg("-o").arg(file("elf")).arg(elf))?;
     let image = file("raw");
     let disk = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&image);
@@ -83,16 +83,16 @@ pub fn make(elf: &Path, words: &str, folder: &Path) -> Result<()> {
             .arg(file(to));
         tools::run(&mut command)
     };
-    // Exactly as long as it is, rather than as cylinders have it, as Azure takes no other; and with no holes, as Hyper-V takes none.
+    // Azure requires the exact size, not one rounded to cylinders; Hyper-V requires a file without holes.
     convert("vpc", "subformat=fixed,force_size=on", "vhd")?;
     convert("vhdx", "subformat=dynamic", "vhdx")
 }
 
-/// What GRUB does: loads the kernel with `words`, and talks by the serial port.
+/// Returns `grub.cfg`: it loads the kernel with command line `words`, with the serial port as the terminal.
 fn configuration(words: &str) -> Result<String> {
     ensure!(
         !words.contains(['\'', '"', '\\', '\n']) && words.is_ascii(),
-        "--args takes words of ASCII without quotation marks, backslashes and newlines: GRUB would change them"
+        "--args must be ASCII without quotation marks, backslashes and newlines, which GRUB would change"
     );
     let words: Vec<String> = words.split_whitespace().map(|word| format!("'{word}'")).collect();
     Ok(format!(
@@ -102,7 +102,7 @@ fn configuration(words: &str) -> Result<String> {
     ))
 }
 
-/// GRUB with the modules that it needs.
+/// Builds a GRUB core image with the modules that it needs.
 fn grub(format: &str, prefix: &str, more: &[&str], folder: &Path) -> Result<Vec<u8>> {
     let file = folder.join(format!("grub.{format}"));
     let mut command = Command::new("grub-mkimage");
@@ -113,9 +113,9 @@ fn grub(format: &str, prefix: &str, more: &[&str], folder: &Path) -> Result<Vec<
     Ok(bytes)
 }
 
-/// Two partitions: GRUB for BIOS, and the EFI system partition.
+/// Writes the partition table: the BIOS boot partition and the EFI system partition.
 fn partition(mut disk: File) -> Result<()> {
-    let blocks = u32::try_from(LEN / SECTOR - 1).context("a disk that is too long")?;
+    let blocks = u32::try_from(LEN / SECTOR - 1).context("the disk is too large for a protective MBR")?;
     ProtectiveMBR::with_lb_size(blocks).overwrite_lba0(&mut disk)?;
     let mut table = GptConfig::new()
         .writable(true)
@@ -127,18 +127,19 @@ fn partition(mut disk: File) -> Result<()> {
     Ok(())
 }
 
-/// Puts GRUB for BIOS where its first block looks for it. Offsets as in GRUB's `boot.S` and `diskboot.S`
+/// Writes GRUB for BIOS to the first block and the BIOS boot partition, with the block numbers by which it finds itself. The offsets
+/// are those of GRUB's `boot.S` and `diskboot.S`.
 fn embed(mut disk: &File, core: &[u8]) -> Result<()> {
     const BOOT_CODE: usize = 440;
     const BOOT_BLOCK: std::ops::Range<usize> = 0x5c..0x64;
-    /// A jump, which is made nothing, so that it does not trust firmware with the number of the drive.
+    /// A jump, which is replaced by `nop`, so that GRUB does not use the drive number of the firmware.
     const BOOT_DRIVE_CHECK: std::ops::Range<usize> = 0x66..0x68;
     const NOP: u8 = 0x90;
     const LIST_BLOCK: std::ops::Range<usize> = 0x1f4..0x1fc;
     const LIST_COUNT: std::ops::Range<usize> = 0x1fc..0x1fe;
     let mut boot = fs::read(format!("{GRUB}/i386-pc/boot.img"))?;
     let blocks = (core.len() as u64).div_ceil(SECTOR);
-    ensure!(boot.len() as u64 == SECTOR && blocks <= ESP - CORE, "GRUB is not of the size that is known");
+    ensure!(boot.len() as u64 == SECTOR && blocks <= ESP - CORE, "GRUB's images have unexpected sizes");
     boot[BOOT_BLOCK].copy_from_slice(&CORE.to_le_bytes());
     boot[BOOT_DRIVE_CHECK].fill(NOP);
     let mut core = core.to_vec();
@@ -151,11 +152,11 @@ fn embed(mut disk: &File, core: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Formats the EFI system partition and puts the files on it.
+/// Formats the EFI system partition and writes the files to it.
 fn fill(disk: File, contents: &[(&str, Vec<u8>)]) -> Result<()> {
     let (begin, end) = (ESP * SECTOR, (ESP + ESP_BLOCKS) * SECTOR);
     let mut part = StreamSlice::new(disk, begin, end)?;
-    // FAT32, as the specification wants it of a disk that stays; so many clusters need small ones.
+    // The specification requires FAT32 for a fixed disk. FAT32 has a minimum number of clusters, so they are small.
     let format = FormatVolumeOptions::new().fat_type(FatType::Fat32).bytes_per_cluster(SECTOR as u32);
     format_volume(&mut part, format.volume_label(*b"PARAVIRT   "))?;
     part.seek(SeekFrom::Start(0))?;

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the targets of `fuzz/`, with coverage where there is a nightly, else with seeded mutations.
+//! `cargo xtask fuzz`: runs the targets of `fuzz/`, guided by coverage with a nightly toolchain, otherwise with seeded mutations.
 
 use crate::tools;
 use anyhow::{Result, bail};
@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 
 #[derive(Args)]
 pub struct Options {
-    /// The target; all of them if it is not given
+    /// Target to run; the default is all
     target: Option<String>,
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u64,
 }
 
-/// The targets, by their files.
+/// Returns the names of the targets.
 fn targets() -> Result<Vec<String>> {
     let mut names: Vec<String> = std::fs::read_dir(tools::root().join("fuzz/fuzz_targets"))?
         .flatten()
@@ -30,9 +30,9 @@ fn has_nightly() -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// With coverage guidance; needs a nightly and cargo-fuzz.
+/// Runs a target guided by coverage; needs a nightly toolchain and cargo-fuzz.
 fn guided(name: &str, seconds: u64) -> Result<()> {
-    // What it finds goes beside the build, not into the corpus that is kept.
+    // New inputs are written to target/, not to the corpus under version control.
     let found = tools::root().join("target/fuzz-corpus").join(name);
     std::fs::create_dir_all(&found)?;
     let mut command = Command::new("rustup");
@@ -43,7 +43,7 @@ fn guided(name: &str, seconds: u64) -> Result<()> {
     tools::run(command.current_dir(tools::root()))
 }
 
-/// On stable: the corpus, and mutations of it that are the same every time.
+/// Runs a target, or all, on stable with the corpus and reproducible mutations of it.
 fn seeded(name: Option<&str>, rounds: u64) -> Result<()> {
     let rounds = rounds.to_string();
     let mut command = tools::cargo(&[
@@ -65,11 +65,11 @@ pub fn fuzz(options: &Options) -> Result<()> {
     if let Some(name) = &options.target
         && !all.contains(name)
     {
-        bail!("there is no target {name}; there are {}", all.join(", "));
+        bail!("there is no fuzz target {name}; choose one of {}", all.join(", "));
     }
     if !has_nightly() {
         println!(
-            "there is no nightly toolchain (`rustup toolchain install nightly`): seeded mutations on stable instead"
+            "no nightly toolchain (install it with `rustup toolchain install nightly`): running seeded mutations on stable"
         );
         return seeded(options.target.as_deref(), options.seconds * 50_000);
     }
@@ -83,9 +83,9 @@ pub fn fuzz(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A moment for each target: part of the tests.
+/// Runs each target for a few seconds, as part of `cargo xtask test`.
 pub fn briefly() -> Result<()> {
-    println!("fuzz: every target, over its corpus and seeded mutations");
+    println!("fuzz: every target with its corpus and seeded mutations");
     seeded(None, 20_000)?;
     if has_nightly() {
         return fuzz(&Options { target: None, seconds: 5 });

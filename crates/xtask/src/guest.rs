@@ -1,4 +1,4 @@
-//! One run of the kernel under QEMU.
+//! Runs a guest under QEMU or another virtual machine monitor, and collects its output.
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
@@ -7,52 +7,52 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// The outer machine of one that runs in a machine: it boots `kernel` and `initrd`, and sees the folder `share`, in which
-/// all files of the inner one are, at the same path.
+/// The outer virtual machine of a nested VM: it boots `kernel` and `initrd`, and has the folder `share`, with all files of the nested
+/// VM, mounted at the same path as on the host.
 pub struct Nest {
     pub kernel: PathBuf,
     pub initrd: PathBuf,
     pub share: PathBuf,
 }
 
-/// What the guest runs on.
+/// The virtual machine monitor.
 pub enum Monitor {
     Qemu,
-    /// QEMU, whose machine boots by itself.
+    /// QEMU, with a machine that boots from a disk.
     QemuDisk,
-    /// Ours: its words, to which kernel and command line are added.
+    /// `paravirt-monitor`: the program and its options, to which kernel and command line are appended.
     Ours(Vec<String>),
-    /// Another, that this script starts, and that ends with 0 where the guest switched itself off.
+    /// Another one, started by this script, which exits with 0 if the guest powered off.
     Script(PathBuf),
 }
 
-/// A machine that is to run.
+/// The configuration of a machine.
 pub struct Machine {
     pub kernel: PathBuf,
     pub nest: Option<Nest>,
     pub monitor: Monitor,
-    /// What the outer machine does ahead of the inner one.
+    /// Shell commands that the outer machine runs before it starts the nested VM.
     pub prepare: String,
     /// The socket of QEMU's machine protocol.
     pub qmp: Option<PathBuf>,
-    /// Ahead of QEMU: `ip netns exec …`.
+    /// Words before QEMU on the command line: `ip netns exec …`.
     pub prefix: Vec<String>,
     pub arguments: Vec<String>,
     pub command_line: String,
     pub timeout: Duration,
 }
 
-/// What a run printed, and how it ended.
+/// The output of a run and its exit codes.
 #[derive(Debug)]
 pub struct Transcript {
     pub lines: Vec<String>,
-    /// The kernel's verdict; `None` where it did not get to it.
+    /// The kernel's exit code; `None` if it did not print one, or the monitor's exit code contradicts it.
     pub exit: Option<u8>,
-    /// How QEMU ended.
+    /// The exit code of the monitor.
     pub ended: Option<i32>,
 }
 
-/// A machine that runs.
+/// A running machine. It is killed when this is dropped.
 pub struct Running {
     child: Child,
     lines: Receiver<String>,
@@ -70,12 +70,12 @@ impl Drop for Running {
 }
 
 impl Machine {
-    /// A machine of the type given, with the kernel and nothing else.
+    /// Creates a machine of QEMU type `machine`, with the kernel and no devices, under TCG.
     pub fn new(kernel: &Path, machine: &str, cpus: u16, memory: &str) -> Self {
         Self::with(kernel, machine, "tcg,thread=multi", cpus, memory)
     }
 
-    /// As [`new`](Self::new), with an accelerator and what belongs to it.
+    /// As [`new`](Self::new), with the accelerator and its options.
     pub fn with(kernel: &Path, machine: &str, accelerator: &str, cpus: u16, memory: &str) -> Self {
         let words = format!(
             "-nodefaults -no-user-config -display none -no-reboot -M {machine} -accel {accelerator} -m {memory} \
@@ -94,20 +94,20 @@ impl Machine {
         }
     }
 
-    /// Adds words to QEMU's command line.
+    /// Adds options to QEMU's command line.
     pub fn add(&mut self, words: &str) -> &mut Self {
         self.arguments.extend(words.split_whitespace().map(String::from));
         self
     }
 
-    /// Adds a drive of the raw image at `path`, whatever stands in its name.
+    /// Adds a drive of the raw image at `path`, which may contain any character.
     pub fn drive(&mut self, id: &str, path: &Path, more: &str) -> &mut Self {
         let path = path.display().to_string().replace(',', ",,");
         self.arguments.extend(["-drive".into(), format!("file={path},if=none,id={id},format=raw{more}")]);
         self
     }
 
-    /// The words that start the machine itself.
+    /// Returns the command line that starts the machine itself.
     fn words(&self) -> Vec<String> {
         let kernel = self.kernel.display().to_string();
         match &self.monitor {
@@ -123,7 +123,7 @@ impl Machine {
         words
     }
 
-    /// What starts it.
+    /// Returns the command to run: that of the machine, or that of the outer machine.
     fn command(&self) -> Result<Command> {
         let mut words = self.prefix.clone();
         match &self.nest {
@@ -140,8 +140,8 @@ impl Machine {
         Ok(command)
     }
 
-    /// QEMU's words for the outer machine, which finds those for the inner one in a script. The machine protocol goes through
-    /// the second serial port.
+    /// Returns QEMU's command line for the outer machine, and writes the script with the command line of the nested VM. QMP is
+    /// carried by the second serial port.
     fn nested_words(&self, nest: &Nest) -> Result<Vec<String>> {
         let mut inner = self.words();
         if self.qmp.is_some() {
@@ -152,7 +152,7 @@ impl Machine {
         }
         let quoted: Vec<String> =
             inner.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
-        // Ahead of the deadline outside, so that the outer machine can say so.
+        // Shorter than the timeout outside, so that the outer machine can report it.
         let seconds = self.timeout.as_secs().saturating_sub(20).max(10);
         let script =
             format!("{}\nexec timeout -s KILL {seconds} {} </dev/null\n", self.prepare, quoted.join(" "));
@@ -176,7 +176,7 @@ impl Machine {
         Ok(words)
     }
 
-    /// Starts it.
+    /// Starts the machine.
     pub fn start(&self) -> Result<Running> {
         let mut command = self.command()?;
         let mut child = command
@@ -189,7 +189,7 @@ impl Machine {
         let (out, err) =
             (child.stdout.take().context("no output")?, child.stderr.take().context("no output")?);
         let errors = sender.clone();
-        // Expected of emulated processors.
+        // QEMU prints this warning for emulated processors.
         let is_noise = |line: &str| line.contains("doesn't support requested feature");
         std::thread::spawn(move || pump(out, |line| is_noise(&line) || sender.send(line).is_ok()));
         std::thread::spawn(move || {
@@ -205,10 +205,9 @@ impl Machine {
         })
     }
 
-    /// Runs it to its end; `each` sees every line as it comes.
+    /// Runs the machine until it ends; `each` is called for every line of output.
     ///
-    /// A machine in a machine sometimes hangs, once in a hundred times: it then gets a second try. What the guest itself says
-    /// is never tried again.
+    /// A nested VM hangs about once in a hundred runs. Then it is started again, once; a run that ended by itself is not repeated.
     pub fn run(&self, mut each: impl FnMut(&str)) -> Result<Transcript> {
         let mut once = || {
             let mut running = self.start()?;
@@ -218,11 +217,11 @@ impl Machine {
             running.finish()
         };
         let first = once();
-        let is_late = match &first {
+        let is_hung = match &first {
             Ok(transcript) => has_hung(transcript.ended),
             Err(_) => true,
         };
-        if self.nest.is_some() && is_late {
+        if self.nest.is_some() && is_hung {
             println!("lab: the outer virtual machine hung, starting it again");
             return once();
         }
@@ -230,11 +229,12 @@ impl Machine {
     }
 }
 
-/// Whether a machine that ended so was given up rather than ended by itself.
+/// Returns whether the exit code means that the machine was stopped by a timeout.
 pub fn has_hung(ended: Option<i32>) -> bool {
     ended.is_none_or(|code| code == 124 || code == 137)
 }
 
+/// Calls `each` for every line until it returns false.
 fn pump(from: impl std::io::Read, mut each: impl FnMut(String) -> bool) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
@@ -247,7 +247,7 @@ fn pump(from: impl std::io::Read, mut each: impl FnMut(String) -> bool) {
 }
 
 impl Running {
-    /// The next line of output; `None` at its end.
+    /// Returns the next line of output; `None` at the end. An error after the machine's timeout.
     pub fn line(&mut self) -> Result<Option<String>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         match self.lines.recv_timeout(left) {
@@ -262,7 +262,7 @@ impl Running {
         }
     }
 
-    /// Reads on until a line contains `text`.
+    /// Reads lines until one contains `text`.
     pub fn wait_for(&mut self, text: &str) -> Result<String> {
         while let Some(line) = self.line()? {
             if line.contains(text) {
@@ -272,30 +272,30 @@ impl Running {
         bail!("the guest ended without `{text}`; its output:\n{}", self.seen.join("\n"))
     }
 
-    /// Reads the rest.
+    /// Reads the remaining lines and waits for the monitor to exit.
     pub fn finish(mut self) -> Result<Transcript> {
         while self.line()?.is_some() {}
         let status = self.child.wait()?;
         let lines = std::mem::take(&mut self.seen);
-        let said = lines.iter().find_map(|line| line.strip_prefix("exit=")?.parse::<u8>().ok());
+        let printed = lines.iter().find_map(|line| line.strip_prefix("exit=")?.parse::<u8>().ok());
         let ended = match self.is_nested {
             true => lines.iter().rev().find_map(|line| line.strip_prefix("lab: ended with ")?.parse().ok()),
             false => status.code(),
         };
-        // isa-debug-exit ends QEMU with twice the code and one.
+        // With isa-debug-exit, QEMU exits with 2 * code + 1.
         let expected = |code: u8| if self.is_scripted { 0 } else { (i32::from(code) << 1 | 1) & 0xff };
-        let exit = said.filter(|code| ended == Some(expected(*code)));
+        let exit = printed.filter(|code| ended == Some(expected(*code)));
         Ok(Transcript { lines, exit, ended })
     }
 }
 
 impl Transcript {
-    /// The `same` lines without those of files sorted in, in their order.
+    /// Returns the lines that begin with `same `, in order.
     pub fn same(&self) -> Vec<&str> {
         self.lines.iter().map(String::as_str).filter(|line| line.starts_with("same ")).collect()
     }
 
-    /// The value of `key` in the first line that contains `line`.
+    /// Returns the value of `key` in the first line that contains `line`.
     pub fn value(&self, line: &str, key: &str) -> Option<&str> {
         let line = self.lines.iter().find(|l| l.contains(line))?;
         line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))

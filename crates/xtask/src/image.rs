@@ -1,4 +1,4 @@
-//! Disk images, and what the kernel must say of them.
+//! Disk images, and the output expected from the kernel for them.
 
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes that look random and are the same every time.
+/// Returns reproducible pseudo-random bytes.
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed;
     let mut next = || {
@@ -22,7 +22,7 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-/// The files that go on the disk: some text, some of it in a directory, and a large one.
+/// Writes the files for the disk: text files, some in directories, and a large file.
 pub fn make_tree(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder.join("docs/deep/er"))?;
     fs::write(folder.join("hello.txt"), "Hello from paravirt.\n")?;
@@ -33,7 +33,7 @@ pub fn make_tree(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An ext4 file system of the tree in `folder`.
+/// Makes an image of an ext4 file system with the files in `folder`.
 pub fn make_ext4(folder: &Path, image: &Path) -> Result<()> {
     tools::need("mke2fs", "e2fsprogs")?;
     File::create(image)?.set_len(24 << 20)?;
@@ -44,7 +44,7 @@ pub fn make_ext4(folder: &Path, image: &Path) -> Result<()> {
     tools::run(&mut command)
 }
 
-/// The `same file=` lines for the tree in `folder`, sorted.
+/// Returns the `same file=` lines for the files in `folder`, sorted.
 pub fn expected_files(folder: &Path) -> Result<Vec<String>> {
     fn walk(folder: &Path, name: &str, lines: &mut Vec<String>) -> Result<()> {
         for entry in fs::read_dir(folder)? {
@@ -65,14 +65,14 @@ pub fn expected_files(folder: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// What the kernel's test writes at byte `at` of a disk, in words of 8 bytes: the middle 64 bits of the product of the
-/// address, mixed, and a constant.
+/// Returns the 8 bytes that the kernel's disk test writes at byte offset `at`: the middle 64 bits of a product of the offset, mixed,
+/// and a constant.
 fn pattern(at: u64) -> [u8; 8] {
     let product = u128::from(at ^ 0x9e37_79b9_7f4a_7c15).wrapping_mul(0xd134_2543_de82_ef95);
     ((product >> 32) as u64).to_le_bytes()
 }
 
-/// Whether the first `len` bytes of `image` are what the kernel's test leaves behind.
+/// Checks that the first `len` bytes of `image` are what the kernel's disk test leaves.
 pub fn check_pattern(image: &Path, len: u64) -> Result<()> {
     let mut file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;
     let mut chunk = vec![0; 1 << 20];
@@ -83,7 +83,7 @@ pub fn check_pattern(image: &Path, len: u64) -> Result<()> {
         for (i, word) in chunk[..count].chunks_exact(8).enumerate() {
             let byte = at + i as u64 * 8;
             if word != pattern(byte) {
-                bail!("byte {byte} of the image is not what the guest wrote");
+                bail!("the image differs from the test's pattern at byte {byte}");
             }
         }
         at += count as u64;

@@ -1,29 +1,29 @@
-//! The example kernel, built for running.
+//! Builds the example kernel and the programs that run it.
 
 use crate::tools;
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// Where cargo puts what it builds for release.
+/// Returns cargo's folder for release builds.
 fn release() -> PathBuf {
     tools::target().join("release")
 }
 
-/// Builds our machine monitor; where it is.
+/// Builds `paravirt-monitor` and returns its path.
 pub fn monitor() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-monitor";
     tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
     Ok(release().join("paravirt-monitor"))
 }
 
-/// Builds the program that does under Linux what the kernel's bench does; where it is.
+/// Builds `linux-load`, the kernel's benchmark as a program for Linux, and returns its path.
 pub fn linux_load() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-monitor --example linux-load";
     tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
     Ok(release().join("examples/linux-load"))
 }
 
-/// Builds the kernel; where its ELF is.
+/// Builds the kernel and returns the path of its ELF file.
 pub fn build() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-kernel --features bare-metal";
     tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;

@@ -34,19 +34,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Boot the example kernel, let it read a disk and fetch a page, and say how that went
+    /// Boot the example kernel, let it test disks and network, and check its output
     Run(run::Options),
     /// Build the example kernel, and disk images of it that boot by BIOS and by UEFI: raw, VHD and VHDX
     Image(bootable::Options),
-    /// Format, lints, documentation, unit and property tests, fuzz targets, the kernel under QEMU
+    /// Check format, lints and documentation; run unit and property tests, fuzz targets, and the kernel under QEMU
     Test(test::Options),
-    /// Count instructions, kicks and allocations, and measure the kernel under QEMU; no verdict
+    /// Count instructions, kicks and allocations, and measure the kernel under QEMU; passes or fails nothing
     Bench(bench::Options),
     /// Fuzz the parsers of host-written bytes
     Fuzz(fuzz::Options),
     /// Generate the Rust of bindings/hyperv from its C headers
     Bindgen,
-    /// Check licences, duplicates, sources and advisories of the dependencies, with cargo-deny
+    /// Check licences, duplicates, sources and advisories of the dependencies with cargo-deny
     Deny,
     /// Build the documentation of all crates
     Doc,

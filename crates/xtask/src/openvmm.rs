@@ -1,24 +1,24 @@
-//! Microsoft's OpenVMM as the host: a binary of the user's, named by the variable `OPENVMM`.
+//! Microsoft's OpenVMM as the host: the environment variable `OPENVMM` names its binary.
 
 use crate::tools;
 use anyhow::{Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The address that the guest knows the host by; its page is served there.
+/// The host's address in the guest's network; files are served there.
 pub const GATEWAY: &str = "10.0.0.1";
-/// The script that starts it, in the folder that the outer machine sees.
+/// The name of the script that starts it, in the folder that is shared with the outer machine.
 pub const SCRIPT: &str = "openvmm.sh";
 
-/// The binary that the user names.
+/// Returns the binary that `OPENVMM` names.
 pub fn binary() -> Result<PathBuf> {
     let Some(path) = std::env::var_os("OPENVMM").map(PathBuf::from) else {
         bail!(
-            "name an OpenVMM binary in the variable OPENVMM: OPENVMM=~/openvmm/target/release/openvmm cargo xtask run --host openvmm"
+            "set OPENVMM to the path of an OpenVMM binary: OPENVMM=~/openvmm/target/release/openvmm cargo xtask run --host openvmm"
         );
     };
     if !path.is_file() {
-        bail!("OPENVMM names {}, which is no file", path.display());
+        bail!("OPENVMM is set to {}, which is not a file", path.display());
     }
     Ok(path)
 }
@@ -29,10 +29,10 @@ pub struct Guest<'a> {
     pub command_line: &'a str,
     pub cpus: u16,
     pub memory: &'a str,
-    /// Images, and whether they cannot be written. What the guest writes is in them afterwards.
+    /// Images, and whether they are read-only. Afterwards they contain what the guest wrote.
     pub disks: &'a [(&'a Path, bool)],
     pub has_network: bool,
-    /// More words for its command line.
+    /// More options for OpenVMM's command line.
     pub more: &'a str,
 }
 
@@ -40,8 +40,8 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// Writes to `folder`, which holds all files of the guest, a script that starts it and ends as it does. The images are copied
-/// to memory meanwhile, as OpenVMM takes none from a shared folder.
+/// Writes a script to `folder`, which holds all files of the guest. It starts OpenVMM and returns its exit code. The images are
+/// copied to a temporary folder and back, as OpenVMM cannot use images in a 9P share.
 pub fn prepare(binary: &Path, folder: &Path, guest: &Guest<'_>) -> Result<()> {
     tools::copy_program(binary, folder)?;
     if let Some(name) = binary.file_name().filter(|name| *name != "openvmm") {
@@ -71,14 +71,14 @@ pub fn prepare(binary: &Path, folder: &Path, guest: &Guest<'_>) -> Result<()> {
     words.extend(guest.more.split_whitespace().map(String::from));
     let words: Vec<String> = words.iter().map(|word| quoted(word).replace("$work", "'\"$work\"'")).collect();
     let here = quoted(&folder.display().to_string());
-    // The guest's serial port is its standard error, and its prompt, which waits for commands, standard output.
+    // The guest's serial port is OpenVMM's standard error; its standard output is a prompt for commands.
     let start = format!(
         "LD_LIBRARY_PATH={here}/lib OPENVMM_LOG=off {here}/openvmm {} < \"$work/console\" 2>&1 > {here}/openvmm.log\n\
          echo $? > \"$work/code\"\n",
         words.join(" ")
     );
     fs::write(folder.join("start.sh"), start)?;
-    // It wants a terminal, if only to leave it alone.
+    // OpenVMM needs a terminal, even if it is not used.
     let script = format!(
         "export work=$(mktemp -d)\n{there}mkfifo \"$work/console\"\nsleep 3600 > \"$work/console\" &\n\
          if command -v script > /dev/null; then script -qec \"sh \"{here}/start.sh /dev/null\n\

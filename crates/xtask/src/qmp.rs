@@ -1,4 +1,4 @@
-//! QEMU's machine protocol: one command at a time.
+//! A client for QEMU's machine protocol (QMP), with one command at a time.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -7,36 +7,40 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// A connection to QEMU.
 pub struct Qmp {
     reader: BufReader<UnixStream>,
 }
 
 impl Qmp {
-    /// Connects to the socket, which QEMU may still be about to make.
+    /// Connects to the socket; retries for 20 seconds, until QEMU has created it.
     pub fn connect(path: &Path) -> Result<Self> {
         let end = Instant::now() + Duration::from_secs(20);
         let stream = loop {
             match UnixStream::connect(path) {
                 Ok(stream) => break stream,
-                Err(error) if Instant::now() > end => return Err(error).context("QEMU's QMP socket"),
+                Err(error) if Instant::now() > end => {
+                    return Err(error)
+                        .with_context(|| format!("cannot connect to QEMU's QMP socket {}", path.display()));
+                }
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
         };
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let mut qmp = Self { reader: BufReader::new(stream) };
-        // Through a serial port the greeting may have gone by.
+        // The greeting is not awaited: over a serial port it may be lost.
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
     }
 
-    /// The next event of that name.
+    /// Waits for the next event of that name.
     pub fn event(&mut self, name: &str) -> Result<Value> {
         loop {
             let mut line = String::new();
             if self.reader.read_line(&mut line).with_context(|| format!("waiting for {name}"))? == 0 {
                 bail!("QEMU ended without {name}");
             }
-            // Noise of a serial port is no answer.
+            // Other output of the serial port is ignored.
             let message: Value = serde_json::from_str(&line).unwrap_or_default();
             if message.get("event").is_some_and(|event| event == name) {
                 return Ok(message);
@@ -44,6 +48,7 @@ impl Qmp {
         }
     }
 
+    /// Runs a command and returns its result.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments }).to_string();
         self.reader.get_mut().write_all((line + "\n").as_bytes())?;

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: the main job.
+//! `cargo xtask run`: boots the kernel on one host or on two, and checks its output.
 
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
@@ -13,54 +13,54 @@ use std::time::Duration;
 enum Host {
     /// QEMU with virtio devices
     Qemu,
-    /// KVM with Hyper-V's interface, with disks and card on VMBus by our own monitor: on this machine's KVM, or in a machine in
-    /// the machine
+    /// `paravirt-monitor` on KVM's emulation of Hyper-V, with disks and network card on VMBus; in a nested VM if this machine's KVM
+    /// lacks the emulation
     Hyperv,
-    /// Microsoft's OpenVMM, with disks and card on VMBus: the binary that OPENVMM names, on KVM as above
+    /// Microsoft's OpenVMM on KVM, with disks and network card on VMBus; OPENVMM names the binary
     Openvmm,
 }
 
 #[derive(Args)]
 pub struct Options {
-    /// The host to boot on; both vendors' one after the other, and compared, if it is not given
+    /// Host to boot on; by default QEMU and a Hyper-V host, whose outputs are compared
     #[arg(long, value_enum)]
     host: Option<Host>,
-    /// QEMU's machine type: q35, pc, microvm, or one of these with options
+    /// Machine type of QEMU: q35, pc, microvm, or one of these with options
     #[arg(long, default_value = "q35")]
     machine: String,
-    /// Memory, as QEMU takes it
+    /// Size of memory, such as 512M or 2G
     #[arg(long, default_value = "512M")]
     memory: String,
-    /// Processors
+    /// Number of processors
     #[arg(long, default_value_t = 2)]
     cpus: u16,
-    /// Queues of each device
+    /// Number of queues of each device
     #[arg(long, default_value_t = 2)]
     queues: u16,
-    /// Packed queues
+    /// Use packed virtqueues
     #[arg(long)]
     packed: bool,
-    /// A disk image (raw) to use as disk0 in place of the one that is made
+    /// Raw disk image to use as disk0 instead of a generated one
     #[arg(long, value_name = "FILE")]
     disk: Option<PathBuf>,
     /// Leave out the network card
     #[arg(long)]
     no_nic: bool,
-    /// What the kernel does, in place of reading disk0, testing disk1 and fetching a page
-    #[arg(long, value_name = "WORDS")]
+    /// Command line of the kernel, instead of reading disk0, testing disk1 and fetching a file
+    #[arg(long, value_name = "OPTIONS")]
     args: Option<String>,
-    /// A kernel ELF of one's own
+    /// Kernel to boot instead of the example kernel
     #[arg(long, value_name = "ELF")]
     kernel: Option<PathBuf>,
-    /// More words for the command line of QEMU, OpenVMM or our monitor
-    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    /// More options for the command line of QEMU, OpenVMM or paravirt-monitor
+    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     qemu: Option<String>,
-    /// Seconds after which the guest is given up
+    /// Seconds after which the guest is stopped
     #[arg(long, default_value_t = 180)]
     timeout: u64,
 }
 
-/// Where the outer machine serves files.
+/// The port at which the outer machine serves files.
 pub const NESTED_PORT: u16 = 8080;
 
 pub fn run(options: &Options) -> Result<()> {
@@ -70,16 +70,16 @@ pub fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// Boots the same kernel on either vendor's host, and compares what it says: on QEMU, and on OpenVMM where the user has one, else
-/// on KVM with Hyper-V's interface.
+/// Boots the same kernel on QEMU and on a Hyper-V host, and compares the output. The Hyper-V host is OpenVMM if `OPENVMM` is set,
+/// otherwise `paravirt-monitor` on KVM.
 fn both(options: &Options) -> Result<()> {
     let second = if std::env::var_os("OPENVMM").is_some() { Host::Openvmm } else { Host::Hyperv };
     println!("host 1: QEMU");
     let first = on(options, Host::Qemu)?;
-    println!("host 2: {}", if second == Host::Openvmm { "OpenVMM" } else { "KVM with Hyper-V's interface" });
+    println!("host 2: {}", if second == Host::Openvmm { "OpenVMM" } else { "paravirt-monitor on KVM" });
     let second = match on(options, second) {
         Err(error) if error.is::<Unavailable>() => {
-            println!("verdict: not compared, as there is no second host: {error}");
+            println!("verdict: not compared, the second host is unavailable: {error}");
             return Ok(());
         }
         other => other?,
@@ -93,18 +93,20 @@ fn both(options: &Options) -> Result<()> {
         println!("{:width$} {sign} {}", cut(left), cut(right));
     }
     match one.iter().zip(&two).find(|(left, right)| left != right) {
-        Some((left, right)) => bail!("the two differ:\n  {left}\n  {right}"),
-        None if one.len() != two.len() => bail!("one of the two says less"),
+        Some((left, right)) => bail!("the outputs differ:\n  {left}\n  {right}"),
+        None if one.len() != two.len() => {
+            bail!("one output is shorter: {} and {} lines", one.len(), two.len())
+        }
         None => println!("verdict: identical, {} lines", one.len()),
     }
     Ok(())
 }
 
-/// Boots the kernel on a host, and compares what it says with what is so.
+/// Boots the kernel on a host and checks its output.
 fn on(options: &Options, host: Host) -> Result<Transcript> {
     for file in options.disk.iter().chain(&options.kernel) {
         if !file.is_file() {
-            bail!("there is no file {}", file.display());
+            bail!("{} is not a file", file.display());
         }
     }
     let openvmm = match host {
@@ -130,7 +132,11 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     let mut props = if options.packed { ",packed=on" } else { "" }.to_string();
     let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
     if options.queues > 1 && options.queues > options.cpus * 8 {
-        bail!("{} queues for {} processors are more than QEMU takes", options.queues, options.cpus);
+        bail!(
+            "{} queues are too many for {} processors: use at most 8 per processor",
+            options.queues,
+            options.cpus
+        );
     }
     let mut machine = match host {
         Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &options.memory),
@@ -152,7 +158,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         format!("-device virtio-blk-{bus},drive=d1,serial=paravirt1{queues}{props}"),
     ];
     if is_mmio {
-        // There the device named last has the lowest address.
+        // On microvm the last device has the lowest address.
         disks.reverse();
     }
     disks.iter().for_each(|words| {
@@ -176,12 +182,12 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     Ok(transcript)
 }
 
-/// The same on our own monitor, whose disks and card are on VMBus.
+/// Boots the kernel on `paravirt-monitor` and checks its output.
 fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
     let [disk0, disk1] = disks;
-    let folder = disk0.parent().context("a disk without a folder")?;
+    let folder = disk0.parent().context("the disk image has no folder")?;
     if let Some(disk) = &options.disk {
-        // The outer machine, if there is one, sees the one folder.
+        // The outer machine, if there is one, has only this folder.
         std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
     }
     let Options { cpus, queues, .. } = options;
@@ -205,18 +211,19 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
     Ok(transcript)
 }
 
-/// MiB of a size as QEMU takes it.
+/// Converts a size in QEMU's notation to MiB.
 fn mebibytes(text: &str) -> Result<u64> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let number: u64 = number.parse().with_context(|| format!("--memory {text} is no size, such as 512M"))?;
+    let number: u64 =
+        number.parse().with_context(|| format!("--memory {text} is not a size, such as 512M or 2G"))?;
     match unit {
         "" | "M" => Ok(number),
         "G" => Ok(number << 10),
-        _ => bail!("--memory {text} is no size, such as 512M or 2G"),
+        _ => bail!("--memory {text} is not a size, such as 512M or 2G"),
     }
 }
 
-/// The same on OpenVMM, whose disks and card are on VMBus.
+/// Boots the kernel on OpenVMM and checks its output.
 fn on_openvmm(
     options: &Options,
     binary: &Path,
@@ -225,13 +232,13 @@ fn on_openvmm(
     disks: [&PathBuf; 2],
 ) -> Result<Transcript> {
     let [disk0, disk1] = disks;
-    let folder = disk0.parent().context("a disk without a folder")?;
+    let folder = disk0.parent().context("the disk image has no folder")?;
     let is_nested = machine.nest.is_some();
-    // A page is served where the guest looks for it, which takes an address of its own on the outer machine.
+    // The outer machine serves files at the gateway's address, which is added to its loopback interface.
     let has_page = is_nested && !options.no_nic;
     if is_nested {
         let (gateway, port, tree) = (openvmm::GATEWAY, NESTED_PORT, tree.display());
-        // Without a name server, its network does not start.
+        // OpenVMM's network does not start without a name server.
         let name_server = "mkdir -p /etc; echo nameserver 127.0.0.1 > /etc/resolv.conf";
         let page = format!("ip addr add {gateway}/32 dev lo; httpd -p {gateway}:{port} -h '{tree}'");
         machine.prepare = format!("{name_server}; {page}");
@@ -260,11 +267,13 @@ fn on_openvmm(
     Ok(transcript)
 }
 
-/// Compares what the kernel said with what is so.
+/// Checks the kernel's exit code, its output, and what it wrote to disk1.
 fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, disk1: &Path) -> Result<()> {
-    let code = transcript.exit.with_context(|| "the kernel did not get to its end")?;
+    let code = transcript.exit.with_context(
+        || "the kernel did not print its exit code, or the monitor's exit code contradicts it",
+    )?;
     if code != 0 {
-        bail!("the kernel ended with {code}");
+        bail!("the kernel's exit code is {code}");
     }
     if options.args.is_none() {
         let mut expected = if options.disk.is_none() { image::expected_files(tree)? } else { vec![] };
@@ -279,23 +288,20 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
         }
         for line in &expected {
             if !transcript.lines.contains(line) {
-                bail!("the kernel did not say: {line}");
+                bail!("missing in the kernel's output: {line}");
             }
         }
         if host == Host::Hyperv {
             for text in ["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"] {
                 if !transcript.text().contains(text) {
-                    bail!("the kernel did not say `{text}`");
+                    bail!("missing in the kernel's output: {text}");
                 }
             }
         }
         image::check_pattern(disk1, 16 << 20)?;
-        println!(
-            "verdict: {} lines are as the host knows them, and disk1 holds what the guest wrote",
-            expected.len()
-        );
+        println!("verdict: {} lines are as expected, and disk1 has the test's pattern", expected.len());
     } else {
-        println!("verdict: the kernel ended with success");
+        println!("verdict: the kernel's exit code is 0");
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Directories that go when they are dropped.
+//! Temporary directories, removed when they are dropped.
 //!
-//! The usual crate for that brings the standard library to a crate that the kernel, built in the same workspace, has without.
+//! Crate `tempfile` is not used: it would enable the standard library in a dependency of the kernel, which is in the same workspace.
 
 use anyhow::{Context, Result};
 use std::io::ErrorKind;
@@ -9,19 +9,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// A temporary directory.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty directory of its own.
+    /// Creates an empty directory.
     pub fn new() -> Result<Self> {
         loop {
             let name = format!("paravirt-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let path = std::env::temp_dir().join(name);
             match std::fs::create_dir(&path) {
                 Ok(()) => return Ok(Self(path)),
-                // Of a run of before that was killed.
+                // Left by an earlier run that was killed.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
+                Err(error) => return Err(error).with_context(|| format!("cannot create {}", path.display())),
             }
         }
     }

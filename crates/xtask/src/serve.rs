@@ -1,4 +1,4 @@
-//! The HTTP server that the guest fetches from.
+//! The HTTP server from which the guest fetches files.
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -13,12 +13,12 @@ pub struct Options {
     /// Address and port to listen on
     #[arg(long)]
     bind: String,
-    /// The directory
+    /// Folder to serve
     #[arg(long)]
     folder: PathBuf,
 }
 
-/// A server in a thread of its own; it ends when it is dropped.
+/// A server that runs in a thread; it stops when it is dropped.
 pub struct Serving {
     server: Arc<Server>,
     thread: Option<JoinHandle<()>>,
@@ -29,6 +29,7 @@ fn listen(bind: &str) -> Result<Server> {
     Server::http(bind).map_err(|error| anyhow!("cannot listen on {bind}: {error}"))
 }
 
+/// Answers requests until the server is stopped.
 fn answer(server: &Server, folder: &Path) {
     for request in server.incoming_requests() {
         let name = request.url().trim_start_matches('/').to_string();
@@ -38,7 +39,7 @@ fn answer(server: &Server, folder: &Path) {
             Some(file) => request.respond(Response::from_file(file)),
             None => request.respond(Response::from_string("not found\n").with_status_code(404)),
         };
-        // The guest went away: its own output says why.
+        // An error means that the guest closed the connection; its output tells why.
         drop(result);
     }
 }
@@ -61,10 +62,10 @@ impl Drop for Serving {
     }
 }
 
-/// Serves until it is ended from outside.
+/// Serves until the process is killed.
 pub fn serve_forever(options: &Options) -> Result<()> {
     let server = listen(&options.bind)?;
-    // Whoever started this waits for the word.
+    // The parent process waits for this line.
     println!("listening");
     answer(&server, &options.folder);
     Ok(())

@@ -1,4 +1,4 @@
-//! The kernel on a tap back end, with checksum and segmentation offload, in a network namespace of the test's own.
+//! The kernel on a tap back end, with checksum and segmentation offload, in a separate network namespace.
 
 use crate::guest::Machine;
 use crate::{image, tools};
@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// A network namespace with an HTTP server; both are removed when this is dropped.
 struct Namespace {
     name: String,
     server: Option<Child>,
@@ -22,7 +23,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Why it cannot be done here, if it cannot.
+/// Returns why the case cannot run on this machine, if it cannot.
 pub fn obstacle() -> Option<String> {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.starts_with(b"0"));
     if !is_root {
@@ -35,11 +36,12 @@ pub fn obstacle() -> Option<String> {
     let made = Command::new("ip").args(["netns", "add", &probe]).stderr(Stdio::null()).status();
     let _ = Command::new("ip").args(["netns", "delete", &probe]).stderr(Stdio::null()).status();
     if !made.is_ok_and(|status| status.success()) {
-        return Some("`ip netns add` is not allowed here: run where it is".into());
+        return Some("`ip netns add` is not permitted: run outside of a restricted container".into());
     }
-    (!Path::new("/dev/net/tun").exists()).then(|| "there is no /dev/net/tun: load the module tun".into())
+    (!Path::new("/dev/net/tun").exists()).then(|| "/dev/net/tun is missing: load the module tun".into())
 }
 
+/// Runs the case.
 pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     let mut space = Namespace { name: format!("paravirt-{}", std::process::id()), server: None };
     let ip = |words: &str| tools::run(Command::new("ip").args(words.split_whitespace()));
@@ -50,7 +52,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     inside("tuntap add tap0 mode tap vnet_hdr multi_queue")?;
     inside("addr add 10.0.2.2/24 dev tap0")?;
     inside("link set tap0 up")?;
-    // By process and not by path: a build during the tests may have replaced the file.
+    // By process id instead of path: a build during the tests may have replaced the file.
     let own = format!("/proc/{}/exe", std::process::id());
     let mut serve = Command::new("ip")
         .args(["netns", "exec", &name])
@@ -70,15 +72,19 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     machine.add("-netdev tap,id=n0,ifname=tap0,queues=2,script=no,downscript=no -device virtio-net-pci,netdev=n0,mq=on,vectors=6");
     machine.command_line = "list ip=10.0.2.15/24 gw=10.0.2.2 ping http=http://10.0.2.2:8000/large.bin".into();
     let transcript = machine.run(|_| ())?;
-    let said = transcript.text();
-    ensure!(transcript.exit == Some(0), "the kernel ended with {:?}:\n{said}", transcript.exit);
-    let list = transcript.lines.iter().find(|line| line.starts_with("device=net0")).context("no card")?;
+    let output = transcript.text();
+    ensure!(transcript.exit == Some(0), "the kernel's exit code is {:?}:\n{output}", transcript.exit);
+    let list = transcript
+        .lines
+        .iter()
+        .find(|line| line.starts_with("device=net0"))
+        .context("the kernel found no network card")?;
     for offload in ["TX_CHECKSUM", "TX_TCP4", "RX_CHECKSUM", "RX_TCP4"] {
         ensure!(list.contains(offload), "the tap back end does not offer {offload}: {list}");
     }
-    ensure!(list.contains(" queues=2 "), "the card has not two pairs of queues: {list}");
+    ensure!(list.contains(" queues=2 "), "the network card does not have two queue pairs: {list}");
     let body = std::fs::read(tree.join("large.bin"))?;
     let line = format!("same http=/large.bin status=200 size={} sha256={}", body.len(), image::sha256(&body));
-    ensure!(transcript.lines.contains(&line), "the kernel did not say: {line}\n{said}");
+    ensure!(transcript.lines.contains(&line), "missing in the kernel's output: {line}\n{output}");
     Ok(())
 }

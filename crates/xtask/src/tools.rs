@@ -1,4 +1,4 @@
-//! The programs that the commands need: found, or installed where that is allowed, or named in one sentence.
+//! The programs that the commands need: they are found, or installed if that is permitted; otherwise an error names the package.
 
 use crate::scratch::Scratch;
 use anyhow::{Context, Result, bail};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Whether `program` can be started.
+/// Returns whether `program` is installed.
 pub fn has(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
@@ -17,18 +17,18 @@ pub fn has(program: &str) -> bool {
         .any(|dir| dir.join(program).is_file())
 }
 
-/// The project's root.
+/// Returns the root of the workspace.
 pub fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).map(PathBuf::from).unwrap_or(here)
 }
 
-/// Cargo's target directory.
+/// Returns cargo's target directory.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Runs a command to its end, its output passed on.
+/// Runs a command and waits for it; its output is not captured. An error if it fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let name = format!("{command:?}").replace('"', "");
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start: {name}"))?;
@@ -38,7 +38,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// `cargo`, in the project's root.
+/// Returns a command that runs cargo in the root of the workspace.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.args(arguments).current_dir(root());
@@ -51,14 +51,14 @@ pub fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// `source` as rustfmt writes it.
+/// Formats `source` with rustfmt.
 pub fn rustfmt(source: &str) -> Result<String> {
     let config = root().join("rustfmt.toml");
     let mut command = Command::new("rustfmt");
     command.args(["--edition", "2024", "--config-path"]).arg(config);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start rustfmt")?;
-    let mut stdin = child.stdin.take().context("rustfmt takes no input")?;
+    let mut stdin = child.stdin.take().context("rustfmt has no standard input")?;
     stdin.write_all(source.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
@@ -68,23 +68,23 @@ pub fn rustfmt(source: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Copies a program to `folder`, and the libraries that it needs to `lib` in it.
+/// Copies a program to `folder`, and its libraries to subfolder `lib`.
 pub fn copy_program(program: &Path, folder: &Path) -> Result<()> {
-    let beside = folder.join("lib");
-    fs::create_dir_all(&beside)?;
+    let lib = folder.join("lib");
+    fs::create_dir_all(&lib)?;
     for library in libraries(program)? {
-        let name = library.file_name().context("a library without a name")?;
-        // The loader itself is where the binary says.
+        let name = library.file_name().context("a library has no file name")?;
+        // The dynamic loader is found by its absolute path.
         if !name.to_string_lossy().starts_with("ld-linux") {
-            fs::copy(&library, beside.join(name))?;
+            fs::copy(&library, lib.join(name))?;
         }
     }
-    let name = program.file_name().context("a program without a name")?;
+    let name = program.file_name().context("the program has no file name")?;
     fs::copy(program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
     Ok(())
 }
 
-/// Whether packages can be installed here: Debian's tools, and the right to use them.
+/// Returns the command prefix for installing packages; `None` without apt-get, or without root or sudo.
 fn installer() -> Option<Vec<&'static str>> {
     if !has("apt-get") {
         return None;
@@ -92,14 +92,14 @@ fn installer() -> Option<Vec<&'static str>> {
     if output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0") {
         return Some(vec![]);
     }
-    // sudo drops the environment.
+    // sudo clears the environment.
     output(Command::new("sudo").args(["-n", "true"])).map(|_| vec!["sudo", "-n", "env", NONINTERACTIVE])
 }
 
 const NONINTERACTIVE: &str = "DEBIAN_FRONTEND=noninteractive";
 
 fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
-    // A fresh machine may be at its own upgrades.
+    // A new machine may be running unattended upgrades, which hold the lock.
     let fixed = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"];
     let words: Vec<&str> = prefix.iter().copied().chain(fixed).chain(arguments.iter().copied()).collect();
     let mut command = Command::new(words[0]);
@@ -108,16 +108,16 @@ fn apt(prefix: &[&str], arguments: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
-/// Installs `packages`, from the suite given where there is one.
+/// Installs `packages`, from `suite` if it is given.
 fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
-    // Cases of tests run side by side, apt does not.
+    // Test cases run in parallel, but apt cannot.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let hint = match suite {
         Some(suite) => format!("apt-get install -t {suite} {}", packages.join(" ")),
         None => format!("apt-get install {}", packages.join(" ")),
     };
-    let Some(prefix) = installer() else { bail!("{} needed: run `{hint}` as root", packages.join(", ")) };
+    let Some(prefix) = installer() else { bail!("missing packages: run `{hint}` as root") };
     println!("installing {}", packages.join(", "));
     apt(&prefix, &["update"])?;
     let from = suite.map(|suite| ["-t", suite]);
@@ -127,7 +127,7 @@ fn install(packages: &[&str], suite: Option<&str>) -> Result<()> {
     apt(&prefix, &arguments).with_context(|| format!("`{hint}` failed"))
 }
 
-/// Makes sure that `program` is there, from the Debian package given.
+/// Installs Debian package `package` if `program` is missing.
 pub fn need(program: &str, package: &str) -> Result<()> {
     if !has(program) {
         install(&[package], None)?;
@@ -135,8 +135,7 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes sure that programs and files are there, each from the Debian package beside it; what is missing is installed, or named,
-/// at one go.
+/// Installs the Debian packages of all missing programs and files in one step. Each element names a program or file and its package.
 pub fn need_all(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<()> {
     let missing = || {
         let programs = programs.iter().filter(|(program, _)| !has(program));
@@ -148,24 +147,24 @@ pub fn need_all(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<()>
         install(&packages, None)?;
     }
     match missing().first() {
-        Some((wanted, package)) => bail!("{wanted} is needed, and {package} does not have it"),
+        Some((wanted, package)) => bail!("{wanted} is missing although package {package} is installed"),
         None => Ok(()),
     }
 }
 
-/// The packages that apt knows whose names begin with `prefix`.
+/// Returns the packages known to apt whose names begin with `prefix`.
 pub fn package_names(prefix: &str) -> Vec<String> {
     let text = output(Command::new("apt-cache").args(["pkgnames", prefix])).unwrap_or_default();
     text.lines().map(String::from).collect()
 }
 
-/// The numbers in a name, in their order: to sort versions by.
+/// Returns the numbers in a name, in order, as a key for sorting versions.
 pub fn numbers(name: &str) -> Vec<u32> {
     let parts = name.split(|c: char| !c.is_ascii_digit());
     parts.filter_map(|part| part.parse().ok()).collect()
 }
 
-/// Installs the newest of the packages whose names are `prefix` and a number.
+/// Installs the package with the highest number among those named `prefix` and a number.
 pub fn install_newest(prefix: &str) -> Result<()> {
     let newest = || {
         let mut names = package_names(prefix);
@@ -176,48 +175,51 @@ pub fn install_newest(prefix: &str) -> Result<()> {
         Some(package) => package,
         None => {
             update()?;
-            newest()
-                .with_context(|| format!("{prefix} and a version is needed, and apt knows no such package"))?
+            newest().with_context(|| {
+                format!("apt has no package {prefix}VERSION: add Debian's main archive to its sources")
+            })?
         }
     };
     install(&[&package], None)
 }
 
-/// Has apt look what packages there are.
+/// Updates apt's package lists.
 pub fn update() -> Result<()> {
-    let Some(prefix) = installer() else { bail!("package lists are needed: run `apt-get update` as root") };
+    let Some(prefix) = installer() else {
+        bail!("apt's package lists are missing: run `apt-get update` as root")
+    };
     apt(&prefix, &["update"])
 }
 
-/// Where `program` is.
+/// Returns the path of `program`, without symbolic links.
 pub fn path(program: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&paths).map(|dir| dir.join(program)).find(|path| path.is_file())?;
     fs::canonicalize(found).ok()
 }
 
-/// What `program` makes of `input`, as far as it got: a stream may be followed by something else.
+/// Returns the output of `program` for `input`. The exit code is ignored: data that is not part of the stream may follow it.
 pub fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
-    let mut stdin = child.stdin.take().with_context(|| format!("{program} takes no input"))?;
+    let mut stdin = child.stdin.take().with_context(|| format!("{program} has no standard input"))?;
     std::thread::scope(|scope| {
-        // It ends before it has read all, where something follows.
+        // The write fails if the program exits before it has read all of the input.
         scope.spawn(move || stdin.write_all(input));
         Ok(child.wait_with_output()?.stdout)
     })
 }
 
-/// Whether `program`, given `input`, ends with success in time.
-pub fn answers(program: &str, words: &str, input: &str, at_most: Duration) -> bool {
+/// Returns whether `program`, given `input`, succeeds within `timeout`.
+pub fn succeeds(program: &str, words: &str, input: &str, timeout: Duration) -> bool {
     let mut command = Command::new(program);
     command.args(words.split_whitespace()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut child) = command.spawn() else { return false };
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(input.as_bytes());
     }
-    let end = Instant::now() + at_most;
+    let end = Instant::now() + timeout;
     while Instant::now() < end {
         match child.try_wait() {
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
@@ -230,10 +232,10 @@ pub fn answers(program: &str, words: &str, input: &str, at_most: Duration) -> bo
     false
 }
 
-/// The libraries that `program` loads.
+/// Returns the shared libraries that `program` loads.
 pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let text = output(Command::new("ldd").arg(program))
-        .with_context(|| format!("ldd does not know the libraries of {}", program.display()))?;
+        .with_context(|| format!("ldd cannot list the libraries of {}", program.display()))?;
     let words = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut found: Vec<PathBuf> = words.map(PathBuf::from).collect();
     found.sort();
@@ -241,18 +243,19 @@ pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether QEMU has `device`.
+/// Returns whether QEMU has `device`.
 pub fn has_device(device: &str) -> bool {
     output(Command::new("qemu-system-x86_64").args(["-device", &format!("{device},help")])).is_some()
 }
 
-/// Major version of the QEMU that is installed.
+/// Returns the major version of the installed QEMU.
 pub fn qemu_version() -> Option<u32> {
     let text = output(Command::new("qemu-system-x86_64").arg("--version"))?;
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
 }
 
-/// Makes sure that there is a QEMU. On Debian 12, whose own lacks features that are tested, the one of its backports.
+/// Installs QEMU if there is none. On Debian 12 it is installed from the backports: the version in the main archive lacks features
+/// that are tested.
 pub fn need_qemu() -> Result<()> {
     if qemu_version().is_some_and(|version| version >= 8) {
         return Ok(());
@@ -269,7 +272,7 @@ pub fn need_qemu() -> Result<()> {
     Ok(())
 }
 
-/// Adds Debian 12's backports: the system's own sources under another name, with the suite's name changed.
+/// Adds Debian 12's backports to apt's sources: a copy of the system's source with the suite's name changed.
 fn add_backports(prefix: &[&str]) -> Result<()> {
     const FOLDER: &str = "/etc/apt/sources.list.d";
     let new = format!("{FOLDER}/debian-backports.sources");
@@ -308,7 +311,7 @@ fn add_backports(prefix: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
-/// Whether QEMU's `device` has the property.
+/// Returns whether QEMU's `device` has the property.
 pub fn has_property(device: &str, property: &str) -> bool {
     output(Command::new("qemu-system-x86_64").args(["-device", &format!("{device},help")]))
         .is_some_and(|text| text.lines().any(|line| line.trim_start().starts_with(&format!("{property}="))))

@@ -1,4 +1,4 @@
-//! Output: the serial port, a line at a time.
+//! Output to the first serial port (COM1), one line at a time.
 
 use core::fmt::{self, Write};
 use spin::Mutex;
@@ -14,10 +14,10 @@ struct Serial;
 
 impl Serial {
     fn byte(&mut self, byte: u8) {
-        // SAFETY: the ports are those of the first serial port, or nobody's.
+        // SAFETY: the ports belong to the first serial port or to no device.
         unsafe {
             let mut status = Port::<u8>::new(LINE_STATUS);
-            // A port that nobody answers on reads as all ones.
+            // Bounded, in case the transmitter is stuck. Without a serial port the register reads as all ones.
             for _ in 0..100_000 {
                 if status.read() & TRANSMITTER_EMPTY != 0 {
                     break;
@@ -40,7 +40,7 @@ impl Write for Serial {
     }
 }
 
-/// Switches the port on: 8 data bits, FIFO; the rate is the emulation's.
+/// Sets the port up (8 data bits, FIFO on; the baud rate does not matter to an emulated port) and installs the logger.
 pub fn init() {
     for (offset, value) in [(1u16, 0u8), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
         // SAFETY: as in `byte`.
@@ -49,7 +49,7 @@ pub fn init() {
     let _ = log::set_logger(&Log).map(|()| log::set_max_level(log::LevelFilter::Info));
 }
 
-/// Writes a line; several processors may at once.
+/// Writes a line. Several processors may call this at once: the port is locked, with interrupts disabled.
 pub fn line(text: fmt::Arguments<'_>) {
     interrupts::without_interrupts(|| {
         let mut out = OUT.lock();
@@ -58,15 +58,15 @@ pub fn line(text: fmt::Arguments<'_>) {
     });
 }
 
-/// Writes a line even if the port was locked when the kernel failed.
+/// Writes a line without taking the lock, which the code that panicked may hold.
 pub fn last_line(text: fmt::Arguments<'_>) {
     let _ = Serial.write_fmt(text);
     let _ = Serial.write_str("\n");
 }
 
-/// Prints a line of `key=value` words.
+/// Prints a line of `key=value` pairs.
 #[macro_export]
-macro_rules! say {
+macro_rules! println {
     ($($t:tt)*) => { $crate::console::line(format_args!($($t)*)) };
 }
 
@@ -77,7 +77,7 @@ impl log::Log for Log {
         true
     }
     fn log(&self, record: &log::Record<'_>) {
-        say!("log={} text=\"{}\"", record.level(), record.args());
+        println!("log={} text=\"{}\"", record.level(), record.args());
     }
     fn flush(&self) {}
 }

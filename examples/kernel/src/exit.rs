@@ -1,43 +1,44 @@
-//! The end: the verdict, and three ways to switch the machine off.
+//! Exit: prints the exit code and powers the machine off; the panic handler.
 
-use crate::{arch::acpi, say};
+use crate::{arch::acpi, println};
 use core::sync::atomic::{AtomicBool, Ordering};
 use x86_64::instructions::{hlt, interrupts, port::Port};
 
-/// QEMU's isa-debug-exit; harmless elsewhere.
+/// The port of QEMU's isa-debug-exit; writes to it have no effect elsewhere.
 const DEBUG_EXIT: u16 = 0xf4;
 
-/// Whether a reset is an end, too: of a machine that was made for this kernel, but not of one that boots from a disk.
-pub static RESET_ENDS: AtomicBool = AtomicBool::new(true);
+/// Whether to cause a triple fault if ACPI cannot power the machine off. False for a machine that boots from a disk, which would
+/// boot again.
+pub static TRIPLE_FAULT_ON_EXIT: AtomicBool = AtomicBool::new(true);
 
-/// Says how it went and switches the machine off. `code` is 0 for success.
+/// Prints `code`, 0 for success, and powers the machine off.
 pub fn exit(code: u8) -> ! {
-    say!("same exit={code}");
-    say!("exit={code}");
-    // SAFETY: the port is QEMU's isa-debug-exit or nobody's.
+    println!("same exit={code}");
+    println!("exit={code}");
+    // SAFETY: the port belongs to QEMU's isa-debug-exit or to no device.
     unsafe { Port::<u8>::new(DEBUG_EXIT).write(code) }
     interrupts::disable();
-    off()
+    power_off()
 }
 
-fn off() -> ! {
+fn power_off() -> ! {
     acpi::power_off();
-    match RESET_ENDS.load(Ordering::Relaxed) {
+    match TRIPLE_FAULT_ON_EXIT.load(Ordering::Relaxed) {
         true => triple_fault(),
         false => stop(),
     }
 }
 
-/// Resets the machine by an undeliverable exception (triple fault).
+/// Resets the machine by a triple fault: an exception with an empty interrupt descriptor table.
 fn triple_fault() -> ! {
     let empty = x86_64::structures::DescriptorTablePointer { limit: 0, base: x86_64::VirtAddr::zero() };
-    // SAFETY: nothing is to be continued.
+    // SAFETY: the machine is reset; no interrupt has to be handled any more.
     unsafe { x86_64::instructions::tables::lidt(&empty) }
     x86_64::instructions::interrupts::int3();
     stop()
 }
 
-/// Halts for good.
+/// Halts this processor for good, with interrupts disabled.
 pub fn stop() -> ! {
     loop {
         interrupts::disable();
@@ -45,9 +46,9 @@ pub fn stop() -> ! {
     }
 }
 
-/// What tells the host of a crash.
+/// Reports a panic to the host; set once, if the host accepts crash reports.
 pub static CRASH: spin::Once<paravirt::CrashReporter<crate::platform::Machine>> = spin::Once::new();
-/// The first of the values that a crash is reported with: "paravirt" in ASCII.
+/// The first of the five values of a crash report: "paravirt" in ASCII.
 const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
 
 #[panic_handler]
@@ -71,5 +72,5 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     crate::console::last_line(format_args!("exit=101"));
     // SAFETY: as in `exit`.
     unsafe { Port::<u8>::new(DEBUG_EXIT).write(101) }
-    off()
+    power_off()
 }

@@ -1,7 +1,7 @@
-//! A kernel that finds its disks and network cards through paravirt, and does real work with them.
+//! An example kernel that finds disks and network cards through `paravirt` and uses them.
 //!
-//! It names no vendor: what the host is decides `paravirt::probe`, and everything else works with the traits of
-//! `paravirt-device`. What it does is chosen on the command line; see the project's README.
+//! `paravirt::probe` detects the host; all other code uses the traits of `paravirt-device` and does not depend on the host. The
+//! command line selects what the kernel does; `README.md` lists the options.
 #![no_std]
 #![no_main]
 
@@ -23,31 +23,31 @@ use work::options::Options;
 
 static mut FIRST: PerProcessor = PerProcessor::new();
 
-/// From the entry code to the end.
+/// Runs the kernel; called by the entry code with what the boot loader reported.
 fn main(info: BootInfo) -> ! {
     console::init();
-    // A boot loader leaves the cursor, and perhaps words for a terminal, anywhere in a line.
+    // A boot loader may leave the cursor, and terminal escape sequences, in the middle of a line.
     if info.protocol == Protocol::Multiboot2 {
-        exit::RESET_ENDS.store(false, core::sync::atomic::Ordering::Relaxed);
-        say!("");
+        exit::TRIPLE_FAULT_ON_EXIT.store(false, core::sync::atomic::Ordering::Relaxed);
+        println!("");
     }
     let first = &raw mut FIRST;
-    // SAFETY: the first processor comes here once.
+    // SAFETY: only the first processor runs this, and only once.
     unsafe { (*first).install() }
     let ram = memory::init(&info);
     let rsdp = arch::acpi::init(info.rsdp);
     let (clock, hz) = arch::time::init();
-    // Ahead of the local APIC: what the PIC has pending would come from nowhere once its pin is masked.
+    // Before the local APIC is enabled: an interrupt that is pending in the PIC would be spurious once LINT0 is masked.
     mask_pic();
     if arch::apic::init().is_err() {
-        log::error!("the local APIC cannot be reached");
+        log::error!("cannot map the registers of the local APIC");
         exit::exit(1);
     }
     arch::apic::calibrate();
     let options = match Options::parse(info.command_line()) {
         Ok(options) => options,
         Err(error) => {
-            say!("error=\"{error}\"");
+            println!("error=\"{error}\"");
             exit::exit(2);
         }
     };
@@ -61,9 +61,11 @@ fn main(info: BootInfo) -> ! {
     };
     let apic = if arch::apic::is_x2apic() { "x2apic" } else { "xapic" };
     let processors = arch::smp::count();
-    say!("kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}");
+    println!(
+        "kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}"
+    );
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
-        say!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
+        println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
     let mut devices = Devices::find(rsdp, info.command_line(), &options);
     if let Some(reporter) = devices.services.crash_reporter() {
@@ -75,23 +77,24 @@ fn main(info: BootInfo) -> ! {
     let code = match work::run(&mut devices, &options) {
         Ok(()) => 0,
         Err(error) => {
-            say!("error=\"{error}\"");
+            println!("error=\"{error}\"");
             1
         }
     };
     if let Err(fault) = devices.services.leave() {
-        say!("error=\"the host does not let go: {fault}\"");
+        println!("error=\"cannot disconnect from the host: {fault}\"");
     }
     drop(devices);
     exit::exit(code)
 }
 
-/// Lets the devices go and finds them again, so many times; says whether what is found and what memory is left stay the same.
+/// Closes all devices and buses and probes again, `times` times. Prints how many rounds found another number of devices, and how
+/// many pages of memory were lost.
 fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> Devices {
     let (expected, mut before) = (devices.count(), 0);
     let mut different = 0;
     for time in 0..times {
-        // What the first one leaves for the panic handler stays.
+        // The first round's crash reporter is kept for the panic handler: memory is compared from the second round on.
         if time == 1 {
             before = memory::statistics().1;
         }
@@ -101,14 +104,14 @@ fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> De
         different += u32::from(left.is_err() || devices.count() != expected);
     }
     let lost = before.saturating_sub(memory::statistics().1);
-    say!("reconnect={times} devices={expected} different={different} lost_pages={lost}");
+    println!("reconnect={times} devices={expected} different={different} lost_pages={lost}");
     devices
 }
 
-/// Masks the PICs, where there are any: interrupts come through the APICs.
+/// Masks all pins of the PICs, if there are any: interrupts are delivered through the APICs.
 fn mask_pic() {
     for port in [0x21, 0xa1] {
-        // SAFETY: the ports are the PICs' or nobody's.
+        // SAFETY: the ports belong to the PICs or to no device.
         unsafe { x86_64::instructions::port::Port::<u8>::new(port).write(0xff) }
     }
 }

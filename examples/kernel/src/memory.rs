@@ -1,4 +1,4 @@
-//! Physical memory: which pages are free, the heap, and the mappings.
+//! Physical memory: the allocator of pages, the heap, and the page tables.
 
 use crate::boot::{self, BootInfo};
 use core::num::NonZeroUsize;
@@ -11,18 +11,19 @@ use x86_64::instructions::interrupts;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const LARGE: u64 = 2 << 20;
-/// Pages are given out below this; it is enough for the work of this kernel, and for memory that a host adds far up.
+/// Only pages below this address are allocated, 64 GiB: enough for this kernel, and for memory that a host hot-adds.
 const REACH: u64 = 64 << 30;
 const FRAMES: usize = (REACH / PAGE) as usize;
-/// What is below belongs to firmware, and to the trampoline.
+/// Pages below this address are not allocated: firmware and the trampoline use them.
 const FLOOR: u64 = 1 << 20;
 const MAX_HEAP: usize = 64 << 20;
 
-/// A bit for each page below [`REACH`]: set where it is RAM that nobody uses.
+/// A bitmap with a bit for each page below [`REACH`]: set if the page is free RAM.
 struct Frames {
     free: [u64; FRAMES / 64],
+    /// Where the next search begins.
     next: usize,
-    /// Behind the last that was ever free.
+    /// One past the last frame that was ever free.
     end: usize,
 }
 
@@ -43,7 +44,7 @@ impl Frames {
         frames.for_each(|frame| self.free[frame / 64] |= 1 << (frame % 64));
     }
 
-    /// The first of `count` contiguous free frames at a multiple of `align`, from `from` on.
+    /// Returns the first of `count` contiguous free frames whose number is at least `from` and a multiple of `align`.
     fn find(&self, count: usize, align: usize, from: usize) -> Option<usize> {
         let mut start = from.next_multiple_of(align);
         while start + count <= self.end {
@@ -71,15 +72,15 @@ impl Frames {
     }
 }
 
-/// The heap, locked with interrupts off: handlers do not allocate, but they may interrupt who does.
+/// The heap. It is locked with interrupts disabled: handlers do not allocate, but they would run with the lock held.
 struct KernelHeap(Mutex<Heap>);
 
 #[global_allocator]
 static HEAP: KernelHeap = KernelHeap(Mutex::new(Heap::empty()));
-/// How often the heap was asked for memory: the data path asks never.
+/// How many heap allocations were made: the data path makes none.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: the heap hands out disjoint memory of the layout asked for.
+// SAFETY: the heap returns disjoint memory of the requested layout.
 unsafe impl core::alloc::GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -96,13 +97,12 @@ unsafe impl core::alloc::GlobalAlloc for KernelHeap {
     }
 }
 
-/// How often the heap was asked for memory so far.
+/// Returns how many heap allocations were made so far.
 pub fn allocations() -> u64 {
     ALLOCATIONS.load(Ordering::Relaxed)
 }
 
-/// Takes over the memory map, makes page tables of the kernel's own, and gives a part of the memory to the heap. Returns
-/// the RAM found, in bytes.
+/// Reads the memory map, sets up the page tables and the heap, and returns the size of RAM in bytes.
 pub fn init(info: &BootInfo) -> u64 {
     let mut total = 0;
     {
@@ -121,10 +121,10 @@ pub fn init(info: &BootInfo) -> u64 {
     PAGES.store(total / PAGE, Ordering::Relaxed);
     paging::init(info);
     let mut len = MAX_HEAP.min((total / 4) as usize) & !(PAGE_SIZE - 1);
-    // The largest contiguous piece that there is, halving.
+    // Halved until that much contiguous memory is free.
     while len >= 1 << 20 {
         if let Some(at) = FRAMES_FREE.lock().take(len / PAGE_SIZE, 1) {
-            // SAFETY: the memory is the heap's alone, mapped, and never freed.
+            // SAFETY: the memory is mapped, used by the heap only, and never freed.
             unsafe { HEAP.0.lock().init(at as *mut u8, len) }
             break;
         }
@@ -133,18 +133,20 @@ pub fn init(info: &BootInfo) -> u64 {
     total
 }
 
-/// Zeroed, contiguous pages.
+/// Allocates contiguous pages and zeroes them.
 pub fn alloc(pages: NonZeroUsize) -> Result<RawDma, AllocError> {
     let at = interrupts::without_interrupts(|| FRAMES_FREE.lock().take(pages.get(), 1)).ok_or(AllocError)?;
     let cpu = NonNull::new(at as *mut u8).ok_or(AllocError)?;
-    // SAFETY: the pages are RAM, mapped one to one, and nobody else's.
+    // SAFETY: the pages are RAM, mapped one to one, and were just allocated to the caller.
     unsafe { cpu.write_bytes(0, pages.get() * PAGE_SIZE) }
     Ok(RawDma { cpu, bus: BusAddr(at), pages })
 }
 
+/// Frees pages.
+///
 /// # Safety
 ///
-/// The pages came from [`alloc`] and are used by nobody.
+/// The pages came from [`alloc`] and nothing uses them any more.
 pub unsafe fn free(region: RawDma) {
     let first = (region.bus.0 / PAGE) as usize;
     interrupts::without_interrupts(|| {
@@ -152,34 +154,34 @@ pub unsafe fn free(region: RawDma) {
     });
 }
 
-/// What the kernel keeps for itself when it spares memory: 16 MiB.
+/// Pages that a balloon may not take: 16 MiB stay with the kernel.
 const RESERVE: usize = (16 << 20) / PAGE_SIZE;
-/// Pages of RAM, and how many of them are free.
+/// Pages of RAM in total.
 static PAGES: AtomicU64 = AtomicU64::new(0);
-/// Pages that a balloon has.
-static SPARED: AtomicU64 = AtomicU64::new(0);
+/// Pages in balloons.
+static BALLOONED: AtomicU64 = AtomicU64::new(0);
 
-/// Pages that a balloon has.
-pub fn spared() -> u64 {
-    SPARED.load(Ordering::Relaxed)
+/// Returns how many pages are in balloons.
+pub fn ballooned() -> u64 {
+    BALLOONED.load(Ordering::Relaxed)
 }
 
-/// Pages in all and pages that are free.
+/// Returns how many pages of RAM there are in total, and how many of them are free.
 pub fn statistics() -> (u64, u64) {
     let free = interrupts::without_interrupts(|| FRAMES_FREE.lock().count());
     (PAGES.load(Ordering::Relaxed), free as u64)
 }
 
-/// Gives up a run of at most `most` pages: the first one's frame number, and how many.
-pub fn spare(most: u64) -> Option<(u64, u64)> {
+/// Allocates a range of at most `max` pages for a balloon; returns its first frame number and its length in pages.
+pub fn take_for_balloon(max: u64) -> Option<(u64, u64)> {
     interrupts::without_interrupts(|| {
         let mut frames = FRAMES_FREE.lock();
         let room = frames.count().checked_sub(RESERVE)?;
-        let mut count = room.min(usize::try_from(most).unwrap_or(usize::MAX));
-        // The largest run that there is, halving.
+        let mut count = room.min(usize::try_from(max).unwrap_or(usize::MAX));
+        // Halved until a range of that length is free.
         while count > 0 {
             if let Some(at) = frames.take(count, 1) {
-                SPARED.fetch_add(count as u64, Ordering::Relaxed);
+                BALLOONED.fetch_add(count as u64, Ordering::Relaxed);
                 return Some((at / PAGE, count as u64));
             }
             count /= 2;
@@ -188,9 +190,9 @@ pub fn spare(most: u64) -> Option<(u64, u64)> {
     })
 }
 
-/// Takes back pages that were spared.
-pub fn give_back(first: u64, count: u64) {
-    SPARED.fetch_sub(count, Ordering::Relaxed);
+/// Frees pages that a balloon returned.
+pub fn return_from_balloon(first: u64, count: u64) {
+    BALLOONED.fetch_sub(count, Ordering::Relaxed);
     free_frames(first, count);
 }
 
@@ -200,8 +202,8 @@ fn free_frames(first: u64, count: u64) {
     });
 }
 
-/// Takes new memory into use, as far as it is in reach; how many of its pages. None of what lies among RAM and devices: the
-/// host is not believed that there is more.
+/// Maps hot-added memory below [`REACH`] and frees it for allocation; returns how many of its pages. A range that begins among
+/// existing RAM and devices is refused (0), as the host may report a range that overlaps them.
 pub fn add(first: u64, count: u64) -> u64 {
     let count = count.min((FRAMES as u64).saturating_sub(first));
     let range = first * PAGE..(first + count) * PAGE;
@@ -214,7 +216,8 @@ pub fn add(first: u64, count: u64) -> u64 {
     count
 }
 
-/// Where physical memory can be reached: RAM and everything below 4 GiB where it is, the rest in a window of its own.
+/// Returns the virtual address of physical memory. RAM and everything below 4 GiB is mapped one to one; other ranges are mapped
+/// in the device window.
 pub fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
     let end = phys.checked_add(len as u64).filter(|end| *end > phys).ok_or(MapError)?;
     if end <= paging::identity_end() {
@@ -224,7 +227,7 @@ pub fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
 }
 
 pub mod paging {
-    //! Page tables of the kernel's own: RAM one to one, device memory above it in a window.
+    //! The kernel's page tables: RAM is mapped one to one, device memory above it in a window.
 
     use super::*;
     use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -236,7 +239,7 @@ pub mod paging {
     const NO_CACHE: u64 = 1 << 4;
     const HUGE: u64 = 1 << 7;
     const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    /// Where device memory that is not below 4 GiB is seen.
+    /// The virtual address where device memory above the one-to-one mapping is mapped.
     const WINDOW: u64 = 0xffff_8000_0000_0000;
 
     struct Tables {
@@ -255,7 +258,7 @@ pub mod paging {
         alloc(NonZeroUsize::MIN).ok().map(|raw| raw.bus.0)
     }
 
-    /// The entry for `address` at `level` (3 to 0), making the tables ahead of it.
+    /// Returns the page table entry for `address` at `level` (3 to 0), allocating the tables above it.
     fn entry(root: u64, address: u64, level: u32) -> Option<*mut u64> {
         let mut table = root;
         for above in (level + 1..4).rev() {
@@ -271,7 +274,7 @@ pub mod paging {
         Some((table as *mut u64).wrapping_add((address >> (12 + 9 * level)) as usize & 511))
     }
 
-    /// Maps everything below 4 GiB and all RAM one to one, in pages of 2 MiB; without cache where there is no RAM.
+    /// Maps everything below 4 GiB and all RAM one to one, in pages of 2 MiB; uncached where there is no RAM.
     pub fn init(info: &BootInfo) {
         // The first page is never allocated, so that a table's address is never 0.
         let Some(root) = new_table() else { return };
@@ -286,23 +289,23 @@ pub mod paging {
             // SAFETY: as in `entry`.
             unsafe { *entry = at | PRESENT | WRITABLE | HUGE | cache }
         }
-        // SAFETY: the tables map the kernel, its stack and its data where they are.
+        // SAFETY: the tables map the kernel, its stack and its data at the addresses that they have now.
         unsafe { Cr3::write(PhysFrame::containing_address(x86_64::PhysAddr::new(root)), Cr3Flags::empty()) }
         IDENTITY_END.store(end, Ordering::Relaxed);
     }
 
-    /// Takes note that memory is mapped one to one up to `end`.
+    /// Records that memory is mapped one to one up to `end`; returns whether that is more than before.
     pub fn extend(end: u64) -> bool {
         IDENTITY_END.fetch_max(end, Ordering::Relaxed) < end
     }
 
-    /// Maps memory that was added, one to one.
+    /// Maps hot-added memory one to one; `None` if there is no page for a table.
     pub fn map_ram(range: core::ops::Range<u64>) -> Option<()> {
         interrupts::without_interrupts(|| {
             let root = TABLES.lock().root;
             for at in (range.start & !(LARGE - 1)..range.end).step_by(LARGE as usize) {
                 let entry = entry(root, at, 1)?;
-                // SAFETY: as in `entry`; nobody uses what is mapped there before this returns.
+                // SAFETY: as in `entry`; the new mapping is not used before this returns.
                 unsafe { *entry = at | PRESENT | WRITABLE | HUGE }
             }
             x86_64::instructions::tlb::flush_all();
@@ -310,17 +313,18 @@ pub mod paging {
         })
     }
 
-    /// The page tables' address, for other processors.
+    /// Returns the physical address of the top-level page table, for other processors.
     pub fn root() -> u64 {
         TABLES.lock().root
     }
 
+    /// Maps the physical range from `phys` to `end` (exclusive) uncached in the device window.
     pub fn map_device(phys: u64, end: u64) -> Result<NonNull<u8>, MapError> {
         if end > 1 << 52 {
             return Err(MapError);
         }
         let mut tables = TABLES.lock();
-        // The window keeps the offset within a large page, so that long ranges need few entries.
+        // The virtual address has the same offset within a large page, so that long ranges need few entries.
         let base = tables.next.next_multiple_of(LARGE) + phys % LARGE;
         let (mut at, last) = (phys & !(PAGE - 1), end);
         while at < last {
@@ -328,7 +332,7 @@ pub mod paging {
             let is_large = at.is_multiple_of(LARGE) && at + LARGE <= last;
             let entry = entry(tables.root, virt, u32::from(is_large)).ok_or(MapError)?;
             let flags = PRESENT | WRITABLE | NO_CACHE | WRITE_THROUGH | if is_large { HUGE } else { 0 };
-            // SAFETY: the entry is in the window, which nobody uses before this returns.
+            // SAFETY: the entry is of a part of the window that is not used before this returns.
             unsafe { *entry = at | flags }
             at += if is_large { LARGE } else { PAGE };
         }

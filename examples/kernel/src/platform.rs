@@ -1,4 +1,4 @@
-//! The kernel as the drivers see it: the one place where `paravirt`'s platform traits are implemented.
+//! The implementation of `paravirt`'s platform traits: memory, interrupts, processors, ports and time for the drivers.
 
 use crate::arch::{apic, interrupts, smp, time};
 use crate::memory;
@@ -12,15 +12,16 @@ use paravirt_platform::{
 use spin::Mutex;
 use x86_64::instructions::port::Port;
 
-/// The handle that drivers hold.
+/// The platform handle that drivers hold.
 #[derive(Copy, Clone, Debug)]
 pub struct Machine;
 
-/// On which processor the interrupt of each vector is taken.
+/// The APIC id of the processor that each vector is delivered to.
 static TARGETS: Mutex<[u8; 256]> = Mutex::new([0; 256]);
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
 
-// SAFETY: pages are zeroed RAM, mapped one to one, and nobody else's until they are freed; the counter is the same for all.
+// SAFETY: pages are zeroed RAM, mapped one to one, and used by the caller only until they are freed; all processors read the same
+// clock.
 unsafe impl Platform for Machine {
     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
         memory::alloc(pages)
@@ -32,7 +33,7 @@ unsafe impl Platform for Machine {
     fn now(&self) -> Instant {
         time::now()
     }
-    /// Mappings are never taken away.
+    /// Mappings are never removed.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         memory::map(phys, len)
     }
@@ -53,7 +54,7 @@ unsafe impl Platform for Machine {
     }
 }
 
-// SAFETY: the instructions are of the width that is asked for.
+// SAFETY: the instructions access 32 bits, as the methods promise.
 unsafe impl PortIo for Machine {
     unsafe fn in32(&self, port: u16) -> u32 {
         // SAFETY: by the contract of this function, which is that of the callee.
@@ -74,7 +75,7 @@ unsafe impl Interrupts for Machine {
     unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
         let vector = interrupts::bind(handler)?;
         let target = smp::apic_id(processor.0.min(smp::count() - 1));
-        // A message has room for 8 bits of the processor's id.
+        // An MSI address has 8 bits for the APIC id; larger ids are replaced by the first processor's.
         let target = u8::try_from(target).or(u8::try_from(smp::apic_id(0)));
         x86_64::instructions::interrupts::without_interrupts(|| {
             TARGETS.lock()[vector.0 as usize & 0xff] = target.unwrap_or(0);
@@ -106,10 +107,10 @@ impl Processors for Machine {
     }
 }
 
-// SAFETY: the kernel runs where their instructions may be executed.
+// SAFETY: the kernel runs in ring 0, where the instructions are allowed.
 unsafe impl Registers for Machine {}
 
-// SAFETY: RAM is mapped one to one, executable, and a page that was given out is not written.
+// SAFETY: RAM is mapped one to one and executable, and the kernel does not write to an allocated page.
 unsafe impl HyperV for Machine {
     fn hypercall_page(&self) -> Option<RawDma> {
         memory::alloc(NonZeroUsize::MIN).ok()
@@ -123,21 +124,22 @@ unsafe impl HyperV for Machine {
     }
 }
 
-/// A waker that makes the processor it was made on look for work.
+/// Returns a waker that interrupts the processor on which it was made, so that it leaves [`sleep`].
 pub fn waker() -> Waker {
     const TABLE: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &TABLE), wake, wake, |_| {});
     fn wake(data: *const ()) {
         interrupts::wake(data as usize as u32);
     }
     let processor = smp::current() as usize as *const ();
-    // SAFETY: the data is a number, and the functions take it as one.
+    // SAFETY: the data is a processor number, not a pointer, and the functions use it as a number.
     unsafe { Waker::from_raw(RawWaker::new(processor, &TABLE)) }
 }
 
-/// Halts until an interrupt, or until `until`, unless `is_pending` finds something to do with interrupts off.
+/// Halts until an interrupt or until `until`, unless `is_pending`, called with interrupts disabled, returns true or another
+/// processor has queued a job, which is run. Returns with interrupts enabled.
 pub fn sleep(until: Instant, is_pending: impl FnOnce() -> bool) {
     x86_64::instructions::interrupts::disable();
-    if smp::serve() {
+    if smp::run_pending_job() {
         return;
     }
     if is_pending() {

@@ -1,10 +1,10 @@
-//! What compiled code expects of its environment: the memory functions, and a word of the unwinder that is never used.
+//! Symbols that compiled code expects: the C memory functions, and two of the unwinder that are never called.
 
 use core::arch::asm;
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     // SAFETY: the ranges are valid and do not overlap, by the caller's contract; the direction flag is clear.
@@ -17,14 +17,14 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u8 {
     if (to as usize).wrapping_sub(from as usize) >= len {
-        // SAFETY: copying upwards overwrites nothing that is still to be read.
+        // SAFETY: the ranges are valid, and a forward copy does not overwrite bytes that are still to be read.
         return unsafe { memcpy(to, from, len) };
     }
-    // SAFETY: the ranges are valid; copying downwards overwrites nothing that is still to be read.
+    // SAFETY: the ranges are valid, and a backward copy does not overwrite bytes that are still to be read.
     unsafe {
         asm!("std", "rep movsb", "cld", inout("rcx") len => _, inout("rdi") to.wrapping_add(len).wrapping_sub(1) => _,
             inout("rsi") from.wrapping_add(len).wrapping_sub(1) => _, options(nostack));
@@ -34,7 +34,7 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, len: usize) -> *mut u
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
     // SAFETY: the range is valid by the caller's contract; the direction flag is clear.
@@ -47,7 +47,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, len: usize) -> *mut u8 {
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     let mut i = 0;
@@ -70,7 +70,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
     // SAFETY: by the contract of this function, which is that of the callee.
@@ -79,7 +79,7 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, len: usize) -> i32 {
 
 /// # Safety
 ///
-/// As C says.
+/// As for the C function.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn strlen(text: *const u8) -> usize {
     let mut len = 0;
@@ -90,11 +90,11 @@ unsafe extern "C" fn strlen(text: *const u8) -> usize {
     len
 }
 
-/// `core` was built for unwinding and names this; panics abort, so that it is never called.
+/// Referenced by `core`, which was built for unwinding; never called, as panics abort.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
 
-/// As above.
+/// Referenced by `core`; never called, as for `rust_eh_personality`.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
     crate::exit::stop()

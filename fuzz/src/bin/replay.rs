@@ -1,13 +1,14 @@
-//! Runs fuzz targets on stable: `replay ROUNDS [TARGET]`, over their corpus and mutations of it that are the same every time.
+//! Runs fuzz targets on a stable toolchain: `replay ROUNDS [TARGET]`, with their corpus and reproducible mutations of it.
 
 use paravirt_fuzz::TARGETS;
 use std::fs;
 use std::path::Path;
 
-/// A generator of numbers, the same every time.
+/// A reproducible pseudo-random generator (xorshift).
 struct Numbers(u64);
 
 impl Numbers {
+    /// Returns a number from 0 to `limit` (exclusive).
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -18,12 +19,13 @@ impl Numbers {
 
 /// Changes, inserts, removes or repeats a few bytes.
 fn mutate(bytes: &mut Vec<u8>, numbers: &mut Numbers) {
-    const TELLING: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x10, 0x40, 0xfe];
+    /// Values that are often limits.
+    const INTERESTING: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, 0x10, 0x40, 0xfe];
     for _ in 0..=numbers.below(4) {
         let at = numbers.below(bytes.len() + 1);
         match numbers.below(5) {
             0 if at < bytes.len() => bytes[at] = numbers.below(256) as u8,
-            1 if at < bytes.len() => bytes[at] = TELLING[numbers.below(TELLING.len())],
+            1 if at < bytes.len() => bytes[at] = INTERESTING[numbers.below(INTERESTING.len())],
             2 => bytes.insert(at, numbers.below(256) as u8),
             3 if at < bytes.len() => bytes.truncate(at.max(1)),
             4 if bytes.len() < 2048 => bytes.extend_from_within(at..),
@@ -48,6 +50,6 @@ fn main() {
             mutate(&mut input, &mut numbers);
             target(&input);
         }
-        println!("fuzz {name}: {} of the corpus and {rounds} mutations survived", corpus.len());
+        println!("fuzz {name}: passed {} corpus inputs and {rounds} mutations", corpus.len());
     }
 }

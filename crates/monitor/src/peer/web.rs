@@ -1,11 +1,11 @@
-//! Files by HTTP: GET, one for each connection. RFC 9112
+//! An HTTP server for files: one GET per connection. RFC 9112
 
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use std::path::{Component, Path, PathBuf};
 
 const PORT: u16 = 80;
-/// Bytes of a request, at most.
+/// Maximum length of a request in bytes.
 const REQUEST: usize = 8 << 10;
 
 #[derive(Default)]
@@ -15,29 +15,29 @@ struct Connection {
     sent: usize,
 }
 
-/// A server of files.
+/// The HTTP server.
 pub struct Web {
     root: Option<PathBuf>,
     connections: Vec<(SocketHandle, Connection)>,
 }
 
 impl Web {
-    /// A server of the files in `root` by these sockets.
+    /// Creates a server of the files in `root`, with one connection for each socket.
     pub fn new(root: Option<PathBuf>, sockets: impl Iterator<Item = SocketHandle>) -> Self {
         Self { root, connections: sockets.map(|socket| (socket, Connection::default())).collect() }
     }
 
-    /// Takes requests and sends on responses.
+    /// Receives requests and sends responses, as far as the sockets have data and room.
     pub fn serve(&mut self, sockets: &mut SocketSet<'_>) {
         for (handle, connection) in &mut self.connections {
             let socket = sockets.get_mut::<tcp::Socket<'_>>(*handle);
             if !socket.is_open() {
                 *connection = Connection::default();
-                socket.listen(PORT).expect("a port that is not 0");
+                socket.listen(PORT).expect("the port is not 0");
             }
             while socket.can_recv() {
                 let taken = socket.recv(|data| (data.len(), data.to_vec())).unwrap_or_default();
-                // What comes behind a request is not read.
+                // Data after the request is ignored.
                 if connection.response.is_none() {
                     connection.request.extend(taken);
                 }
@@ -48,7 +48,7 @@ impl Web {
                 connection.response = Some(respond(self.root.as_deref(), &connection.request));
             }
             if connection.response.is_none() && is_over {
-                // Nothing more comes, and it was not enough.
+                // The client closed the connection before the end of its request.
                 socket.abort();
             }
             if let Some(response) = &connection.response {
@@ -63,6 +63,7 @@ impl Web {
     }
 }
 
+/// Returns the response to a request.
 fn respond(root: Option<&Path>, request: &[u8]) -> Vec<u8> {
     let line = request.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
@@ -80,7 +81,7 @@ fn respond(root: Option<&Path>, request: &[u8]) -> Vec<u8> {
     [head.as_bytes(), &body].concat()
 }
 
-/// The file that `path` names in `root`, and nothing outside it.
+/// Returns the file that `path` names in `root`; `None` for a path that could leave `root`.
 fn inside(root: &Path, path: &str) -> Option<PathBuf> {
     let path = Path::new(path.trim_start_matches('/'));
     path.components().all(|part| matches!(part, Component::Normal(_))).then(|| root.join(path))

@@ -6,7 +6,7 @@ use core::{fmt, sync::atomic::Ordering, task::Waker};
 const SLOT: u8 = 3;
 const WAKING_SHIFT: u32 = 2;
 const NO_SLOT: u8 = 3;
-/// A wake came while another one was running, which is to look for it before it ends.
+/// A wake began while another one was running, which starts over before it ends.
 const AGAIN: u8 = 1 << 4;
 /// A [`WakerCell::register`] is running.
 const REGISTERING: u8 = 1 << 5;
@@ -19,7 +19,7 @@ const fn waking(state: u8) -> u8 {
     (state >> WAKING_SHIFT) & SLOT
 }
 
-/// The state in which the registered waker is being woken, with nothing left to do after it.
+/// Returns the state in which the registered waker is being woken, without a pending wake.
 const fn begin(state: u8) -> u8 {
     state & !(SLOT << WAKING_SHIFT | AGAIN) | registered(state) << WAKING_SHIFT
 }
@@ -28,26 +28,26 @@ const fn begin(state: u8) -> u8 {
 ///
 /// A registered waker stays registered until another one replaces it: each [`wake`](Self::wake) that begins after
 /// [`register`](Self::register) has returned wakes it, whatever else runs at the same time. A wake that begins earlier
-/// wakes it or the one before; what was written ahead of that wake is then visible to whoever returns from `register`. So a task
-/// that registers first and looks for its event second never misses the event.
+/// wakes it or the previous one; what was written before that wake is then visible after `register` returns. So a task that
+/// registers first and checks for its event second never misses the event.
 ///
-/// # How
+/// # Implementation
 ///
-/// There are three slots: one for the registered waker, one for the waker that a running wake is using, which may
-/// have been replaced meanwhile, and so always one that nobody uses, to register the next waker in. One wake runs at a
-/// time; one that begins meanwhile leaves a flag, and the running one starts over.
+/// There are three slots: one for the registered waker, and one for the waker that a running wake uses, which may have been replaced
+/// meanwhile. So one slot is always free for the next registration. One wake runs at a time; one that begins meanwhile sets a flag,
+/// and the running one starts over.
 pub struct WakerCell {
     state: AtomicU8,
     slots: [UnsafeCell<Option<Waker>>; 3],
 }
 
-// SAFETY: `state` says who may touch which slot. The registered slot and the slot that is being woken are only read; the other one,
-// and the replaced one once no wake uses it, belong to the one `register` that set REGISTERING.
+// SAFETY: `state` determines the access to each slot. The registered slot and the slot that is being woken are only read; the other
+// one, and the replaced one once no wake uses it, are accessed only by the `register` that set REGISTERING.
 unsafe impl Sync for WakerCell {}
 // SAFETY: a `Waker` is `Send`.
 unsafe impl Send for WakerCell {}
 
-/// The right to register, given up when it is dropped.
+/// The exclusive right to register, released on drop.
 struct Registration<'a>(&'a AtomicU8);
 
 impl Drop for Registration<'_> {
@@ -76,11 +76,11 @@ impl WakerCell {
         }
     }
 
-    /// Registers a clone of `waker` in place of the waker before, unless that one would wake the same task.
+    /// Registers a clone of `waker`, replacing the previous one unless that would wake the same task.
     ///
-    /// It waits for no wake, neither on this processor nor on another. It spins while another `register` of the same cell
-    /// runs, which clones a waker at most; so an interrupt handler must not call it. The waker that is replaced is dropped
-    /// by this call, or, where a wake is using it, by a later `register` or with the cell.
+    /// It never waits for a wake. It spins while another `register` of the same cell runs, which at most clones a waker; so an interrupt
+    /// handler must not call it. The replaced waker is dropped by this call or, if a wake is using it, by a later `register` or with the
+    /// cell.
     pub fn register(&self, waker: &Waker) {
         let claimed = loop {
             let state = self.state.fetch_or(REGISTERING, Ordering::Acquire);
@@ -91,7 +91,7 @@ impl WakerCell {
         };
         let claim = Registration(&self.state);
         let current = registered(claimed);
-        // SAFETY: only who has the claim changes what is registered; others read that slot at most.
+        // SAFETY: only the holder of the registration changes the registered slot; others at most read it.
         let is_same = self
             .slot(current)
             .with(|slot| unsafe { &*slot }.as_ref().is_some_and(|registered| registered.will_wake(waker)));
@@ -102,26 +102,25 @@ impl WakerCell {
         let Some(free) = (0..NO_SLOT).find(|slot| *slot != current && *slot != waking(claimed)) else {
             return;
         };
-        // SAFETY: this slot is neither registered nor being woken; a wake begins at the registered one, and only who has the claim
-        // changes that.
+        // SAFETY: this slot is neither registered nor being woken; a wake begins with the registered slot, which only the holder of the
+        // registration changes.
         let leftover = self.slot(free).with_mut(|slot| unsafe { core::mem::replace(&mut *slot, fresh) });
         let state = self.state.fetch_xor(current ^ free, Ordering::AcqRel);
         let replaced = if waking(state) == current {
             None
         } else {
-            // SAFETY: the slot is not registered any more and no wake uses it: none can begin there.
+            // SAFETY: the slot is no longer registered and no wake uses it, so none can begin to use it.
             self.slot(current).with_mut(|slot| unsafe { (*slot).take() })
         };
         drop(claim);
-        // The last reference to a task may run its destructor: not while others spin.
+        // Dropping the last reference to a task runs its destructor, which must not happen while others spin.
         drop((leftover, replaced));
     }
 
-    /// Wakes the registered waker, which stays registered; does nothing where there is none.
+    /// Wakes the registered waker, which stays registered; does nothing if there is none.
     ///
-    /// Callable from an interrupt handler, on several processors at once and in the middle of a `register`. It waits for
-    /// nobody, and never clones, drops or allocates. Where another wake is running, that one wakes the registered waker
-    /// once more, and this one returns at once.
+    /// Callable from an interrupt handler, on several processors at once and during a `register`. It never waits, clones, drops or
+    /// allocates. If another wake is running, that one wakes the registered waker once more, and this one returns at once.
     pub fn wake(&self) {
         let before = self.change(|state| if waking(state) == NO_SLOT { begin(state) } else { state | AGAIN });
         if waking(before) != NO_SLOT {
@@ -130,7 +129,7 @@ impl WakerCell {
         let mut slot = registered(before);
         loop {
             self.slot(slot).with(|slot| {
-                // SAFETY: the state names this slot as the one that is being woken: nobody writes it.
+                // SAFETY: the state marks this slot as being woken, so it is not written.
                 if let Some(waker) = unsafe { &*slot } {
                     waker.wake_by_ref();
                 }
@@ -148,7 +147,7 @@ impl WakerCell {
         }
     }
 
-    /// Replaces the state by `next` of it; the state before.
+    /// Replaces the state by `next` of it; returns the previous state.
     fn change(&self, next: impl Fn(u8) -> u8) -> u8 {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {

@@ -1,10 +1,10 @@
 use super::{cell::WakerCell, sync::AtomicUsize};
 use core::{ops::Deref, sync::atomic::Ordering, task::Waker};
 
-/// The cells of a group, over `C`: in pages of the platform, or on the heap in a model.
+/// The cells of a group, stored in `C`: pages of the platform, or the heap in the loom model.
 pub struct Cells<C> {
     cells: C,
-    /// Cells from this one on have never been registered in.
+    /// No task was ever registered in this cell and those after it.
     used: AtomicUsize,
 }
 
@@ -25,8 +25,8 @@ impl<C: Deref<Target = [WakerCell]>> Cells<C> {
     }
 
     pub fn wake_all(&self) {
-        // A read that also writes, so that it is ordered with that of `register`: it sees the cell as used, or `register`
-        // sees what was written ahead of this wake. A load could see neither.
+        // A read-modify-write, so that it is ordered with that of `register`: either it sees the cell as used, or `register` sees
+        // what was written before this wake. A load could see neither.
         let used = self.used.fetch_max(0, Ordering::AcqRel);
         self.cells.iter().take(used).for_each(WakerCell::wake);
     }

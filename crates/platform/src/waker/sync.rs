@@ -1,11 +1,11 @@
-//! What the waker cell is made of. The model under loom compiles the cell over loom's items of these names instead.
+//! The primitives of the waker cell. The loom model compiles the cell with loom's items of the same names.
 
 pub use core::{
     hint::spin_loop,
     sync::atomic::{AtomicU8, AtomicUsize},
 };
 
-/// `core`'s cell with the methods of loom's.
+/// `core`'s `UnsafeCell` with the methods of loom's.
 pub struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 
 impl<T> UnsafeCell<T> {
@@ -22,7 +22,7 @@ impl<T> UnsafeCell<T> {
     }
 }
 
-/// A function that is `const`, which it cannot be over loom's atomics.
+/// Defines a function that is `const`, except with loom's atomics.
 macro_rules! const_fn {
     ($(#[$doc:meta])* pub fn $($rest:tt)*) => { $(#[$doc])* pub const fn $($rest)* };
 }

@@ -1,4 +1,4 @@
-//! VMBus, from the host's side.
+//! A model of the host's side of VMBus.
 
 use super::channel::Channel;
 use super::devices::VmbusDevice;
@@ -12,50 +12,50 @@ use hyperv_bindings::vmbus::*;
 use std::collections::{BTreeMap, VecDeque};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-/// The connection id that a host of version 5.0 or later returns: none of the well-known ones.
+/// The message connection id that a host of version 5.0 or later returns; it is not a well-known one.
 const RETURNED_CONNECTION: u32 = 0x21;
-/// What is added to a channel's number for its connection id.
+/// The connection id of a channel is this plus the channel's number.
 pub(super) const CHANNEL_CONNECTIONS: u32 = 0x2000;
-/// What the offer of a pipe says of it.
+/// The pipe mode of an offer: messages.
 const PIPE_OF_MESSAGES: u32 = 4;
 pub(super) const FAILURE: u32 = VMBUS_STATUS_FAILURE;
 
 /// Changes a message that is about to be sent.
 pub type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 
-/// How a host misbehaves.
+/// Fault injection settings of the bus.
 #[derive(Default)]
 pub struct Faults {
-    /// The newest version that it speaks; 0 for all.
+    /// The newest version that the host accepts; 0 for all.
     pub newest: u32,
-    /// What it says of the connection, where that is not success.
+    /// The connection state in the version response; 0 is success.
     pub connection_state: u8,
-    /// Messages of these types are not sent.
+    /// Types of messages that are not sent.
     pub drop: Vec<VmbusMessageType>,
-    /// Messages are kept until [`HvHost::deliver`](crate::HvHost::deliver).
+    /// Whether messages are held until [`HvHost::deliver`](crate::HvHost::deliver).
     pub delay: bool,
     /// Applied to every message that is sent.
     pub mutate: Option<Mutation>,
-    /// What openings are answered with, where that is not success.
+    /// The status of open results; 0 is success.
     pub open_status: u32,
-    /// What GPADLs are answered with, where that is not success.
+    /// The status of GPADL creation; 0 is success.
     pub gpadl_status: u32,
 }
 
-/// How a device is offered.
+/// The properties of an offer.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct OfferSettings {
-    /// Its class.
+    /// The interface GUID: the class of the device.
     pub interface: Guid,
-    /// Which one it is.
+    /// The instance GUID.
     pub instance: Guid,
-    /// Which of its channels this is.
+    /// The subchannel index; 0 for the primary channel.
     pub subchannel: u16,
-    /// It has no connection id of its own: hosts before VMBus 1.1.
+    /// The channel has no dedicated connection id, as on hosts before VMBus 1.1.
     pub is_shared: bool,
-    /// Its packets are messages of a pipe.
+    /// The channel is a pipe of messages.
     pub is_pipe: bool,
-    /// It is one end of a socket: one for the guest to accept, or one that the guest asked for.
+    /// The channel is a Hyper-V socket: `Some(true)` if the host connects to the guest, `Some(false)` if the guest requested it.
     pub socket: Option<bool>,
 }
 
@@ -66,22 +66,22 @@ impl OfferSettings {
     }
 }
 
-/// The interrupt controllers of the guest's virtual processors (VPs), as VMBus uses them.
+/// The SynICs of the guest's virtual processors (VPs), as VMBus uses them.
 pub trait Controller {
-    /// Whether `vp` takes messages and events.
+    /// Returns whether the SynIC of `vp` is enabled.
     fn is_on(&self, vp: u32) -> bool;
-    /// Sends a message of VMBus to `vp`, behind those that wait.
+    /// Sends a VMBus message to `vp`, after those that are queued.
     fn send(&mut self, vp: u32, payload: &[u8]);
-    /// Sets an event flag of VMBus for `vp`.
+    /// Sets an event flag of the VMBus SINT of `vp`.
     fn set_flag(&mut self, vp: u32, flag: u32);
 }
 
-/// VMBus, and the devices on it.
+/// VMBus with its devices.
 pub struct Bus {
     pub(super) memory: Memory,
     pub(super) faults: Faults,
     pub(super) version: u32,
-    /// The VP that messages go to.
+    /// The VP that receives messages.
     pub(super) target: u32,
     pub(super) interrupt_page: u64,
     are_offers_requested: bool,
@@ -91,7 +91,7 @@ pub struct Bus {
     pub(super) contacts: Vec<u32>,
     pub(super) posts: u64,
     violations: Violations,
-    /// What listens, and how many sockets the host has begun.
+    /// The ports that the host listens on, and how many sockets the host has connected.
     pub(super) listeners: Vec<(Guid, SocketEnd)>,
     pub(super) sockets: u32,
 }
@@ -105,7 +105,7 @@ pub(super) fn read<T: FromBytes>(bytes: &[u8]) -> Option<T> {
 }
 
 impl Bus {
-    /// A bus of a guest with this memory, and nothing on it.
+    /// Creates a bus without devices for a guest with this memory.
     pub fn new(memory: Memory) -> Self {
         Self {
             memory,
@@ -125,12 +125,12 @@ impl Bus {
         }
     }
 
-    /// Changes how the host misbehaves.
+    /// Changes the fault injection settings.
     pub fn faults(&mut self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.faults);
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> &[String] {
         self.violations.list()
     }
@@ -139,12 +139,12 @@ impl Bus {
         self.violations.note(text);
     }
 
-    /// The channels that there are, and the connections by which the guest signals them.
+    /// Returns the channels, each with the connection id by which the guest signals it.
     pub fn connections(&self) -> impl Iterator<Item = (u32, u32)> {
         self.channels.keys().map(|number| (*number, CHANNEL_CONNECTIONS + number))
     }
 
-    /// Sends a message to the guest, as the faults let it.
+    /// Sends a message to the guest, subject to fault injection.
     pub(super) fn say<T: IntoBytes + Immutable>(&mut self, synic: &mut dyn Controller, message: &T) {
         let mut bytes = message.as_bytes().to_vec();
         let kind = read::<VmbusMessageHeader>(&bytes).map(|header| header.message_type);
@@ -163,7 +163,7 @@ impl Bus {
         synic.send(self.target, &bytes);
     }
 
-    /// A message of the guest's.
+    /// Handles a message of the guest.
     pub fn post(&mut self, synic: &mut dyn Controller, input: &HvPostMessageInput) -> HvStatus {
         let has_ports = self.faults.newest == 0 || self.faults.newest >= VmbusVersion::WIN10_RS3_1.0;
         let is_returned = self.version >= VmbusVersion::WIN10_RS3_1.0;
@@ -272,7 +272,7 @@ impl Bus {
             }
             VmbusMessageType::TL_CONNECT_REQUEST => self.socket_wanted(synic, bytes)?,
             VmbusMessageType::UNLOAD => {
-                // The last message of the guest is received.
+                // The last body message has arrived.
                 let channels: Vec<u32> = self.channels.keys().copied().collect();
                 channels.into_iter().for_each(|channel| self.work(synic, channel));
                 self.reset();
@@ -284,7 +284,7 @@ impl Bus {
         Some(())
     }
 
-    /// Forgets the connection: the host uses nothing of the guest's any more.
+    /// Resets the connection: the host releases all memory of the guest.
     fn reset(&mut self) {
         let stays = |channel: &Channel| {
             !channel.is_rescinded && channel.settings.subchannel == 0 && channel.settings.socket.is_none()
@@ -300,7 +300,7 @@ impl Bus {
         self.are_offers_requested = false;
     }
 
-    /// Takes the further channels of a device back, as its primary one was closed.
+    /// Rescinds the subchannels of a device whose primary channel was closed.
     fn close_further(&mut self, synic: &mut dyn Controller, primary: u32) {
         let Some(settings) = self.channels.get(&primary).map(|channel| channel.settings) else { return };
         if settings.subchannel == 0 {
@@ -316,7 +316,7 @@ impl Bus {
         }
     }
 
-    /// Takes a channel back.
+    /// Rescinds a channel.
     pub fn rescind(&mut self, synic: &mut dyn Controller, number: u32) {
         if let Some(channel) = self.channels.get_mut(&number) {
             channel.is_rescinded = true;
@@ -324,7 +324,7 @@ impl Bus {
                 channel.device.close();
             }
             if !channel.is_offered {
-                // Nobody knows of it, and nobody will release it.
+                // It was never offered, so the guest will not release it.
                 self.channels.remove(&number);
                 self.gpadls.retain(|_, gpadl| gpadl.channel != number);
                 return;
@@ -334,7 +334,7 @@ impl Bus {
         }
     }
 
-    /// Offers `count` further channels of the device whose primary channel this is.
+    /// Offers `count` subchannels of the device with this primary channel.
     pub(super) fn offer_further(&mut self, synic: &mut dyn Controller, primary: u32, count: u16) {
         for index in 1..=count {
             let Some(channel) = self.channels.get_mut(&primary) else { return };
@@ -371,7 +371,7 @@ impl Bus {
             if target
                 .is_none_or(|target| u32::from(target.target_sint) != VMBUS_SINT || target.target_vtl != 0)
             {
-                // The answer goes elsewhere.
+                // The response goes to another VP.
                 return self.violation("a contact that names another source");
             }
         }
@@ -430,13 +430,13 @@ impl Bus {
         self.say(synic, &message);
     }
 
-    /// The lowest number that no channel has. Those of channels that the guest has released come again.
+    /// Returns the lowest unused channel number. Numbers of released channels are reused.
     fn free_number(&self) -> u32 {
         let are_taken = self.channels.keys().zip(1..).take_while(|(number, place)| *number == place);
         are_taken.count() as u32 + 1
     }
 
-    /// Puts a device on the bus; the number of its channel, the lowest that is free. Where the guest is there, it is told.
+    /// Adds a device to the bus and returns the number of its channel, the lowest unused one. A connected guest receives the offer.
     pub fn add(
         &mut self,
         synic: &mut dyn Controller,

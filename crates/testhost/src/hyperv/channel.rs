@@ -1,4 +1,4 @@
-//! Channels: rings, signals, and the device behind.
+//! Channels: rings, signals, and the device on each channel.
 
 use super::bus::{Bus, CHANNEL_CONNECTIONS, Controller, FAILURE, OfferSettings, header};
 use super::devices::{Out, Outbox, VmbusDevice, address};
@@ -21,11 +21,11 @@ unsafe impl Send for HostRing {}
 
 impl HostRingMemory for HostRing {
     fn control(&self) -> &[AtomicU32; 32] {
-        // SAFETY: it is guest memory, which is held here.
+        // SAFETY: the pointer is to guest memory, which `_memory` keeps mapped.
         unsafe { &*self.control }
     }
     fn data(&self) -> &[AtomicU64] {
-        // SAFETY: it is guest memory of `words` words, which is held here.
+        // SAFETY: the pointer is to `words` words of guest memory, which `_memory` keeps mapped.
         unsafe { std::slice::from_raw_parts(self.data, self.words) }
     }
 }
@@ -36,7 +36,7 @@ pub(super) struct Open {
     pub outgoing: HostWriter<HostRing>,
     pub vp: u32,
     outbox: Outbox,
-    /// What a packet is copied to.
+    /// The buffer into which packets are copied.
     buffer: Vec<u8>,
 }
 
@@ -64,7 +64,7 @@ impl Channel {
     }
 }
 
-/// The ring in pages `from` to `to` of a GPADL, which this model wants to be one piece.
+/// Returns the ring in pages `from` to `to` of a GPADL; `None` if they are not contiguous, which this model requires.
 fn ring(memory: &Memory, frames: &[u64], from: usize, to: usize) -> Option<HostRing> {
     let frames = frames.get(from..to).filter(|frames| frames.len() >= 2)?;
     let is_contiguous = frames.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1]));
@@ -78,7 +78,7 @@ impl Bus {
     pub(super) fn open(&mut self, synic: &mut dyn Controller, message: &VmbusOpenChannel) {
         let VmbusOpenChannel { channel_id, open_id, .. } = *message;
         if self.channels.get(&channel_id).is_some_and(|channel| channel.is_rescinded) {
-            // There is no answer.
+            // There is no response.
             return;
         }
         if self.channels.get(&channel_id).is_some_and(|channel| channel.open.is_some()) {
@@ -94,7 +94,7 @@ impl Bus {
     ///
     /// # Errors
     ///
-    /// The status of the answer.
+    /// The status of the open result.
     fn try_open(&mut self, synic: &dyn Controller, message: &VmbusOpenChannel) -> Result<(), u32> {
         let VmbusOpenChannel { channel_id, ring_gpadl_id, target_vp, downstream_page_offset, .. } = *message;
         if !synic.is_on(target_vp) {
@@ -110,7 +110,7 @@ impl Bus {
         let rings = gpadl.and_then(|gpadl| {
             let incoming = ring(&self.memory, &gpadl.frames, 0, split)?;
             let outgoing = ring(&self.memory, &gpadl.frames, split, gpadl.frames.len())?;
-            // The host reads these at once.
+            // The host reads these words when the channel is opened.
             let features =
                 incoming.control()[16].load(Ordering::SeqCst) & outgoing.control()[16].load(Ordering::SeqCst);
             (features & 1 != 0).then_some((HostReader::new(incoming).ok()?, HostWriter::new(outgoing).ok()?))
@@ -131,7 +131,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The guest signals a channel, or all of those that have no connection of their own.
+    /// Handles a signal of the guest for a channel, or for all channels without a dedicated connection id.
     pub fn signal(&mut self, synic: &mut dyn Controller, connection: u32) -> HvStatus {
         if connection == VMBUS_EVENT_CONNECTION && self.interrupt_page != 0 {
             for at in 0..32u64 {
@@ -161,7 +161,7 @@ impl Bus {
         self.work(synic, number);
     }
 
-    /// Serves a device: its primary channel and all further ones.
+    /// Serves a device: its primary channel and all subchannels.
     pub fn work_all(&mut self, synic: &mut dyn Controller, primary: u32) {
         let Some(instance) = self.channels.get(&primary).map(|channel| channel.settings.instance) else {
             return;
@@ -171,7 +171,7 @@ impl Bus {
         numbers.into_iter().for_each(|number| self.work(synic, number));
     }
 
-    /// Serves a channel: takes all packets, sends what the device has to say.
+    /// Serves a channel: receives all packets, and sends what the device has queued.
     pub fn work(&mut self, synic: &mut dyn Controller, number: u32) {
         let Self { channels, gpadls, memory, .. } = self;
         let Some(channel) = channels.get_mut(&number).filter(|channel| !channel.is_rescinded) else { return };

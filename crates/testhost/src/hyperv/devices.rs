@@ -1,4 +1,4 @@
-//! Devices on VMBus.
+//! The interface of device models on VMBus, and two devices: echo and dynamic memory.
 
 use super::ring::{
     BufferRange, GuestRange, HostPacket, HostRingError, HostRingMemory, HostWriter, PacketKind,
@@ -12,36 +12,36 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What a guest said of its crash.
+/// A crash report of the guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Crash {
-    /// The five values.
+    /// The five crash parameters.
     pub values: [u64; 5],
-    /// The text.
+    /// The message text, if there is one.
     pub text: Option<String>,
 }
 
-/// The host's end of the ring to the guest, for a device: packets that find no room are kept and sent later.
+/// The host's end of the ring to the guest. Packets that do not fit are queued and sent later.
 pub trait Packets {
-    /// Sends a packet in band.
+    /// Sends an in-band packet.
     fn in_band(&mut self, payload: &[u8]);
-    /// Completes a packet of the guest's.
+    /// Completes a packet of the guest.
     fn completion(&mut self, transaction: u64, payload: &[u8]);
-    /// Sends a packet with ranges of a buffer that both sides know: a completion is wanted.
+    /// Sends a packet with transfer page ranges, which requests a completion.
     fn transfer(&mut self, transaction: u64, set: u16, ranges: &[BufferRange], payload: &[u8]);
-    /// Offers `count` further channels of the device.
+    /// Offers `count` subchannels of the device.
     fn offer_further(&mut self, count: u16);
-    /// The frame numbers of memory that the guest has told the host of; empty where it has not.
+    /// Returns the page frame numbers of a GPADL; empty if it does not exist.
     fn memory(&self, gpadl: u32) -> Vec<u64>;
 }
 
-/// The address of a byte in a page of guest memory. `None` where no address is that of the page: frame numbers have 52 bits.
+/// Returns the address of a byte in a page. `None` for a frame number out of range: frame numbers have 52 bits.
 pub(crate) fn address(frame: u64, offset: u64) -> Option<u64> {
     frame.checked_mul(4096)?.checked_add(offset)
 }
 
-/// Where the first `len` bytes of a packet's range are in guest memory: addresses and lengths, as far as the range goes. `None`
-/// where a frame number is none.
+/// Returns the guest memory of the first `len` bytes of a packet's range, or of the whole range if it is shorter: addresses and
+/// lengths. `None` if a frame number is out of range.
 pub(crate) fn places(range: &GuestRange, len: usize) -> Option<Vec<(u64, usize)>> {
     let (mut left, mut offset, mut places) = (len, range.offset as usize, vec![]);
     for &frame in &range.frames {
@@ -52,12 +52,12 @@ pub(crate) fn places(range: &GuestRange, len: usize) -> Option<Vec<(u64, usize)>
     Some(places)
 }
 
-/// Reads guest memory: addresses and lengths.
+/// Reads the given pieces of guest memory: addresses and lengths.
 pub(crate) fn gather(memory: &Memory, places: &[(u64, usize)]) -> Vec<u8> {
     places.iter().flat_map(|(address, len)| memory.read(*address, *len)).collect()
 }
 
-/// Writes guest memory; how much there was room for.
+/// Writes `bytes` to the given pieces of guest memory; returns how many bytes fitted.
 pub(crate) fn scatter(memory: &Memory, places: &[(u64, usize)], bytes: &[u8]) -> usize {
     let mut rest = bytes;
     for (address, len) in places {
@@ -68,27 +68,27 @@ pub(crate) fn scatter(memory: &Memory, places: &[(u64, usize)], bytes: &[u8]) ->
     bytes.len() - rest.len()
 }
 
-/// A device on a channel.
+/// A model of a device on a channel.
 pub trait VmbusDevice: Send {
-    /// The guest has opened the channel.
+    /// Called when the guest has opened the channel.
     fn open(&mut self) {}
-    /// The guest has closed it, or the offer was rescinded.
+    /// Called when the guest has closed the channel, or the offer was rescinded.
     fn close(&mut self) {}
-    /// The device behind further channel `index`, from 1 up, that was offered by [`Packets::offer_further`].
+    /// Returns the device for subchannel `index`, at least 1, which was offered by [`Packets::offer_further`].
     fn further(&mut self, index: u16) -> Option<Box<dyn VmbusDevice>> {
         let _ = index;
         None
     }
-    /// The guest has sent a packet.
+    /// Handles a packet of the guest.
     fn packet(&mut self, memory: &Memory, packet: &HostPacket<'_>, out: &mut dyn Packets);
-    /// There is an opportunity to send.
+    /// Called whenever the channel is served, so that the device can send.
     fn poll(&mut self, memory: &Memory, out: &mut dyn Packets) {
         let _ = (memory, out);
     }
 }
 
-/// Sends back what it gets: a completion where one is wanted, else a packet in band. Guest memory that a packet names is
-/// filled with the low byte of its transaction.
+/// A device that echoes packets: as a completion if one is requested, otherwise as an in-band packet. Guest memory that a packet
+/// names is filled with the low byte of its transaction id.
 #[derive(Default)]
 pub struct Echo;
 
@@ -107,7 +107,7 @@ impl VmbusDevice for Echo {
     }
 }
 
-/// What happened to a balloon, and what is to be sent.
+/// The state of a balloon.
 #[derive(Default)]
 struct Balloon {
     newest: u32,
@@ -120,12 +120,12 @@ struct Balloon {
     capabilities: bool,
 }
 
-/// Dynamic memory. A handle: clones are the same device.
+/// A model of the dynamic memory device. A handle: clones are the same device.
 #[derive(Clone)]
 pub struct BalloonHost(Arc<Mutex<Balloon>>);
 
 impl BalloonHost {
-    /// One that speaks versions up to `newest`.
+    /// Creates a device that accepts versions up to `newest`.
     pub fn new(newest: DmVersion) -> Self {
         Self(Arc::new(Mutex::new(Balloon { newest: newest.0, ..Balloon::default() })))
     }
@@ -134,12 +134,12 @@ impl BalloonHost {
         work(&mut self.0.lock().expect("the balloon"))
     }
 
-    /// Tells the guest to send no reports.
+    /// Sets the flag that asks the guest to send no pressure reports.
     pub fn suppress_reports(&self) {
         self.with(|balloon| balloon.suppresses = true);
     }
 
-    /// Sends these bytes as they are.
+    /// Sends `bytes` unchanged.
     pub fn send(&self, bytes: &[u8]) {
         self.with(|balloon| balloon.send.push_back(bytes.to_vec()));
     }
@@ -148,13 +148,13 @@ impl BalloonHost {
         DmHeader { message_type, size: size as u16, transaction_id }
     }
 
-    /// Asks for pages.
+    /// Requests pages.
     pub fn inflate(&self, transaction: u32, pages: u32) {
         let header = Self::header(DmMessageType::BALLOON_REQUEST, size_of::<DmBalloon>(), transaction);
         self.send(DmBalloon { header, pages, reserved: 0 }.as_bytes());
     }
 
-    /// Gives ranges back: first page and count.
+    /// Returns page ranges to the guest: first page and count.
     pub fn deflate(&self, transaction: u32, ranges: &[(u64, u64)], has_more: bool) {
         let size = size_of::<DmUnballoon>() + ranges.len() * 8;
         let header = Self::header(DmMessageType::UNBALLOON_REQUEST, size, transaction);
@@ -167,28 +167,28 @@ impl BalloonHost {
         self.send(&bytes);
     }
 
-    /// Adds memory.
+    /// Hot-adds memory: first page and count.
     pub fn hot_add(&self, transaction: u32, first: u64, count: u64) {
         let header = Self::header(DmMessageType::HOT_ADD_REQUEST, size_of::<DmHotAdd>(), transaction);
         self.send(DmHotAdd { header, range: first | count << 40 }.as_bytes());
     }
 
-    /// What the guest has given: first pages and counts.
+    /// Returns the page ranges that the guest has ballooned: first page and count.
     pub fn held(&self) -> Vec<(u64, u64)> {
         self.with(|balloon| balloon.held.clone())
     }
 
-    /// Types and transactions of the guest's answers.
+    /// Returns types and transaction ids of the guest's responses.
     pub fn answers(&self) -> Vec<(u16, u32)> {
         self.with(|balloon| balloon.answers.clone())
     }
 
-    /// The last report.
+    /// Returns the last status report.
     pub fn status(&self) -> Option<DmStatus> {
         self.with(|balloon| balloon.status)
     }
 
-    /// Answers to memory that was added: pages and result.
+    /// Returns the responses to hot-add requests: pages and result.
     pub fn hot_added(&self) -> Vec<(u32, u32)> {
         self.with(|balloon| balloon.hot_added.clone())
     }
@@ -248,22 +248,22 @@ impl VmbusDevice for BalloonHost {
     }
 }
 
-/// A packet that waits for room.
+/// A packet that waits for room in the ring.
 pub(crate) enum Waiting {
     InBand(Vec<u8>),
     Completion(u64, Vec<u8>),
     Transfer(u64, u16, Vec<BufferRange>, Vec<u8>),
 }
 
-/// Collects what a device sends.
+/// The packets that a device has queued.
 #[derive(Default)]
 pub(crate) struct Outbox {
     pub waiting: VecDeque<Waiting>,
-    /// Further channels that are to be offered.
+    /// How many subchannels to offer.
     pub further: u16,
 }
 
-/// What a device sends by, and what it may look at.
+/// The implementation of [`Packets`] for a channel.
 pub(crate) struct Out<'a> {
     pub outbox: &'a mut Outbox,
     pub gpadls: &'a std::collections::BTreeMap<u32, super::gpadl::Gpadl>,
@@ -288,7 +288,7 @@ impl Packets for Out<'_> {
 }
 
 impl Waiting {
-    /// Writes it to a ring.
+    /// Writes the packet to a ring.
     pub fn write<M: HostRingMemory>(&self, ring: &mut HostWriter<M>) -> Result<(), HostRingError> {
         match self {
             Self::InBand(payload) => ring.in_band(0, payload),
@@ -299,7 +299,7 @@ impl Waiting {
         }
     }
 
-    /// Bytes that it needs, beside descriptor and footer.
+    /// Returns the length of the packet in bytes without descriptor and footer.
     pub fn len(&self) -> usize {
         match self {
             Self::InBand(payload) | Self::Completion(_, payload) => payload.len(),

@@ -1,26 +1,26 @@
-//! A SCSI unit over memory or a file.
+//! A SCSI logical unit backed by memory or a file.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// Where the blocks are.
+/// The storage of the blocks.
 enum Store {
     Memory(Vec<u8>),
     File(File, u64),
 }
 
-/// How a unit answers a command.
+/// The result of a command.
 pub(crate) enum Answer {
-    /// It is done, with data for the guest.
+    /// Success, with data for the guest.
     Data(Vec<u8>),
-    /// It is done; this is the length that it reports.
+    /// Success, with the transferred length to report.
     Done(u32),
-    /// Sense data.
+    /// CHECK CONDITION with sense data.
     Sense([u8; 18]),
 }
 
-/// Sense data of fixed format.
+/// Returns fixed-format sense data.
 pub(crate) fn sense(key: u8, code: u8, qualifier: u8) -> [u8; 18] {
     let mut bytes = [0; 18];
     (bytes[0], bytes[2], bytes[7], bytes[12], bytes[13]) = (0x70, key, 10, code, qualifier);
@@ -33,32 +33,32 @@ const INVALID_FIELD: [u8; 3] = [5, 0x24, 0];
 const PROTECTED: [u8; 3] = [7, 0x27, 0];
 const WRITE_FAULT: [u8; 3] = [3, 0x03, 0];
 
-/// Blocks of a WRITE SAME, at most.
+/// Maximum number of blocks of a WRITE SAME.
 const MAX_WRITE_SAME_BLOCKS: u32 = 0x4000;
-/// Bytes that are written at once where there is no end of them.
+/// Bytes written at once when a large range is filled.
 const PIECE: usize = 64 << 10;
 
 /// A SCSI unit: a disk, or a drive of optical media.
 pub struct StorDrive {
     store: Store,
     block_size: u32,
-    /// It is a drive of optical media.
+    /// Whether the unit is an optical drive.
     pub is_optical: bool,
-    /// It cannot be written.
+    /// Whether the unit is write-protected.
     pub is_read_only: bool,
-    /// It has no FUA.
+    /// Whether FUA is unsupported.
     pub lacks_fua: bool,
-    /// It says that it has no write cache.
+    /// Whether the unit reports no write cache.
     pub lacks_cache: bool,
-    /// It does not know UNMAP, nor the pages about it.
+    /// Whether UNMAP and its VPD pages are unsupported.
     pub lacks_unmap: bool,
-    /// It does not know WRITE SAME.
+    /// Whether WRITE SAME is unsupported.
     pub lacks_write_same: bool,
-    /// Its name in the world.
+    /// The NAA identifier (world wide name).
     pub name: [u8; 16],
-    /// Its serial number; none where it is empty.
+    /// The serial number; empty for none.
     pub serial: String,
-    /// What it answers the next commands other than INQUIRY with: sense key, code and qualifier.
+    /// Sense key, code and qualifier with which the next commands other than INQUIRY fail, one each.
     pub attentions: VecDeque<[u8; 3]>,
 }
 
@@ -79,22 +79,22 @@ impl StorDrive {
         }
     }
 
-    /// A disk in memory, of blocks of `block_size` bytes.
+    /// Creates a disk in memory with blocks of `block_size` bytes.
     pub fn memory(block_size: u32, bytes: Vec<u8>) -> Self {
         Self::new(Store::Memory(bytes), block_size)
     }
 
-    /// A disk over a file.
+    /// Creates a disk backed by a file, with blocks of `block_size` bytes.
     ///
     /// # Errors
     ///
-    /// Those of the file.
+    /// The length of the file cannot be read.
     pub fn file(block_size: u32, file: File) -> std::io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self::new(Store::File(file, len), block_size))
     }
 
-    /// A drive with this medium.
+    /// Creates an optical drive with this medium.
     pub fn optical(medium: Vec<u8>) -> Self {
         Self { is_optical: true, is_read_only: true, ..Self::memory(2048, medium) }
     }
@@ -107,7 +107,7 @@ impl StorDrive {
         len / u64::from(self.block_size)
     }
 
-    /// Reads bytes.
+    /// Reads `len` bytes at byte offset `at`; `None` if they are out of range or cannot be read.
     pub fn read(&self, at: u64, len: usize) -> Option<Vec<u8>> {
         match &self.store {
             Store::Memory(bytes) => Some(bytes.get(at as usize..)?.get(..len)?.to_vec()),
@@ -129,7 +129,7 @@ impl StorDrive {
         Some(())
     }
 
-    /// Writes `count` times the same block, in pieces.
+    /// Writes the same block `count` times.
     fn fill(&mut self, lba: u64, count: u32, block: &[u8]) -> Result<(), [u8; 3]> {
         let most = (PIECE / block.len()).clamp(1, count.max(1) as usize);
         let bytes = block.repeat(most);
@@ -142,8 +142,8 @@ impl StorDrive {
         Ok(())
     }
 
-    /// Forgets what is in `count` blocks. They may read as anything: in memory they do, so that tests see it. A file gets
-    /// zeros, and is not written where it has them already, so that what is sparse stays sparse.
+    /// Unmaps `count` blocks, whose content is undefined afterwards. In memory they are filled with a pattern, so that tests notice. In a
+    /// file they are zeroed, unless they are zero already, so that a sparse file stays sparse.
     fn unmap(&mut self, lba: u64, count: u32) -> Result<(), [u8; 3]> {
         let size = self.block_size as usize;
         if let Store::Memory(_) = self.store {
@@ -161,7 +161,7 @@ impl StorDrive {
         Ok(())
     }
 
-    /// Gives a disk in memory another length, and says so with the next command.
+    /// Changes the size of a disk in memory; the next command reports a unit attention.
     pub fn resize(&mut self, blocks: u64) {
         if let Store::Memory(bytes) = &mut self.store {
             bytes.resize((blocks * u64::from(self.block_size)) as usize, 0);
@@ -169,7 +169,7 @@ impl StorDrive {
         self.attentions.push_back([6, 0x2a, 0x09]);
     }
 
-    /// Does a command. `data` is what the guest sent with it, and `room` how much it takes.
+    /// Executes a command. `data` is the guest's data, and `room` the length of its receive buffer in bytes.
     pub(crate) fn run(&mut self, cdb: &[u8], data: &[u8], room: usize) -> Answer {
         self.try_run(cdb, data, room)
             .unwrap_or_else(|[key, code, qualifier]| Answer::Sense(sense(key, code, qualifier)))
@@ -186,7 +186,7 @@ impl StorDrive {
         let long = |at: usize| u64::from_be_bytes(cdb[at..at + 8].try_into().expect("eight bytes"));
         let word = |at: usize| u32::from_be_bytes(cdb[at..at + 4].try_into().expect("four bytes"));
         let half = |at: usize| u16::from_be_bytes(cdb[at..at + 2].try_into().expect("two bytes"));
-        // Of reads and writes.
+        // The fields of reads and writes.
         let range = match opcode {
             0x28 | 0x2a => (u64::from(word(2)), u32::from(half(7))),
             _ => (long(2), word(10)),
@@ -260,7 +260,7 @@ impl StorDrive {
                     self.check(lba, count)?;
                     self.unmap(lba, count)?;
                 }
-                // As some hosts have it.
+                // As on some hosts.
                 Answer::Done(0)
             }
             0x93 if !self.lacks_write_same && !self.is_optical => {
@@ -272,7 +272,7 @@ impl StorDrive {
                 self.check(lba, count)?;
                 let block = data.get(..size).ok_or(INVALID_FIELD)?;
                 self.fill(lba, count, block)?;
-                // As some hosts have it.
+                // As on some hosts.
                 Answer::Done(count.saturating_mul(self.block_size))
             }
             _ => return Err(INVALID_OPCODE),
@@ -294,7 +294,7 @@ impl StorDrive {
         bytes
     }
 
-    /// A page of vital product data.
+    /// Returns a page of vital product data.
     fn page(&self, page: u8) -> Result<Vec<u8>, [u8; 3]> {
         let body = match page {
             0x00 => {

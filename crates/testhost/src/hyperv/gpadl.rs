@@ -1,4 +1,4 @@
-//! Memory that the guest tells the host of.
+//! GPADLs: guest memory that is shared with the host.
 
 use super::bus::{Bus, Controller, FAILURE, header};
 use super::channel::Channel;

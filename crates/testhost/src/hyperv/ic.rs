@@ -1,4 +1,4 @@
-//! An integration service, from the host's side.
+//! A model of the host's side of an integration service.
 
 use super::devices::{Packets, VmbusDevice};
 use super::ring::HostPacket;
@@ -10,27 +10,27 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What the guest answered.
+/// A response of the guest.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct IcAnswer {
     /// The type of the message.
     pub kind: IcMessageType,
-    /// How it was taken.
+    /// The status.
     pub status: u32,
-    /// What stands behind the header.
+    /// The bytes after the header.
     pub body: Vec<u8>,
 }
 
 #[derive(Default)]
 struct Service {
-    /// What an opened channel begins with.
+    /// The version negotiation that is sent when the channel is opened.
     greeting: Option<Vec<u8>>,
     send: VecDeque<Vec<u8>>,
     answers: Vec<IcAnswer>,
     violations: Violations,
 }
 
-/// An integration service. A handle: clones are the same service.
+/// A model of an integration service. A handle: clones are the same service.
 #[derive(Clone, Default)]
 pub struct IcHost(Arc<Mutex<Service>>);
 
@@ -39,7 +39,7 @@ impl IcHost {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Begins every opened channel with the negotiation of `version`, as hosts do.
+    /// Sends the negotiation of `version` whenever the channel is opened, as hosts do.
     pub fn greet(&self, version: IcVersion) {
         let framework = IcVersion { major: 3, minor: 0 };
         let count = IcNegotiate { framework_count: 1, message_count: 1, reserved: 0 };
@@ -48,7 +48,7 @@ impl IcHost {
         self.with(|service| service.greeting = Some(framed(&message)));
     }
 
-    /// Asks something, when the channel is served the next time.
+    /// Queues a request, which is sent when the channel is served.
     pub fn ask(&self, message_type: IcMessageType, version: IcVersion, body: &[u8]) {
         self.send(&Self::message(message_type, version, body));
     }
@@ -68,29 +68,29 @@ impl IcHost {
         [header.as_bytes(), body].concat()
     }
 
-    /// Sends a message as it is.
+    /// Queues a message that is sent unchanged.
     pub fn send(&self, message: &[u8]) {
         self.with(|service| service.send.push_back(framed(message)));
     }
 
-    /// What the guest answered since the last call.
+    /// Returns the guest's responses since the last call.
     pub fn take_answers(&self) -> Vec<IcAnswer> {
         self.with(|service| std::mem::take(&mut service.answers))
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         self.with(|service| service.violations.list().to_vec())
     }
 }
 
-/// A message in the framing of a pipe.
+/// Adds the pipe header to a message.
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
     [header.as_bytes(), message].concat()
 }
 
-/// The message in a packet of a pipe.
+/// Returns the message in a pipe packet.
 pub(crate) fn unframed(payload: &[u8]) -> Option<&[u8]> {
     let (header, rest) = RingPipeHeader::ref_from_prefix(payload).ok()?;
     rest.get(..header.byte_count as usize)

@@ -1,4 +1,4 @@
-//! A keyboard and a mouse, from the host's side.
+//! Models of the host's side of the synthetic keyboard and mouse.
 
 use super::devices::{Packets, VmbusDevice};
 use super::ic::{framed, unframed};
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What the mouse's reports hold: five buttons, X and Y from 0 to 32767, a wheel that is relative. HID 1.11 §6.2.2
+/// The HID report descriptor of the mouse: five buttons, absolute X and Y from 0 to 32767, a relative wheel. HID 1.11 §6.2.2
 const REPORTS: &[u8] = &[
     0x05, 0x01, 0x09, 0x02, 0xa1, 0x01, 0x09, 0x01, 0xa1, 0x00, 0x05, 0x09, 0x19, 0x01, 0x29, 0x05, 0x15,
     0x00, 0x25, 0x01, 0x95, 0x05, 0x75, 0x01, 0x81, 0x02, 0x95, 0x01, 0x75, 0x03, 0x81, 0x03, 0x05, 0x01,
@@ -26,24 +26,24 @@ const REPORTS: &[u8] = &[
 struct Device {
     is_mouse: bool,
     refuses: bool,
-    /// The guest has agreed, and a mouse was described to it and acknowledged.
+    /// Whether the version is negotiated and, for a mouse, the guest has acknowledged the device information.
     is_ready: bool,
     send: VecDeque<Vec<u8>>,
     leds: Option<u16>,
     violations: Violations,
 }
 
-/// A keyboard or a mouse. A handle: clones are the same device.
+/// A model of a keyboard or a mouse. A handle: clones are the same device.
 #[derive(Clone)]
 pub struct InputHost(Arc<Mutex<Device>>);
 
 impl InputHost {
-    /// A keyboard.
+    /// Creates a keyboard.
     pub fn keyboard() -> Self {
         Self(Arc::default())
     }
 
-    /// A mouse, or rather a tablet: it says where it is.
+    /// Creates a mouse with absolute coordinates.
     pub fn mouse() -> Self {
         Self(Arc::new(Mutex::new(Device { is_mouse: true, ..Device::default() })))
     }
@@ -57,25 +57,25 @@ impl InputHost {
         self.with(|device| device.refuses = true);
     }
 
-    /// Whether a guest listens.
+    /// Returns whether the guest is ready for events.
     pub fn is_ready(&self) -> bool {
         self.with(|device| device.is_ready)
     }
 
-    /// A key does something: its code and flags, when the channel is served the next time.
+    /// Queues a keystroke with its scan code and flags.
     pub fn keystroke(&self, code: u16, flags: u32) {
         let message_type = KeyboardMessageType::EVENT;
         self.send(KeyboardEvent { message_type, make_code: code, reserved: 0, flags }.as_bytes());
     }
 
-    /// The mouse does something: its buttons, its place, and steps of its wheel.
+    /// Queues a mouse report: buttons, position, and steps of the wheel.
     pub fn report(&self, buttons: u8, x: u16, y: u16, wheel: i16) {
         let report = [&[buttons][..], &x.to_le_bytes(), &y.to_le_bytes(), &wheel.to_le_bytes()].concat();
         let header = MouseHeader { message_type: MouseMessageType::INPUT_REPORT, size: report.len() as u32 };
         self.send(&[header.as_bytes(), &report].concat());
     }
 
-    /// Sends a message as it is.
+    /// Queues a message that is sent unchanged.
     pub fn send(&self, message: &[u8]) {
         self.with(|device| {
             // Only a mouse is a pipe.
@@ -84,12 +84,12 @@ impl InputHost {
         });
     }
 
-    /// The lights that the guest has set, as the wire has them.
+    /// Returns the LED state that the guest has set, as on the wire.
     pub fn leds(&self) -> Option<u16> {
         self.with(|device| device.leds)
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         self.with(|device| device.violations.list().to_vec())
     }
@@ -136,7 +136,7 @@ impl Device {
     }
 }
 
-/// What describes the mouse.
+/// Returns the device information message of the mouse.
 fn description() -> Vec<u8> {
     let usb = [9, 0x21, 1, 1, 0, 1, 0x22, REPORTS.len() as u8, 0];
     let attributes = size_of::<MouseDeviceInfo>() - size_of::<MouseHeader>();

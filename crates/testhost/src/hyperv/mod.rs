@@ -1,7 +1,7 @@
-//! A Hyper-V host, in process: hypervisor, SynIC and VMBus, strict where real hosts are, with knobs for a host that misbehaves.
+//! A model of a Hyper-V host in process: hypervisor, SynIC and VMBus. It is as strict as real hosts, and can inject faults.
 //!
-//! It answers at once, in the call that asks. What a guest does wrong is not punished but written down:
-//! [`violations`](HvHost::violations) is empty at the end of a good test.
+//! It responds within the call of the guest. Protocol violations of the guest are recorded: a test checks at its end that
+//! [`violations`](HvHost::violations) is empty.
 
 mod bus;
 mod channel;
@@ -46,7 +46,7 @@ use synic::Synic;
 use violations::Violations;
 use zerocopy::{FromBytes, IntoBytes};
 
-/// What a hypervisor of this model offers.
+/// What the modelled hypervisor offers.
 #[derive(Copy, Clone, Debug)]
 pub struct HvOffer {
     /// Privileges.
@@ -58,7 +58,7 @@ pub struct HvOffer {
 }
 
 impl Default for HvOffer {
-    /// All that this model knows.
+    /// Everything that the model supports.
     fn default() -> Self {
         Self {
             privileges: HvPrivilegeFlags::all(),
@@ -69,7 +69,7 @@ impl Default for HvOffer {
 }
 
 impl HvOffer {
-    /// As little as VMBus needs: what OpenVMM on KVM says, less its clock.
+    /// The minimum for VMBus: what OpenVMM on KVM offers, without its clock.
     pub fn least() -> Self {
         Self {
             privileges: HvPrivilegeFlags::HYPERCALL | HvPrivilegeFlags::SYNIC | HvPrivilegeFlags::VP_INDEX,
@@ -90,23 +90,23 @@ pub(crate) struct State {
     pub synic: Synic,
     pub bus: Bus,
     pub violations: Violations,
-    /// What the next messages are refused with.
+    /// The statuses with which the next HvCallPostMessage calls fail.
     pub refuse: VecDeque<HvStatus>,
 }
 
 impl State {
-    /// Writes down what the guest did wrong.
+    /// Records a protocol violation of the guest.
     pub fn violation(&mut self, text: impl Into<String>) {
         self.violations.note(text);
     }
 }
 
-/// A Hyper-V host. A handle: clones are the same host.
+/// A model of a Hyper-V host. A handle: clones are the same host.
 #[derive(Clone)]
 pub struct HvHost(Arc<Mutex<State>>);
 
 impl HvHost {
-    /// Gives `guest` a hypervisor with VMBus and nothing on it.
+    /// Creates a host for `guest`, with VMBus and no devices.
     pub fn new(guest: &Guest, offer: HvOffer) -> Self {
         let processors = guest.processors();
         let host = Self(Arc::new(Mutex::new(State {
@@ -140,7 +140,7 @@ impl HvHost {
         result
     }
 
-    /// Raises the interrupts that wait, one after the other, out of the lock: their handlers call back.
+    /// Raises the pending interrupts, one at a time, without the lock: their handlers call the host.
     fn settle(&self, guest: &Guest) {
         loop {
             let next = self.0.lock().expect("the host").synic.raised.pop_front();
@@ -149,43 +149,43 @@ impl HvHost {
         }
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         let state = self.0.lock().expect("the host");
         let strays = match state.bus.memory.strays() {
             0 => vec![],
-            count => vec![format!("{count} addresses where there is no memory")],
+            count => vec![format!("{count} addresses outside memory")],
         };
         [state.violations.list(), state.synic.violations.list(), state.bus.violations(), &strays].concat()
     }
 
-    /// The crashes that were reported.
+    /// Returns the guest's crash reports.
     pub fn crashes(&self) -> Vec<Crash> {
         self.0.lock().expect("the host").crashes.clone()
     }
 
-    /// How often the guest has asked for a reset.
+    /// Returns how often the guest has requested a reset.
     pub fn resets(&self) -> u32 {
         self.0.lock().expect("the host").resets
     }
 
-    /// Whether the guest has said who it is, and has a hypercall page.
+    /// Returns whether the guest's identity or its hypercall page is set, or a SynIC is enabled.
     pub fn is_in_use(&self) -> bool {
         let state = self.0.lock().expect("the host");
         state.os_id != 0 || state.hypercall & HvPageFlags::ENABLE.bits() != 0 || state.synic.is_in_use()
     }
 
-    /// Refuses the next messages with these, one each.
+    /// Makes the next HvCallPostMessage calls fail with these statuses, one each.
     pub fn refuse(&self, statuses: &[HvStatus]) {
         self.0.lock().expect("the host").refuse.extend(statuses);
     }
 
-    /// Refuses none any more.
+    /// Clears the statuses set by [`refuse`](Self::refuse).
     pub fn stop_refusing(&self) {
         self.0.lock().expect("the host").refuse.clear();
     }
 
-    /// Fires the timers that are due.
+    /// Fires the timers that have expired.
     pub fn run_timers(&self, guest: &Guest) {
         let now = guest.reference_time();
         self.with(guest, |state| {
@@ -196,7 +196,7 @@ impl HvHost {
         });
     }
 
-    /// How the guest sees the processor.
+    /// Returns a CPUID leaf.
     pub(crate) fn cpuid(&self, leaf: u32) -> [u32; 4] {
         let state = self.0.lock().expect("the host");
         let privileges = state.offer.privileges.bits();
@@ -218,7 +218,7 @@ impl HvHost {
         match HvMsr(index) {
             HvMsr::GUEST_OS_ID => state.os_id,
             HvMsr::HYPERCALL => state.hypercall,
-            // Not the processor's own number: who takes the one for the other shows.
+            // It differs from the processor's number, so that tests notice when the two are confused.
             HvMsr::VP_INDEX => u64::from(state.synic.vp_index(processor)),
             HvMsr::TIME_REF_COUNT => guest.reference_time(),
             HvMsr::REFERENCE_TSC => state.reference_tsc,
@@ -243,7 +243,7 @@ impl HvHost {
             HvMsr::REFERENCE_TSC => {
                 state.reference_tsc = value;
                 if value & HvPageFlags::ENABLE.bits() != 0 {
-                    // A counter of nanoseconds, and units of 100 of them.
+                    // The TSC counts nanoseconds; the reference time counts units of 100 ns.
                     let page = HvReferenceTsc { sequence: 1, reserved: 0, scale: u64::MAX / 100, offset: 7 };
                     guest.write(value & !0xfff, page.as_bytes());
                 }
@@ -290,7 +290,7 @@ impl HvHost {
         u64::from(status.0)
     }
 
-    /// The processors whose controller was switched on so far.
+    /// Returns the processors whose SynIC is enabled.
     pub fn processors_in_use(&self) -> BTreeSet<u32> {
         self.0.lock().expect("the host").synic.in_use()
     }

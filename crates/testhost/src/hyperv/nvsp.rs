@@ -1,22 +1,22 @@
-//! NVSP: what a guest and a network device say to each other besides frames, and the buffers that they share.
+//! The host's side of NVSP: control messages and the shared buffers.
 
 use super::devices::{Packets, address};
 use super::netvsp::Host;
 use hyperv_bindings::netvsp::{NvspMessageType, NvspStatus, NvspVersion};
 
-/// Where in a piece of the receive buffer a frame begins.
+/// The offset of a frame in a sub-allocation of the receive buffer.
 pub(super) const DATA_AT: usize = 256;
-/// Bytes of a section of the send buffer.
+/// The length of a section of the send buffer in bytes.
 pub(super) const SECTION: u32 = 6144;
 
-/// A buffer of the guest's.
+/// A buffer that the guest shares.
 #[derive(Default)]
 pub(super) struct Buffer {
     pub frames: Vec<u64>,
 }
 
 impl Buffer {
-    /// Where `len` bytes from `at` on are in guest memory, if that is inside.
+    /// Returns the guest memory of `len` bytes at offset `at`; `None` if they are out of range.
     pub fn places(&self, at: usize, len: usize) -> Option<Vec<(u64, usize)>> {
         let (mut at, mut left, mut places) = (at, len, vec![]);
         while left > 0 {
@@ -28,7 +28,7 @@ impl Buffer {
     }
 }
 
-/// A message with the length that all of them have, at least.
+/// Pads a message to the minimum length.
 pub(super) fn padded(message: &[u8]) -> Vec<u8> {
     let mut bytes = message.to_vec();
     bytes.resize(bytes.len().max(40), 0);
@@ -36,14 +36,14 @@ pub(super) fn padded(message: &[u8]) -> Vec<u8> {
 }
 
 impl Host {
-    /// Forgets the receive buffer. Packets that are in it may be completed still, which gives nothing back.
+    /// Revokes the receive buffer. Packets in it may still be completed, which frees no sub-allocation.
     pub(super) fn take_receive_buffer_back(&mut self) {
         self.receive = Buffer::default();
         self.free.clear();
         self.used.values_mut().for_each(Vec::clear);
     }
 
-    /// A message of NVSP; its answer.
+    /// Handles an NVSP message; returns the response, which is empty if there is none, or `None` for a malformed message.
     pub(super) fn nvsp(
         &mut self,
         kind: NvspMessageType,

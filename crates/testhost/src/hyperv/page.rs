@@ -1,5 +1,4 @@
-//! The two pages of a virtual processor that its interrupt controller writes: a message slot for each source, and event flags.
-//! TLFS 11.8, 11.9
+//! The message page and the event flags page of a virtual processor's SynIC. TLFS §11.8, §11.9
 
 use crate::Memory;
 use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HV_SLOT_LEN, HvMessage, HvMessageFlags, HvMessageType};
@@ -7,8 +6,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
 use zerocopy::IntoBytes;
 
-/// Puts a message into the slot of source `sint` in the page at `page`; whether it was free. A slot that is not gets its flag, so
-/// that the guest writes end-of-message, and then another look.
+/// Writes a message to the slot of source `sint` in the message page at `page`; returns whether the slot was free. If it is not, its
+/// pending flag is set, so that the guest writes end-of-message, and the slot is checked again.
 pub fn put_message(memory: &Memory, page: u64, sint: u32, message: &HvMessage) -> bool {
     let at = GuestAddress(page + u64::from(sint * HV_SLOT_LEN));
     let slot = memory.checked(memory.map().get_slice(at, HV_SLOT_LEN as usize));
@@ -30,8 +29,8 @@ pub fn put_message(memory: &Memory, page: u64, sint: u32, message: &HvMessage) -
     true
 }
 
-/// Sets an event flag of source `sint` in the page at `page`; whether it was not set. A source has 2048 flags, and of others
-/// nothing is written.
+/// Sets an event flag of source `sint` in the event page at `page`; returns whether it was clear. A source has 2048 flags; a flag out
+/// of range is ignored.
 pub fn set_event(memory: &Memory, page: u64, sint: u32, flag: u32) -> bool {
     if flag >= HV_EVENT_FLAGS {
         return false;

@@ -1,29 +1,28 @@
-//! The host's ends of a channel's rings: written from what is on the wire alone, so that it checks the guest's ends, with which it
-//! shares no code.
+//! The host's ends of a channel's rings. They share no code with the guest's ends, so that they test them independently.
 //!
-//! Positions are counted in bytes since the channel was opened and never wrap; an index in the ring is a position modulo the size. The
-//! guest's indices and packets may hold anything: what contradicts itself is a [`HostRingError`].
+//! Positions count bytes since the channel was opened and do not wrap; an index in the ring is a position modulo the size. The
+//! guest's indices and packets are not trusted: malformed ones are a [`HostRingError`].
 //!
 //! Source: the rings of OpenVMM (MIT) and FreeBSD (BSD).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Words of the control page, of 4 bytes.
+/// Indices of 4-byte words in the control page.
 const WRITE_INDEX: usize = 0;
 const READ_INDEX: usize = 1;
 const INTERRUPT_MASK: usize = 2;
 const PENDING_SEND_SIZE: usize = 3;
 
-/// Bytes ahead of a packet's own header, and behind its payload.
+/// The lengths in bytes of the packet descriptor, and of the footer after the payload.
 const DESCRIPTOR: u64 = 16;
 const FOOTER: u64 = 8;
-/// The only flag: the sender wants a completion.
+/// Packet flag: the sender requests a completion.
 const WANTS_COMPLETION: u16 = 1;
 
 /// The memory of one ring, which the guest may write at any time.
 pub trait HostRingMemory {
-    /// The head of the control page.
+    /// The first 128 bytes of the control page.
     fn control(&self) -> &[AtomicU32; 32];
     /// The data pages.
     fn data(&self) -> &[AtomicU64];
@@ -43,20 +42,20 @@ impl HostRingMemory for (&[AtomicU32; 32], &[AtomicU64]) {
 pub enum HostRingError {
     /// The memory is too small or too large for a ring.
     Size,
-    /// There is no room now. Nothing was written.
+    /// The ring is full. Nothing was written.
     Full,
-    /// The packet fits in no ring of this size, or its length in no descriptor. Nothing was written.
+    /// The packet is longer than the ring, or than a descriptor can express. Nothing was written.
     TooLong,
-    /// The guest wrote an index that is unaligned, out of range, or moved past what it may reach.
+    /// The guest wrote an index that is unaligned, out of range, or beyond the other index.
     Index(u32),
-    /// The guest wrote a packet whose first word contradicts itself or the indices.
+    /// The guest wrote a malformed packet descriptor, or one that contradicts the indices.
     Packet(u64),
 }
 
 impl fmt::Display for HostRingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Size => f.write_str("memory of a size that no ring has"),
+            Self::Size => f.write_str("invalid ring size"),
             Self::Full => f.write_str("the ring is full"),
             Self::TooLong => f.write_str("the packet is too long for the ring"),
             Self::Index(index) => write!(f, "index {index:#x} is out of range"),
@@ -72,24 +71,24 @@ impl std::error::Error for HostRingError {}
 pub struct PacketKind(pub u16);
 
 impl PacketKind {
-    /// Payload alone.
+    /// Payload only.
     pub const IN_BAND: Self = Self(6);
-    /// Payload, and ranges of a shared buffer.
+    /// Payload and ranges of a shared buffer.
     pub const TRANSFER_PAGES: Self = Self(7);
-    /// Payload, and ranges of guest memory.
+    /// Payload and ranges of guest memory.
     pub const GPA_DIRECT: Self = Self(9);
-    /// The answer to a packet that asked for one.
+    /// The completion of a packet that requested one.
     pub const COMPLETION: Self = Self(11);
 }
 
-/// A packet of the guest's, copied out of the ring.
+/// A packet of the guest, copied out of the ring.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct HostPacket<'a> {
-    /// Its type; may be one that does not exist.
+    /// The type, which may be unknown.
     pub kind: PacketKind,
-    /// Whether the guest wants a completion.
+    /// Whether the guest requests a completion.
     pub wants_completion: bool,
-    /// The transaction id, for the completion to repeat.
+    /// The transaction id, which the completion repeats.
     pub transaction: u64,
     /// The bytes between the descriptor and the payload.
     pub header: &'a [u8],
@@ -117,7 +116,7 @@ pub struct BufferRange {
     pub offset: u32,
 }
 
-/// Takes a little-endian number of `N` bytes off the front of `bytes`.
+/// Removes a little-endian number of `N` bytes from the front of `bytes`.
 fn number<const N: usize>(bytes: &mut &[u8]) -> Option<u64> {
     let (front, rest) = bytes.split_at_checked(N)?;
     *bytes = rest;
@@ -125,8 +124,8 @@ fn number<const N: usize>(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 impl HostPacket<'_> {
-    /// The ranges of guest memory that the packet names. `None` where it is of another type, names no range, or a range that
-    /// does not fit in its header.
+    /// Returns the ranges of guest memory in the packet. `None` if the packet is of another type, has no range, or a range exceeds its
+    /// header.
     pub fn gpa_ranges(&self) -> Option<Vec<GuestRange>> {
         let mut rest = self.header;
         let _reserved = number::<4>(&mut rest).filter(|_| self.kind == PacketKind::GPA_DIRECT)?;
@@ -161,7 +160,7 @@ impl<M: HostRingMemory> Shared<M> {
         Ok(Self { memory, size })
     }
 
-    /// The index of a position.
+    /// Returns the index of a position.
     fn index(&self, position: u64) -> u32 {
         (position % self.size) as u32
     }
@@ -174,7 +173,8 @@ impl<M: HostRingMemory> Shared<M> {
         self.memory.control()[word].load(Ordering::SeqCst)
     }
 
-    /// The position that an index of the guest's means: the first one from `from` on, which may be at most `most` bytes further.
+    /// Converts an index that the guest wrote to a position: the first one at or after `from`. An error if it is more than `most` bytes
+    /// after `from`.
     fn position(&self, word: usize, from: u64, most: u64) -> Result<u64, HostRingError> {
         let index = self.get(word);
         if !index.is_multiple_of(8) || u64::from(index) >= self.size {
@@ -189,10 +189,10 @@ impl<M: HostRingMemory> Shared<M> {
     }
 }
 
-/// The reading end: packets of the guest's.
+/// The receiving end: reads packets of the guest.
 pub struct HostReader<M> {
     ring: Shared<M>,
-    /// The position of the next packet, and the one that the guest was told.
+    /// The position of the next packet, and the published read position.
     taken: u64,
     told: u64,
 }
@@ -207,23 +207,23 @@ impl<M: HostRingMemory> HostReader<M> {
         Ok(Self { ring: Shared::new(memory)?, taken: 0, told: 0 })
     }
 
-    /// The memory.
+    /// Returns the memory of the ring.
     pub fn memory(&self) -> &M {
         &self.ring.memory
     }
 
-    /// The position up to which the guest has written.
+    /// Returns the position up to which the guest has written.
     fn written(&self) -> Result<u64, HostRingError> {
         let written = self.ring.position(WRITE_INDEX, self.told, self.ring.size)?;
-        // What was taken and not released is the host's still.
+        // Packets that were read and not released still occupy the ring.
         if written < self.taken { Err(HostRingError::Index(self.ring.index(written))) } else { Ok(written) }
     }
 
-    /// Copies the next packet to `buffer`, replacing what is in it; `None` where the ring is drained.
+    /// Copies the next packet to `buffer`, replacing its content; returns `None` if the ring is drained.
     ///
     /// # Errors
     ///
-    /// [`HostRingError::Index`] and [`HostRingError::Packet`]: the guest wrote nonsense. Nothing was taken.
+    /// [`HostRingError::Index`] and [`HostRingError::Packet`]: the guest wrote a malformed index or packet. Nothing was read.
     pub fn next<'b>(&mut self, buffer: &'b mut Vec<u8>) -> Result<Option<HostPacket<'b>>, HostRingError> {
         let available = self.written()? - self.taken;
         if available == 0 {
@@ -247,14 +247,14 @@ impl<M: HostRingMemory> HostReader<M> {
         Ok(Some(HostPacket { kind, wants_completion: flags != 0, transaction, header, payload }))
     }
 
-    /// Tells the guest not to signal.
+    /// Masks signals of the guest.
     pub fn mask(&mut self) {
         self.ring.set(INTERRUPT_MASK, 1);
         fence(Ordering::SeqCst);
     }
 
-    /// Tells the guest to signal again. True where the ring is not drained: the guest may have decided not to
-    /// signal, so it is masked again and to be read on.
+    /// Unmasks signals of the guest. Returns true if a packet raced in: the guest may not have signalled it, so signals are masked again
+    /// and the caller continues to read.
     pub fn unmask(&mut self) -> bool {
         self.ring.set(INTERRUPT_MASK, 0);
         fence(Ordering::SeqCst);
@@ -265,26 +265,26 @@ impl<M: HostRingMemory> HostReader<M> {
         !is_drained
     }
 
-    /// Tells the guest what was taken; whether the guest is to be signalled, since it waits for the room that this makes.
+    /// Publishes the read position; returns whether to signal the guest, since it waits for this room.
     pub fn release(&mut self) -> bool {
         let before = std::mem::replace(&mut self.told, self.taken);
         self.ring.set(READ_INDEX, self.ring.index(self.taken));
         fence(Ordering::SeqCst);
         let wanted = u64::from(self.ring.get(PENDING_SEND_SIZE)) / 8 * 8;
         let Ok(written) = self.ring.position(WRITE_INDEX, self.told, self.ring.size) else { return false };
-        // Room is what is free but for 8 bytes. An index that has been moved back makes the first sum negative.
+        // Room is the free space without 8 bytes. If the index was moved back, the first sum is negative.
         let room = |read: u64| self.ring.size as i64 - (written - read) as i64 - 8;
         wanted > 0 && room(before) < wanted as i64 && wanted as i64 <= room(self.told)
     }
 }
 
-/// The writing end: packets to the guest.
+/// The sending end: writes packets to the guest.
 pub struct HostWriter<M> {
     ring: Shared<M>,
-    /// The position behind the last packet, and the one that the guest was told.
+    /// The position after the last packet, and the published write position.
     written: u64,
     told: u64,
-    /// The position up to which the guest was seen to have read.
+    /// The last known position up to which the guest has read.
     read: u64,
 }
 
@@ -298,25 +298,25 @@ impl<M: HostRingMemory> HostWriter<M> {
         Ok(Self { ring: Shared::new(memory)?, written: 0, told: 0, read: 0 })
     }
 
-    /// The memory.
+    /// Returns the memory of the ring.
     pub fn memory(&self) -> &M {
         &self.ring.memory
     }
 
-    /// Bytes of a packet with `body` bytes of header and payload.
+    /// Returns the length of a packet with `body` bytes of header and payload.
     fn packet_len(&self, body: usize) -> Result<u64, HostRingError> {
         let len = DESCRIPTOR + (body as u64).next_multiple_of(8) + FOOTER;
         let is_possible = (len - FOOTER) / 8 <= u64::from(u16::MAX) && len + 8 <= self.ring.size;
         if is_possible { Ok(len) } else { Err(HostRingError::TooLong) }
     }
 
-    /// Whether `len` bytes can be written without the ring looking empty.
+    /// Returns whether `len` bytes can be written without making the ring look empty.
     fn has_room(&mut self, len: u64) -> Result<bool, HostRingError> {
         self.read = self.ring.position(READ_INDEX, self.read, self.told - self.read)?;
         Ok(self.written - self.read + len + 8 <= self.ring.size)
     }
 
-    /// Writes a packet, whose header is of whole words. The guest sees it after [`publish`](Self::publish).
+    /// Writes a packet, whose header is a multiple of 8 bytes. The guest sees it after [`publish`](Self::publish).
     ///
     /// # Errors
     ///
@@ -337,7 +337,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         let first = u64::from(kind.0) | start << 16 | ((len - FOOTER) / 8) << 32 | u64::from(flags) << 48;
         let mut bytes = [&first.to_le_bytes()[..], &transaction.to_le_bytes(), header, payload].concat();
         bytes.resize((len - FOOTER) as usize, 0);
-        // The footer repeats the index of the descriptor, behind 4 bytes that are reserved.
+        // The footer has 4 reserved bytes and the index of the descriptor.
         bytes.extend((u64::from(self.ring.index(self.written)) << 32).to_le_bytes());
         for (position, word) in (self.written..).step_by(8).zip(bytes.as_chunks::<8>().0) {
             self.ring.word(position).store(u64::from_le_bytes(*word), Ordering::Relaxed);
@@ -346,7 +346,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         Ok(())
     }
 
-    /// Writes an in-band packet that wants no completion.
+    /// Writes an in-band packet without a completion request.
     ///
     /// # Errors
     ///
@@ -355,7 +355,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         self.send(PacketKind::IN_BAND, 0, transaction, &[], payload)
     }
 
-    /// Writes an in-band packet that wants a completion.
+    /// Writes an in-band packet with a completion request.
     ///
     /// # Errors
     ///
@@ -364,7 +364,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         self.send(PacketKind::IN_BAND, WANTS_COMPLETION, transaction, &[], payload)
     }
 
-    /// Writes the completion of a packet of the guest's.
+    /// Writes the completion of a packet of the guest.
     ///
     /// # Errors
     ///
@@ -373,7 +373,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         self.send(PacketKind::COMPLETION, 0, transaction, &[], payload)
     }
 
-    /// Writes a packet with ranges of the shared buffer `set`, which wants a completion.
+    /// Writes a packet with ranges of the shared buffer `set` and a completion request.
     ///
     /// # Errors
     ///
@@ -395,8 +395,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         self.send(PacketKind::TRANSFER_PAGES, WANTS_COMPLETION, transaction, &header, payload)
     }
 
-    /// Shows the guest what was written; whether the guest is to be signalled: the ring was empty and the guest
-    /// does not mask signals.
+    /// Publishes the write position; returns whether to signal the guest: the ring was empty, and signals are not masked.
     pub fn publish(&mut self) -> bool {
         if self.written == self.told {
             return false;
@@ -407,8 +406,8 @@ impl<M: HostRingMemory> HostWriter<M> {
         self.ring.get(INTERRUPT_MASK) == 0 && self.ring.get(READ_INDEX) == self.ring.index(before)
     }
 
-    /// Asks for a signal when a packet with `body` bytes of header and payload fits. True where it fits now: there
-    /// may be no signal, and none is asked for any more.
+    /// Requests a signal for when a packet with `body` bytes of header and payload fits. Returns true if it fits now; the request is then
+    /// withdrawn.
     ///
     /// # Errors
     ///
@@ -424,7 +423,7 @@ impl<M: HostRingMemory> HostWriter<M> {
         Ok(fits)
     }
 
-    /// Asks for no signal any more.
+    /// Withdraws the request for a signal.
     pub fn stop_waiting(&mut self) {
         self.ring.set(PENDING_SEND_SIZE, 0);
     }

@@ -1,4 +1,4 @@
-//! What the guest asks a network device, and what it sets: RNDIS requests and OIDs.
+//! The host's side of RNDIS control messages: initialization, queries and settings of OIDs.
 
 use super::devices::Packets;
 use super::netvsp::Host;
@@ -7,7 +7,7 @@ use hyperv_bindings::rndis::*;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 impl Host {
-    /// A message of the device.
+    /// Handles a control message.
     pub(super) fn control_message(&mut self, memory: &Memory, bytes: &[u8], out: &mut dyn Packets) {
         let Ok((request, _)) = RndisRequest::read_from_prefix(bytes) else {
             return self.violation("an RNDIS message that is too short");

@@ -1,4 +1,4 @@
-//! Sockets, from the host's side: what listens, and the ends of streams.
+//! The host's side of Hyper-V sockets: listeners, and the host's ends of streams.
 
 use super::bus::{Bus, Controller, OfferSettings, header, read};
 use super::devices::{Packets, VmbusDevice};
@@ -12,14 +12,14 @@ use hyperv_bindings::vmbus::{
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The status of a refusal: STATUS_CONNECTION_REFUSED.
+/// The status of a refused connection: STATUS_CONNECTION_REFUSED.
 const REFUSED: u32 = 0xc000_0236;
-/// Bytes of a packet.
+/// Maximum length of a packet's payload in bytes.
 const MAX_PAYLOAD: usize = 4096;
 
 #[derive(Default)]
 struct Stream {
-    /// What comes is sent back.
+    /// Whether received data is sent back.
     is_echo: bool,
     received: Vec<u8>,
     is_ended: bool,
@@ -32,7 +32,7 @@ struct Stream {
 pub struct SocketEnd(Arc<Mutex<Stream>>);
 
 impl SocketEnd {
-    /// An end that sends back what comes, and ends when the guest does.
+    /// Creates an end that echoes received data, and shuts down after the guest.
     pub fn echo() -> Self {
         Self(Arc::new(Mutex::new(Stream { is_echo: true, ..Stream::default() })))
     }
@@ -41,27 +41,27 @@ impl SocketEnd {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Sends data, when the channel is served the next time.
+    /// Queues data, which is sent when the channel is served.
     pub fn send(&self, bytes: &[u8]) {
         self.with(|stream| stream.send.extend(bytes.chunks(MAX_PAYLOAD).map(framed)));
     }
 
-    /// Sends a packet as it is.
+    /// Queues a packet that is sent unchanged.
     pub fn send_packet(&self, bytes: &[u8]) {
         self.with(|stream| stream.send.push_back(bytes.to_vec()));
     }
 
-    /// Says that no more comes.
+    /// Shuts down the sending direction.
     pub fn finish(&self) {
         self.with(|stream| stream.send.push_back(framed(&[])));
     }
 
-    /// What came from the guest, and whether it has said that no more comes.
+    /// Returns the data received from the guest, and whether the guest has shut down its sending direction.
     pub fn received(&self) -> (Vec<u8>, bool) {
         self.with(|stream| (stream.received.clone(), stream.is_ended))
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         self.with(|stream| stream.violations.clone())
     }
@@ -70,7 +70,7 @@ impl SocketEnd {
 impl VmbusDevice for SocketEnd {
     fn packet(&mut self, _memory: &Memory, packet: &HostPacket<'_>, _out: &mut dyn Packets) {
         self.with(|stream| match unframed(packet.payload) {
-            Some(_) if stream.is_ended => stream.violations.push("data behind the end".into()),
+            Some(_) if stream.is_ended => stream.violations.push("data after the end of the stream".into()),
             Some([]) => {
                 stream.is_ended = true;
                 if stream.is_echo {
@@ -92,7 +92,7 @@ impl VmbusDevice for SocketEnd {
     }
 }
 
-/// The class of what listens at `port`.
+/// Returns the service GUID of `port`.
 fn service(port: u32) -> Guid {
     let mut service = SOCKET;
     service.0[..4].copy_from_slice(&port.to_le_bytes());
@@ -100,12 +100,12 @@ fn service(port: u32) -> Guid {
 }
 
 impl Bus {
-    /// Lets `end` be the host's end of the next socket to `port`.
+    /// Accepts the next connection of the guest to `port` with `end` as the host's end.
     pub fn listen(&mut self, port: u32, end: SocketEnd) {
         self.listeners.push((service(port), end));
     }
 
-    /// Connects to `port` of the guest; the number of the channel.
+    /// Connects to `port` of the guest and returns the number of the channel.
     pub fn connect(&mut self, synic: &mut dyn Controller, port: u32, end: SocketEnd) -> u32 {
         let mut instance = *b"socket for guest";
         instance[0] = self.sockets as u8;
@@ -119,7 +119,7 @@ impl Bus {
         self.add(synic, settings, Box::new(end))
     }
 
-    /// The guest wants a socket.
+    /// Handles a connect request of the guest.
     pub(super) fn socket_wanted(&mut self, synic: &mut dyn Controller, bytes: &[u8]) -> Option<()> {
         let silo = 16;
         let has_silo = self.version >= VmbusVersion::WIN10_RS5.0;
@@ -138,7 +138,7 @@ impl Bus {
                     OfferSettings { interface, instance, socket: Some(false), ..OfferSettings::default() };
                 self.add(synic, settings, Box::new(end));
             }
-            // Older hosts say nothing.
+            // Older hosts do not respond to a refused connection.
             None if self.version >= VmbusVersion::WIN10_RS3_0.0 => {
                 let header = header(VmbusMessageType::TL_CONNECT_RESULT);
                 self.say(synic, &VmbusTlConnectResult { header, endpoint_id, service_id, status: REFUSED });

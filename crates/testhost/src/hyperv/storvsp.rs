@@ -1,4 +1,4 @@
-//! StorVSP: the host's side of storage on VMBus.
+//! A model of StorVSP: the host's side of storage on VMBus.
 
 use super::devices::{Packets, VmbusDevice, gather, places, scatter};
 use super::drive::{Answer, StorDrive};
@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// Commands that are kept for who asks.
+/// Maximum number of recorded commands.
 const RECORDED: usize = 1 << 16;
 
-/// Where a channel is in its set-up.
+/// The steps of the initialization.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 enum Step {
     #[default]
@@ -27,18 +27,18 @@ enum Step {
 /// Changes a completion that is about to be sent.
 type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 
-/// How the host misbehaves, or is busy.
+/// Fault injection settings.
 #[derive(Default)]
 pub struct StorFaultConfig {
-    /// Commands are taken, and not answered until [`StorHost::release`].
+    /// Commands are not completed until [`StorHost::release`].
     pub holds: bool,
-    /// A reset of the bus aborts what is held.
+    /// A bus reset aborts held commands.
     pub reset_aborts: bool,
-    /// So many commands are answered with BUSY.
+    /// How many of the next commands complete with BUSY.
     pub busy: u32,
-    /// The next commands are answered with this: status of the request, SCSI status.
+    /// SRB status and SCSI status of the next commands.
     pub fail: VecDeque<(u8, u8)>,
-    /// Applied to every completion of a command.
+    /// Changes every completion of a command before it is sent.
     pub mutate: Option<Mutation>,
     /// Every completion of a command is sent twice.
     pub twice: bool,
@@ -53,9 +53,9 @@ struct Host {
     granted: u16,
     drives: BTreeMap<(u8, u8), StorDrive>,
     fault_config: StorFaultConfig,
-    /// By channel: transactions and completions that are held.
+    /// Held completions: channel, transaction id, packet.
     held: Vec<(u16, u64, Vec<u8>)>,
-    /// What was let go of it.
+    /// Completions that were released and not yet sent.
     released: Vec<(u16, u64, Vec<u8>)>,
     notices: VecDeque<StorvspOperation>,
     commands: Vec<(u16, u8)>,
@@ -65,11 +65,11 @@ struct Host {
     violations: Violations,
 }
 
-/// Storage on VMBus: a SCSI controller with [`StorDrive`]s. A handle: clones are the same controller.
+/// A model of a SCSI controller on VMBus with [`StorDrive`]s. A handle: clones are the same controller.
 #[derive(Clone)]
 pub struct StorHost {
     shared: Arc<Mutex<Host>>,
-    /// Which of its channels this is.
+    /// The channel index; 0 for the primary channel.
     channel: u16,
 }
 
@@ -80,7 +80,7 @@ impl Default for StorHost {
 }
 
 impl StorHost {
-    /// One that speaks every version, without disks, with three further channels.
+    /// Creates a controller that accepts every version, without disks, with up to three subchannels.
     pub fn new() -> Self {
         let host = Host {
             newest: StorvspVersion::THRESHOLD,
@@ -107,42 +107,42 @@ impl StorHost {
         work(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Speaks versions up to `newest`.
+    /// Sets the newest version that is accepted.
     pub fn set_newest(&self, newest: StorvspVersion) {
         self.with(|host| host.newest = newest);
     }
 
-    /// Gives it as many further channels as that.
+    /// Sets the maximum number of subchannels.
     pub fn set_further(&self, count: u16) {
         self.with(|host| host.further = count);
     }
 
-    /// Puts a drive at `lun` of target 0, in place of the one before.
+    /// Inserts a drive at `lun` of target 0, replacing the previous one.
     pub fn insert(&self, lun: u8, drive: StorDrive) {
         self.with(|host| host.drives.insert((0, lun), drive));
     }
 
-    /// Takes the drive at `lun` away.
+    /// Removes the drive at `lun`.
     pub fn remove(&self, lun: u8) -> Option<StorDrive> {
         self.with(|host| host.drives.remove(&(0, lun)))
     }
 
-    /// Tells the guest that units have come or gone, when the channel is served the next time.
+    /// Queues a notification that units were added or removed.
     pub fn notify(&self, operation: StorvspOperation) {
         self.with(|host| host.notices.push_back(operation));
     }
 
-    /// Does something with the drive at `lun`.
+    /// Calls `work` with the drive at `lun`; `None` if there is none.
     pub fn drive<R>(&self, lun: u8, work: impl FnOnce(&mut StorDrive) -> R) -> Option<R> {
         self.with(|host| host.drives.get_mut(&(0, lun)).map(work))
     }
 
-    /// Changes how it misbehaves.
+    /// Changes the fault injection settings.
     pub fn fault_config(&self, change: impl FnOnce(&mut StorFaultConfig)) {
         self.with(|host| change(&mut host.fault_config));
     }
 
-    /// Answers what is held, when the channels are served the next time.
+    /// Releases held completions, which are sent when the channels are served.
     pub fn release(&self) {
         self.with(|host| {
             let held = std::mem::take(&mut host.held);
@@ -150,12 +150,12 @@ impl StorHost {
         });
     }
 
-    /// How many commands are held.
+    /// Returns how many completions are held.
     pub fn held(&self) -> usize {
         self.with(|host| host.held.len())
     }
 
-    /// The commands since the last call: channels and opcodes.
+    /// Returns the commands since the last call: channel and opcode.
     pub fn take_commands(&self) -> Vec<(u16, u8)> {
         self.with(|host| {
             host.cdbs.clear();
@@ -163,22 +163,22 @@ impl StorHost {
         })
     }
 
-    /// The bytes of the commands since then.
+    /// Returns the CDBs of the commands since the last call of `take_commands`.
     pub fn cdbs(&self) -> Vec<[u8; 16]> {
         self.with(|host| host.cdbs.clone())
     }
 
-    /// How often the bus was reset.
+    /// Returns the number of bus resets.
     pub fn resets(&self) -> u32 {
         self.with(|host| host.resets)
     }
 
-    /// The versions that were proposed.
+    /// Returns the versions that the guest has proposed.
     pub fn versions(&self) -> Vec<u16> {
         self.with(|host| host.versions.clone())
     }
 
-    /// What the guest did wrong so far.
+    /// Returns the protocol violations of the guest so far.
     pub fn violations(&self) -> Vec<String> {
         self.with(|host| host.violations.list().to_vec())
     }
@@ -266,7 +266,7 @@ impl VmbusDevice for StorHost {
 }
 
 impl Host {
-    /// What is no command; the status.
+    /// Handles an operation other than EXECUTE_SRB; returns its status.
     fn control(
         &mut self,
         channel: u16,
@@ -279,7 +279,7 @@ impl Host {
             self.violations.note(format!("operation {} on channel {channel}", operation.0));
             return StorvspNtStatus::INVALID_DEVICE_STATE;
         }
-        // That it is too short was written down already.
+        // The violation was recorded above.
         let first = payload.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes));
         match (operation, self.step) {
             (StorvspOperation::BEGIN_INITIALIZATION, Step::Closed) => self.step = Step::Begun,
@@ -336,7 +336,7 @@ impl Host {
         StorvspNtStatus::SUCCESS
     }
 
-    /// A command; whether it is answered now.
+    /// Handles a command; returns whether it is completed now.
     fn execute(
         &mut self,
         memory: &Memory,
@@ -403,7 +403,7 @@ impl Host {
         !self.fault_config.holds
     }
 
-    /// The memory of a command, as a real host checks it.
+    /// Checks lengths and memory of a command as a real host does; returns the memory.
     fn check(&mut self, packet: &HostPacket<'_>, request: &StorvspScsiRequest) -> Vec<(u64, usize)> {
         let length = if self.version < StorvspVersion::WIN8 { 0x24 } else { 0x34 };
         if request.length != length || !(6..=16).contains(&request.cdb_length) {
@@ -437,7 +437,7 @@ impl Host {
         })
     }
 
-    /// Does the command; `None` where there is no such unit.
+    /// Executes the command; `None` if there is no such unit.
     fn run(
         &mut self,
         request: &StorvspScsiRequest,
@@ -445,7 +445,7 @@ impl Host {
         from: &[u8],
         room: usize,
     ) -> Option<Answer> {
-        // All drives are on the first path; guests look on others too.
+        // All drives are on the first path; guests scan other paths, too.
         let is_first = request.path_id == 0;
         if cdb[0] == 0xa0 {
             let luns = self.drives.keys().filter(|(target, _)| is_first && *target == request.target_id);

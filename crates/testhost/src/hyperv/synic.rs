@@ -1,4 +1,4 @@
-//! The synthetic interrupt controller and the timers, from the host's side.
+//! A model of the synthetic interrupt controller (SynIC) and the synthetic timers.
 
 use super::bus::Controller;
 use super::page::{put_message, set_event};
@@ -22,18 +22,18 @@ struct Vp {
     siefp: u64,
     sints: [u64; SINTS],
     timers: [(u64, u64); 4],
-    /// Messages that wait for their slots.
+    /// Messages that wait for their slots, by SINT.
     waiting: VecDeque<(u32, HvMessage)>,
 }
 
-/// The controllers of all processors.
+/// The SynICs of all processors.
 pub(crate) struct Synic {
     memory: Memory,
     processors: Vec<Vp>,
-    /// Descriptors of interrupts that wait to be raised, with their processors.
+    /// Pending interrupts: processor and descriptor.
     pub raised: VecDeque<(u32, u8)>,
     pub violations: Violations,
-    /// How often end-of-message was written.
+    /// The number of end-of-message writes.
     pub eoms: u64,
 }
 
@@ -62,7 +62,7 @@ impl Synic {
         self.processors[processor as usize].index
     }
 
-    /// The processor that has `index`.
+    /// Returns the processor whose VP index is `index`.
     pub fn processor(&self, index: u32) -> Option<u32> {
         self.processors.iter().position(|vp| vp.index == index).map(|place| place as u32)
     }
@@ -92,7 +92,7 @@ impl Synic {
     }
 }
 
-/// Where a message or a flag goes: the address of a page, if it is enabled.
+/// Returns the address of a message or event page, if its register enables it.
 fn page(register: u64) -> Option<u64> {
     (register & HvPageFlags::ENABLE.bits() != 0).then_some(register & !0xfff)
 }
@@ -142,7 +142,7 @@ impl Synic {
         }
     }
 
-    /// Sends a message to the source of a processor.
+    /// Queues a message for source `sint` of a processor.
     fn send_message(&mut self, processor: u32, sint: u32, message_type: HvMessageType, payload: &[u8]) {
         let mut message = HvMessage {
             header: HvMessageHeader {
@@ -159,7 +159,7 @@ impl Synic {
         self.deliver(processor);
     }
 
-    /// Puts the next messages into the slots that are free; a slot that is not gets its flag, and then another look.
+    /// Delivers queued messages to free slots; an occupied slot gets its pending flag and is checked again.
     fn deliver(&mut self, processor: u32) {
         let vp = &self.processors[processor as usize];
         let is_on = vp.control & HvScontrolFlags::ENABLE.bits() != 0;
@@ -176,7 +176,7 @@ impl Synic {
         }
     }
 
-    /// Sets an event flag of a processor; an interrupt comes of a flag that was not set.
+    /// Sets an event flag of a processor; raises an interrupt if the flag was clear.
     fn set_event_flag(&mut self, processor: u32, sint: u32, flag: u32) {
         let vp = &self.processors[processor as usize];
         let Some(base) = page(vp.siefp).filter(|_| vp.control & HvScontrolFlags::ENABLE.bits() != 0) else {
@@ -187,7 +187,7 @@ impl Synic {
         }
     }
 
-    /// Fires the timers that are due.
+    /// Fires the timers that have expired.
     pub fn run_timers(&mut self, now: u64) {
         for processor in 0..self.processors.len() as u32 {
             for index in 0..4u32 {

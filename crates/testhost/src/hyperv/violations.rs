@@ -8,7 +8,7 @@ const MAX_RECORDED: usize = 100;
 pub(crate) struct Violations(Vec<String>);
 
 impl Violations {
-    /// Records a violation. The last entry that fits only says that more followed.
+    /// Records a violation. The last entry that fits only reports that more followed.
     pub fn note(&mut self, text: impl Into<String>) {
         match self.0.len() + 1 {
             MAX_RECORDED => self.0.push("further violations are not recorded".into()),

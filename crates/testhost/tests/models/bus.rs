@@ -1,4 +1,4 @@
-//! The bus: numbers of channels, and what guests say of their memory.
+//! The model of the bus: channel numbers, and memory that guests share.
 
 use hyperv_bindings::Guid;
 use hyperv_bindings::tlfs::{HV_EVENT_FLAGS, HV_SLOT_LEN, HvMessageType, HvPostMessageInput, HvStatus};
@@ -21,7 +21,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 const NOWHERE: Guid = Guid([0; 16]);
 
 #[test]
-fn numbers_of_channels_come_again() {
+fn channel_numbers_are_reused() {
     let guest = Guest::with(2, true);
     let host = HvHost::new(&guest, HvOffer::least());
     let storage = StorHost::new();
@@ -31,7 +31,7 @@ fn numbers_of_channels_come_again() {
     let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
     let primary = vmbus.find(&NOWHERE, 0).expect("an offer");
-    // More further channels than a source has flags.
+    // More subchannels than a SINT has event flags.
     for _ in 0..800 {
         let options = StorOptions::default().with_processors(2);
         let adapter = StorTransport::new(&guest, &vmbus, &primary, &options);
@@ -44,7 +44,7 @@ fn numbers_of_channels_come_again() {
         drop(controller);
         while vmbus.poll().is_some() {}
     }
-    // What nobody was told of is nobody's to release.
+    // A channel that was not offered is removed at once.
     drop((vmbus, hypervisor));
     let second = host.add(&guest, OfferSettings { instance: Guid([1; 16]), ..settings }, Echo);
     host.rescind(&guest, second);
@@ -52,7 +52,7 @@ fn numbers_of_channels_come_again() {
     assert_eq!((host.violations(), storage.violations()), (vec![], vec![]));
 }
 
-/// Offers ever more channels.
+/// A device that offers more and more subchannels.
 struct Greedy;
 
 impl VmbusDevice for Greedy {
@@ -66,7 +66,7 @@ impl VmbusDevice for Greedy {
 }
 
 #[test]
-fn there_are_no_more_channels_than_flags() {
+fn channels_are_limited_by_the_event_flags() {
     let guest = Guest::with(1, true);
     let host = HvHost::new(&guest, HvOffer::least());
     let primary = host.add(&guest, OfferSettings::default(), Greedy);
@@ -81,7 +81,7 @@ fn there_are_no_more_channels_than_flags() {
 }
 
 #[test]
-fn flags_of_one_source_stay_inside_its_slot() {
+fn event_flags_of_a_sint_stay_in_its_slot() {
     let guest = Guest::new();
     let (memory, page) = (guest.memory(), 0x10_0000);
     for (flag, is_set) in [(HV_EVENT_FLAGS - 1, true), (HV_EVENT_FLAGS, false), (u32::MAX, false)] {
@@ -93,7 +93,7 @@ fn flags_of_one_source_stay_inside_its_slot() {
     assert_eq!((written, memory.strays()), (vec![(last, 0x80)], 0));
 }
 
-/// Controllers that keep what is sent.
+/// SynICs that record what is sent.
 #[derive(Default)]
 struct Kept {
     messages: Vec<Vec<u8>>,
@@ -112,7 +112,7 @@ impl Controller for Kept {
     }
 }
 
-/// Posts a message, with what comes behind it.
+/// Posts a message, followed by `rest`.
 fn post<T: IntoBytes + Immutable>(bus: &mut Bus, kept: &mut Kept, message: &T, rest: &[u64]) {
     let bytes = [message.as_bytes(), rest.as_bytes()].concat();
     let mut input = HvPostMessageInput::new_zeroed();
@@ -122,7 +122,7 @@ fn post<T: IntoBytes + Immutable>(bus: &mut Bus, kept: &mut Kept, message: &T, r
     assert_eq!(bus.post(kept, &input), HvStatus::SUCCESS);
 }
 
-/// A bus of a host before VMBus 4.0 with a device, connected, with the interrupt page there.
+/// A connected bus of a host before VMBus 4.0 with a device, and the interrupt page at `page`.
 fn connected(guest: &Guest, page: u64) -> (Bus, Kept) {
     let (mut bus, mut kept) = (Bus::new(guest.memory().clone()), Kept::default());
     bus.add(&mut kept, OfferSettings::default(), Box::new(Echo));
@@ -136,7 +136,7 @@ fn connected(guest: &Guest, page: u64) -> (Bus, Kept) {
 }
 
 #[test]
-fn memory_that_no_address_has_is_refused() {
+fn page_numbers_out_of_range_are_refused() {
     let guest = Guest::new();
     for (frames, status) in [([0x100, (1 << 52) - 1], 0), ([0x100, 1 << 52], 1), ([u64::MAX; 2], 1)] {
         let (mut bus, mut kept) = connected(&guest, 0);
@@ -157,7 +157,7 @@ fn memory_that_no_address_has_is_refused() {
 }
 
 #[test]
-fn an_interrupt_page_that_no_address_has_is_not_read() {
+fn an_interrupt_page_out_of_range_is_not_read() {
     let guest = Guest::new();
     for page in [u64::MAX, u64::MAX - 4095, u64::MAX - 2047] {
         let (mut bus, mut kept) = connected(&guest, page);

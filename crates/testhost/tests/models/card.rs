@@ -1,31 +1,31 @@
-//! NetVSP.
+//! The model of NetVSP.
 
-use crate::{BUFFER, NOWHERE, Sample, Sent, flood, is_cut, send, words};
+use crate::{BUFFER, NOWHERE, Sample, Sent, check_truncated, flood, send, words};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspMessageType, NvspVersion};
 use hyperv_bindings::rndis::{RndisMessageType, RndisOid};
 use paravirt_testhost::{Guest, NetVspHost, VmbusDevice};
 use zerocopy::FromBytes;
 
-/// A message of NVSP.
+/// An NVSP message.
 fn nvsp(kind: NvspMessageType, rest: &[u32]) -> Sample {
     let mut bytes = words(&[&[kind.0], rest].concat());
     bytes.resize(40, 0);
     (bytes, vec![])
 }
 
-/// An RNDIS message of the device, or with a frame.
+/// An RNDIS message.
 fn rndis(kind: RndisMessageType, rest: &[u8]) -> Sample {
     let channel = u32::from(kind != RndisMessageType::PACKET);
     let (payload, _) = nvsp(NvspMessageType::SEND_RNDIS_PACKET, &[channel, NVSP_NO_SECTION, 0]);
     (payload, [&words(&[kind.0, rest.len() as u32 + 8])[..], rest].concat())
 }
 
-/// A query, or with a value a setting.
+/// A query of an OID, or a set request with a value.
 fn oid(kind: RndisMessageType, oid: RndisOid, value: &[u8]) -> Sample {
     rndis(kind, &[&words(&[5, oid.0, value.len() as u32, 20, 0])[..], value].concat())
 }
 
-/// A setting of the address that this text says.
+/// A set request of the MAC address with this text.
 fn address(text: &[u8]) -> Sample {
     let utf16 = |text: &[u8]| text.iter().flat_map(|byte| [*byte, 0]).collect::<Vec<u8>>();
     let (name, value) = (utf16(b"NetworkAddress"), utf16(text));
@@ -35,7 +35,7 @@ fn address(text: &[u8]) -> Sample {
 
 const FILTER: RndisOid = RndisOid::GEN_CURRENT_PACKET_FILTER;
 
-/// The set-up of a card up to its buffers, and RNDIS.
+/// The initialization: NVSP with the buffers, and RNDIS.
 fn card_begins() -> [Vec<Sample>; 2] {
     let buffers = vec![
         nvsp(NvspMessageType::INIT, &[NvspVersion::V61.0, NvspVersion::V61.0]),
@@ -52,7 +52,7 @@ fn card_begins() -> [Vec<Sample>; 2] {
 }
 
 #[test]
-fn a_card_goes_on_whatever_comes() {
+fn the_network_model_survives_any_messages() {
     let begin = card_begins().concat();
     let mut samples = begin.clone();
     for gpadl in [BUFFER, NOWHERE, 7] {
@@ -62,7 +62,7 @@ fn a_card_goes_on_whatever_comes() {
     samples.push(nvsp(NvspMessageType::REVOKE_RECEIVE_BUFFER, &[0xcafe]));
     samples.push(nvsp(NvspMessageType::REVOKE_SEND_BUFFER, &[0]));
     samples.push(nvsp(NvspMessageType::SUBCHANNEL, &[1, 1]));
-    // Too short for its count.
+    // Shorter than its count requires.
     samples.push((words(&[NvspMessageType::SUBCHANNEL.0, 1]), vec![]));
     samples.push(nvsp(NvspMessageType::SEND_RNDIS_PACKET_COMPLETE, &[1]));
     samples.push(nvsp(NvspMessageType::SEND_RNDIS_PACKET, &[0, 3, 6000]));
@@ -71,7 +71,7 @@ fn a_card_goes_on_whatever_comes() {
         samples.push(oid(RndisMessageType::QUERY, queried, &[]));
     }
     for len in 0..28 {
-        // Cut short, with the shortest that has a header.
+        // Truncated, down to the shortest with a header.
         let (payload, bytes) = oid([RndisMessageType::QUERY, RndisMessageType::SET][len % 2], FILTER, &[]);
         samples.push((payload, bytes[..len].to_vec()));
     }
@@ -90,18 +90,18 @@ fn a_card_goes_on_whatever_comes() {
         wire.receive(&[1; 60]);
         wire.keep_alive(3);
     });
-    is_cut(&card.violations());
+    check_truncated(&card.violations());
     assert!(card.packets() > 100 && card.take_oids().len() > 100 && card.is_halted());
-    // It serves who does it right.
+    // A correct guest is served afterwards.
     let guest = Guest::new();
     card.open();
     card.receive(&[1; 60]);
     let mut transfers = 0;
     begin.iter().for_each(|sample| transfers += send(&mut card, guest.memory(), sample).transfers);
-    assert!(transfers > 2, "the answers, and the frame");
+    assert!(transfers > 2, "the responses and the frame");
 }
 
-/// The status in the only answer, which has this type.
+/// Returns the status in the only response, which has this type.
 fn status(sent: &Sent, kind: NvspMessageType) -> u32 {
     let [answer] = &sent.packets[..] else { panic!("{} answers", sent.packets.len()) };
     let answer = <[u32; 2]>::read_from_prefix(answer).expect("an answer").0;
@@ -110,7 +110,7 @@ fn status(sent: &Sent, kind: NvspMessageType) -> u32 {
 }
 
 #[test]
-fn buffers_are_taken_back_and_given_again() {
+fn buffers_are_revoked_and_shared_again() {
     const DONE: [NvspMessageType; 2] =
         [NvspMessageType::SEND_RECEIVE_BUFFER_COMPLETE, NvspMessageType::SEND_SEND_BUFFER_COMPLETE];
     let guest = Guest::new();
@@ -123,7 +123,7 @@ fn buffers_are_taken_back_and_given_again() {
     let mut sent = Sent::default();
     card.poll(memory, &mut sent);
     assert_eq!((sent.transfers, card.pieces_in_use()), (1, 3));
-    // As when a guest changes its MTU.
+    // As for a change of the MTU.
     send(&mut card, memory, &rndis(RndisMessageType::HALT, &words(&[9])));
     assert_eq!(card.settings().0, 0);
     for kind in [NvspMessageType::REVOKE_RECEIVE_BUFFER, NvspMessageType::REVOKE_SEND_BUFFER] {
@@ -134,7 +134,7 @@ fn buffers_are_taken_back_and_given_again() {
     let mut sent = Sent::default();
     card.poll(memory, &mut sent);
     assert_eq!((sent.transfers, card.pieces_in_use(), card.waiting()), (0, 0, 1));
-    // Where there is no memory there is no buffer.
+    // A GPADL that does not exist is refused.
     for gpadl in [7, BUFFER] {
         for (sample, done) in buffers[3..].iter().zip(DONE) {
             let mut sample = sample.clone();
@@ -144,10 +144,10 @@ fn buffers_are_taken_back_and_given_again() {
         }
     }
     let transfers = rndis_begins.iter().map(|sample| send(&mut card, memory, sample).transfers);
-    assert_eq!(transfers.sum::<usize>(), 3, "two answers, and the frame");
+    assert_eq!(transfers.sum::<usize>(), 3, "two responses and the frame");
     assert_eq!(card.waiting(), 0);
     assert_eq!(card.violations(), Vec::<String>::new());
-    // Nothing of it is left when the channel is opened again.
+    // No state is left when the channel is opened again.
     card.open();
     buffers[..3].iter().for_each(|sample| drop(send(&mut card, memory, sample)));
     send(&mut card, memory, &rndis_begins[0]);

@@ -1,4 +1,4 @@
-//! The models of Hyper-V's devices against guests that send anything: what is wrong is written down, and they go on.
+//! The models of Hyper-V devices against guests that send anything: violations are recorded, and the models continue.
 
 mod bus;
 mod card;
@@ -14,15 +14,15 @@ use paravirt_testhost::{Guest, IcHost, InputHost, Memory, NetVspHost, Packets, S
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use zerocopy::IntoBytes;
 
-/// Packets of each flood, and how many of them come between two openings.
+/// The number of packets of each flood, and the number between two openings.
 const PACKETS: usize = 6000;
 const OPENING: usize = 200;
-/// The page that packets refer to, and GPADLs: memory, and frames that no address has.
+/// The page that packets name, and GPADLs: one of memory, one of page numbers out of range.
 const PAGE: u64 = 0x103;
 const BUFFER: u32 = 1;
 const NOWHERE: u32 = 2;
 
-/// Numbers as if by chance, the same ones each time.
+/// A reproducible pseudo-random generator.
 struct Dice(u64);
 
 impl Dice {
@@ -33,7 +33,7 @@ impl Dice {
         self.0
     }
 
-    /// A number below `end`.
+    /// Returns a number from 0 to `end` (exclusive).
     fn below(&mut self, end: usize) -> usize {
         (self.roll() >> 16) as usize % end
     }
@@ -42,7 +42,7 @@ impl Dice {
         (0..len).map(|_| self.roll() as u8).collect()
     }
 
-    /// The bytes as they are, cut short, with some of them changed, or others.
+    /// Returns the bytes unchanged, truncated, with some of them changed, or different ones.
     fn spoil(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         match self.below(8) {
@@ -64,7 +64,7 @@ impl Dice {
     }
 }
 
-/// What a device sends.
+/// Records what a device sends.
 #[derive(Default)]
 struct Sent {
     packets: Vec<Vec<u8>>,
@@ -94,19 +94,19 @@ impl Packets for Sent {
     }
 }
 
-/// A packet's payload, and what is in the memory that it refers to.
+/// A packet's payload, and the content of the memory that it names.
 type Sample = (Vec<u8>, Vec<u8>);
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.as_bytes().to_vec()
 }
 
-/// What stands between descriptor and payload: one range, of `len` bytes from `offset` in the first of these frames on.
+/// A packet header with one range of `len` bytes at `offset` in the first of these frames.
 fn range(len: u32, offset: u32, frames: &[u64]) -> Vec<u8> {
     [&words(&[0, 1, len, offset])[..], frames.as_bytes()].concat()
 }
 
-/// Sends what is as it should be.
+/// Sends a correct packet.
 fn send(device: &mut dyn VmbusDevice, memory: &Memory, sample: &Sample) -> Sent {
     let (payload, data) = sample;
     memory.write(PAGE * 4096, data);
@@ -119,7 +119,7 @@ fn send(device: &mut dyn VmbusDevice, memory: &Memory, sample: &Sample) -> Sent 
     sent
 }
 
-/// Opens a device over and over, sets it up as `begin` has it, and sends samples that are spoilt.
+/// Opens a device repeatedly, initializes it with `begin`, and sends mutated samples.
 fn flood(device: &mut dyn VmbusDevice, begin: &[Sample], samples: &[Sample], mut each: impl FnMut()) {
     let guest = Guest::new();
     let memory = guest.memory();
@@ -156,19 +156,19 @@ fn flood(device: &mut dyn VmbusDevice, begin: &[Sample], samples: &[Sample], mut
     }
 }
 
-/// There were so many violations that not all were kept.
-fn is_cut(violations: &[String]) {
+/// Checks that there were more violations than are recorded.
+fn check_truncated(violations: &[String]) {
     assert_eq!(violations.len(), 100, "{violations:?}");
 }
 
-/// A message in the framing of a pipe.
+/// Adds the pipe header to a message.
 fn framed(message: &[u8]) -> Sample {
     let header = RingPipeHeader { pipe_type: RingPipeType::DATA, byte_count: message.len() as u32 };
     ([header.as_bytes(), message].concat(), vec![])
 }
 
 #[test]
-fn integration_services_go_on_whatever_comes() {
+fn integration_models_survive_any_messages() {
     let header = IcHeader {
         framework_version: IcVersion { major: 3, minor: 0 },
         message_type: IcMessageType::HEARTBEAT,
@@ -184,19 +184,19 @@ fn integration_services_go_on_whatever_comes() {
     service.greet(IcVersion { major: 3, minor: 0 });
     let samples = [framed(&[header.as_bytes(), &[0; 16]].concat()), framed(&[])];
     flood(&mut service.clone(), &[], &samples, || {});
-    is_cut(&service.violations());
+    check_truncated(&service.violations());
     assert!(service.take_answers().len() > 100);
 }
 
 #[test]
-fn keyboards_and_mice_go_on_whatever_comes() {
+fn input_models_survive_any_messages() {
     let keyboard = InputHost::keyboard();
     let samples = [
         (words(&[KeyboardMessageType::PROTOCOL_REQUEST.0, KEYBOARD_VERSION]), vec![]),
         (words(&[KeyboardMessageType::SET_LED_INDICATORS.0, 5]), vec![]),
     ];
     flood(&mut keyboard.clone(), &samples, &samples, || keyboard.keystroke(0x1e, 0));
-    is_cut(&keyboard.violations());
+    check_truncated(&keyboard.violations());
     assert!(keyboard.leds().is_some());
     let mouse = InputHost::mouse();
     let samples = [
@@ -204,12 +204,12 @@ fn keyboards_and_mice_go_on_whatever_comes() {
         framed(&words(&[MouseMessageType::DEVICE_INFO_ACK.0, 0])),
     ];
     flood(&mut mouse.clone(), &samples, &samples, || mouse.report(1, 2, 3, 4));
-    is_cut(&mouse.violations());
+    check_truncated(&mouse.violations());
     assert!(mouse.is_ready());
 }
 
 #[test]
-fn a_panic_leaves_the_report_as_it_was() {
+fn violations_are_readable_after_a_panic() {
     let (storage, card) = (StorHost::new(), NetVspHost::new());
     let panics = [
         catch_unwind(AssertUnwindSafe(|| storage.fault_config(|_| panic!("of a test")))),

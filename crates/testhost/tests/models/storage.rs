@@ -1,6 +1,6 @@
-//! StorVSP and its drives.
+//! The models of StorVSP and its drives.
 
-use crate::{PACKETS, PAGE, Sample, flood, is_cut, send};
+use crate::{PACKETS, PAGE, Sample, check_truncated, flood, send};
 use hyperv_bindings::storvsp::{
     StorvspDirection, StorvspExecute, StorvspOperation, StorvspSrbFlags, StorvspVersion,
 };
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// A packet to StorVSP other than a command.
+/// A StorVSP packet other than a command.
 fn plain(operation: StorvspOperation, word: u16) -> Sample {
     let mut bytes = vec![0; 64];
     bytes[..4].copy_from_slice(operation.as_bytes());
@@ -41,7 +41,7 @@ fn long(opcode: u8, lba: u64, count: u32) -> Vec<u8> {
     [&[opcode, 0][..], &lba.to_be_bytes(), &count.to_be_bytes(), &[0; 2]].concat()
 }
 
-/// What an UNMAP comes with.
+/// The parameter list of an UNMAP.
 fn unmapped(lba: u64, count: u32) -> Vec<u8> {
     [&[0, 22, 0, 16, 0, 0, 0, 0][..], &lba.to_be_bytes(), &count.to_be_bytes(), &[0; 4]].concat()
 }
@@ -56,7 +56,7 @@ fn storage_begins() -> Vec<Sample> {
 }
 
 #[test]
-fn storage_goes_on_whatever_comes() {
+fn the_storage_model_survives_any_messages() {
     let (from, to) = (StorvspDirection::IN, StorvspDirection::OUT);
     let mut samples = storage_begins();
     samples.push(plain(StorvspOperation::CREATE_SUB_CHANNELS, 2));
@@ -84,17 +84,17 @@ fn storage_goes_on_whatever_comes() {
     let mut storage = StorHost::new();
     storage.insert(0, StorDrive::memory(512, vec![1; 64 << 10]));
     flood(&mut storage.clone(), &storage_begins(), &samples, || {});
-    is_cut(&storage.violations());
+    check_truncated(&storage.violations());
     assert!(storage.take_commands().len() > PACKETS / 4 && storage.resets() > 0);
-    // It serves who does it right.
+    // A correct guest is served afterwards.
     let guest = Guest::new();
     storage.open();
     storage_begins().iter().for_each(|sample| drop(send(&mut storage, guest.memory(), sample)));
-    assert_eq!(ask(&mut storage, &guest, &long(0x88, 0, 1), from, vec![0; 512]), None);
+    assert_eq!(execute(&mut storage, &guest, &long(0x88, 0, 1), from, vec![0; 512]), None);
 }
 
-/// Does a command; the sense data that it is answered with, if any: key, code and qualifier.
-fn ask(
+/// Executes a command; returns its sense data, if any: key, code and qualifier.
+fn execute(
     storage: &mut StorHost,
     guest: &Guest,
     cdb: &[u8],
@@ -109,7 +109,7 @@ fn ask(
     (answer.request.scsi_status != 0).then_some([sense[2], sense[12], sense[13]])
 }
 
-/// Storage with one drive, set up.
+/// An initialized controller with one drive.
 fn storage(guest: &Guest, drive: StorDrive) -> StorHost {
     let mut storage = StorHost::new();
     storage.insert(0, drive);
@@ -119,11 +119,11 @@ fn storage(guest: &Guest, drive: StorDrive) -> StorHost {
 }
 
 #[test]
-fn write_same_has_the_limit_that_is_announced() {
+fn write_same_has_the_reported_limit() {
     let guest = Guest::new();
     let mut storage = storage(&guest, StorDrive::memory(512, vec![1; 0x5000 * 512]));
     let mut same =
-        |count| ask(&mut storage, &guest, &long(0x93, 1, count), StorvspDirection::OUT, vec![9; 512]);
+        |count| execute(&mut storage, &guest, &long(0x93, 1, count), StorvspDirection::OUT, vec![9; 512]);
     assert_eq!(same(0x4001), Some([5, 0x24, 0]));
     assert_eq!(same(u32::MAX), Some([5, 0x24, 0]));
     assert_eq!(same(0x4000), None);
@@ -137,7 +137,7 @@ fn write_same_has_the_limit_that_is_announced() {
     assert_eq!(storage.violations(), Vec::<String>::new());
 }
 
-/// A file of a test, which is removed.
+/// A file that is removed when this is dropped.
 struct Image(std::path::PathBuf);
 
 impl Image {
@@ -160,28 +160,28 @@ impl Drop for Image {
 }
 
 #[test]
-fn blocks_that_cannot_be_written_are_told_of() {
+fn a_write_error_is_reported() {
     let (guest, image) = (Guest::new(), Image::new("faults", 1 << 20));
     let mut storage = storage(&guest, image.drive(false));
     for opcode in [0x8a, 0x93] {
-        let sense = ask(&mut storage, &guest, &long(opcode, 1, 1), StorvspDirection::OUT, vec![9; 512]);
+        let sense = execute(&mut storage, &guest, &long(opcode, 1, 1), StorvspDirection::OUT, vec![9; 512]);
         assert_eq!(sense, Some([3, 3, 0]));
     }
 }
 
 #[test]
-fn a_sparse_file_stays_sparse_when_it_is_unmapped() {
+fn unmapping_keeps_a_sparse_file_sparse() {
     let (guest, image) = (Guest::new(), Image::new("sparse", 64 << 20));
     let mut storage = storage(&guest, image.drive(true));
     let mut unmap =
-        |lba, count| ask(&mut storage, &guest, &[0x42], StorvspDirection::OUT, unmapped(lba, count));
+        |lba, count| execute(&mut storage, &guest, &[0x42], StorvspDirection::OUT, unmapped(lba, count));
     assert_eq!(unmap(0, 0x2_0001), Some([5, 0x21, 0]));
     assert_eq!(unmap(0, 0x2_0000), None);
     assert!(image.0.metadata().expect("the file").blocks() < 256);
-    let write = ask(&mut storage, &guest, &long(0x8a, 200, 8), StorvspDirection::OUT, vec![9; 4096]);
+    let write = execute(&mut storage, &guest, &long(0x8a, 200, 8), StorvspDirection::OUT, vec![9; 4096]);
     assert_eq!(write, None);
     let mut unmap =
-        |lba, count| ask(&mut storage, &guest, &[0x42], StorvspDirection::OUT, unmapped(lba, count));
+        |lba, count| execute(&mut storage, &guest, &[0x42], StorvspDirection::OUT, unmapped(lba, count));
     assert_eq!(unmap(0, 204), None);
     assert_eq!(
         storage.drive(0, |drive| drive.read(200 * 512, 4096)),

@@ -1,4 +1,4 @@
-//! Deadlines, hosts that do not let go, and replies that make no sense.
+//! Deadlines, hosts that do not release memory, and malformed replies.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     queue.submit(Request::new(1, op).with_deadline(Instant::ZERO)).expect("accepted");
     queue.kick();
     queue.expire(bench.guest.now()).expect("the grace begins");
-    assert!(queue.complete().expect("no fault").is_none(), "the host has it still");
+    assert!(queue.complete().expect("no fault").is_none(), "the host still has the request");
     bench.storage.fault_config(|fault_config| fault_config.holds = false);
     bench.guest.turn(Duration::from_secs(6));
     queue.expire(bench.guest.now()).expect("it expires");
@@ -73,7 +73,7 @@ fn a_reset_aborts_what_was_submitted_before_it_and_nothing_after() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
     queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
-    // Not kicked: the host does not know of it.
+    // Not kicked: the host has not received it.
     queue.reset().expect("it resets");
     bench.storage.take_commands();
     queue.submit(read(2, 7, bench.filled(512, 0))).expect("accepted");
@@ -97,7 +97,7 @@ fn a_rescind_aborts_everything_in_flight() {
     }
     queue.kick();
     bench.host.rescind(&bench.guest, bench.channel);
-    // Looks at the bus once nothing is left in the ring.
+    // The driver polls the bus when the ring is drained.
     assert!(queue.complete().expect("no fault").is_none());
     for tag in 0..3 {
         let done = queue.complete().expect("no fault").expect("aborted");

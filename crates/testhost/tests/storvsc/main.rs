@@ -1,4 +1,4 @@
-//! storvsc and the SCSI layer against our model of StorVSP.
+//! The storvsc driver and the SCSI layer against our model of StorVSP.
 
 mod faults;
 mod requests;
@@ -55,7 +55,7 @@ impl Bench {
         Self { guest, host, storage, vmbus, channel }
     }
 
-    /// With a disk of 1 MiB at LUN 0.
+    /// Creates a guest and a host with a disk of 1 MiB at LUN 0.
     fn new() -> Self {
         Self::with(INTERFACE, NOWHERE, |storage| storage.insert(0, disk(512, 1 << 20)))
     }
@@ -75,7 +75,7 @@ impl Bench {
         Controller::open(&self.guest, self.transport(&stor), options).expect("a controller")
     }
 
-    /// The controller, its first disk and a queue of it.
+    /// Opens the controller, its first disk and a queue of the disk.
     fn first(&self) -> (Controller, Disk, Queue) {
         let mut controller = self.open(&ONE);
         let mut disk = added(&mut controller);
@@ -112,7 +112,7 @@ fn tuned(mut drive: StorDrive, tune: impl FnOnce(&mut StorDrive)) -> StorDrive {
 fn added(controller: &mut Controller) -> Disk {
     match controller.poll() {
         Some(ControllerEvent::Added(disk)) => disk,
-        Some(ControllerEvent::Removed(address)) => panic!("{address} has gone"),
+        Some(ControllerEvent::Removed(address)) => panic!("{address} was removed"),
         Some(ControllerEvent::Faulted(fault)) => panic!("{fault}"),
         Some(_) | None => panic!("no disk"),
     }
@@ -130,7 +130,7 @@ fn write(tag: u64, lba: u64, from: Buffer, durability: Durability) -> Request<Bu
     request(tag, Op::Write { lba, from, durability })
 }
 
-/// Submits, kicks and takes the completion, which the host gives at once.
+/// Submits a request, kicks, and returns the completion, which the host sends at once.
 fn run(queue: &mut Queue, request: Request<Buffer>) -> Completion<Buffer> {
     queue.submit(request).expect("accepted");
     queue.kick();

@@ -1,4 +1,4 @@
-//! What requests do, what they cost, and what is refused.
+//! Requests: their results, their cost, and what is refused.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn every_version_reads_and_writes() {
 }
 
 #[test]
-fn a_disk_reports_what_its_pages_say() {
+fn disk_info_is_read_from_the_vpd_pages() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(
@@ -60,7 +60,7 @@ fn a_disk_reports_what_its_pages_say() {
     assert_eq!((info.block_size, info.blocks, info.access), (4096, 256, Access::ReadOnly));
     assert_eq!(info.serial.to_string(), "ABC-1");
     let third = added(&mut controller).info();
-    // Without the pages, zeroing was found out by a trial that writes nothing.
+    // Without the pages, WRITE SAME was detected by a command that writes no blocks.
     assert_eq!((third.discard, third.cache), (None, Cache::WriteThrough));
     assert!(third.write_zeroes.is_some_and(|limits| limits.unmap == Unmap::Keep));
     let mut drive = added(&mut controller);
@@ -102,7 +102,7 @@ fn blocking_calls_reach_every_operation() {
 }
 
 #[test]
-fn a_durable_write_uses_fua_or_a_flush_behind_it() {
+fn a_durable_write_uses_fua_or_a_following_flush() {
     let bench = Bench::new();
     let (_controller, _disk, mut queue) = bench.first();
     assert_eq!(run(&mut queue, write(1, 0, bench.filled(512, 1), Durability::Durable)).result, Ok(()));
@@ -119,7 +119,7 @@ fn a_durable_write_uses_fua_or_a_flush_behind_it() {
     assert_eq!((done.tag, done.result, done.buffer.is_some()), (1, Ok(()), true));
     assert_eq!(bench.storage.take_commands(), [(0, 0x8a), (0, 0x35)]);
 
-    // Without a cache, nothing is sent for a flush, and nothing behind a write.
+    // Without a cache, no command is sent for a flush or after a write.
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, tuned(disk(512, 1 << 20), |drive| drive.lacks_cache = true));
     });
@@ -152,11 +152,11 @@ fn requests_beyond_the_limits_are_refused() {
 /// A buffer of several segments.
 struct Pieces(Vec<Segment>, Arc<AtomicUsize>);
 
-// SAFETY: a test's memory, which lives as long as the guest.
+// SAFETY: the segments are in memory of the test, which lives as long as the guest.
 unsafe impl DmaBuffer for Pieces {
     fn submit(&mut self, direction: Direction) -> Result<DmaSegments<'_>, SubmitError> {
         self.1.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the memory is a slice's that the test keeps and does not look at meanwhile.
+        // SAFETY: the memory belongs to a slice that the test keeps and does not access meanwhile.
         Ok(unsafe { DmaSegments::new(&self.0, direction) })
     }
     unsafe fn reclaim(&mut self) {
@@ -223,9 +223,9 @@ fn sense_data_and_statuses_become_io_errors() {
     with_sense(&[[7, 0x27, 0]]);
     assert_eq!(result(&bench), Err(IoError::ReadOnly));
     with_sense(&[[1, 0x17, 0]]);
-    // Recovered: but the host says that it transferred nothing.
+    // Recovered error, but the host reports that it transferred nothing.
     assert_eq!(result(&bench), Err(IoError::Device));
-    // A reset and an aborted command are sent again, but not for ever.
+    // After a unit attention or an abort the command is retried, a limited number of times.
     with_sense(&[[6, 0x29, 0], [0xb, 0, 0]]);
     assert_eq!(result(&bench), Ok(()));
     with_sense(&[[6, 0x29, 0]; 20]);
@@ -235,7 +235,7 @@ fn sense_data_and_statuses_become_io_errors() {
     assert_eq!(result(&bench), Err(IoError::Device));
     bench.storage.fault_config(|fault_config| fault_config.fail.push_back((0x0e, 0)));
     assert_eq!(result(&bench), Err(IoError::Aborted));
-    // Another size, and a disk that has become read-only.
+    // The size changed, and the disk became write-protected.
     assert_eq!(disk.poll_event(), None);
     bench.storage.drive(0, |drive| drive.resize(4096));
     assert_eq!(result(&bench), Ok(()));
@@ -260,7 +260,7 @@ fn busy_is_retried_after_a_delay() {
     queue.kick();
     assert!(queue.complete().expect("no fault").is_none());
     assert_eq!(bench.storage.take_commands().len(), 1);
-    // Not before its time; and the queue says when that is.
+    // Not before the delay has passed; the queue reports when that is.
     assert!(queue.complete().expect("no fault").is_none());
     assert_eq!(bench.storage.take_commands().len(), 0);
     assert!(queue.next_deadline() < Instant::NEVER);

@@ -1,4 +1,4 @@
-//! Several disks and channels, and disks that come and go.
+//! Several disks and channels, and hot plug.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_reply_to_another_queue_wakes_that_queue() {
     bench.work();
     // The interrupt is for both.
     assert_eq!(woken(), [1, 1]);
-    // Who looks first takes what is the other's in, and wakes them.
+    // The first queue to poll receives the other's completion, and wakes its task.
     assert_eq!(first.complete().expect("no fault").expect("done").tag, 1);
     assert_eq!(woken()[1], 1);
     assert_eq!(second.arm(), Arm::Pending);
@@ -63,13 +63,17 @@ fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
         first.submit(request(tag, Op::Flush)).expect("room");
     }
     second.submit(read(100, 1, bench.filled(512, 0))).expect("it is staged");
-    // Finds no room, and shows the host what the other one has written.
+    // It finds no room, and publishes what the other queue has written.
     second.kick();
     assert_eq!(bench.storage.take_commands(), [(0, 0x35); 46]);
     let done = loop {
         match second.complete().expect("no fault") {
             Some(done) => break done,
-            None => assert_eq!(second.arm(), Arm::Pending, "it would sleep with a command that was not sent"),
+            None => assert_eq!(
+                second.arm(),
+                Arm::Pending,
+                "the queue would sleep with a command that was not sent"
+            ),
         }
     };
     assert_eq!((done.tag, done.result), (100, Ok(())));
@@ -81,7 +85,7 @@ fn a_queue_that_found_the_ring_full_sends_when_there_is_room() {
 }
 
 #[test]
-fn a_full_table_of_one_queue_leaves_the_others_alone() {
+fn a_full_table_of_one_queue_does_not_affect_the_others() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
         storage.insert(0, disk(512, 1 << 20));
         storage.insert(1, tuned(disk(512, 1 << 20), |drive| drive.name = [3; 16]));
@@ -131,7 +135,7 @@ fn subchannels_are_queues() {
         assert_eq!(run(queue, read(at as u64, at as u64, bench.filled(512, 0))).result, Ok(()));
     }
     assert_eq!(bench.storage.take_commands(), [(0, 0x88), (1, 0x88), (2, 0x88)]);
-    // A reset closes them all, and opens them again.
+    // A reset closes all channels and opens them again.
     bench.storage.fault_config(|fault_config| fault_config.holds = true);
     for (at, queue) in queues.iter_mut().enumerate() {
         queue.submit(read(at as u64, 0, bench.filled(512, 0))).expect("accepted");
@@ -150,7 +154,7 @@ fn subchannels_are_queues() {
 }
 
 #[test]
-fn disks_come_and_go() {
+fn disks_are_hot_plugged_and_removed() {
     for operation in [
         StorvspOperation::ENUMERATE_BUS,
         StorvspOperation::REMOVE_DEVICE,
@@ -168,13 +172,13 @@ fn disks_come_and_go() {
         bench.storage.remove(0);
         bench.storage.notify(operation);
         bench.work();
-        let Some(ControllerEvent::Removed(address)) = controller.poll() else { panic!("it has gone") };
+        let Some(ControllerEvent::Removed(address)) = controller.poll() else { panic!("expected a removal") };
         assert_eq!(address.lun, 0);
         assert_eq!(first.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
         assert_eq!(queue.complete().unwrap_err(), Fault::Removed);
         let refused = queue.submit(read(1, 0, bench.filled(512, 0))).unwrap_err();
         assert_eq!(refused.reason, Rejected::Faulted(Fault::Removed));
-        // Another disk at the place of one that is known.
+        // Another disk at the LUN of a known one.
         bench.storage.insert(5, tuned(disk(512, 2 << 20), |drive| drive.name = [8; 16]));
         bench.storage.notify(operation);
         bench.work();

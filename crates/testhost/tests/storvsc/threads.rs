@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Reads on `queue` until `count` reads succeeded; aborted ones are sent again.
+/// Reads on `queue` until `count` reads have succeeded; aborted ones are repeated.
 fn read_all(bench: &Bench, queue: &mut Queue, seed: u64, count: u64) {
     let (mut sent, mut done, mut aborted) = (0, 0, 0);
     let mut spare: Vec<Buffer> = (0..16).map(|_| bench.filled(512, 0)).collect();
@@ -42,7 +42,7 @@ fn read_all(bench: &Bench, queue: &mut Queue, seed: u64, count: u64) {
     assert_eq!(spare.len(), 16, "a buffer was lost");
 }
 
-/// Three disks on one port, read at the same time, while the controller is reset in between.
+/// Three disks on one port are read concurrently while the controller is reset.
 #[test]
 fn queues_on_threads_share_a_port_and_survive_its_recovery() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {

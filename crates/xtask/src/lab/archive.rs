@@ -1,4 +1,4 @@
-//! The archive that Linux unpacks as its first file system: cpio, "newc". Linux Documentation/driver-api/early-userspace/buffer-format.rst
+//! Writes an initramfs: a cpio archive in format "newc". Linux Documentation/driver-api/early-userspace/buffer-format.rst
 
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ const FILE: u32 = 0o100_000;
 const FOLDER: u32 = 0o040_000;
 const LINK: u32 = 0o120_000;
 
-/// An archive that grows.
+/// An archive under construction.
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -36,7 +36,7 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// Adds a folder and those that it is in.
+    /// Adds a folder and its parents.
     pub fn folder(&mut self, name: &str) {
         for (at, _) in name.match_indices('/').chain([(name.len(), "")]) {
             let name = &name[..at];
@@ -46,7 +46,7 @@ impl Archive {
         }
     }
 
-    /// Adds a file, and the folders that it is in.
+    /// Adds a file and its parent folders.
     pub fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
         if let Some((folder, _)) = name.rsplit_once('/') {
             self.folder(folder);
@@ -54,7 +54,7 @@ impl Archive {
         self.entry(name, FILE | mode, content);
     }
 
-    /// Adds the file at `path`.
+    /// Adds a copy of the file at `path`, with its permissions.
     pub fn copy(&mut self, name: &str, path: &Path) -> Result<()> {
         let content = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
@@ -62,7 +62,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a link.
+    /// Adds a symbolic link.
     pub fn link(&mut self, name: &str, to: &str) {
         if let Some((folder, _)) = name.rsplit_once('/') {
             self.folder(folder);
@@ -70,7 +70,7 @@ impl Archive {
         self.entry(name, LINK | 0o777, to.as_bytes());
     }
 
-    /// The archive, ended.
+    /// Adds the trailer and returns the archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes

@@ -1,4 +1,4 @@
-//! Builds the outer virtual machine of a nested VM from the distribution's packages: kernel, modules, busybox and the installed QEMU.
+//! Builds the outer machine of a nested VM from the distribution's packages: kernel, modules, busybox and the installed QEMU.
 
 use super::Unavailable;
 use super::archive::Archive;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the outer machine boots, and a Linux guest in it.
+/// The files of the outer machine, and of a Linux guest.
 #[derive(Clone, Debug)]
 pub struct Files {
     pub kernel: PathBuf,
@@ -25,7 +25,7 @@ type ModuleList = (&'static str, &'static [&'static str]);
 /// Modules of the outer machine.
 const MODULES: &[ModuleList] =
     &[("order", &["virtio_pci", "9pnet_virtio", "9p", "kvm", "kvm_amd", "vhost_vsock"])];
-/// Firmware of the inner machine.
+/// Firmware files of the nested VM.
 const FIRMWARE: &[&str] =
     &["seabios/bios-256k.bin", "qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin", "qemu/pvh.bin"];
 const COMMANDS: &[&str] = &[
@@ -87,20 +87,20 @@ const GUEST_COMMANDS: &[&str] = &[
     "uniq",
 ];
 const GUEST_INIT: &str = include_str!("linux.sh");
-/// What a lease is set with.
+/// The script with which `udhcpc` configures the interface.
 const GUEST_LEASE: &str = "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip addr add \"$ip/24\" dev \"$interface\"\nip route add default via \"$router\"\n";
-/// What the kernel switches off with when the host asks.
+/// The program that the kernel runs when the host requests a shutdown.
 const GUEST_POWEROFF: &str = "#!/bin/sh\nexec /bin/busybox poweroff -f\n";
 
-/// What a Linux guest does that measures.
+/// The init of a Linux guest that runs the benchmark.
 const GUEST_BENCH: &str = include_str!("linux-bench.sh");
 
-/// Builds it, unless that was done already.
+/// Builds the files, unless they are up to date.
 pub fn build() -> Result<Files> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !release.lines().any(|line| line == "ID=debian") {
         bail!(Unavailable(
-            "the nested lab is built of Debian's packages: run it on Debian 12 or later, or with a KVM that has Hyper-V's interface"
+            "the nested lab is built from Debian's packages: run it on Debian 12 or later, or on a KVM that emulates Hyper-V"
                 .into()
         ));
     }
@@ -109,7 +109,7 @@ pub fn build() -> Result<Files> {
     }
     let folder = tools::root().join("target/lab");
     fs::create_dir_all(&folder)?;
-    // One at a time: until the end of this function.
+    // Only one process builds: the lock is held until this function returns.
     let lock = fs::File::create(folder.join("lock"))?;
     lock.lock().context("cannot lock target/lab")?;
     let files =
@@ -123,7 +123,7 @@ pub fn build() -> Result<Files> {
     let stamp_file = folder.join("stamp");
     let old = fs::read_to_string(&stamp_file).unwrap_or_default();
     let mut packages = kernel_packages();
-    // What was built once is good enough where apt has nothing to say.
+    // Without package lists, existing files are used as they are.
     let is_built = [&files.kernel, &files.initrd, &files.guest].iter().all(|file| file.is_file());
     let is_newest = old
         .split_once('\n')
@@ -135,12 +135,14 @@ pub fn build() -> Result<Files> {
         tools::update()?;
         packages = kernel_packages();
     }
-    let package = packages.last().context("apt knows no kernel (linux-image-…-amd64)")?;
-    println!("lab: building a machine with KVM of {package}, busybox-static and {}", qemu.display());
+    let package = packages
+        .last()
+        .context("apt has no kernel package linux-image-…-amd64: add Debian's main archive to its sources")?;
+    println!("lab: building the outer machine from {package}, busybox-static and {}", qemu.display());
     let kernel = unpack(&folder, package)?;
     let busybox = unpack(&folder, "busybox-static")?;
     let image = first_with(&kernel.join("boot"), "vmlinuz-").context("the package has no kernel")?;
-    // From here on there is nothing whole until the new stamp.
+    // The files are incomplete until the new stamp is written.
     let _ = fs::remove_file(&stamp_file);
     fs::write(&files.kernel, decompress(&fs::read(image)?)?)?;
     fs::write(&files.initrd, outer(&kernel, &busybox, &qemu)?)?;
@@ -152,7 +154,7 @@ pub fn build() -> Result<Files> {
     Ok(files)
 }
 
-/// The kernels that apt knows packages of, the newest last.
+/// Returns the kernel packages that apt knows, the newest last.
 fn kernel_packages() -> Vec<String> {
     let mut names = tools::package_names("linux-image-");
     names.retain(|name| {
@@ -193,7 +195,7 @@ fn first_with(folder: &Path, prefix: &str) -> Option<PathBuf> {
     })
 }
 
-/// The kernel in a compressed image: the first stream in it that unpacks to an ELF.
+/// Returns the kernel in a compressed image: the first stream in it that decompresses to an ELF file.
 fn decompress(image: &[u8]) -> Result<Vec<u8>> {
     let kinds: [(&[u8], &str); 2] = [(b"\x28\xb5\x2f\xfd", "zstd"), (b"\xfd7zXZ\0", "xz")];
     for (magic, program) in kinds {
@@ -206,10 +208,10 @@ fn decompress(image: &[u8]) -> Result<Vec<u8>> {
             }
         }
     }
-    bail!("the kernel is compressed in a way that is not known")
+    bail!("the kernel is compressed neither with zstd nor with xz")
 }
 
-/// The modules by name, with the files that they are in.
+/// Adds the modules in `folder` to `found`: name and file.
 fn modules(folder: &Path, found: &mut BTreeMap<String, PathBuf>) {
     for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let name = path.file_name().map(|name| name.to_string_lossy().replace('-', "_")).unwrap_or_default();
@@ -228,7 +230,7 @@ fn add_module(
     order: &mut Vec<String>,
     files: &mut BTreeMap<String, Vec<u8>>,
 ) -> Result<()> {
-    // What is not there is built in.
+    // A module without a file is built into the kernel.
     let Some(path) = known.get(name).filter(|_| !order.iter().any(|old| old == name)) else { return Ok(()) };
     let bytes = fs::read(path)?;
     let bytes = match path.extension().is_some_and(|extension| extension == "xz") {
@@ -246,7 +248,7 @@ fn add_module(
     Ok(())
 }
 
-/// A file system with busybox and modules.
+/// Returns an initramfs with busybox and modules.
 fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]) -> Result<Archive> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin", "sbin", "usr/bin", "lib64"] {
@@ -274,7 +276,7 @@ fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]
     Ok(archive)
 }
 
-/// A program with its libraries.
+/// Adds a program and its libraries.
 fn add_program(archive: &mut Archive, name: &str, program: &Path) -> Result<()> {
     archive.copy(name, program)?;
     for library in tools::libraries(program)? {
@@ -305,7 +307,7 @@ fn guest(kernel: &Path, busybox: &Path) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// What goes behind the first file system of a Linux guest that is to measure: the program that does, and what starts it.
+/// Returns the archive that is appended to the initrd of a Linux guest that runs the benchmark: the program and its init.
 pub fn load(program: &Path) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     archive.file("bench", 0o755, GUEST_BENCH.as_bytes());

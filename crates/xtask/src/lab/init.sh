@@ -1,6 +1,6 @@
 #!/bin/sh
-# The outer machine: loads KVM, mounts what is shared at the same path as outside, runs the script in it, and says how that
-# ended.
+# Init of the outer machine: loads KVM, mounts the shared folder at the same path as on the host, runs the script in it, and prints
+# its exit code.
 export PATH=/bin:/usr/bin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -22,7 +22,7 @@ if [ -e /dev/kvm ] && [ -e "$share/run.sh" ]; then
     sh ./run.sh
     code=$?
 else
-    echo "lab: there is no /dev/kvm, or nothing is shared"
+    echo "lab: /dev/kvm or the shared script is missing"
 fi
 echo "lab: ended with $code"
 poweroff -f

@@ -1,12 +1,12 @@
 #!/bin/sh
-# A Linux guest under Hyper-V's interface: mounts its disk, reads and writes, gets its address, fetches a page, hears what is
-# typed, and waits until it is asked to end. What it says, the test compares with what is so.
+# Init of a Linux guest on the Hyper-V emulation: mounts a disk, reads and writes, leases an address, fetches a file, reads keyboard
+# and mouse events, and waits for a shutdown request. The test compares its output with the expected values.
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r name; do insmod "/modules/$name.ko"; done < /modules/order
-# Waits until the command says something, for half a minute at most.
+# Waits until the command prints something, for at most 30 seconds.
 await() {
     tries=0
     until [ "$($1)" ] || [ "$tries" = 300 ]; do
@@ -14,7 +14,7 @@ await() {
         tries=$((tries + 1))
     done
 }
-# The name of the disk at LUN $1: Linux looks at its disks side by side, and their names follow who is first.
+# Prints the name of the disk at LUN $1: Linux probes disks in parallel, so that their names depend on the order in which they appear.
 disk() {
     for disk in /sys/bus/scsi/devices/*:"$1"/block/*; do
         [ -b "/dev/${disk##*/}" ] && echo "/dev/${disk##*/}"
@@ -23,7 +23,7 @@ disk() {
 disks() { [ "$(disk 0)" ] && [ "$(disk 1)" ] && echo there; }
 card() { [ -e /sys/class/net/eth0 ] && echo there; }
 clock() { [ "$(date -u +%Y)" -gt 1970 ] && echo set; }
-# Devices whose further channel has come.
+# Prints the devices that have a subchannel.
 further() { ls -d /sys/bus/vmbus/devices/*/channels/* | cut -d/ -f6 | sort | uniq -d; }
 pairs() { [ "$(further | wc -l)" = 2 ] && echo there; }
 await disks
@@ -55,18 +55,18 @@ for device in /sys/bus/vmbus/devices/*; do
 done
 keyboard_and_mouse() { [ "$(grep -lE 'keyboard|Mouse' /sys/class/input/event*/device/name | wc -l)" = 2 ] && echo there; }
 await keyboard_and_mouse
-# Events of 24 bytes: a time of 16, type, code, value. What happens before a device is open is lost.
+# An event has 24 bytes: a time of 16, type, code, value. Events before a device is open are lost.
 for device in /dev/input/event*; do cat "$device" >> /events & done
 listeners() { [ "$(ls -l /proc/[0-9]*/fd | grep -c /dev/input/event)" = "$(ls /dev/input/event* | wc -l)" ] && echo there; }
 await listeners
 events() { od -An -v -t u2 -w24 /events; }
-# Escape, let go.
+# Prints the release of Escape.
 escape() { events | awk '$9 == 1 && $10 == 1 && $11 == 0'; }
 echo "linux=typing"
 await escape
 echo "linux keys=$(events | awk '$9 == 1 && $11 == 1 { printf "%s%s", comma, $10; comma = "," }')"
 echo "linux places=$(events | awk '$9 == 3 && $10 < 2 { printf "%s%s", comma, $11; comma = "," }')"
-# The host tells the time within seconds; before it does, it is 1970.
+# The host sets the time within seconds; until then the year is 1970.
 await clock
 echo "linux year=$(date -u +%Y)"
 echo "linux=ready"

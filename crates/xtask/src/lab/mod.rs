@@ -1,7 +1,7 @@
-//! A host with Hyper-V's interface: KVM's own emulation of it, with QEMU's VMBus on top.
+//! A host with KVM's emulation of Hyper-V, on which QEMU or `paravirt-monitor` provides VMBus.
 //!
-//! Where this machine's KVM has it, the guest runs there. Else it runs as a nested VM: QEMU emulates a processor
-//! with AMD's virtualisation, Debian's kernel gives that a KVM, and a second QEMU runs on it.
+//! If this machine's KVM has the emulation, the guest runs on it. Otherwise it runs as a nested VM: QEMU emulates a processor with
+//! AMD's virtualisation, which runs Debian's kernel with KVM, on which the guest runs.
 
 mod archive;
 mod build;
@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What of Hyper-V the guest sees.
+/// The Hyper-V enlightenments of the guest.
 const FEATURES: &str = "kvm=off,hv-relaxed,hv-vapic,hv-time,hv-vpindex,hv-synic,hv-stimer,hv-stimer-direct,hv-runtime,hv-reset,\
      hv-frequencies,hv-crash,hv-tlbflush,hv-ipi";
 
-/// This machine cannot have such a host, and why.
+/// The error that this machine cannot run such a host, with the reason.
 #[derive(Debug)]
 pub struct Unavailable(pub String);
 
@@ -29,21 +29,21 @@ impl std::fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// The way to such a host.
+/// How such a host is run.
 #[derive(Clone, Debug)]
 pub enum Lab {
     /// This machine's KVM.
     Direct,
-    /// A nested VM; these are the files of the outer one.
+    /// A nested VM, with the files of the outer one.
     Nested(build::Files),
 }
 
 impl Lab {
-    /// Finds or makes it.
+    /// Opens the lab; builds the outer machine if it is needed.
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] where this machine cannot have one; anything else is a fault.
+    /// [`Unavailable`] if this machine cannot run such a host; other errors are faults.
     pub fn open() -> Result<Self> {
         static LAB: OnceLock<std::result::Result<Lab, (bool, String)>> = OnceLock::new();
         let found = LAB
@@ -57,13 +57,13 @@ impl Lab {
     fn make() -> Result<Self> {
         tools::need_qemu()?;
         if has_hyperv() {
-            println!("lab: this machine's KVM has Hyper-V's interface");
+            println!("lab: this machine's KVM emulates Hyper-V");
             return Ok(Self::Direct);
         }
         Ok(Self::Nested(build::build()?))
     }
 
-    /// The lab with a nested VM, even where this machine's KVM would do: for cases whose host must have modules loaded and services running.
+    /// Returns the lab with a nested VM, even if this machine's KVM would do: for cases whose host needs kernel modules and services.
     pub fn nested(&self) -> Result<Self> {
         Ok(match self {
             Self::Direct => Self::Nested(build::build()?),
@@ -71,7 +71,7 @@ impl Lab {
         })
     }
 
-    /// A machine on this host, with VMBus and nothing on it. All files that it uses are in `share`.
+    /// Creates a machine with QEMU's VMBus and no devices. All files that it uses are in `share`.
     pub fn machine(
         &self,
         kernel: &Path,
@@ -91,19 +91,18 @@ impl Lab {
         Ok(machine)
     }
 
-    /// A machine on KVM with this processor, and nothing on it.
+    /// Creates a machine on KVM with this processor model and no devices.
     pub fn bare(&self, kernel: &Path, machine: &str, processor: &str, share: &Path) -> Result<Machine> {
         self.with(kernel, machine, processor, 1, "256M", share)
     }
 
-    /// A machine under our own monitor with these words: Hyper-V's interface, and VMBus with our models on it. All files that it
-    /// uses are in `share`.
+    /// Creates a machine under `paravirt-monitor` with the options in `words`. All files that it uses are in `share`.
     pub fn monitored(&self, kernel: &Path, share: &Path, words: &str) -> Result<Machine> {
         let binary = kernel::monitor()?;
         let mut machine = self.bare(kernel, "q35", "host", share)?;
         let mut program = binary.clone();
         if machine.nest.is_some() {
-            // With the libraries that it was built with.
+            // The outer machine has no libraries: they are copied with the program.
             tools::copy_program(&binary, share)?;
             machine.prepare = format!("export LD_LIBRARY_PATH='{}'", share.join("lib").display());
             program = share.join("paravirt-monitor");
@@ -114,7 +113,7 @@ impl Lab {
         Ok(machine)
     }
 
-    /// The files of a Linux guest: kernel and first file system.
+    /// Returns the files of a Linux guest: kernel and initrd.
     pub fn linux(&self) -> Result<(PathBuf, PathBuf)> {
         let files = match self {
             Self::Direct => build::build()?,
@@ -154,7 +153,7 @@ impl Lab {
         };
         let elf = if nest.is_some() { share.join("kernel.elf") } else { kernel.into() };
         let mut machine = Machine::with(&elf, machine, &format!("kvm -cpu {processor}"), cpus, memory);
-        // There is no boot ROM for a card there, and no need of one.
+        // The outer machine has no boot ROM for network cards; none is needed.
         machine.add("-global virtio-net-pci.romfile=");
         machine.nest = nest;
         machine.timeout = Duration::from_secs(120);
@@ -162,7 +161,7 @@ impl Lab {
     }
 }
 
-/// Whether this machine's KVM gives guests Hyper-V's interface with SynIC: QEMU refuses to start one where not.
+/// Returns whether this machine's KVM emulates Hyper-V with SynIC: QEMU refuses to start otherwise.
 fn has_hyperv() -> bool {
     if !Path::new("/dev/kvm").exists() {
         return false;
@@ -170,5 +169,5 @@ fn has_hyperv() -> bool {
     let words = format!(
         "-nodefaults -no-user-config -display none -M pc -accel kvm -cpu host,{FEATURES} -device vmbus-bridge -S -monitor stdio"
     );
-    tools::answers("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
+    tools::succeeds("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
 }

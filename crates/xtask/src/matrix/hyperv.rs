@@ -1,6 +1,6 @@
-//! The kernel on KVM's Hyper-V interface, with QEMU's VMBus and its balloon, and virtio devices beside.
+//! The kernel on KVM's emulation of Hyper-V, with QEMU's VMBus and `hv-balloon`, and virtio devices on PCI.
 
-use super::{Bench, DISK1, MIB, Outcome, must_end, must_say};
+use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end};
 use crate::guest::{Machine, Transcript};
 use crate::image;
 use crate::lab::{Lab, Unavailable};
@@ -13,23 +13,24 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub const CASES: &[(&str, super::Special)] = &[
-    ("hyper-v: VMBus beside virtio, on two processors", mixed),
+    ("hyper-v: VMBus and virtio on two processors", mixed),
     ("hyper-v: balloon inflated and deflated, memory added, on the second processor", balloon),
-    ("hyper-v: the report on memory read back", report),
-    ("hyper-v: a crash is reported", crash),
+    ("hyper-v: memory status report read by QMP", report),
+    ("hyper-v: crash report", crash),
     ("hyper-v: reset", reset),
     ("hyper-v: a hundred connections", reconnect),
     ("hyper-v: older versions", versions),
     ("hyper-v: no VMBus, and KVM's clock without Hyper-V", clocks),
-    ("virtio balloon inflated, deflated, asked, told of free pages", virtio_balloon),
+    ("virtio balloon inflated and deflated, statistics, free page reports", virtio_balloon),
 ];
 
-/// What QEMU up to 10.0 sometimes ends with, where its balloon is answered while it asks: its own fault, not the guest's.
+/// An assertion that fails in QEMU up to 10.0 if the guest's answer arrives while its balloon still sends the request: a defect of
+/// QEMU, not of the guest.
 const QEMU_ASSERTION: &str = "gpadl_iter_seek: Assertion";
-/// What QEMU reports a crash with.
+/// The first parameter of the kernel's crash report: "paravirt" in ASCII.
 const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
 
-/// Runs `work` with the lab and a folder for its files; skipped where there is no lab.
+/// Runs `work` with the lab and a folder for its files; the case is skipped if there is no lab.
 pub fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
     let lab = match Lab::open() {
         Ok(lab) => lab,
@@ -74,17 +75,21 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
             "same test=pass",
             "same http=/hello.txt status=200",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         for line in image::expected_files(&tree)? {
-            must_say(&transcript, &line)?;
+            must_contain(&transcript, &line)?;
         }
         image::check_pattern(&disk1, DISK1)?;
         // The balloon was served while the disk was tested: it began before the test and ended after the test had begun. Which of
-        // the two ends first depends on how fast the host is.
+        // the two ended first depends on the speed of the host.
         let at = |text: &str| transcript.lines.iter().position(|line| line.starts_with(text));
         let order = [at("balloon=begin"), at("test=begin"), at("balloon=0 end")];
-        ensure!(order.is_sorted() && order[0].is_some(), "one after the other:\n{}", transcript.text());
+        ensure!(
+            order.is_sorted() && order[0].is_some(),
+            "the balloon was not served during the disk test:\n{}",
+            transcript.text()
+        );
         ensure!(
             number(&transcript, "balloon=0 end", "reports")? >= 2,
             "too few reports:\n{}",
@@ -94,27 +99,29 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
     })
 }
 
+/// Checks the value of `key` in the first line that contains `line`.
 pub fn must_be(transcript: &Transcript, line: &str, key: &str, value: &str) -> Result<()> {
     let found = transcript.value(line, key);
     ensure!(found == Some(value), "{key} of `{line}` is {found:?}:\n{}", transcript.text());
     Ok(())
 }
 
+/// Returns the value of `key`, a number, in the first line that contains `line`.
 pub fn number(transcript: &Transcript, line: &str, key: &str) -> Result<u64> {
     let text = transcript
         .value(line, key)
         .with_context(|| format!("no {key} in `{line}`:\n{}", transcript.text()))?;
-    text.parse().with_context(|| format!("{key}={text} is no number"))
+    text.parse().with_context(|| format!("{key}={text} is not a number"))
 }
 
-/// Starts `machine` and does `work` with QEMU's machine protocol once the kernel has said `text`; a host that hangs or ends by
-/// itself gets a second try, a guest never.
+/// Starts `machine` and calls `work` with a QMP connection after the kernel has printed `text`. If the host hung or QEMU failed an
+/// assertion, this is repeated once; a failure of the guest is not repeated.
 fn with_qmp(
     machine: &Machine,
     text: &str,
     mut work: impl FnMut(&mut Qmp, &mut crate::guest::Running) -> Result<()>,
 ) -> Result<Transcript> {
-    let socket = machine.qmp.clone().context("no machine protocol")?;
+    let socket = machine.qmp.clone().context("the machine has no QMP socket")?;
     let mut once = || {
         let _ = std::fs::remove_file(&socket);
         let mut running = machine.start()?;
@@ -126,7 +133,7 @@ fn with_qmp(
     let first = once();
     let has_hung = match &first {
         Ok(transcript) => crate::guest::has_hung(transcript.ended),
-        // What the guest said stands in the error, and how the machine ended.
+        // The error contains the guest's output and the exit code of the machine.
         Err(error) => {
             let text = format!("{error:#}");
             [QEMU_ASSERTION, "did not finish in time", "lab: ended with 124", "lab: ended with 137"]
@@ -135,20 +142,20 @@ fn with_qmp(
         }
     };
     if has_hung {
-        println!("lab: the host under the guest hung or ended by itself: once more");
+        println!("lab: the host hung or failed, starting it again");
         return once();
     }
     first
 }
 
-/// Asks QEMU until `is_there` is content.
-fn until(qmp: &mut Qmp, command: &str, arguments: Value, is_there: impl Fn(&Value) -> bool) -> Result<Value> {
+/// Repeats a QMP command until `is_done` accepts its result; an error after 30 seconds.
+fn until(qmp: &mut Qmp, command: &str, arguments: Value, is_done: impl Fn(&Value) -> bool) -> Result<Value> {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         let answer = qmp.execute(command, arguments.clone());
         match answer {
-            Ok(value) if is_there(&value) => return Ok(value),
-            answer if Instant::now() > end => bail!("{command} says {answer:?}"),
+            Ok(value) if is_done(&value) => return Ok(value),
+            answer if Instant::now() > end => bail!("{command} returns {answer:?}"),
             _ => std::thread::sleep(Duration::from_millis(100)),
         }
     }
@@ -158,14 +165,14 @@ fn actual(value: &Value) -> u64 {
     value["actual"].as_u64().unwrap_or(0)
 }
 
-/// QEMU leaves a guest alone for 50 seconds before it asks for memory; so all that is asked for is asked for in one boot.
+/// QEMU does not request memory in the first 50 seconds after boot, so one boot tests all requests.
 fn balloon(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let mut machine = lab.machine(&bench.kernel, "q35", 2, "512M,slots=2,maxmem=80G", folder)?;
         machine.qmp = Some(folder.join("qmp"));
         machine.timeout = Duration::from_secs(180);
         machine.add("-object memory-backend-ram,id=more,size=1G");
-        // Without reports: QEMU up to 10.0 ends with an assertion where one comes in just when it is asked for a size.
+        // Without status reports: QEMU up to 10.0 fails an assertion if one arrives while a size is being requested.
         machine.add("-device hv-balloon,id=hv0,memdev=more");
         machine.command_line = "list balloon=80".into();
         let transcript = with_qmp(&machine, "balloon=begin", |qmp, running| {
@@ -181,10 +188,10 @@ fn balloon(bench: &Bench) -> Result<Outcome> {
             Ok(())
         })?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "memory=added first=0x")?;
+        must_contain(&transcript, "memory=added first=0x")?;
         must_be(&transcript, "balloon=0 end", "held", "0")?;
         must_be(&transcript, "balloon=0 end", "allocations", "0")?;
-        // The first channel goes to the second processor.
+        // The first channel's interrupts go to the second processor.
         must_be(&transcript, "interrupts=balloon processor=0", "count", "0")?;
         let count = number(&transcript, "interrupts=balloon processor=1", "count")?;
         ensure!((3..=60).contains(&count), "{count} interrupts:\n{}", transcript.text());
@@ -206,11 +213,11 @@ fn report(bench: &Bench) -> Result<Outcome> {
             Ok(())
         })?;
         must_end(&transcript, 0)?;
-        // To the page what the kernel says that it has free.
+        // Exactly the number of free pages that the kernel prints.
         let free = number(&transcript, "balloon=0 end", "free")?;
         ensure!(
             report["available"].as_u64() == Some(free * 4096),
-            "{free} pages are free, and the report says {report}"
+            "{free} pages are free, but the report is {report}"
         );
         Ok(())
     })
@@ -233,10 +240,13 @@ fn crash(bench: &Bench) -> Result<Outcome> {
             .lines
             .iter()
             .find_map(|line| line.strip_prefix("panic=")?.rsplit(':').next()?.parse().ok());
-        let line: u64 = at.context("no line of the panic")?;
-        ensure!(info["type"] == "hyper-v", "QEMU says {seen}");
+        let line: u64 = at.context("the kernel printed no line number of the panic")?;
+        ensure!(info["type"] == "hyper-v", "QEMU reports {seen}");
         let values: Vec<_> = (1..=5).map(|i| info[format!("arg{i}")].as_u64().unwrap_or(u64::MAX)).collect();
-        ensure!(values[0] == CRASH_MAGIC && values[1] == line && values[3..] == [101, 0], "QEMU says {seen}");
+        ensure!(
+            values[0] == CRASH_MAGIC && values[1] == line && values[3..] == [101, 0],
+            "QEMU reports {seen}"
+        );
         Ok(())
     })
 }
@@ -251,8 +261,8 @@ fn reset(bench: &Bench) -> Result<Outcome> {
             seen = qmp.event("SHUTDOWN")?;
             Ok(())
         })?;
-        must_say(&transcript, "reset=now")?;
-        ensure!(seen["data"]["reason"] == "guest-reset", "QEMU says {seen}");
+        must_contain(&transcript, "reset=now")?;
+        ensure!(seen["data"]["reason"] == "guest-reset", "QEMU reports {seen}");
         ensure!(
             transcript.ended == Some(0),
             "QEMU ended with {:?}:\n{}",
@@ -285,7 +295,7 @@ fn versions(bench: &Bench) -> Result<Outcome> {
             machine.command_line = format!("vmbus={version} list balloon=2");
             let transcript = machine.run(|_| ())?;
             must_end(&transcript, 0)?;
-            must_say(&transcript, &format!("bus=vmbus version={version}"))?;
+            must_contain(&transcript, &format!("bus=vmbus version={version}"))?;
             ensure!(
                 number(&transcript, "balloon=0 end", "reports")? >= 1,
                 "no report:\n{}",
@@ -302,15 +312,19 @@ fn clocks(bench: &Bench) -> Result<Outcome> {
         machine.command_line = "list clock".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "clock=kvmclock passed_us")?;
-        // Hyper-V's interface without the bus, and without the page for the clock.
+        must_contain(&transcript, "clock=kvmclock passed_us")?;
+        // The Hyper-V emulation without VMBus.
         let mut machine =
             lab.bare(&bench.kernel, "q35", "host,kvm=off,hv-vpindex,hv-synic,hv-time,hv-runtime", folder)?;
         machine.command_line = "list clock".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "clock=hyper-v-page passed_us")?;
-        ensure!(!transcript.text().contains("bus=vmbus"), "a bus out of nothing:\n{}", transcript.text());
+        must_contain(&transcript, "clock=hyper-v-page passed_us")?;
+        ensure!(
+            !transcript.text().contains("bus=vmbus"),
+            "VMBus was found where there is none:\n{}",
+            transcript.text()
+        );
         Ok(())
     })
 }
@@ -341,7 +355,7 @@ fn virtio_balloon(bench: &Bench) -> Result<Outcome> {
             Ok(())
         })?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "balloon=0 reported=16384")?;
+        must_contain(&transcript, "balloon=0 reported=16384")?;
         must_be(&transcript, "balloon=0 end", "allocations", "0")?;
         ensure!(
             number(&transcript, "balloon=0 end", "reports")? >= 2,

@@ -1,6 +1,6 @@
-//! Keyboards, mice and tablets: QEMU's virtio devices, to which QMP sends what a user would do.
+//! Keyboards, mice and tablets: QEMU's virtio devices, with input events sent by QMP.
 
-use super::{Bench, Outcome, must_end, must_say};
+use super::{Bench, Outcome, must_contain, must_end};
 use crate::qmp::Qmp;
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ fn usual(bench: &Bench) -> Result<Outcome> {
         send(json!([axis("rel", "x", 5), axis("rel", "y", -7), button("left", true)]))?;
         send(json!([button("left", false)]))?;
         send(json!([axis("abs", "x", 32767), axis("abs", "y", 16384)]))?;
-        // More than the device has buffers for at once.
+        // More events than the device has buffers.
         for _ in 0..100 {
             send(json!([key("b", true), key("b", false)]))?;
         }
@@ -61,7 +61,7 @@ fn usual(bench: &Bench) -> Result<Outcome> {
             "input=0 key=1 pressed=false",
             "different=0 lost_pages=0",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
     }
     Ok(Outcome::Passed)

@@ -1,4 +1,4 @@
-//! The kernel under QEMU, over a matrix of machines, queues and devices.
+//! The QEMU matrix: the kernel on several machine types, queue layouts and devices.
 
 mod bootable;
 mod hyperv;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const MIB: u64 = 1 << 20;
 const DISK1: u64 = 16 * MIB;
 
-/// A machine with two disks, a card and an entropy device on which the kernel does its usual work.
+/// A machine with two disks, a network card and an entropy device, on which the kernel runs its standard work.
 #[derive(Copy, Clone)]
 struct Usual {
     name: &'static str,
@@ -34,7 +34,7 @@ struct Usual {
     cpus: u16,
     block: u16,
     kernel: &'static str,
-    /// Properties that this QEMU must have.
+    /// A device property that QEMU must have; otherwise the case is skipped.
     needs: &'static str,
 }
 
@@ -77,7 +77,7 @@ const USUAL: &[Usual] = &[
     Usual { kernel: "queue-size=8", ..usual("q35 small queues", "q35", "", 1, 1, 512) },
 ];
 
-/// What all cases share.
+/// The files and the server that all cases share.
 struct Bench {
     kernel: PathBuf,
     tree: PathBuf,
@@ -91,11 +91,11 @@ enum Outcome {
     Skipped(String),
 }
 
-/// A case of its own.
+/// A case with its own function.
 type Special = fn(&Bench) -> Result<Outcome>;
 type Case<'a> = (String, Box<dyn Fn() -> Result<Outcome> + Send + Sync + 'a>);
 
-/// Runs the matrix; how many passed and what was skipped.
+/// Runs the cases whose names contain `filter`; returns how many passed and which were skipped.
 pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> {
     let folder = Scratch::new()?;
     let tree = folder.path().join("tree");
@@ -110,17 +110,17 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         cases.push((case.name.into(), Box::new(move || bench.usual(case, i))));
     }
     let special: &[(&str, Special)] = &[
-        ("no disk and no card", Bench::nothing),
+        ("no disk and no network card", Bench::nothing),
         ("a read-only disk", Bench::read_only),
         ("two cards, and devices of virtio-drivers", Bench::two_cards),
         ("behind root ports and a bridge", Bench::bridges),
-        ("PCI that no firmware has set up", Bench::bare_pci),
+        ("PCI without firmware setup", Bench::bare_pci),
         ("a disk of 5 GiB", Bench::large),
-        ("a disk that grows, a link that goes and comes", Bench::events),
+        ("disk resize and link changes", Bench::events),
         ("input and output errors", Bench::errors),
         ("an echo server", Bench::echo),
-        ("legacy MMIO is named", Bench::legacy),
-        ("a malformed command line", Bench::bad_words),
+        ("legacy MMIO is reported", Bench::legacy),
+        ("a malformed command line", Bench::bad_command_line),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
     for (name, work) in special
@@ -137,11 +137,11 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
     }
     cases.retain(|(name, _)| filter.is_none_or(|filter| name.contains(filter)));
     ensure!(!cases.is_empty(), "no case has `{}` in its name", filter.unwrap_or_default());
-    work(&cases)
+    run_cases(&cases)
 }
 
-/// Two at a time.
-fn work(cases: &[Case<'_>]) -> Result<(usize, Vec<String>)> {
+/// Runs two cases at a time.
+fn run_cases(cases: &[Case<'_>]) -> Result<(usize, Vec<String>)> {
     let next = AtomicUsize::new(0);
     let (passed, skipped, failed) = (AtomicUsize::new(0), Mutex::new(vec![]), Mutex::new(vec![]));
     std::thread::scope(|scope| {
@@ -173,17 +173,19 @@ fn work(cases: &[Case<'_>]) -> Result<(usize, Vec<String>)> {
     Ok((passed.into_inner(), skipped.into_inner().unwrap_or_default()))
 }
 
+/// Checks the kernel's exit code.
 fn must_end(transcript: &Transcript, code: u8) -> Result<()> {
     ensure!(
         transcript.exit == Some(code),
-        "the kernel ended with {:?}:\n{}",
+        "the kernel's exit code is {:?}, expected {code}:\n{}",
         transcript.exit,
         transcript.text()
     );
     Ok(())
 }
 
-fn must_say(transcript: &Transcript, text: &str) -> Result<()> {
+/// Checks that a line of the output contains `text`.
+fn must_contain(transcript: &Transcript, text: &str) -> Result<()> {
     ensure!(
         transcript.lines.iter().any(|line| line.contains(text)),
         "no `{text}` in:\n{}",
@@ -225,7 +227,7 @@ impl Bench {
             })
             .collect();
         if is_mmio {
-            // There the device named last has the lowest address.
+            // On microvm the last device has the lowest address.
             disks.reverse();
         }
         disks.iter().for_each(|words| {
@@ -252,7 +254,7 @@ impl Bench {
         expected.sort();
         let mut same = transcript.same();
         same.sort_unstable();
-        ensure!(same == expected, "the transcript is not as expected:\n{}", transcript.text());
+        ensure!(same == expected, "the output differs from what is expected:\n{}", transcript.text());
         image::check_pattern(&disk1, DISK1)?;
         std::fs::remove_file(&disk1)?;
         self.counts(case, &transcript)?;
@@ -264,13 +266,12 @@ impl Bench {
                 transcript.text()
             );
         }
-        must_say(&transcript, "serial=\"sn1\"")?;
-        must_say(&transcript, if case.kernel == "reenter=linux" { "entry=linux" } else { "entry=pvh" })?;
+        must_contain(&transcript, "serial=\"sn1\"")?;
+        must_contain(&transcript, if case.kernel == "reenter=linux" { "entry=linux" } else { "entry=pvh" })?;
         Ok(Outcome::Passed)
     }
 
-    /// What is asserted of counts: no allocation on the data path, no interrupt while idle, and as many interrupts as
-    /// batches of completions at most.
+    /// Checks the counts: no allocation on the data path, no interrupt while idle, and the expected processors and queues.
     fn counts(&self, case: &Usual, transcript: &Transcript) -> Result<()> {
         for pass in ["test=write", "test=read"] {
             ensure!(
@@ -308,11 +309,15 @@ impl Bench {
         machine.command_line = "list idle=1".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        ensure!(!transcript.text().contains("device="), "a device out of nothing:\n{}", transcript.text());
+        ensure!(
+            !transcript.text().contains("device="),
+            "a device was found where there is none:\n{}",
+            transcript.text()
+        );
         machine.command_line = "mount=disk0".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 1)?;
-        must_say(&transcript, "error=\"there is no disk0: 0 in all\"")?;
+        must_contain(&transcript, "error=\"there is no disk0: 0 in all\"")?;
         Ok(Outcome::Passed)
     }
 
@@ -325,10 +330,10 @@ impl Bench {
             machine.command_line = "list mount=disk0 test=disk0".into();
             let transcript = machine.run(|_| ())?;
             must_end(&transcript, 1)?;
-            must_say(&transcript, "access=ro")?;
-            must_say(&transcript, "same file=/hello.txt")?;
-            must_say(&transcript, "error=\"the queues of disk0 are taken\"")
-                .or(must_say(&transcript, "disk0 is read-only"))?;
+            must_contain(&transcript, "access=ro")?;
+            must_contain(&transcript, "same file=/hello.txt")?;
+            must_contain(&transcript, "error=\"the queues of disk0 are taken\"")
+                .or(must_contain(&transcript, "disk0 is read-only"))?;
         }
         Ok(Outcome::Passed)
     }
@@ -353,7 +358,7 @@ impl Bench {
             "trust=outside",
             "device=balloon0 at=pci:",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         Ok(Outcome::Passed)
     }
@@ -371,12 +376,12 @@ impl Bench {
         must_end(&transcript, 0)?;
         let at = |device: &str| transcript.value(&format!("device={device}"), "at").map(String::from);
         ensure!(at("disk0").is_some_and(|at| at != "pci:0000:00"), "{}", transcript.text());
-        must_say(&transcript, "at=pci:0000:01:00.0")?;
-        must_say(&transcript, "same http=/hello.txt status=200")?;
+        must_contain(&transcript, "at=pci:0000:01:00.0")?;
+        must_contain(&transcript, "same http=/hello.txt status=200")?;
         Ok(Outcome::Passed)
     }
 
-    /// ECAM only, bus numbers and BARs open, MSI-X only, a device behind a root port.
+    /// ECAM only, bus numbers and BARs not assigned, MSI-X only, a device behind a root port.
     fn bare_pci(&self) -> Result<Outcome> {
         let mut machine = self.machine("microvm,acpi=on,pcie=on", 2);
         machine.add("-device pcie-root-port,id=r1,chassis=1,slot=1 -device virtio-rng-pci");
@@ -388,9 +393,9 @@ impl Bench {
             format!("list entropy=64 mount=disk0 dhcp http=http://10.0.2.2:{}/large.bin idle=1", self.port);
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "device=disk0 at=pci:0000:01:00.0")?;
-        must_say(&transcript, "same http=/large.bin status=200")?;
-        must_say(&transcript, "idle=end woken=0 device_interrupts=0")?;
+        must_contain(&transcript, "device=disk0 at=pci:0000:01:00.0")?;
+        must_contain(&transcript, "same http=/large.bin status=200")?;
+        must_contain(&transcript, "idle=end woken=0 device_interrupts=0")?;
         Ok(Outcome::Passed)
     }
 
@@ -405,7 +410,7 @@ impl Bench {
         machine.command_line = "test=disk0 stride=64M".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, &format!("same test=pass blocks={}", len / 512))?;
+        must_contain(&transcript, &format!("same test=pass blocks={}", len / 512))?;
         std::fs::remove_file(&disk)?;
         Ok(Outcome::Passed)
     }
@@ -450,13 +455,13 @@ impl Bench {
             machine.command_line = "test=disk0 queues=1".into();
             let transcript = machine.run(|_| ())?;
             must_end(&transcript, 1)?;
-            must_say(&transcript, "the device reports an error")?;
+            must_contain(&transcript, "the device reports an error")?;
         }
         Ok(Outcome::Passed)
     }
 
     fn echo(&self) -> Result<Outcome> {
-        // A port that is free now; nobody else takes it in the moment until QEMU does.
+        // The port is free now; it is assumed to be free until QEMU binds it.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut machine = self.machine("q35", 2);
         machine.add(&format!(
@@ -488,17 +493,17 @@ impl Bench {
         machine.command_line = "list".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_say(&transcript, "unclaimed=\"virtio entropy\"")?;
-        must_say(&transcript, "virtio-mmio.force-legacy=false")?;
+        must_contain(&transcript, "unclaimed=\"virtio entropy\"")?;
+        must_contain(&transcript, "virtio-mmio.force-legacy=false")?;
         Ok(Outcome::Passed)
     }
 
-    fn bad_words(&self) -> Result<Outcome> {
+    fn bad_command_line(&self) -> Result<Outcome> {
         let mut machine = self.machine("q35", 1);
         machine.command_line = "mount=floppy0".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 2)?;
-        must_say(&transcript, "error=\"mount=floppy0 cannot be read\"")?;
+        must_contain(&transcript, "error=\"mount=floppy0 cannot be read\"")?;
         Ok(Outcome::Passed)
     }
 

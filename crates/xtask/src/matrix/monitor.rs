@@ -1,8 +1,8 @@
-//! Our own monitor: the models of StorVSP, NetVSP and the integration services on KVM's Hyper-V interface, under our kernel and
-//! under Linux, which we did not write.
+//! `paravirt-monitor`: the models of StorVSP, NetVSP and the integration services on KVM's emulation of Hyper-V, used by our kernel
+//! and by Linux, an independent implementation of the guest.
 
 use super::hyperv::{must_be, number, with_lab};
-use super::{Bench, DISK1, Outcome, must_end, must_say};
+use super::{Bench, DISK1, Outcome, must_contain, must_end};
 use crate::bench::guests;
 use crate::guest::Transcript;
 use crate::lab::Lab;
@@ -13,16 +13,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub const CASES: &[(&str, super::Special)] = &[
-    ("monitor: disks, card, keyboard and mouse on VMBus, two queues", usual),
+    ("monitor: disks, network card, keyboard and mouse on VMBus, two queues", usual),
     ("monitor: older versions, sectors of 4096 bytes, one queue", versions),
-    ("monitor: a medium that is read only, and no card", medium),
-    ("monitor: the guest is asked to end", asked),
+    ("monitor: a read-only medium, and no network card", medium),
+    ("monitor: shutdown requested by the host", shutdown),
     ("monitor: Linux on the same devices", linux),
-    ("monitor: what reads and writes cost", costs),
+    ("monitor: counts of reads and writes", costs),
     ("monitor: what they cost Linux, and on virtio", costs_elsewhere),
 ];
 
-/// Disks for a guest in `folder`: one with the tree, one to be written.
+/// Makes the disks of a guest in `folder`: one with the files, one to write to.
 fn disks(bench: &Bench, folder: &Path) -> Result<[std::path::PathBuf; 2]> {
     let disks = [folder.join("disk0.img"), folder.join("disk1.img")];
     fs::copy(&bench.ext4, &disks[0])?;
@@ -32,24 +32,24 @@ fn disks(bench: &Bench, folder: &Path) -> Result<[std::path::PathBuf; 2]> {
     Ok(disks)
 }
 
-/// Nothing that the models found wrong, and that they were asked.
+/// Checks that the models report no violation of the protocol, and that the monitor ended normally.
 fn must_be_right(transcript: &Transcript) -> Result<()> {
     let wrong = transcript.lines.iter().find(|line| line.contains("did wrong"));
-    ensure!(wrong.is_none(), "the guest did wrong:\n{}", transcript.text());
-    must_say(transcript, "monitor: hypercalls=")
+    ensure!(wrong.is_none(), "the guest violated the protocol:\n{}", transcript.text());
+    must_contain(transcript, "monitor: hypercalls=")
 }
 
-/// What the kernel's usual work says.
+/// Checks the output of the kernel's standard work.
 fn must_have_worked(bench: &Bench, transcript: &Transcript, disk1: &Path) -> Result<()> {
     must_end(transcript, 0)?;
     must_be_right(transcript)?;
     for line in image::expected_files(&bench.tree)? {
-        must_say(transcript, &line)?;
+        must_contain(transcript, &line)?;
     }
     for text in ["same test=pass", "dhcp=net0 ip=10.0.2.15/24 gateway=10.0.2.2", "ping=10.0.2.2 answers=3"] {
-        must_say(transcript, text)?;
+        must_contain(transcript, text)?;
     }
-    must_say(transcript, "same http=/large.bin status=200")?;
+    must_contain(transcript, "same http=/large.bin status=200")?;
     for line in ["test=write", "test=read"] {
         must_be(transcript, line, "allocations", "0")?;
     }
@@ -82,7 +82,7 @@ fn usual(bench: &Bench) -> Result<Outcome> {
             "lights=true",
             "input=end",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         must_be(&transcript, "device=disk1 at=vmbus:", "queues", "2")?;
         must_be(&transcript, "device=net0 at=vmbus:", "queues", "2")
@@ -103,7 +103,7 @@ fn versions(bench: &Bench) -> Result<Outcome> {
             machine.command_line = WORK.into();
             let transcript = machine.run(|_| ())?;
             must_have_worked(bench, &transcript, &disk1)?;
-            must_say(&transcript, &format!("bus=vmbus version={version}"))?;
+            must_contain(&transcript, &format!("bus=vmbus version={version}"))?;
             must_be(&transcript, "device=disk1 at=vmbus:", "block_size", "4096")?;
         }
         Ok(())
@@ -122,29 +122,29 @@ fn medium(bench: &Bench) -> Result<Outcome> {
         must_be(&transcript, "device=disk0 at=vmbus:", "block_size", "2048")?;
         must_be(&transcript, "device=disk0 at=vmbus:", "access", "ro")?;
         for line in image::expected_files(&bench.tree)? {
-            must_say(&transcript, &line)?;
+            must_contain(&transcript, &line)?;
         }
         Ok(())
     })
 }
 
-fn asked(bench: &Bench) -> Result<Outcome> {
+fn shutdown(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let mut machine = lab.monitored(&bench.kernel, folder, "--shutdown-at event=value")?;
-        // Far longer than the test takes: it ends since it is asked.
+        // Much longer than the test takes: the shutdown request ends it.
         machine.command_line = "list idle=50".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         must_be_right(&transcript)?;
         for text in [
-            "monitor: heartbeat 0 is answered: true",
+            "monitor: heartbeat 0 answered: true",
             "event=value key=\"HostName\" value=Some(\"paravirt-monitor\")",
-            "monitor: the guest was told a value: true",
-            "monitor: the guest says FullyQualifiedDomainName=paravirt",
-            "monitor: the guest says OSName=paravirt example kernel",
-            "the guest was asked to end: taken",
+            "monitor: value accepted by the guest: true",
+            "monitor: the guest reports FullyQualifiedDomainName=paravirt",
+            "monitor: the guest reports OSName=paravirt example kernel",
+            "monitor: shutdown request accepted",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         Ok(())
     })
@@ -154,7 +154,7 @@ fn linux(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let [disk0, disk1] = disks(bench, folder)?;
         let (kernel, initrd) = lab.linux()?;
-        // The outer machine sees the one folder.
+        // The outer machine has only this folder.
         let inside = folder.join("linux.initrd");
         fs::copy(initrd, &inside)?;
         let words = format!(
@@ -168,26 +168,31 @@ fn linux(bench: &Bench) -> Result<Outcome> {
         machine.command_line =
             "console=ttyS0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on".into();
         let transcript = machine.run(|_| ())?;
-        ensure!(transcript.ended == Some(0), "it ended with {:?}:\n{}", transcript.ended, transcript.text());
+        ensure!(
+            transcript.ended == Some(0),
+            "the monitor's exit code is {:?}:\n{}",
+            transcript.ended,
+            transcript.text()
+        );
         must_be_right(&transcript)?;
         for text in [
             "driver=hv_storvsc channels=2",
             "driver=hv_netvsc channels=2",
             "clock=hyperv_clocksource_tsc_page",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         for line in image::expected_files(&bench.tree)? {
             let line = line.replace("same ", "linux ");
             let (name, rest) = line.split_once(" size=").context("a file without a size")?;
             let (_, sum) = rest.split_once(' ').context("a file without a checksum")?;
-            must_say(&transcript, &format!("{name} {sum}"))?;
+            must_contain(&transcript, &format!("{name} {sum}"))?;
         }
-        // What Linux wrote is what it reads, and what is in the images: as bytes, and as a file.
+        // Linux reads back what it wrote, and the images contain it: as raw blocks, and as a file.
         let written = transcript.value("linux written=", "written").context("nothing was written")?;
         must_be(&transcript, "linux read=", "read", written)?;
         let image = fs::read(&disk1)?;
-        ensure!(image::sha256(&image[..4 << 20]) == written, "the image has not what Linux wrote");
+        ensure!(image::sha256(&image[..4 << 20]) == written, "the image does not contain what Linux wrote");
         let copy = folder.join("copy.bin");
         let dump = format!("dump /copy.bin {}", copy.display());
         let path = std::env::var("PATH").unwrap_or_default();
@@ -199,40 +204,39 @@ fn linux(bench: &Bench) -> Result<Outcome> {
                 .env("PATH", format!("{path}:/usr/sbin:/sbin")),
         )?;
         let large = image::sha256(&fs::read(bench.tree.join("large.bin"))?);
-        ensure!(image::sha256(&fs::read(&copy)?) == large, "the file that Linux wrote is another");
+        ensure!(image::sha256(&fs::read(&copy)?) == large, "the file that Linux wrote differs");
         must_be(&transcript, "linux page=", "page", &large)?;
-        // The letters, Escape and the button, in whatever order the two devices are.
+        // The letters, Escape and the button; the order of the two devices may vary.
         let keys = transcript.value("linux keys=", "keys").context("nothing was typed")?;
-        ensure!(
-            keys.contains("25,30,19,30,47,23,19,20,1"),
-            "something else was typed:\n{}",
-            transcript.text()
-        );
-        ensure!(keys.split(',').any(|key| key == "272"), "nothing was clicked: {keys}");
+        ensure!(keys.contains("25,30,19,30,47,23,19,20,1"), "the keys differ:\n{}", transcript.text());
+        ensure!(keys.split(',').any(|key| key == "272"), "no mouse button among the events: {keys}");
         must_be(&transcript, "linux places=", "places", "16384,16384")?;
         must_be(&transcript, "linux address=", "address", "10.0.2.15/24")?;
         must_be(&transcript, "linux answers=", "answers", "3")?;
-        ensure!(number(&transcript, "linux year=", "year")? >= 2026, "the time was not told");
+        ensure!(
+            number(&transcript, "linux year=", "year")? >= 2026,
+            "the host did not set the guest's clock"
+        );
         for text in [
-            "monitor: Heartbeat is there",
-            "monitor: heartbeat 0 is answered: true",
-            "the guest was asked to end: taken",
-            "monitor: the guest has switched off",
+            "monitor: Heartbeat service negotiated",
+            "monitor: heartbeat 0 answered: true",
+            "monitor: shutdown request accepted",
+            "monitor: the guest powered off",
         ] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         Ok(())
     })
 }
 
-/// What the guests of `cargo xtask bench` do, in counts.
+/// Checks the counts of the benchmark that `cargo xtask bench` runs.
 fn costs(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let transcript = guests::ours_on_vmbus(lab, &bench.kernel, folder)?;
         must_end(&transcript, 0)?;
         must_be_right(&transcript)?;
         for text in ["bench=boot micros=", "round-trips=done count=500", "same http=/bulk.bin status=200"] {
-            must_say(&transcript, text)?;
+            must_contain(&transcript, text)?;
         }
         let parts = guests::parts(&transcript);
         for (name, requests, batch) in [
@@ -243,12 +247,14 @@ fn costs(bench: &Bench) -> Result<Outcome> {
         ] {
             must_be(&transcript, &format!("bench={name} end"), "allocations", "0")?;
             let part = parts.get(name).with_context(|| format!("no {name}:\n{}", transcript.text()))?;
-            let (signals, interrupts) = part.signals.zip(part.interrupts).context("nothing was counted")?;
+            let (signals, interrupts) =
+                part.signals.zip(part.interrupts).context("the monitor printed no counts")?;
             ensure!(part.requests == requests && signals > 0, "{name} has not worked: {part:?}");
-            // In a machine of one processor, guest and host take turns; else one may find the other's ring empty at each request.
+            // On one processor, guest and host run in turns and batch requests; otherwise each request may find an empty ring and
+            // need a signal.
             let batch = if matches!(lab, Lab::Nested(_)) { batch } else { 1 };
-            let most = requests / batch + 20;
-            ensure!(signals <= most && interrupts <= most, "{name} costs more than {most}: {part:?}");
+            let max = requests / batch + 20;
+            ensure!(signals <= max && interrupts <= max, "{name} has more than {max}: {part:?}");
         }
         Ok(())
     })
@@ -265,7 +271,7 @@ fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
         let linux_on_virtio = guests::linux_on_virtio(lab, &folders[2])?;
         let all = [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
         for transcript in [&linux_on_vmbus, &virtio, &linux_on_virtio] {
-            must_say(transcript, "round-trips=done count=500")?;
+            must_contain(transcript, "round-trips=done count=500")?;
             must_be(transcript, "http=done", "size", &guests::FILE.to_string())?;
             let parts = guests::parts(transcript);
             for (name, requests) in all {

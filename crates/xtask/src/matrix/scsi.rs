@@ -1,6 +1,6 @@
-//! Disks on a SCSI host device of virtio: the same SCSI layer that Hyper-V's storage has, on a host that is not ours.
+//! Disks on a virtio SCSI host device: it tests the SCSI layer, which storvsc also uses, with an independent implementation.
 
-use super::{Bench, MIB, Outcome, must_end, must_say};
+use super::{Bench, MIB, Outcome, must_contain, must_end};
 use crate::image;
 use crate::qmp::Qmp;
 use anyhow::Result;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 pub const CASES: &[(&str, super::Special)] = &[
     ("virtio-scsi: disks of 512 and of 4096 bytes, split and packed", usual),
-    ("virtio-scsi: disks that come, grow and go", events),
+    ("virtio-scsi: disks added, resized and removed", events),
     ("virtio-scsi: a read-only disk, a drive, and errors", odd),
 ];
 
@@ -29,11 +29,11 @@ fn usual(bench: &Bench) -> Result<Outcome> {
             machine.command_line = format!("list test=disk{index} reconnect=5");
             let transcript = machine.run(|_| ())?;
             must_end(&transcript, 0)?;
-            must_say(&transcript, "/0:0:0 blocks=32768 block_size=512")?;
-            must_say(&transcript, "serial=\"first\" queues=2")?;
-            must_say(&transcript, "/0:4:3 blocks=2048 block_size=4096")?;
-            must_say(&transcript, "same test=pass")?;
-            must_say(&transcript, "different=0 lost_pages=0")?;
+            must_contain(&transcript, "/0:0:0 blocks=32768 block_size=512")?;
+            must_contain(&transcript, "serial=\"first\" queues=2")?;
+            must_contain(&transcript, "/0:4:3 blocks=2048 block_size=4096")?;
+            must_contain(&transcript, "same test=pass")?;
+            must_contain(&transcript, "different=0 lost_pages=0")?;
             image::check_pattern(disk, std::fs::metadata(disk)?.len())?;
         }
     }
@@ -60,7 +60,7 @@ fn events(bench: &Bench) -> Result<Outcome> {
     running.wait_for("event=found at=pci:")?;
     qmp.execute("device_del", json!({ "id": "hot" }))?;
     let removed = running.wait_for("event=removed at=pci:")?;
-    anyhow::ensure!(removed.ends_with("/0:2:1"), "another disk was removed: {removed}");
+    anyhow::ensure!(removed.ends_with("/0:2:1"), "the wrong disk was removed: {removed}");
     must_end(&running.finish()?, 0)?;
     Ok(Outcome::Passed)
 }
@@ -74,9 +74,9 @@ fn odd(bench: &Bench) -> Result<Outcome> {
     machine.command_line = "list test=disk0".into();
     let transcript = machine.run(|_| ())?;
     must_end(&transcript, 1)?;
-    must_say(&transcript, "/0:0:0 blocks=16384 block_size=512")?;
-    must_say(&transcript, "disk0 is read-only")?;
-    must_say(&transcript, "/0:1:0 blocks=2048 block_size=2048")?;
+    must_contain(&transcript, "/0:0:0 blocks=16384 block_size=512")?;
+    must_contain(&transcript, "disk0 is read-only")?;
+    must_contain(&transcript, "/0:1:0 blocks=2048 block_size=2048")?;
 
     for event in ["write_aio", "read_aio"] {
         let rules = bench.folder.join(format!("scsi-{event}.conf"));
@@ -89,7 +89,7 @@ fn odd(bench: &Bench) -> Result<Outcome> {
         machine.command_line = "test=disk0 queues=1".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 1)?;
-        must_say(&transcript, "error=\"block ")?;
+        must_contain(&transcript, "error=\"block ")?;
     }
     Ok(Outcome::Passed)
 }

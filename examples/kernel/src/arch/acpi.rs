@@ -1,4 +1,4 @@
-//! What ACPI says of processors, interrupt controllers, the timer and the power switch.
+//! Information from the ACPI tables: processors, I/O APICs, the PM timer and how to power off.
 
 use acpi::fadt::Fadt;
 use acpi::madt::{Madt, MadtEntry};
@@ -18,21 +18,22 @@ use crate::platform::Machine;
 pub const MAX_PROCESSORS: usize = 64;
 const MAX_IO_APICS: usize = 8;
 const ISA_LINES: usize = 16;
-/// What a PC without ACPI has.
+/// The I/O APIC of a PC without ACPI.
 const DEFAULT_IO_APIC: IoApic = IoApic { address: 0xfec0_0000, first: 0 };
 
 #[derive(Copy, Clone)]
 pub struct IoApic {
+    /// The physical address of its registers.
     pub address: u32,
-    /// The first line that it serves.
+    /// The global system interrupt of its first pin.
     pub first: u32,
 }
 
-/// How the machine is switched off.
+/// How to power the machine off.
 #[derive(Copy, Clone)]
 enum Power {
-    /// PM1 control registers, and what to write in them; and how ACPI is switched on, where firmware leaves that to us: port and
-    /// value.
+    /// The PM1 control registers, each with its sleep type for S5; `enable` is the port and the value that switch to ACPI mode, if
+    /// firmware leaves that to the kernel.
     Pm1 { a: (u16, u8), b: Option<(u16, u8)>, enable: Option<(u16, u8)> },
     /// The sleep control register of hardware-reduced ACPI, in memory or I/O space.
     Sleep { is_io: bool, address: u64, sleep_type: u8 },
@@ -43,7 +44,7 @@ struct Board {
     io_apics: [Option<IoApic>; MAX_IO_APICS],
     overrides: [Option<InterruptLine>; ISA_LINES],
     power: Option<Power>,
-    /// The port of the PM timer, and whether it counts 32 bits.
+    /// The port of the PM timer, and whether it has 32 bits (else 24).
     timer: Option<(u16, bool)>,
 }
 
@@ -60,9 +61,8 @@ struct Identity;
 
 impl AcpiHandler for Identity {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        // RAM and everything below 4 GiB is mapped one to one; a table elsewhere is nothing that this kernel can read.
         let Some(start) = crate::memory::map(address as u64, size).ok().filter(|_| address != 0) else {
-            panic!("the firmware names a table of {size} bytes at {address:#x}, where there is none");
+            panic!("ACPI table of {size} bytes at {address:#x} cannot be mapped");
         };
         // SAFETY: the range is mapped.
         unsafe { PhysicalMapping::new(address, start.cast(), size, size, Self) }
@@ -70,14 +70,14 @@ impl AcpiHandler for Identity {
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 }
 
-/// Reads the tables; returns the RSDP's address, where there is one.
+/// Reads the tables; returns the RSDP's address, if there is one.
 pub fn init(rsdp: Option<u64>) -> Option<u64> {
-    // SAFETY: firmware tables lead to memory.
+    // SAFETY: addresses in firmware tables point to memory.
     let memory = unsafe { Physical::new(&Machine) };
     let rsdp = rsdp.or_else(|| find_rsdp(&memory));
     let mut board = BOARD.lock();
     if let Some(rsdp) = rsdp {
-        // SAFETY: the loader or the BIOS area says that it is there.
+        // SAFETY: the loader reported the RSDP there, or it was found in the BIOS area.
         if let Ok(tables) = unsafe { AcpiTables::from_rsdp(Identity, rsdp as usize) } {
             if let Ok(madt) = tables.find_table::<Madt>() {
                 read_madt(&mut board, madt.get());
@@ -162,7 +162,7 @@ fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
     }
 }
 
-/// The APIC ids of the processors.
+/// Returns the APIC ids of the processors.
 pub fn processors() -> [Option<u32>; MAX_PROCESSORS] {
     BOARD.lock().processors
 }
@@ -171,28 +171,28 @@ pub fn io_apics() -> [Option<IoApic>; MAX_IO_APICS] {
     BOARD.lock().io_apics
 }
 
-/// The port of the PM timer, and whether it counts 32 bits.
+/// Returns the port of the PM timer, and whether it has 32 bits (else 24).
 pub fn timer() -> Option<(u16, bool)> {
     BOARD.lock().timer
 }
 
-/// The line that an ISA interrupt is led to.
-pub fn overridden(line: InterruptLine) -> InterruptLine {
+/// Returns the global system interrupt of an ISA interrupt, by the overrides of the MADT; other lines are returned unchanged.
+pub fn apply_override(line: InterruptLine) -> InterruptLine {
     match BOARD.lock().overrides.get(line.number as usize) {
         Some(Some(other)) => InterruptLine { trigger: line.trigger, ..*other },
         _ => line,
     }
 }
 
-/// Switches the machine off (state S5), where ACPI says how, and leaves it time to.
+/// Powers the machine off (state S5) if ACPI describes how, and waits for that to happen. Returns if it did not.
 pub fn power_off() {
     const SCI_ENABLE_PM1: u16 = 1 << 0;
     const SLEEP_TYPE_PM1: u16 = 7 << 10;
     const SLEEP_ENABLE_PM1: u16 = 1 << 13;
     const SLEEP_ENABLE: u8 = 1 << 5;
-    // The lock may be held by who failed.
+    // The code that panicked may hold the lock.
     let Some(board) = BOARD.try_lock() else { return };
-    // SAFETY: the ports and registers are those that the FADT names.
+    // SAFETY: the FADT names the ports and registers.
     unsafe {
         match board.power {
             Some(Power::Pm1 { a, b, enable }) => {
@@ -217,22 +217,23 @@ pub fn power_off() {
             }
             None => return,
         }
-        // The processor may run on for a while: it must not seem to crash meanwhile.
+        // The processor may run for a while before power is off; a triple fault in that time would look like a crash.
         wait(|| false);
     }
 }
 
-/// How long firmware is waited for; also in turns of the loop, for who fails before there is a clock.
-const PATIENCE: Duration = Duration::from_secs(1);
-const TURNS: u32 = 1_000_000;
+/// How long to wait for firmware.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Limits the wait if the kernel fails before its clock runs.
+const MAX_POLLS: u32 = 1_000_000;
 
 fn wait(mut is_done: impl FnMut() -> bool) {
-    let end = time::now().saturating_add(PATIENCE);
-    for _ in 0..TURNS {
+    let end = time::now().saturating_add(TIMEOUT);
+    for _ in 0..MAX_POLLS {
         if is_done() || time::now() >= end {
             break;
         }
-        // SAFETY: the port is that of a display for firmware's progress, or nobody's.
+        // SAFETY: the port belongs to the POST code display or to no device.
         unsafe { Port::<u8>::new(0x80).write(0) }
     }
 }

@@ -1,4 +1,4 @@
-//! The local APIC, as registers or as x2APIC MSRs, and the I/O APICs. Intel SDM volume 3 chapter 12
+//! The local APIC, by its registers in memory or by x2APIC MSRs, and the I/O APICs. Intel SDM volume 3 chapter 12
 
 use super::acpi::{self, IoApic};
 use super::interrupts::TIMER;
@@ -33,13 +33,13 @@ const ICR_FIXED: u32 = 0x4000;
 const ICR_BUSY: u32 = 1 << 12;
 
 static IS_X2APIC: AtomicBool = AtomicBool::new(false);
-/// Where the registers are seen.
+/// The virtual address of the registers in xAPIC mode.
 static BASE: AtomicU64 = AtomicU64::new(0);
-/// Ticks of the local timer in a millisecond.
+/// Ticks of the local timer per millisecond.
 static TICKS: AtomicU64 = AtomicU64::new(0);
 
 fn read(register: u32) -> u32 {
-    // SAFETY: the local APIC is there and enabled in the mode that is known.
+    // SAFETY: the local APIC is present and enabled, in the mode that `IS_X2APIC` holds.
     unsafe {
         match IS_X2APIC.load(Ordering::Relaxed) {
             true => Msr::new(X2APIC_MSR + (register >> 4)).read() as u32,
@@ -58,14 +58,18 @@ fn write(register: u32, value: u32) {
     }
 }
 
-/// Switches this processor's APIC on: as x2APIC where there is one.
+/// Enables this processor's local APIC, in x2APIC mode if the processor has it.
+///
+/// # Errors
+///
+/// The registers cannot be mapped.
 pub fn init() -> Result<(), MapError> {
     let has_x2apic = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|f| f.has_x2apic());
     let mut msr = Msr::new(APIC_BASE);
-    // SAFETY: every processor that runs long mode has the register.
+    // SAFETY: every processor with long mode has the register.
     let base = unsafe { msr.read() };
     let mode = if has_x2apic { BASE_X2APIC } else { 0 };
-    // SAFETY: from disabled or xAPIC to xAPIC or x2APIC, in the order that the SDM asks for.
+    // SAFETY: the mode goes from disabled or xAPIC to xAPIC or x2APIC in the order that the SDM requires.
     unsafe {
         msr.write(base | BASE_ENABLE);
         msr.write(base | BASE_ENABLE | mode);
@@ -85,12 +89,12 @@ pub fn init() -> Result<(), MapError> {
     Ok(())
 }
 
-/// This processor's APIC id.
+/// Returns this processor's APIC id.
 pub fn id() -> u32 {
     if IS_X2APIC.load(Ordering::Relaxed) { read(ID) } else { read(ID) >> 24 }
 }
 
-/// Whether it is an x2APIC.
+/// Returns whether the APICs are in x2APIC mode.
 pub fn is_x2apic() -> bool {
     IS_X2APIC.load(Ordering::Relaxed)
 }
@@ -101,7 +105,7 @@ pub fn end_of_interrupt() {
 
 fn command(destination: u32, low: u32) {
     if IS_X2APIC.load(Ordering::Relaxed) {
-        // SAFETY: as in `read`; the whole command is one write.
+        // SAFETY: as in `read`; in x2APIC mode one write sends the whole command.
         unsafe { Msr::new(X2APIC_MSR + (ICR >> 4)).write(u64::from(destination) << 32 | u64::from(low)) }
         return;
     }
@@ -114,22 +118,22 @@ fn command(destination: u32, low: u32) {
     });
 }
 
-/// Sends an interrupt to the processor with that APIC id.
+/// Sends an interrupt to the processor whose APIC id is `destination`.
 pub fn send(destination: u32, vector: u8) {
     command(destination, ICR_FIXED | u32::from(vector));
 }
 
-/// Resets a processor.
+/// Sends INIT, which resets the processor whose APIC id is `destination`.
 pub fn send_init(destination: u32) {
     command(destination, ICR_INIT);
 }
 
-/// Starts a processor at the page, below 1 MiB, with that number.
+/// Sends SIPI, which starts the processor whose APIC id is `destination` at page number `page`, below 1 MiB.
 pub fn send_startup(destination: u32, page: u8) {
     command(destination, ICR_STARTUP | u32::from(page));
 }
 
-/// Measures the local timer against the clock.
+/// Measures the rate of the local timer with the kernel's clock.
 pub fn calibrate() {
     write(TIMER_INITIAL, u32::MAX);
     let start = super::time::now();
@@ -142,8 +146,8 @@ pub fn calibrate() {
     TICKS.store((ticks * 1000 / micros).max(1), Ordering::Relaxed);
 }
 
-/// Raises the timer interrupt once, after `nanos`; as late as the timer can where that is later than it can, and not at all
-/// for `None`.
+/// Raises the timer interrupt once, after `nanos` nanoseconds, or after the longest time that the timer can count if that is
+/// shorter. `None` stops the timer.
 pub fn set_timer(nanos: Option<u64>) {
     match nanos {
         None => write(TIMER_INITIAL, 0),
@@ -163,9 +167,11 @@ const IO_TABLE: u32 = 0x10;
 const IO_LOW: u32 = 1 << 13;
 const IO_LEVEL: u32 = 1 << 15;
 
+/// Reads a register of an I/O APIC, or writes `value` to it.
+///
 /// # Safety
 ///
-/// `base` is where an I/O APIC's registers are seen.
+/// `base` is the virtual address of an I/O APIC's registers.
 unsafe fn io_access(base: u64, register: u32, value: Option<u32>) -> u32 {
     // SAFETY: by the contract of this function, which is that of the callee.
     unsafe {
@@ -181,9 +187,13 @@ unsafe fn io_access(base: u64, register: u32, value: Option<u32>) -> u32 {
     }
 }
 
-/// Leads a line to a vector of the first processor. An ISA interrupt is looked up in the MADT's overrides.
+/// Routes an interrupt line to a vector of the first processor. An ISA interrupt is first mapped by the MADT's overrides.
+///
+/// # Errors
+///
+/// No I/O APIC has the line, or its registers cannot be mapped.
 pub fn route(line: InterruptLine, vector: u8) -> Result<(), BindError> {
-    let line = acpi::overridden(line);
+    let line = acpi::apply_override(line);
     let mut low = u32::from(vector);
     low |= if line.trigger == Trigger::Level { IO_LEVEL } else { 0 };
     low |= if line.polarity == Polarity::Low { IO_LOW } else { 0 };
@@ -193,7 +203,7 @@ pub fn route(line: InterruptLine, vector: u8) -> Result<(), BindError> {
             let Some(pin) = line.number.checked_sub(first) else { continue };
             let base = crate::memory::map(u64::from(address), 32).map_err(|_| BindError::Unsupported)?;
             let base = base.as_ptr() as u64;
-            // SAFETY: the MADT says that an I/O APIC is there.
+            // SAFETY: the MADT names an I/O APIC at this address.
             unsafe {
                 if pin <= io_access(base, IO_VERSION, None) >> 16 & 0xff {
                     io_access(base, IO_TABLE + pin * 2 + 1, Some(super::smp::apic_id(0) << 24));

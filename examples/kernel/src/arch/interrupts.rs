@@ -1,6 +1,6 @@
-//! Interrupts: the descriptor tables, the entry code, and which handler is bound to which vector.
+//! Interrupts: the descriptor tables, the entry code, and the handlers bound to vectors.
 //!
-//! `core` was built with a red zone, so every handler runs on a stack of its own (IST).
+//! `core` was built with a red zone, so handlers run on separate stacks (IST).
 
 use super::acpi::MAX_PROCESSORS;
 use super::{apic, smp};
@@ -12,16 +12,16 @@ use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
-/// The first vector that devices get, and the last.
+/// The first and the last vector that are bound to devices.
 const FIRST_DEVICE: usize = 0x30;
 const LAST_DEVICE: usize = 0xef;
-/// A processor is to look for work.
+/// Wakes a processor from `hlt`, sent by another one.
 pub const WAKE: u8 = 0xf0;
 /// The local timer.
 pub const TIMER: u8 = 0xf1;
 const SPURIOUS: u8 = 0xff;
 
-/// The stacks of handlers: for interrupts, and for exceptions.
+/// Indices into the interrupt stack table: one stack for interrupts, one for exceptions.
 const IST_INTERRUPT: u16 = 0;
 const IST_EXCEPTION: u16 = 1;
 pub const STACK_LEN: usize = 32 << 10;
@@ -99,10 +99,10 @@ unsafe extern "C" {
     static interrupt_stubs: u8;
 }
 
-/// Bytes of a stub.
+/// The length of a stub in bytes.
 const STUB_LEN: usize = 16;
 
-/// What the entry code saved.
+/// The registers and the exception frame, as the entry code and the processor push them.
 #[repr(C)]
 struct Frame {
     registers: [u64; 15],
@@ -115,32 +115,33 @@ struct Frame {
     ss: u64,
 }
 
-/// A vector's handler, and on how many processors it runs.
+/// The handler of a vector.
 struct Slot {
     handler: Mutex<Option<RawHandler>>,
+    /// On how many processors the handler runs.
     running: AtomicU32,
-    /// The vector whose handler shares the line, or 0.
+    /// The next vector that shares the interrupt line, or 0.
     next: AtomicU32,
 }
 
 static SLOTS: [Slot; 256] =
     [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), next: AtomicU32::new(0) } }; 256];
-/// The vector to which each line is led, or 0.
+/// The vector to which each line is routed, or 0.
 static LINES: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
 static DEVICE_INTERRUPTS: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
 static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
-/// Interrupts of devices so far, on all processors.
+/// Returns the number of device interrupts so far, on all processors.
 pub fn device_interrupts() -> u64 {
     DEVICE_INTERRUPTS.iter().map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
-/// Interrupts of devices so far on one processor.
+/// Returns the number of device interrupts so far on one processor.
 pub fn device_interrupts_on(processor: u32) -> u64 {
     DEVICE_INTERRUPTS.get(processor as usize).map_or(0, |count| count.load(Ordering::Relaxed))
 }
 
-/// Interrupts of the local timers so far, on all processors.
+/// Returns the number of local timer interrupts so far, on all processors.
 pub fn timer_interrupts() -> u64 {
     TIMER_INTERRUPTS.load(Ordering::Relaxed)
 }
@@ -172,20 +173,20 @@ extern "C" fn rust_interrupt(frame: &Frame) {
     }
 }
 
-/// Calls a slot's handler, if there is one; the vector that shares its line.
+/// Calls the handler of a slot, if it has one; returns the next vector that shares its line, or 0.
 fn call(slot: &Slot) -> usize {
     slot.running.fetch_add(1, Ordering::SeqCst);
-    // The lock is held for a copy only; binding and unbinding take it with interrupts off.
+    // The lock is held only to copy the handler. `bind` and `unbind` take it with interrupts disabled.
     let handler = *slot.handler.lock();
     if let Some(handler) = handler {
-        // SAFETY: it is bound: `unbind` waits until nothing runs.
+        // SAFETY: the handler is bound: `unbind` waits until it no longer runs.
         unsafe { handler.call() };
     }
     slot.running.fetch_sub(1, Ordering::SeqCst);
     slot.next.load(Ordering::Relaxed) as usize
 }
 
-/// Leads a line to `vector`: to itself, or behind the vector that has the line already.
+/// Routes an interrupt line to `vector`. If the line has a vector already, `vector` is called after it.
 pub fn route(line: InterruptLine, vector: Vector) -> Result<(), BindError> {
     let owner = LINES.get(line.number as usize).ok_or(BindError::Unsupported)?;
     match owner.compare_exchange(0, vector.0, Ordering::AcqRel, Ordering::Acquire) {
@@ -215,7 +216,7 @@ pub fn bind(handler: RawHandler) -> Result<Vector, BindError> {
     })
 }
 
-/// Takes the handler off its vector, and waits until it runs nowhere.
+/// Unbinds the handler of `vector`, and waits until it runs on no processor.
 pub fn unbind(vector: Vector) {
     if let Some(slot) = SLOTS.get(vector.0 as usize) {
         x86_64::instructions::interrupts::without_interrupts(|| *slot.handler.lock() = None);
@@ -225,7 +226,7 @@ pub fn unbind(vector: Vector) {
     }
 }
 
-/// What each processor has of its own.
+/// The descriptor table, task state and stacks of a processor.
 #[repr(C, align(16))]
 pub struct PerProcessor {
     gdt: [u64; 5],
@@ -236,12 +237,12 @@ pub struct PerProcessor {
 static IDT: spin::Once<InterruptDescriptorTable> = spin::Once::new();
 
 impl PerProcessor {
-    /// Zeroed memory will do: see [`install`](Self::install).
+    /// Returns empty tables, which [`install`](Self::install) fills in.
     pub const fn new() -> Self {
         Self { gdt: [0; 5], tss: TaskStateSegment::new(), stacks: [[0; STACK_LEN]; 2] }
     }
 
-    /// Switches this processor to its own descriptor tables, and to the common interrupt table.
+    /// Fills in the tables and loads them, and the interrupt descriptor table, which all processors share.
     pub fn install(&'static mut self) {
         for (ist, stack) in [(IST_INTERRUPT, 0), (IST_EXCEPTION, 1)] {
             let end = self.stacks[stack].as_ptr_range().end as u64 & !15;
@@ -257,7 +258,7 @@ impl PerProcessor {
         };
         use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
         use x86_64::structures::gdt::SegmentSelector;
-        // SAFETY: the tables are static, and selectors 8, 16 and 24 are code, data and task state in them.
+        // SAFETY: the tables are static; selectors 8, 16 and 24 are their code, data and task state segments.
         unsafe {
             x86_64::instructions::tables::lgdt(&pointer);
             CS::set_reg(SegmentSelector(8));
@@ -274,7 +275,7 @@ fn idt() -> InterruptDescriptorTable {
     let mut idt = InterruptDescriptorTable::new();
     let base = &raw const interrupt_stubs as u64;
     let stub = |vector: usize| VirtAddr::new(base + (vector * STUB_LEN) as u64);
-    // SAFETY: the stubs save everything and return with `iretq`, and the stacks of the IST exist.
+    // SAFETY: the stubs save all registers and return with `iretq`, and `install` sets the stacks of the IST.
     unsafe {
         for vector in 32..256usize {
             idt[vector as u8].set_handler_addr(stub(vector)).set_stack_index(IST_INTERRUPT);
@@ -302,7 +303,7 @@ fn idt() -> InterruptDescriptorTable {
     idt
 }
 
-/// Wakes `processor`, if that is not this one: it looks for work.
+/// Wakes `processor` from `hlt`; does nothing if it is the current one.
 pub fn wake(processor: u32) {
     if processor != smp::current() {
         apic::send(smp::apic_id(processor), WAKE);

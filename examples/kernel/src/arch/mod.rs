@@ -1,4 +1,4 @@
-//! The processor and the board: descriptor tables, interrupts, other processors, time, ACPI.
+//! The x86-64 PC: interrupts, processors, time, ACPI.
 
 pub mod acpi;
 pub mod apic;

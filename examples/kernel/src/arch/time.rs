@@ -1,4 +1,4 @@
-//! Time: the processor's counter, whose rate is taken from whoever knows it.
+//! The kernel's clock: the time stamp counter (TSC). Its rate is read from the hypervisor or CPUID, or measured.
 
 use super::acpi;
 use core::fmt;
@@ -8,7 +8,7 @@ use raw_cpuid::native_cpuid::cpuid_count;
 use x86_64::instructions::port::Port;
 use x86_64::registers::model_specific::Msr;
 
-/// Who knew the rate.
+/// Where the rate of the TSC was read.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Source {
     KvmClock,
@@ -16,6 +16,7 @@ pub enum Source {
     Cpuid,
     PmTimer,
     Pit,
+    /// No source: 1 GHz is assumed.
     Guess,
 }
 
@@ -32,26 +33,27 @@ impl fmt::Display for Source {
     }
 }
 
+/// The count when the kernel started.
 static START: AtomicU64 = AtomicU64::new(0);
-/// Nanoseconds of one count, as a fraction of 2^32.
+/// Nanoseconds per count, as a fixed-point number with 32 fractional bits.
 static SCALE: AtomicU64 = AtomicU64::new(1 << 32);
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
-/// What is assumed where nobody knows.
+/// The rate that is assumed if no source reports it.
 const GUESS_HZ: u64 = 1_000_000_000;
 
 fn counter() -> u64 {
-    // SAFETY: every processor that runs long mode has it.
+    // SAFETY: every processor with long mode has the instruction.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The time since the kernel started.
+/// Returns the time since the kernel started.
 pub fn now() -> Instant {
     let count = counter().wrapping_sub(START.load(Ordering::Relaxed));
     Instant::from_nanos(((u128::from(count) * u128::from(SCALE.load(Ordering::Relaxed))) >> 32) as u64)
 }
 
-/// Finds out how fast the counter counts.
+/// Starts the clock; returns the rate of the TSC in Hz, and where it was read.
 pub fn init() -> (Source, u64) {
     START.store(counter(), Ordering::Relaxed);
     let (source, hz) = kvmclock()
@@ -65,11 +67,12 @@ pub fn init() -> (Source, u64) {
     (source, hz)
 }
 
+/// Returns the base of the CPUID leaves of hypervisor `wanted`, if it is present.
 fn leaves(wanted: paravirt::hypervisor::Hypervisor) -> Option<u32> {
     paravirt::hypervisor::detect(&crate::platform::Machine).find(|l| l.hypervisor == wanted).map(|l| l.base)
 }
 
-/// From the page that KVM fills in for each processor. Linux Documentation/virt/kvm/x86/msr.rst
+/// Reads the rate from the kvmclock page. Linux Documentation/virt/kvm/x86/msr.rst
 fn kvmclock() -> Option<u64> {
     const FEATURE: u32 = 1 << 3;
     const SYSTEM_TIME: u32 = 0x4b56_4d01;
@@ -81,7 +84,7 @@ fn kvmclock() -> Option<u64> {
     }
     let page = Page([0; 32]);
     let at = &raw const page as u64;
-    // SAFETY: KVM offers the register; the page is on the stack, whose address is physical, until it is switched off.
+    // SAFETY: KVM offers the register; the page is on the stack, which is mapped one to one, until the clock is disabled.
     let (mul, shift) = unsafe {
         Msr::new(SYSTEM_TIME).write(at | 1);
         let mul = ((at + 24) as *const u32).read_volatile();
@@ -95,7 +98,7 @@ fn kvmclock() -> Option<u64> {
     u64::try_from(hz).ok().filter(|hz| *hz > 1_000_000)
 }
 
-/// From the frequency register. TLFS §12.2.1
+/// Reads the rate from the TSC frequency MSR. TLFS §12.2.1
 fn hyperv() -> Option<u64> {
     const ACCESS_FREQUENCY_MSRS: u32 = 1 << 11;
     const FREQUENCY_MSRS_AVAILABLE: u32 = 1 << 8;
@@ -109,7 +112,7 @@ fn hyperv() -> Option<u64> {
     Some(unsafe { Msr::new(TSC_FREQUENCY).read() }).filter(|hz| *hz > 1_000_000)
 }
 
-/// From the counter's own leaf, or from the one that VMware introduced and others have. Intel SDM, CPUID leaf 15H
+/// Reads the rate from CPUID leaf 15H (Intel SDM), or from hypervisor leaf 10H, which VMware introduced and others have.
 fn cpuid() -> Option<u64> {
     if cpuid_count(0, 0).eax >= 0x15 {
         let leaf = cpuid_count(0x15, 0);
@@ -123,12 +126,13 @@ fn cpuid() -> Option<u64> {
     has_leaf.then(|| u64::from(cpuid_count(base + 0x10, 0).eax) * 1000).filter(|hz| *hz > 1_000_000)
 }
 
-/// Counts for a while against another counter, of `hz`, that `read` reads and that wraps at `mask`.
-fn against(hz: u64, mask: u64, mut read: impl FnMut() -> u64) -> Option<u64> {
+/// Measures the TSC for a fiftieth of a second with another counter, which `read` reads, of rate `hz` and width `mask`. Returns
+/// `None` if that counter does not count.
+fn measure_with(hz: u64, mask: u64, mut read: impl FnMut() -> u64) -> Option<u64> {
     let wanted = hz / 50;
     let (mut last, mut passed) = (read(), 0);
     let start = counter();
-    // Whatever the rate, this is longer than a fiftieth of a second; a counter that stands still is none.
+    // That many reads take longer than a fiftieth of a second.
     for _ in 0..5_000_000u32 {
         let now = read();
         passed += now.wrapping_sub(last) & mask;
@@ -146,15 +150,15 @@ fn pm_timer() -> Option<u64> {
     let (port, is_wide) = acpi::timer()?;
     let mask = if is_wide { u64::from(u32::MAX) } else { 0xff_ffff };
     // SAFETY: the FADT names the port.
-    against(PM_TIMER_HZ, mask, || unsafe { u64::from(Port::<u32>::new(port).read()) & mask })
+    measure_with(PM_TIMER_HZ, mask, || unsafe { u64::from(Port::<u32>::new(port).read()) & mask })
 }
 
-/// Channel 2 of the PIT, counting down 16 bits. It may be missing: then it stands still.
+/// Measures with channel 2 of the PIT, a 16-bit down counter. Without a PIT it does not count.
 fn pit() -> Option<u64> {
     const CONTROL: u16 = 0x43;
     const CHANNEL2: u16 = 0x42;
     const GATE: u16 = 0x61;
-    // SAFETY: the ports are the PIT's or nobody's.
+    // SAFETY: the ports belong to the PIT or to no device.
     unsafe {
         let gate = Port::<u8>::new(GATE).read();
         Port::<u8>::new(GATE).write(gate & !2 | 1);
@@ -162,7 +166,7 @@ fn pit() -> Option<u64> {
         Port::<u8>::new(CONTROL).write(0xb4);
         Port::<u8>::new(CHANNEL2).write(0xff);
         Port::<u8>::new(CHANNEL2).write(0xff);
-        against(PIT_HZ, 0xffff, || {
+        measure_with(PIT_HZ, 0xffff, || {
             Port::<u8>::new(CONTROL).write(0x80);
             let low = Port::<u8>::new(CHANNEL2).read();
             let high = Port::<u8>::new(CHANNEL2).read();

@@ -1,5 +1,5 @@
-# The ways into the kernel. Each ends in `rust_start(protocol, information)` on the boot stack, in long mode, with the
-# first 4 GiB mapped one to one and SSE switched on.
+# The entry points of the kernel. Each calls `rust_start(protocol, information)` on the boot stack, in long mode, with the
+# first 4 GiB mapped one to one and SSE enabled.
 
 .set CR0_PE, 1 << 0
 .set CR0_MP, 1 << 1
@@ -14,7 +14,7 @@
 .set EFER, 0xC0000080
 .set EFER_LME, 1 << 8
 
-# The PVH entry point, for loaders that look for it: XEN_ELFNOTE_PHYS32_ENTRY.
+# The note with the PVH entry point: XEN_ELFNOTE_PHYS32_ENTRY.
 .section .note.Xen, "a", @note
     .align 4
     .long 4
@@ -25,7 +25,7 @@
     .long pvh_entry
     .align 4
 
-# The Multiboot2 header, for GRUB: it must be in the first 32 KiB of the file, at a multiple of 8. Each tag begins at one, too.
+# The Multiboot2 header, for GRUB, in the first 32 KiB of the file. The header and each tag are aligned to 8 bytes.
 .set MB2_MAGIC, 0xe85250d6
 .set MB2_I386, 0
 
@@ -36,7 +36,7 @@ mb2_header:
     .long MB2_I386
     .long mb2_header_end - mb2_header
     .long -(MB2_MAGIC + MB2_I386 + (mb2_header_end - mb2_header))
-    # Information request: command line, memory map, both RSDPs (a loader without them loads nevertheless: optional).
+    # Information request: command line, memory map, both RSDPs. Optional: a loader without them loads the kernel anyway.
     .align 8
 1:  .short 1
     .short 1
@@ -46,14 +46,14 @@ mb2_header:
     .long 14
     .long 15
 2:
-    # The entry address, as the one of the ELF header is another protocol's.
+    # The entry address: that of the ELF header is the entry of the Linux protocol.
     .align 8
 1:  .short 3
     .short 0
     .long 2f - 1b
     .long multiboot2_entry
 2:
-    # The end.
+    # The end tag.
     .align 8
     .short 0
     .short 0
@@ -67,7 +67,7 @@ mb2_header_end:
 .global multiboot2_entry
 multiboot2_entry:
     mov edi, 2
-    # What a loader of this protocol says; else there is no information.
+    # The magic number of the protocol; without it there is no information.
     cmp eax, 0x36d76289
     je from_32_bit
     xor ebx, ebx
@@ -153,7 +153,7 @@ into_rust:
 3:  hlt
     jmp 3b
 
-# Another processor: real mode, at the page that the startup message named, to which this was copied.
+# The trampoline of other processors: real mode, copied to the page that the SIPI names.
 .code16
 .global trampoline_start
 trampoline_start:
@@ -217,7 +217,7 @@ boot_gdt_pointer:
     .word 23
     .quad boot_gdt
 
-# Where the processor that is being started finds its stack.
+# The stack of the processor that is being started.
 .align 8
 .global processor_stack
 processor_stack:

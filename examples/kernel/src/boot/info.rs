@@ -1,26 +1,27 @@
-//! What the loader says of the machine, read from either protocol's structures into one form.
+//! The boot information of the loader: reads the structures of each boot protocol into [`BootInfo`].
 
 use super::Protocol;
 use core::ptr::read_unaligned;
 
-/// A range of RAM that may be used.
+/// A range of usable RAM.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Memory {
-    /// The first address.
+    /// The first physical address.
     pub start: u64,
-    /// The one behind the last.
+    /// One past the last physical address.
     pub end: u64,
 }
 
-/// The most ranges that are taken note of, and bytes of the command line.
+/// Maximum number of RAM ranges; further ones are ignored.
 const RANGES: usize = 64;
+/// Maximum length of the command line in bytes; the rest is ignored.
 const COMMAND_LINE: usize = 4096;
-/// The loader's structures are below this.
+/// The loader's structures are below this address.
 const REACH: u64 = 1 << 32;
-/// A range of RAM, in both protocols' maps.
+/// The type of usable RAM in the memory maps of all protocols.
 const RAM: u32 = 1;
 
-/// What the loader passed on, copied.
+/// A copy of what the loader passed.
 pub struct BootInfo {
     pub protocol: Protocol,
     ram: [Memory; RANGES],
@@ -30,13 +31,13 @@ pub struct BootInfo {
     pub rsdp: Option<u64>,
 }
 
-/// The copy of the RSDP that Multiboot2 hands over, for those who want its address: what it came in is memory like any other.
+/// A copy of the RSDP that Multiboot2 passes by value: the memory of the original is reused.
 #[repr(align(16))]
 struct Rsdp([u8; multiboot2::RSDP_LEN]);
 static mut RSDP: Rsdp = Rsdp([0; multiboot2::RSDP_LEN]);
 
-/// Offsets in the Multiboot2 information: its length and a reserved word, then tags at multiples of 8, each with type and
-/// length ahead. Multiboot2 Specification 2.0, 3.4 to 3.6
+/// Offsets in the Multiboot2 information: its length and a reserved word, then tags at multiples of 8, each of which begins with its
+/// type and length. Multiboot2 Specification 2.0 §3.4 to §3.6
 mod multiboot2 {
     pub const FIRST: u64 = 8;
     pub const ALIGN: u64 = 8;
@@ -48,8 +49,7 @@ mod multiboot2 {
     pub const MAP_ENTRIES: u64 = 16;
     pub const RSDP_1: u32 = 14;
     pub const RSDP_2: u32 = 15;
-    /// Of ACPI 2.0; the one of ACPI 1.0 is the first 20 of it.
-    /// Bytes of an RSDP of ACPI 1, and of a later one.
+    /// The length in bytes of an RSDP of ACPI 1.0, and of ACPI 2.0, which has the former's fields first.
     pub const RSDP_1_LEN: usize = 20;
     pub const RSDP_LEN: usize = 36;
 }
@@ -76,9 +76,11 @@ mod linux {
     pub const E820_MAX: u64 = 128;
 }
 
+/// Reads a `T`; returns the default for address 0 and for addresses of 4 GiB and above.
+///
 /// # Safety
 ///
-/// A `T` can be read at `address`, or the address is out of reach.
+/// A `T` can be read at `address`, or the address is 0 or at least [`REACH`].
 unsafe fn peek<T: Copy + Default>(address: u64) -> T {
     if address == 0 || address >= REACH {
         return T::default();
@@ -88,9 +90,11 @@ unsafe fn peek<T: Copy + Default>(address: u64) -> T {
 }
 
 impl BootInfo {
+    /// Reads the information that a loader passed.
+    ///
     /// # Safety
     ///
-    /// `information` is the address that a loader passed on by `protocol`, and the first 4 GiB are mapped one to one.
+    /// `information` is the address that a loader passed according to `protocol`, and the first 4 GiB are mapped one to one.
     pub unsafe fn read(protocol: Protocol, information: u64) -> Self {
         let mut info = Self {
             protocol,
@@ -172,7 +176,7 @@ impl BootInfo {
                             next += entry;
                         }
                     }
-                    // The newer one is the one to take, whichever comes first.
+                    // The RSDP of ACPI 2.0 is preferred, in either order.
                     multiboot2::RSDP_1 if self.rsdp.is_none() => {
                         self.copy_rsdp(tag, len, multiboot2::RSDP_1_LEN)
                     }
@@ -184,6 +188,8 @@ impl BootInfo {
         }
     }
 
+    /// Copies the RSDP in a tag, if the tag is long enough.
+    ///
     /// # Safety
     ///
     /// `tag` is the address of a tag of `len` bytes that holds an RSDP of `size` bytes; one processor runs.
@@ -193,12 +199,14 @@ impl BootInfo {
         }
         let to = &raw mut RSDP;
         for i in 0..size {
-            // SAFETY: by the contract of this function; nobody else uses the copy before this is through.
+            // SAFETY: by the contract of this function; one processor runs, so nothing else uses the copy.
             unsafe { (*to).0[i] = peek(tag + multiboot2::HEADER + i as u64) }
         }
         self.rsdp = Some(to as u64);
     }
 
+    /// Adds the range of a memory map entry, if it is RAM.
+    ///
     /// # Safety
     ///
     /// `at` is the address of an entry: address, size, type.
@@ -211,11 +219,13 @@ impl BootInfo {
         }
     }
 
+    /// Copies the command line.
+    ///
     /// # Safety
     ///
-    /// `at` is the address of a string that ends in a zero or after `most` bytes, or 0.
-    unsafe fn read_command_line(&mut self, at: u64, most: u64) {
-        for (i, to) in self.command_line.iter_mut().enumerate().take(most as usize) {
+    /// `at` is the address of a string that ends in a zero or after `max` bytes, or 0.
+    unsafe fn read_command_line(&mut self, at: u64, max: u64) {
+        for (i, to) in self.command_line.iter_mut().enumerate().take(max as usize) {
             // SAFETY: by the contract of this function, which is that of the callee.
             match unsafe { peek::<u8>(at + i as u64) } {
                 0 => break,
@@ -228,8 +238,8 @@ impl BootInfo {
         }
     }
 
-    /// Writes this as `boot_params`, with the command line in the page behind it, but for the RSDP: a loader need not know
-    /// it.
+    /// Writes this information as `boot_params` of the Linux protocol, with the command line in the following page. The RSDP is left
+    /// out: the protocol does not require a loader to pass it.
     pub fn write_boot_params(&self, to: &mut [u8; 8192]) {
         let command_line = to.as_ptr() as u64 + 4096;
         let mut put =
@@ -246,12 +256,12 @@ impl BootInfo {
         }
     }
 
-    /// The ranges of RAM.
+    /// Returns the ranges of RAM.
     pub fn ram(&self) -> &[Memory] {
         &self.ram[..self.ranges]
     }
 
-    /// The command line, up to the first byte that is no ASCII.
+    /// Returns the command line, up to the first byte that is not ASCII.
     pub fn command_line(&self) -> &str {
         let bytes = &self.command_line[..self.command_line_len];
         let end = bytes.iter().position(|byte| !byte.is_ascii()).unwrap_or(bytes.len());

@@ -1,4 +1,4 @@
-//! From the loader to `main`: the entry code, and what it passes on.
+//! Boot: the entry code and the information that the loader passes.
 
 mod info;
 
@@ -9,7 +9,7 @@ use core::arch::{asm, global_asm};
 global_asm!(include_str!("entry.s"));
 
 unsafe extern "C" {
-    /// Where the page tables' address goes in the copy of the trampoline.
+    /// The place in the trampoline for the physical address of the page tables.
     static trampoline_cr3: u8;
     static trampoline_start: u8;
     static trampoline_end: u8;
@@ -20,12 +20,12 @@ unsafe extern "C" {
     static kernel_end: u8;
 }
 
-/// The kernel's own memory: first address and the one behind the last.
+/// Returns the address range of the kernel image and its data: the first address, and one past the last.
 pub fn kernel_range() -> (u64, u64) {
     (&raw const kernel_start as u64, &raw const kernel_end as u64)
 }
 
-/// The code by which another processor starts, and where in it the 32-bit address of the page tables goes.
+/// Returns the code at which other processors start, and the offset in it where the 32-bit address of the page tables is written.
 pub fn trampoline() -> (&'static [u8], usize) {
     let start = &raw const trampoline_start;
     let len = &raw const trampoline_end as usize - start as usize;
@@ -45,7 +45,7 @@ pub enum Protocol {
     Multiboot2,
 }
 
-/// Called by the entry code, on the boot stack.
+/// Reads the boot information and runs the kernel; called by the entry code, on the boot stack.
 #[unsafe(no_mangle)]
 extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
     let protocol = match protocol {
@@ -53,7 +53,7 @@ extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
         1 => Protocol::Linux,
         _ => Protocol::Multiboot2,
     };
-    // SAFETY: the entry code passes on what the loader gave, and the first 4 GiB are mapped.
+    // SAFETY: the entry code passes the loader's address, and the first 4 GiB are mapped one to one.
     let info = unsafe { BootInfo::read(protocol, information) };
     if protocol == Protocol::Pvh && info.command_line().split(' ').any(|word| word == "reenter=linux") {
         reenter(&info);
@@ -61,14 +61,14 @@ extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
     crate::main(info)
 }
 
-/// Enters the kernel once more, as a loader of the 64-bit Linux boot protocol does, with no more than that promises: for a
-/// machine whose loader knows PVH only.
+/// Enters the kernel again by the 64-bit Linux boot protocol, with only the state that the protocol guarantees. It tests that entry
+/// on machines whose loader supports PVH only.
 fn reenter(info: &BootInfo) -> ! {
     const CR4_PAE: u64 = 1 << 5;
     static mut PARAMETERS: [u8; 8192] = [0; 8192];
     let parameters = &raw mut PARAMETERS;
-    // SAFETY: one processor runs, and nobody else has the page. The page tables map the first 4 GiB one to one; nothing
-    // between the change of CR4 and the entry needs what it switches off.
+    // SAFETY: one processor runs, and only this function uses the page. The page tables map the first 4 GiB one to one; no
+    // instruction between the change of CR4 and the entry needs a feature that the change disables.
     unsafe {
         info.write_boot_params(&mut *parameters);
         asm!("mov cr4, {cr4}", "xor esp, esp", "jmp {entry}", cr4 = in(reg) CR4_PAE, entry = sym linux_entry,

@@ -1,35 +1,35 @@
-//! What the kernel answers the host: its name, its system, and that it ends when it is asked to.
+//! The guest's side of the integration services: the kernel's answers to requests of the host.
 
-use crate::say;
+use crate::println;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{Error, Result, Write};
 use paravirt_device::{Agent, Fact, HostTime, PowerRequest, ValuePool};
 
-/// The kernel as the host sees it.
+/// Answers requests of the host, and stores the values that it sets.
 #[derive(Default)]
 pub struct Kernel {
-    /// How the host wants it to end.
+    /// The power-off or reset that the host requested.
     pub end: Option<PowerRequest>,
-    has_told_time: bool,
+    has_printed_time: bool,
     values: Vec<(ValuePool, String, String)>,
 }
 
 impl Agent for Kernel {
     fn power(&mut self, request: PowerRequest, is_forced: bool) -> bool {
-        say!("event=power request={request:?} forced={is_forced}");
-        let is_done = request != PowerRequest::Hibernate;
-        if is_done {
+        println!("event=power request={request:?} forced={is_forced}");
+        let is_accepted = request != PowerRequest::Hibernate;
+        if is_accepted {
             self.end = Some(request);
         }
-        is_done
+        is_accepted
     }
 
     fn time(&mut self, time: HostTime) {
-        // Samples come every few seconds.
-        if time.is_step || !self.has_told_time {
-            self.has_told_time = true;
-            say!("event=time unix={} step={}", time.since_1970.as_secs(), time.is_step);
+        // The host sends samples every few seconds: only the first one is printed.
+        if time.is_step || !self.has_printed_time {
+            self.has_printed_time = true;
+            println!("event=time unix={} step={}", time.since_1970.as_secs(), time.is_step);
         }
     }
 
@@ -46,7 +46,7 @@ impl Agent for Kernel {
     }
 
     fn set_value(&mut self, pool: ValuePool, key: &str, value: Option<&str>) -> bool {
-        say!("event=value key=\"{key}\" value={value:?}");
+        println!("event=value key=\"{key}\" value={value:?}");
         let before = self.values.len();
         self.values.retain(|(of, other, _)| *of != pool || other != key);
         match value {

@@ -1,12 +1,14 @@
-//! `bench`: how fast a disk is, and `bench=write`, which destroys what is on it; each part says when it begins and ends, so that
-//! counters can be sampled from outside. With `peer`, disks are driven by the `virtio-drivers` crate instead.
+//! `bench`: measures reads of disk0; `bench=write` also measures writes and flushes, which destroys the content. Each part prints a
+//! line when it begins and when it ends, so that counters of the host can be sampled. With `peer`, the driver of the
+//! `virtio-drivers` crate is measured instead.
 
 use super::devices::{Buffer, Devices, DiskQueue};
 use super::options::Options;
 use super::passthrough::Pool;
 use crate::arch::{interrupts, time};
 use crate::platform::{self, Machine};
-use crate::{memory, say};
+use crate::{memory, println};
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use paravirt_device::{Access, Arm, BlockDevice, BlockInfo, BlockQueue, Durability, Notify, Op, Request};
@@ -16,13 +18,14 @@ use paravirt_virtio::passthrough::hal::BounceHal;
 use paravirt_virtio::transport::{DeviceType, Transport};
 use virtio_drivers::device::blk::{BlkReq, BlkResp, VirtIOBlk};
 
+/// The size of a request in bytes.
 const REQUEST: usize = 4096;
 const REQUESTS: u64 = 2000;
 const FLUSHES: u64 = 100;
-/// Requests at a time, at most.
+/// Maximum number of requests in flight.
 const DEPTH: usize = 32;
 
-/// What is counted from the beginning of a part on.
+/// Counters at the beginning of a part.
 struct Counts {
     start: Instant,
     allocations: u64,
@@ -31,12 +34,12 @@ struct Counts {
 
 impl Counts {
     fn begin(name: &str) -> Self {
-        say!("bench={name} begin");
+        println!("bench={name} begin");
         let (allocations, interrupts) = (memory::allocations(), interrupts::device_interrupts());
         Self { start: time::now(), allocations, interrupts }
     }
 
-    /// Says how the part went, whose requests are of so many bytes.
+    /// Prints the results of a part: `requests` requests of `bytes` bytes each.
     fn end(self, name: &str, requests: u64, bytes: usize) {
         let time = time::now().since(self.start);
         let interrupts = interrupts::device_interrupts() - self.interrupts;
@@ -45,14 +48,14 @@ impl Counts {
         let iops = u128::from(requests) * 1_000_000_000 / nanos;
         let rate = u128::from(requests) * bytes as u128 * 1000 / nanos;
         let micros = time.as_micros();
-        say!(
+        println!(
             "bench={name} end requests={requests} micros={micros} iops={iops} mb_per_s={rate} allocations={allocations} \
              interrupts={interrupts}"
         );
     }
 }
 
-/// What a part asks for.
+/// The kind of a part's requests.
 #[derive(Copy, Clone, PartialEq, Eq)]
 enum Kind {
     Read,
@@ -60,7 +63,7 @@ enum Kind {
     Flush,
 }
 
-/// So many requests of a kind, `depth` at a time.
+/// A part of the benchmark: `requests` requests of a kind, up to `depth` of them in flight.
 #[derive(Copy, Clone)]
 struct Part {
     name: &'static str,
@@ -78,8 +81,8 @@ const READS: [Part; 2] =
 const WRITES: [Part; 2] =
     [part("write-depth32", Kind::Write, REQUESTS, DEPTH), part("flush", Kind::Flush, FLUSHES, 1)];
 
-/// Does a part; there are buffers for as many requests as it has at a time.
-fn work(
+/// Runs a part. `buffers` holds at least `part.depth` buffers of [`REQUEST`] bytes.
+fn run_part(
     queue: &mut DiskQueue,
     info: &BlockInfo,
     part: Part,
@@ -116,30 +119,31 @@ fn work(
     Ok(())
 }
 
-/// The parts on disk0, and ahead of them a read of it: until then, the kernel booted.
+/// Runs the parts on disk0, after a first read, whose completion ends the time that is reported as boot time.
 fn disk(devices: &mut Devices, writes: bool) -> Result<(), String> {
     let info = devices.disk(0)?.info();
     if writes && info.access == Access::ReadOnly {
         return Err("disk0 is read-only".into());
     }
     if info.blocks * u64::from(info.block_size) < REQUEST as u64 {
-        return Err("disk0 is too small to be measured".into());
+        return Err(format!("bench: disk0 has fewer than {REQUEST} bytes"));
     }
     let mut queue = devices.disk_queues(0)?.swap_remove(0);
     queue.register(&platform::waker());
     let mut buffers = Vec::with_capacity(DEPTH);
     DmaSlice::alloc_many(&Machine, DEPTH, REQUEST, |slice| buffers.push(slice)).map_err(|e| e.to_string())?;
-    work(&mut queue, &info, part("first", Kind::Read, 1, 1), &mut buffers)?;
-    say!("bench=boot micros={}", time::now().as_nanos() / 1000);
+    run_part(&mut queue, &info, part("first", Kind::Read, 1, 1), &mut buffers)?;
+    println!("bench=boot micros={}", time::now().as_nanos() / 1000);
     for part in READS.iter().chain(WRITES.iter().filter(|_| writes)) {
         let counts = Counts::begin(part.name);
-        work(&mut queue, &info, *part, &mut buffers)?;
+        run_part(&mut queue, &info, *part, &mut buffers)?;
         counts.end(part.name, part.requests, if part.kind == Kind::Flush { 0 } else { REQUEST });
     }
     Ok(())
 }
 
-/// The `virtio-drivers` crate's block driver, by polling: it has no other way to have several requests in flight.
+/// Measures reads by the block driver of the `virtio-drivers` crate, by polling: that driver has no other way to have several
+/// requests in flight.
 fn peer(
     transport: Transport<Machine>,
     depth: usize,
@@ -156,7 +160,7 @@ fn peer(
     while done < REQUESTS {
         for (i, (buffer, request, response, token)) in buffers.iter_mut().enumerate() {
             let block = (done + i as u64) % slots * 8;
-            // SAFETY: the three live, untouched, until the request is completed below.
+            // SAFETY: the three live until the request is completed below, and are not accessed before.
             *token = unsafe { disk.read_blocks_nb(block as usize, request, buffer, response) }
                 .map_err(|e| e.to_string())?;
         }
@@ -164,7 +168,7 @@ fn peer(
             while disk.peek_used() != Some(*token) {
                 core::hint::spin_loop();
             }
-            // SAFETY: the same three as above.
+            // SAFETY: the request was submitted with the same three.
             unsafe { disk.complete_read_blocks(*token, request, buffer, response) }
                 .map_err(|e| e.to_string())?;
             done += 1;
@@ -174,10 +178,11 @@ fn peer(
     Ok(disk)
 }
 
+/// Runs the benchmark that `options` select.
 pub fn bench(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.peer {
         let at = devices.passthrough.iter().position(|p| p.device.device_type() == DeviceType::BLOCK);
-        let device = devices.passthrough.swap_remove(at.ok_or("there is no disk to bench")?);
+        let device = devices.passthrough.swap_remove(at.ok_or("bench: there is no virtio disk for peer")?);
         let disk = peer(device.device.into_transport(), 1, "peer-read-depth1")?;
         drop(disk);
         return Ok(());

@@ -1,8 +1,8 @@
-//! The devices of the machine, as the front door hands them over.
+//! The devices of the machine, as `paravirt::probe` returns them.
 
 use super::options::Options;
 use crate::platform::Machine;
-use crate::say;
+use crate::println;
 use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
@@ -14,20 +14,20 @@ use paravirt::{
 use paravirt_device::BlockDevice;
 use paravirt_platform::DmaSlice;
 
-/// What this kernel moves into requests.
+/// The buffers of this kernel's requests.
 pub type Buffer = DmaSlice<Machine>;
 pub type Disk = Block<Machine, Buffer>;
 pub type DiskQueue = BlockQ<Machine, Buffer>;
 pub type Card = Net<Machine, Buffer>;
 pub type CardQueue = NetQ<Machine, Buffer>;
 
-/// A device and where it is.
+/// A device and its address.
 pub struct At<T> {
     pub address: paravirt::Address,
     pub device: T,
 }
 
-/// The devices that were found, each kind numbered in bus order.
+/// The devices that were found. Those of a kind are numbered in bus order.
 #[derive(Default)]
 pub struct Found {
     pub disks: Vec<At<Box<Disk>>>,
@@ -58,7 +58,7 @@ impl Found {
         }
     }
 
-    /// Drops what is at `address`, or on the controller there.
+    /// Drops the device at `address`, or those of the controller there.
     fn remove(&mut self, address: Address) {
         self.disks.retain(|device| !address.covers(&device.address));
         self.cards.retain(|device| !address.covers(&device.address));
@@ -68,10 +68,10 @@ impl Found {
         self.unclaimed.retain(|device| !address.covers(&device.address));
     }
 
-    /// How many there are, of all kinds.
+    /// Returns the number of devices of all kinds.
     pub fn count(&self) -> usize {
-        let driven = self.disks.len() + self.cards.len() + self.consoles.len() + self.entropy.len();
-        driven
+        let block_to_entropy = self.disks.len() + self.cards.len() + self.consoles.len() + self.entropy.len();
+        block_to_entropy
             + self.sockets.len()
             + self.inputs.len()
             + self.balloons.len()
@@ -80,10 +80,10 @@ impl Found {
     }
 }
 
-/// The devices, and the host.
+/// The devices, and the services of the host.
 pub struct Devices {
     found: Found,
-    /// Behind the devices, so that they go before the buses that they are on.
+    /// The last field, so that the devices are dropped before their buses.
     pub services: Services<Machine, Buffer>,
 }
 
@@ -101,7 +101,7 @@ impl DerefMut for Devices {
 }
 
 impl Devices {
-    /// Finds them: the one place that depends on what the host is.
+    /// Probes for all devices. No other code depends on the kind of host.
     pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
         let firmware = Firmware::new(rsdp).with_command_line(command_line);
         let mut open = paravirt::Options::default();
@@ -113,28 +113,28 @@ impl Devices {
             open.vmbus = version;
         }
         let mut all = Found::default();
-        // SAFETY: this is a virtual machine, its firmware describes it, and nobody else drives its devices.
+        // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
         let services = unsafe { paravirt::probe(&Machine, &firmware, &open, &mut |found| all.add(found)) };
         Self { found: all, services }
     }
 
-    /// Takes in what has come and lets go of what has gone; says both.
+    /// Adds hot-added devices, drops removed ones, and prints both.
     pub fn poll(&mut self) {
         let Self { found, services } = self;
         services.poll(&mut |event| match event {
             Event::Found(new) => {
-                say!("event=found at={}", new.address);
+                println!("event=found at={}", new.address);
                 found.add(new);
             }
             Event::Removed(address) => {
-                say!("event=removed at={address}");
+                println!("event=removed at={address}");
                 found.remove(address);
             }
             _ => {}
         });
     }
 
-    /// Disk `index`.
+    /// Returns disk `index`, or an error if there is none.
     pub fn disk(&mut self, index: usize) -> Result<&mut Disk, String> {
         let count = self.disks.len();
         self.disks
@@ -143,7 +143,7 @@ impl Devices {
             .ok_or_else(|| format!("there is no disk{index}: {count} in all"))
     }
 
-    /// The queues of disk `index` that nobody has taken.
+    /// Takes the remaining queues of disk `index`; an error if there are none.
     pub fn disk_queues(&mut self, index: usize) -> Result<Vec<DiskQueue>, String> {
         let disk = self.disk(index)?;
         let queues: Vec<_> = (0..disk.info().queues).filter_map(|queue| disk.take_queue(queue)).collect();

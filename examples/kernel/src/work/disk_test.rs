@@ -1,12 +1,12 @@
-//! `test=diskN`: writes a pattern over the whole disk, flushes, reads it back, discards, zeroes, at full depth on every
-//! queue, each on a processor of its own. What was on the disk is lost; afterwards it holds the pattern.
+//! `test=diskN`: writes a pattern to the whole disk, flushes, reads it back, discards and zeroes blocks. Every queue is used at full
+//! depth, each on another processor. The content of the disk is lost; afterwards it holds the pattern.
 
 use super::devices::{Buffer, Devices, DiskQueue};
 use super::mount;
 use super::options::Options;
 use crate::arch::{interrupts, smp};
 use crate::platform::{self, Machine};
-use crate::{memory, say};
+use crate::{memory, println};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -17,27 +17,29 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaSlice, Platform};
 
-/// Seconds that a request may take, if the command line does not say.
+/// The default of `timeout`, in seconds.
 const TIMEOUT: u64 = 120;
-/// Bytes of all buffers of a queue together, and of one, at most.
+/// Maximum number of bytes of all buffers of a queue.
 const BUFFERS: usize = 4 << 20;
+/// Maximum number of bytes of a buffer.
 const BUFFER: usize = 64 << 10;
-/// Blocks that are discarded and zeroed.
+/// How many blocks are discarded and zeroed.
 const RANGE: u64 = 1024;
 
-/// The word at byte `at` of the disk: the upper half of a multiplication, so that neighbours have nothing in common.
+/// Returns the pattern's 8 bytes at byte offset `at` of the disk: bits of a product, so that neighbouring words differ widely.
 fn word(at: u64) -> u64 {
     let product = u128::from(at ^ 0x9e37_79b9_7f4a_7c15) * 0xd134_2543_de82_ef95;
     (product >> 32) as u64
 }
 
+/// Fills `bytes` with the pattern at byte offset `at`.
 fn fill(bytes: &mut [u8], at: u64) {
     for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
         chunk.copy_from_slice(&word(at + i as u64 * 8).to_le_bytes());
     }
 }
 
-/// The first byte that is not what was written at `at`.
+/// Returns the byte offset of the first word in `bytes` that differs from the pattern at byte offset `at`.
 fn check(bytes: &[u8], at: u64) -> Option<u64> {
     let wrong = bytes
         .chunks_exact(8)
@@ -52,16 +54,17 @@ enum Pass {
     Read,
 }
 
-/// A part of the disk, in requests of `chunk` blocks every `stride` blocks.
+/// The requests of a queue: of `chunk` blocks, every `stride` blocks.
 #[derive(Copy, Clone)]
 struct Plan {
     info: BlockInfo,
     chunk: u64,
     stride: u64,
+    /// The queue's first stride.
     first: u64,
-    /// Every how many strides one is this part's.
+    /// The distance between the queue's strides: the number of queues.
     step: u64,
-    /// How long a request may take.
+    /// The timeout of each request.
     timeout: Duration,
 }
 
@@ -76,7 +79,7 @@ impl Plan {
     }
 }
 
-/// One pass over a part of the disk at full depth; how many kicks there were.
+/// Runs the requests of `plan` at full depth; returns the number of kicks.
 fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass) -> Result<u64, String> {
     let size = u64::from(plan.info.block_size);
     queue.register(&platform::waker());
@@ -159,15 +162,15 @@ impl Worker {
     }
 }
 
-/// One pass over the whole disk, every queue on its processor.
-fn everywhere(workers: &mut [Worker], kind: Pass) -> Result<(), String> {
+/// Runs a pass over the whole disk, each queue on another processor.
+fn run_on_all_queues(workers: &mut [Worker], kind: Pass) -> Result<(), String> {
     let name = if kind == Pass::Write { "write" } else { "read" };
     let interrupts = interrupts::device_interrupts();
-    let (mine, others) = workers.split_first_mut().ok_or("there is no queue")?;
+    let (local, others) = workers.split_first_mut().ok_or("test: there is no queue")?;
     let mut others: Vec<_> = others.iter_mut().map(|worker| move || worker.run(kind)).collect();
     let works =
         others.iter_mut().zip(1..).map(|(work, processor)| (processor, work as &mut (dyn FnMut() + Send)));
-    smp::run_all_on(works, || mine.run(kind));
+    smp::run_all_on(works, || local.run(kind));
     drop(others);
     let mut kicks = 0;
     for worker in workers.iter_mut() {
@@ -175,12 +178,15 @@ fn everywhere(workers: &mut [Worker], kind: Pass) -> Result<(), String> {
     }
     let requests: u64 = workers.iter().map(|worker| worker.plan.requests().count() as u64).sum();
     let interrupts = interrupts::device_interrupts() - interrupts;
-    // Other processors allocate for themselves only here, so the first one's count is exact.
+    // The counter is global, and other processors do not allocate during a pass: the first worker's difference is exact.
     let allocations = workers[0].allocations;
-    say!("test={name} requests={requests} batches={kicks} interrupts={interrupts} allocations={allocations}");
+    println!(
+        "test={name} requests={requests} batches={kicks} interrupts={interrupts} allocations={allocations}"
+    );
     Ok(())
 }
 
+/// Runs the test on disk `index`.
 pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<(), String> {
     let info = devices.disk(index)?.info();
     if info.access == Access::ReadOnly {
@@ -203,19 +209,19 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
         let plan = Plan { info, chunk, stride, first: first as u64, step, timeout };
         workers.push(Worker { queue, buffers, plan, result: Ok(0), allocations: 0 });
     }
-    say!(
+    println!(
         "test=begin disk=disk{index} blocks={} depth={depth} chunk={chunk} stride={stride} queues={step}",
         info.blocks
     );
-    everywhere(&mut workers, Pass::Write)?;
+    run_on_all_queues(&mut workers, Pass::Write)?;
     let mut first = workers.swap_remove(0);
     let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
     let failed = |what: &str, e: paravirt_device::BlockingError| format!("{what}: {e}");
     disk.flush().map_err(|e| failed("flush", e))?;
-    say!("test=flush");
+    println!("test=flush");
     first.queue = disk.into_queue();
     workers.insert(0, first);
-    everywhere(&mut workers, Pass::Read)?;
+    run_on_all_queues(&mut workers, Pass::Read)?;
     let first = workers.swap_remove(0);
     let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
 
@@ -229,7 +235,7 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
             lba += blocks;
         }
         disk.read(0, &mut bytes).map_err(|e| failed("read after discard", e))?;
-        say!("test=discard blocks={range}");
+        println!("test=discard blocks={range}");
     }
     if let Some(limits) = info.write_zeroes {
         for unmap in [Unmap::Keep, Unmap::May] {
@@ -246,7 +252,7 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
                 return Err("zeroed blocks do not read as zeroes".into());
             }
         }
-        say!("test=zeroes blocks={range}");
+        println!("test=zeroes blocks={range}");
     }
     fill(&mut bytes, 0);
     disk.write(0, &bytes, Durability::Durable).map_err(|e| failed("durable write", e))?;
@@ -255,6 +261,6 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     if let Some(at) = check(&bytes, 0) {
         return Err(format!("byte {at} is not what was written durably"));
     }
-    say!("same test=pass blocks={}", info.blocks);
+    println!("same test=pass blocks={}", info.blocks);
     Ok(())
 }

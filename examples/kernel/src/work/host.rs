@@ -1,19 +1,19 @@
-//! What the host offers to the machine as a whole: `clock`, `timer`, `reset`, `crash`.
+//! Services of the hypervisor: `clock`, `timer`, `reset`, `crash`.
 
 use super::devices::Devices;
 use super::options::Options;
 use crate::arch::{interrupts, smp, time};
-use crate::{exit, platform, say};
+use crate::{exit, platform, println};
 use alloc::string::String;
 use core::time::Duration;
 use paravirt::AnyClock;
 use paravirt_device::Clock;
 use paravirt_platform::ProcessorId;
 
-/// Reads the host's clock beside the kernel's own, over a tenth of a second.
+/// Compares the hypervisor's clock with the kernel's for a tenth of a second.
 fn clock(devices: &Devices) -> Result<(), String> {
     const SPAN: Duration = Duration::from_millis(100);
-    let clock = devices.services.clock().ok_or("the host has no clock")?;
+    let clock = devices.services.clock().ok_or("clock: the hypervisor has no clock")?;
     let name = match &clock {
         AnyClock::HyperV(clock) if clock.is_from_page() => "hyper-v-page",
         AnyClock::HyperV(_) => "hyper-v-register",
@@ -25,25 +25,25 @@ fn clock(devices: &Devices) -> Result<(), String> {
     while time::now().since(own) < SPAN {
         let now = clock.now();
         if now < last {
-            return Err("the host's clock went back".into());
+            return Err("clock: the hypervisor's clock went backwards".into());
         }
         steps += u64::from(now > last);
         last = now;
     }
     let passed = clock.now().since(start).as_micros();
-    say!("clock={name} passed_us={passed} own_us={} steps={steps}", time::now().since(own).as_micros());
+    println!("clock={name} passed_us={passed} own_us={} steps={steps}", time::now().since(own).as_micros());
     if !(50_000..1_000_000).contains(&passed) {
-        return Err("the host's clock does not go with the kernel's".into());
+        return Err("clock: the hypervisor's clock and the kernel's have different rates".into());
     }
     Ok(())
 }
 
-/// Sets the host's timer on the last processor a few times, and halts until it has gone off.
+/// Sets the hypervisor's timer on the last processor a few times, and halts until it fires.
 fn timer(devices: &Devices) -> Result<(), String> {
     const AFTER: Duration = Duration::from_millis(20);
     const TIMES: u64 = 5;
     let processor = smp::count() - 1;
-    let timer = devices.services.timer(ProcessorId(processor)).ok_or("the host has no timer")?;
+    let timer = devices.services.timer(ProcessorId(processor)).ok_or("timer: the hypervisor has no timer")?;
     timer.register(&platform::waker());
     let mut longest = Duration::ZERO;
     for time in 1..=TIMES {
@@ -53,19 +53,20 @@ fn timer(devices: &Devices) -> Result<(), String> {
         while !has_fired() {
             platform::sleep(start.saturating_add(AFTER * 100), has_fired);
             if !has_fired() && time::now().since(start) >= AFTER * 100 {
-                return Err(alloc::format!("the host's timer did not go off the {time}. time"));
+                return Err(alloc::format!("timer: the hypervisor's timer did not fire, attempt {time}"));
             }
         }
         let passed = time::now().since(start);
         if passed < AFTER {
-            return Err("the host's timer went off ahead of its time".into());
+            return Err("timer: the hypervisor's timer fired too early".into());
         }
         longest = longest.max(passed);
     }
-    say!("timer=host times={TIMES} processor={processor} longest_us={}", longest.as_micros());
+    println!("timer=host times={TIMES} processor={processor} longest_us={}", longest.as_micros());
     Ok(())
 }
 
+/// Runs what `options` select. Does not return for `crash` and `reset`.
 pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.clock {
         clock(devices)?;
@@ -74,10 +75,10 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
         timer(devices)?;
     }
     if options.crash {
-        panic!("as the command line asks");
+        panic!("crash requested on the command line");
     }
     if options.reset {
-        say!("reset=now");
+        println!("reset=now");
         devices.services.leave().map_err(|fault| alloc::format!("{fault}"))?;
         devices.services.reset();
         exit::exit(3);

@@ -1,13 +1,14 @@
-//! `idle=SECONDS`: waits, answers the host, and prints what happened and how often something other than the timer woke it. Ends
-//! early where the host asks the machine to end.
+//! `idle=SECONDS`: waits, answers the host's integration services, and prints events and how often something other than the timer
+//! woke the processor. Ends early if the host requests a shutdown or reset.
 
 use super::agent::Kernel;
 use super::devices::Devices;
 use crate::arch::{interrupts, time};
-use crate::{platform, say};
+use crate::{platform, println};
 use core::time::Duration;
 use paravirt_device::{Arm, BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
 
+/// Waits for `seconds` seconds.
 pub fn idle(devices: &mut Devices, seconds: u64) {
     let waker = platform::waker();
     devices.disks.iter_mut().for_each(|disk| disk.device.register(&waker));
@@ -18,7 +19,7 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
     report(devices);
     let before = interrupts::device_interrupts();
     let timer_before = interrupts::timer_interrupts();
-    say!("idle=begin seconds={seconds}");
+    println!("idle=begin seconds={seconds}");
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut sleeps = 0u64;
     while time::now() < end && kernel.end.is_none() {
@@ -27,27 +28,28 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
         report(devices);
         devices.services.serve(&mut kernel);
     }
-    // A timer that is a little fast ends more than one sleep: its interrupts are not counted.
+    // A timer that is slightly fast ends more than one sleep: wake-ups by its interrupts are not counted.
     let woken = sleeps.saturating_sub(interrupts::timer_interrupts() - timer_before);
-    say!("idle=end woken={woken} device_interrupts={}", interrupts::device_interrupts() - before);
+    println!("idle=end woken={woken} device_interrupts={}", interrupts::device_interrupts() - before);
 }
 
+/// Prints events of the devices.
 fn report(devices: &mut Devices) {
     devices.poll();
     for (i, disk) in devices.disks.iter_mut().enumerate() {
         while let Some(event) = disk.device.poll_event() {
             match event {
-                BlockEvent::Capacity(blocks) => say!("event=capacity device=disk{i} blocks={blocks}"),
-                other => say!("event=\"{other:?}\" device=disk{i}"),
+                BlockEvent::Capacity(blocks) => println!("event=capacity device=disk{i} blocks={blocks}"),
+                other => println!("event=\"{other:?}\" device=disk{i}"),
             }
         }
     }
     for (i, card) in devices.cards.iter_mut().enumerate() {
         while let Some(event) = card.device.poll_event() {
             match event {
-                NetEvent::Link(Link::Up) => say!("event=link device=net{i} link=up"),
-                NetEvent::Link(Link::Down) => say!("event=link device=net{i} link=down"),
-                other => say!("event=\"{other:?}\" device=net{i}"),
+                NetEvent::Link(Link::Up) => println!("event=link device=net{i} link=up"),
+                NetEvent::Link(Link::Down) => println!("event=link device=net{i} link=down"),
+                other => println!("event=\"{other:?}\" device=net{i}"),
             }
         }
     }

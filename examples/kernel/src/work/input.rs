@@ -1,38 +1,38 @@
-//! `input=SECONDS`: says what is typed, moved and clicked.
+//! `input=SECONDS`: prints events of keyboards and mice.
 
 use super::devices::Devices;
 use crate::arch::time;
-use crate::{platform, say};
+use crate::{platform, println};
 use alloc::string::{String, ToString};
 use core::time::Duration;
 use paravirt_device::{Arm, Input, InputEvent, Key, Leds, Notify};
 
-/// Ends ahead of its time when Escape is let go.
+/// Prints events for `seconds` seconds, or until Escape is released.
 pub fn run(devices: &mut Devices, seconds: u64) -> Result<(), String> {
     if devices.inputs.is_empty() {
-        return Err("there is no device for input".into());
+        return Err("input: there is no input device".into());
     }
     let waker = platform::waker();
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     for (i, input) in devices.inputs.iter_mut().enumerate() {
         input.device.register(&waker);
         let has_lights = input.device.set_leds(Leds::CAPS_LOCK).map_err(|fault| fault.to_string())?;
-        say!("input={i} lights={has_lights}");
+        println!("input={i} lights={has_lights}");
     }
-    say!("input=begin seconds={seconds}");
+    println!("input=begin seconds={seconds}");
     let mut is_over = false;
     while !is_over && time::now() < end {
         for (i, input) in devices.inputs.iter_mut().enumerate() {
             while let Some(event) = input.device.poll().map_err(|fault| fault.to_string())? {
                 match event {
                     InputEvent::Key { key, is_pressed } => {
-                        say!("input={i} key={} pressed={is_pressed}", key.0);
+                        println!("input={i} key={} pressed={is_pressed}", key.0);
                         is_over |= key == Key::ESCAPE && !is_pressed;
                     }
-                    InputEvent::Relative { axis, by } => say!("input={i} axis={axis:?} by={by}"),
-                    InputEvent::Absolute { axis, at } => say!("input={i} axis={axis:?} at={at}"),
+                    InputEvent::Relative { axis, by } => println!("input={i} axis={axis:?} by={by}"),
+                    InputEvent::Absolute { axis, at } => println!("input={i} axis={axis:?} at={at}"),
                     InputEvent::Sync => {}
-                    other => say!("input={i} event=\"{other:?}\""),
+                    other => println!("input={i} event=\"{other:?}\""),
                 }
             }
         }
@@ -42,6 +42,6 @@ pub fn run(devices: &mut Devices, seconds: u64) -> Result<(), String> {
             });
         }
     }
-    say!("input=end");
+    println!("input=end");
     Ok(())
 }

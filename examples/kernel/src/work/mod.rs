@@ -1,4 +1,4 @@
-//! What the kernel does: each part in a module of its own, in the order in which they run.
+//! The parts of the kernel's work, each in its own module, and the order in which they run.
 
 mod agent;
 mod balloon;
@@ -21,30 +21,30 @@ use alloc::string::String;
 use devices::Devices;
 use options::Options;
 
-/// Does what `options` ask for. The first part that fails ends it.
+/// Runs the parts that `options` select. The first error ends the run.
 pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.list {
         list::list(devices);
     }
     if !options.beside {
-        return rest(devices, options);
+        return run_parts(devices, options);
     }
     if smp::count() < 2 {
-        return Err("there is no second processor to serve balloons beside the rest".into());
+        return Err("beside: serving balloons in parallel needs a second processor".into());
     }
     let mut balloons = core::mem::take(&mut devices.balloons);
     let mut served = Ok(());
     let mut done = Ok(());
     let mut serve = || served = balloon::run(&mut balloons, options);
     smp::run_all_on(core::iter::once((1, &mut serve as &mut (dyn FnMut() + Send))), || {
-        done = rest(devices, options);
+        done = run_parts(devices, options);
     });
     devices.balloons = balloons;
     served.and(done)
 }
 
-/// All but the list.
-fn rest(devices: &mut Devices, options: &Options) -> Result<(), String> {
+/// Runs all parts except `list`.
+fn run_parts(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.passthrough {
         passthrough::open(devices)?;
     }

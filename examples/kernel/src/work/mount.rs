@@ -1,8 +1,8 @@
-//! `mount=diskN`: the files of an ext4 file system, each with its SHA-256.
+//! `mount=diskN`: prints the files of an ext4 file system, each with its SHA-256.
 
 use super::devices::{Buffer, Devices, DiskQueue};
 use crate::platform::{self, Machine};
-use crate::say;
+use crate::println;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -16,13 +16,14 @@ use paravirt_platform::{DmaSlice, Instant};
 use sha2::{Digest, Sha256};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes that are read at once and kept.
+/// How many bytes are read at once and cached.
 const WINDOW: usize = 128 << 10;
 
-pub type Waiting = Blocking<Machine, DiskQueue, fn(&mut DiskQueue, Instant)>;
+/// A disk with one request at a time.
+pub type BlockingDisk = Blocking<Machine, DiskQueue, fn(&mut DiskQueue, Instant)>;
 
-/// A queue for one request at a time; the processor halts while it waits.
-pub fn blocking(mut queue: DiskQueue, block_size: u32, bytes: usize) -> Result<Waiting, String> {
+/// Wraps a queue for blocking requests of up to `bytes` bytes each; the processor halts while it waits.
+pub fn blocking(mut queue: DiskQueue, block_size: u32, bytes: usize) -> Result<BlockingDisk, String> {
     queue.register(&platform::waker());
     let bounce: Buffer = DmaSlice::alloc(&Machine, bytes).map_err(|e| e.to_string())?;
     fn wait(queue: &mut DiskQueue, until: Instant) {
@@ -31,6 +32,7 @@ pub fn blocking(mut queue: DiskQueue, block_size: u32, bytes: usize) -> Result<W
     Ok(Blocking::new(queue, Machine, bounce, block_size, TIMEOUT, wait))
 }
 
+/// Formats `bytes` as lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -38,14 +40,15 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A disk as the file system reads it: any bytes, through a window of whole blocks.
+/// Reads any byte range of a disk for the file system, through a cached window of whole blocks.
 struct Reader {
-    disk: Waiting,
+    disk: BlockingDisk,
     block_size: u64,
     blocks: u64,
     window: Vec<u8>,
-    /// Where the window begins, in blocks.
+    /// The first block of the window.
     start: u64,
+    /// The bytes in the window that are valid.
     len: usize,
 }
 
@@ -81,6 +84,7 @@ impl Ext4Read for Reader {
     }
 }
 
+/// Prints all files of the file system on disk `index`.
 pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
     let info = devices.disk(index)?.info();
     let queue = devices.disk_queues(index)?.swap_remove(0);
@@ -93,7 +97,7 @@ pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
         len: 0,
     };
     let fs = Ext4::load(Box::new(reader)).map_err(|e| format!("disk{index}: {e}"))?;
-    say!("mount=disk{index} label={:?}", fs.label());
+    println!("mount=disk{index} label={:?}", fs.label());
     let mut directories = alloc::vec![PathBuf::new("/")];
     let (mut files, mut bytes) = (0u64, 0u64);
     while let Some(directory) = directories.pop() {
@@ -114,14 +118,15 @@ pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
                 bytes += file(&fs, &path)?;
                 files += 1;
             } else {
-                say!("file={} kind={kind:?}", path.display());
+                println!("file={} kind={kind:?}", path.display());
             }
         }
     }
-    say!("mount=disk{index} files={files} bytes={bytes}");
+    println!("mount=disk{index} files={files} bytes={bytes}");
     Ok(())
 }
 
+/// Prints a file's size and SHA-256; returns its size in bytes.
 fn file(fs: &Ext4, path: &PathBuf) -> Result<u64, String> {
     let failed = |e: ext4_view::Ext4Error| format!("{}: {e}", path.display());
     let mut file = fs.open(path).map_err(failed)?;
@@ -135,6 +140,6 @@ fn file(fs: &Ext4, path: &PathBuf) -> Result<u64, String> {
         hash.update(&chunk[..count]);
         size += count as u64;
     }
-    say!("same file={} size={size} sha256={}", path.display(), hex(&hash.finalize()));
+    println!("same file={} size={size} sha256={}", path.display(), hex(&hash.finalize()));
     Ok(size)
 }

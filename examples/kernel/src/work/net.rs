@@ -1,4 +1,4 @@
-//! The network: DHCP, ping, HTTP, an echo server, and round trips to one, over smoltcp.
+//! The network, over smoltcp: DHCP, ping, HTTP, an echo server, and round trips to an echo server.
 
 mod round_trips;
 
@@ -6,7 +6,7 @@ use super::devices::{CardQueue, Devices};
 use super::mount;
 use super::options::Options;
 use crate::arch::{smp, time};
-use crate::{platform, say};
+use crate::{platform, println};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -29,12 +29,12 @@ const TCP_TIMEOUT: Duration = Duration::from_secs(120);
 const TCP_BUFFER: usize = 256 << 10;
 const PING_ID: u16 = 0x7061;
 const PINGS: u16 = 3;
-/// Bytes of the largest frame that may come in.
+/// The largest frame that can be received, in bytes.
 const LARGEST: usize = 65535 + 14;
-/// Queue pairs that are used, at most.
+/// Maximum number of queue pairs that are used.
 const PAIRS: usize = 4;
 
-/// The network stack on one card. It halts while it waits.
+/// The network stack on one card. The processor halts while it waits.
 pub struct Stack {
     device: Box<dyn Phy>,
     interface: Interface,
@@ -43,7 +43,7 @@ pub struct Stack {
     dns: Option<IpAddress>,
 }
 
-/// A `Device` over any number of queue pairs.
+/// A `Device` with any number of queue pairs.
 trait Phy {
     fn interface(&mut self, config: Config) -> Interface;
     fn poll(
@@ -111,13 +111,13 @@ impl Stack {
         Ok(Self { device, interface, sockets: SocketSet::new(vec![]), gateway: None, dns: None })
     }
 
-    /// Works until `done` answers, halting in between; `None` after `timeout`.
+    /// Polls the stack until `done` returns a result, halting in between; returns `None` after `timeout`.
     fn until<R>(&mut self, timeout: Duration, mut done: impl FnMut(&mut Self) -> Option<R>) -> Option<R> {
         let deadline = time::now().saturating_add(timeout);
         loop {
             let changed = self.device.poll(stack_time(), &mut self.interface, &mut self.sockets);
             if let Some(result) = done(self) {
-                // What was just written is sent.
+                // Sends what `done` has written.
                 self.device.poll(stack_time(), &mut self.interface, &mut self.sockets);
                 return Some(result);
             }
@@ -160,7 +160,7 @@ impl Stack {
         self.set_address(address, gateway);
         self.dns = dns.map(IpAddress::Ipv4);
         let show = |address: Option<Ipv4Address>| address.map_or("none".into(), |a| a.to_string());
-        say!("dhcp={name} ip={address} gateway={} dns={}", show(gateway), show(dns));
+        println!("dhcp={name} ip={address} gateway={} dns={}", show(gateway), show(dns));
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl Stack {
             .ok_or_else(|| format!("no answer to ping from {to}"))?;
         }
         self.sockets.remove(handle);
-        say!("ping={to} answers={PINGS}");
+        println!("ping={to} answers={PINGS}");
         Ok(())
     }
 
@@ -194,7 +194,9 @@ impl Stack {
         if let Ok(address) = host.parse() {
             return Ok(IpAddress::Ipv4(address));
         }
-        let server = self.dns.ok_or_else(|| format!("{host}: no name server is known, give an address"))?;
+        let server = self
+            .dns
+            .ok_or_else(|| format!("{host}: no name server is known: use dhcp, or give an address"))?;
         let handle = self.sockets.add(dns::Socket::new(&[server], vec![]));
         let context = self.interface.context();
         let query = self
@@ -215,12 +217,13 @@ impl Stack {
         }
     }
 
+    /// Adds a TCP socket.
     pub fn tcp(&mut self) -> SocketHandle {
         let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
         self.sockets.add(tcp::Socket::new(buffer(), buffer()))
     }
 
-    /// Begins to connect to a server, from a port that was not used lately.
+    /// Starts a connection to `server`, from a local port that was not used recently.
     fn connect(&mut self, handle: SocketHandle, server: (IpAddress, u16)) -> Result<(), String> {
         let local = 49152 + (time::now().as_nanos() / 1000 % 16000) as u16;
         let context = self.interface.context();
@@ -228,14 +231,12 @@ impl Stack {
         socket.connect(context, server, local).map_err(|e| e.to_string())
     }
 
-    /// Fetches `url`, and says what came.
+    /// Fetches `url` and prints the status, the size and the SHA-256 of the body.
     fn http(&mut self, url: &str) -> Result<(), String> {
         let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} does not begin with http://"))?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) => {
-                (host, port.parse::<u16>().map_err(|_| format!("{url}: the port cannot be read"))?)
-            }
+            Some((host, port)) => (host, port.parse::<u16>().map_err(|_| format!("{url}: invalid port"))?),
             None => (authority, 80),
         };
         let address = self.resolve(host)?;
@@ -243,7 +244,7 @@ impl Stack {
         self.connect(handle, (address, port))?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\nUser-Agent: paravirt\r\n\r\n");
         let start = time::now();
-        let mut answer = Answer::default();
+        let mut response = Response::default();
         let mut sent = 0;
         self.until(TCP_TIMEOUT, |stack| {
             let socket = stack.sockets.get_mut::<tcp::Socket<'_>>(handle);
@@ -251,7 +252,7 @@ impl Stack {
                 sent += socket.send_slice(&request.as_bytes()[sent..]).unwrap_or(0);
             }
             while socket.can_recv() {
-                let _ = socket.recv(|bytes| (bytes.len(), answer.take(bytes)));
+                let _ = socket.recv(|bytes| (bytes.len(), response.push(bytes)));
             }
             (!socket.may_recv() && sent == request.len() || !socket.is_open()).then(|| socket.close())
         })
@@ -260,21 +261,21 @@ impl Stack {
             (!stack.sockets.get::<tcp::Socket<'_>>(handle).is_open()).then_some(())
         });
         self.sockets.remove(handle);
-        let status = answer.status().ok_or_else(|| format!("{url}: the answer is no HTTP"))?;
-        let Answer { size, hash, length, .. } = answer;
+        let status = response.status().ok_or_else(|| format!("{url}: not an HTTP response"))?;
+        let Response { size, hash, length, .. } = response;
         if length.is_some_and(|length| length != size) {
-            return Err(format!("{url}: {size} bytes of {} came", length.unwrap_or(0)));
+            return Err(format!("{url}: received {size} of {} bytes", length.unwrap_or(0)));
         }
-        say!("http=done size={size} micros={}", time::now().since(start).as_micros());
-        say!("same http={path} status={status} size={size} sha256={}", mount::hex(&hash.finalize()));
+        println!("http=done size={size} micros={}", time::now().since(start).as_micros());
+        println!("same http={path} status={status} size={size} sha256={}", mount::hex(&hash.finalize()));
         Ok(())
     }
 
-    /// Serves one connection, sending back what comes.
+    /// Serves one connection: sends back what it receives.
     fn echo(&mut self, port: u16) -> Result<(), String> {
         let handle = self.tcp();
         self.sockets.get_mut::<tcp::Socket<'_>>(handle).listen(port).map_err(|e| e.to_string())?;
-        say!("echo=listening port={port}");
+        println!("echo=listening port={port}");
         let mut total = 0;
         let mut was_active = false;
         self.until(TCP_TIMEOUT, |stack| {
@@ -283,8 +284,8 @@ impl Stack {
             while socket.can_recv() && socket.can_send() {
                 let room = socket.send_capacity() - socket.send_queue();
                 let mut chunk = [0; 4096];
-                let most = room.min(chunk.len());
-                let count = socket.recv_slice(&mut chunk[..most]).unwrap_or(0);
+                let len = room.min(chunk.len());
+                let count = socket.recv_slice(&mut chunk[..len]).unwrap_or(0);
                 total += socket.send_slice(&chunk[..count]).unwrap_or(0);
                 if count == 0 {
                     break;
@@ -295,25 +296,28 @@ impl Stack {
             }
             (was_active && !socket.is_open() || socket.state() == tcp::State::TimeWait).then_some(())
         })
-        .ok_or_else(|| format!("echo: nobody came to port {port}, or did not go"))?;
+        .ok_or_else(|| format!("echo: no connection to port {port}, or it was not closed in time"))?;
         self.sockets.remove(handle);
-        say!("echo=done port={port} bytes={total}");
+        println!("echo=done port={port} bytes={total}");
         Ok(())
     }
 }
 
-/// An HTTP answer as it comes in: the head is kept, the body is hashed.
+/// An HTTP response while it is received: the head is stored, the body is hashed.
 #[derive(Default)]
-struct Answer {
+struct Response {
     head: alloc::vec::Vec<u8>,
     in_body: bool,
+    /// Bytes of the body so far.
     size: u64,
+    /// The value of `Content-Length`.
     length: Option<u64>,
     hash: Sha256,
 }
 
-impl Answer {
-    fn take(&mut self, bytes: &[u8]) {
+impl Response {
+    /// Appends received bytes.
+    fn push(&mut self, bytes: &[u8]) {
         if self.in_body {
             self.hash.update(bytes);
             self.size += bytes.len() as u64;
@@ -327,17 +331,18 @@ impl Answer {
                 let mut lines = head.lines().filter_map(|line| line.split_once(':'));
                 lines.find(|(key, _)| key.eq_ignore_ascii_case("content-length"))?.1.trim().parse().ok()
             });
-            self.take(&body);
+            self.push(&body);
         }
     }
 
+    /// Returns the status code, if the head is complete and valid.
     fn status(&self) -> Option<u16> {
         let line = core::str::from_utf8(&self.head).ok().filter(|_| self.in_body)?.lines().next()?;
         line.strip_prefix("HTTP/")?.split(' ').nth(1)?.parse().ok()
     }
 }
 
-/// Does what the options ask of the network: DHCP on every card, the rest on one.
+/// Runs the network parts that `options` select: DHCP on every card, the others on one.
 pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if !options.uses_network() {
         return Ok(());
@@ -355,7 +360,7 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
         stack.set_address(address, options.gateway);
     }
     if let Some(to) = options.ping {
-        let to = to.or(stack.gateway).ok_or("ping: there is no gateway, give an address")?;
+        let to = to.or(stack.gateway).ok_or("ping: there is no gateway: give an address")?;
         stack.ping(to)?;
     }
     if let Some((address, port)) = options.round_trips {

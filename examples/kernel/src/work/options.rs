@@ -1,55 +1,56 @@
-//! The command line.
+//! The kernel's command line.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 
-/// What the command line asks for. Words that it does not know are a loader's or a host's, and left alone.
+/// The parsed command line. Unknown options are ignored: they may be for the boot loader or the host.
 #[derive(Default)]
 pub struct Options {
     pub list: bool,
     pub mount: Option<usize>,
     pub test: Option<usize>,
-    /// Bytes between the requests of a test: not the whole disk then.
+    /// Bytes between the requests of a test, which then skips the blocks in between.
     pub stride: Option<u64>,
-    /// Seconds that a request of a test may take.
+    /// The timeout of each request of a test, in seconds.
     pub timeout: Option<u64>,
     pub dhcp: bool,
     pub address: Option<Ipv4Cidr>,
     pub gateway: Option<Ipv4Address>,
-    /// Pings the gateway, or that address.
+    /// Ping that address, or the gateway if it is `None`.
     pub ping: Option<Option<Ipv4Address>>,
     pub http: Option<String>,
     pub echo: Option<u16>,
-    /// Address and port of a server that echoes.
+    /// Address and port of an echo server.
     pub round_trips: Option<(Ipv4Address, u16)>,
     pub entropy: Option<usize>,
     pub idle: Option<u64>,
-    /// The host's port that is connected to, and the guest's that it connects to.
+    /// The host's port to connect to.
     pub socket: Option<u32>,
+    /// The guest's port to listen on.
     pub socket_echo: Option<u32>,
     /// Seconds for which keyboards and mice are polled.
     pub input: Option<u64>,
     /// Seconds for which balloons are served.
     pub balloon: Option<u64>,
-    /// Bytes of free memory that a balloon reports.
+    /// Bytes of free memory to report.
     pub report_free: Option<u64>,
-    /// Balloons are served on the second processor, beside the rest.
+    /// Serve balloons on the second processor, in parallel with the other parts.
     pub beside: bool,
     pub clock: bool,
     pub timer: bool,
     pub crash: bool,
     pub reset: bool,
-    /// How often the devices are let go and found again.
+    /// How often to close all devices and probe again.
     pub reconnect: Option<u32>,
-    /// The newest version of VMBus to speak.
+    /// The newest version of VMBus to offer.
     pub vmbus: Option<paravirt::VmbusVersion>,
     pub bench: bool,
-    /// It also writes to disk0.
+    /// Also write to disk0.
     pub bench_writes: bool,
-    /// Devices of the `virtio-drivers` crate are opened.
+    /// Open the devices for which the `virtio-drivers` crate has drivers.
     pub passthrough: bool,
-    /// Disks are left to the `virtio-drivers` crate: for comparison.
+    /// Use the disk driver of the `virtio-drivers` crate, for comparison.
     pub peer: bool,
     pub cpus: Option<u32>,
     pub nic: usize,
@@ -71,7 +72,7 @@ fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
     T::try_from(digits.parse::<u64>().ok()?.checked_mul(1 << shift)?).ok()
 }
 
-/// An address, and a port: that of echoes, if it is not given.
+/// Parses an address and an optional port; the default is the echo port.
 fn server(text: &str) -> Option<(Ipv4Address, u16)> {
     const ECHO: u16 = 7;
     match text.split_once(':') {
@@ -86,11 +87,11 @@ fn version(text: &str) -> Option<paravirt::VmbusVersion> {
 }
 
 impl Options {
-    /// Reads the command line.
+    /// Parses the command line.
     ///
     /// # Errors
     ///
-    /// A sentence that names the malformed word.
+    /// A message that names the malformed option.
     pub fn parse(line: &str) -> Result<Self, String> {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
@@ -145,7 +146,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Whether anything needs the network.
+    /// Returns whether any option needs the network.
     pub fn uses_network(&self) -> bool {
         let connects = self.http.is_some() || self.echo.is_some() || self.round_trips.is_some();
         self.dhcp || self.ping.is_some() || connects

@@ -1,9 +1,9 @@
-//! `passthrough`: opens the devices of the `virtio-drivers` crate, over a pool that their buffers are bounced through. That crate
-//! trusts its devices; this part of the kernel does with it.
+//! `passthrough`: opens the devices for which the `virtio-drivers` crate has drivers. Their buffers are bounced through a pool. That
+//! crate trusts its devices, so this part of the kernel does, too.
 
 use super::devices::{At, Devices};
 use crate::platform::Machine;
-use crate::say;
+use crate::println;
 use alloc::format;
 use alloc::string::{String, ToString};
 use paravirt::PassthroughDevice;
@@ -11,7 +11,7 @@ use paravirt_virtio::passthrough::hal::{BouncePool, PoolSource};
 use paravirt_virtio::transport::DeviceType;
 use spin::Once;
 
-/// Which pool they use.
+/// The pool for bounce buffers of these drivers.
 pub struct Pool;
 static POOL: Once<BouncePool<Machine>> = Once::new();
 
@@ -25,6 +25,7 @@ impl PoolSource for Pool {
     }
 }
 
+/// Opens all passthrough devices except disks, which `bench` with `peer` uses.
 pub fn open(devices: &mut Devices) -> Result<(), String> {
     for At { address, device } in core::mem::take(&mut devices.passthrough) {
         let kind = device.device_type();
@@ -40,7 +41,7 @@ pub fn open(devices: &mut Devices) -> Result<(), String> {
             }
             _ => String::new(),
         };
-        say!("opened=\"{kind}\" at={address} says=\"{what}\"");
+        println!("opened=\"{kind}\" at={address} says=\"{what}\"");
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! `round-trips=ADDRESS`: how long some bytes take to a server that echoes, and back.
+//! `round-trips=ADDRESS`: measures round trips of a few bytes to an echo server.
 
 use super::{Stack, TCP_TIMEOUT};
 use crate::arch::time;
-use crate::say;
+use crate::println;
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
@@ -13,7 +13,7 @@ const COUNT: u64 = 500;
 const BYTES: usize = 64;
 
 impl Stack {
-    /// Sends and gets back, one after the other, by one connection.
+    /// Sends messages of 64 bytes over one connection and waits for the echo of each.
     pub(super) fn round_trips(&mut self, address: Ipv4Address, port: u16) -> Result<(), String> {
         let handle = self.tcp();
         self.connect(handle, (IpAddress::Ipv4(address), port))?;
@@ -23,13 +23,13 @@ impl Stack {
             let socket = stack.sockets.get_mut::<tcp::Socket<'_>>(handle);
             (socket.may_send() || !socket.is_open()).then_some(())
         })
-        .ok_or_else(|| format!("round-trips: nobody answers at {address}:{port}"))?;
+        .ok_or_else(|| format!("round-trips: cannot connect to {address}:{port}"))?;
         let start = time::now();
         for trip in 0..COUNT {
             let sent = [trip as u8; BYTES];
             let (mut back, mut got) = ([0; BYTES], 0);
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            // All of it fits: nothing else is on its way.
+            // It fits in the socket's buffer: nothing else is in flight.
             socket.send_slice(&sent).map_err(|e| format!("round-trips: {e}"))?;
             self.until(TCP_TIMEOUT, |stack| {
                 let socket = stack.sockets.get_mut::<tcp::Socket<'_>>(handle);
@@ -37,7 +37,7 @@ impl Stack {
                 (got == BYTES || !socket.may_recv()).then_some(())
             });
             if back != sent {
-                return Err(format!("round-trips: the echo of {BYTES} bytes differs, or has {got}"));
+                return Err(format!("round-trips: the echo differs, or has {got} of {BYTES} bytes"));
             }
         }
         let micros = time::now().since(start).as_micros();
@@ -47,7 +47,7 @@ impl Stack {
             matches!(state, tcp::State::Closed | tcp::State::TimeWait).then_some(())
         });
         self.sockets.remove(handle);
-        say!("round-trips=done count={COUNT} micros={micros}");
+        println!("round-trips=done count={COUNT} micros={micros}");
         Ok(())
     }
 }
