@@ -20,6 +20,9 @@ impl core::error::Error for MapError {}
 /// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
 /// and do not block.
 ///
+/// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
+/// and do not block.
+///
 /// # Safety
 ///
 /// The accesses have the width in the name of the method, and are in program order.

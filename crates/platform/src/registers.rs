@@ -6,6 +6,8 @@
 ///
 /// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
 ///
+/// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
+///
 /// # Safety
 ///
 /// The registers are those of the current processor, and the drivers run where the instructions are allowed.
