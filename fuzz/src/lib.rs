@@ -85,7 +85,7 @@ fn ring(packed: bool, data: &[u8]) {
         }
         // SAFETY: the device is this function, and it has stopped.
         let proof = unsafe { Quiesced::new() };
-        while let Some(used) = queue.take_back(Some(&proof)) {
+        while let Some(used) = queue.reclaim_next(Some(&proof)) {
             assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()), "a buffer was lost");
             left -= 1;
         }

@@ -40,11 +40,11 @@ pub struct MemoryStatistics {
 /// block, and the host waits meanwhile.
 pub trait BalloonMemory {
     /// Allocates 1 to `most` contiguous pages for the balloon. The guest does not access them until
-    /// [`give_back`](Self::give_back). `None` when no page can be spared.
+    /// [`release`](Self::release). `None` when no page can be spared.
     fn take(&mut self, most: u64) -> Option<PageRange>;
 
     /// Frees pages that [`take`](Self::take) allocated, in ranges of any size. Their contents are lost.
-    fn give_back(&mut self, range: PageRange);
+    fn release(&mut self, range: PageRange);
 
     /// Brings hot-added memory into use. Returns the number of pages used, from the first on; 0 without memory hot-add.
     ///

@@ -23,7 +23,7 @@ impl BalloonMemory for Frames {
         self.free = PageRange { first: taken.end(), count: self.free.count - taken.count };
         (taken.count > 0).then_some(taken)
     }
-    fn give_back(&mut self, range: PageRange) {
+    fn release(&mut self, range: PageRange) {
         self.returned += range.count;
     }
     fn statistics(&mut self) -> MemoryStatistics {

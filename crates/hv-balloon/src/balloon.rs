@@ -267,7 +267,7 @@ impl<P: Platform> HvBalloon<P> {
                 }
                 Some(range) => {
                     // Not what was asked for: the kernel keeps it.
-                    memory.give_back(range);
+                    memory.release(range);
                     is_dry = true;
                 }
                 None => is_dry = true,
@@ -292,7 +292,7 @@ impl<P: Platform> HvBalloon<P> {
             // The message was not sent: the kernel keeps the pages.
             for range in self.ranges.iter().take(count).rev() {
                 if self.held.remove(*range) {
-                    memory.give_back(*range);
+                    memory.release(*range);
                 }
             }
             self.is_blocked = true;
@@ -376,7 +376,7 @@ impl<P: Platform> HvBalloon<P> {
                 let given = ranges.iter().take_while(|range| {
                     let is_held = self.held.remove(*range);
                     if is_held {
-                        memory.give_back(*range);
+                        memory.release(*range);
                     }
                     is_held
                 });

@@ -202,7 +202,7 @@ impl<P: Platform> Sockets for HvSockets<P> {
 
     fn close(&mut self, socket: SocketId) {
         let now = self.platform.now();
-        self.stream(socket).into_iter().for_each(|stream| stream.leave(now));
+        self.stream(socket).into_iter().for_each(|stream| stream.close(now));
     }
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {

@@ -207,7 +207,7 @@ impl<P: Platform> Stream<P> {
     }
 
     /// Closes the socket for the caller; it lingers until the host has read what was sent.
-    pub fn leave(&mut self, now: Instant) {
+    pub fn close(&mut self, now: Instant) {
         self.finish();
         (self.generation, self.is_waiting) = (0, false);
         self.lingers_until = Some(now.saturating_add(TIMEOUT));

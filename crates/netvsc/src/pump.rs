@@ -1,4 +1,4 @@
-//! Reading a channel: every packet of the host is classified here and handed to whoever owns the state of its queue.
+//! Reading a channel: every packet of the host is classified here and handed to the owner of its queue's state.
 
 use crate::completions::PendingCompletions;
 use crate::host_state::HostState;

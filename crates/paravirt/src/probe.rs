@@ -42,7 +42,7 @@ pub struct Options {
     pub segments: u16,
     /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
     /// comparison.
-    pub pass_disks: bool,
+    pub passthrough_disks: bool,
     /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
@@ -54,7 +54,7 @@ impl Default for Options {
             queues: None,
             queue_size: 1024,
             segments: 14,
-            pass_disks: false,
+            passthrough_disks: false,
             #[cfg(feature = "hyperv")]
             vmbus: Version::NEWEST,
         }

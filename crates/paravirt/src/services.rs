@@ -19,7 +19,7 @@ use paravirt_platform::{DmaBuffer, Platform, ProcessorId};
 ///
 /// It owns the bus connections and the disk controllers, so a kernel keeps it for as long as it uses the devices. Its methods
 /// name no vendor; a service that the host does not offer is `None` or does nothing. Before a kernel hands over to another one
-/// (kexec), it calls [`leave`](Self::leave) to disconnect from the host.
+/// (kexec), it calls [`disconnect`](Self::disconnect) to disconnect from the host.
 ///
 /// No method may be called in interrupt context.
 pub struct Services<P: Platform, B: DmaBuffer> {
@@ -183,7 +183,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// # Errors
     ///
     /// [`Fault::Timeout`] if the host does not confirm in time.
-    pub fn leave(&mut self) -> Result<(), Fault> {
+    pub fn disconnect(&mut self) -> Result<(), Fault> {
         #[cfg(feature = "hyperv")]
         self.hyperv.unload()?;
         Ok(())

@@ -145,7 +145,7 @@ fn virtio_device<P: Platform, B: DmaBuffer>(
 ) -> Device<P, B> {
     let device_type = transport.device_type();
     let opened: Result<Device<P, B>, OpenError> = match device_type {
-        DeviceType::BLOCK if options.pass_disks => {
+        DeviceType::BLOCK if options.passthrough_disks => {
             Ok(Device::Passthrough(Passthrough { device_type, transport }))
         }
         DeviceType::BLOCK => {

@@ -18,7 +18,7 @@ fn machine(devices: &[(u8, PciDevice)]) -> (Guest, PciHost) {
 /// Walks with `windows`; the BARs of each function.
 fn walk(guest: &Guest, mut windows: Windows) -> Vec<(Address, Vec<Bar>)> {
     let mut found = vec![];
-    // SAFETY: the ports are the model's, and nobody else uses it.
+    // SAFETY: the ports are the model's, and nothing else uses it.
     unsafe {
         let access = ConfigAccess::ports(guest);
         enumerate(
@@ -44,7 +44,7 @@ fn windows(ranges: &[(u64, u64)]) -> Windows {
 #[test]
 fn the_command_register_is_written_in_its_own_width() {
     let (guest, _bus) = machine(&[(3, function(&[]))]);
-    // SAFETY: the ports are the model's, and nobody else uses it.
+    // SAFETY: the ports are the model's, and nothing else uses it.
     let access = unsafe { ConfigAccess::ports(&guest) };
     let function = PciFunction::new(&access, Address { device: 3, ..Address::default() });
     // SAFETY: the model accesses no memory.

@@ -42,7 +42,7 @@ impl Default for Options {
 pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     /// A disk was found.
     Added(Disk<P, T, B>),
-    /// The disk at this address was removed: whoever has it drops it.
+    /// The disk at this address was removed: its owner drops it.
     Removed(Address),
     /// The controller and all of its disks are out of service.
     Faulted(Fault),

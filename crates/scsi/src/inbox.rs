@@ -1,4 +1,4 @@
-//! Replies that whoever received them filed for their owner.
+//! Replies that were received on another queue and filed for their owner.
 
 use crate::transport::Status;
 use paravirt_platform::{AllocError, PageTable, Platform};

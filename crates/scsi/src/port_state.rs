@@ -1,7 +1,7 @@
 //! A port in service, behind a lock: what the owners of commands share on it.
 //!
 //! Each owner (a queue of a disk, or the controller itself) keeps its commands in a [`CommandTable`] of its own, which needs no
-//! lock. The port knows only which owners there are: a reply names its owner, and whoever receives it files it in that owner's
+//! lock. The port knows only which owners there are: a reply names its owner, and the receiver files it in that owner's
 //! inbox and wakes the owner. So the lock is taken once for a batch of commands and once for a batch of replies, not for each.
 //!
 //! Closing a port and opening it again begins a new *generation*. A table belongs to the generation in which its commands were

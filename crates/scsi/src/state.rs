@@ -137,7 +137,7 @@ impl<P: Platform> ControllerState<P> {
         self.gate.fetch_add(1 << PHASE_BITS, Ordering::AcqRel);
     }
 
-    /// Wakes whoever waits for events of the units or of the controller.
+    /// Wakes the tasks that wait for events of the units or of the controller.
     pub fn wake_units(&self) {
         self.units.iter().for_each(|unit| unit.cell.wake());
         self.cell.wake();

@@ -32,7 +32,7 @@ impl BalloonMemory for Pages {
         }
         Some(PageRange { first, count })
     }
-    fn give_back(&mut self, range: PageRange) {
+    fn release(&mut self, range: PageRange) {
         for page in range.first..range.end() {
             assert!(self.taken.remove(&page), "page {page} was not taken");
             self.free.insert(page);

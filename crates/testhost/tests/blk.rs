@@ -450,7 +450,7 @@ fn a_device_that_only_stops_answering_keeps_its_memory() {
     }
 }
 
-/// QEMU's MMIO devices offer VIRTIO_F_RING_RESET without its register: each device took five seconds to let go.
+/// QEMU's MMIO devices offer VIRTIO_F_RING_RESET without its register: closing each device took five seconds.
 #[test]
 fn a_queue_reset_is_agreed_on_only_where_the_transport_has_its_registers() {
     let guest = Guest::new();

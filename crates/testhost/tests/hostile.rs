@@ -37,7 +37,7 @@ fn check_reclaim(guest: &Guest, mut queue: Queue, in_flight: u32) {
     // SAFETY: the device is this test, and it has stopped.
     let proof = unsafe { Quiesced::new() };
     let mut back = 0;
-    while let Some(used) = queue.take_back(Some(&proof)) {
+    while let Some(used) = queue.reclaim_next(Some(&proof)) {
         assert!(used.buffer.is_some_and(|buffer| !buffer.is_in_flight()));
         back += 1;
     }

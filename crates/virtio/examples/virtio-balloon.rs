@@ -16,7 +16,7 @@ impl BalloonMemory for Frames {
     fn take(&mut self, _most: u64) -> Option<PageRange> {
         self.0.pop().map(|first| PageRange { first, count: 1 })
     }
-    fn give_back(&mut self, range: PageRange) {
+    fn release(&mut self, range: PageRange) {
         self.0.extend(range.first..range.end());
     }
     fn statistics(&mut self) -> MemoryStatistics {

@@ -84,7 +84,7 @@ unsafe impl DmaBuffer for FreePages {
             return Err(SubmitError::InFlight);
         }
         let segments = self.segments.get(..self.count).filter(|segments| !segments.is_empty());
-        // SAFETY: the pages are free memory that the kernel has handed out; `give_back` returns them after `reclaim` only.
+        // SAFETY: the pages are free memory that the kernel has handed out; `release` returns them after `reclaim` only.
         segments.map(|segments| unsafe { DmaSegments::new(segments, direction) }).ok_or(SubmitError::Length)
     }
 
@@ -95,10 +95,10 @@ unsafe impl DmaBuffer for FreePages {
 
 impl FreePages {
     /// Returns the pages to the kernel.
-    fn give_back(&self, memory: &mut dyn BalloonMemory) {
+    fn release(&self, memory: &mut dyn BalloonMemory) {
         for segment in self.segments.iter().take(self.count) {
             let count = u64::from(segment.len) >> PAGE_SHIFT;
-            memory.give_back(PageRange { first: segment.addr.0 >> PAGE_SHIFT, count });
+            memory.release(PageRange { first: segment.addr.0 >> PAGE_SHIFT, count });
         }
     }
 }
@@ -291,7 +291,7 @@ impl<P: Platform> VirtioBalloon<P> {
             for run in self.deflate.runs.iter().take(count) {
                 // The device still owns the pages of an aborted request.
                 if completion == Completion::Used || !self.held.insert(*run) {
-                    memory.give_back(*run);
+                    memory.release(*run);
                 }
             }
             self.is_actual_stale = true;
@@ -303,7 +303,7 @@ impl<P: Platform> VirtioBalloon<P> {
         let Some(reporting) = &mut self.reporting else { return Ok(()) };
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = reporting.next()? {
             // Pages that the device may still write to have no buffer here: they are leaked.
-            used.buffer.iter().for_each(|pages| pages.give_back(memory));
+            used.buffer.iter().for_each(|pages| pages.release(memory));
         }
         Ok(())
     }
@@ -427,7 +427,7 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
                 if run.count <= max && run.end() <= 1 << 32 && held_pages.insert(run) {
                     return Some(run);
                 }
-                memory.give_back(run);
+                memory.release(run);
                 None
             });
             if !is_submitted {
@@ -471,7 +471,7 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
         }
         let submitted = reporting.submit(pages, Direction::FromDevice);
         if let Err(refused) = submitted {
-            refused.buffer.iter().for_each(|pages| pages.give_back(memory));
+            refused.buffer.iter().for_each(|pages| pages.release(memory));
             return Ok(0);
         }
         reporting.kick();

@@ -136,7 +136,7 @@ impl<P: Platform> Notify for VirtioConsole<P> {
 
 impl<P: Platform> Console for VirtioConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        self.tx.take_back(&mut self.tx_spare)?;
+        self.tx.reclaim_all(&mut self.tx_spare)?;
         let mut written = 0usize;
         for chunk in bytes.chunks(BUFFER_LEN) {
             if !self.tx.queue().has_room(1) {
@@ -182,7 +182,7 @@ impl<P: Platform> Console for VirtioConsole<P> {
     }
 
     fn is_flushed(&mut self) -> Result<bool, Fault> {
-        self.tx.take_back(&mut self.tx_spare)?;
+        self.tx.reclaim_all(&mut self.tx_spare)?;
         Ok(self.tx.in_flight() == 0)
     }
 

@@ -486,7 +486,7 @@ impl<P: Platform> VirtioDevice<P> {
         inner.transport.enable_queue(queue.index, &queue.addresses)
     }
 
-    /// Takes a queue out of service that is about to go; whether the device has let go of it. Without VIRTIO_F_RING_RESET
+    /// Takes a queue out of service that is about to go; whether the device has released it. Without VIRTIO_F_RING_RESET
     /// that takes a reset of the device, from which the other queues recover.
     pub fn retire(&self, place: usize) -> Option<Quiesced> {
         let generation = self.generation();

@@ -221,7 +221,7 @@ impl<P: Platform> Input for VirtioInput<P> {
                 idle => {
                     // Detects removal of the device and its request for a reset.
                     let _ = self.events.device().take_config_change();
-                    let status = self.status.take_back(&mut self.status_spare).map(|_| ());
+                    let status = self.status.reclaim_all(&mut self.status_spare).map(|_| ());
                     for result in [idle.map(|_| ()), status] {
                         match result {
                             Ok(()) | Err(Fault::Reset) => {}
@@ -242,7 +242,7 @@ impl<P: Platform> Input for VirtioInput<P> {
     }
 
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
-        match self.status.take_back(&mut self.status_spare) {
+        match self.status.reclaim_all(&mut self.status_spare) {
             Ok(_) | Err(Fault::Reset) => {}
             Err(fault) => return Err(fault),
         }

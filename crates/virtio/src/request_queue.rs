@@ -277,7 +277,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
     fn drain(&mut self) -> Result<Option<Outcome<Q::Used>>, Fault> {
         self.close();
         if let Some(proof) = &self.reset {
-            if let Some(used) = self.queue.take_back(Some(proof)) {
+            if let Some(used) = self.queue.reclaim_next(Some(proof)) {
                 return Ok(Some(Outcome::Aborted(used)));
             }
             self.queue.quiesce(proof);
@@ -292,7 +292,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
             return Ok(None);
         }
         let proof = self.device.quiesced();
-        if let Some(used) = self.queue.take_back(proof.as_ref()) {
+        if let Some(used) = self.queue.reclaim_next(proof.as_ref()) {
             return Ok(Some(Outcome::Aborted(used)));
         }
         if !self.is_drained()
@@ -433,7 +433,7 @@ impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
     }
 
     /// Takes back what the device has read; whether there was any.
-    pub fn take_back(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) -> Result<bool, Fault> {
+    pub fn reclaim_all(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) -> Result<bool, Fault> {
         let mut came = false;
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.next()? {
             let Used { buffer, .. } = used;
@@ -454,7 +454,7 @@ impl<P: Platform, Q: Ring> Drop for RequestQueue<P, Q> {
             None => self.device.retire(self.place),
         };
         if let Some(proof) = proof {
-            while self.queue.take_back(Some(&proof)).is_some() {}
+            while self.queue.reclaim_next(Some(&proof)).is_some() {}
             self.queue.quiesce(&proof);
         }
     }

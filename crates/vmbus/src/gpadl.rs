@@ -14,7 +14,7 @@ use paravirt_device::Fault;
 use paravirt_platform::{DmaRegion, PAGE_SIZE, PageArc, Platform, SharedMemory};
 use zerocopy::IntoBytes;
 
-/// How long the host may take to take note of memory, and to let go of it.
+/// How long the host may take to accept memory, and to release it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the host may take to answer for a channel that it has rescinded.
 const GONE_TIMEOUT: Duration = Duration::from_secs(1);

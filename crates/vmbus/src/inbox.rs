@@ -1,4 +1,4 @@
-//! The queue from interrupts to whoever handles messages: one producer, one consumer, no lock.
+//! The queue from interrupts to the message handler: one producer, one consumer, no lock.
 //!
 //! `tests/loom.rs` compiles the files of its modules over loom's atomics.
 

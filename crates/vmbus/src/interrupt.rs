@@ -154,7 +154,7 @@ impl<P: Platform> InterruptState<P> {
         self.cells.iter().take(last.saturating_add(1)).for_each(InterruptCell::wake);
     }
 
-    /// Wakes whoever waits for offers, rescinds and sockets.
+    /// Wakes the tasks that wait for offers, rescinds and sockets.
     pub fn wake_bus(&self) {
         self.bus_cell.wake();
         self.socket_cell.wake();

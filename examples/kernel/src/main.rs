@@ -81,7 +81,7 @@ fn main(info: BootInfo) -> ! {
             1
         }
     };
-    if let Err(fault) = devices.services.leave() {
+    if let Err(fault) = devices.services.disconnect() {
         println!("error=\"cannot disconnect from the host: {fault}\"");
     }
     drop(devices);
@@ -98,7 +98,7 @@ fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> De
         if time == 1 {
             before = memory::statistics().1;
         }
-        let left = devices.services.leave();
+        let left = devices.services.disconnect();
         drop(devices);
         devices = find();
         different += u32::from(left.is_err() || devices.count() != expected);

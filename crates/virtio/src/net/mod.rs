@@ -83,7 +83,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device did not let go.
+    /// The [`Fault`] where the device was not seen to stop.
     pub fn reset(&mut self) -> Result<(), Fault> {
         self.tx.reset_alone()?;
         self.rx.queue().reset_alone()

@@ -304,7 +304,7 @@ impl<P: Platform, B: DmaBuffer> Ring for FrameQueue<P, B> {
         }
     }
 
-    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<FrameUsed<B>> {
+    fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<FrameUsed<B>> {
         let in_flight =
             |slot: &u16| matches!(self.slots.at(usize::from(*slot)).state, State::Frame | State::Buffer);
         let slot = (0..self.size).find(in_flight)?;

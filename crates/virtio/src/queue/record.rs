@@ -444,7 +444,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
         }
     }
 
-    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
+    fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = (0..self.size).find(|slot| self.slots.at(usize::from(*slot)).pending.is_some())?;
         let Pending { buffer, extra } = self.release(slot)?;
         // Its used element will not come: the queue begins anew before it is used again.

@@ -177,16 +177,16 @@ pub trait Ring: Sealed {
     /// The result of a completed request.
     type Used;
 
-    /// Where its parts are. From now on the memory is leaked rather than freed, until [`quiesce`](Self::quiesce): whoever has the
+    /// Where its parts are. From now on the memory is leaked rather than freed, until [`quiesce`](Self::quiesce): the owner of the
     /// addresses may tell a device.
     fn addresses(&mut self) -> QueueAddresses;
 
     /// Says that the device has stopped, and makes the rings new. What is in flight stays in the table: see
-    /// [`take_back`](Self::take_back).
+    /// [`reclaim_next`](Self::reclaim_next).
     fn quiesce(&mut self, proof: &Quiesced);
 
     /// Takes back one request that was in flight, as never used; with `proof`, its buffer too, else that is leaked.
-    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Self::Used>;
+    fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Self::Used>;
 
     /// Takes one request that the device has used.
     ///

@@ -205,8 +205,8 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         }
     }
 
-    /// As [`submit`](Self::submit), with data that somebody else keeps in flight: whoever reclaims them learns from
-    /// [`pop`](Ring::pop) that the device has used the request.
+    /// As [`submit`](Self::submit), with data that the caller keeps in flight, and reclaims when [`pop`](Ring::pop) has returned the
+    /// request.
     ///
     /// # Errors
     ///
@@ -385,7 +385,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
         }
     }
 
-    fn take_back(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
+    fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = self.slots.first_in_flight()?;
         let Owned { buffer, extra } = self.slots.release(slot)?;
         // SAFETY: it was put in flight by this queue, when it was submitted.

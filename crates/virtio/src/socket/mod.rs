@@ -277,7 +277,7 @@ impl<P: Platform> VirtioSockets<P> {
         let _ = self.events.device().take_config_change();
         let drained = [
             self.poll_events(),
-            self.tx.queue.take_back(&mut self.tx.spare).map(|has_room| self.wants_buffer &= !has_room),
+            self.tx.queue.reclaim_all(&mut self.tx.spare).map(|has_room| self.wants_buffer &= !has_room),
             self.poll_rx(),
         ];
         // A device that was reset restarts once every queue has been polled; its streams are lost nevertheless.
@@ -401,7 +401,7 @@ impl<P: Platform> Sockets for VirtioSockets<P> {
         let stream = Stream::new(&self.platform, generation, own, port, Phase::Connecting(end));
         let stream = stream.map_err(|_| SocketError::Full)?;
         let packet = stream.packet(self.cid, HOST_CID, Op::REQUEST, 0, 0);
-        self.tx.queue.take_back(&mut self.tx.spare)?;
+        self.tx.queue.reclaim_all(&mut self.tx.spare)?;
         if !self.tx.submit(&packet, &[]) {
             return Err(SocketError::Full);
         }
@@ -431,7 +431,7 @@ impl<P: Platform> Sockets for VirtioSockets<P> {
     }
 
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
-        self.tx.queue.take_back(&mut self.tx.spare)?;
+        self.tx.queue.reclaim_all(&mut self.tx.spare)?;
         let place = usize::from(socket.place());
         if !self.stream(socket)?.is_writable() {
             return Err(SocketError::NotOpen);

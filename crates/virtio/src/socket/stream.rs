@@ -314,7 +314,7 @@ mod tests {
         Layout::from_size_align(pages.get() * 4096, 4096).expect("no more memory than there is")
     }
 
-    // SAFETY: the pages are zeroed and nobody else's until they are freed.
+    // SAFETY: the pages are zeroed and used by nothing else until they are freed.
     unsafe impl Platform for Heap {
         fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
             // SAFETY: the layout is not empty.

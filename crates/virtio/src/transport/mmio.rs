@@ -106,7 +106,7 @@ unsafe impl<P: Platform> Send for MmioTransport<P> {}
 ///
 /// # Safety
 ///
-/// Firmware or the command line says that a virtio device's registers are there, and nobody else drives the device.
+/// Firmware or the command line reports a virtio device's registers there, and no other driver uses the device.
 pub unsafe fn mmio<P: Platform>(
     platform: &P,
     phys: u64,

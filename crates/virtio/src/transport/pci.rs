@@ -153,7 +153,7 @@ pub unsafe fn pci<P: Platform>(
     };
     let transport = boxed(platform, transport)?;
     let command = function.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
-    // SAFETY: by the contract of this function, nobody else drives the function; it accesses no memory before it is told of a queue.
+    // SAFETY: by the contract of this function, no other driver uses the function; it accesses no memory before it is told of a queue.
     unsafe { function.set_command(command) };
     Ok(transport)
 }
@@ -173,7 +173,7 @@ impl<P: Platform> PciTransport<P> {
     fn set_messages(&mut self, enable: u16, command: Command) -> bool {
         let function = &self.function;
         let mut is_set = true;
-        // SAFETY: whoever made the transport promised that nobody else drives the function; messages go where `set_message` said.
+        // SAFETY: by the contract of `pci`, no other driver uses the function; messages go where `set_message` said.
         unsafe {
             if let Some((cap, _)) = &self.msix {
                 let control = || (function.read(cap.position) >> 16) as u16;
@@ -200,7 +200,7 @@ fn locate(bars: &Bars, at: &Structure) -> Option<u64> {
 
 fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
     let phys = locate(bars, at).ok_or(PciError::Bar)?;
-    // SAFETY: the range lies in a BAR of the device: it is registers, which nobody else uses.
+    // SAFETY: the range lies in a BAR of the device: it is registers, which no other driver uses.
     Ok(unsafe { MmioRegion::map(platform, phys, at.length as usize) }?)
 }
 
@@ -301,7 +301,7 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn cut_off(&mut self) -> bool {
-        // SAFETY: whoever made the transport promised that nobody else drives the function, which is kept from memory here.
+        // SAFETY: by the contract of `pci`, no other driver uses the function, which is kept from memory here.
         unsafe { self.function.set_command(self.function.command().difference(Command::BUS_MASTER)) };
         !self.function.is_present() || !self.function.command().contains(Command::BUS_MASTER)
     }

@@ -14,7 +14,7 @@ pub trait Source {
 /// Moves messages from the slot to the inbox, and says where it left one.
 pub struct Pump {
     is_pumping: AtomicBool,
-    /// A message was left in the slot, whose interrupt has come: whoever drains the inbox has to pump.
+    /// A message was left in the slot, whose interrupt has come: the task that drains the inbox has to pump.
     is_stalled: AtomicBool,
 }
 

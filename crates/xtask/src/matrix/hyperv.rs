@@ -61,7 +61,7 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
         machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
         machine.add("-device hv-balloon,id=hv0,status-report=on");
         machine.command_line = format!(
-            "list balloon=4 beside queues=1 clock timer mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/hello.txt"
+            "list balloon=4 parallel queues=1 clock timer mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/hello.txt"
         );
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;

@@ -1,4 +1,4 @@
-//! `balloon=SECONDS`: serves the balloons for that long and prints what they hold; with `beside`, on the second processor while
+//! `balloon=SECONDS`: serves the balloons for that long and prints what they hold; with `parallel`, on the second processor while
 //! the first one runs the other parts. `report-free=BYTES` also reports free memory to the host.
 
 use super::devices::At;
@@ -24,7 +24,7 @@ impl BalloonMemory for KernelMemory {
         memory::take_for_balloon(max).map(|(first, count)| PageRange { first, count })
     }
 
-    fn give_back(&mut self, range: PageRange) {
+    fn release(&mut self, range: PageRange) {
         memory::return_from_balloon(range.first, range.count);
     }
 

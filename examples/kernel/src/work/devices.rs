@@ -105,7 +105,7 @@ impl Devices {
     pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
         let firmware = Firmware::new(rsdp).with_command_line(command_line);
         let mut open = paravirt::Options::default();
-        (open.queues, open.pass_disks) = (options.queues, options.peer);
+        (open.queues, open.passthrough_disks) = (options.queues, options.peer);
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }

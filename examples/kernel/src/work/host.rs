@@ -79,7 +79,7 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     }
     if options.reset {
         println!("reset=now");
-        devices.services.leave().map_err(|fault| alloc::format!("{fault}"))?;
+        devices.services.disconnect().map_err(|fault| alloc::format!("{fault}"))?;
         devices.services.reset();
         exit::exit(3);
     }

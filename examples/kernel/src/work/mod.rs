@@ -26,11 +26,11 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if options.list {
         list::list(devices);
     }
-    if !options.beside {
+    if !options.parallel {
         return run_parts(devices, options);
     }
     if smp::count() < 2 {
-        return Err("beside: serving balloons in parallel needs a second processor".into());
+        return Err("parallel: serving balloons in parallel needs a second processor".into());
     }
     let mut balloons = core::mem::take(&mut devices.balloons);
     let mut served = Ok(());
@@ -61,7 +61,7 @@ fn run_parts(devices: &mut Devices, options: &Options) -> Result<(), String> {
         bench::bench(devices, options)?;
     }
     net::run(devices, options)?;
-    if !options.beside {
+    if !options.parallel {
         balloon::run(&mut devices.balloons, options)?;
     }
     socket::run(devices, options)?;

@@ -36,7 +36,7 @@ pub struct Options {
     /// Bytes of free memory to report.
     pub report_free: Option<u64>,
     /// Serve balloons on the second processor, in parallel with the other parts.
-    pub beside: bool,
+    pub parallel: bool,
     pub clock: bool,
     pub timer: bool,
     pub crash: bool,
@@ -105,7 +105,7 @@ impl Options {
                     options.bench_writes = value(key, text, |t| (t == "write").then_some(true))?;
                     options.bench = true;
                 }
-                ("beside", None) => options.beside = true,
+                ("parallel", None) => options.parallel = true,
                 ("clock", None) => options.clock = true,
                 ("timer", None) => options.timer = true,
                 ("crash", None) => options.crash = true,

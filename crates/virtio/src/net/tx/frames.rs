@@ -47,7 +47,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
             match self.queue.queue_mut().pop() {
                 Ok(Some(FrameUsed::Frame)) => {}
                 Ok(None) => return Ok(()),
-                Ok(Some(FrameUsed::Buffer(buffer, tag))) => self.take_back(buffer, tag, Ok(())),
+                Ok(Some(FrameUsed::Buffer(buffer, tag))) => self.complete_buffer(buffer, tag, Ok(())),
                 Err(fault) => self.queue.fail(fault),
             }
         }
@@ -58,9 +58,9 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     fn poll_slow(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.queue.next()? {
             match outcome {
-                Outcome::Used(FrameUsed::Buffer(buffer, tag)) => self.take_back(buffer, tag, Ok(())),
+                Outcome::Used(FrameUsed::Buffer(buffer, tag)) => self.complete_buffer(buffer, tag, Ok(())),
                 Outcome::Aborted(FrameUsed::Buffer(buffer, tag)) => {
-                    self.take_back(buffer, tag, Err(IoError::Aborted));
+                    self.complete_buffer(buffer, tag, Err(IoError::Aborted));
                 }
                 Outcome::Used(FrameUsed::Frame) | Outcome::Aborted(FrameUsed::Frame) => {}
             }
@@ -69,7 +69,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     }
 
     #[inline(never)]
-    fn take_back(&mut self, buffer: Option<B>, tag: u64, result: Result<(), IoError>) {
+    fn complete_buffer(&mut self, buffer: Option<B>, tag: u64, result: Result<(), IoError>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(buffer) = buffer {
             // `send` keeps room.

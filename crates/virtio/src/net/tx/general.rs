@@ -65,7 +65,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             match self.queue.queue_mut().pop() {
                 Ok(None) => return Ok(()),
                 Ok(Some(Used { buffer: Some(Either::Left(slot)), .. })) => drop(self.slots.push(slot)),
-                Ok(Some(used)) => self.take_back(used, Ok(())),
+                Ok(Some(used)) => self.complete_buffer(used, Ok(())),
                 Err(fault) => self.queue.fail(fault),
             }
         }
@@ -76,15 +76,15 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
     fn poll_slow(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.queue.next()? {
             match outcome {
-                Outcome::Used(used) => self.take_back(used, Ok(())),
-                Outcome::Aborted(used) => self.take_back(used, Err(IoError::Aborted)),
+                Outcome::Used(used) => self.complete_buffer(used, Ok(())),
+                Outcome::Aborted(used) => self.complete_buffer(used, Err(IoError::Aborted)),
             }
         }
         Ok(())
     }
 
     #[inline(never)]
-    fn take_back(&mut self, used: Used<Buffer<P, B>, u64>, result: Result<(), IoError>) {
+    fn complete_buffer(&mut self, used: Used<Buffer<P, B>, u64>, result: Result<(), IoError>) {
         match used.buffer {
             // There is room for every slot.
             Some(Either::Left(slot)) => drop(self.slots.push(slot)),
