@@ -81,7 +81,7 @@ pub trait Balloon: Notify + Send {
     /// Serves the host's requests with pages of `memory`. Does a bounded amount of work.
     ///
     /// On virtio it does not wait for the host while the device is in service, and takes the lock of the device to read the
-    /// configuration. On VMBus it waits at most ten seconds for room in a full ring for an answer about
+    /// configuration. On VMBus it waits by the timeout of the bus for room in a full ring for an answer about
     /// pages that were added or returned; a host that makes none by then puts the device out of service.
     ///
     /// # Errors

@@ -197,7 +197,7 @@ pub trait BlockQueue: Notify + Send {
     /// Resets the queue, or the whole device where one queue alone cannot be reset.
     ///
     /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Takes the lock of the device, and
-    /// blocks until the device confirms the reset or the driver's timeout ends: 5 seconds on virtio, ten seconds for each step of
+    /// blocks until the device confirms the reset or the driver's timeout ends: 5 seconds on virtio, the timeout of the bus (180 seconds by default) for each step of
     /// closing and opening a channel on VMBus.
     ///
     /// # Errors

@@ -26,7 +26,7 @@
 //!
 //! Where a method does not wait for the host, that is said of a device in service. A call that finds that the host broke the
 //! protocol, that a device asks to be reset, or that a reset has begun takes the next step of the recovery before it returns. It
-//! then blocks as [`Notify::expire`] does: 5 seconds at most on virtio, where the device confirms its reset; on VMBus ten seconds
+//! then blocks as [`Notify::expire`] does: 5 seconds at most on virtio, where the device confirms its reset; on VMBus the timeout of the bus
 //! at most for each step in which the host closes a channel of the device, and for a disk opens it again. All waits poll, with
 //! [`Platform::relax`](paravirt_platform::Platform::relax) between two looks.
 //!

@@ -38,7 +38,7 @@ pub trait Notify {
     /// Starts recovery if a deadline has passed at `now`: resets the device or queue. The requests in flight are then returned as
     /// aborted, like other completions.
     ///
-    /// Blocks during a reset, until the device confirms it or the driver's timeout ends: 5 seconds on virtio, ten seconds for each
+    /// Blocks during a reset, until the device confirms it or the driver's timeout ends: 5 seconds on virtio, the timeout of the bus for each
     /// step of closing and opening a channel on VMBus. Sockets on VMBus do the work of [`poll`](crate::Sockets::poll) here.
     ///
     /// # Errors

@@ -139,7 +139,7 @@ impl Listeners {
 ///
 /// On virtio none waits for the host while the device is in service, and none takes a lock then. On VMBus each socket is a channel
 /// of its own, which is opened and closed in [`poll`](Self::poll), and so in [`is_flushed`](Self::is_flushed) and
-/// [`expire`](Notify::expire): each of these blocks for ten seconds at most for each step of opening the channel of one socket, and
+/// [`expire`](Notify::expire): each of these blocks for the timeout of the bus at most for each step of opening the channel of one socket, and
 /// of closing those of sockets that were closed. [`connect`](Self::connect) blocks for 5 seconds at most while the host accepts no
 /// message. The others do not wait for the host; they may take the lock of the bus for a moment.
 ///

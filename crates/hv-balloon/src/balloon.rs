@@ -14,8 +14,6 @@ use zerocopy::IntoBytes;
 
 /// Pages of each ring, its control page included.
 const RING_PAGES: usize = 5;
-/// How long the host may take to answer while the device is opened.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval between pressure reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between looks at a full ring.
@@ -199,7 +197,7 @@ impl<P: Platform> HvBalloon<P> {
 
     /// Waits for the answer to the last message, while the device is opened.
     fn hear(&mut self) -> Result<Answer, Fault> {
-        let end = self.platform.now().saturating_add(TIMEOUT);
+        let end = self.platform.now().saturating_add(self.channel.timeouts().answer);
         loop {
             let left = end.since(self.platform.now());
             match HostMessage::parse(self.channel.wait(&mut self.buffer, left)?.payload) {
@@ -329,8 +327,9 @@ impl<P: Platform> HvBalloon<P> {
     /// Sends what is small and has to arrive: the ring is waited for.
     fn must_answer(&mut self, message: &[u8]) -> Result<(), Fault> {
         if !self.answer(message)? {
+            let timeout = self.channel.timeouts().answer;
             self.channel
-                .wait_for_room(message.len(), TIMEOUT)
+                .wait_for_room(message.len(), timeout)
                 .inspect_err(|fault| self.channel.fail(*fault))?;
             if !self.answer(message)? {
                 return Err(self.fail("a count of pages that is out of range"));

@@ -4,7 +4,6 @@ use crate::hid::{Layout, MAX_EVENTS, Pointer};
 use crate::message::{HostMessage, Keyboard};
 use core::fmt;
 use core::task::Waker;
-use core::time::Duration;
 use hyperv_bindings::ic::{
     KEYBOARD_VERSION, KeyboardLedFlags, KeyboardMessageType, KeyboardProtocolRequest,
     KeyboardSetLedIndicators, MOUSE_VERSION, MouseHeader, MouseMessageType, MouseProtocolRequest,
@@ -19,8 +18,6 @@ use zerocopy::IntoBytes;
 const RING_PAGES: usize = 10;
 /// Bytes of a packet, at most: the data of a ring.
 const MAX_PACKET: usize = (RING_PAGES - 1) * 4096;
-/// How long the host may take to answer while the device is opened.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the device could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -125,7 +122,7 @@ pub struct HvInput<P: Platform> {
 impl<P: Platform> HvInput<P> {
     /// Opens the channel of `offer`, negotiates the version, and waits for the report descriptor of a mouse.
     ///
-    /// The ring sizes in `options` are ignored. Allocates, and blocks for up to ten seconds. Not for interrupt context.
+    /// The ring sizes in `options` are ignored. Allocates, and waits for the host by the bus's timeouts. Not for interrupt context.
     ///
     /// # Errors
     ///
@@ -146,7 +143,7 @@ impl<P: Platform> HvInput<P> {
         let mut this =
             Self { channel: vmbus.open(offer, &options)?, buffer, model, pending: PendingEvents::default() };
         this.propose_version()?;
-        let end = platform.now().saturating_add(TIMEOUT);
+        let end = platform.now().saturating_add(vmbus.timeouts().answer);
         loop {
             match this.wait(platform, end)? {
                 Received::Version { is_accepted: false } => return Err(OpenError::Version),

@@ -8,7 +8,6 @@ use crate::host_state::MAX_ANSWER;
 use crate::shared::NetShared;
 use crate::transaction::{KEEP_ALIVE, REQUEST};
 use core::sync::atomic::Ordering;
-use core::time::Duration;
 use hyperv_bindings::rndis::{
     RndisComplete, RndisHeader, RndisInitialize, RndisMessageType, RndisOid, RndisQuery, RndisRequest,
     RndisStatus,
@@ -17,8 +16,6 @@ use paravirt_device::{ControlError, Fault, Rejected};
 use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, PAGE_SIZE, Platform};
 use zerocopy::{FromBytes, IntoBytes};
 
-/// How long the host may take for a step of the setup, or for a request.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request.
 const MAX_REQUEST: usize = 1024;
 /// Where in the page of requests the answer to a keep-alive is written.
@@ -114,7 +111,7 @@ impl<P: Platform, B: DmaBuffer> NetShared<P, B> {
     ) -> Result<(), Fault> {
         self.host.answer.lock().is_sent = false;
         let platform = &self.host.platform;
-        let end = platform.now().saturating_add(TIMEOUT);
+        let end = platform.now().saturating_add(self.host.timeout);
         let mut is_sent = false;
         let (Some(channel), Some(memory)) = (self.channel(0), self.received()) else {
             return Err(Fault::Refused);

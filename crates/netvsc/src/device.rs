@@ -54,7 +54,7 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
     /// its own address, to the broadcast address and to every multicast address are received from then on, by queue 0 until
     /// [`set_active_queues`](NetDevice::set_active_queues) spreads them.
     ///
-    /// Allocates, and blocks for up to ten seconds at each step. Not for interrupt context.
+    /// Allocates, and waits for the host at each step, by the bus's timeouts. Not for interrupt context.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
     }
 
     /// Switches the data path to the attached VF, or back to this device, and waits until the host has confirmed it. Blocks for
-    /// up to ten seconds.
+    /// up to the bus's timeout for answers.
     ///
     /// # Errors
     ///

@@ -4,6 +4,7 @@ use crate::message::HostMessage;
 use crate::rndis::Control;
 use crate::transaction::{CONTROL, KEEP_ALIVE, REQUEST};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
 use hyperv_bindings::netvsp::{NvspStatus, NvspVersion};
 use hyperv_bindings::rndis::RndisStatus;
 use paravirt_device::Fault;
@@ -51,6 +52,8 @@ pub(crate) enum Closed {
 
 pub(crate) struct HostState<P: Platform> {
     pub platform: P,
+    /// How long the host may take to answer.
+    pub timeout: Duration,
     version: AtomicU32,
     fault: AtomicU8,
     closed: AtomicU8,
@@ -66,7 +69,7 @@ pub(crate) struct HostState<P: Platform> {
 }
 
 impl<P: Platform> HostState<P> {
-    pub fn new(platform: &P, version: NvspVersion) -> Self {
+    pub fn new(platform: &P, version: NvspVersion, timeout: Duration) -> Self {
         let answer = Answer {
             request: 0,
             status: None,
@@ -78,6 +81,7 @@ impl<P: Platform> HostState<P> {
         };
         Self {
             platform: platform.clone(),
+            timeout,
             version: AtomicU32::new(version.0),
             fault: AtomicU8::new(0),
             closed: AtomicU8::new(0),

@@ -2,7 +2,7 @@
 
 use crate::OpenError;
 use crate::channel::{ChannelState, QueueState};
-use crate::control::{Requests, TIMEOUT};
+use crate::control::Requests;
 use crate::encode::{ALIGNMENT, ETHERNET, HEADROOM};
 use crate::host_state::HostState;
 use crate::message::HostMessage;
@@ -12,7 +12,6 @@ use crate::send::TxState;
 use crate::shared::NetShared;
 use crate::transmit_limits::{LSO_SLOTS, MAX_CALLER_FRAMES, MAX_SECTIONS, SendBuffer, SendLimits};
 use core::mem::offset_of;
-use core::time::Duration;
 use hyperv_bindings::netvsp::{
     NVSP_RECEIVE_BUFFER_ID, NVSP_SEND_BUFFER_ID, NvspCapabilityFlags, NvspInit, NvspMessageType,
     NvspReceiveBufferComplete, NvspSendBuffer, NvspSendNdisConfig, NvspSendNdisVersion, NvspStatus,
@@ -28,8 +27,6 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 /// NVSP versions, from the newest down.
 const VERSIONS: [NvspVersion; 6] =
     [NvspVersion::V61, NvspVersion::V6, NvspVersion::V5, NvspVersion::V4, NvspVersion::V2, NvspVersion::V1];
-/// How long the host may take to offer a subchannel.
-const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Unrelated packets that may come before an answer during setup.
 const MAX_UNRELATED: usize = 8;
 /// Bytes of an answer during setup, at most.
@@ -142,9 +139,10 @@ impl<P: Platform> Setup<'_, P> {
         self.channel.send_in_band(STEP, true, &[message.as_bytes()])?;
         self.channel.kick();
         let mut buffer = [0; MAX_ANSWER];
+        let timeout = self.channel.timeouts().answer;
         // Unsolicited messages may come before it; none matters yet.
         for _ in 0..MAX_UNRELATED {
-            let packet = self.channel.wait(&mut buffer, TIMEOUT)?;
+            let packet = self.channel.wait(&mut buffer, timeout)?;
             let (transaction, wants_completion) = (packet.transaction, packet.wants_completion);
             match packet.kind {
                 Kind::COMPLETION if transaction == STEP => {
@@ -302,7 +300,7 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
         Ok::<_, OpenError>(Mutex::new(state))
     })?;
     let requests = Mutex::new(Requests::new(platform)?);
-    let host = HostState::new(platform, version);
+    let host = HostState::new(platform, version, vmbus.timeouts().answer);
     let shared = PageArc::new(platform, NetShared { channels, requests, host, receive, send })?;
     shared.initialize()?;
     let found = offloads::negotiate(&shared)?;
@@ -406,7 +404,7 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
     let granted = shared.host.answer.lock().subchannels.take().unwrap_or(0).min(wanted.saturating_sub(1));
     let platform = &shared.host.platform;
     for index in 1..=granted {
-        let end = platform.now().saturating_add(OFFERS_TIMEOUT);
+        let end = platform.now().saturating_add(vmbus.timeouts().answer);
         let subchannel = loop {
             let found = vmbus.find(&offer.instance, u16::try_from(index).unwrap_or(u16::MAX));
             if found.is_some() || platform.now() >= end {

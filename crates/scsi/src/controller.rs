@@ -10,6 +10,7 @@ use crate::unit::{MAX_UNITS, Unit};
 use crate::{Cdb, OpenError};
 use core::fmt;
 use core::task::Waker;
+use core::time::Duration;
 use paravirt_device::{Arm, Fault, IoError};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 
@@ -21,12 +22,30 @@ pub struct Options {
     pub queues: u16,
     /// Upper limit of the requests in flight on one queue: 1 to 1024.
     pub depth: u16,
+    /// How long a command of the controller's own may take. 180 seconds by default: hosts under load need tens of seconds.
+    pub command_timeout: Duration,
+    /// How long commands in flight may take to complete after a bus reset, before the ports are closed and opened again. 60 seconds
+    /// by default.
+    pub reset_timeout: Duration,
 }
 
 impl Options {
     /// Options for up to `queues` queues of `depth` requests each.
     pub const fn new(queues: u16, depth: u16) -> Self {
-        Self { queues, depth }
+        let (command_timeout, reset_timeout) = (Duration::from_secs(180), Duration::from_secs(60));
+        Self { queues, depth, command_timeout, reset_timeout }
+    }
+
+    /// Sets [`command_timeout`](Self::command_timeout).
+    #[must_use]
+    pub const fn with_command_timeout(self, command_timeout: Duration) -> Self {
+        Self { command_timeout, ..self }
+    }
+
+    /// Sets [`reset_timeout`](Self::reset_timeout).
+    #[must_use]
+    pub const fn with_reset_timeout(self, reset_timeout: Duration) -> Self {
+        Self { reset_timeout, ..self }
     }
 }
 
@@ -86,14 +105,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
     pub fn open(platform: &P, transport: T, options: &Options) -> Result<Self, OpenError> {
         let ports = usize::from(options.queues).clamp(1, MAX_PORTS);
         let depth = options.depth.clamp(1, 1024);
-        let shared = ControllerShared::open(platform, transport, ports)?;
+        let shared = ControllerShared::open(platform, transport, ports, options)?;
         Ok(Self { shared, depth, found: [Address::default(); MAX_UNITS], count: 0, reported: None })
     }
 
     /// The next event since the last call; the first ones are the disks that are there.
     ///
-    /// Scans where the host has reported that units were added or removed. That blocks for several commands for each new unit, ten
-    /// seconds and the time of a recovery at most where the host does not answer.
+    /// Scans where the host has reported that units were added or removed. That blocks for several commands for each new unit,
+    /// [`Options::command_timeout`] and the time of a recovery at most where the host does not answer.
     pub fn poll(&mut self) -> Option<ControllerEvent<P, T, B>> {
         self.receive();
         if let Some(fault) = self.shared.fault() {

@@ -1,7 +1,5 @@
 //! A controller: its ports, the commands of its own, and its recovery. The crate's head draws the states of the latter.
 
-use crate::Cdb;
-use crate::OpenError;
 use crate::command::{Data, PendingCommand, RESET_ID, Stage};
 use crate::command_table::CommandTable;
 use crate::inbox::Inbox;
@@ -10,6 +8,7 @@ use crate::port_state::PortState;
 use crate::state::{ControllerState, Phase};
 use crate::transport::{Address, Limits, ScsiPort, ScsiTransport};
 use crate::unit::{MAX_UNITS, Unit};
+use crate::{Cdb, OpenError, Options};
 use core::mem::ManuallyDrop;
 use core::task::Waker;
 use core::time::Duration;
@@ -19,10 +18,6 @@ use paravirt_platform::{
 };
 use spin::Mutex;
 
-/// How long a command of the controller's own may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long commands in flight may take to complete after a bus reset.
-const GRACE: Duration = Duration::from_secs(5);
 /// Ports of a controller that are used.
 pub(crate) const MAX_PORTS: usize = 16;
 /// Bytes of the data that a command of the controller's own returns.
@@ -63,7 +58,14 @@ pub(crate) struct Control<P: Platform, T, B> {
     table: CommandTable<P, B>,
 }
 
+/// How long the host may take: see [`Options`].
+struct Timeouts {
+    command: Duration,
+    reset: Duration,
+}
+
 pub(crate) struct ControllerShared<P: Platform, T: ScsiTransport, B: DmaBuffer> {
+    timeouts: Timeouts,
     pub ports: PageTable<P, Mutex<PortState<P, T::Port, B>>>,
     pub control: Mutex<Control<P, T, B>>,
     pub state: ControllerState<P>,
@@ -74,7 +76,12 @@ pub(crate) struct ControllerShared<P: Platform, T: ScsiTransport, B: DmaBuffer> 
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     /// Opens up to `ports` ports of `transport`.
-    pub fn open(platform: &P, mut transport: T, ports: usize) -> Result<PageArc<P, Self>, OpenError> {
+    pub fn open(
+        platform: &P,
+        mut transport: T,
+        ports: usize,
+        options: &Options,
+    ) -> Result<PageArc<P, Self>, OpenError> {
         let state = ControllerState::new(platform)?;
         let page = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let zeroes = ManuallyDrop::new(DmaRegion::alloc(platform, PAGE_SIZE)?);
@@ -104,7 +111,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         })?;
         state.set_phase(Phase::Running);
         let control = Mutex::new(Control { transport, page: Some(page), table });
-        Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits })?)
+        let timeouts = Timeouts { command: options.command_timeout, reset: options.reset_timeout };
+        Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits, timeouts })?)
     }
 
     /// A block of zeroes.
@@ -138,7 +146,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
 
     /// Asks the controller to abort what is under way, as a deadline has passed.
     pub fn begin_reset(&self) {
-        if self.state.begin_reset(self.state.now().saturating_add(GRACE)) {
+        if self.state.begin_reset(self.state.now().saturating_add(self.timeouts.reset)) {
             log::warn!("scsi: a command is past its deadline: resetting the bus");
             if let Some(port) = self.ports.first()
                 && let Some(port) = &mut port.lock().port
@@ -304,7 +312,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     ) -> Result<usize, CommandError> {
         let mut epoch = self.state.epoch();
         let port = self.ports.first().ok_or(Fault::Refused)?;
-        let deadline = self.state.now().saturating_add(COMMAND_TIMEOUT);
+        let deadline = self.state.now().saturating_add(self.timeouts.command);
         control.table.set_address(address);
         loop {
             if let Some(fault) = self.fault() {

@@ -173,7 +173,7 @@ pub unsafe trait ScsiPort: Send {
 ///
 /// No method is called in interrupt context. They are called under the lock of the controller, without the locks of the ports, so
 /// that other ports go on. [`open`](Self::open) and [`close`](Self::close) block until the host has answered or a deadline of the
-/// implementation has passed (virtio: 5 seconds; VMBus: ten seconds for each step). The other two return at once.
+/// implementation has passed (virtio: 5 seconds; VMBus: its timeout for answers at each step). The other two return at once.
 ///
 /// # Safety
 ///

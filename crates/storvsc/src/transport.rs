@@ -6,7 +6,6 @@ use crate::message::{HostPacket, properties};
 use crate::port::{PACKET, StorPort, header};
 use core::fmt;
 use core::num::NonZeroU32;
-use core::time::Duration;
 use hyperv_bindings::storvsp::{
     StorvspChannelFlags, StorvspCreateSubChannels, StorvspNtStatus, StorvspOperation, StorvspPlain,
     StorvspProperties, StorvspQueryVersion, StorvspVersion,
@@ -18,9 +17,6 @@ use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
-/// How long the host may take for a step of the initialisation, and to offer subchannels.
-const TIMEOUT: Duration = Duration::from_secs(10);
-const OFFERS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a transfer, where the host reports no limit.
 const DEFAULT_TRANSFER: u32 = 64 << 10;
 /// Bytes of a transfer: the packet of such a command fits a ring of 20 pages several times.
@@ -138,7 +134,7 @@ impl<P: Platform> StorTransport<P> {
         const STEP: u64 = 0x5e7;
         channel.send_in_band(STEP, true, &[packet.as_bytes()])?;
         channel.kick();
-        let end = self.platform.now().saturating_add(TIMEOUT);
+        let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
         let mut buffer = [0; PACKET];
         loop {
             let left = end.since(self.platform.now());
@@ -219,7 +215,7 @@ impl<P: Platform> StorTransport<P> {
 
     /// Blocks until the host offers channel `index` of the device, or no longer does.
     fn wait_for_offer(&self, index: u16, is_wanted: bool) -> Option<Offer> {
-        let end = self.platform.now().saturating_add(OFFERS_TIMEOUT);
+        let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
         loop {
             let offer = self.vmbus.find(&self.offer.instance, index);
             if offer.is_some() == is_wanted || self.platform.now() >= end {

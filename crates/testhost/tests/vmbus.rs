@@ -187,14 +187,10 @@ fn the_connection_state_is_ignored_before_vmbus_4_0() {
 #[test]
 fn refusals_leave_nothing_behind() {
     type Change = fn(&Guest, &HvHost);
-    let cases: [(Change, ConnectError); 5] = [
+    let cases: [(Change, ConnectError); 4] = [
         (|g, h| h.faults(g, |f| f.connection_state = 2), ConnectError::Failed),
         (|g, h| h.faults(g, |f| f.newest = 1), ConnectError::Version),
         (|g, h| h.faults(g, |f| f.drop = vec![VmbusMessageType::VERSION_RESPONSE]), ConnectError::Timeout),
-        (
-            |g, h| h.faults(g, |f| f.drop = vec![VmbusMessageType::ALL_OFFERS_DELIVERED]),
-            ConnectError::Timeout,
-        ),
         (|_, h| h.refuse(&[HvStatus::ACCESS_DENIED]), ConnectError::Refused(HvStatus::ACCESS_DENIED)),
     ];
     for (change, expected) in cases {

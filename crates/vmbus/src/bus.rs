@@ -1,7 +1,7 @@
 use crate::connect::header;
 use crate::shared::VmbusShared;
 use crate::state::Phase;
-use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Version};
+use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Timeouts, Version};
 use core::fmt;
 use core::task::Waker;
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
@@ -43,13 +43,26 @@ impl<P: Platform> fmt::Debug for Vmbus<P> {
 
 impl<P: Platform> Vmbus<P> {
     /// Enables the SynIC of every processor, connects with the newest version up to `newest` that the host supports, and waits for
-    /// its offers: [`offers`](Self::offers). Blocks for the host's answers, ten seconds each at most.
+    /// its offers: [`offers`](Self::offers). Blocks for the host's answers, by the default [`Timeouts`].
     ///
     /// # Errors
     ///
     /// [`ConnectError`]; the SynIC is then off again.
     pub fn connect(hypervisor: &PageArc<P, Hypervisor<P>>, newest: Version) -> Result<Self, ConnectError> {
-        let shared = VmbusShared::open(hypervisor)?;
+        Self::connect_with(hypervisor, newest, Timeouts::new())
+    }
+
+    /// As [`connect`](Self::connect), by these timeouts, which the drivers on the connection keep too.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError`]; the SynIC is then off again.
+    pub fn connect_with(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        newest: Version,
+        timeouts: Timeouts,
+    ) -> Result<Self, ConnectError> {
+        let shared = VmbusShared::open(hypervisor, timeouts)?;
         shared.connect(newest)?;
         Ok(Self { shared })
     }
@@ -72,9 +85,15 @@ impl<P: Platform> Vmbus<P> {
     ///
     /// # Errors
     ///
-    /// [`Fault::Timeout`] where the host does not confirm within 100 seconds; memory of open channels is leaked then.
+    /// [`Fault::Timeout`] where the host does not confirm within [`Timeouts::unload`], or a connection before version 3.0, which has no
+    /// message for that, still has open channels; their memory is leaked then.
     pub fn unload(&self) -> Result<(), Fault> {
         self.shared.unload()
+    }
+
+    /// How long the drivers of the connection wait for the host.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.shared.timeouts
     }
 
     /// The negotiated version.
@@ -225,7 +244,7 @@ impl<P: Platform> Vmbus<P> {
         self.shared.interrupts.socket_cell.register(waker);
     }
 
-    /// Opens a channel. Blocks for the host's answers, ten seconds each at most.
+    /// Opens a channel. Blocks for the host's answers, [`Timeouts::answer`] each at most.
     ///
     /// # Errors
     ///

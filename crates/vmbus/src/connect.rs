@@ -6,7 +6,6 @@ use crate::Version;
 use crate::shared::VmbusShared;
 use crate::state::Phase;
 use core::fmt;
-use core::time::Duration;
 use hyperv_bindings::vmbus::{
     VMBUS_MESSAGE_CONNECTION, VMBUS_MULTI_CLIENT_CONNECTION, VMBUS_SINT, VmbusContactTarget,
     VmbusInitiateContact, VmbusMessageHeader, VmbusMessageType, VmbusVersion,
@@ -15,11 +14,6 @@ use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, OpenError};
 use paravirt_platform::{AllocError, Platform};
 use zerocopy::IntoBytes;
-
-/// How long the host may take to answer INITIATE_CONTACT, and to make its offers.
-const CONTACT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the host may take to answer UNLOAD: it may have caches to write back.
-const UNLOAD_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Why there is no connection.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -102,8 +96,13 @@ impl<P: Platform> VmbusShared<P> {
         };
         log::info!("vmbus: version {version}");
         self.post(header(VmbusMessageType::REQUEST_OFFERS).as_bytes()).map_err(|_| ConnectError::Timeout)?;
-        self.wait(CONTACT_TIMEOUT, |state| state.are_offers_delivered.then_some(()))
-            .ok_or(ConnectError::Timeout)
+        let delivered = self.wait(self.timeouts.offers, |state| state.are_offers_delivered.then_some(()));
+        if delivered.is_none() {
+            log::warn!(
+                "vmbus: the host has not reported its last offer: those that come later are hot-added"
+            );
+        }
+        Ok(())
     }
 
     /// Proposes `version`; whether the host accepted.
@@ -145,7 +144,7 @@ impl<P: Platform> VmbusShared<P> {
         }
         // Before the answer: the first messages behind it may be handled by an interrupt.
         self.interrupts.set_version(version);
-        if let Err(status) = self.post_to(port, message.as_bytes(), Duration::ZERO) {
+        if let Err(status) = self.post_contact(port, message.as_bytes()) {
             self.interrupts.set_page_known(false);
             return Err(match status {
                 HvStatus::INVALID_CONNECTION_ID => ConnectError::Absent,
@@ -153,7 +152,7 @@ impl<P: Platform> VmbusShared<P> {
             });
         }
         let response =
-            self.wait(CONTACT_TIMEOUT, |state| state.response.take()).ok_or(ConnectError::Timeout)?;
+            self.wait(self.timeouts.contact, |state| state.response.take()).ok_or(ConnectError::Timeout)?;
         // A host that has answered has ended the connection before.
         self.set_released();
         // Hosts before version 2.4 do not set the state.
@@ -175,17 +174,24 @@ impl<P: Platform> VmbusShared<P> {
 
     /// Ends the connection: afterwards the host uses nothing of this guest's memory any more.
     pub(crate) fn unload(&self) -> Result<(), Fault> {
+        let has_unload = self.version().has_unload();
         {
             let mut state = self.state.lock();
             match state.phase {
+                // Without UNLOAD, a host has released everything where each channel was closed and each GPADL torn down.
+                Phase::Connected if !has_unload && state.is_any_in_use() => return Err(Fault::Timeout),
                 // Also one that the host has not confirmed.
                 Phase::Connected | Phase::Unloading => state.phase = Phase::Unloading,
                 _ => return Ok(()),
             }
         }
+        if !has_unload {
+            self.set_released();
+            return Ok(());
+        }
         let sent = self.post(header(VmbusMessageType::UNLOAD).as_bytes());
         sent.and_then(|()| {
-            self.wait(UNLOAD_TIMEOUT, |state| (state.phase == Phase::Unloaded).then_some(()))
+            self.wait(self.timeouts.unload, |state| (state.phase == Phase::Unloaded).then_some(()))
                 .ok_or(Fault::Timeout)
         })
     }

@@ -14,8 +14,6 @@ use paravirt_device::Fault;
 use paravirt_platform::{DmaRegion, PAGE_SIZE, PageArc, Platform, SharedMemory};
 use zerocopy::IntoBytes;
 
-/// How long the host may take to accept memory, and to release it.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the host may take to answer for a channel that it has rescinded.
 const GONE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of the longest message.
@@ -23,7 +21,8 @@ const MESSAGE: usize = 240;
 
 /// Memory that the host may read and write until it is torn down.
 ///
-/// Dropped, it is: the drop waits for the host to confirm, ten seconds at most, and leaks the memory where it does not. A
+/// Dropped, it is: the drop waits for the host to confirm, [`Timeouts::answer`](crate::Timeouts::answer) at most, and leaks the memory
+/// where it does not. A
 /// channel is closed before its GPADLs are dropped.
 pub struct Gpadl<P: Platform> {
     shared: PageArc<P, VmbusShared<P>>,
@@ -144,7 +143,7 @@ impl<P: Platform> Gpadl<P> {
             self.shared.post(message.bytes())?;
         }
         let mut gone_since = None;
-        let answer = self.shared.wait(TIMEOUT, |state| {
+        let answer = self.shared.wait(self.shared.timeouts.answer, |state| {
             if !self.is_current() {
                 return Some(Err(ChannelError::Gone));
             }
@@ -219,7 +218,7 @@ impl<P: Platform> Gpadl<P> {
         };
         let is_sent = self.shared.post(message.as_bytes()).is_ok();
         let confirmed = || {
-            self.shared.wait(TIMEOUT, |state| match state.gpadl(self.id) {
+            self.shared.wait(self.shared.timeouts.answer, |state| match state.gpadl(self.id) {
                 Some(gpadl) => (gpadl.phase == GpadlPhase::TornDown).then_some(()),
                 // The connection has ended in between.
                 None => Some(()),

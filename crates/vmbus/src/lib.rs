@@ -80,6 +80,7 @@ pub mod pipe;
 mod rings;
 mod shared;
 mod state;
+mod timeouts;
 mod version;
 
 pub use bus::{BusEvent, Vmbus};
@@ -91,4 +92,5 @@ pub use message::{HostMessage, Malformed};
 pub use offer::{Offer, class};
 pub use paravirt_vmbus_ring::{FrameRun, GpaRange, Kind, Packet, Payload, TransferRange, TransferRanges};
 pub use state::ChannelError;
+pub use timeouts::Timeouts;
 pub use version::Version;

@@ -2,7 +2,7 @@
 
 use crate::interrupt::InterruptState;
 use crate::state::{MAX_CHANNELS, Phase, State, Then};
-use crate::{HostMessage, Version};
+use crate::{HostMessage, Timeouts, Version};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use core::time::Duration;
 use hyperv_bindings::vmbus::{VmbusChannelMessage, VmbusMessageHeader, VmbusMessageType};
@@ -14,14 +14,14 @@ use paravirt_platform::{
 use spin::Mutex;
 use zerocopy::IntoBytes;
 
-/// How long a message may be refused for want of buffers.
-const POST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a message is tried whose connection the host says it does not know: some hosts say so when they throttle.
-const UNKNOWN_TIMEOUT: Duration = Duration::from_millis(100);
+/// The first and the longest pause before a message that the host refused is posted again.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(64);
 /// Messages that are handled in one call.
 const MAX_MESSAGES: u32 = 256;
 
 pub(crate) struct VmbusShared<P: Platform> {
+    pub timeouts: Timeouts,
     pub interrupts: PageArc<P, InterruptState<P>>,
     pub state: Mutex<State<P>>,
     post_page: Mutex<DmaRegion<P>>,
@@ -37,13 +37,17 @@ pub(crate) struct VmbusShared<P: Platform> {
 
 impl<P: Platform> VmbusShared<P> {
     /// Switches the SynIC on, with handlers on every processor.
-    pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<PageArc<P, Self>, OpenError> {
+    pub fn open(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        timeouts: Timeouts,
+    ) -> Result<PageArc<P, Self>, OpenError> {
         let platform = hypervisor.platform();
         let interrupts = InterruptState::open(hypervisor)?;
         let count = interrupts.synic.count() as usize;
         let shared = PageArc::new(
             platform,
             Self {
+                timeouts,
                 interrupts,
                 state: Mutex::new(State::new(platform)?),
                 post_page: Mutex::new(DmaRegion::alloc(platform, PAGE_SIZE)?),
@@ -211,10 +215,13 @@ impl<P: Platform> VmbusShared<P> {
         }
     }
 
-    /// Posts a message to the connection's port.
+    /// Posts a message to the connection's port, and retries while the host is busy, as long as [`Timeouts::post`]. A host that
+    /// throttles a guest reports a lack of buffers or that it does not know the port, which after contact mean the same.
     pub fn post(&self, message: &[u8]) -> Result<(), Fault> {
         let connection = self.state.lock().connection_id;
-        self.post_to(connection, message, UNKNOWN_TIMEOUT).map_err(|status| {
+        let is_busy =
+            |status| status == HvStatus::INVALID_CONNECTION_ID || Hypervisor::<P>::wants_another_try(status);
+        self.post_while(connection, message, is_busy).map_err(|status| {
             log::error!("vmbus: message refused with status {:#x}", status.0);
             Fault::Timeout
         })
@@ -226,31 +233,37 @@ impl<P: Platform> VmbusShared<P> {
         self.post(VmbusChannelMessage { header, channel_id: channel }.as_bytes())
     }
 
-    /// Posts a message to port `connection`, and retries while the host has no buffers for it, and for `unknown` where it says
-    /// that it does not know the port. TLFS §11.10.1
-    pub fn post_to(&self, connection: u32, message: &[u8], unknown: Duration) -> Result<(), HvStatus> {
-        let start = self.platform().now();
-        let mut pause = 1u32;
+    /// Posts a first message to port `connection`: a port that the host does not know is one that it does not have.
+    pub fn post_contact(&self, connection: u32, message: &[u8]) -> Result<(), HvStatus> {
+        self.post_while(connection, message, Hypervisor::<P>::wants_another_try)
+    }
+
+    /// Posts a message to port `connection`, and retries with growing pauses while `is_busy` of the host's status. TLFS §11.10.1
+    fn post_while(
+        &self,
+        connection: u32,
+        message: &[u8],
+        is_busy: impl Fn(HvStatus) -> bool,
+    ) -> Result<(), HvStatus> {
+        let platform = self.platform();
+        let end = platform.now().saturating_add(self.timeouts.post);
+        let mut pause = FIRST_PAUSE;
         loop {
             let sent = {
                 let page = self.post_page.lock();
                 self.hypervisor().post_message(&page, connection, message)
             };
             let Err(status) = sent else { return Ok(()) };
-            let at_most = match status {
-                HvStatus::INVALID_CONNECTION_ID => unknown,
-                _ if Hypervisor::<P>::wants_another_try(status) => POST_TIMEOUT,
-                _ => Duration::ZERO,
-            };
-            if self.platform().now().since(start) >= at_most {
+            if !is_busy(status) || platform.now() >= end {
                 return Err(status);
             }
-            // The host may be waiting for its slot to be freed.
-            self.collect();
-            for _ in 0..pause {
-                self.platform().relax();
+            let until = platform.now().saturating_add(pause);
+            while platform.now() < until {
+                // The host may be waiting for its slot to be freed.
+                self.collect();
+                platform.relax();
             }
-            pause = pause.saturating_mul(2).min(1024);
+            pause = pause.saturating_mul(2).min(MAX_PAUSE);
         }
     }
 

@@ -216,6 +216,11 @@ impl<P: Platform> State<P> {
         }
     }
 
+    /// Whether a driver has a channel, or the host may still use memory of one.
+    pub fn is_any_in_use(&self) -> bool {
+        self.channels.iter().flatten().any(|entry| entry.is_taken || entry.gpadls > 0)
+    }
+
     /// Removes everything: the host has released all of it.
     pub fn clear(&mut self) {
         self.channels.iter_mut().for_each(|entry| *entry = None);

@@ -46,6 +46,11 @@ impl Version {
         self.0 >= VmbusVersion::WIN10_RS3_0.0
     }
 
+    /// Whether the connection can be ended by a message (3.0). Below, the host waits for UNLOAD in vain, and answers nothing.
+    pub const fn has_unload(self) -> bool {
+        self.0 >= VmbusVersion::WIN8_1.0
+    }
+
     /// Whether a channel's events come to the processor that it was opened for, as flags of their own (2.4). Below, they
     /// come to processor 0, through the interrupt page.
     pub const fn has_event_flags(self) -> bool {

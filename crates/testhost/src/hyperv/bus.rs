@@ -271,6 +271,10 @@ impl Bus {
                 }
             }
             VmbusMessageType::TL_CONNECT_REQUEST => self.socket_wanted(synic, bytes)?,
+            // Hosts before VMBus 3.0 do not know the message, and never answer it.
+            VmbusMessageType::UNLOAD if self.version < VmbusVersion::WIN8_1.0 => {
+                self.violation("UNLOAD of a connection before version 3.0");
+            }
             VmbusMessageType::UNLOAD => {
                 // The last body message has arrived.
                 let channels: Vec<u32> = self.channels.keys().copied().collect();

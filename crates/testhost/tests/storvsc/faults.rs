@@ -40,7 +40,10 @@ fn a_host_that_ignores_the_reset_is_closed_and_opened_again() {
     queue.expire(bench.guest.now()).expect("the grace begins");
     assert!(queue.complete().expect("no fault").is_none(), "the host still has the request");
     bench.storage.fault_config(|fault_config| fault_config.holds = false);
-    bench.guest.turn(Duration::from_secs(6));
+    bench.guest.turn(Duration::from_secs(40));
+    queue.expire(bench.guest.now()).expect("a busy host has a minute");
+    assert!(queue.complete().expect("no fault").is_none(), "the grace has not ended");
+    bench.guest.turn(Duration::from_secs(21));
     queue.expire(bench.guest.now()).expect("it expires");
     let done = queue.complete().expect("no fault").expect("aborted");
     assert_eq!((done.tag, done.result, done.buffer.is_some()), (1, Err(IoError::Aborted), true));

@@ -8,18 +8,16 @@ use crate::gpadl::Gpadl;
 use crate::rings::RingSlice;
 use crate::shared::VmbusShared;
 use crate::state::Awaited;
-use crate::{ChannelError, GpaRange, Offer, Packet};
+use crate::{ChannelError, GpaRange, Offer, Packet, Timeouts};
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
 use hyperv_bindings::vmbus::{VMBUS_EVENT_CONNECTION, VmbusMessageType, VmbusModifyChannel};
 use paravirt_device::{Arm, Fault, Rejected};
+use paravirt_hyperv::HvStatus;
 use paravirt_platform::{DmaRegion, PageArc, Platform, ProcessorId};
 use paravirt_vmbus_ring::{Incoming, Kind, Outgoing, RingError};
 use zerocopy::IntoBytes;
-
-/// How long the host may take to open a channel, or to move its interrupts.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a channel is opened.
 #[derive(Copy, Clone, Debug)]
@@ -111,13 +109,13 @@ impl From<SendError> for Rejected {
     }
 }
 
-/// An open channel. Its drop closes it, which waits for the host: 5 seconds at most until it accepts the message, and ten until it
-/// has released the rings.
+/// An open channel. Its drop closes it, which waits for the host: [`Timeouts::post`] at most until it accepts the message, and
+/// [`Timeouts::answer`] until it has released the rings.
 ///
 /// None of the methods may be called in interrupt context. Methods other than those that say so do not wait for an answer of the
 /// host. [`receive`](Self::receive) of an empty ring, [`arm`](Self::arm) and the waits handle the messages of the bus that have
 /// come, which takes the lock of the bus for each; one that ends a removed device sends a message, which the host accepts at once
-/// or within 5 seconds. The others take no lock. A packet that was not sent was not written either: memory that it names is not
+/// or within [`Timeouts::post`]. The others take no lock. A packet that was not sent was not written either: memory that it names is not
 /// known to the host.
 pub struct Channel<P: Platform> {
     outgoing: Outgoing<RingSlice>,
@@ -273,13 +271,25 @@ impl<P: Platform> Channel<P> {
             VMBUS_EVENT_CONNECTION
         };
         if let Err(status) = self.shared.hypervisor().signal_event(connection) {
-            log::error!(
-                "vmbus: {}: signal refused with status {:#x}: channel out of service",
-                self.offer,
-                status.0
-            );
-            self.fail(Fault::Protocol);
+            self.signal_refused(status);
         }
+    }
+
+    /// A host that has rescinded the channel does not know its port any more, also before its message about that is handled.
+    #[cold]
+    fn signal_refused(&mut self, status: HvStatus) {
+        self.shared.collect();
+        if !self.is_current() {
+            return;
+        }
+        log::error!("vmbus: {}: signal refused with status {:#x}: out of service", self.offer, status.0);
+        let is_unknown = matches!(status, HvStatus::INVALID_CONNECTION_ID | HvStatus::INVALID_PORT_ID);
+        self.fail(if is_unknown { Fault::Removed } else { Fault::Protocol });
+    }
+
+    /// How long the drivers of the connection wait for the host.
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.shared.timeouts
     }
 
     /// Whether there is room now for a packet with `payload` bytes, its headers included.
@@ -466,9 +476,9 @@ impl<P: Platform> Channel<P> {
         }
     }
 
-    /// Creates a GPADL of `region` for this channel: a buffer that both sides access. Blocks for the host's answer, ten seconds at
-    /// most. Drop the channel before it: a host need not release it while the channel is open, and the drop then waits ten seconds
-    /// and leaks the memory.
+    /// Creates a GPADL of `region` for this channel: a buffer that both sides access. Blocks for the host's answer,
+    /// [`Timeouts::answer`] at most. Drop the channel before it: a host need not release it while the channel is open, and the drop
+    /// then waits as long and leaks the memory.
     ///
     /// # Errors
     ///
@@ -477,8 +487,8 @@ impl<P: Platform> Channel<P> {
         Gpadl::new(&self.shared, self.place, self.epoch, region)
     }
 
-    /// Moves the channel's interrupts to `processor`. Blocks for the host's answer, ten seconds at most; hosts before VMBus 5.3 do
-    /// not answer, and may raise a few more on the processor before.
+    /// Moves the channel's interrupts to `processor`. Blocks for the host's answer, [`Timeouts::answer`] at most; hosts before
+    /// VMBus 5.3 do not answer, and may raise a few more on the processor before.
     ///
     /// # Errors
     ///
@@ -505,7 +515,7 @@ impl<P: Platform> Channel<P> {
         })??;
         let sent = self.shared.post(message.as_bytes());
         let answer = match (&sent, version.answers_modify()) {
-            (Ok(()), true) => self.shared.wait(TIMEOUT, |state| {
+            (Ok(()), true) => self.shared.wait(self.shared.timeouts.answer, |state| {
                 if !self.is_current() {
                     return Some(Err(ChannelError::Gone));
                 }

@@ -1,6 +1,6 @@
 //! Opening a channel, and closing it.
 
-use super::{Channel, ChannelOptions, TIMEOUT};
+use super::{Channel, ChannelOptions};
 use crate::connect::header;
 use crate::gpadl::Gpadl;
 use crate::rings::RingSlice;
@@ -125,7 +125,7 @@ impl<P: Platform> Channel<P> {
             state.entry(self.place).ok_or(ChannelError::Gone)?.open = Awaited::Yes;
         }
         self.shared.post(message.as_bytes())?;
-        let answer = self.shared.wait(TIMEOUT, |state| {
+        let answer = self.shared.wait(self.shared.timeouts.answer, |state| {
             if !self.is_current() {
                 return Some(Err(ChannelError::Gone));
             }
@@ -150,7 +150,8 @@ impl<P: Platform> Channel<P> {
 }
 
 impl<P: Platform> Channel<P> {
-    /// Closes the channel, and blocks until the host has released its rings, ten seconds at most: the host has then completed
+    /// Closes the channel, and blocks until the host has released its rings, [`Timeouts::answer`](crate::Timeouts::answer) at
+    /// most: the host has then completed
     /// everything that was sent by them. A drop does the same without a result.
     ///
     /// # Errors
