@@ -40,6 +40,8 @@ pub enum IoError {
     Device,
     /// The medium cannot be read or written there.
     Medium,
+    /// The blocks are beyond the end of the medium, which may have shrunk.
+    Range,
     /// The device does not support the operation.
     Unsupported,
     /// The medium is write-protected.
@@ -53,6 +55,7 @@ impl fmt::Display for IoError {
         f.write_str(match self {
             Self::Device => "the device reports an error",
             Self::Medium => "the medium cannot be read or written there",
+            Self::Range => "the blocks are beyond the end of the medium",
             Self::Unsupported => "the device does not support the operation",
             Self::ReadOnly => "the medium is read-only",
             Self::Aborted => "the request was aborted",

@@ -1,18 +1,21 @@
 //! The public side of a controller: the disks that are found on it, and events.
 
-use crate::controller_shared::{CommandError, ControllerShared, MAX_ANSWER, MAX_PORTS};
+use crate::controller_shared::{CommandError, Control, ControllerShared, MAX_ANSWER, MAX_PORTS};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
 use crate::identify::{identify, look};
 use crate::owner::{CONTROLLER, NOBODY};
 use crate::transport::{Address, Scan, ScsiTransport};
-use crate::unit::{MAX_UNITS, Unit};
+use crate::unit::MAX_UNITS;
 use crate::{Cdb, OpenError};
 use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
-use paravirt_device::{Arm, Fault, IoError};
+use paravirt_device::{Arm, Fault};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
+
+/// Units of a target that does not report them, at most.
+const MAX_SEQUENTIAL: u16 = 64;
 
 /// How a controller is opened.
 #[derive(Copy, Clone, Debug)]
@@ -207,37 +210,32 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                 len = len.saturating_add(1);
             }
         };
-        match control.transport.scan() {
-            Scan::One(address) => add(address),
-            Scan::Targets(targets) => {
-                for target in 0..targets {
-                    let mut bytes = [0; MAX_ANSWER];
-                    let address = Address { path: 0, target, lun: 0 };
-                    let cdb = Cdb::report_luns(MAX_ANSWER as u32);
-                    match shared.command(control, address, cdb, &mut bytes) {
-                        Ok(len) => data::luns(bytes.get(..len).unwrap_or_default())
-                            .for_each(|lun| add(Address { path: 0, target, lun })),
-                        Err(CommandError::Faulted(fault)) => return Err(fault),
-                        // The target is absent, or has no such command.
-                        Err(CommandError::Absent | CommandError::Io(IoError::Unsupported)) => {}
-                        // Aborted: the known units of the target stay.
-                        Err(CommandError::Io(error)) => {
-                            log::warn!(
-                                "scsi: target {target}: REPORT LUNS failed: {error}: its known disks are kept"
-                            );
-                            let known = shared.state.units.iter().filter(|unit| unit.is_present());
-                            known.map(Unit::address).filter(|at| at.target == target).for_each(&mut add);
-                        }
-                    }
-                }
+        let (paths, targets) = match control.transport.scan() {
+            Scan::One(address) => {
+                add(address);
+                (0, 0)
             }
+            Scan::Targets(targets) => (1, targets),
+            Scan::Paths { paths, targets } => (paths, targets),
+        };
+        for path in 0..paths {
+            for target in 0..targets {
+                Self::scan_target(shared, control, Address { path, target, lun: 0 }, &mut add)?;
+            }
+        }
+        // In the order of addresses, whatever order the host lists them in.
+        if let Some(there) = there.get_mut(..len) {
+            there.sort_unstable();
         }
         let there = there.get(..len).unwrap_or_default();
         for unit in shared.state.units.iter().filter(|unit| unit.is_present()) {
             let address = unit.address();
             let is_same = there.contains(&address) && {
-                look(shared, control, address)?
-                    .is_none_or(|found| found.peripheral != Peripheral::None && found.hash == unit.identity())
+                look(shared, control, address)?.is_none_or(|found| {
+                    let is_there = found.peripheral != Peripheral::None;
+                    // A page that could not be read now is not one that has changed.
+                    is_there && (!found.is_certain || found.hash == unit.identity())
+                })
             };
             if is_same {
                 unit.set_changed();
@@ -252,6 +250,43 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             if !is_known && let Some(place) = found.get_mut(*count) {
                 *place = *address;
                 *count = count.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the units of the target of `address`: as it reports them, or, of a target that does not, one by one until one is absent.
+    fn scan_target(
+        shared: &ControllerShared<P, T, B>,
+        control: &mut Control<P, T, B>,
+        address: Address,
+        add: &mut impl FnMut(Address),
+    ) -> Result<(), Fault> {
+        let mut bytes = [0; MAX_ANSWER];
+        match shared.command(control, address, Cdb::report_luns(MAX_ANSWER as u32), &mut bytes) {
+            Ok(len) => {
+                let luns = data::luns(bytes.get(..len).unwrap_or_default());
+                luns.for_each(|lun| add(Address { lun, ..address }));
+                return Ok(());
+            }
+            Err(CommandError::Faulted(fault)) => return Err(fault),
+            Err(CommandError::Absent) => return Ok(()),
+            Err(CommandError::Io(error)) => {
+                log::info!(
+                    "scsi: {address}: REPORT LUNS failed: {error}: its units are looked for one by one"
+                );
+            }
+        }
+        let is_known = |address: Address| {
+            shared.state.units.iter().any(|unit| unit.is_present() && unit.address() == address)
+        };
+        for lun in 0..MAX_SEQUENTIAL {
+            let address = Address { lun, ..address };
+            match look(shared, control, address)? {
+                Some(found) if found.peripheral != Peripheral::None => add(address),
+                // No answer: a disk that was there before stays.
+                None if is_known(address) => add(address),
+                _ => break,
             }
         }
         Ok(())

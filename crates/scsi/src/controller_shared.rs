@@ -287,7 +287,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         Ok(transferred)
     }
 
-    /// Whether the unit knows WRITE SAME (16): asked of a block that there is not, so that nothing is written.
+    /// Whether the unit supports WRITE SAME (16): requested for a block that does not exist, so that nothing is written. Only a unit that
+    /// objects to the block does; a host that fails the command, as those before StorVSP 6.2 do, does not.
     pub fn knows_write_same(
         &self,
         control: &mut Control<P, T, B>,
@@ -297,8 +298,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         let data = Some((self.zeroes(block_size), Direction::ToDevice));
         match self.wait(control, address, Cdb::write_same(OUT_OF_RANGE, 1, false), data) {
             Err(CommandError::Faulted(fault)) => Err(fault),
-            // Out of range is what a unit says that knows the command.
-            Err(CommandError::Io(error)) => Ok(error == IoError::Device),
+            Err(CommandError::Io(error)) => Ok(error == IoError::Range),
             Ok(_) | Err(CommandError::Absent) => Ok(false),
         }
     }

@@ -61,6 +61,19 @@ fn sure<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     }
 }
 
+/// Whether the unit lists this page of vital product data; `None` where it did not answer. SPC-4 §7.8.15
+fn has_page<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    shared: &ControllerShared<P, T, B>,
+    control: &mut Control<P, T, B>,
+    address: Address,
+    page: u8,
+) -> Result<Option<bool>, Fault> {
+    let mut list = [0; 255];
+    let list = sure(shared, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut list)?;
+    let is_listed = |bytes| data::vpd_body(bytes, page::SUPPORTED).is_some_and(|list| list.contains(&page));
+    Ok(list.map(|bytes| bytes.is_some_and(is_listed)))
+}
+
 /// A unit at an address.
 pub(crate) struct Found {
     pub peripheral: Peripheral,
@@ -68,6 +81,8 @@ pub(crate) struct Found {
     name: Serial,
     /// A hash of vendor, product, revision and name.
     pub hash: u64,
+    /// The unit answered every question, be it by refusing it.
+    pub is_certain: bool,
 }
 
 /// The unit at `address`, and its name; `None` where a command was aborted. INQUIRY, SPC-4 §6.6
@@ -81,13 +96,18 @@ pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         return Ok(None);
     };
     let peripheral = inquiry.and_then(data::peripheral).unwrap_or(Peripheral::None);
-    let mut found = Found { peripheral, name: Serial::default(), hash: SEED };
+    let mut found = Found { peripheral, name: Serial::default(), hash: SEED, is_certain: true };
     found.hash = hash(found.hash, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
     if peripheral != Peripheral::None {
+        // Some targets fail a page that they do not list without a word, or hang; what fails is not known, and nothing else.
         let mut bytes = [0; 255];
-        let cdb = Cdb::vpd(page::IDENTIFICATION, 255);
-        let Some(page) = sure(shared, control, address, cdb, &mut bytes)? else { return Ok(None) };
-        let name = page.and_then(data::name).unwrap_or_default();
+        let page = match has_page(shared, control, address, page::IDENTIFICATION)? {
+            Some(true) => sure(shared, control, address, Cdb::vpd(page::IDENTIFICATION, 255), &mut bytes)?,
+            Some(false) => Some(None),
+            None => None,
+        };
+        found.is_certain = page.is_some();
+        let name = page.flatten().and_then(data::name).unwrap_or_default();
         found.hash = hash(found.hash, name);
         let mut digits = [0u8; 32];
         for (to, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(name) {

@@ -1,6 +1,7 @@
 //! What a reply means for the command that it is to.
 
 use crate::command::{Data, Stage};
+use crate::owner::CONTROLLER;
 use crate::slot::Slot;
 use crate::state::ControllerState;
 use crate::transport::{Address, Status};
@@ -11,10 +12,19 @@ use paravirt_platform::{Instant, Platform};
 
 /// How often a command is retried after a unit attention.
 const MAX_ATTENTIONS: u8 = 5;
-/// How often a command is retried after BUSY.
-const MAX_RETRIES: u8 = 100;
-/// How long after BUSY, and after a port that is full.
+/// How often a command is retried after a status that passes: with the pauses of [`pause`], three minutes long. A deadline of the
+/// command's own ends that earlier.
+const MAX_RETRIES: u8 = 145;
+/// How often a command of the controller's own is retried after an error that the target did not explain: identification goes on
+/// without the answer.
+const MAX_UNEXPLAINED: u8 = 3;
+/// How long before a port that is full is tried again.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// The pause before a retry: 20 milliseconds, doubled each time, up to 1.28 seconds.
+fn pause(retries: u8) -> Duration {
+    RETRY_DELAY.saturating_mul(1 << retries.min(6))
+}
 
 /// What becomes of a command after a reply.
 pub(crate) enum Outcome {
@@ -30,23 +40,34 @@ pub(crate) fn outcome<P: Platform, B>(
     address: Address,
     status: Status,
 ) -> Outcome {
-    let later = |slot: &mut Slot<B>| {
+    let is_own = owner == CONTROLLER;
+    let later = |slot: &mut Slot<B>, most: u8| {
+        let at = state.now().saturating_add(pause(slot.retries));
         slot.retries = slot.retries.saturating_add(1);
-        match slot.retries <= MAX_RETRIES {
-            true => Outcome::RetryAt(state.now().saturating_add(RETRY_DELAY)),
+        match slot.retries <= most && at < slot.deadline {
+            true => Outcome::RetryAt(at),
             false => Outcome::Finish(Err(IoError::Device)),
         }
     };
+    let unexplained = if is_own { MAX_UNEXPLAINED } else { MAX_RETRIES };
     let disposition = match status {
         Status::Good => Disposition::Done,
         Status::Check(Some(sense)) => sense.disposition(),
-        Status::Check(None) | Status::Error => Disposition::Failed(IoError::Device),
-        Status::Busy => return later(slot),
-        Status::NoUnit => {
+        Status::Refused => Disposition::Failed(IoError::Device),
+        Status::Busy => return later(slot, MAX_RETRIES),
+        Status::Check(None) | Status::Error => return later(slot, unexplained),
+        Status::NoPath if !is_own => {
+            // Only a scan shows whether the unit is gone, or the path to it has failed for a while.
+            state.request_scan();
+            return later(slot, MAX_RETRIES);
+        }
+        Status::NoUnit | Status::NoPath => {
             slot.is_absent = true;
             state.unit_gone(owner, address);
             Disposition::Failed(IoError::Aborted)
         }
+        // By another initiator's reset, where the controller has begun none.
+        Status::Aborted if !is_own && state.is_running() => return later(slot, MAX_RETRIES),
         Status::Aborted => Disposition::Failed(IoError::Aborted),
     };
     match disposition {
@@ -64,7 +85,7 @@ pub(crate) fn outcome<P: Platform, B>(
             Outcome::RetryAt(Instant::ZERO)
         }
         Disposition::Done => Outcome::Finish(Ok(())),
-        Disposition::Retry(Attention::NotReady) => later(slot),
+        Disposition::Retry(Attention::NotReady) => later(slot, MAX_RETRIES),
         Disposition::Retry(attention) => {
             match attention {
                 Attention::Unit => state.unit_changed(owner),

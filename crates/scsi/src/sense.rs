@@ -93,6 +93,7 @@ impl Sense {
             // The medium is not there.
             (key::NOT_READY, 0x3a, _) => Disposition::Failed(IoError::Medium),
             (key::ILLEGAL_REQUEST, 0x20 | 0x24 | 0x26, _) => Disposition::Failed(IoError::Unsupported),
+            (key::ILLEGAL_REQUEST, 0x21, _) => Disposition::Failed(IoError::Range),
             (key::DATA_PROTECT, ..) => Disposition::Failed(IoError::ReadOnly),
             _ => Disposition::Failed(IoError::Device),
         }
@@ -126,7 +127,7 @@ mod tests {
         assert_eq!(disposition(7, 0x27, 0), Disposition::Failed(IoError::ReadOnly));
         assert_eq!(disposition(3, 0x11, 0), Disposition::Failed(IoError::Medium));
         assert_eq!(disposition(5, 0x20, 0), Disposition::Failed(IoError::Unsupported));
-        assert_eq!(disposition(5, 0x21, 0), Disposition::Failed(IoError::Device));
+        assert_eq!(disposition(5, 0x21, 0), Disposition::Failed(IoError::Range));
         assert_eq!(disposition(6, 0x3f, 0x0e), Disposition::Retry(Attention::Inventory));
         assert_eq!(disposition(1, 0x17, 1), Disposition::Done);
         assert_eq!(disposition(2, 4, 1), Disposition::Retry(Attention::NotReady));

@@ -49,11 +49,15 @@ pub enum Status {
     Check(Option<Sense>),
     /// The unit or the controller cannot accept it now.
     Busy,
-    /// There is no such unit.
+    /// The target has no such unit.
     NoUnit,
+    /// The target, or the path to it, does not answer: it is absent, or the path has failed for a while.
+    NoPath,
     /// It was aborted, as by a reset.
     Aborted,
-    /// Another status or transport error.
+    /// The target refuses it, and would refuse it again, as under a reservation of another initiator.
+    Refused,
+    /// The transport or the host failed, without a word from the target: another attempt may succeed.
     Error,
 }
 
@@ -99,6 +103,13 @@ impl Limits {
 pub enum Scan {
     /// On path 0, at targets below this, as REPORT LUNS says.
     Targets(u8),
+    /// On several paths, as on Fibre Channel.
+    Paths {
+        /// The number of paths.
+        paths: u8,
+        /// The number of targets on each.
+        targets: u8,
+    },
     /// At this address alone.
     One(Address),
 }

@@ -162,11 +162,13 @@ impl Executed {
             (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
                 return Self { status: Status::Check(sense()), transferred };
             }
+            (_, StorvspSrbStatus::INVALID_LUN) => Status::NoUnit,
             (
                 _,
-                StorvspSrbStatus::INVALID_LUN | StorvspSrbStatus::NO_DEVICE | StorvspSrbStatus::INVALID_PATH,
-            ) => Status::NoUnit,
-            (_, StorvspSrbStatus::INVALID_TARGET) => Status::NoUnit,
+                StorvspSrbStatus::NO_DEVICE
+                | StorvspSrbStatus::INVALID_PATH
+                | StorvspSrbStatus::INVALID_TARGET,
+            ) => Status::NoPath,
             (scsi_status::BUSY | scsi_status::TASK_SET_FULL, _) | (_, StorvspSrbStatus::BUSY) => Status::Busy,
             // An underrun or overrun: the length shows it, and is checked where it matters.
             (scsi_status::GOOD, StorvspSrbStatus::DATA_OVERRUN) => {
@@ -177,7 +179,8 @@ impl Executed {
                 _,
                 StorvspSrbStatus::ABORTED | StorvspSrbStatus::BUS_RESET | StorvspSrbStatus::REQUEST_FLUSHED,
             ) => Status::Aborted,
-            (scsi_status::RESERVATION_CONFLICT, _) | (_, _) => Status::Error,
+            (scsi_status::RESERVATION_CONFLICT, _) => Status::Refused,
+            (_, _) => Status::Error,
         };
         Self { status, transferred: 0 }
     }
@@ -215,7 +218,14 @@ mod tests {
         assert_eq!(answer(5, 0, &[]).status, Status::Busy);
         assert_eq!(answer(4, 8, &[]).status, Status::Busy);
         assert_eq!(answer(0x0e, 0, &[]).status, Status::Aborted);
-        assert_eq!(answer(4, 0x18, &[]).status, Status::Error);
+        assert_eq!(answer(4, 0x18, &[]).status, Status::Refused);
+        // TIMEOUT, SELECTION_TIMEOUT, INTERNAL_ERROR, ERROR without sense; a path that fails.
+        for code in [9, 0x0a, 0x30, 4] {
+            assert_eq!(answer(code, 0, &[]).status, Status::Error, "{code:#x}");
+        }
+        for code in [8, 7, 0x21] {
+            assert_eq!(answer(code, 0, &[]).status, Status::NoPath, "{code:#x}");
+        }
         // Sense data count only with the flag that they are valid.
         assert_eq!(answer(4, 2, &[0x72, 5, 0x20, 0]).status, Status::Check(None));
         let Status::Check(Some(sense)) = answer(0x86, 2, &[0x72, 5, 0x20, 0]).status else { panic!() };

@@ -23,6 +23,9 @@ const DEFAULT_TRANSFER: u32 = 64 << 10;
 const MAX_TRANSFER: u32 = 2 << 20;
 /// Bytes of a transfer on Fibre Channel: some hosts fail larger ones, and other guests keep to this limit too.
 const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
+/// Paths of a Fibre Channel adapter, and targets on each.
+const FIBRE_CHANNEL_PATHS: u8 = 8;
+const FIBRE_CHANNEL_TARGETS: u8 = 128;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 /// Targets of a controller that are scanned.
 const TARGETS: u8 = 2;
@@ -275,6 +278,10 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     }
 
     fn scan(&self) -> Scan {
-        if self.offer.interface == IDE { Scan::One(self.ide()) } else { Scan::Targets(TARGETS) }
+        match self.offer.interface {
+            IDE => Scan::One(self.ide()),
+            FIBRE_CHANNEL => Scan::Paths { paths: FIBRE_CHANNEL_PATHS, targets: FIBRE_CHANNEL_TARGETS },
+            _ => Scan::Targets(TARGETS),
+        }
     }
 }

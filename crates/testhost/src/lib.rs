@@ -48,8 +48,8 @@ pub use blk::{BlkFaultConfig, BlkHost};
 pub use device::{FakeDevice, QueueState};
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
-    BalloonHost, BufferRange, Bus, Controller, Crash, Echo, Faults, GuestRange, HostPacket, HostReader,
-    HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
+    BalloonHost, BufferRange, Bus, Controller, Crash, Echo, FailIf, Faults, GuestRange, HostPacket,
+    HostReader, HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
     NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig,
     StorHost, VmbusDevice, WireFrame, put_message, set_event,
 };

@@ -114,7 +114,8 @@ pub fn parse_response(bytes: &[u8; RESPONSE_LEN], len: u32) -> (Status, u32) {
         // ABORTED and RESET.
         (2 | 4, _) => Status::Aborted,
         // BAD TARGET.
-        (3, _) => Status::NoUnit,
+        (3, _) => Status::NoPath,
+        (0, 0x18) => Status::Refused,
         _ => Status::Error,
     };
     (status, 0)
@@ -440,10 +441,10 @@ mod tests {
         assert_eq!(answer(0, 0, 0), (Status::Good, 4096));
         assert_eq!(answer(0, 0, 96), (Status::Good, 4000));
         assert_eq!(answer(1, 0, u32::MAX), (Status::Good, 0));
-        assert_eq!(answer(3, 0, 0).0, Status::NoUnit);
+        assert_eq!(answer(3, 0, 0).0, Status::NoPath);
         assert_eq!((answer(0, 8, 0).0, answer(5, 0, 0).0), (Status::Busy, Status::Busy));
         assert_eq!((answer(2, 0, 0).0, answer(4, 0, 0).0), (Status::Aborted, Status::Aborted));
-        assert_eq!((answer(9, 0, 0).0, answer(0, 0x18, 0).0), (Status::Error, Status::Error));
+        assert_eq!((answer(9, 0, 0).0, answer(0, 0x18, 0).0), (Status::Error, Status::Refused));
         assert_eq!(parse_response(&UNWRITTEN, 4096).0, Status::Error);
         let mut bytes = [0; RESPONSE_LEN];
         (bytes[0], bytes[10]) = (18, 2);

@@ -32,7 +32,7 @@ pub use ring::{
     BufferRange, GuestRange, HostPacket, HostReader, HostRingError, HostRingMemory, HostWriter, PacketKind,
 };
 pub use socket::SocketEnd;
-pub use storvsp::{StorFaultConfig, StorHost};
+pub use storvsp::{FailIf, StorFaultConfig, StorHost};
 
 use crate::Guest;
 use hyperv_bindings::Guid;

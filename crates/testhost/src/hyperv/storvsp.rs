@@ -38,11 +38,16 @@ pub struct StorFaultConfig {
     pub busy: u32,
     /// SRB status and SCSI status of the next commands.
     pub fail: VecDeque<(u8, u8)>,
+    /// SRB status and SCSI status of the commands for which it returns some, by command block.
+    pub fail_if: Option<FailIf>,
     /// Changes every completion of a command before it is sent.
     pub mutate: Option<Mutation>,
     /// Every completion of a command is sent twice.
     pub twice: bool,
 }
+
+/// Chooses, by command block, the SRB status and the SCSI status with which a command fails.
+pub type FailIf = fn(&[u8; 16]) -> Option<(u8, u8)>;
 
 struct Host {
     newest: StorvspVersion,
@@ -307,6 +312,8 @@ impl Host {
                 answer[..24].copy_from_slice(properties.as_bytes());
                 self.step = Step::Queried;
             }
+            // The names of the adapter's ports, which a Fibre Channel guest asks for before it ends the set-up.
+            (StorvspOperation::FC_HBA_DATA, Step::Queried) => {}
             (StorvspOperation::END_INITIALIZATION, Step::Queried) => self.step = Step::Ready,
             (StorvspOperation::CREATE_SUB_CHANNELS, Step::Ready) => {
                 let count = first;
@@ -362,6 +369,8 @@ impl Host {
         } else if self.fault_config.busy > 0 {
             self.fault_config.busy -= 1;
             (srb, scsi) = (StorvspSrbStatus::BUSY.0, 8);
+        } else if let Some(failure) = self.fault_config.fail_if.and_then(|fails| fails(&cdb)) {
+            (srb, scsi) = failure;
         } else if let Some(failure) = self.fault_config.fail.pop_front() {
             (srb, scsi) = failure;
         } else {

@@ -1,6 +1,7 @@
 //! The storvsc driver and the SCSI layer against our model of StorVSP.
 
 mod faults;
+mod odd_hosts;
 mod requests;
 mod sharing;
 mod threads;

@@ -1,0 +1,145 @@
+//! Hosts that hiccup, are throttled, or know less than others: a disk is not lost for that, and a request fails by its own deadline.
+
+use super::*;
+
+const REPORT_LUNS: u8 = 0xa0;
+const INQUIRY: u8 = 0x12;
+const WRITE_SAME: u8 = 0x93;
+/// SRB statuses.
+const ABORTED: u8 = 0x02;
+const ERROR: u8 = 0x04;
+const INVALID_PATH: u8 = 0x07;
+const NO_DEVICE: u8 = 0x08;
+const TIMEOUT: u8 = 0x09;
+const SELECTION_TIMEOUT: u8 = 0x0a;
+const BUS_RESET: u8 = 0x0e;
+const INTERNAL_ERROR: u8 = 0x30;
+
+/// Lets the clock pass quickly while a driver waits.
+fn hurry(guest: &Guest) {
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_millis(5)));
+}
+
+/// Completes the request, and lets the clock pass while there is nothing; how long that took.
+fn finish(bench: &Bench, queue: &mut Queue) -> (Completion<Buffer>, Duration) {
+    let start = bench.guest.now();
+    loop {
+        if let Some(done) = queue.complete().expect("no fault") {
+            return (done, bench.guest.now().since(start));
+        }
+        bench.guest.turn(Duration::from_millis(20));
+        bench.work();
+    }
+}
+
+#[test]
+fn a_passing_failure_is_retried_and_not_reported() {
+    for status in
+        [TIMEOUT, SELECTION_TIMEOUT, INTERNAL_ERROR, ERROR, ABORTED, BUS_RESET, NO_DEVICE, INVALID_PATH]
+    {
+        let bench = Bench::new();
+        let (mut controller, mut disk, mut queue) = bench.first();
+        bench.storage.fault_config(|fault_config| fault_config.fail.extend([(status, 0); 12]));
+        queue.submit(read(1, 3, bench.filled(512, 0))).expect("accepted");
+        queue.kick();
+        let (done, waited) = finish(&bench, &mut queue);
+        assert_eq!((done.tag, done.result), (1, Ok(())), "{status:#x}");
+        assert_eq!(done.buffer.expect("its buffer").bytes()[0], 3);
+        assert!(waited > Duration::from_secs(4), "pauses grow: {waited:?}");
+        // A path that failed for a while costs a scan, and no disk.
+        assert!(controller.poll().is_none() && disk.poll_event().is_none(), "{status:#x}");
+        bench.is_clean();
+    }
+}
+
+#[test]
+fn a_throttled_disk_is_waited_for_until_the_requests_own_deadline() {
+    let bench = Bench::new();
+    let (_controller, _disk, mut queue) = bench.first();
+    bench.storage.fault_config(|fault_config| fault_config.busy = 60);
+    queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
+    queue.kick();
+    let (done, waited) = finish(&bench, &mut queue);
+    assert_eq!(done.result, Ok(()));
+    assert!(waited > Duration::from_secs(60), "{waited:?}");
+    // A deadline ends the retries without a reset of the bus.
+    bench.storage.fault_config(|fault_config| fault_config.busy = 10_000);
+    let deadline = bench.guest.now().saturating_add(Duration::from_secs(5));
+    queue.submit(read(2, 0, bench.filled(512, 0)).with_deadline(deadline)).expect("accepted");
+    queue.kick();
+    let (done, waited) = finish(&bench, &mut queue);
+    assert_eq!(done.result, Err(IoError::Device));
+    assert!(waited < Duration::from_secs(6) && bench.storage.resets() == 0, "{waited:?}");
+    bench.is_clean();
+}
+
+/// A pass-through disk on an old host: vital product data fail without a word.
+#[test]
+fn a_disk_without_vital_product_data_is_a_disk() {
+    let fails: [paravirt_testhost::FailIf; 2] = [
+        |cdb| (cdb[0] == INQUIRY && cdb[1] & 1 != 0).then_some((ERROR, 0)),
+        |cdb| (cdb[0] == INQUIRY && cdb[1] & 1 != 0 && cdb[2] != 0).then_some((ERROR, 2)),
+    ];
+    for fail_if in fails {
+        let bench = Bench::new();
+        hurry(&bench.guest);
+        bench.storage.fault_config(|fault_config| fault_config.fail_if = Some(fail_if));
+        let mut controller = bench.open(&ONE);
+        let mut disk = added(&mut controller);
+        assert_eq!((disk.info().blocks, disk.info().serial.as_bytes()), (2048, &b""[..]));
+        let mut queue = disk.take_queue(0).expect("a queue");
+        assert_eq!(run(&mut queue, read(1, 3, bench.filled(512, 0))).result, Ok(()));
+        // Another scan does not take it for another disk.
+        bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
+        bench.work();
+        assert!(controller.poll().is_none());
+        bench.is_clean();
+    }
+}
+
+#[test]
+fn units_are_looked_for_one_by_one_where_the_target_does_not_report_them() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        for lun in [0, 1, 2, 4] {
+            storage.insert(lun, disk(512, 1 << 20));
+        }
+    });
+    hurry(&bench.guest);
+    bench.storage.fault_config(|fault_config| {
+        fault_config.fail_if = Some(|cdb| (cdb[0] == REPORT_LUNS).then_some((ERROR, 0)));
+    });
+    let mut controller = bench.open(&ONE);
+    let mut found = vec![];
+    while let Some(ControllerEvent::Added(disk)) = controller.poll() {
+        found.push(disk.address().lun);
+    }
+    assert_eq!(found, [0, 1, 2], "the scan ends at the first that is absent");
+}
+
+/// Before StorVSP 6.2 a host fails WRITE SAME without saying why.
+#[test]
+fn write_same_is_used_only_where_the_unit_shows_that_it_has_it() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        // Without limits, only an attempt shows it.
+        storage.insert(0, tuned(disk(512, 1 << 20), |drive| drive.lacks_unmap = true));
+    });
+    hurry(&bench.guest);
+    assert!(added(&mut bench.open(&ONE)).info().write_zeroes.is_some());
+    bench.storage.fault_config(|fault_config| {
+        fault_config.fail_if = Some(|cdb| (cdb[0] == WRITE_SAME).then_some((ERROR, 0)));
+    });
+    assert!(added(&mut bench.open(&ONE)).info().write_zeroes.is_none());
+}
+
+#[test]
+fn fibre_channel_is_scanned_on_all_paths() {
+    let bench = Bench::with(paravirt_storvsc::FIBRE_CHANNEL_INTERFACE, NOWHERE, |storage| {
+        storage.insert(0, disk(512, 1 << 20));
+    });
+    bench.storage.take_commands();
+    let mut controller = bench.open(&ONE);
+    assert_eq!(added(&mut controller).address(), Address { path: 0, target: 0, lun: 0 });
+    let asked = bench.storage.take_commands().iter().filter(|(_, opcode)| *opcode == REPORT_LUNS).count();
+    assert_eq!(asked, 8 * 128);
+}
