@@ -9,7 +9,7 @@ use crate::outcome::{Outcome, RETRY_DELAY, outcome};
 use crate::slot::{List, NONE, Place, Slot};
 use crate::state::ControllerState;
 use crate::transport::{Address, Command, ScsiPort, Status};
-use paravirt_device::{Fault, IoError, Rejected};
+use paravirt_device::{IoError, Rejected};
 use paravirt_platform::{
     AllocError, Direction, DmaBuffer, DmaRegion, DmaSegments, Instant, PageTable, Platform, Segment,
 };
@@ -344,26 +344,13 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         Accepted::No
     }
 
-    /// Accepts a reply.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault::Protocol`] where it names no command that the host has.
+    /// Accepts a reply; one that names no command of the host's is counted.
     #[cold]
-    pub fn accept(
-        &mut self,
-        state: &ControllerState<P>,
-        id: u64,
-        status: Status,
-        transferred: u32,
-    ) -> Result<(), Fault> {
+    pub fn accept(&mut self, state: &ControllerState<P>, id: u64, status: Status, transferred: u32) {
         let at = slot_of(id);
         let slot =
             self.slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Sent && slot.id == id);
-        let Some(slot) = slot else {
-            log::error!("scsi: reply to command {id:#x}, which is not in flight");
-            return Err(Fault::Protocol);
-        };
+        let Some(slot) = slot else { return state.count_stray(id) };
         if let Data::Buffer(buffer, _) = &mut slot.data {
             // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
             // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
@@ -375,7 +362,6 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
             Outcome::Finish(result) => self.finish(at, result),
             Outcome::RetryAt(when) => self.schedule_retry(when, at),
         }
-        Ok(())
     }
 
     /// Sends again what is due at `now`; how many commands were sent.

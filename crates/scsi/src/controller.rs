@@ -193,6 +193,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         self.shared.port(0).map_or(Arm::Armed, |port| port.lock().arm(CONTROLLER))
     }
 
+    /// Returns how many replies of the host named no command in flight. They are ignored: no memory depends on them.
+    pub fn stray_replies(&self) -> u64 {
+        self.shared.state.strays()
+    }
+
     /// The number of queues of each disk.
     pub fn queues(&self) -> usize {
         self.shared.ports.len()

@@ -241,12 +241,9 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         id: u64,
         transferred: u32,
     ) {
-        let accepted = match owner_of(id) == table.owner() {
+        match owner_of(id) == table.owner() {
             true => table.accept(state, id, Status::Good, transferred),
             false => self.route(state, Reply { id, status: Status::Good, transferred }),
-        };
-        if let Err(fault) = accepted {
-            let _ = self.fail(fault);
         }
     }
 
@@ -300,7 +297,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
     ) -> Result<(), Fault> {
         if let Some(table) = &mut table {
             self.sync(table);
-            self.drain_inbox(state, table)?;
+            self.drain_inbox(state, table);
         }
         let mut came = false;
         while let Some(event) = self.port.as_mut().ok_or(Fault::Reset)?.receive()? {
@@ -311,9 +308,9 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
                     self.outstanding = self.outstanding.saturating_sub(1);
                     match &mut table {
                         Some(table) if owner_of(id) == owner => {
-                            table.accept(state, id, status, transferred)?
+                            table.accept(state, id, status, transferred);
                         }
-                        _ => self.route(state, Reply { id, status, transferred })?,
+                        _ => self.route(state, Reply { id, status, transferred }),
                     }
                 }
                 Event::Rescan => state.request_scan(),
@@ -339,36 +336,29 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
     /// Accepts what others have received for the owner of `table`, without a look at the port.
     pub fn collect(&mut self, state: &ControllerState<P>, table: &mut CommandTable<P, B>) {
         self.sync(table);
-        if let Err(fault) = self.drain_inbox(state, table) {
-            let _ = self.fail(fault);
-        }
+        self.drain_inbox(state, table);
     }
 
-    fn drain_inbox(
-        &mut self,
-        state: &ControllerState<P>,
-        table: &mut CommandTable<P, B>,
-    ) -> Result<(), Fault> {
+    fn drain_inbox(&mut self, state: &ControllerState<P>, table: &mut CommandTable<P, B>) {
         let owner = table.owner();
         if self.ready & bit(owner) == 0 {
-            return Ok(());
+            return;
         }
         self.ready &= !bit(owner);
-        let Some(entry) = self.owners.get_mut(usize::from(owner)) else { return Ok(()) };
+        let Some(entry) = self.owners.get_mut(usize::from(owner)) else { return };
         while let Some(Reply { id, status, transferred }) = entry.inbox.as_mut().and_then(Inbox::pop) {
-            table.accept(state, id, status, transferred)?;
+            table.accept(state, id, status, transferred);
         }
-        Ok(())
     }
 
     /// Files a reply that is for another owner.
     #[cold]
-    fn route(&mut self, state: &ControllerState<P>, reply: Reply) -> Result<(), Fault> {
+    fn route(&mut self, state: &ControllerState<P>, reply: Reply) {
         let owner = owner_of(reply.id);
         let entry = self.owners.get_mut(usize::from(owner));
         if let Some(Owner { inbox, orphan: slot @ Some(_) }) = entry {
             if let Some(orphan) = slot {
-                orphan.accept(state, reply.id, reply.status, reply.transferred)?;
+                orphan.accept(state, reply.id, reply.status, reply.transferred);
                 orphan.abandon();
                 if !orphan.has_sent() {
                     (*slot, *inbox) = (None, None);
@@ -376,18 +366,16 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
                     state.release_owner(owner);
                 }
             }
-            return Ok(());
+            return;
         }
         let filed = match self.owners.get_mut(usize::from(owner)) {
             Some(Owner { inbox: Some(inbox), .. }) => inbox.push(reply),
             _ => None,
         };
-        if filed.is_none() {
-            log::error!("scsi: reply to command {:#x}, which is not in flight", reply.id);
-            return Err(Fault::Protocol);
+        match filed {
+            Some(_) => self.ready |= bit(owner),
+            None => state.count_stray(reply.id),
         }
-        self.ready |= bit(owner);
-        Ok(())
     }
 
     /// After `owner` has received something: it is awake, and the others are woken who have something to do.

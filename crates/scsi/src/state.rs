@@ -64,6 +64,8 @@ pub(crate) struct ControllerState<P: Platform> {
     /// The deadline of a reset, in nanoseconds.
     reset_until: AtomicU64,
     scan: AtomicBool,
+    /// Replies to commands that were not in flight.
+    strays: AtomicU64,
     /// Wakes the owner of the controller.
     pub cell: WakerCell,
 }
@@ -76,6 +78,7 @@ impl<P: Platform> ControllerState<P> {
             gate: AtomicU64::new(Phase::Down(Fault::Reset).code() as u64),
             reset_until: AtomicU64::new(0),
             scan: AtomicBool::new(true),
+            strays: AtomicU64::new(0),
             cell: WakerCell::new(),
         })
     }
@@ -175,6 +178,18 @@ impl<P: Platform> ControllerState<P> {
 
     pub fn take_scan(&self) -> bool {
         self.scan.swap(false, Ordering::AcqRel)
+    }
+
+    /// Counts a reply that names no command in flight: the host repeated it, or made it up. No memory depends on it.
+    #[cold]
+    pub fn count_stray(&self, id: u64) {
+        if self.strays.fetch_add(1, Ordering::Relaxed) == 0 {
+            log::warn!("scsi: reply to command {id:#x}, which is not in flight: ignored, as further ones");
+        }
+    }
+
+    pub fn strays(&self) -> u64 {
+        self.strays.load(Ordering::Relaxed)
     }
 
     pub fn is_scan_due(&self) -> bool {

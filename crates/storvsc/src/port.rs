@@ -19,6 +19,8 @@ use zerocopy::{FromZeros, IntoBytes};
 pub(crate) const PACKET: usize = 256;
 /// Seconds that a command may take, for the host's information.
 const TIMEOUT_SECONDS: u32 = 60;
+/// Packets that mean nothing to the driver and are passed over in one call, at most.
+const MAX_IGNORED: u32 = 256;
 
 pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
     StorvspHeader {
@@ -34,6 +36,8 @@ pub struct StorPort<P: Platform> {
     /// What every command has in common.
     template: [u64; WORDS],
     buffer: [u8; PACKET],
+    /// Packets of the host that were malformed.
+    malformed: u32,
 }
 
 impl<P: Platform> fmt::Debug for StorPort<P> {
@@ -58,7 +62,7 @@ impl<P: Platform> StorPort<P> {
             ..StorvspScsiRequest::new_zeroed()
         };
         let execute = StorvspExecute { header: header(StorvspOperation::EXECUTE_SRB), request };
-        Self { channel, template: zerocopy::transmute!(execute), buffer: [0; PACKET] }
+        Self { channel, template: zerocopy::transmute!(execute), buffer: [0; PACKET], malformed: 0 }
     }
 
     /// Sends a command whose data are several segments, or none, or whose packet goes across the end of the ring.
@@ -170,7 +174,7 @@ unsafe impl<P: Platform> ScsiPort for StorPort<P> {
     }
 
     fn receive(&mut self) -> Result<Option<Event>, Fault> {
-        loop {
+        for _ in 0..MAX_IGNORED {
             let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(None) };
             let event = match HostPacket::parse(&packet) {
                 Ok(HostPacket::Completed { transaction, .. }) => {
@@ -187,17 +191,22 @@ unsafe impl<P: Platform> ScsiPort for StorPort<P> {
                     );
                     continue;
                 }
+                // No memory depends on a packet that is none: a command whose completion it was meets its deadline.
                 Err(_) => {
-                    log::error!(
-                        "storvsc: {}: malformed packet: channel out of service",
-                        self.channel.offer()
-                    );
-                    self.channel.fail(Fault::Protocol);
-                    return Err(Fault::Protocol);
+                    self.malformed = self.malformed.saturating_add(1);
+                    if self.malformed == 1 {
+                        log::warn!(
+                            "storvsc: {}: malformed packet: ignored, as further ones",
+                            self.channel.offer()
+                        );
+                    }
+                    continue;
                 }
             };
             return Ok(Some(event));
         }
+        // The rest at the next call: no host keeps the driver here.
+        Ok(None)
     }
 
     #[inline(always)]

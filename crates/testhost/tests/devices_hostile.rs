@@ -58,7 +58,10 @@ fn store(guest: &Guest, host: &HvHost, storage: &StorHost) {
     let Ok(vmbus) = Vmbus::connect(&hypervisor, Version::NEWEST) else { return };
     let Some(offer) = vmbus.find(&Guid::default(), 0) else { return };
     let adapter = StorTransport::new(guest, &vmbus, &offer, &StorOptions::default());
-    let options = Options::new(2, 8);
+    // A reply whose id was changed is passed over: the command meets its deadline, and the bus is reset.
+    let options = Options::new(2, 8)
+        .with_command_timeout(Duration::from_secs(10))
+        .with_reset_timeout(Duration::from_secs(5));
     let Ok(mut controller) = StorController::<Guest, Buffer>::open(guest, adapter, &options) else { return };
     let mut disks = vec![];
     for _ in 0..4 {

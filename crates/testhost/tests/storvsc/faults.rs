@@ -116,30 +116,21 @@ fn a_rescind_aborts_everything_in_flight() {
 }
 
 #[test]
-fn replies_are_accepted_once() {
-    for twice in [true, false] {
-        let bench = Bench::new();
-        let (_controller, _disk, mut queue) = bench.first();
-        bench.storage.fault_config(|fault_config| {
-            fault_config.twice = twice;
-            if !twice {
-                fault_config.mutate = Some(Box::new(|bytes| bytes[0] = 9));
-            }
-        });
-        queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
-        queue.kick();
-        let done = queue.complete().expect("no fault").expect("a completion");
-        assert!(done.buffer.is_some());
-        assert_eq!(done.result, if twice { Ok(()) } else { Err(IoError::Aborted) });
-        let fault = loop {
-            match queue.complete() {
-                Ok(None) => {}
-                Ok(Some(_)) => panic!("once"),
-                Err(fault) => break fault,
-            }
-        };
-        assert_eq!(fault, Fault::Protocol);
-    }
+fn a_malformed_completion_is_passed_over_and_its_request_ends_by_a_reset() {
+    let bench = Bench::new();
+    let (_controller, _disk, mut queue) = bench.first();
+    bench.storage.fault_config(|fault_config| {
+        fault_config.mutate = Some(Box::new(|bytes| bytes[0] = 9));
+    });
+    queue.submit(read(1, 0, bench.filled(512, 0))).expect("accepted");
+    queue.kick();
+    assert!(queue.complete().expect("no fault").is_none(), "the host still has the buffer");
+    bench.storage.fault_config(|fault_config| fault_config.mutate = None);
+    queue.reset().expect("the controller is opened again");
+    let done = queue.complete().expect("no fault").expect("a completion");
+    assert_eq!((done.result, done.buffer.is_some()), (Err(IoError::Aborted), true));
+    assert!(queue.complete().expect("no fault").is_none(), "once");
+    assert_eq!(run(&mut queue, read(2, 0, bench.filled(512, 0))).result, Ok(()));
 }
 
 #[test]

@@ -143,3 +143,17 @@ fn fibre_channel_is_scanned_on_all_paths() {
     let asked = bench.storage.take_commands().iter().filter(|(_, opcode)| *opcode == REPORT_LUNS).count();
     assert_eq!(asked, 8 * 128);
 }
+
+/// A host that sends a completion twice, or for transaction 0, costs nothing: no memory depends on such a reply.
+#[test]
+fn replies_that_name_no_command_are_counted_and_passed_over() {
+    let bench = Bench::new();
+    let (controller, _disk, mut queue) = bench.first();
+    bench.storage.fault_config(|fault_config| fault_config.twice = true);
+    for tag in 0..8 {
+        assert_eq!(run(&mut queue, read(tag, 3, bench.filled(512, 0))).result, Ok(()));
+    }
+    assert!(queue.complete().expect("no fault").is_none());
+    assert!(controller.stray_replies() >= 7, "{}", controller.stray_replies());
+    assert_eq!(run(&mut queue, read(9, 5, bench.filled(512, 0))).result, Ok(()));
+}
