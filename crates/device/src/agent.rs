@@ -70,12 +70,12 @@ pub enum ValuePool {
 
 /// Answers the host's requests to the guest as a whole. Every method has a default that declines.
 ///
-/// The driver calls these while it serves its channels, in task context, and holds no lock of its own; they may block and allocate,
-/// but the host waits for the answer.
+/// The driver calls these methods in task context while it serves its channels, and holds no lock of the driver; they may block and
+/// allocate, but the host waits for the answer.
 pub trait Agent {
-    /// The host requests a shutdown; `is_forced` when it will not accept a refusal.
+    /// The host requests a shutdown; `is_forced` if it will not accept a refusal.
     ///
-    /// Returns whether the guest complies. It does so after this returns, so that the response reaches the host first.
+    /// Returns whether the guest complies. The guest shuts down after this returns, so that the response reaches the host first.
     fn power(&mut self, request: PowerRequest, is_forced: bool) -> bool {
         let _ = (request, is_forced);
         false

@@ -37,7 +37,7 @@ pub struct MemoryStatistics {
 /// The page allocator that a kernel provides to a balloon.
 ///
 /// The driver calls these in task context from [`Balloon::poll`] and [`Balloon::report_free`], while it holds no lock; they may
-/// block, and the host waits meanwhile.
+/// block, but the host waits for them.
 pub trait BalloonMemory {
     /// Allocates 1 to `most` contiguous pages for the balloon. The guest does not access them until
     /// [`release`](Self::release). `None` when no page can be spared.
@@ -64,7 +64,7 @@ pub trait BalloonMemory {
 pub struct BalloonInfo {
     /// Pages in the balloon.
     pub held: u64,
-    /// The size that the host requested; `None` where the protocol has no target.
+    /// The size that the host requested; `None` if the protocol has no target.
     pub target: Option<u64>,
     /// Pages that the host hot-added.
     pub added: u64,
@@ -81,8 +81,8 @@ pub trait Balloon: Notify + Send {
     /// Serves the host's requests with pages of `memory`. Does a bounded amount of work.
     ///
     /// On virtio it does not wait for the host while the device is in service, and takes the lock of the device to read the
-    /// configuration. On VMBus it waits by the timeout of the bus for room in a full ring for an answer about
-    /// pages that were added or returned; a host that makes none by then puts the device out of service.
+    /// configuration. On VMBus it waits at most the timeout of the bus for room in a full ring, to send an answer about pages that were added
+    /// or returned; if there is no room by then, the device is taken out of service.
     ///
     /// # Errors
     ///
@@ -165,7 +165,7 @@ impl<P: Platform> HeldPages<P> {
                 if let Some(before) = place.checked_sub(1).and_then(|before| self.runs.get_mut(before)) {
                     before.count = before.count.saturating_add(next.count);
                 }
-                self.take_out(place);
+                self.remove_at(place);
             }
         } else if let Some(next) = self
             .runs
@@ -175,14 +175,14 @@ impl<P: Platform> HeldPages<P> {
         {
             next.first = range.first;
             next.count = next.count.saturating_add(range.count);
-        } else if !self.put_in(place, range) {
+        } else if !self.insert_at(place, range) {
             return false;
         }
         self.pages = self.pages.saturating_add(range.count);
         true
     }
 
-    fn put_in(&mut self, place: usize, range: PageRange) -> bool {
+    fn insert_at(&mut self, place: usize, range: PageRange) -> bool {
         let Some(runs) = self.runs.get_mut(place..=self.len) else { return false };
         runs.rotate_right(1);
         if let Some(run) = runs.first_mut() {
@@ -192,7 +192,7 @@ impl<P: Platform> HeldPages<P> {
         true
     }
 
-    fn take_out(&mut self, place: usize) {
+    fn remove_at(&mut self, place: usize) {
         if let Some(runs) = self.runs.get_mut(place..self.len) {
             runs.rotate_left(1);
             self.len = self.len.saturating_sub(1);
@@ -210,17 +210,17 @@ impl<P: Platform> HeldPages<P> {
             return false;
         }
         let before = PageRange { first: run.first, count: range.first.saturating_sub(run.first) };
-        let behind = PageRange { first: range.end(), count: run.end().saturating_sub(range.end()) };
-        match (before.count > 0, behind.count > 0) {
-            (false, false) => self.take_out(place),
+        let after = PageRange { first: range.end(), count: run.end().saturating_sub(range.end()) };
+        match (before.count > 0, after.count > 0) {
+            (false, false) => self.remove_at(place),
             (true, true) => {
-                if !self.put_in(place.saturating_add(1), behind) {
+                if !self.insert_at(place.saturating_add(1), after) {
                     return false;
                 }
                 self.set(place, before);
             }
             (true, false) => self.set(place, before),
-            (false, true) => self.set(place, behind),
+            (false, true) => self.set(place, after),
         }
         self.pages = self.pages.saturating_sub(range.count);
         true

@@ -23,8 +23,8 @@ pub enum Unmap {
 
 /// The operation of a request. Block numbers and counts are in logical blocks ([`BlockInfo::block_size`]).
 ///
-/// Operations may be added. A driver refuses one that it does not know with [`Rejected::Unsupported`] and returns it as it was
-/// given; it does not guess.
+/// Later versions may add operations. A driver refuses an operation that it does not implement with [`Rejected::Unsupported`] and
+/// returns it unchanged.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Op<B> {
@@ -44,8 +44,8 @@ pub enum Op<B> {
         /// When the write completes.
         durability: Durability,
     },
-    /// Makes durable every write that completed before this request was submitted, on any queue of the device. Without a
-    /// volatile write cache it succeeds and nothing is sent.
+    /// Makes durable every write that completed before this request was submitted, on any queue of the device. On a device without
+    /// a volatile write cache it succeeds, and nothing is sent.
     Flush,
     /// Discards blocks; what they read as afterwards is undefined. Limited by [`BlockInfo::discard`].
     Discard {
@@ -174,8 +174,8 @@ pub trait BlockQueue: Notify + Send {
     ///
     /// # Errors
     ///
-    /// [`Refused`], with the request and its buffer, neither of which was submitted: [`Rejected::Full`] until something
-    /// completes; the other reasons say what is wrong with the request, the buffer or the device.
+    /// [`Refused`], with the request and its buffer, neither of which was submitted: [`Rejected::Full`] until a request
+    /// completes; the other reasons describe an error of the request, the buffer or the device.
     #[allow(clippy::result_large_err, reason = "the error carries the request back: that is its point")]
     fn submit(&mut self, request: Request<Self::Buffer>) -> Result<(), Refused<Self::Buffer>>;
 
@@ -185,7 +185,7 @@ pub trait BlockQueue: Notify + Send {
 
     /// Returns the next completed request, in the order in which the host completed them; `None` when the queue is drained.
     ///
-    /// The buffer is the caller's again, whatever the result. A call that finds the device broken or in a reset goes on with the
+    /// The completion returns the buffer to the caller, whatever the result. A call that detects a fault or a reset continues the
     /// recovery, and blocks as [`reset`](Self::reset) does.
     ///
     /// # Errors
@@ -194,7 +194,7 @@ pub trait BlockQueue: Notify + Send {
     /// buffer leaked: [`Fault::Timeout`]).
     fn complete(&mut self) -> Result<Option<Completion<Self::Buffer>>, Fault>;
 
-    /// Resets the queue, or the whole device where one queue alone cannot be reset.
+    /// Resets the queue, or the whole device if one queue alone cannot be reset.
     ///
     /// [`complete`](Self::complete) then returns every request in flight as [`IoError::Aborted`]. Takes the lock of the device, and
     /// blocks until the device confirms the reset or the driver's timeout ends: 5 seconds on virtio, the timeout of the bus (180 seconds by default) for each step of
@@ -261,7 +261,7 @@ pub enum Cache {
     WriteBack,
 }
 
-/// A device's serial number: up to 32 bytes as the host gave them, without trailing zeroes and spaces.
+/// A device's serial number: up to 32 bytes from the host, without trailing zeroes and spaces.
 #[derive(Copy, Clone, Default, Eq, PartialEq)]
 pub struct Serial {
     bytes: [u8; 32],
@@ -280,7 +280,7 @@ impl Serial {
         serial
     }
 
-    /// The bytes; empty where the device has no serial number.
+    /// Returns the bytes; empty if the device has no serial number.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
@@ -366,7 +366,7 @@ pub struct BlockInfo {
     pub physical_block_size: u32,
     /// The offset of the first aligned physical block, in logical blocks.
     pub alignment_offset: u32,
-    /// The optimal transfer size in logical blocks; 0 where the device does not report it.
+    /// The optimal transfer size in logical blocks; 0 if the device does not report it.
     pub optimal_blocks: u32,
     /// The maximum number of bytes in one request.
     pub max_bytes: u32,
@@ -378,9 +378,9 @@ pub struct BlockInfo {
     pub segment_boundary: Option<NonZeroU32>,
     /// The required alignment of buffers in bytes.
     pub alignment: u32,
-    /// The limits of a discard; `None` where the device does not support it.
+    /// The limits of a discard; `None` if the device does not support it.
     pub discard: Option<DiscardLimits>,
-    /// The limits of write-zeroes; `None` where the device does not support it.
+    /// The limits of write-zeroes; `None` if the device does not support it.
     pub write_zeroes: Option<ZeroLimits>,
     /// The write cache.
     pub cache: Cache,
@@ -454,8 +454,8 @@ pub trait BlockDevice: Send {
 
     /// Returns the next change since the last call; call until `None`.
     ///
-    /// Goes on with a recovery, and blocks for it. A SCSI disk whose unit reported a change is asked for its capacity and write
-    /// protection: that takes a few commands, and blocks for ten seconds and a recovery at most for each.
+    /// Continues a recovery, and blocks for it. For a SCSI disk whose unit reported a change, the driver queries capacity and
+    /// write protection with a few commands, each of which blocks for at most the timeout of a command and a recovery.
     fn poll_event(&mut self) -> Option<BlockEvent>;
 
     /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait; takes no lock.

@@ -32,12 +32,12 @@ impl From<Fault> for BlockingError {
     }
 }
 
-/// One request at a time on a queue, in calls that wait, to and from plain slices.
+/// Blocking reads and writes between a queue and plain slices, one request at a time.
 ///
-/// It owns the queue, so that no completion of somebody else is in the way, and one bounce buffer, since a call
-/// that gives up may not return while the device can still write to the caller's slice. `sleep` is called while
-/// there is nothing to do, with the instant at which to wake at the latest: it may halt the processor after
-/// [`arm`](crate::Notify::arm) said so, or just return.
+/// It owns the queue, so that it receives no completions of other requests, and one bounce buffer, so that a call that fails can
+/// return while the device may still write to the buffer. `sleep` is called when no completion is ready, with the latest instant
+/// at which it must return: it may halt the processor if [`arm`](crate::Notify::arm) returned [`Arm::Armed`](crate::Arm::Armed),
+/// or return at once.
 pub struct Blocking<P: Platform, Q, S> {
     queue: Q,
     platform: P,
@@ -54,8 +54,8 @@ where
     Q: BlockQueue<Buffer = DmaSlice<P>>,
     S: FnMut(&mut Q, Instant),
 {
-    /// Wraps `queue`. `bounce` holds at least one block of `block_size` bytes; what it holds is what one request
-    /// transfers. A request that takes longer than `timeout` is aborted and the device reset.
+    /// Wraps `queue`. The capacity of `bounce`, at least one block of `block_size` bytes, limits the transfer of one request. A
+    /// request that takes longer than `timeout` is aborted, and the device is reset.
     pub fn new(
         queue: Q,
         platform: P,
@@ -67,7 +67,7 @@ where
         Self { queue, platform, bounce: Some(bounce), block_size, timeout, sleep, tag: 0 }
     }
 
-    /// Gives the queue back.
+    /// Returns the queue.
     pub fn into_queue(self) -> Q {
         self.queue
     }
@@ -105,7 +105,7 @@ where
         }
     }
 
-    /// The bounce buffer, set to `len` bytes or what it holds.
+    /// Takes the bounce buffer, with its length set to `len` bytes or to as many whole blocks as it has room for.
     fn take_bounce(&mut self, len: usize) -> Result<DmaSlice<P>, BlockingError> {
         // `None` only if the buffer was leaked because the device did not quiesce; then the queue has a fault.
         let mut bounce = self.bounce.take().ok_or(BlockingError::Fault(Fault::Timeout))?;
@@ -115,11 +115,11 @@ where
         Ok(bounce)
     }
 
-    /// Fills `into`, whose length is a multiple of the block size, from block `lba` on.
+    /// Reads from block `lba` on into `into`, whose length is a multiple of the block size.
     ///
     /// # Errors
     ///
-    /// [`BlockingError`]; what `into` holds is then not defined.
+    /// [`BlockingError`]; the contents of `into` are then undefined.
     pub fn read(&mut self, mut lba: u64, mut into: &mut [u8]) -> Result<(), BlockingError> {
         while !into.is_empty() {
             let bounce = self.take_bounce(into.len())?;
@@ -136,11 +136,11 @@ where
         Ok(())
     }
 
-    /// Writes `from`, whose length is a multiple of the block size, at block `lba` on.
+    /// Writes `from`, whose length is a multiple of the block size, from block `lba` on.
     ///
     /// # Errors
     ///
-    /// [`BlockingError`]; some of it may have been written.
+    /// [`BlockingError`]; a part of `from` may have been written.
     pub fn write(
         &mut self,
         mut lba: u64,
@@ -159,7 +159,7 @@ where
         Ok(())
     }
 
-    /// Makes durable what was written.
+    /// Makes all completed writes durable.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ where
         self.run(Op::Discard { lba, blocks })
     }
 
-    /// Zeroes `blocks` blocks from `lba` on.
+    /// Makes `blocks` blocks from `lba` on read as zeroes.
     ///
     /// # Errors
     ///

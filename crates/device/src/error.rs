@@ -5,7 +5,7 @@ use paravirt_platform::SubmitError;
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The host broke the protocol. The device stays out of service.
+    /// The host violated the protocol. The device stays out of service.
     Protocol,
     /// The host did not answer in time, not even to a reset. The device stays out of service, and memory that it may still
     /// access has been leaked.
@@ -21,7 +21,7 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Protocol => "the host broke the protocol",
+            Self::Protocol => "the host violated the protocol",
             Self::Timeout => "the host does not answer",
             Self::Removed => "the device was removed",
             Self::Reset => "the device is being reset",
@@ -38,7 +38,7 @@ impl core::error::Error for Fault {}
 pub enum IoError {
     /// The device reports an error.
     Device,
-    /// The medium cannot be read or written there.
+    /// The medium cannot be read or written at this address.
     Medium,
     /// The blocks are beyond the end of the medium, which may have shrunk.
     Range,
@@ -46,7 +46,7 @@ pub enum IoError {
     Unsupported,
     /// The medium is write-protected.
     ReadOnly,
-    /// The device was reset or removed before it answered; it may or may not have done the work.
+    /// The device was reset or removed before the request completed; it may or may not have been executed.
     Aborted,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for IoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Device => "the device reports an error",
-            Self::Medium => "the medium cannot be read or written there",
+            Self::Medium => "the medium cannot be read or written at this address",
             Self::Range => "the blocks are beyond the end of the medium",
             Self::Unsupported => "the device does not support the operation",
             Self::ReadOnly => "the medium is read-only",
@@ -89,8 +89,10 @@ impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full => f.write_str("the queue is full"),
-            Self::Range => f.write_str("the range is not on the medium"),
-            Self::Invalid => f.write_str("the device does not take a request of this length or shape"),
+            Self::Range => f.write_str("the range exceeds the medium"),
+            Self::Invalid => {
+                f.write_str("the device does not accept a request of this length or segmentation")
+            }
             Self::ReadOnly => f.write_str("the medium is read-only"),
             Self::Unsupported => f.write_str("the device does not offer the operation"),
             Self::Buffer(error) => error.fmt(f),
@@ -111,9 +113,9 @@ impl From<Fault> for Rejected {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// The device cannot do that.
+    /// The device does not offer the setting.
     Unsupported,
-    /// The device refused it.
+    /// The device refused the setting.
     Refused,
     /// The device is out of service.
     Faulted(Fault),

@@ -3,8 +3,8 @@
 use crate::{Fault, Notify};
 use core::ops::BitOr;
 
-/// A key or a button, by its number among Linux' event codes, which virtio has as its own (VIRTIO 1.3 §5.8): 1 is Escape, 30 is
-/// the key that is A on an American keyboard, 0x110 a mouse's left button. What a key means in a country is the kernel's.
+/// A key or button, identified by its Linux event code, which virtio uses too (VIRTIO 1.3 §5.8): 1 is Escape, 30 the key that is A
+/// on an American keyboard, 0x110 the left mouse button. The kernel applies the keyboard layout.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct Key(pub u16);
 
@@ -31,13 +31,13 @@ impl Key {
     pub const RIGHT_CONTROL: Self = Self(97);
     /// The right alternate key.
     pub const RIGHT_ALT: Self = Self(100);
-    /// The cursor upwards.
+    /// The up arrow key.
     pub const UP: Self = Self(103);
-    /// The cursor to the left.
+    /// The left arrow key.
     pub const LEFT: Self = Self(105);
-    /// The cursor to the right.
+    /// The right arrow key.
     pub const RIGHT: Self = Self(106);
-    /// The cursor downwards.
+    /// The down arrow key.
     pub const DOWN: Self = Self(108);
     /// The left button of a mouse.
     pub const BUTTON_LEFT: Self = Self(0x110);
@@ -50,11 +50,11 @@ impl Key {
     /// The fifth button of a mouse.
     pub const BUTTON_EXTRA: Self = Self(0x114);
 
-    /// The key of a scan code of set 1, as keyboards of PCs have sent them since the AT and Hyper-V's sends them; `is_extended`
-    /// with the prefix E0. `None` for one that no keyboard has.
+    /// Returns the key of a scan code of set 1, which PC keyboards and Hyper-V's keyboard send; `is_extended` for a code with the
+    /// prefix E0. `None` for a code without a key.
     pub fn from_scan_code(code: u8, is_extended: bool) -> Option<Self> {
         if !is_extended {
-            // The numbers were made after this set.
+            // The event codes of these keys equal their scan codes.
             return matches!(code, 1..=0x53 | 0x56..=0x58).then_some(Self(code.into()));
         }
         Some(Self(match code {
@@ -121,7 +121,7 @@ pub enum Axis {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum InputEvent {
-    /// A key or button went down, or up again. A key that is held may be reported as going down again and again.
+    /// A key or button was pressed or released. A held key may be reported as pressed repeatedly.
     Key {
         /// The key or button.
         key: Key,
@@ -137,9 +137,10 @@ pub enum InputEvent {
     },
     /// An absolute position.
     Absolute {
-        /// What: [`Axis::X`] or [`Axis::Y`].
+        /// The axis: [`Axis::X`] or [`Axis::Y`].
         axis: Axis,
-        /// From 0 for the left or upper border to [`InputEvent::END`] for the other, whatever the device counts in.
+        /// The position, from 0 at the left or upper border to [`InputEvent::END`] at the opposite one, whatever the device's
+        /// resolution.
         at: u16,
     },
     /// A UTF-16 code unit was typed or released, when the host pastes text.
@@ -149,13 +150,13 @@ pub enum InputEvent {
         /// Whether it is pressed or released.
         is_pressed: bool,
     },
-    /// An event without a name here: the Linux type, code and value that VIRTIO 1.3 §5.8 carries.
+    /// Another event: its Linux type, code and value, as in VIRTIO 1.3 §5.8.
     Other {
-        /// Its type.
+        /// The event type.
         kind: u16,
-        /// Its code.
+        /// The event code.
         code: u16,
-        /// Its value.
+        /// The event value.
         value: i32,
     },
     /// Ends a group of simultaneous events.
@@ -163,11 +164,11 @@ pub enum InputEvent {
 }
 
 impl InputEvent {
-    /// The largest place on an axis.
+    /// The maximum position on an axis.
     pub const END: u16 = 32767;
 
-    /// Scales `value` of an axis of `span` steps from `least` on to 0 to [`END`](Self::END), for drivers. Values out of range are
-    /// clamped.
+    /// Scales `value` on an axis that begins at `least` and has `span` steps to the range 0 to [`END`](Self::END), for drivers.
+    /// Values out of range are clamped.
     pub fn place(value: i32, least: i32, span: i64) -> u16 {
         let from_least = i64::from(value).saturating_sub(least.into()).max(0);
         let scaled = from_least.saturating_mul(Self::END.into()).checked_div(span).unwrap_or(0);
@@ -180,7 +181,7 @@ impl InputEvent {
 pub struct Leds(u8);
 
 impl Leds {
-    /// None.
+    /// No LED.
     pub const NONE: Self = Self(0);
     /// Num lock.
     pub const NUM_LOCK: Self = Self(1);
@@ -245,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scan_codes_are_the_keys_that_they_were() {
+    fn scan_codes_map_to_linux_event_codes() {
         assert_eq!(Key::from_scan_code(0x1c, false), Some(Key::ENTER));
         assert_eq!(Key::from_scan_code(0x39, false), Some(Key::SPACE));
         assert_eq!(Key::from_scan_code(0x48, true), Some(Key::UP));

@@ -1,13 +1,13 @@
 //! Traits of paravirtual block, network and other devices, independent of the host.
 //!
-//! A kernel written against this crate runs on a virtio host and on a Hyper-V host alike. The driver crates implement these
-//! traits, `paravirt` finds the devices, and `paravirt-platform` has the traits that the kernel implements in turn.
+//! A kernel that uses these traits runs on virtio hosts and on Hyper-V hosts. The driver crates implement the traits, `paravirt`
+//! finds the devices, and `paravirt-platform` defines the traits that the kernel itself implements.
 //!
 //! # How a queue is used
 //!
-//! A device hands out its queues one at a time ([`BlockDevice::take_queue`], [`NetDevice::take_queue`]), so that
-//! each processor can own one without a lock. `submit` moves a request in, with its buffer; the completion returns the
-//! buffer. Submitted requests may stay with the driver until `kick`, so that a batch costs one notification.
+//! A device returns each of its queues once ([`BlockDevice::take_queue`], [`NetDevice::take_queue`]), so that each processor can
+//! own a queue without a lock. `submit` moves a request and its buffer into the queue; the completion returns the buffer.
+//! Submitted requests may stay with the driver until `kick`, so that a batch costs one notification.
 //!
 //! # Events: one protocol for polling, interrupts and futures
 //!
@@ -21,29 +21,29 @@
 //! # Contexts, waits and locks
 //!
 //! The methods of these traits are for task context: none may be called in interrupt context, except [`Clock::now`]. The drivers'
-//! interrupt handlers take no lock, wake the registered wakers and do little else. A waker is woken in interrupt context, and in
-//! task context while the driver holds a lock: it schedules a task, and calls no driver.
+//! interrupt handlers take no lock and do little more than wake the registered wakers. A waker is woken in interrupt
+//! context, or in task context while the driver holds a lock: it may schedule a task, but must not call a driver.
 //!
-//! Where a method does not wait for the host, that is said of a device in service. A call that finds that the host broke the
-//! protocol, that a device asks to be reset, or that a reset has begun takes the next step of the recovery before it returns. It
-//! then blocks as [`Notify::expire`] does: 5 seconds at most on virtio, where the device confirms its reset; on VMBus the timeout of the bus
-//! at most for each step in which the host closes a channel of the device, and for a disk opens it again. All waits poll, with
-//! [`Platform::relax`](paravirt_platform::Platform::relax) between two looks.
+//! The statement that a method does not wait for the host applies to a device in service. A call that detects a protocol
+//! violation, a device that requests a reset, or a reset in progress performs the next step of the recovery before it returns. It
+//! then blocks as [`Notify::expire`] does: at most 5 seconds on virtio, where the device confirms its reset; on VMBus at most the
+//! timeout of the bus for each step in which the host closes a channel of the device, or opens it again for a disk. All waits poll, with
+//! [`Platform::relax`](paravirt_platform::Platform::relax) between two polls.
 //!
-//! What the queues of a device share is behind spin locks, which drivers hold while they copy a batch to or from a ring, and for
-//! the length of a reset or of an answer that is awaited. No interrupt handler and no waker takes them. On a kernel that
-//! preempts, a task that spins may have to wait until the holder runs again: tasks that share a device do not starve one another.
-//! The caller may hold its own locks, as long as its interrupt handlers do not take them.
+//! Spin locks protect the state that the queues of a device share. Drivers hold them while they copy a batch to or from a ring,
+//! and during a reset or a wait for an answer. No interrupt handler and no waker takes them. On a preemptive kernel, a task that
+//! spins may have to wait until the holder runs again: the tasks that share a device must not starve each other. The caller may
+//! hold its own locks, as long as its interrupt handlers do not take them.
 //!
 //! No method allocates, unless it says so. A method that takes a buffer and fails returns it in the error.
 //!
 //! # Faults and resets
 //!
-//! An error of the host ends in a [`Fault`] of that device alone. The driver stops the device; every queue returns its
-//! requests in flight (as [`IoError::Aborted`], through `complete` like any other completion) and reports the fault from
-//! then on. A reset by the guest ([`BlockQueue::reset`], a deadline) takes the same path, except that the device starts again
-//! when the last of its queues has been drained; until then submissions are refused with [`Fault::Reset`]. No buffer is
-//! returned while the host may still write to it: if the host does not confirm that it quiesced, the buffer is leaked.
+//! A protocol violation of the host results in a [`Fault`] of that device only. The driver stops the device; every queue returns
+//! its requests in flight (as [`IoError::Aborted`], through `complete` like any other completion) and returns the fault from then
+//! on. A reset by the guest ([`BlockQueue::reset`], a deadline) takes the same path, except that the device starts again when the
+//! last of its queues has been drained; until then submissions are refused with [`Fault::Reset`]. No buffer is returned while the
+//! host may still write to it: if the host does not confirm that it quiesced, the buffer is leaked.
 //!
 //! ```
 //! use paravirt_device::{BlockQueue, Completion, Durability, Fault, Op, Rejected, Request};

@@ -4,9 +4,9 @@ use paravirt_platform::Instant;
 /// The size of a console's screen.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ConsoleSize {
-    /// Characters in a line.
+    /// The number of characters in a line.
     pub columns: u16,
-    /// Lines.
+    /// The number of lines.
     pub rows: u16,
 }
 
@@ -20,7 +20,7 @@ pub trait Console: Notify + Send {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service; nothing of `bytes` was taken. Bytes that the host had not consumed are
+    /// The [`Fault`] if the device is out of service; no byte of `bytes` was copied. Bytes that the host had not consumed are
     /// lost.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault>;
 
@@ -28,17 +28,17 @@ pub trait Console: Notify + Send {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] if the device is out of service.
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault>;
 
     /// Whether the host has consumed all written bytes.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] if the device is out of service.
     fn is_flushed(&mut self) -> Result<bool, Fault>;
 
-    /// The size of the screen; `None` where the host does not report it. Asks the host for nothing.
+    /// The size of the screen; `None` if the host does not report it. Does not query the host.
     fn size(&self) -> Option<ConsoleSize>;
 }
 
@@ -52,7 +52,7 @@ pub trait Entropy: Notify + Send {
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device is out of service.
+    /// The [`Fault`] if the device is out of service.
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault>;
 }
 

@@ -76,7 +76,7 @@ pub struct TxMeta {
 }
 
 impl TxMeta {
-    /// A frame that is sent as it is.
+    /// A frame without offloads.
     pub const fn new() -> Self {
         Self { checksum: None, segmentation: None, vlan: None }
     }
@@ -103,7 +103,8 @@ impl TxMeta {
     }
 }
 
-/// The state of the checksum of a received frame. A state that the receiver does not know is as [`Unknown`](Self::Unknown).
+/// The state of the checksum of a received frame. Later versions may add states: treat an unrecognised one as
+/// [`Unknown`](Self::Unknown).
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RxChecksum {
@@ -158,10 +159,10 @@ impl RxFrame {
 
 /// The receive side of a queue.
 ///
-/// All methods are for task context. They work on what the last [`NetQueue::poll`] found: they do not wait, allocate or take a
-/// lock, and they do not fail when the device does.
+/// All methods are for task context. They return the frames that the last [`NetQueue::poll`] received: they do not wait, allocate
+/// or take a lock, and they work even if the device is out of service.
 pub trait NetRx {
-    /// The oldest received frame, until [`pop`](Self::pop); `None` when there is none. [`NetQueue::poll`] looks for new ones.
+    /// The oldest received frame, until [`pop`](Self::pop); `None` when there is none. [`NetQueue::poll`] receives new ones.
     fn front(&self) -> Option<RxFrame>;
 
     /// The bytes of segment `index` of the oldest frame; `None` when `index` is out of range. The host no longer writes to them.
@@ -231,7 +232,7 @@ impl<B> SendRefused<B> {
 ///
 /// All methods are for task context and neither wait for the host nor allocate. On virtio none takes a lock. On VMBus `reserve`,
 /// `commit`, `send` and `kick` may take the spin lock of the queue's channel, which the control calls of [`NetDevice`] take for
-/// each step on queue 0. A fault that `reserve` or `kick` finds is returned by the next [`NetQueue::poll`].
+/// each step on queue 0. The next [`NetQueue::poll`] returns a fault that `reserve` or `kick` detects.
 pub trait NetTx {
     /// The type of the buffers that are sent without a copy.
     type Buffer: DmaBuffer;
@@ -266,7 +267,8 @@ pub trait NetTx {
     /// [`Rejected::Buffer`] when the buffer cannot be submitted.
     fn send(&mut self, tag: u64, frame: Self::Buffer, meta: TxMeta) -> Result<(), SendRefused<Self::Buffer>>;
 
-    /// Returns one completed zero-copy send with its buffer; `None` when there is none. [`NetQueue::poll`] looks for new ones.
+    /// Returns one completed zero-copy send with its buffer; `None` when there is none. [`NetQueue::poll`] collects new
+    /// completions.
     fn sent(&mut self) -> Option<Sent<Self::Buffer>>;
 
     /// Notifies the host of sent frames, unless the host has suppressed notifications.
@@ -282,11 +284,12 @@ pub trait NetQueue: Notify + Send {
     /// The transmit side.
     type Tx: NetTx + ?Sized;
 
-    /// Looks for received frames and completed sends: a bounded amount of work. Does not allocate; on VMBus takes the spin lock of
+    /// Receives frames and collects completed sends, a bounded amount of work. Does not allocate; on VMBus takes the spin lock of
     /// the queue's channel.
     ///
-    /// Does not wait for the host while the device is in service. The call that finds it broken takes it out of service, and blocks
-    /// until the device has stopped or the driver's timeout ends (see the [crate documentation](crate#contexts-waits-and-locks)).
+    /// Does not wait for the host while the device is in service. A call that detects a fault takes the device out of service, and
+    /// blocks until the device has stopped or the driver's timeout ends (see the [crate
+    /// documentation](crate#contexts-waits-and-locks)).
     ///
     /// # Errors
     ///
@@ -294,7 +297,7 @@ pub trait NetQueue: Notify + Send {
     /// buffers that were in flight; they are leaked when the device did not confirm that it quiesced ([`Fault::Timeout`]).
     fn poll(&mut self) -> Result<(), Fault>;
 
-    /// Both sides, for use at the same time. Does nothing else.
+    /// Returns both sides, for use at the same time. Has no other effect.
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
 }
 
@@ -412,10 +415,10 @@ pub struct NetInfo {
     pub depth: u16,
     /// The offloads that are enabled.
     pub offloads: Offloads,
-    /// The maximum length in bytes of a frame that the device segments, with its Ethernet header; of any frame where it segments
+    /// The maximum length in bytes of a frame that the device segments, with its Ethernet header; of any frame if it segments
     /// none.
     pub max_segmented: u32,
-    /// The speed of the link in Mbit/s; `None` where the host does not report it.
+    /// The speed of the link in Mbit/s; `None` if the host does not report it.
     pub speed: Option<u32>,
 }
 
@@ -459,14 +462,14 @@ pub enum NetEvent {
 ///
 /// All methods are for task context and may take the locks of the device; none allocates, except [`take_queue`](Self::take_queue).
 ///
-/// The control calls are those that return [`ControlError`]. They send commands to the host and block until it answers: at most
-/// 5 seconds for each command on virtio, ten on VMBus. A call sends up to three. The queues go on meanwhile; a command that was not
-/// answered in time resets a virtio device, and takes one on VMBus out of service. The errors:
+/// The control calls are those that return [`ControlError`]. They send commands to the host and block until it answers: at most 5
+/// seconds for each command on virtio, ten on VMBus. A call sends up to three. The queues stay in service meanwhile; a command
+/// that is not answered in time resets a virtio device, and takes a device on VMBus out of service. The errors:
 ///
 /// * [`ControlError::Unsupported`]: the device does not offer the setting, which is unchanged.
 /// * [`ControlError::Refused`]: the device rejected it. The setting is unchanged, but the first commands of a call that sends
 ///   several may have taken effect.
-/// * [`ControlError::Faulted`]: the device is out of service or did not answer; what is in force is not known.
+/// * [`ControlError::Faulted`]: the device is out of service or did not answer; the current setting is unknown.
 pub trait NetDevice: Send {
     /// The type of its queues.
     type Queue: NetQueue;
@@ -487,8 +490,9 @@ pub trait NetDevice: Send {
 
     /// Returns the next change since the last call; call until `None`.
     ///
-    /// Goes on with a recovery, and blocks for it. After a reset of a virtio device it sends the settings again, and blocks as the
-    /// control calls do; otherwise it does not wait for the host. While nobody owns queue 0, its frames are dropped here.
+    /// Continues a recovery, and blocks for it. After a reset of a virtio device it sends the settings again, and blocks as the
+    /// control calls do; otherwise it does not wait for the host. While queue 0 is not owned by a caller, its frames are dropped
+    /// here.
     fn poll_event(&mut self) -> Option<NetEvent>;
 
     /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait for the host.

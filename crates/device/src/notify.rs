@@ -19,8 +19,8 @@ pub enum Arm {
 pub trait Notify {
     /// Enables interrupts, then checks whether an event raced in before the host could see that.
     ///
-    /// Returns [`Arm::Pending`] also while the queue has aborted requests to return. Requests that found no room before may be sent
-    /// here; on VMBus, messages of the bus are handled.
+    /// Also returns [`Arm::Pending`] while the queue has aborted requests to return. This call may send requests for which there
+    /// was no room before; on VMBus it handles messages of the bus.
     #[must_use]
     fn arm(&mut self) -> Arm;
 

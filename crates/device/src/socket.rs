@@ -137,11 +137,11 @@ impl Listeners {
 ///
 /// All methods are for task context. Data are copied: no buffer of the caller is in flight.
 ///
-/// On virtio none waits for the host while the device is in service, and none takes a lock then. On VMBus each socket is a channel
-/// of its own, which is opened and closed in [`poll`](Self::poll), and so in [`is_flushed`](Self::is_flushed) and
-/// [`expire`](Notify::expire): each of these blocks for the timeout of the bus at most for each step of opening the channel of one socket, and
-/// of closing those of sockets that were closed. [`connect`](Self::connect) blocks for 5 seconds at most while the host accepts no
-/// message. The others do not wait for the host; they may take the lock of the bus for a moment.
+/// On virtio none waits for the host while the device is in service, and none takes a lock then. On VMBus each socket is a separate
+/// channel, which is opened and closed in [`poll`](Self::poll), and so in [`is_flushed`](Self::is_flushed) and
+/// [`expire`](Notify::expire): each of these blocks for the timeout of the bus at most for each step of opening the
+/// channel of one socket, and /// of closing those of sockets that were closed. [`connect`](Self::connect) blocks while the host accepts no message, at
+/// most for the timeout of the bus. The others do not wait for the host; they may take the lock of the bus for a moment.
 ///
 /// ```
 /// use paravirt_device::{SocketError, SocketState, Sockets};
@@ -221,8 +221,8 @@ pub trait Sockets: Notify + Send {
     /// [`SocketError::Unknown`], [`SocketError::NotOpen`], or [`SocketError::Faulted`].
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError>;
 
-    /// Closes a socket. Data sent before still reach the host; data from the host are discarded. The slot is free when the host has
-    /// been told.
+    /// Closes a socket. Data sent before still reach the host; data from the host are discarded. The slot is free after the host
+    /// has been notified.
     fn close(&mut self, socket: SocketId);
 
     /// Whether the host has received all data, including those of closed sockets. Wait for it before shutdown.

@@ -1,15 +1,15 @@
-//! The copies between private bytes and shared memory.
+//! Copies between private bytes and shared memory.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Words of 8 bytes that one block of vector registers holds.
+/// The number of words of 8 bytes in a block, which one iteration copies with vector registers.
 const BLOCK_WORDS: usize = 8;
-/// Fewer words are copied one by one, without a call.
+/// The number of words below which they are copied one by one, inline.
 const SHORT_WORDS: usize = 2 * BLOCK_WORDS;
 
-/// Writes `bytes` to the beginning of `words`, the last word padded with zeros; returns the words behind them.
+/// Writes `bytes` to the beginning of `words`, padding the last word with zeros. Returns the words after them.
 ///
-/// What does not fit is not written: the answer is then empty.
+/// Bytes that do not fit are not written; the returned slice is then empty.
 #[inline(always)]
 pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
     let (whole, rest) = bytes.as_chunks::<8>();
@@ -24,7 +24,8 @@ pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64
     if rest.is_empty() { later } else { copy_last_word_in(later, rest) }
 }
 
-/// Writes `from` to `to`, which is as long. A function of its own, so that short copies do not pay for its registers.
+/// Writes `from` to `to`, of the same length. A separate function, so that short copies do not have to save the registers that it
+/// uses.
 #[inline(never)]
 fn copy_blocks_in(to: &[AtomicU64], from: &[[u8; 8]]) {
     let count = from.len().min(to.len());
@@ -36,7 +37,7 @@ fn copy_blocks_in(to: &[AtomicU64], from: &[[u8; 8]]) {
     }
 }
 
-/// Reads `from` into `to`: as many words as both have. A function of its own, as [`copy_blocks_in`] is.
+/// Reads `from` into `to`, as many words as both have. A separate function for the same reason as [`copy_blocks_in`].
 #[inline(never)]
 fn copy_blocks_out(from: &[AtomicU64], to: &mut [[u8; 8]]) {
     let count = to.len().min(from.len());
@@ -70,7 +71,7 @@ pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
     }
 }
 
-/// Copies `len` bytes, one side of which another party may write meanwhile.
+/// Copies `len` bytes. Another party may write one of the sides at the same time.
 ///
 /// # Safety
 ///
@@ -79,11 +80,11 @@ pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
 pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: `len / 8` words are within the `len` bytes of the caller's contract.
     let done = unsafe { copy_long(from, to, len >> 3) }.wrapping_mul(8);
-    // SAFETY: `done` is at most `len`, so that `len - done` bytes are left of those that the caller vouches for.
+    // SAFETY: `done` is at most `len`, so that `len - done` bytes of the caller's contract are left.
     let done = done
         .wrapping_add(unsafe { machine::copy_short(from.add(done), to.add(done), len.wrapping_sub(done)) });
     for at in done..len {
-        // SAFETY: `at` is below `len`, for which the caller vouches; a byte needs no alignment.
+        // SAFETY: `at` is below `len`, which the caller's contract covers; a byte needs no alignment.
         unsafe {
             let byte = AtomicU8::from_ptr(from.add(at).cast_mut()).load(Ordering::Relaxed);
             AtomicU8::from_ptr(to.add(at)).store(byte, Ordering::Relaxed);
@@ -91,29 +92,30 @@ pub(crate) unsafe fn copy_bytes(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// Copies the first of `words` words of 8 bytes, as far as that is faster than word by word; returns how many words that was.
+/// Copies as many of the first of `words` words of 8 bytes as can be copied faster than word by word. Returns the number of words
+/// copied.
 ///
 /// # Safety
 ///
 /// `from` is valid for reads and `to` for writes of `words` words, and the two do not overlap. Neither need be aligned.
-/// Another party may write one of them meanwhile.
+/// Another party may write one of them at the same time.
 #[inline(always)]
 unsafe fn copy_long(from: *const u8, to: *mut u8, words: usize) -> usize {
     if words < BLOCK_WORDS {
         return 0;
     }
-    // SAFETY: the caller's contract is that of the routine.
+    // SAFETY: the contract of this function is that of the routine.
     unsafe { machine::copy(from, to, words) }
 }
 
-/// The path without assembly: everything is left to atomic accesses.
+/// The path without assembly: it copies nothing, so that the callers use atomic accesses.
 #[cfg(any(not(target_arch = "x86_64"), target_os = "windows", target_os = "uefi", miri, paravirt_portable))]
 mod machine {
     /// Copies nothing.
     ///
     /// # Safety
     ///
-    /// None is needed: the signature is that of the routine that copies.
+    /// There are no requirements; the signature is that of the routine that copies.
     #[inline(always)]
     pub unsafe fn copy(_from: *const u8, _to: *mut u8, _words: usize) -> usize {
         0
@@ -123,7 +125,7 @@ mod machine {
     ///
     /// # Safety
     ///
-    /// None is needed: the signature is that of the routine that copies.
+    /// There are no requirements; the signature is that of the routine that copies.
     #[inline(always)]
     pub unsafe fn copy_short(_from: *const u8, _to: *mut u8, _len: usize) -> usize {
         0
@@ -136,10 +138,11 @@ mod machine {
     not(any(target_os = "windows", target_os = "uefi", miri, paravirt_portable))
 ))]
 mod machine {
-    /// Words from which a call of the program's `memcpy` is worth its cost.
+    /// The number of words from which a call of the program's `memcpy` is faster.
     const CALL_WORDS: usize = if cfg!(target_feature = "sse2") { 32 } else { 8 };
 
-    /// Copies whole blocks of 64 bytes, or everything where that is much; returns how many words that was.
+    /// Copies all words if there are at least [`CALL_WORDS`], otherwise whole blocks of 64 bytes. Returns the number of words
+    /// copied.
     ///
     /// # Safety
     ///
@@ -151,22 +154,22 @@ mod machine {
             unsafe { call_memcpy(from, to, words.wrapping_mul(8)) }
             return words;
         }
-        // SAFETY: the caller's contract covers `words` words, of which `copy_long` makes sure that there are eight.
+        // SAFETY: the caller's contract covers `words` words, which are at least eight, as `copy_long` has checked.
         unsafe { copy_blocks(from, to, words) }
     }
 
-    /// Copies nothing: kernels without vector registers copy what is short word by word.
+    /// Copies nothing: without vector registers, short ranges are copied word by word.
     ///
     /// # Safety
     ///
-    /// None is needed: the signature is that of the routine that copies.
+    /// There are no requirements; the signature is that of the routine that copies.
     #[cfg(not(target_feature = "sse2"))]
     #[inline(always)]
     unsafe fn copy_blocks(_from: *const u8, _to: *mut u8, _words: usize) -> usize {
         0
     }
 
-    /// Copies whole blocks of 64 bytes by vector registers; returns how many words that was.
+    /// Copies whole blocks of 64 bytes by vector registers. Returns the number of words copied.
     ///
     /// # Safety
     ///
@@ -175,7 +178,8 @@ mod machine {
     #[inline(always)]
     unsafe fn copy_blocks(from: *const u8, to: *mut u8, words: usize) -> usize {
         let blocks = words >> 3;
-        // SAFETY: `blocks * 64` bytes are within the `words * 8` of the caller's contract, and at least one block is there. The instructions touch nothing but the two ranges and the registers named.
+        // SAFETY: `blocks * 64` bytes are within the `words * 8` of the caller's contract, and there is at least one block. The
+        // instructions access only the two ranges and the named registers.
         unsafe {
             core::arch::asm!(
                 "2:",
@@ -201,13 +205,13 @@ mod machine {
         blocks << 3
     }
 
-    /// Moves a run of bytes by one register, and counts it.
+    /// Copies a run of `$size` bytes by one register and adds `$size` to `$done`.
     ///
-    /// The instructions touch nothing but the run and the register. `$done + $size` is at most the length that the caller of
-    /// [`copy_short`] vouches for: a bit of what is left was tested, or its value compared.
+    /// The instructions access only the run and the register. `$done + $size` is at most the length in the contract of
+    /// [`copy_short`]: the caller of the macro has compared the remaining length with `$size` or tested the corresponding bit.
     macro_rules! move_run {
         ($from:ident, $to:ident, $done:ident, $size:literal, $class:ident, $load:literal, $store:literal) => {
-            // SAFETY: `$size` bytes are left behind `$done`, as above; the instructions access nothing else.
+            // SAFETY: at least `$size` bytes are left after `$done`, as described above; the instructions access nothing else.
             unsafe {
                 core::arch::asm!(
                     $load,
@@ -222,8 +226,8 @@ mod machine {
         };
     }
 
-    /// Copies what is left of a range by the longest runs that registers hold, down to 4 bytes, at any alignment; returns how many
-    /// bytes that was.
+    /// Copies the rest of a range by the largest registers that fit, down to 4 bytes, at any alignment. Returns the number of
+    /// bytes copied.
     ///
     /// # Safety
     ///
@@ -244,7 +248,7 @@ mod machine {
         done
     }
 
-    /// Calls the program's own `memcpy`, which the compiler calls itself and every program therefore has.
+    /// Calls the program's `memcpy`, which every program has, since the compiler emits calls to it.
     ///
     /// # Safety
     ///
@@ -254,8 +258,9 @@ mod machine {
         unsafe extern "C" {
             fn memcpy(to: *mut u8, from: *const u8, len: usize) -> *mut u8;
         }
-        // SAFETY: the arguments are in the registers of the System V convention, which `extern "C"` means on the targets that
-        // this module is compiled for, and every register that a callee may change is declared. The ranges are the caller's.
+        // SAFETY: the arguments are in the registers of the System V convention, which is the `extern "C"` convention of all
+        // targets for which this module is compiled, and every register that a callee may change is declared. The caller's
+        // contract covers the ranges.
         unsafe {
             core::arch::asm!(
                 "call {memcpy}",
@@ -275,7 +280,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// Every length around the limits of the three ways to copy, at every misalignment.
+    /// Tests every length around the limits of the three ways to copy, at every misalignment.
     #[test]
     fn copies_every_length_and_nothing_else() {
         let from: Vec<u8> = (0..600u32).map(|i| i as u8 | 1).collect();

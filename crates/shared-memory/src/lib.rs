@@ -1,16 +1,16 @@
 //! Memory that a host may write at any time.
 //!
-//! [`SharedMemory`] is a view of a range of bytes, [`RingArray`] one of an array whose length is a power of two. Both hand out
-//! atomics and copies, never a `&[u8]`: what the host wrote is read once into private memory, then checked, then used.
+//! [`SharedMemory`] is a view of a range of bytes, [`RingArray`] a view of an array whose length is a power of two. Both give
+//! access by atomics and copies, never as a `&[u8]`: a value that the host wrote is read once into private memory and checked
+//! before it is used.
 //!
-//! The copy routine of this crate ([`copy_words_out`], [`copy_words_in`], [`SharedMemory::copy_out`],
-//! [`SharedMemory::copy_in`]) is the only one in the workspace whose other side a host may write meanwhile. Short copies are
-//! atomic accesses; on x86-64 longer ones are made by instructions that the compiler does not see into, so that a race makes
-//! for a mixture of bytes and for nothing else. `--cfg paravirt_portable` in `RUSTFLAGS` selects atomic accesses for all
-//! lengths: other processors, Miri and sanitizers take that path.
+//! The copy routine of this crate ([`copy_words_out`], [`copy_words_in`], [`SharedMemory::copy_out`], [`SharedMemory::copy_in`])
+//! is the only one in the workspace that copies to or from memory that a host may write at the same time. Short copies are atomic
+//! accesses. On x86-64, longer copies use inline assembly, which is opaque to the compiler, so that a race can only yield a
+//! mixture of old and new bytes. `--cfg paravirt_portable` in `RUSTFLAGS` selects atomic accesses for all lengths, as other
+//! processors, Miri and sanitizers use them.
 //!
-//! The crate depends on `core` alone, allocates nothing and blocks nowhere: everything here may be called in interrupt
-//! context.
+//! The crate depends only on `core`, does not allocate and does not block: all functions may be called in interrupt context.
 //!
 //! ```
 //! use paravirt_shared_memory::SharedMemory;

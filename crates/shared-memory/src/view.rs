@@ -9,9 +9,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// The types through which host-writable memory is seen: atomics, and arrays of them.
+/// The types as which host-writable memory is accessed: atomics, and arrays of them.
 ///
-/// Sealed: any other type could make a reference to memory that changes under it.
+/// Sealed: a reference of any other type would be to memory that can change while the reference exists.
 pub trait SharedAtom: sealed::Sealed + Sync + 'static {}
 
 macro_rules! atoms {
@@ -23,7 +23,7 @@ impl<T: SharedAtom, const N: usize> SharedAtom for [T; N] {}
 
 /// Memory that a host may write at any time.
 ///
-/// There is no way from here to a `&[u8]`: what is read is copied out once and then checked.
+/// It never returns a `&[u8]`: bytes are copied out once and then checked.
 #[derive(Debug)]
 pub struct SharedMemory {
     base: NonNull<u8>,
@@ -36,7 +36,7 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Views `len` bytes at `base`.
+    /// Creates a view of `len` bytes at `base`.
     ///
     /// # Safety
     ///
@@ -47,44 +47,44 @@ impl SharedMemory {
         Self { base, len }
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is nothing here.
+    /// Returns whether the length is 0.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The atom at byte `offset`; `None` where it is out of bounds or misaligned.
+    /// Returns the atom at byte `offset`; `None` if it is out of bounds or misaligned.
     pub fn at<T: SharedAtom>(&self, offset: usize) -> Option<&T> {
         let end = offset.checked_add(size_of::<T>())?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
         if end > self.len || !address.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        // SAFETY: in bounds and aligned by the checks above; valid and only seen as atomics by `new`.
+        // SAFETY: in bounds and aligned by the checks above; valid and accessed only as atomics by the contract of `new`.
         Some(unsafe { self.base.add(offset).cast::<T>().as_ref() })
     }
 
-    /// The `count` atoms from byte `offset` on; `None` where they are out of bounds or misaligned.
+    /// Returns the `count` atoms from byte `offset` on; `None` if they are out of bounds or misaligned.
     pub fn slice_at<T: SharedAtom>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let end = offset.checked_add(count.checked_mul(size_of::<T>())?)?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
         if end > self.len || !address.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        // SAFETY: in bounds and aligned by the checks above; valid and only seen as atomics by `new`.
+        // SAFETY: in bounds and aligned by the checks above; valid and accessed only as atomics by the contract of `new`.
         Some(unsafe { core::slice::from_raw_parts(self.base.add(offset).cast::<T>().as_ptr(), count) })
     }
 
-    /// An array of `count` atoms at byte `offset`, indexed modulo `count`; `None` where it does not fit, is
-    /// misaligned, or `count` is not a power of two.
+    /// Returns an array of `count` atoms at byte `offset`, indexed modulo `count`; `None` if it is out of bounds or misaligned, or
+    /// `count` is not a power of two.
     ///
     /// # Safety
     ///
-    /// The caller drops the array before the memory ends.
+    /// The caller drops the array before the memory becomes invalid.
     pub unsafe fn ring_array<T: SharedAtom>(&self, offset: usize, count: usize) -> Option<RingArray<T>> {
         let len = count.checked_mul(size_of::<T>())?;
         let end = offset.checked_add(len)?;
@@ -94,29 +94,29 @@ impl SharedMemory {
         }
         // SAFETY: in bounds by the checks above.
         let base = unsafe { self.base.add(offset).cast() };
-        // SAFETY: `count` atoms are in bounds and aligned by the checks above, and valid and only seen as atomics by `new`; the
-        // caller drops the array first.
+        // SAFETY: `count` atoms are in bounds and aligned by the checks above, and valid and accessed only as atomics by the
+        // contract of `new`; the caller drops the array before the memory becomes invalid.
         Some(unsafe { RingArray::new(base, count.wrapping_sub(1)) })
     }
 
-    /// Copies `into.len()` bytes from byte `offset` out of the memory, each read once.
+    /// Copies `into.len()` bytes from byte `offset` of the memory to `into`, reading each byte once.
     ///
-    /// Returns `None`, and copies nothing, where they are out of bounds.
+    /// Returns `None`, without copying, if they are out of bounds.
     #[inline]
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) -> Option<()> {
         self.check_bounds(offset, into.len())?;
-        // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
+        // SAFETY: in bounds by the check above and valid by the contract of `new`; private memory does not overlap shared memory.
         unsafe { copy_bytes(self.base.add(offset).as_ptr(), into.as_mut_ptr(), into.len()) };
         Some(())
     }
 
     /// Copies `from` into the memory at byte `offset`.
     ///
-    /// Returns `None`, and copies nothing, where it does not fit.
+    /// Returns `None`, without copying, if it is out of bounds.
     #[inline]
     pub fn copy_in(&self, offset: usize, from: &[u8]) -> Option<()> {
         self.check_bounds(offset, from.len())?;
-        // SAFETY: in bounds by the check above and valid by `new`; private memory does not overlap shared memory.
+        // SAFETY: in bounds by the check above and valid by the contract of `new`; private memory does not overlap shared memory.
         unsafe { copy_bytes(from.as_ptr(), self.base.add(offset).as_ptr(), from.len()) };
         Some(())
     }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn views_are_bounded_and_aligned() {
         let mut words = [0u64; 4];
-        // SAFETY: `words` outlives the view and is not touched meanwhile.
+        // SAFETY: `words` outlives the view and is accessed only through it.
         let view = unsafe { SharedMemory::new(NonNull::from(&mut words).cast(), 32) };
         assert!(view.at::<AtomicU16>(30).is_some());
         assert!(view.at::<AtomicU16>(31).is_none());
@@ -156,13 +156,13 @@ mod tests {
     #[test]
     fn ring_arrays_wrap_and_refuse_what_does_not_fit() {
         let mut words = [0u64; 4];
-        // SAFETY: `words` outlives the view and the array and is not touched meanwhile.
+        // SAFETY: `words` outlives the view and the array and is accessed only through them.
         let view = unsafe { SharedMemory::new(NonNull::from(&mut words).cast(), 32) };
         // SAFETY: the array is dropped before `words`.
         let ring = unsafe { view.ring_array::<AtomicU32>(8, 4) }.unwrap();
         ring.at(6).store(9, Ordering::Relaxed);
         assert_eq!(view.at::<AtomicU32>(16).unwrap().load(Ordering::Relaxed), 9);
-        // SAFETY: each answer is `None`: no array is made.
+        // SAFETY: every call returns `None`: no array is created.
         unsafe {
             assert!(view.ring_array::<AtomicU32>(8, 3).is_none());
             assert!(view.ring_array::<AtomicU32>(24, 4).is_none());

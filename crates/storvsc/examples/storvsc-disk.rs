@@ -13,7 +13,7 @@ use paravirt_vmbus::{Version, Vmbus};
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The host: a controller with a disk of 1 MiB whose block 3 says something.
+    // The host: a controller with a disk of 1 MiB; block 3 contains a text.
     let mut medium = vec![0; 1 << 20];
     medium[3 * 512..][..10].copy_from_slice(b"block no 3");
     let drives = StorHost::new();
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let offer = offer.ok_or("the host offers no SCSI controller")?;
 
-    // The controller reports its disks as events: first those that are there, later those that are added.
+    // The controller reports its disks as events: first the existing disks, later those that are added.
     let transport = StorTransport::new(&guest, &vmbus, &offer, &StorOptions::default());
     let mut controller = StorController::open(&guest, transport, &Options::default())?;
     let Some(ControllerEvent::Added(mut disk)) = controller.poll() else {

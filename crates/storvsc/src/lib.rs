@@ -1,25 +1,25 @@
-//! Hyper-V storage: the guest's side of StorVSP, for SCSI controllers, IDE disks and Fibre Channel on VMBus.
+//! Hyper-V storage: the client of StorVSP, for SCSI controllers, IDE disks and Fibre Channel adapters on VMBus.
 //!
-//! [`StorTransport`] is the transport of a `paravirt-scsi` controller; [`StorController`], [`StorDisk`] and [`StorQueue`] name the
-//! controller, its disks and their queues.
+//! [`StorTransport`] is the transport of a `paravirt-scsi` controller; [`StorController`], [`StorDisk`] and [`StorQueue`] are the
+//! types of the controller, its disks and their queues.
 //!
 //! # Lifecycle
 //!
 //! ```text
 //!   open ─ BEGIN ─ version 6.2, 6.0, 5.1, 4.2, 2.0 ─ properties ─ END ─ CREATE_SUB_CHANNELS ─► in service
 //!     ▲                                                                                          │
-//!     └───────── recovery: every channel closed, and the host's confirmation awaited ◄───────────┘
+//!     └───────── recovery: every channel is closed, and the host confirms each close ◄───────────┘
 //! ```
 //!
-//! Each request is one packet: 64 bytes of StorVSP behind one range of guest memory, so that nothing is copied. Segments
-//! of a buffer have to meet at page boundaries for that ([`BlockInfo::segment_boundary`](paravirt_device::BlockInfo)).
+//! Each request is one packet: a range of guest memory, followed by 64 bytes of StorVSP. No data are copied. The segments of a
+//! buffer form one range if they meet at page boundaries ([`BlockInfo::segment_boundary`](paravirt_device::BlockInfo)).
 //!
 //! # Trust
 //!
-//! Packets of the host are copied out of the ring once and parsed by total functions ([`HostPacket`], [`Executed`]); of the
-//! completion of a command that succeeded the first words are read once instead. A completion names a slot and its generation, and
-//! is accepted once; a malformed packet ends the controller. Unsafe code is denied but for the implementations of the two unsafe
-//! traits of `paravirt-scsi`.
+//! Packets from the host are copied out of the ring once and parsed by total functions ([`HostPacket`], [`Executed`]). For a
+//! successful command, only the first words of the completion are read, once. A completion contains a slot and its generation, and
+//! is accepted once. A malformed packet takes the controller out of service. Unsafe code is denied except in the implementations
+//! of the two unsafe traits of `paravirt-scsi`.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
@@ -52,7 +52,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Source: the protocol as OpenVMM's `storvsp_protocol` and `storvsp` (MIT) and FreeBSD's `hv_storvsc` (BSD) show it.
+//! Source: OpenVMM's `storvsp_protocol` and `storvsp` (MIT) and FreeBSD's `hv_storvsc` (BSD).
 #![no_std]
 #![deny(unsafe_code)]
 #![cfg_attr(

@@ -1,4 +1,4 @@
-//! Packets of the host, parsed: pure, total, fuzzed.
+//! Parsers of packets from the host: pure, total, fuzzed.
 //!
 //! Source: `storvsp_protocol` of OpenVMM (MIT) and `hv_vstorage.h` of FreeBSD (BSD).
 
@@ -20,7 +20,7 @@ mod scsi_status {
     pub const TASK_SET_FULL: u8 = 0x28;
 }
 
-/// Bytes of EXECUTE_SRB up to the end of the command or sense data: what every version has.
+/// The minimum length of EXECUTE_SRB in bytes: up to the end of the command or sense data, which every version has.
 pub const MIN_EXECUTE: usize = 48;
 const _: () = assert!(
     MIN_EXECUTE
@@ -28,10 +28,10 @@ const _: () = assert!(
             + offset_of!(StorvspScsiRequest, cdb_or_sense)
             + STORVSP_SENSE_LENGTH as usize
 );
-/// The status without its flags.
+/// The mask of the SRB status without its flags.
 const SRB_STATUS_MASK: u8 = !StorvspSrbStatusFlags::all().bits();
 
-/// The beginning of [`StorvspExecute`], in whole words.
+/// The first whole words of [`StorvspExecute`].
 #[derive(FromBytes)]
 #[repr(C)]
 struct StorvspExecuteHead {
@@ -44,7 +44,7 @@ struct StorvspExecuteHead {
     cdb_or_sense: [u8; 4],
 }
 
-/// Words of that beginning.
+/// The number of words from which [`Executed::parse_good`] recognises a successful command.
 pub const GOOD_WORDS: usize = size_of::<StorvspExecuteHead>() / 8;
 const _: () = {
     const fn at(field: usize) -> usize {
@@ -62,13 +62,13 @@ const _: () = {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Executed {
-    /// Its status.
+    /// The status of the command.
     pub status: Status,
-    /// Bytes transferred, as the host says; 0 where it failed without sense data.
+    /// The number of bytes transferred, as the host reports it; 0 if the command failed without sense data.
     pub transferred: u32,
 }
 
-/// A packet of the host.
+/// A packet from the host.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum HostPacket {
@@ -76,7 +76,7 @@ pub enum HostPacket {
     Completed {
         /// The transaction id of the request.
         transaction: u64,
-        /// The status of the operation. A SCSI command has one of its own.
+        /// The status of the operation, which is separate from the status of a SCSI command.
         status: StorvspNtStatus,
     },
     /// ENUMERATE_BUS, REMOVE_DEVICE or EVENT_NOTIFICATION: units may have been added or removed.
@@ -85,7 +85,7 @@ pub enum HostPacket {
     Other(u32),
 }
 
-/// A packet that is malformed.
+/// The packet is malformed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Malformed;
 
@@ -94,7 +94,7 @@ impl HostPacket {
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is of a type that the protocol does not use, or too short.
+    /// [`Malformed`] if the packet is too short or of a type that the protocol does not use.
     #[inline]
     pub fn parse(packet: &Packet<'_>) -> Result<Self, Malformed> {
         let (header, _) = StorvspHeader::read_from_prefix(packet.payload).map_err(|_| Malformed)?;
@@ -114,12 +114,12 @@ impl HostPacket {
 }
 
 impl Executed {
-    /// Parses the payload of a completed EXECUTE_SRB. Hosts before StorVSP 6.0 send less than [`StorvspExecute`]; what is missing
-    /// is zero.
+    /// Parses the payload of a completed EXECUTE_SRB. Hosts before StorVSP 6.0 send less than [`StorvspExecute`]; missing bytes
+    /// are read as zero.
     ///
     /// # Errors
     ///
-    /// [`Malformed`] where it is shorter than [`MIN_EXECUTE`].
+    /// [`Malformed`] if the payload is shorter than [`MIN_EXECUTE`].
     pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
         let mut bytes = [0; size_of::<StorvspExecute>()];
         if payload.len() < MIN_EXECUTE {
@@ -133,14 +133,14 @@ impl Executed {
         Ok(Self::failed(&request))
     }
 
-    /// Whether these statuses are those of a command that succeeded.
+    /// Returns whether the statuses are those of a successful command.
     #[inline(always)]
     const fn is_good(srb_status: u8, scsi_status: u8) -> bool {
         srb_status & SRB_STATUS_MASK == StorvspSrbStatus::SUCCESS.0 && scsi_status == scsi_status::GOOD
     }
 
-    /// Bytes transferred by a command, where the first words of its completion say that it succeeded; the rest of the packet then
-    /// has no meaning.
+    /// Returns the number of bytes transferred if the first words of a completion report a successful command; otherwise `None`.
+    /// The rest of the completion of a successful command carries no information.
     #[inline(always)]
     pub fn parse_good(words: [u64; GOOD_WORDS]) -> Option<u32> {
         let head: StorvspExecuteHead = zerocopy::transmute!(words);
@@ -158,7 +158,7 @@ impl Executed {
             Sense::parse(bytes.get(..usize::from(request.sense_length)).unwrap_or(bytes))
         };
         let status = match (request.scsi_status, code) {
-            // The sense data may report a success, for which the length counts.
+            // The sense data may report success; the transfer length is then valid.
             (scsi_status::CHECK_CONDITION, _) if flags.contains(StorvspSrbStatusFlags::AUTOSENSE_VALID) => {
                 return Self { status: Status::Check(sense()), transferred };
             }
@@ -170,7 +170,7 @@ impl Executed {
                 | StorvspSrbStatus::INVALID_TARGET,
             ) => Status::NoPath,
             (scsi_status::BUSY | scsi_status::TASK_SET_FULL, _) | (_, StorvspSrbStatus::BUSY) => Status::Busy,
-            // An underrun or overrun: the length shows it, and is checked where it matters.
+            // An underrun or overrun: the caller detects it by the transfer length.
             (scsi_status::GOOD, StorvspSrbStatus::DATA_OVERRUN) => {
                 return Self { status: Status::Good, transferred };
             }
@@ -186,7 +186,7 @@ impl Executed {
     }
 }
 
-/// The properties in the completion of QUERY_PROPERTIES; `None` where it is too short.
+/// Parses the properties in the completion of QUERY_PROPERTIES; `None` if it is too short.
 pub fn properties(payload: &[u8]) -> Option<StorvspProperties> {
     let rest = payload.get(size_of::<StorvspHeader>()..)?;
     StorvspProperties::read_from_prefix(rest).ok().map(|(properties, _)| properties)
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn srb_and_scsi_statuses_become_one_status() {
         assert_eq!(answer(1, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
-        // The flag of a frozen queue does not hide a success.
+        // The flag QUEUE_FROZEN does not hide a success.
         assert_eq!(answer(0x41, 0, &[]).status, Status::Good);
         assert_eq!(answer(0x12, 0, &[]), Executed { status: Status::Good, transferred: 4096 });
         assert_eq!(answer(0x20, 2, &[]), Executed { status: Status::NoUnit, transferred: 0 });
@@ -226,7 +226,7 @@ mod tests {
         for code in [8, 7, 0x21] {
             assert_eq!(answer(code, 0, &[]).status, Status::NoPath, "{code:#x}");
         }
-        // Sense data count only with the flag that they are valid.
+        // Sense data are used only if the flag AUTOSENSE_VALID is set.
         assert_eq!(answer(4, 2, &[0x72, 5, 0x20, 0]).status, Status::Check(None));
         let Status::Check(Some(sense)) = answer(0x86, 2, &[0x72, 5, 0x20, 0]).status else { panic!() };
         assert_eq!(sense.disposition(), Disposition::Failed(IoError::Unsupported));

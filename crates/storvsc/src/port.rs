@@ -1,4 +1,4 @@
-//! A channel to a controller: commands out, completions in.
+//! The SCSI port of a controller: sends commands on a channel and receives their completions.
 
 use crate::message::{Executed, HostPacket, MIN_EXECUTE};
 use core::fmt;
@@ -15,9 +15,9 @@ use paravirt_scsi::{Address, Command, Event, ScsiPort};
 use paravirt_vmbus::{Channel, Kind, Payload};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Bytes of the longest packet of the host.
+/// The maximum length in bytes of a packet from the host.
 pub(crate) const PACKET: usize = 256;
-/// Seconds that a command may take, for the host's information.
+/// The timeout in seconds in each command, for the host's information.
 const TIMEOUT_SECONDS: u32 = 60;
 /// Packets that mean nothing to the driver and are passed over in one call, at most.
 const MAX_IGNORED: u32 = 256;
@@ -33,7 +33,7 @@ pub(crate) fn header(operation: StorvspOperation) -> StorvspHeader {
 /// An open channel of a controller.
 pub struct StorPort<P: Platform> {
     channel: Channel<P>,
-    /// What every command has in common.
+    /// The words that all commands have in common.
     template: [u64; WORDS],
     buffer: [u8; PACKET],
     /// Packets of the host that were malformed.
@@ -65,7 +65,7 @@ impl<P: Platform> StorPort<P> {
         Self { channel, template: zerocopy::transmute!(execute), buffer: [0; PACKET], malformed: 0 }
     }
 
-    /// Sends a command whose data are several segments, or none, or whose packet goes across the end of the ring.
+    /// Sends a command with no data or several segments, or whose packet wraps around the end of the ring.
     #[inline(never)]
     fn send_any(&mut self, id: u64, command: Command<'_>) -> Result<(), Rejected> {
         let lun = u8::try_from(command.address.lun).map_err(|_| Rejected::Invalid)?;
@@ -83,10 +83,10 @@ impl<P: Platform> StorPort<P> {
     }
 }
 
-/// Words of a command.
+/// The number of words of a command packet.
 const WORDS: usize = size_of::<StorvspExecute>() / 8;
 
-/// The request for a command.
+/// The payload of a command packet: the template, and the fields that differ.
 struct Execute<'a> {
     template: &'a [u64; WORDS],
     lun: u8,
@@ -94,7 +94,7 @@ struct Execute<'a> {
 }
 
 impl Payload<WORDS> for Execute<'_> {
-    /// The template with what differs. [`StorvspScsiRequest`] says what is where.
+    /// Returns the template with the command's fields at their offsets in [`StorvspScsiRequest`].
     #[inline(always)]
     fn words(self) -> [u64; WORDS] {
         let Self { template, lun, command } = self;
@@ -120,7 +120,7 @@ impl Payload<WORDS> for Execute<'_> {
     }
 }
 
-// Where `Execute` puts what differs.
+// The offsets at which `Execute` sets the fields of a command.
 const _: () = {
     const fn is_at(field: usize, word: usize, byte: usize) -> bool {
         size_of::<StorvspHeader>().strict_add(field) == word.strict_mul(8).strict_add(byte)
@@ -141,9 +141,9 @@ const COMMON_FLAGS: StorvspSrbFlags = StorvspSrbFlags::QUEUE_ACTION_ENABLE
     .union(StorvspSrbFlags::DISABLE_SYNCHRONOUS_TRANSFER);
 
 #[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
-// SAFETY: memory of commands is named to the host by `Channel` alone, which takes it as `DmaSegments`, and a packet that was not
-// written is not seen. An id is returned only where the host has written a completion packet with it, by which StorVSP says that
-// it has completed the request and does not access its memory any more.
+// SAFETY: only `Channel` gives addresses of a command's memory to the host; it takes them as `DmaSegments`, and the host does not
+// see a packet that was not written. An id is returned only if the host has written a completion packet with it, by which StorVSP
+// reports that it has completed the request and no longer accesses its memory.
 unsafe impl<P: Platform> ScsiPort for StorPort<P> {
     #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
@@ -178,7 +178,7 @@ unsafe impl<P: Platform> ScsiPort for StorPort<P> {
             let Some(packet) = self.channel.receive(&mut self.buffer)? else { return Ok(None) };
             let event = match HostPacket::parse(&packet) {
                 Ok(HostPacket::Completed { transaction, .. }) => {
-                    // On some hosts the completion of RESET_BUS is a header only.
+                    // On some hosts the completion of RESET_BUS consists of the header only.
                     let Executed { status, transferred } = Executed::parse(packet.payload)
                         .unwrap_or(Executed { status: paravirt_scsi::Status::Error, transferred: 0 });
                     Event::Reply { id: transaction, status, transferred }

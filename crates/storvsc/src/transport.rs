@@ -1,6 +1,6 @@
-//! A controller: negotiation of its version and properties, and its channels.
+//! The transport of a controller: negotiation of version and properties, and its channels.
 //!
-//! Source: the messages as `storvsp_protocol` of OpenVMM (MIT) and `hv_vstorage.h` of FreeBSD (BSD) show them.
+//! Source: `storvsp_protocol` of OpenVMM (MIT) and `hv_vstorage.h` of FreeBSD (BSD).
 
 use crate::message::{HostPacket, properties};
 use crate::port::{PACKET, StorPort, header};
@@ -17,17 +17,17 @@ use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Bytes of a transfer, where the host reports no limit.
+/// The maximum transfer in bytes if the host reports no limit.
 const DEFAULT_TRANSFER: u32 = 64 << 10;
-/// Bytes of a transfer: the packet of such a command fits a ring of 20 pages several times.
+/// The maximum transfer in bytes, whose packet fits several times in a ring of 20 pages.
 const MAX_TRANSFER: u32 = 2 << 20;
-/// Bytes of a transfer on Fibre Channel: some hosts fail larger ones, and other guests keep to this limit too.
+/// The maximum transfer on Fibre Channel in bytes: some hosts fail larger ones, and other guests use the same limit.
 const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
 /// Paths of a Fibre Channel adapter, and targets on each.
 const FIBRE_CHANNEL_PATHS: u8 = 8;
 const FIBRE_CHANNEL_TARGETS: u8 = 128;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
-/// Targets of a controller that are scanned.
+/// The number of targets of a controller that are scanned.
 const TARGETS: u8 = 2;
 const VERSIONS: [StorvspVersion; 5] = [
     StorvspVersion::THRESHOLD,
@@ -37,25 +37,25 @@ const VERSIONS: [StorvspVersion; 5] = [
     StorvspVersion::WIN6,
 ];
 
-/// How the channels of a controller are opened.
+/// Options with which the channels of a controller are opened.
 #[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
 pub struct StorOptions {
-    /// Pages of each ring, its control page included.
+    /// The number of pages of each ring, its control page included.
     pub ring_pages: usize,
-    /// Number of processors that the interrupts of channels are distributed over, from processor 0 on.
+    /// The number of processors over which the interrupts of the channels are distributed, from processor 0 on.
     pub processors: u32,
-    /// The newest version that is offered to the host.
+    /// The newest StorVSP version that the driver offers to the host.
     pub newest: StorvspVersion,
 }
 
 impl StorOptions {
-    /// The default options, with the number of pages of each ring, its control page included.
+    /// Sets [`ring_pages`](Self::ring_pages).
     pub fn with_ring_pages(self, ring_pages: usize) -> Self {
         Self { ring_pages, ..self }
     }
 
-    /// The default options, with interrupts distributed over `processors` processors.
+    /// Sets [`processors`](Self::processors).
     pub fn with_processors(self, processors: u32) -> Self {
         Self { processors, ..self }
     }
@@ -75,7 +75,7 @@ pub struct StorTransport<P: Platform> {
     options: StorOptions,
     limits: Limits,
     version: StorvspVersion,
-    /// Subchannels that the host granted.
+    /// The number of subchannels that the host granted.
     subchannels: u16,
     platform: P,
 }
@@ -102,7 +102,8 @@ fn fault(error: ChannelError) -> Fault {
 }
 
 impl<P: Platform> StorTransport<P> {
-    /// The controller of `offer`, to be opened by [`Controller::open`](paravirt_scsi::Controller::open). Nothing is sent yet.
+    /// Creates the transport of the controller of `offer`, for [`Controller::open`](paravirt_scsi::Controller::open). Sends
+    /// nothing yet.
     pub fn new(platform: &P, vmbus: &Vmbus<P>, offer: &Offer, options: &StorOptions) -> Self {
         let mut limits = Limits::new(0, 0);
         limits.boundary = NonZeroU32::new(PAGE_SIZE as u32);
@@ -117,7 +118,7 @@ impl<P: Platform> StorTransport<P> {
         }
     }
 
-    /// The address of an IDE disk, which is a part of its instance GUID: channel and device.
+    /// Returns the address of an IDE disk: its instance GUID contains the IDE channel and device.
     fn ide(&self) -> Address {
         let [path, _, _, _, target, ..] = self.offer.instance.0;
         Address { path, target, lun: 0 }
@@ -131,9 +132,9 @@ impl<P: Platform> StorTransport<P> {
         self.vmbus.open(offer, &options).map_err(fault)
     }
 
-    /// One step of the initialisation: sends a packet and blocks until its completion.
+    /// Performs one step of the initialisation: sends a packet and blocks until its completion, at most [`TIMEOUT`].
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
-        // Nothing else is in flight: any number will do.
+        // Nothing else is in flight: the value is arbitrary.
         const STEP: u64 = 0x5e7;
         channel.send_in_band(STEP, true, &[packet.as_bytes()])?;
         channel.kick();
@@ -150,7 +151,7 @@ impl<P: Platform> StorTransport<P> {
                 HostPacket::Rescan | HostPacket::Other(_) if self.platform.now() >= end => {
                     return Err(Fault::Timeout);
                 }
-                // The scan after the initialisation covers it.
+                // Ignored: the scan after the initialisation finds all units.
                 HostPacket::Rescan | HostPacket::Other(_) => {}
             }
         }
@@ -193,11 +194,11 @@ impl<P: Platform> StorTransport<P> {
             self.plain(channel, StorvspOperation::FC_HBA_DATA)?;
         }
         self.plain(channel, StorvspOperation::END_INITIALIZATION)?;
-        let most = if is_fibre_channel { MAX_FIBRE_CHANNEL } else { MAX_TRANSFER };
-        // One segment more than pages, as the first need not begin at one.
+        let max_transfer = if is_fibre_channel { MAX_FIBRE_CHANNEL } else { MAX_TRANSFER };
+        // One segment more than pages, since the first segment need not begin at a page boundary.
         let pages = match properties.maximum_transfer >> PAGE_SHIFT {
             0 => DEFAULT_TRANSFER >> PAGE_SHIFT,
-            pages => pages.min(most >> PAGE_SHIFT),
+            pages => pages.min(max_transfer >> PAGE_SHIFT),
         };
         self.limits.max_bytes = pages << PAGE_SHIFT;
         self.limits.max_segments = u16::try_from(pages.saturating_add(1)).unwrap_or(u16::MAX);
@@ -209,14 +210,15 @@ impl<P: Platform> StorTransport<P> {
             let header = header(StorvspOperation::CREATE_SUB_CHANNELS);
             let create = StorvspCreateSubChannels { header, count: self.subchannels, padding: [0; 50] };
             if self.step(channel, &create)?.status != StorvspNtStatus::SUCCESS {
-                log::warn!("storvsc: {}: subchannels refused: one queue", channel.offer());
+                log::warn!("storvsc: {}: subchannels refused: using one queue", channel.offer());
                 self.subchannels = 0;
             }
         }
         Ok(())
     }
 
-    /// Blocks until the host offers channel `index` of the device, or no longer does.
+    /// Blocks until the host offers channel `index` of the device (`is_wanted`) or no longer offers it, at most as
+    /// long as the bus waits for an answer. Returns the offer, if there is one.
     fn wait_for_offer(&self, index: u16, is_wanted: bool) -> Option<Offer> {
         let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
         loop {
@@ -232,20 +234,20 @@ impl<P: Platform> StorTransport<P> {
 /// The completion of a step of the initialisation.
 struct Answer {
     status: StorvspNtStatus,
-    /// Of QUERY_PROPERTIES.
+    /// The properties in the answer to QUERY_PROPERTIES.
     properties: Option<StorvspProperties>,
 }
 
 #[allow(unsafe_code, reason = "the implementation of an unsafe trait")]
-// SAFETY: `close` returns what `Channel::close` returns, which is `Ok` only once the host has confirmed that the rings are torn
-// down: by then it has closed the channel and completed every request of it.
+// SAFETY: `close` returns the result of `Channel::close`, which is `Ok` only after the host has confirmed that the rings are torn
+// down. The host has then closed the channel and completed every request on it.
 unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     type Port = StorPort<P>;
 
     fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         if index == 0 {
-            // The subchannels of an earlier opening are rescinded with the primary channel, but not at once.
+            // The host rescinds the subchannels of an earlier opening after the primary channel was closed, with a delay.
             for index in 1..=self.subchannels {
                 self.wait_for_offer(index, false);
             }
@@ -260,7 +262,7 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
         }
         let Some(offer) = self.wait_for_offer(index, true) else {
             log::warn!(
-                "storvsc: {}: subchannel {index} was granted but not offered: fewer queues",
+                "storvsc: {}: subchannel {index} was granted but not offered: using fewer queues",
                 self.offer
             );
             return Ok(None);

@@ -24,7 +24,7 @@ fn run<Q: BlockQueue<Buffer = Buffer>>(
     let done = loop {
         match queue.complete()? {
             Some(done) => break done,
-            // The model works here.
+            // The model processes the queue here.
             None => guest.relax(),
         }
     };
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let guest = Guest::new();
     let host = BlkHost::new(&guest, Ring::Split, 64);
 
-    // On a machine, the transport is made from a PCI function or from a window of MMIO registers.
+    // In a virtual machine, a PCI function or a block of MMIO registers provides the transport.
     let mut disk = VirtioBlk::<Guest, Buffer>::open(&guest, host.transport(), &OpenOptions::new())?;
     let info = disk.info();
     println!("disk of {} blocks of {} bytes", info.blocks, info.block_size);

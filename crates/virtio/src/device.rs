@@ -1,10 +1,10 @@
-//! The state that the queues of one device share: its registers, its interrupts, and its resets.
+//! The state that the queues of one device share: registers, interrupts and resets.
 //!
 //! # Reset
 //!
-//! A reset that cannot be limited to one queue moves the device to the next *generation*. Every queue notices at its next
-//! call, reclaims what was in flight on it, initialises its rings and reports in; the last to report restarts the device.
-//! A device that broke the protocol, went away or did not confirm the reset stays out of service instead.
+//! A reset that cannot be limited to one queue moves the device to the next *generation*. At its next call each queue detects the
+//! change, reclaims its requests in flight, reinitialises its rings and reports that it is drained; the last report restarts the
+//! device. A device that violated the protocol, was removed or did not confirm the reset stays out of service instead.
 
 use crate::features::Features;
 use crate::queue::{QueueAddresses, Quiesced};
@@ -21,27 +21,27 @@ use paravirt_platform::{
 };
 use spin::Mutex;
 
-/// Queues of a device that are used, at most: 16 pairs of a network card and its control queue.
+/// The maximum number of queues of a device: 16 pairs of a network card and its control queue.
 pub(crate) const MAX_QUEUES: usize = 33;
-/// How long the reset of one queue may take.
+/// The timeout of the reset of one queue.
 const QUEUE_RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a device is taken into service.
+/// Options with which a device is opened.
 #[derive(Copy, Clone, Debug)]
 #[non_exhaustive]
 pub struct OpenOptions {
-    /// Queues (or queue pairs) to use at most; usually the number of processors.
+    /// The maximum number of queues (or queue pairs) to use, usually the number of processors.
     pub queues: u16,
-    /// Entries of a queue at most; a device that offers fewer gets fewer. Rounded down to a power of two.
+    /// The maximum number of entries of a queue, rounded down to a power of two. A queue has fewer if the device supports fewer.
     pub queue_size: u16,
-    /// Processors to which interrupts are spread, queue by queue, from 0 on.
+    /// The number of processors over which the interrupts of the queues are distributed, from processor 0 on.
     pub processors: u32,
-    /// Data segments of a request at most; indirect tables are that long.
+    /// The maximum number of data segments of a request, for which indirect tables have room.
     pub segments: u16,
 }
 
 impl OpenOptions {
-    /// One queue of 1024 entries, interrupts on the first processor, 14 segments.
+    /// Returns the default options: one queue of 1024 entries, interrupts on the first processor, 14 segments.
     pub const fn new() -> Self {
         Self { queues: 1, queue_size: 1024, processors: 1, segments: 14 }
     }
@@ -77,7 +77,7 @@ impl Default for OpenOptions {
     }
 }
 
-/// A queue as the device is told of it, at first and after each reset.
+/// The parameters with which a queue is enabled, when the device is started and after each reset.
 #[derive(Copy, Clone)]
 struct Setup {
     index: u16,
@@ -91,11 +91,12 @@ struct Inner<P: Platform> {
     queues: [Option<Setup>; MAX_QUEUES],
     config_message: Option<u16>,
     vectors: [Option<Vector>; MAX_QUEUES + 1],
-    /// Whether the device stopped using its queues at the last reset.
+    /// Whether the device confirmed the last reset and has not been given queue addresses since.
     is_quiesced: bool,
 }
 
-/// What interrupt handlers access, in memory of its own: it stays as it is, and where it is, until every handler has been unbound.
+/// The state that interrupt handlers access: a separate allocation that neither moves nor is freed until every handler has been
+/// unbound.
 struct InterruptState {
     cells: [InterruptCell; MAX_QUEUES],
     config_cell: InterruptCell,
@@ -138,17 +139,17 @@ impl InterruptState {
     }
 }
 
-/// The shared state of a device. Queues hold it by [`PageArc`]; the last one to go resets the device.
+/// The shared state of a device. Queues hold it by [`PageArc`]; dropping the last reference resets the device.
 pub(crate) struct VirtioDevice<P: Platform> {
     generation: AtomicU32,
-    /// The [`Fault`] in force, as [`code`].
+    /// The current [`Fault`], encoded by [`code`]; 0 for none.
     fault: AtomicU8,
     undrained: AtomicU16,
-    /// Whether configuration changes raise an interrupt; where not, they have to be looked for.
+    /// Whether configuration changes raise an interrupt; otherwise the configuration is polled.
     has_config_interrupts: AtomicBool,
     features: u64,
     inner: Mutex<Inner<P>>,
-    /// Behind the transport's owner in no order that matters: `drop` unbinds every handler first.
+    /// `drop` unbinds every handler before this or the transport is freed, so that the order of the fields does not matter.
     interrupts: PageBox<P, InterruptState>,
     platform: P,
 }
@@ -175,7 +176,7 @@ const fn from_code(code: u8) -> Option<Fault> {
 }
 
 impl<P: Platform> VirtioDevice<P> {
-    /// Resets the device and agrees on features: those that `choose` wants of what is offered, always with VERSION_1.
+    /// Resets the device and negotiates features: those offered ones that `choose` returns, and always VERSION_1.
     pub fn open(
         platform: &P,
         mut transport: Transport<P>,
@@ -228,16 +229,16 @@ impl<P: Platform> VirtioDevice<P> {
         work(&mut *self.inner.lock().transport)
     }
 
-    /// The size of queue `index`: what the device offers, at most `limit`, a power of two; `None` where it has no such
-    /// queue. Of a device that ignores a smaller size (kvmtool's), the size that it has.
+    /// Returns the size with which to use queue `index`: the largest power of two that the device offers, at most `limit`. If the
+    /// device ignores a smaller size (as kvmtool does), returns the size that it keeps. Returns `None` if there is no such queue.
     ///
-    /// Of a large queue that is used in order, half: QEMU 10.0 sometimes never completes the last of the requests in a queue
-    /// of that kind that has the full size (seen with 128 entries and more).
+    /// A large queue that is used in order gets half the offered size: with the full size, QEMU 10.0 sometimes never completes the
+    /// last request (observed with 128 entries and more).
     pub fn queue_size(&self, index: u16, limit: u16, in_order: bool) -> Option<u16> {
         let offered = self.with_transport(|t| t.max_queue_size(index));
         let wanted = if in_order && offered > 64 { offered >> 1 } else { offered };
         let size = u16::try_from(wanted.min(u32::from(limit.min(crate::queue::MAX_QUEUE_SIZE)))).ok()?;
-        // The largest power of two that is not larger.
+        // Round down to a power of two.
         let size = 1u16 << size.checked_ilog2()?;
         if u32::from(size) == offered {
             return Some(size);
@@ -250,7 +251,8 @@ impl<P: Platform> VirtioDevice<P> {
         (fixed.is_power_of_two() && fixed <= crate::queue::MAX_QUEUE_SIZE).then_some(fixed)
     }
 
-    /// Registers a queue that [`start`](Self::start) will tell the device of; its place among the cells.
+    /// Registers a queue, which [`start`](Self::start) enables. Returns its index in the tables of queues and interrupt cells;
+    /// `None` if the table is full.
     pub fn add_queue(&self, index: u16, addresses: QueueAddresses) -> Option<usize> {
         let mut inner = self.inner.lock();
         let (place, free) = inner.queues.iter_mut().enumerate().find(|(_, q)| q.is_none())?;
@@ -258,22 +260,22 @@ impl<P: Platform> VirtioDevice<P> {
         Some(place)
     }
 
-    /// Binds interrupts, tells the device of its queues and starts it.
+    /// Binds interrupts, enables the registered queues and starts the device.
     ///
-    /// `processor` says where the interrupt of each queue goes, by place.
+    /// `processor` maps the place of each queue to the processor that handles its interrupt.
     pub fn start(&self, processor: impl Fn(usize) -> ProcessorId) -> Result<(), OpenError> {
         let inner = &mut *self.inner.lock();
         self.bind(inner, &processor);
         self.bring_up(inner)
     }
 
-    /// The doorbell of queue `index`, after [`start`](Self::start).
+    /// Returns the doorbell of queue `index`, which [`start`](Self::start) has enabled.
     pub fn doorbell(&self, index: u16) -> Option<Doorbell> {
         self.with_transport(|t| t.doorbell(index))
     }
 
-    /// One message for each queue and one for the configuration, as far as device and platform have them; else one for all
-    /// queues; else the line; else none, and the driver polls.
+    /// Binds interrupts: one message for each queue and one for the configuration, as far as the device and the platform have
+    /// enough; otherwise one message for all of them; otherwise the interrupt line; otherwise none, and the driver has to poll.
     fn bind(&self, inner: &mut Inner<P>, processor: &dyn Fn(usize) -> ProcessorId) {
         let Inner { transport, queues, config_message, vectors, .. } = inner;
         let platform = self.platform.interrupts();
@@ -283,7 +285,7 @@ impl<P: Platform> VirtioDevice<P> {
         let mut slots = vectors.iter_mut();
         let mut message = |transport: &mut Transport<P>, entry: u16, handler: RawHandler, processor| {
             let slot = slots.next()?;
-            // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound it.
+            // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound the handler.
             let vector = unsafe { platform.bind(handler, processor) }.ok()?;
             match platform.message(vector) {
                 Some(message) => {
@@ -298,7 +300,7 @@ impl<P: Platform> VirtioDevice<P> {
             }
         };
         if usize::from(entries) > places {
-            // Also for queues that get no message of their own.
+            // Also serves queues for which no further message is available.
             let handler = RawHandler::new(state, InterruptState::on_any);
             *config_message = message(transport, 0, handler, processor(0));
             for (place, queue) in queues.iter_mut().flatten().enumerate() {
@@ -320,7 +322,9 @@ impl<P: Platform> VirtioDevice<P> {
             return;
         }
         if is_bound {
-            log::warn!("virtio: the device does not switch its message-signalled interrupts on");
+            log::warn!(
+                "virtio: the device does not enable message-signalled interrupts: trying its interrupt line"
+            );
             *config_message = None;
             queues.iter_mut().flatten().for_each(|queue| queue.message = None);
             inner.vectors.iter_mut().filter_map(Option::take).for_each(|vector| platform.unbind(vector));
@@ -328,14 +332,14 @@ impl<P: Platform> VirtioDevice<P> {
         self.bind_line(inner, processor(0));
     }
 
-    /// The line for every queue and the configuration, where there is one.
+    /// Binds the interrupt line, if there is one, for every queue and the configuration.
     fn bind_line(&self, inner: &mut Inner<P>, processor: ProcessorId) {
         let Inner { transport, vectors, .. } = inner;
         let platform = self.platform.interrupts();
         let (Some(line), Some(slot)) = (transport.line(), vectors.first_mut()) else { return };
         transport.disable_messages();
         let handler = RawHandler::new(self.interrupts.as_ptr(), InterruptState::on_line);
-        // SAFETY: the handler's data is the interrupt state, which stays until `drop` has unbound it, as the transport does.
+        // SAFETY: the handler's data is the interrupt state, which, like the transport, stays until `drop` has unbound the handler.
         let Ok(vector) = (unsafe { platform.bind(handler, processor) }) else { return };
         match platform.route(line, vector) {
             Ok(()) => *slot = Some(vector),
@@ -344,7 +348,7 @@ impl<P: Platform> VirtioDevice<P> {
         self.has_config_interrupts.store(slot.is_some(), Ordering::Relaxed);
     }
 
-    /// Tells a device that has agreed on features of its queues and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.
+    /// Enables the queues of a device whose features are negotiated, and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.
     fn bring_up(&self, inner: &mut Inner<P>) -> Result<(), OpenError> {
         let Inner { transport, queues, config_message, is_quiesced, .. } = inner;
         if config_message.is_some() && !transport.set_config_message(*config_message) {
@@ -357,7 +361,7 @@ impl<P: Platform> VirtioDevice<P> {
                 || (config_message.is_some() && transport.set_queue_message(queue.index, *config_message));
             if !is_set {
                 log::warn!(
-                    "virtio: the device has no message for queue {}: it has to be polled",
+                    "virtio: the device does not assign an interrupt message to queue {}: the queue has to be polled",
                     queue.index
                 );
             }
@@ -374,19 +378,19 @@ impl<P: Platform> VirtioDevice<P> {
         Ok(())
     }
 
-    /// The generation in force: it changes with every reset.
+    /// Returns the current generation, which every reset increments.
     #[inline(always)]
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The fault in force, if any.
+    /// Returns the current fault, if any.
     pub fn fault(&self) -> Option<Fault> {
         from_code(self.fault.load(Ordering::Acquire))
     }
 
-    /// Resets the device because of `fault`, unless a reset of `generation` has begun already. With [`Fault::Reset`] the
-    /// device starts again when every queue has been drained; with any other it stays out of service.
+    /// Resets the device because of `fault`, unless a reset of `generation` has begun already. After [`Fault::Reset`] the device
+    /// starts again when every queue has been drained; after any other fault it stays out of service.
     pub fn reset(&self, generation: u32, fault: Fault) {
         let mut inner = self.inner.lock();
         if self.generation.load(Ordering::Relaxed) != generation {
@@ -410,15 +414,15 @@ impl<P: Platform> VirtioDevice<P> {
         self.wake_all();
     }
 
-    /// Proof that the device stopped at the last reset; `None` where it did not confirm that.
+    /// Returns proof that the device stopped at the last reset; `None` if it did not confirm the reset.
     pub fn quiesced(&self) -> Option<Quiesced> {
-        // SAFETY: set only where the reset was confirmed, and cleared when the device is told of queues again, which it is
-        // only after all queues have reported in.
+        // SAFETY: the flag is set only if the reset was confirmed, and is cleared when the device is given queue addresses again,
+        // which happens only after all queues have reported that they are drained.
         self.inner.lock().is_quiesced.then(|| unsafe { Quiesced::new() })
     }
 
-    /// Reports that the queue at `place` has given everything back and made its rings new. The last one restarts the
-    /// device. A report that a further reset has overtaken does not count.
+    /// Reports that the queue at `place` has reclaimed its requests and reinitialised its rings. The last report restarts the
+    /// device. A report for an earlier generation is ignored.
     pub fn drained(&self, place: usize, generation: u32) {
         let inner = &mut *self.inner.lock();
         if self.generation() != generation {
@@ -445,12 +449,13 @@ impl<P: Platform> VirtioDevice<P> {
         self.wake_all();
     }
 
-    /// Wakes everybody: there is a new state to look at.
+    /// Wakes all registered tasks, since the state of the device has changed.
     fn wake_all(&self) {
         self.interrupts.wake_all();
     }
 
-    /// Resets one queue, where the device can do that (VIRTIO_F_RING_RESET). VIRTIO 1.3 §2.6.1
+    /// Resets one queue if the device supports that (VIRTIO_F_RING_RESET) and returns the proof; `None` if it does not, or does
+    /// not confirm the reset. VIRTIO 1.3 §2.6.1
     pub fn reset_queue(&self, place: usize, generation: u32) -> Option<Quiesced> {
         if self.features & Features::RING_RESET.bits() == 0 {
             return None;
@@ -472,11 +477,11 @@ impl<P: Platform> VirtioDevice<P> {
         Some(unsafe { Quiesced::new() })
     }
 
-    /// Tells the device again of a queue that was reset alone.
+    /// Enables a queue again that was reset alone, and returns whether the device accepted that.
     pub fn restart_queue(&self, place: usize, generation: u32) -> bool {
         let inner = &mut *self.inner.lock();
         if self.generation() != generation {
-            // The whole device was reset meanwhile: that restart covers it.
+            // The whole device has been reset meanwhile; its restart enables the queue.
             return true;
         }
         let Some(Some(queue)) = inner.queues.get(place) else { return false };
@@ -486,8 +491,8 @@ impl<P: Platform> VirtioDevice<P> {
         inner.transport.enable_queue(queue.index, &queue.addresses)
     }
 
-    /// Takes a queue out of service that is about to go; whether the device has released it. Without VIRTIO_F_RING_RESET
-    /// that takes a reset of the device, from which the other queues recover.
+    /// Takes a queue out of service that is about to be dropped, and returns proof if the device has released its memory. Without
+    /// VIRTIO_F_RING_RESET this resets the device, from which the other queues recover.
     pub fn retire(&self, place: usize) -> Option<Quiesced> {
         let generation = self.generation();
         let mut alone = None;
@@ -497,16 +502,16 @@ impl<P: Platform> VirtioDevice<P> {
                 self.reset(generation, Fault::Reset);
             }
         }
-        // One lock for both: until the queue is off the list, a restart would tell the device of it again.
+        // One critical section for both: until the queue is removed from the table, a restart would enable it again.
         let inner = &mut *self.inner.lock();
-        // SAFETY: the flag is set only where a reset was confirmed, and cleared when the device is told of queues again; until this
-        // one is off the list, under the lock held here, that waits for its report.
+        // SAFETY: the flag is set only if a reset was confirmed, and is cleared when the device is given queue addresses again.
+        // Until this queue is removed from the table, under the lock held here, that waits for the report of this queue.
         let proof = alone.or_else(|| inner.is_quiesced.then(|| unsafe { Quiesced::new() }));
         self.forget_in(inner, place);
         proof
     }
 
-    /// Takes a queue off the list of those that the device is told of.
+    /// Removes a queue from the table of queues that a restart enables.
     pub fn forget(&self, place: usize) {
         self.forget_in(&mut self.inner.lock(), place);
     }
@@ -523,7 +528,7 @@ impl<P: Platform> VirtioDevice<P> {
         }
     }
 
-    /// The cell of the queue at `place`.
+    /// Returns the interrupt cell of the queue at `place`.
     pub fn cell(&self, place: usize) -> Option<&InterruptCell> {
         self.interrupts.cells.get(place)
     }
@@ -532,13 +537,13 @@ impl<P: Platform> VirtioDevice<P> {
         &self.interrupts.config_cell
     }
 
-    /// Has [`take_config_change`](Self::take_config_change) answer yes once more.
-    pub fn look_again(&self) {
+    /// Makes the next [`take_config_change`](Self::take_config_change) return true.
+    pub fn mark_config_changed(&self) {
         self.interrupts.config_changed.store(true, Ordering::Release);
     }
 
-    /// Whether the configuration may have changed since the last call. Also notices that the device wants to be reset, or is
-    /// gone.
+    /// Returns whether the configuration may have changed since the last call. Also resets the device if it requests a reset or
+    /// has been removed.
     pub fn take_config_change(&self) -> bool {
         let changed = self.interrupts.config_changed.swap(false, Ordering::AcqRel);
         if !changed && self.has_config_interrupts.load(Ordering::Relaxed) {

@@ -1,17 +1,18 @@
 //! virtio guest drivers that do not trust the device.
 //!
 //! The queue ([`queue`]), the transports ([`transport`]) and the drivers of block, network, console, entropy, input, socket and
-//! balloon devices are this crate's own, under the rule that a device may corrupt neither memory nor control flow: what it writes is
-//! read once, checked and accepted once; what it does wrong ends in a [`Fault`](paravirt_device::Fault) of that device alone,
-//! and every buffer in flight is reclaimed.
+//! balloon devices belong to this crate and follow the trust rule: a device can corrupt neither memory nor control flow. A value
+//! that a device writes is read once, checked, and accepted once. A protocol violation results in a
+//! [`Fault`](paravirt_device::Fault) that takes only that device out of service, and every buffer in flight is reclaimed.
 //!
-//! Kernels do not usually use this crate directly: `paravirt` finds the devices and hands them over as the traits of
+//! Most kernels do not use this crate directly: `paravirt` finds the devices and returns them as implementations of the traits of
 //! `paravirt-device`.
 //!
 //! # Devices of the `virtio-drivers` crate
 //!
-//! GPU, sound and 9P devices are driven by that crate, over the transport and the `Hal` of the module `passthrough`, with the feature
-//! of that name. They inherit its queue and stand **outside the trust rule**: a device may make them panic, spin or lose a wake-up.
+//! GPU, sound and 9P devices are driven by that crate, over the transport and the `Hal` of the module `passthrough`, with the
+//! feature of that name. These drivers use the queue of `virtio-drivers` and do **not follow the trust rule**: a device can make
+//! them panic, spin or lose a wake-up.
 //!
 //! # References
 //!

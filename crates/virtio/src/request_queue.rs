@@ -1,5 +1,5 @@
-//! A queue in service: the virtqueue, its tie to the device, and what happens to it in a reset. Every driver has its queues
-//! as [`RequestQueue`]s.
+//! Request queues: a virtqueue with its doorbell, the shared state of its device, and its recovery after a reset. Every driver uses
+//! its queues as [`RequestQueue`]s.
 
 use crate::device::VirtioDevice;
 use crate::features::Features;
@@ -13,20 +13,20 @@ use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, PageAr
 
 /// A completed request.
 pub(crate) enum Outcome<U> {
-    /// The device used it.
+    /// The device completed it.
     Used(U),
-    /// The device was reset before it did.
+    /// The device was reset before the request completed.
     Aborted(U),
 }
 
-/// What a driver wants of a queue.
+/// The parameters of a queue that a driver requests.
 pub(crate) struct QueueParams {
     pub index: u16,
-    /// Entries, at most.
+    /// The maximum number of ring entries.
     pub size: u16,
-    /// Descriptors of an indirect table; 0 for none.
+    /// The number of descriptors in each slot's indirect table; 0 for no tables.
     pub indirect: u16,
-    /// Bytes of each slot's area.
+    /// The size of each slot's area in bytes; 0 for none.
     pub area: u16,
 }
 
@@ -36,7 +36,8 @@ impl QueueParams {
     }
 }
 
-/// A queue that was made and registered, before the device was started. Dropped, it takes itself back.
+/// A queue that has been allocated and registered with its device, which has not been started yet. Dropping it removes the queue
+/// from the device.
 pub(crate) struct QueueBuilder<P: Platform, Q: Ring> {
     queue: Option<Q>,
     device: PageArc<P, VirtioDevice<P>>,
@@ -47,7 +48,7 @@ pub(crate) struct QueueBuilder<P: Platform, Q: Ring> {
 }
 
 impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, VirtQueue<P, B, X>> {
-    /// Makes queue `params.index` and registers it.
+    /// Allocates queue `params.index` and registers it with the device.
     pub fn new(device: &PageArc<P, VirtioDevice<P>>, params: &QueueParams) -> Result<Self, OpenError> {
         let features = Features::from_bits_truncate(device.features());
         let in_order = features.contains(Features::IN_ORDER);
@@ -62,15 +63,15 @@ impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, VirtQueue<P, B, X>> {
         Self::register(device, params.index, size, VirtQueue::new(device.platform(), config)?)
     }
 
-    /// Requests of `segments` segments that can be in flight at once.
+    /// Returns the maximum number of requests of `segments` segments in flight.
     pub fn depth(&self, segments: u16) -> u16 {
         self.queue.as_ref().map_or(0, |queue| queue.depth(segments))
     }
 }
 
 impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, RecordQueue<P, B, X>> {
-    /// Makes queue `index` with records, for data of up to `segments` segments, and registers it; `None` where the device has not
-    /// agreed on what records need.
+    /// Allocates record queue `index`, for data of up to `segments` segments, and registers it with the device. Returns `None` if
+    /// the negotiated features do not allow record queues.
     pub fn with_records(
         device: &PageArc<P, VirtioDevice<P>>,
         index: u16,
@@ -89,8 +90,9 @@ impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, RecordQueue<P, B, X>> {
 }
 
 impl<P: Platform, B: DmaBuffer> QueueBuilder<P, FrameQueue<P, B>> {
-    /// Makes queue `index` with frame buffers of `frame_len` bytes, all together at most `max_bytes`, for buffers of up to
-    /// `segments` segments, and registers it; `None` where the device has not agreed on what that needs, or it would be larger.
+    /// Allocates frame queue `params.index` with a frame buffer of `frame_len` bytes per entry, for caller's buffers of up to
+    /// `segments` segments, and registers it with the device. Returns `None` if the negotiated features do not allow frame queues,
+    /// or if the frame buffers together would exceed `max_bytes`.
     pub fn with_frames(
         device: &PageArc<P, VirtioDevice<P>>,
         params: &QueueParams,
@@ -112,10 +114,10 @@ impl<P: Platform, B: DmaBuffer> QueueBuilder<P, FrameQueue<P, B>> {
     }
 }
 
-/// Whether a device has agreed on what the queues need that are split, indirect and used out of order.
+/// Returns whether the negotiated features are those of split queues with indirect tables that are used out of order.
 fn has_split_tables(features: Features) -> bool {
-    let is_other = features.intersects(Features::RING_PACKED | Features::IN_ORDER);
-    !is_other && features.contains(Features::INDIRECT_DESC)
+    let has_other_format = features.intersects(Features::RING_PACKED | Features::IN_ORDER);
+    !has_other_format && features.contains(Features::INDIRECT_DESC)
 }
 
 impl<P: Platform, Q: Ring> QueueBuilder<P, Q> {
@@ -130,12 +132,12 @@ impl<P: Platform, Q: Ring> QueueBuilder<P, Q> {
         Ok(Self { queue: Some(queue), device: device.clone(), index, place, size, generation })
     }
 
-    /// Ring entries.
+    /// Returns the number of ring entries.
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// The queue in service, after the device was started.
+    /// Returns the queue in service. The device has been started.
     pub fn build(mut self) -> Result<RequestQueue<P, Q>, OpenError> {
         let doorbell = self.device.doorbell(self.index).ok_or(OpenError::Queue)?;
         let queue = self.queue.take().ok_or(OpenError::Queue)?;
@@ -164,25 +166,25 @@ impl<P: Platform, Q: Ring> Drop for QueueBuilder<P, Q> {
 
 /// A queue in service.
 ///
-/// One word, the *gate*, says whether everything is as usual: it holds the generation of the device that the queue belongs to, and
-/// a value that no generation has while the queue is being drained or its driver has something else to look at. The data path
-/// compares it with the device's generation and leaves the rest to the slow path.
+/// The data path checks a single word, the *gate*. While the gate is open, it holds the queue's generation; while the queue is
+/// being drained or its driver has other completions to return, the gate is [`CLOSED`], a value that no generation has. The data
+/// path compares the gate with the device's generation and calls the slow path if they differ.
 pub(crate) struct RequestQueue<P: Platform, Q: Ring> {
     gate: u64,
     queue: Q,
     device: PageArc<P, VirtioDevice<P>>,
     doorbell: Doorbell,
-    /// Its place among the device's queues.
+    /// The queue's index in the device's table of queues.
     place: usize,
-    /// The generation of the device that it belongs to.
+    /// The generation of the device that the queue belongs to.
     generation: u32,
-    /// The generation in which the queue has reported in, and waits for the restart.
+    /// The generation for which the queue has reported that it is drained, while it waits for the restart.
     drained: Option<u32>,
-    /// The queue was reset alone, and waits for being drained.
+    /// The proof of a reset of this queue alone, until the queue is drained.
     reset: Option<Quiesced>,
 }
 
-/// A gate that is closed.
+/// The value of a closed gate.
 const CLOSED: u64 = u64::MAX;
 
 impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
@@ -200,33 +202,33 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         &self.device
     }
 
-    /// Requests in flight.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> u16 {
         self.queue.in_flight()
     }
 
-    /// Whether the queue is in service and its driver has nothing else to look at.
+    /// Returns whether the gate is open: the queue is in service and its driver has no other completions to return.
     #[inline(always)]
     pub fn is_open(&self) -> bool {
         u64::from(self.device.generation()) == self.gate
     }
 
-    /// Closes the gate, until [`reopen`](Self::reopen): [`is_open`](Self::is_open) says no.
+    /// Closes the gate until [`reopen`](Self::reopen); [`is_open`](Self::is_open) then returns false.
     pub fn close(&mut self) {
         self.gate = CLOSED;
     }
 
-    /// Opens the gate again, where the queue is in service.
+    /// Opens the gate again, unless this queue is being reset alone.
     pub fn reopen(&mut self) {
         self.gate = if self.reset.is_none() { u64::from(self.generation) } else { CLOSED };
     }
 
-    /// Whether the device is in the queue's generation, and the queue was not reset alone.
+    /// Returns whether the device is in the queue's generation and the queue is not being reset alone.
     fn is_in_service(&self) -> bool {
         self.device.generation() == self.generation && self.reset.is_none()
     }
 
-    /// The fault that keeps requests out; `None` where there is none.
+    /// Returns the fault for which requests are refused; `None` if the queue accepts requests.
     #[inline(always)]
     pub fn fault(&self) -> Option<Fault> {
         if self.is_open() { None } else { self.slow_fault() }
@@ -237,20 +239,20 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         if self.is_in_service() {
             return None;
         }
-        // A queue that has not noticed a restart yet takes requests again after the next call of `next`.
+        // The device may have been restarted already: the queue accepts requests again after the next call of `next`.
         Some(self.device.fault().unwrap_or(Fault::Reset))
     }
 
-    /// Shows the device what was submitted, and kicks it where it has to be.
+    /// Publishes the submitted requests and kicks the device if it requests a kick.
     #[inline(always)]
     pub fn kick(&mut self) {
         if self.fault().is_none() && self.queue.publish() {
-            // SAFETY: the device is held by this queue, and the transport by the device.
+            // SAFETY: this queue keeps the device alive, and the device keeps the transport alive.
             unsafe { self.doorbell.ring() }
         }
     }
 
-    /// Returns the next completed request. A fault is reported once nothing is outstanding.
+    /// Returns the next completed request. A fault is returned only after every request in flight has been returned.
     #[inline(always)]
     pub fn next(&mut self) -> Result<Option<Outcome<Q::Used>>, Fault> {
         if self.is_open() {
@@ -281,7 +283,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
                 return Ok(Some(Outcome::Aborted(used)));
             }
             self.queue.quiesce(proof);
-            // The device is told of the queue again below.
+            // `restart_queue` gives the device the addresses of the queue again.
             let _ = self.queue.addresses();
             self.reset = None;
             if self.device.restart_queue(self.place, self.generation) {
@@ -299,16 +301,15 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
             && let Some(proof) = &proof
         {
             self.queue.quiesce(proof);
-            // The device is told of the queue again when all have reported in.
+            // The restart gives the device the addresses of the queue again, once all queues are drained.
             let _ = self.queue.addresses();
         }
         self.report_drained().map(|()| None)
     }
 
-    /// Reports, once a reset, that everything was given back, then says how the device is: in service again, or with a
-    /// fault.
+    /// Reports once per reset that the queue is drained. Returns `Ok` if the device is in service again, otherwise its fault.
     fn report_drained(&mut self) -> Result<(), Fault> {
-        // Ahead of the fault: what is in force after a further reset is not taken for the state of this one.
+        // Read the generation before the fault: a later reset must not be mistaken for this one.
         let generation = self.device.generation();
         if self.drained != Some(generation) {
             self.drained = Some(generation);
@@ -325,18 +326,18 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         }
     }
 
-    /// Whether the queue has given everything back after the last reset, and waits for the restart.
+    /// Returns whether the queue has returned all requests after the last reset and waits for the restart.
     fn is_drained(&self) -> bool {
         self.drained == Some(self.device.generation())
     }
 
-    /// Resets the device because of `fault`: see [`VirtioDevice::reset`].
+    /// Resets the device because of `fault`, as [`VirtioDevice::reset`] describes.
     #[cold]
     pub fn fail(&self, fault: Fault) {
         self.device.reset(self.generation, fault);
     }
 
-    /// Resets the device: everything in flight completes as aborted.
+    /// Resets the device. Requests in flight complete as aborted.
     pub fn reset_device(&mut self) -> Result<(), Fault> {
         if self.device.generation() == self.generation {
             self.fail(Fault::Reset);
@@ -344,7 +345,7 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         self.after_reset()
     }
 
-    /// Resets this queue alone where the device can do that, else the device.
+    /// Resets this queue alone if the device supports that, otherwise the whole device.
     pub fn reset_alone(&mut self) -> Result<(), Fault> {
         if self.is_in_service() {
             match self.device.reset_queue(self.place, self.generation) {
@@ -365,23 +366,23 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         }
     }
 
-    /// Asks for an interrupt.
+    /// Enables the interrupt for the next completion.
     #[inline]
     pub fn arm(&mut self) -> Arm {
         if !self.is_in_service() {
-            // Requests have to be reclaimed, or the device restarted meanwhile; else its restart wakes.
+            // Requests are to be reclaimed, or the device has been restarted meanwhile. Otherwise the restart wakes the task.
             let is_waiting = self.is_drained() && self.device.fault().is_some();
             return if is_waiting { Arm::Armed } else { Arm::Pending };
         }
         if self.queue.arm() { Arm::Pending } else { Arm::Armed }
     }
 
-    /// Wants no interrupts.
+    /// Disables interrupts for completions.
     pub fn disarm(&mut self) {
         self.queue.disarm();
     }
 
-    /// Registers the task to wake at the next event.
+    /// Registers the waker to wake at the next event.
     pub fn register(&self, waker: &Waker) {
         if let Some(cell) = self.device.cell(self.place) {
             cell.register(waker);
@@ -389,28 +390,28 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
     }
 }
 
-/// The queue of a driver that names nothing but one buffer in a request.
+/// A queue whose requests consist of one buffer each.
 pub(crate) type BufferQueue<P, B> = RequestQueue<P, VirtQueue<P, B, ()>>;
 
 impl<P: Platform, B: DmaBuffer> BufferQueue<P, B> {
-    /// Puts `buffer` in flight.
+    /// Submits `buffer` as a request.
     #[inline(always)]
     pub fn submit(&mut self, buffer: B, direction: Direction) -> Result<(), Unsubmitted<B, ()>> {
         self.queue.submit(Parts::NONE, Some(buffer), direction, (), |_, _| Ok(()))
     }
 }
 
-/// Queues whose buffers are the driver's own, and wait in a pool while they are not in flight.
+/// Queues whose buffers belong to the driver and stay in a pool while they are not in flight.
 impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
-    /// `count` buffers of `len` bytes each.
+    /// Allocates a pool of `count` buffers of `len` bytes each.
     pub fn pool(platform: &P, count: u16, len: usize) -> Result<Fifo<P, DmaSlice<P>>, AllocError> {
         let mut spare = Fifo::new(platform, usize::from(count))?;
-        // There is room for as many.
+        // The pool has room for `count` buffers.
         DmaSlice::alloc_many(platform, usize::from(count), len, |slice| drop(spare.push(slice)))?;
         Ok(spare)
     }
 
-    /// Puts `buffer` in flight; whether it is. What is refused goes back to `spare`.
+    /// Submits `buffer` and returns whether it is in flight. A refused buffer is returned to `spare`.
     pub fn submit_from(
         &mut self,
         buffer: DmaSlice<P>,
@@ -422,7 +423,7 @@ impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
         false
     }
 
-    /// Puts all of `spare` in flight for the device to write to, as far as there is room.
+    /// Submits the buffers of `spare` for the device to write, until the queue is full, and kicks the device.
     pub fn refill(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) {
         while self.fault().is_none()
             && self.queue.has_room(1)
@@ -432,15 +433,15 @@ impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
         self.kick();
     }
 
-    /// Takes back what the device has read; whether there was any.
+    /// Reclaims completed buffers to `spare` and returns whether there were any.
     pub fn reclaim_all(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) -> Result<bool, Fault> {
-        let mut came = false;
+        let mut is_any = false;
         while let Some(Outcome::Used(used) | Outcome::Aborted(used)) = self.next()? {
             let Used { buffer, .. } = used;
             buffer.into_iter().for_each(|buffer| drop(spare.push(buffer)));
-            came = true;
+            is_any = true;
         }
-        Ok(came)
+        Ok(is_any)
     }
 }
 

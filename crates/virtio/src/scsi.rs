@@ -94,8 +94,8 @@ const _: () = assert!(CONFIG_LEN == 36);
 const CONFIG_FIELDS: &[(u8, u8)] =
     config_fields!(WireConfig: num_queues, seg_max, max_sectors, sense_size, cdb_size, max_target);
 
-/// Parses the response to a command that transfers `len` bytes: its status, and how many bytes the device says it has transferred,
-/// at most `len`. Pure and total. VIRTIO 1.3 §5.6.6.1
+/// Parses the response to a command that transfers `len` bytes. Returns its status and the number of bytes that the device reports
+/// as transferred, at most `len`. Pure and total. VIRTIO 1.3 §5.6.6.1
 pub fn parse_response(bytes: &[u8; RESPONSE_LEN], len: u32) -> (Status, u32) {
     let response: WireResponse = zerocopy::transmute!(*bytes);
     let transferred = len.saturating_sub(response.residual.get());
@@ -357,7 +357,8 @@ fn request(id: u64, address: Address, cdb: &[u8; 16]) -> [u8; REQUEST_LEN] {
 }
 
 // SAFETY: memory of a command goes to the device's queue alone, in the direction of its `DmaSegments`; a descriptor chain that the
-// queue refuses is not seen by the device. An id is returned only for a chain that the device has used, which the queue accepts once.
+// queue refuses is not seen by the device. An id is returned only for a chain that the device has used, which the queue accepts
+// once.
 unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
         if let Some(fault) = self.queue.fault() {

@@ -1,4 +1,4 @@
-//! The kick and the arm decision under loom: every interleaving that the C11 memory model allows.
+//! Tests the decisions to kick and to sleep under loom, in every interleaving that the C11 memory model allows.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-virtio --test loom --target-dir target/loom`, as the test command
 //! does.
@@ -26,7 +26,7 @@ impl Word for Shared {
     }
 }
 
-/// The same words with no fence between: what loom must find.
+/// The same words without the fence, for which loom must find a failure.
 struct Unfenced(AtomicU16);
 
 impl Word for Unfenced {
@@ -40,9 +40,9 @@ impl Word for Unfenced {
     fn full_fence() {}
 }
 
-/// One side publishes an index, the other says that it wants to be told and looks once more: one of the two must act.
-/// `wanted` is what the other side writes, `acts` whether the publisher acts on what it reads.
-fn somebody_acts<W, M, A>(make: M, initial: u16, wanted: u16, acts: A)
+/// One side publishes an index, the other requests a notification and reads the index again: one of the two must act. `wanted` is
+/// the value that the other side writes; `acts` returns whether the publisher notifies for the value that it reads.
+fn one_side_acts<W, M, A>(make: M, initial: u16, wanted: u16, acts: A)
 where
     W: Word<Value = u16> + Send + Sync + 'static,
     M: Fn(u16) -> W + Send + Sync + Copy + 'static,
@@ -59,20 +59,20 @@ where
     });
 }
 
-/// The driver's kick and the device's interrupt, with EVENT_IDX: the event goes from one that is not wanted to entry 0.
+/// The driver's kick and the device's interrupt with EVENT_IDX: the event changes from a distant index to entry 0.
 #[test]
 fn with_event_idx_nothing_is_lost() {
-    somebody_acts(|v| Shared(AtomicU16::new(v)), 9, 0, |event| need_event(event, 1, 0));
+    one_side_acts(|v| Shared(AtomicU16::new(v)), 9, 0, |event| need_event(event, 1, 0));
 }
 
-/// The same with flags: from 1, not wanted, to 0.
+/// The same with flags: the flag changes from 1 (suppressed) to 0.
 #[test]
 fn with_flags_nothing_is_lost() {
-    somebody_acts(|v| Shared(AtomicU16::new(v)), 1, 0, |flags| flags & 1 == 0);
+    one_side_acts(|v| Shared(AtomicU16::new(v)), 1, 0, |flags| flags & 1 == 0);
 }
 
 #[test]
 #[should_panic(expected = "nobody acts")]
 fn without_the_fence_loom_finds_the_lost_kick() {
-    somebody_acts(|v| Unfenced(AtomicU16::new(v)), 9, 0, |event| need_event(event, 1, 0));
+    one_side_acts(|v| Unfenced(AtomicU16::new(v)), 9, 0, |event| need_event(event, 1, 0));
 }

@@ -1,18 +1,18 @@
-//! The decisions of a ring that depend on memory order: to signal, to sleep, to wait for room.
+//! The decisions of a ring that depend on memory order: whether to signal, to sleep, or to wait for room.
 //!
-//! They are written over the words that they look at, so that the very same code runs on ring memory and under loom, whose
-//! atomics cannot live in ring memory. In each, a word is written and then another one is read that the other side writes
-//! before it reads ours: only a full fence between the two makes sure that one of the two sides sees the other.
+//! They are generic over the words that they access, so that the same code runs on ring memory and under loom, whose atomics
+//! cannot be in ring memory. Each decision writes one word and then reads another, which the other side writes before it reads the
+//! first. Only a full fence between the write and the read ensures that at least one side sees the other's write.
 
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// A word that both sides see.
+/// An atomic word that both sides access.
 pub trait Word {
-    /// Reads it.
+    /// Reads the word.
     fn load(&self, order: Ordering) -> u32;
-    /// Writes it.
+    /// Writes the word.
     fn store(&self, value: u32, order: Ordering);
-    /// A full fence: no load after it is done before a store ahead of it is seen.
+    /// A full fence: no later load is performed before an earlier store is visible.
     fn full_fence();
 }
 
@@ -31,9 +31,10 @@ impl Word for AtomicU32 {
     }
 }
 
-/// Bytes that can be written: what is free, less one granule, since a ring that is filled looks empty.
+/// Returns the number of bytes that can be written: the free bytes less one granule of 8 bytes, since a completely full ring would
+/// look empty.
 ///
-/// `None` where an index is out of range.
+/// `None` if an index is out of range.
 #[inline(always)]
 pub const fn room(write: u32, read: u32, size: u32) -> Option<u32> {
     if write >= size || read >= size || (write | read) & 7 != 0 {
@@ -44,8 +45,8 @@ pub const fn room(write: u32, read: u32, size: u32) -> Option<u32> {
     Some(size.wrapping_sub(used).wrapping_sub(8))
 }
 
-/// The producer shows what it has written since `old`; whether the consumer is to be signalled: it has not masked signals, and
-/// the ring was empty.
+/// Publishes the producer's index `new`. Returns whether the consumer is to be signalled: it has not masked signals, and had read
+/// everything up to the previously published index `old`.
 #[inline(always)]
 pub fn publish_then_look<W: Word>(write: &W, new: u32, old: u32, mask: &W, read: &W) -> bool {
     write.store(new, Ordering::Release);
@@ -53,8 +54,8 @@ pub fn publish_then_look<W: Word>(write: &W, new: u32, old: u32, mask: &W, read:
     mask.load(Ordering::Acquire) == 0 && read.load(Ordering::Acquire) == old
 }
 
-/// The consumer wants signals again; what the producer has written by then. Where that is not `read`, something came in of
-/// which no signal may tell.
+/// Unmasks signals for the consumer and returns the producer's index afterwards. If it differs from the consumer's index, a packet
+/// raced in, for which no signal may arrive.
 #[inline(always)]
 pub fn unmask_then_look<W: Word>(mask: &W, write: &W) -> u32 {
     mask.store(0, Ordering::Relaxed);
@@ -62,13 +63,13 @@ pub fn unmask_then_look<W: Word>(mask: &W, write: &W) -> u32 {
     write.load(Ordering::Acquire)
 }
 
-/// The consumer shows that it has read up to `new`; whether the producer is to be signalled: the room has passed that for
-/// which it waits.
+/// Publishes the consumer's index `new`. Returns whether the producer is to be signalled: the room has reached the amount for
+/// which the producer waits.
 #[inline(always)]
 pub fn release_then_look<W: Word>(read: &W, new: u32, old: u32, pending: &W, write: &W, size: u32) -> bool {
     read.store(new, Ordering::Release);
     W::full_fence();
-    // Some hosts write a size less one: of the whole ring, when they wait for it to be empty.
+    // Some hosts that wait for an empty ring write the ring size less one.
     let wanted = pending.load(Ordering::Acquire) & !7;
     if wanted == 0 {
         return false;
@@ -80,7 +81,7 @@ pub fn release_then_look<W: Word>(read: &W, new: u32, old: u32, pending: &W, wri
     }
 }
 
-/// The producer says that it waits for `bytes` of room; where the consumer has read to by then.
+/// Announces that the producer waits for `bytes` of room, and returns the consumer's index afterwards.
 #[inline(always)]
 pub fn await_then_look<W: Word>(pending: &W, bytes: u32, read: &W) -> u32 {
     pending.store(bytes, Ordering::Relaxed);
@@ -101,23 +102,23 @@ mod tests {
         assert_eq!(room(4, 0, 4096), None);
     }
 
-    /// What waits for T is woken when the room reaches T, of which N - used is 8 more.
+    /// A producer that waits for `wanted` bytes is signalled when the room reaches `wanted`: the free bytes less one granule.
     #[test]
-    fn a_producer_is_woken_at_exactly_the_room_it_waits_for() {
+    fn a_producer_is_signalled_when_the_room_reaches_the_amount_it_waits_for() {
         const N: u32 = 4096;
         let words = [0u32; 3].map(AtomicU32::new);
         let [read, pending, write] = &words;
         write.store(N - 8, Ordering::Relaxed);
         for wanted in [8, 64, 1000, N - 8] {
             pending.store(wanted, Ordering::Relaxed);
-            // At the beginning the room is 0: to have T, T bytes have to be read.
+            // Initially the room is 0: it reaches `wanted` when `wanted` bytes have been read.
             assert!(!release_then_look(read, wanted - 8, 0, pending, write, N));
             assert!(release_then_look(read, wanted, wanted - 8, pending, write, N), "{wanted}");
             assert!(wanted == N - 8 || !release_then_look(read, wanted + 8, wanted, pending, write, N));
         }
         for whole in [N - 8, N - 4, N - 1] {
             pending.store(whole, Ordering::Relaxed);
-            assert!(release_then_look(read, N - 8, 0, pending, write, N), "woken when empty: {whole}");
+            assert!(release_then_look(read, N - 8, 0, pending, write, N), "signalled when empty: {whole}");
         }
     }
 }

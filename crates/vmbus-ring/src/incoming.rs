@@ -11,53 +11,53 @@ pub struct Incoming<M> {
     size: u32,
     /// Offset of the next packet.
     read: u32,
-    /// Bytes before it that were taken and not released to the producer.
+    /// The number of bytes before it that were read and not yet released to the producer.
     unreleased: u32,
-    /// Bytes from it to the producer's index at the last look.
+    /// The number of bytes from it to the producer's index as last read.
     available: u32,
 }
 
 impl<M: RingMemory> Incoming<M> {
-    /// The consuming end of an initialised ring: see [`reset`](crate::reset).
+    /// Creates the consuming end of a ring that [`reset`](crate::reset) has initialised.
     ///
     /// # Errors
     ///
-    /// [`RingError::Large`] where the data are less than 64 bytes or more than 1 GiB.
+    /// [`RingError::Large`] if the data area is smaller than 64 bytes or larger than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
         Ok(Self { memory, size, read: 0, unreleased: 0, available: 0 })
     }
 
-    /// The memory.
+    /// Returns the memory of the ring.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Whether the last look at the producer's index has shown a packet that was not taken.
+    /// Returns whether an unread packet is known from the last read of the producer's index.
     #[inline(always)]
     pub fn is_next_known(&self) -> bool {
         self.available != 0
     }
 
-    /// Bytes that are in the ring, by what is known of the producer, else by a look.
+    /// Returns the number of unread bytes in the ring. Reads the producer's index only if none are known.
     #[inline(always)]
     fn available(&mut self) -> Result<u32, RingError> {
         match self.available {
-            0 => self.look(),
+            0 => self.read_producer_index(),
             known => Ok(known),
         }
     }
 
     #[inline(always)]
-    fn look(&mut self) -> Result<u32, RingError> {
+    fn read_producer_index(&mut self) -> Result<u32, RingError> {
         let write = control(&self.memory).write.load(Ordering::Acquire);
         if write >= self.size || write & 7 != 0 {
             return Err(RingError::Index);
         }
         let ahead = write.wrapping_sub(self.read);
         let available = if write >= self.read { ahead } else { ahead.wrapping_add(self.size) };
-        // In what was taken and not released yet a producer writes nothing: one that does could go on for ever, and keep whoever
-        // drains the ring at it.
+        // A producer must not write to bytes that were not released. One that does could keep the consumer in its drain loop
+        // forever.
         if available.wrapping_add(self.unreleased) >= self.size {
             return Err(RingError::Index);
         }
@@ -65,7 +65,7 @@ impl<M: RingMemory> Incoming<M> {
         Ok(available)
     }
 
-    /// Moves the index behind a packet of `total` bytes, footer included, which are available.
+    /// Advances the index past a packet of `total` available bytes, footer included.
     #[inline(always)]
     fn advance(&mut self, total: u32) {
         debug_assert!(total <= self.available, "the packet was checked");
@@ -75,14 +75,14 @@ impl<M: RingMemory> Incoming<M> {
         self.read = if next >= self.size { next.wrapping_sub(self.size) } else { next };
     }
 
-    /// Takes the next packet: copies it to `buffer`, then checks what was copied. `None` where there is none.
+    /// Reads the next packet: copies it to `buffer`, then checks the copy. `None` if there is no packet.
     ///
-    /// The producer learns that there is room again by [`release`](Self::release) only.
+    /// Its room is available to the producer only after [`release`](Self::release).
     ///
     /// # Errors
     ///
-    /// [`RingError::Index`], [`RingError::Packet`]: the producer wrote an index out of range, or a malformed packet. [`RingError::Buffer`]: header and payload
-    /// are longer than `buffer`. Nothing was taken.
+    /// [`RingError::Index`] or [`RingError::Packet`] if the producer wrote an index out of range or a malformed packet;
+    /// [`RingError::Buffer`] if header and payload are longer than `buffer`. The packet stays in the ring.
     #[inline(always)]
     pub fn next<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, RingError> {
         let available = self.available()?;
@@ -92,8 +92,8 @@ impl<M: RingMemory> Incoming<M> {
         let data = self.memory.data();
         let words = data.get((self.read >> 3) as usize..).ok_or(RingError::Index)?;
         let [first, second, rest @ ..] = words else {
-            // The descriptor itself goes across the end.
-            return self.across(available, buffer).map(Some);
+            // The descriptor itself wraps around the end of the ring.
+            return self.next_wrapped(available, buffer).map(Some);
         };
         let lengths = Lengths::parse(first.load(Ordering::Relaxed), available).ok_or(RingError::Packet)?;
         let transaction = second.load(Ordering::Relaxed);
@@ -106,11 +106,11 @@ impl<M: RingMemory> Incoming<M> {
         Ok(Some(self.take(lengths, transaction, buffer)))
     }
 
-    /// Takes the next packet where it is of this `kind`, without a header, with at least `min_words` words of payload, and where
-    /// `accept` answers to its transaction id and the first words of the payload. These are read once, and nothing is copied.
+    /// Reads the next packet if it is of kind `kind`, has no header and at least `min_words` words of payload, and `accept`
+    /// returns `Some` for its transaction id and the first words of the payload. These are read once, and nothing else is copied.
     ///
-    /// `None` where there is no packet or another one, which stays for [`next`](Self::next): that reads all of it anew. Also where
-    /// the words are on both sides of the end of the ring, or the producer wrote an index out of range.
+    /// Otherwise returns `None`, and the packet stays in the ring for [`next`](Self::next), which reads all of it again. Also
+    /// `None` if there is no packet, the words wrap around the end of the ring, or the producer wrote an index out of range.
     #[inline(always)]
     pub fn next_if<const WORDS: usize, R>(
         &mut self,
@@ -140,7 +140,7 @@ impl<M: RingMemory> Incoming<M> {
     }
 
     #[cold]
-    fn across<'b>(&mut self, available: u32, buffer: &'b mut [u8]) -> Result<Packet<'b>, RingError> {
+    fn next_wrapped<'b>(&mut self, available: u32, buffer: &'b mut [u8]) -> Result<Packet<'b>, RingError> {
         let data = self.memory.data();
         let at = |index: usize| {
             let index = if index >= data.len() { index.wrapping_sub(data.len()) } else { index };
@@ -166,14 +166,14 @@ impl<M: RingMemory> Incoming<M> {
         Packet { kind: lengths.kind, wants_completion, transaction, header, payload }
     }
 
-    /// Whether more than a quarter of the ring was taken and not [released](Self::release): a consumer that stops before the last
-    /// packet releases it then, so that the producer does not run out of room.
+    /// Returns whether more than a quarter of the ring was read and not [released](Self::release). A consumer that pauses before
+    /// the last packet then releases the room, so that the producer does not run out of room.
     #[inline(always)]
     pub fn is_release_due(&self) -> bool {
         self.unreleased > self.size >> 2
     }
 
-    /// Releases the room of what was taken; whether the producer waits for it and is to be signalled.
+    /// Releases the room of the packets that were read. Returns whether the producer waits for it and is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn release(&mut self) -> bool {
@@ -187,30 +187,30 @@ impl<M: RingMemory> Incoming<M> {
         decide::release_then_look(control.read, self.read, old, control.pending, control.write, self.size)
     }
 
-    /// Masks signals of the producer: while the ring is drained, or for good where it is polled.
+    /// Masks the producer's signals, while the ring is drained or permanently for a ring that is polled.
     pub fn mask(&mut self) {
         control(&self.memory).mask.store(1, Ordering::Relaxed);
     }
 
-    /// Unmasks the producer's signal for the next packet; `true` where a packet came in before the producer could see that: signals
-    /// are masked again then, and the ring is to be drained again.
+    /// Unmasks the producer's signal for the next packet. Returns `true` if a packet arrived before the producer could see that:
+    /// signals are then masked again, and the ring has to be drained again.
     #[must_use]
     pub fn unmask(&mut self) -> bool {
         let control = control(&self.memory);
-        let came = decide::unmask_then_look(control.mask, control.write) != self.read;
-        if came {
+        let is_pending = decide::unmask_then_look(control.mask, control.write) != self.read;
+        if is_pending {
             control.mask.store(1, Ordering::Relaxed);
         }
-        came
+        is_pending
     }
 
-    /// Whether there is a packet, or an index out of range: something for [`next`](Self::next).
+    /// Returns whether [`next`](Self::next) would return a packet or an error.
     pub fn has_more(&self) -> bool {
         self.available != 0 || control(&self.memory).write.load(Ordering::Acquire) != self.read
     }
 }
 
-/// Copies words from both sides of the end of the ring.
+/// Copies words that wrap around the end of the ring: first `words`, then `wrapped`.
 #[cold]
 fn copy_split(
     words: &[core::sync::atomic::AtomicU64],

@@ -1,16 +1,16 @@
 //! The ring of a VMBus channel, from either side.
 //!
-//! A channel has two rings, one for each direction. Each is a control page and data pages behind it; one side produces
-//! packets, the other consumes them. [`Outgoing`] is the producing end and [`Incoming`] the consuming one; both work on any
-//! [`RingMemory`], in a guest as in a host.
+//! A channel has two rings, one for each direction. Each ring is a control page followed by data pages. One side produces packets,
+//! the other consumes them. [`Outgoing`] is the producing end and [`Incoming`] the consuming end; both work on any [`RingMemory`],
+//! in a guest and in a host.
 //!
 //! # Trust
 //!
-//! The other side may write anything anywhere in the ring at any time. The indices that an end owns are kept privately and
-//! never read back; those of the other side are checked at every look. A packet is copied out once, then checked, then
-//! handed over. All accesses are atomic, or the copies of `paravirt-shared-memory`, so that a copy that races with a write is a
-//! mixture of bytes and never undefined.
-//! A violation ends in a [`RingError`], after which the ring is not to be used any more.
+//! The other side may write any value anywhere in the ring at any time. The indices that an end owns are kept in private memory
+//! and never read back; those of the other side are checked at every read. A packet is copied out once, checked, and then
+//! returned. All accesses are atomic or use the copy routine of `paravirt-shared-memory`, so that a copy that races with a write
+//! yields a mixture of bytes and never undefined behaviour. A violation results in a [`RingError`], after which the ring must not
+//! be used any more.
 //!
 //! # States
 //!
@@ -18,13 +18,13 @@
 //!   producer                                      consumer
 //!   write… ── full ──► await_room ─┐              unmasked ◄──────────── sleep
 //!     ▲  │                         │                 │ signalled           ▲
-//!     │  └─ publish ─► signal?     │                 ▼                     │ nothing came
+//!     │  └─ publish ─► signal?     │                 ▼                     │ no packet
 //!     │                            │              mask, next…, release ─► unmask
-//!     └──── woken by the consumer ◄┘                          └► signal?   │ something came: again
+//!     └ signalled by the consumer ◄┘                          └► signal?   │ packet raced in: drain again
 //! ```
 //!
-//! The producer signals only where the ring was empty and the consumer has not masked ([`Outgoing::publish`]); the consumer
-//! signals only where the room passes what a blocked producer waits for ([`Incoming::release`]).
+//! The producer signals only if the ring was empty and the consumer has not masked signals ([`Outgoing::publish`]). The consumer
+//! signals only if the room reaches the amount for which a blocked producer waits ([`Incoming::release`]).
 //!
 //! ```
 //! use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing};
@@ -32,17 +32,17 @@
 //! let memory = ArrayRing::<512>::new();
 //! let (mut out, mut inc) = (Outgoing::new(&memory).unwrap(), Incoming::new(&memory).unwrap());
 //! out.in_band(7, true, &[b"hello"]).unwrap();
-//! assert!(out.publish(), "it was empty: the other side is to be signalled");
+//! assert!(out.publish(), "the ring was empty: the other side is to be signalled");
 //!
 //! let mut buffer = [0; 64];
 //! let packet = inc.next(&mut buffer).unwrap().unwrap();
 //! assert_eq!((packet.kind, packet.transaction), (Kind::IN_BAND, 7));
-//! // Payload is padded to 8 bytes: what is in it says how long it is.
+//! // Payload is padded to 8 bytes: the protocol in it determines its length.
 //! assert_eq!(packet.payload, b"hello\0\0\0");
-//! assert!(!inc.release(), "nobody waits for room");
+//! assert!(!inc.release(), "no producer waits for room");
 //! ```
 //!
-//! Source: the rings as `vmbus_ring` of OpenVMM (MIT) and `vmbus_br.c` of FreeBSD (BSD) show them.
+//! Source: `vmbus_ring` of OpenVMM (MIT) and `vmbus_br.c` of FreeBSD (BSD).
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -73,13 +73,13 @@ use core::fmt;
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum RingError {
-    /// There is no room for the packet now: see [`Outgoing::await_room`]. Nothing was written.
+    /// There is no room for the packet now; [`Outgoing::await_room`] waits for it. Nothing was written.
     Full,
-    /// A packet to write is longer than the ring, or than its length field can say. Nothing was written.
+    /// The packet exceeds the size of the ring or the range of its length field. Nothing was written.
     Large,
-    /// A part of a payload other than the last is not a multiple of 8 bytes long. Nothing was written.
+    /// A part of the payload other than the last is not a multiple of 8 bytes long. Nothing was written.
     Shape,
-    /// A packet that came in is longer than the buffer for it.
+    /// A received packet is longer than the buffer.
     Buffer,
     /// The other side wrote an index that is out of range.
     Index,

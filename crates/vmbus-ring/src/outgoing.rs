@@ -4,9 +4,9 @@ use crate::{GpaRange, Kind, RingError, RingMemory, TransferRange, decide};
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_shared_memory::copy_words_in;
 
-/// No header and no payload is longer: a packet's length field says 512 KiB at most.
+/// The maximum length of a header or payload in bytes, 512 KiB: the limit of a packet's length field.
 const MAX_LENGTH: usize = 1 << 19;
-/// Pages are of 4 KiB on every host.
+/// Pages in packets are 4 KiB on every host.
 const PAGE_SHIFT: u32 = 12;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
@@ -17,21 +17,21 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 pub struct Outgoing<M> {
     memory: M,
     size: u32,
-    /// Offset of the next packet, and of the end of what the consumer knows of.
+    /// The offset of the next packet, and the last published offset.
     write: u32,
     published: u32,
-    /// The consumer's index at the last look, and the room that there is by that.
+    /// The consumer's index as last read, and the room that remains according to it.
     read: u32,
     room: u32,
-    /// The consumer was asked for a signal when there is room.
+    /// Whether the consumer was asked for a signal when there is room.
     is_waiting: bool,
 }
 
-/// A payload of constant length, which is computed once there is room for it.
+/// A payload of constant length, which is computed only after room for it has been found.
 ///
-/// It is a trait rather than a closure so that an implementation can be inlined always.
+/// It is a trait and not a closure so that implementations can be marked `#[inline(always)]`.
 pub trait Payload<const WORDS: usize> {
-    /// The words of the payload, in little-endian order.
+    /// Returns the words of the payload, in little-endian order.
     fn words(self) -> [u64; WORDS];
 }
 
@@ -42,7 +42,7 @@ impl<const WORDS: usize> Payload<WORDS> for [u64; WORDS] {
     }
 }
 
-/// A writer of words that continues at the beginning of the ring behind its end.
+/// A writer of words that wraps around the end of the ring.
 struct Cursor<'a> {
     words: &'a [AtomicU64],
     wrapped: &'a [AtomicU64],
@@ -79,11 +79,11 @@ impl Cursor<'_> {
 }
 
 impl<M: RingMemory> Outgoing<M> {
-    /// The producing end of an initialised ring: see [`reset`](crate::reset).
+    /// Creates the producing end of a ring that [`reset`](crate::reset) has initialised.
     ///
     /// # Errors
     ///
-    /// [`RingError::Large`] where the data are less than 64 bytes or more than 1 GiB.
+    /// [`RingError::Large`] if the data area is smaller than 64 bytes or larger than 1 GiB.
     pub fn new(memory: M) -> Result<Self, RingError> {
         let size = size(&memory).ok_or(RingError::Large)?;
         Ok(Self {
@@ -97,27 +97,27 @@ impl<M: RingMemory> Outgoing<M> {
         })
     }
 
-    /// The memory.
+    /// Returns the memory of the ring.
     pub fn memory(&self) -> &M {
         &self.memory
     }
 
-    /// Upper limit of the payload of an in-band packet: what fits an empty ring, and a length field of 16 bits.
+    /// Returns the maximum payload of an in-band packet in bytes: the limit of an empty ring or of the 16-bit length field.
     pub fn max_payload(&self) -> usize {
-        let most =
+        let max_total =
             self.size.wrapping_sub(8).min(u32::from(u16::MAX).wrapping_mul(8).wrapping_add(FOOTER_LEN));
-        most.saturating_sub(DESCRIPTOR_LEN).saturating_sub(FOOTER_LEN) as usize
+        max_total.saturating_sub(DESCRIPTOR_LEN).saturating_sub(FOOTER_LEN) as usize
     }
 
-    /// Whether a packet was written that was not published.
+    /// Returns whether a packet was written that is not published yet.
     pub fn has_unpublished(&self) -> bool {
         self.write != self.published
     }
 
-    /// Writes a packet in band.
+    /// Writes an in-band packet.
     ///
-    /// The payload is the parts one after the other; each but the last is a multiple of 8 bytes long. `transaction` comes
-    /// back in the completion, where one is wanted.
+    /// The payload consists of its parts one after the other; each but the last is a multiple of 8 bytes long. If a completion is
+    /// requested, it contains `transaction`.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl<M: RingMemory> Outgoing<M> {
         self.packet(Kind::IN_BAND, flags, transaction, 0, payload, |_| ())
     }
 
-    /// Writes the completion of the packet that came with `transaction`.
+    /// Writes the completion of the received packet with `transaction`.
     ///
     /// # Errors
     ///
@@ -143,7 +143,8 @@ impl<M: RingMemory> Outgoing<M> {
         self.packet(Kind::COMPLETION, 0, transaction, 0, payload, |_| ())
     }
 
-    /// Writes a packet that names ranges of guest memory, and wants a completion. The memory is the host's until that comes.
+    /// Writes a packet with ranges of guest memory that requests a completion. The host may access the memory until it has sent the
+    /// completion.
     ///
     /// # Errors
     ///
@@ -173,11 +174,12 @@ impl<M: RingMemory> Outgoing<M> {
         })
     }
 
-    /// Writes a packet that names `len` bytes from `address` on with a payload of constant length, which is asked for once there
-    /// is room, and wants a completion: what [`gpa_direct`](Self::gpa_direct) writes for the same arguments, in fewer instructions.
+    /// Writes a packet with the `len` bytes of guest memory from `address` on and a payload of constant length that requests a
+    /// completion. It writes the same packet as [`gpa_direct`](Self::gpa_direct), in fewer instructions. `payload` is computed
+    /// only if there is room.
     ///
-    /// `false`, and nothing was written, where the range is not inside one page or the packet would be on both sides of the end
-    /// of the ring: that is for `gpa_direct`.
+    /// Returns `false`, without writing, if the range is not within one page or the packet would wrap around the end of the ring:
+    /// use `gpa_direct` then.
     ///
     /// # Errors
     ///
@@ -190,7 +192,7 @@ impl<M: RingMemory> Outgoing<M> {
         len: u32,
         payload: impl Payload<WORDS>,
     ) -> Result<bool, RingError> {
-        // Descriptor, range, frame, and footer: six words around the payload.
+        // Descriptor, range, frame number and footer: six words besides the payload.
         let total = const { (WORDS as u32).strict_add(6).strict_mul(8) };
         let head = const {
             let (Kind(kind), header8) = (Kind::GPA_DIRECT, 5);
@@ -223,7 +225,7 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(true)
     }
 
-    /// Writes a packet that names ranges of the buffer `set`, and wants a completion.
+    /// Writes a packet with ranges of the buffer `set` that requests a completion.
     ///
     /// # Errors
     ///
@@ -257,7 +259,7 @@ impl<M: RingMemory> Outgoing<M> {
     ) -> Result<(), RingError> {
         let mut len = 0usize;
         for part in payload {
-            // A part that is not whole is the last one.
+            // Only the last part may have a length that is not a multiple of 8.
             if len & 7 != 0 {
                 return Err(RingError::Shape);
             }
@@ -266,7 +268,7 @@ impl<M: RingMemory> Outgoing<M> {
         if len.max(header) > MAX_LENGTH {
             return Err(RingError::Large);
         }
-        // Units of 8 bytes, of two lengths that are below 2^20.
+        // In units of 8 bytes; both lengths are below 2^20.
         let header8 = (header >> 3) as u32;
         let offset8 = header8.wrapping_add(DESCRIPTOR_LEN >> 3);
         let length8 = offset8.wrapping_add((len as u32).wrapping_add(7) >> 3);
@@ -306,7 +308,7 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(())
     }
 
-    /// Whether a packet with `payload` bytes, header included, fits now.
+    /// Returns whether there is room for a packet with `payload` bytes, header included.
     ///
     /// # Errors
     ///
@@ -320,16 +322,16 @@ impl<M: RingMemory> Outgoing<M> {
         }
     }
 
-    /// Whether a packet of `total` bytes fits: by what was known of the consumer, else by a look.
+    /// Returns whether a packet of `total` bytes fits. Reads the consumer's index only if the known room is too small.
     #[inline(always)]
     fn has_room(&mut self, total: u32) -> Result<bool, RingError> {
         if total <= self.room {
             return Ok(true);
         }
-        self.look(total)
+        self.read_consumer_index(total)
     }
 
-    /// Moves the index behind a packet of `total` bytes for which there was room.
+    /// Advances the index past a packet of `total` bytes, for which there was room.
     #[inline(always)]
     fn advance(&mut self, total: u32) {
         debug_assert!(total <= self.room, "there was room for the packet");
@@ -339,24 +341,25 @@ impl<M: RingMemory> Outgoing<M> {
     }
 
     #[cold]
-    fn look(&mut self, total: u32) -> Result<bool, RingError> {
+    fn read_consumer_index(&mut self, total: u32) -> Result<bool, RingError> {
         let read = control(&self.memory).read.load(Ordering::Acquire);
         self.accept(read, total)
     }
 
-    /// Accepts the consumer's index, which may neither go back nor pass what was published.
+    /// Checks and stores the consumer's index, which may neither go back nor pass the published index. Returns whether `total`
+    /// bytes fit.
     fn accept(&mut self, read: u32, total: u32) -> Result<bool, RingError> {
         let before = self.room;
         let after = decide::room(self.write, read, self.size).ok_or(RingError::Index)?;
-        let most = decide::room(self.write, self.published, self.size).ok_or(RingError::Index)?;
-        if after < before || after > most {
+        let max_room = decide::room(self.write, self.published, self.size).ok_or(RingError::Index)?;
+        if after < before || after > max_room {
             return Err(RingError::Index);
         }
         (self.read, self.room) = (read, after);
         Ok(total <= after)
     }
 
-    /// Makes what was written visible to the consumer; whether the consumer is to be signalled.
+    /// Makes the written packets visible to the consumer. Returns whether the consumer is to be signalled.
     #[inline(always)]
     #[must_use]
     pub fn publish(&mut self) -> bool {
@@ -369,11 +372,11 @@ impl<M: RingMemory> Outgoing<M> {
         decide::publish_then_look(control.write, self.write, old, control.mask, control.read)
     }
 
-    /// After [`RingError::Full`]: asks the consumer for a signal once a packet with `payload` bytes, header included, fits;
-    /// `true` where it fits already, and none will come.
+    /// Asks the consumer, after [`RingError::Full`], for a signal when a packet with `payload` bytes, header included, fits.
+    /// Returns `true` if it fits already; no signal is sent then.
     ///
-    /// What was written must have been published. A consumer may be one that never signals (QEMU's, if it has read all):
-    /// look again from time to time.
+    /// All written packets must have been published. A consumer may fail to signal (QEMU's does if it has read everything): poll
+    /// occasionally.
     ///
     /// # Errors
     ///
@@ -397,7 +400,7 @@ impl<M: RingMemory> Outgoing<M> {
         Ok(fits)
     }
 
-    /// Cancels [`await_room`](Self::await_room). So does the next packet that is published.
+    /// Cancels [`await_room`](Self::await_room). Publishing the next packet also cancels it.
     #[inline]
     pub fn stop_waiting(&mut self) {
         if core::mem::take(&mut self.is_waiting) {
@@ -405,13 +408,13 @@ impl<M: RingMemory> Outgoing<M> {
         }
     }
 
-    /// Whether the consumer has read all that was published.
+    /// Returns whether the consumer has read all published packets.
     ///
     /// # Errors
     ///
     /// [`RingError::Index`].
     pub fn is_drained(&mut self) -> Result<bool, RingError> {
-        self.look(0)?;
+        self.read_consumer_index(0)?;
         Ok(self.read == self.published)
     }
 }

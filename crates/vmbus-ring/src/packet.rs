@@ -1,6 +1,6 @@
-//! Packets: what they consist of, written and parsed.
+//! The format of packets, and their parsers.
 //!
-//! Source: `vmbus_ring` of OpenVMM (MIT) and `vmbus_brvar.h` of FreeBSD (BSD); the structures are those of `hyperv-bindings`.
+//! Source: `vmbus_ring` of OpenVMM (MIT) and `vmbus_brvar.h` of FreeBSD (BSD); the structures are from `hyperv-bindings`.
 
 use hyperv_bindings::ring::{
     RingFooter, RingGpaDirect, RingGpaRange, RingPacketDescriptor, RingPacketFlags, RingPacketType,
@@ -19,28 +19,28 @@ impl Kind {
     pub const TRANSFER_PAGES: Self = Self(RingPacketType::TRANSFER_PAGES.0);
     /// Payload in the ring, and ranges of guest memory ([`Packet::gpa_ranges`]).
     pub const GPA_DIRECT: Self = Self(RingPacketType::GPA_DIRECT.0);
-    /// The answer to a packet that asked for one, with its transaction id.
+    /// The completion of a packet that requested one, with its transaction id.
     pub const COMPLETION: Self = Self(RingPacketType::COMPLETION.0);
 }
 
-/// Flag: the sender wants a completion.
+/// Flag: the sender requests a completion.
 pub(crate) const COMPLETION_REQUESTED: u16 = RingPacketFlags::COMPLETION_REQUESTED.bits();
-/// Bytes of the descriptor and of the footer.
+/// The lengths in bytes of the descriptor and of the footer.
 pub(crate) const DESCRIPTOR_LEN: u32 = size_of::<RingPacketDescriptor>() as u32;
 pub(crate) const FOOTER_LEN: u32 = size_of::<RingFooter>() as u32;
-/// Units of 8 bytes in the descriptor.
+/// The length of the descriptor in units of 8 bytes.
 pub(crate) const DESCRIPTOR8: u16 = (DESCRIPTOR_LEN / 8) as u16;
 
-/// A packet that was copied out of the ring, and checked as far as its own lengths go.
+/// A packet that was copied out of the ring, with checked lengths. Its contents are not checked.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct Packet<'a> {
-    /// What it is. A kind that is not known is the caller's to refuse.
+    /// The kind. The caller refuses kinds that it does not support.
     pub kind: Kind,
-    /// Whether the other side wants a completion.
+    /// Whether the other side requests a completion.
     pub wants_completion: bool,
-    /// What a completion carries back; of a completion, that of the request. It is the other side's word.
+    /// The transaction id, which a completion copies from its request. It comes from the other side and is not checked.
     pub transaction: u64,
-    /// What stands between descriptor and payload.
+    /// The header, between descriptor and payload.
     pub header: &'a [u8],
     /// The payload, with up to 7 bytes of padding.
     pub payload: &'a [u8],
@@ -51,13 +51,14 @@ pub struct Packet<'a> {
 pub(crate) struct Lengths {
     pub kind: Kind,
     pub flags: u16,
-    /// Bytes between descriptor and payload, and from the descriptor to the end of the payload.
+    /// The length of the header in bytes, and that of descriptor, header and payload together.
     pub header: usize,
     pub total: u32,
 }
 
 impl Lengths {
-    /// Reads the word. `available` is how much is in the ring: descriptor, payload and footer have to be inside.
+    /// Parses the word. Descriptor, header, payload and footer must fit the `available` bytes of the ring; otherwise returns
+    /// `None`.
     #[inline(always)]
     pub fn parse(word: u64, available: u32) -> Option<Self> {
         let [kind, offset8, length8, flags] =
@@ -72,9 +73,9 @@ impl Lengths {
 }
 
 impl<'a> Packet<'a> {
-    /// The ranges of a packet of transfer pages.
+    /// Returns the ranges of a packet of transfer pages.
     ///
-    /// `None` where it is another kind, or says that it has more ranges than it has room for.
+    /// `None` if it is of another kind, or its range count exceeds its header.
     pub fn transfer_ranges(&self) -> Option<TransferRanges<'a>> {
         if self.kind != Kind::TRANSFER_PAGES {
             return None;
@@ -85,17 +86,17 @@ impl<'a> Packet<'a> {
         Some(TransferRanges { set: head.set_id, ranges })
     }
 
-    /// The ranges of a packet of guest memory.
+    /// Returns the ranges of a packet with guest memory.
     ///
-    /// `None` where it is another kind, has no range, or one that is longer than the packet.
+    /// `None` if it is of another kind, has no range, or a malformed range, or one that exceeds the packet.
     pub fn gpa_ranges(&self) -> Option<GpaRanges<'a>> {
         if self.kind != Kind::GPA_DIRECT {
             return None;
         }
         let (head, rest) = RingGpaDirect::read_from_prefix(self.header).ok()?;
         let ranges = GpaRanges { left: head.range_count, rest };
-        let mut look = ranges;
-        if ranges.left == 0 || !(0..ranges.left).all(|_| look.next().is_some()) {
+        let mut check = ranges;
+        if ranges.left == 0 || !(0..ranges.left).all(|_| check.next().is_some()) {
             return None;
         }
         Some(ranges)
@@ -105,22 +106,22 @@ impl<'a> Packet<'a> {
 /// A range of a buffer that both sides know.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct TransferRange {
-    /// Bytes.
+    /// The length in bytes.
     pub len: u32,
-    /// Bytes from the beginning of the buffer. Whether that is inside is the caller's to check.
+    /// The offset in bytes from the beginning of the buffer. The caller checks that the range is within the buffer.
     pub offset: u32,
 }
 
 /// The ranges of a packet of transfer pages.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct TransferRanges<'a> {
-    /// The buffer that is meant.
+    /// The id of the buffer.
     pub set: u16,
     ranges: &'a [u8],
 }
 
 impl TransferRanges<'_> {
-    /// The ranges.
+    /// Returns the ranges.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = TransferRange> + '_ {
         let (ranges, _) = self.ranges.as_chunks::<{ size_of::<RingTransferPageRange>() }>();
         ranges.iter().map(|range| {
@@ -130,19 +131,19 @@ impl TransferRanges<'_> {
     }
 }
 
-/// A range of guest memory to write to a packet: `len` bytes from `offset` in the first page on, in the pages that `pages`
-/// names by their frame numbers.
+/// A range of guest memory to write to a packet: `len` bytes from `offset` in the first page on, in the pages with the frame
+/// numbers `pages`.
 #[derive(Clone, Debug)]
 pub struct GpaRange<I> {
-    /// Bytes.
+    /// The length in bytes.
     pub len: u32,
-    /// Where in the first page they begin, below 4096.
+    /// The offset in the first page, below 4096.
     pub offset: u32,
-    /// The frame numbers.
+    /// The frame numbers of the pages.
     pub pages: I,
 }
 
-/// Frame numbers one after the other.
+/// Consecutive frame numbers.
 #[derive(Clone, Debug)]
 pub struct FrameRun {
     next: u64,
@@ -171,7 +172,7 @@ impl Iterator for FrameRun {
 impl ExactSizeIterator for FrameRun {}
 
 impl GpaRange<FrameRun> {
-    /// `len` bytes of guest memory from physical address `address` on.
+    /// The range of `len` bytes of guest memory from guest physical address `address` on.
     #[inline]
     pub fn contiguous(address: u64, len: u32) -> Self {
         let end = address.saturating_add(u64::from(len)).div_ceil(4096);
@@ -179,24 +180,24 @@ impl GpaRange<FrameRun> {
     }
 }
 
-/// A range of guest memory in a packet.
+/// A range of guest memory that was parsed from a packet.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct ParsedRange<'a> {
-    /// Bytes.
+    /// The length in bytes.
     pub len: u32,
-    /// Where in the first page they begin, below 4096.
+    /// The offset in the first page, below 4096.
     pub offset: u32,
     pages: &'a [u8],
 }
 
 impl ParsedRange<'_> {
-    /// The frame numbers.
+    /// Returns the frame numbers of the pages.
     pub fn pages(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.pages.as_chunks::<8>().0.iter().map(|page| u64::from_le_bytes(*page))
     }
 }
 
-/// The ranges of a packet of guest memory.
+/// The ranges of a packet with guest memory.
 #[derive(Copy, Clone, Debug)]
 pub struct GpaRanges<'a> {
     left: u32,

@@ -1,4 +1,4 @@
-//! The ring's decisions under loom: every interleaving that the C11 memory model allows.
+//! Tests the ring's decisions under loom, in every interleaving that the C11 memory model allows.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p paravirt-vmbus-ring --test loom --target-dir target/loom`, as the test command
 //! does.
@@ -27,7 +27,7 @@ impl Word for Shared {
     }
 }
 
-/// The same words with no fence between: what loom must find.
+/// The same words without the fence, for which loom must find a failure.
 struct Unfenced(AtomicU32);
 
 impl Word for Unfenced {
@@ -40,7 +40,7 @@ impl Word for Unfenced {
     fn full_fence() {}
 }
 
-/// A packet comes in while the consumer, having drained, wants signals again: one of the two must act.
+/// A packet arrives while the consumer, after draining the ring, unmasks signals: one of the two must act.
 fn a_packet_is_noticed<W: Word + Send + Sync + 'static>(make: fn(u32) -> W) {
     loom::model(move || {
         let words = Arc::new([0, 0, 1].map(make));
@@ -56,7 +56,7 @@ fn a_packet_is_noticed<W: Word + Send + Sync + 'static>(make: fn(u32) -> W) {
     });
 }
 
-/// The consumer reads while the producer, finding the ring full, says for how much room it waits: one of the two must act.
+/// The consumer reads while the producer, on a full ring, announces how much room it waits for: one of the two must act.
 fn room_is_noticed<W: Word + Send + Sync + 'static>(make: fn(u32) -> W) {
     const SIZE: u32 = 64;
     loom::model(move || {

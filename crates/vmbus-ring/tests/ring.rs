@@ -1,5 +1,5 @@
-//! Each end of the ring against the host's end of the test host, which shares no code with this crate, and against a consumer and
-//! a producer that lie.
+//! Tests each end of the ring with the opposite end of the test host, which shares no code with this crate, and with a consumer
+//! and a producer that violate the protocol.
 
 use paravirt_testhost::{BufferRange, GuestRange, HostReader, HostRingError, HostWriter, PacketKind};
 use paravirt_vmbus_ring::{
@@ -27,7 +27,7 @@ fn to_guest(ring: &Ring) -> (HostWriter<Memory<'_>>, Incoming<&Ring>) {
     (HostWriter::new(memory(ring)).unwrap(), Incoming::new(ring).unwrap())
 }
 
-/// The index of a packet's descriptor, as its footer says it: in the word ahead of the index `end`.
+/// Returns the index of a packet's descriptor from its footer, the word before the index `end`.
 fn footer(ring: &Ring, end: u32) -> u64 {
     let word = (end / 8 + 512 - 1) % 512;
     ring.data()[word as usize].load(Ordering::SeqCst)
@@ -47,7 +47,7 @@ fn get(ring: &Ring, word: usize) -> u32 {
 }
 
 proptest! {
-    /// Whatever the guest writes comes out at the host, in order, across every place of the end.
+    /// The host reads all packets that the guest writes, in order, wherever they wrap around the end of the ring.
     #[test]
     fn the_host_reads_what_the_guest_writes(
         lengths in prop::collection::vec(0usize..1200, 1..200),
@@ -88,7 +88,7 @@ proptest! {
         prop_assert_eq!(host.next(&mut buffer), Ok(None));
     }
 
-    /// Whatever the host writes comes out at the guest, in order, across every place of the end.
+    /// The guest reads all packets that the host writes, in order, wherever they wrap around the end of the ring.
     #[test]
     fn the_guest_reads_what_the_host_writes(
         lengths in prop::collection::vec(0usize..1200, 1..200),
@@ -132,7 +132,7 @@ proptest! {
         prop_assert_eq!(inc.next(&mut buffer), Ok(None));
     }
 
-    /// The host's ends of the tests survive a guest that writes anything: an error, and an end.
+    /// The host's ends of the tests return an error and terminate if the guest writes arbitrary values.
     #[test]
     fn the_hosts_ends_survive_any_guest(
         words in prop::collection::vec(any::<u64>(), 512),
@@ -168,16 +168,16 @@ proptest! {
         }
     }
 
-    /// A producer that writes anything: an error or a packet inside the buffer, and an end.
+    /// A producer writes arbitrary values: the consumer returns errors or packets inside the buffer, and terminates.
     #[test]
-    fn a_lying_producer_ends_in_an_error(
+    fn an_arbitrary_producer_yields_errors_or_bounded_packets(
         words in prop::collection::vec(any::<u64>(), 512),
         small in any::<bool>(),
         write in any::<u32>(),
     ) {
         let ring = Ring::new();
         for (to, word) in ring.data().iter().zip(&words) {
-            // Often lengths that could be right.
+            // Often plausible lengths.
             let word = if small { word & 0x0001_001f_000f_000f | 0x2_0000 } else { *word };
             to.store(word, Ordering::Relaxed);
         }
@@ -193,9 +193,9 @@ proptest! {
         }
     }
 
-    /// A consumer that writes anything to its index: what was not read by the rules is never taken for room.
+    /// A consumer writes arbitrary values to its index: the producer never counts unread bytes as room.
     #[test]
-    fn a_lying_consumer_ends_in_an_error(reads in prop::collection::vec(any::<u32>(), 1..20), in_range in any::<bool>()) {
+    fn an_arbitrary_consumer_index_never_frees_unread_bytes(reads in prop::collection::vec(any::<u32>(), 1..20), in_range in any::<bool>()) {
         let ring = Ring::new();
         let mut out = Outgoing::new(&ring).unwrap();
         for read in reads {
@@ -252,9 +252,9 @@ fn ranges_of_guest_memory_and_of_buffers_round_trip() {
     }
 }
 
-/// Hosts skip the footer; what is in it is checked in the memory.
+/// Hosts ignore the footer, so the test reads it from the memory of the ring.
 #[test]
-fn a_footer_names_the_descriptor_of_its_packet() {
+fn the_footer_contains_the_index_of_the_descriptor() {
     let ring = Ring::new();
     let (mut out, mut host) = to_host(&ring);
     for turn in 0..1000u64 {
@@ -268,18 +268,18 @@ fn a_footer_names_the_descriptor_of_its_packet() {
 }
 
 #[test]
-fn a_footer_outside_of_what_is_there_is_refused() {
+fn a_footer_beyond_the_available_bytes_is_refused() {
     let ring = Ring::new();
     let (mut host, mut inc) = to_guest(&ring);
     host.in_band(1, &[1; 64]).unwrap();
     let _ = host.publish();
-    // The producer shows the packet without its footer.
+    // The producer publishes the packet without its footer.
     set(&ring, WRITE, 80);
     assert_eq!(inc.next(&mut [0; 128]), Err(RingError::Packet));
 }
 
 #[test]
-fn the_longest_packet_that_is_announced_is_taken() {
+fn a_packet_of_the_maximum_payload_is_accepted() {
     for words in [512usize, 1 << 17] {
         let control: [_; 32] = std::array::from_fn(|_| AtomicU32::new(0));
         struct Memory([AtomicU32; 32], Vec<AtomicU64>);
@@ -325,7 +325,7 @@ fn only_the_first_of_a_batch_and_only_an_unmasked_consumer_is_signalled() {
 }
 
 #[test]
-fn a_guest_that_masks_is_not_signalled_and_looks_again_before_it_sleeps() {
+fn a_guest_that_masks_is_not_signalled_and_unmask_reports_the_raced_packet() {
     let ring = Ring::new();
     let (mut host, mut inc) = to_guest(&ring);
     let mut buffer = [0; 64];
@@ -344,7 +344,7 @@ fn a_guest_that_masks_is_not_signalled_and_looks_again_before_it_sleeps() {
 }
 
 #[test]
-fn a_full_ring_is_waited_for_and_the_wait_is_taken_back() {
+fn waiting_for_room_in_a_full_ring_can_be_cancelled() {
     let ring = Ring::new();
     let (mut out, mut host) = to_host(&ring);
     while out.in_band(0, false, &[&[0; 1000]]).is_ok() {}
@@ -352,14 +352,14 @@ fn a_full_ring_is_waited_for_and_the_wait_is_taken_back() {
     assert_eq!(out.await_room(1000), Ok(false));
     assert_eq!(get(&ring, PENDING), 1024);
     host.next(&mut vec![]).unwrap().unwrap();
-    // 4096 - 3 * 1024 leaves 1016: after one more there is room.
+    // 4096 - 3 * 1024 leaves 1016 bytes: reading one more packet makes room.
     assert!(host.release());
     assert_eq!(out.await_room(1000), Ok(true));
     assert_eq!(get(&ring, PENDING), 0);
     out.in_band(0, false, &[&[0; 1000]]).unwrap();
 }
 
-/// The guest signals a host that waits, exactly when the room reaches what the host waits for.
+/// The guest signals a waiting host exactly when the room reaches the amount for which the host waits.
 #[test]
 fn a_waiting_host_is_signalled_once_when_there_is_room() {
     for body in [0usize, 8, 200, 1000, 4096 - 32] {
@@ -393,7 +393,7 @@ fn wake(flag: &AtomicBool, is_signalled: bool) {
     }
 }
 
-/// A guest that writes and a host that reads, on two threads that sleep by the rules: a missing signal hangs.
+/// A guest writes and a host reads, on two threads that sleep until they are signalled: a missing signal hangs the test.
 #[test]
 fn a_writing_guest_and_a_reading_host_lose_nothing() {
     let ring = Ring::new();
@@ -432,7 +432,7 @@ fn a_writing_guest_and_a_reading_host_lose_nothing() {
     });
 }
 
-/// The other direction.
+/// A host writes and a guest reads, on two threads that sleep until they are signalled.
 #[test]
 fn a_writing_host_and_a_reading_guest_lose_nothing() {
     let ring = Ring::new();
@@ -472,7 +472,7 @@ fn a_writing_host_and_a_reading_guest_lose_nothing() {
 }
 
 proptest! {
-    /// `gpa_page` writes the words that `gpa_direct` writes, at every offset of the ring, or nothing at all.
+    /// At every offset of the ring, `gpa_page` writes the same words as `gpa_direct`, or nothing.
     #[test]
     fn a_packet_of_constant_length_is_the_same_as_the_general_one(
         ahead in 0usize..500,
@@ -495,7 +495,7 @@ proptest! {
         let [short, general] = &mut outs;
         let is_written = short.gpa_page(7, address, len, payload).unwrap();
         let is_in_page = address % 4096 + u64::from(len) <= 4096;
-        // Descriptor, header of 24 bytes, payload and footer, behind those of the first packet.
+        // Descriptor, header of 24 bytes, payload and footer, after those of the first packet.
         let is_contiguous = (ahead + 3) % 512 + 14 <= 512;
         prop_assert_eq!(is_written, is_in_page && is_contiguous);
         if is_written {
@@ -508,7 +508,7 @@ proptest! {
         }
     }
 
-    /// `next_if` takes exactly the packets of its kind, whole, and leaves every other one for `next`.
+    /// `next_if` consumes exactly the complete packets of its kind, and leaves every other packet for `next`.
     #[test]
     fn a_conditional_read_takes_a_packet_or_leaves_it(
         lengths in prop::collection::vec((0usize..200, any::<bool>(), any::<bool>()), 1..100),

@@ -56,7 +56,7 @@ struct WireConfig {
     num_queues: U16,
     max_discard_sectors: U32,
     max_discard_seg: U32,
-    /// Sectors of 512 bytes, as all of the limits.
+    /// Sectors of 512 bytes, as are all of these limits.
     discard_sector_alignment: U32,
     max_write_zeroes_sectors: U32,
     max_write_zeroes_seg: U32,
@@ -64,7 +64,7 @@ struct WireConfig {
     _unused1: [u8; 3],
 }
 
-/// Bytes of the configuration that the driver reads.
+/// The number of bytes of the configuration that the driver reads.
 pub const CONFIG_LEN: usize = size_of::<WireConfig>();
 
 const _: () = {
@@ -92,17 +92,17 @@ pub(super) const CONFIG_FIELDS: &[(u8, u8)] = config_fields!(
     write_zeroes_may_unmap,
 );
 
-/// Bytes of a sector, the unit of addresses in requests, whatever the block size is.
+/// The size in bytes of a sector, which is the unit of addresses in requests for every block size.
 pub const SECTOR: u32 = 512;
-/// Bytes that one request transfers, at most: every back end accepts that many.
+/// The maximum number of bytes of one request, which every back end accepts.
 const MAX_BYTES: u32 = 1 << 30;
 /// The largest block size that is accepted, in bytes.
 const MAX_BLOCK_SIZE: u32 = 1 << 16;
 
 /// Parses the configuration under the negotiated `features`; `None` if a field is out of range.
 ///
-/// `segments` is the largest number of data segments that the driver can describe in one request. The serial number and the queue
-/// depth are left empty.
+/// `segments` is the maximum number of data segments that the driver supports in one request. The serial number is left empty and
+/// the queue depth 0.
 pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> Option<BlockInfo> {
     let config: WireConfig = zerocopy::transmute!(*bytes);
     let has = |feature| features.contains(feature);
@@ -151,7 +151,7 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     Some(info)
 }
 
-/// The capacity in whole blocks of `block_size` bytes.
+/// Returns the capacity in whole blocks of `block_size` bytes.
 pub fn capacity(bytes: &[u8; CONFIG_LEN], block_size: u32) -> u64 {
     let config: WireConfig = zerocopy::transmute!(*bytes);
     config.capacity.get() >> (block_size >> 9).trailing_zeros()

@@ -22,24 +22,24 @@ use paravirt_platform::Fifo;
 use paravirt_platform::{DmaBuffer, PageArc, PageTable, Platform, ProcessorId, Segment};
 use queue::Pending;
 
-/// Queues of a block device that are used, at most.
+/// The maximum number of queues of a block device that are used.
 pub const MAX_BLK_QUEUES: usize = 16;
 
-/// What every queue checks requests against.
+/// The limits against which every queue checks requests.
 struct Limits {
     blocks: AtomicU64,
-    /// As `blocks`, of a medium that can be written; else 0.
+    /// The same as `blocks` for a writable medium, otherwise 0.
     writable_blocks: AtomicU64,
     has_cache: bool,
     can_unmap: bool,
     block_shift: u32,
-    /// From blocks to sectors.
+    /// The shift from blocks to sectors.
     sector_shift: u32,
-    /// The bits of a length that are not whole blocks.
+    /// The bits of a length that are not 0 if the length is not a multiple of the block size.
     partial_mask: u32,
     max_bytes: u32,
     max_segment_bytes: u32,
-    /// Bytes of a transfer of one segment, at most.
+    /// The maximum number of bytes of a transfer of one segment.
     max_one: u32,
     max_segments: u16,
     max_discard: u32,
@@ -47,7 +47,7 @@ struct Limits {
     access: Access,
 }
 
-/// A transfer at `lba` of a medium that has `blocks` for it.
+/// Checks a transfer at `lba` against the limits and a medium of `blocks` blocks.
 struct TransferAt<'a> {
     limits: &'a Limits,
     lba: u64,
@@ -58,7 +58,7 @@ impl TransferCheck for TransferAt<'_> {
     #[inline(always)]
     fn one(&self, len: u32) -> Result<(), Rejected> {
         let Self { limits, lba, blocks } = self;
-        // An empty transfer is above the limit here, too.
+        // The subtraction wraps for an empty transfer, which is refused as too long.
         if len.wrapping_sub(1) >= limits.max_one || len & limits.partial_mask != 0 {
             return Err(Rejected::Invalid);
         }
@@ -105,7 +105,7 @@ impl Limits {
         self.access == Access::ReadOnly
     }
 
-    /// Whether there are blocks from `lba` on for `bytes`, where the device has `limit`.
+    /// Checks that `bytes` from block `lba` on are within a medium of `limit` blocks.
     #[inline(always)]
     fn check_range(&self, lba: u64, bytes: u64, limit: u64) -> Result<(), Rejected> {
         match lba.checked_add(bytes >> (self.block_shift & 63)) {
@@ -114,7 +114,7 @@ impl Limits {
         }
     }
 
-    /// Whether the device takes a transfer of `segments` at `lba`, of which it has `limit` blocks.
+    /// Checks that the device accepts a transfer of `segments` at `lba`, on a medium of `limit` blocks.
     #[inline(always)]
     fn check_transfer(&self, lba: u64, segments: &[Segment], limit: u64) -> Result<(), Rejected> {
         let mut total = 0u64;
@@ -124,7 +124,7 @@ impl Limits {
             total = total.wrapping_add(u64::from(segment.len));
         }
         let is_partial = total & u64::from(self.partial_mask) != 0;
-        // An empty transfer is out of range here, too.
+        // The subtraction wraps for an empty transfer, which is refused as out of range.
         let is_out_of_bounds = total.wrapping_sub(1) >= u64::from(self.max_bytes);
         if is_too_long || is_partial || is_out_of_bounds || segments.len() > usize::from(self.max_segments) {
             return Err(Rejected::Invalid);
@@ -132,7 +132,8 @@ impl Limits {
         self.check_range(lba, total, limit)
     }
 
-    /// The range of a discard or of zeroes as the device wants it, `max` blocks at most: sector, and number of sectors.
+    /// Checks the range of a discard or write-zeroes request of at most `max` blocks, and returns its first sector and its number
+    /// of sectors.
     fn check_blocks(&self, lba: u64, blocks: u32, max: u32) -> Result<[u64; 2], Rejected> {
         if self.is_read_only() {
             return Err(Rejected::ReadOnly);
@@ -155,14 +156,14 @@ pub struct VirtioBlk<P: Platform, B: DmaBuffer> {
     device: PageArc<P, VirtioDevice<P>>,
     limits: PageArc<P, Limits>,
     info: BlockInfo,
-    /// Not in line: a device is moved about, on stacks that may be small.
+    /// A separate allocation: the device may be moved on small stacks.
     queues: PageTable<P, Option<BlkQueue<P, B>>>,
-    /// The fault that was reported last.
+    /// The last fault that was reported as an event.
     reported: Option<Fault>,
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
-    /// Takes the device into service, with all its queues.
+    /// Opens the device with all its queues.
     ///
     /// # Errors
     ///
@@ -181,10 +182,10 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
                 Ok(builder) => {
                     entries = entries.min(builder.size());
                     depth = depth.min(builder.depth());
-                    // There is room for all of them.
+                    // `builders` has room for all of them.
                     let _ = builders.push(builder);
                 }
-                // Fewer queues than announced will do, but for the first.
+                // The driver works with fewer queues than announced, but needs the first.
                 Err(OpenError::Queue) if index > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -193,7 +194,7 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
         info.depth = depth;
         let is_indirect = device.features() & Features::INDIRECT_DESC.bits() != 0;
         if !is_indirect {
-            // Header and status take an entry each, and one is kept free.
+            // Header and status take one entry each, and one entry is kept free.
             info.max_segments = info.max_segments.min(entries.saturating_sub(3).max(1));
         }
         let limits = PageArc::new(platform, Limits::new(&info))?;
@@ -212,8 +213,8 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
     }
 }
 
-/// A queue before the device was started.
-#[allow(clippy::large_enum_variant, reason = "there are few, and none is kept")]
+/// A queue of a device that has not been started yet.
+#[allow(clippy::large_enum_variant, reason = "there are few, and they are short-lived")]
 enum Builder<P: Platform, B: DmaBuffer> {
     Records(QueueBuilder<P, RecordQueue<P, B, Pending>>),
     General(QueueBuilder<P, VirtQueue<P, B, Pending>>),
@@ -229,7 +230,7 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
         if let Some(builder) = QueueBuilder::with_records(device, index, size, segments)? {
             return Ok(Self::Records(builder));
         }
-        // A header ahead of the data and a status behind them.
+        // A header precedes the data and a status byte follows them.
         let indirect = segments.saturating_add(2);
         let params = QueueParams { indirect, area: ring::AREA_LEN, ..QueueParams::new(index, size) };
         QueueBuilder::new(device, &params).map(Self::General)
@@ -242,7 +243,7 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
         }
     }
 
-    /// Requests of one segment that can be in flight.
+    /// Returns the maximum number of requests of one segment in flight.
     fn depth(&self) -> u16 {
         match self {
             Self::Records(builder) => builder.size(),
@@ -273,7 +274,7 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {
     fn poll_event(&mut self) -> Option<BlockEvent> {
         if self.device.take_config_change() {
             if self.device.fault() == Some(Fault::Reset) {
-                // Queues that nobody has taken have to report in as well.
+                // Queues that were not taken have to be drained here, since the restart waits for them.
                 for queue in self.queues.iter_mut().flatten() {
                     while let Ok(Some(_)) = queue.complete() {}
                 }

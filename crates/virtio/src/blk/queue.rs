@@ -1,4 +1,4 @@
-//! One queue of a block device: requests on their way and back. VIRTIO 1.3 §5.2.6
+//! One queue of a block device: submission and completion of requests. VIRTIO 1.3 §5.2.6
 
 use super::ring::BlkRing;
 use super::{Limits, TransferAt};
@@ -23,47 +23,48 @@ mod kind {
     pub const WRITE_ZEROES: u32 = 13;
 }
 
-/// VIRTIO 1.3 §5.2.6: the request was done; the device does not know it.
+/// Status values: success; unsupported request. VIRTIO 1.3 §5.2.6
 const STATUS_OK: u8 = 0;
 const STATUS_UNSUPPORTED: u8 = 2;
-/// VIRTIO 1.3 §5.2.6: blocks that are zeroed may be deallocated.
+/// The flag that allows the device to deallocate zeroed blocks. VIRTIO 1.3 §5.2.6
 const ZEROES_UNMAP: u64 = 1;
-/// Bytes of a serial number.
+/// The length of a serial number in bytes.
 const ID_LEN: usize = 20;
-/// How long the device may take to tell its serial number.
+/// The timeout of the request for the serial number.
 const SERIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What remains to be done when a request completes. A word, so that [`Pending`] has no padding: what has is copied in pieces.
+/// The step that follows when a request completes. It is a full word so that [`Pending`] has no padding: a value with padding is
+/// copied in pieces.
 #[derive(Copy, Clone, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum Stage {
-    /// Nothing.
+    /// None: the request is complete.
     Last,
-    /// A flush, as the write is to be durable.
+    /// A flush, since the write is to be durable.
     FlushNext,
-    /// Nothing; it is that flush, and the buffer of the write is held.
+    /// None: this is the flush after a durable write, whose buffer the queue holds.
     Flush,
-    /// Nothing; it is a request of the driver's own, of which the caller is not told.
+    /// None: the driver itself made this request, and its completion is not returned to the caller.
     Own,
 }
 
-/// What a queue keeps with a request in flight.
+/// The driver's state of a request in flight.
 pub(super) struct Pending {
     tag: u64,
     deadline: Instant,
     stage: Stage,
 }
 
-/// A request with data, without its buffer. Two words, which are passed in registers.
+/// A read or write without its buffer: two words, which are passed in registers.
 #[derive(Copy, Clone)]
 struct Transfer {
     lba: u64,
-    /// For a write, when it completes.
+    /// When a write completes; `None` for a read.
     durability: Option<Durability>,
 }
 
 impl Transfer {
-    /// The operation again, with its buffer.
+    /// Returns the operation with its buffer.
     fn op<B>(self, buffer: B) -> Op<B> {
         match self.durability {
             None => Op::Read { lba: self.lba, into: buffer },
@@ -81,7 +82,7 @@ enum Command {
 }
 
 impl Command {
-    /// `None` for an operation with data, and for one that this driver does not know.
+    /// Returns the command of an operation; `None` for a read or write, and for an operation that the driver does not support.
     fn of<B>(op: &Op<B>) -> Option<Self> {
         Some(match *op {
             Op::Flush => Self::Flush,
@@ -100,7 +101,7 @@ impl Command {
     }
 }
 
-/// How a request with this status went.
+/// Returns the result of a request with this status.
 #[inline(always)]
 fn result_of(status: u8) -> Result<(), IoError> {
     if status == STATUS_OK { Ok(()) } else { Err(error_of(status)) }
@@ -143,7 +144,7 @@ impl<P: Platform, B: DmaBuffer> BlkQueue<P, B> {
         limits: &PageArc<P, Limits>,
         size: u16,
     ) -> Result<Self, AllocError> {
-        // The status says how a request went; kvmtool counts what it has read of a write as well.
+        // The status byte carries the result. kvmtool includes the bytes that it has read in the length of a write.
         queue.queue_mut().ignore_lengths();
         Ok(Self(Kind::General(TypedQueue::new(queue, limits, size)?)))
     }
@@ -157,7 +158,8 @@ impl<P: Platform, B: DmaBuffer> BlkQueue<P, B> {
         }
     }
 
-    /// The device's serial number, asked for before the queue is handed out. VIRTIO 1.3 §5.2.6
+    /// Requests the device's serial number, before the queue is handed out. Blocks for at most [`SERIAL_TIMEOUT`]. VIRTIO 1.3
+    /// §5.2.6
     pub(super) fn serial(&mut self) -> Option<Serial> {
         each!(self, queue => queue.serial())
     }
@@ -191,8 +193,8 @@ impl<P: Platform, B: DmaBuffer> Notify for BlkQueue<P, B> {
 impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     type Buffer = B;
 
-    /// The operation is taken apart first: a request that stays whole would lie in memory for the paths out of line, and its
-    /// kind would be read back from there even where the caller's code says which it is.
+    /// The operation is destructured first. If it stayed whole, the compiler would store it in memory for the out-of-line paths
+    /// and read its kind back from there, even in callers that pass a constant kind.
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
         let Request { tag, op, deadline, .. } = request;
@@ -233,7 +235,7 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     }
 }
 
-/// Out of line, so that the usual kind of queue has the caller's code to itself.
+/// Submits to a general queue, out of line so that only the code of the record queue is inlined into callers.
 #[inline(never)]
 fn submit_general<P: Platform, B: DmaBuffer>(
     queue: &mut TypedQueue<P, B, VirtQueue<P, B, Pending>>,
@@ -258,11 +260,11 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for BlkQueue<P, B> {
 struct TypedQueue<P: Platform, B: DmaBuffer, R: BlkRing<B>> {
     queue: RequestQueue<P, R>,
     limits: PageArc<P, Limits>,
-    /// No deadline in flight is earlier.
+    /// A lower bound of the deadlines of the requests in flight.
     earliest: Instant,
     /// The buffers of durable writes whose flush is in flight, by slot of the flush.
     held: PageTable<P, Option<B>>,
-    /// Tags of requests that are done without the host. The gate is closed while there are any.
+    /// Tags of requests that the driver completes without the device. The gate is closed while there are any.
     local: Fifo<P, u64>,
 }
 
@@ -307,7 +309,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
                 Ok(())
             }
             Err((reason, buffer)) => {
-                // A medium that is read-only has no blocks to write.
+                // A read-only medium has 0 writable blocks, so that the check reports another reason.
                 let is_read_only = kind == kind::OUT && limits.is_read_only();
                 let reason = if is_read_only { Rejected::ReadOnly } else { reason };
                 refused(reason, tag, transfer.op(buffer), deadline)
@@ -325,7 +327,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         let limits = &*self.limits;
         let sent = match command {
             Command::Flush if !limits.has_cache => {
-                // Every write is durable: there is nothing to ask of the device.
+                // Every completed write is durable already: nothing is sent.
                 let kept = self.local.push(tag).map_err(|_| Rejected::Full);
                 self.queue.close();
                 return kept.or_else(|reason| refused(reason, tag, command.op(), deadline));
@@ -353,7 +355,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         }
     }
 
-    /// The next completion, whatever state the queue is in.
+    /// Returns the next completion, in any state of the queue.
     #[inline(never)]
     fn complete_slow(&mut self) -> Result<Option<Completion<B>>, Fault> {
         if let Some(tag) = self.local.pop() {
@@ -374,7 +376,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         Ok(None)
     }
 
-    /// Continues with a completed request; `None` if a step of it remains.
+    /// Processes a completed request. Returns its completion, or `None` if another step follows or the caller expects none.
     fn next_stage(&mut self, used: Used<B, Pending>, result: Result<(), IoError>) -> Option<Completion<B>> {
         let Pending { tag, deadline, stage } = used.extra;
         let (buffer, result) = match stage {
@@ -382,7 +384,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             Stage::Flush => (self.held.get_mut(usize::from(used.slot)).and_then(Option::take), result),
             Stage::FlushNext if result.is_ok() => match self.flush_next(tag, deadline, used.buffer) {
                 Ok(()) => return None,
-                // There is room for it where the write was; if not, the write is not known to be durable.
+                // The completed write has left room for the flush. If the flush fails, the write may not be durable.
                 Err(buffer) => (buffer, Err(IoError::Device)),
             },
             Stage::FlushNext => (used.buffer, result),
@@ -410,7 +412,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
     fn serial(&mut self) -> Option<Serial> {
         let platform = self.queue.device().platform().clone();
         let deadline = platform.now().saturating_add(SERIAL_TIMEOUT);
-        // A device that answers later than this is used without the answer, which the queue then drops.
+        // If the device answers after the timeout, the queue drops the answer.
         let pending = Pending { tag: 0, deadline: Instant::NEVER, stage: Stage::Own };
         let header = [u64::from(kind::GET_ID), 0];
         self.queue.queue_mut().submit_command(header, Body::Answer(ID_LEN as u8), pending).ok()?;
@@ -419,8 +421,8 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
             match self.queue.next().ok()? {
                 Some(Outcome::Used(used)) => {
                     let queue = self.queue.queue();
-                    let is_told = queue.status(used.slot) == STATUS_OK;
-                    return queue.answer(used.slot).get(..ID_LEN).filter(|_| is_told).map(Serial::new);
+                    let is_ok = queue.status(used.slot) == STATUS_OK;
+                    return queue.answer(used.slot).get(..ID_LEN).filter(|_| is_ok).map(Serial::new);
                 }
                 Some(Outcome::Aborted(_)) => return None,
                 None => platform.relax(),
@@ -441,7 +443,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
         if now < self.earliest {
             return Ok(());
         }
-        // The bound is of requests that may be long done: look again.
+        // The requests that set the bound may have completed: compute it again.
         let deadlines = self.queue.queue().pending().map(|pending| pending.deadline);
         self.earliest = deadlines.min().unwrap_or(Instant::NEVER);
         if now < self.earliest || self.earliest == Instant::NEVER {
@@ -452,7 +454,7 @@ impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
 }
 
 impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
-    /// The next completion. The usual case is done here, every other one out of line.
+    /// Returns the next completion. The common case, a request that succeeded and needs no further step, is inline.
     #[inline(always)]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
         if !self.queue.is_open() {
@@ -471,7 +473,7 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
         Ok(Some(Completion::new(extra.tag, buffer, Ok(()))))
     }
 
-    /// As [`complete`](Self::complete), of a request that failed or for which more is to be done.
+    /// Completes a request that failed or has a further step.
     #[inline(never)]
     fn complete_other(&mut self, used: Used<B, Pending>, status: u8) -> Result<Option<Completion<B>>, Fault> {
         match self.next_stage(used, result_of(status)) {
@@ -488,7 +490,8 @@ impl<P: Platform, B: DmaBuffer> TypedQueue<P, B, RecordQueue<P, B, Pending>> {
     }
 }
 
-/// The same value, made anew: what an outlined function wrote to memory does not keep the usual path's result there.
+/// Returns the value rebuilt from its parts. The result of an out-of-line call is in memory; rebuilding it allows the compiler to
+/// keep the result of the inline path in registers.
 #[inline(always)]
 fn by_parts<B>(done: Result<Option<Completion<B>>, Fault>) -> Result<Option<Completion<B>>, Fault> {
     match done {
@@ -498,7 +501,7 @@ fn by_parts<B>(done: Result<Option<Completion<B>>, Fault>) -> Result<Option<Comp
     }
 }
 
-/// Hands a request back.
+/// Returns a refused request to the caller.
 #[cold]
 #[inline(never)]
 fn refused<B: DmaBuffer>(reason: Rejected, tag: u64, op: Op<B>, deadline: Instant) -> Result<(), Refused<B>> {

@@ -1,5 +1,5 @@
-//! The two kinds of queue that a block device can have, as one: requests with records where the device takes what those need, the
-//! general virtqueue where not.
+//! A common interface to the two kinds of queue of a block device: the record queue if the negotiated features allow it, otherwise
+//! the general virtqueue.
 
 use super::queue::Pending;
 use crate::queue::{AreaRange, Body, Parts, RecordQueue, Ring, TransferCheck, Used, VirtQueue};
@@ -7,23 +7,23 @@ use core::sync::atomic::Ordering;
 use paravirt_device::Rejected;
 use paravirt_platform::{Direction, DmaBuffer, Platform};
 
-/// Words of a slot's area in a general queue: header, parameter, status. A cache line.
+/// Word offsets of header, parameter and status in a slot's area of a general queue. The area is one cache line.
 const HEADER: usize = 0;
 const PARAMETER: usize = 2;
 const STATUS: usize = 6;
-/// Bytes of such an area, and of its parts.
+/// The size of an area in bytes, and the byte ranges of its parts.
 pub(super) const AREA_LEN: u16 = 64;
 const HEADER_RANGE: AreaRange = AreaRange::new(0, 16);
 const WORDS_RANGE: AreaRange = AreaRange::new(8 * PARAMETER as u16, 16);
 const STATUS_RANGE: AreaRange = AreaRange::new(8 * STATUS as u16, 1);
-/// What the status holds until the device has written it.
+/// The value of the status byte until the device has written it.
 const STATUS_NONE: u8 = 0xff;
-/// Bytes of the longest answer: a serial number.
+/// The maximum length of an answer in bytes.
 const ANSWER_LEN: u8 = 32;
 
 /// A queue of a block device.
 pub(super) trait BlkRing<B>: Ring<Used = Used<B, Pending>> {
-    /// Puts a request with data in the ring.
+    /// Submits a request with data.
     fn submit(
         &mut self,
         header: [u64; 2],
@@ -33,16 +33,16 @@ pub(super) trait BlkRing<B>: Ring<Used = Used<B, Pending>> {
         check: impl TransferCheck,
     ) -> Result<(), (Rejected, B)>;
 
-    /// Puts a request without data in the ring; its slot.
+    /// Submits a request without data and returns its slot.
     fn submit_command(&mut self, header: [u64; 2], body: Body, pending: Pending) -> Result<u16, Rejected>;
 
-    /// The status of the request that was in `slot`.
+    /// Returns the status of the completed request in `slot`.
     fn status(&self, slot: u16) -> u8;
 
-    /// What the device answered to the request that was in `slot`: see [`Body::Answer`].
+    /// Returns the device's answer to the completed request in `slot`, which had a [`Body::Answer`].
     fn answer(&self, slot: u16) -> [u8; ANSWER_LEN as usize];
 
-    /// What is kept with each request in flight.
+    /// Returns the driver's state of each request in flight.
     fn pending(&self) -> impl Iterator<Item = &Pending>;
 }
 
@@ -101,7 +101,7 @@ impl<P: Platform, B: DmaBuffer> BlkRing<B> for VirtQueue<P, B, Pending> {
             Ok(()) => Ok(()),
             Err(refused) => match refused.buffer {
                 Some(buffer) => Err((refused.reason, buffer)),
-                // A refusal returns the buffer.
+                // Not reached: a refusal returns the buffer.
                 None => Ok(()),
             },
         }

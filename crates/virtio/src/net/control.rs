@@ -7,11 +7,11 @@ use core::time::Duration;
 use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
 use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 
-/// How long the device may take to complete a command.
+/// The timeout of a command.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of the longest command, which has both address tables.
+/// The length in bytes of the longest command, which has both address tables.
 const COMMAND_LEN: usize = 1024;
-/// Multicast addresses that can be set.
+/// The maximum number of multicast addresses.
 pub(super) const MAX_MULTICAST: usize = 64;
 /// `ack`: VIRTIO_NET_OK, and a value that the device does not write. VIRTIO 1.3 §5.1.6.5
 const ACK_OK: u64 = 0;

@@ -1,4 +1,4 @@
-//! `Debug` of the public types: what a log needs, without the rings.
+//! Implements `Debug` for the public types, without the contents of the rings.
 
 use super::{VirtioNet, VirtioNetQueue, VirtioRx};
 use core::fmt;

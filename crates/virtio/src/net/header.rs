@@ -39,7 +39,7 @@ pub fn parse(header: &[u8; HEADER_LEN]) -> (RxMeta, u16) {
     let header: WireHeader = zerocopy::transmute!(*header);
     let flags = header.flags;
     if flags | header.gso_type == 0 {
-        // The usual frame: the device states nothing about it.
+        // The common case: the device reports nothing about the frame.
         return (RxMeta::default(), header.num_buffers.get());
     }
     let range = ChecksumRange { start: header.csum_start.get(), offset: header.csum_offset.get() };
@@ -81,7 +81,7 @@ pub fn encode(
 ) -> Result<[u8; HEADER_LEN], Rejected> {
     let mut header = WireHeader::default();
     if meta.checksum.is_none() && meta.segmentation.is_none() {
-        // The usual frame: no offload.
+        // The common case: no offload.
         return if len > max_frame { Err(Rejected::Invalid) } else { Ok(zerocopy::transmute!(header)) };
     }
     if let Some(ChecksumRange { start, offset }) = meta.checksum {

@@ -27,14 +27,14 @@ use paravirt_device::{
 use paravirt_platform::Fifo;
 use paravirt_platform::{DmaBuffer, DmaSlice, PageArc, PageTable, Platform, ProcessorId};
 
-/// The most queue pairs that are used.
+/// The maximum number of queue pairs that are used.
 pub const MAX_PAIRS: usize = 16;
-/// Bytes of an Ethernet header, and of a tag that may be in it.
+/// The lengths in bytes of an Ethernet header and of a VLAN tag.
 const ETHERNET_LEN: usize = 14;
 const VLAN_LEN: usize = 4;
-/// Bytes of a buffer where frames may come in several.
+/// The size in bytes of a receive buffer if a frame may span several.
 const MERGEABLE_LEN: usize = 2048;
-/// The largest frame for segmentation: the largest IP packet and its Ethernet header.
+/// The maximum length of a frame for segmentation: the longest IP packet and its Ethernet header.
 const MAX_SEGMENTED: u32 = 65535 + 14;
 
 /// A pair of queues of a virtio network device.
@@ -78,19 +78,19 @@ impl<P: Platform, B: DmaBuffer> NetQueue for VirtioNetQueue<P, B> {
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
-    /// Resets both queues, alone where the device can do that: buffers in flight are reclaimed through
-    /// [`sent`](paravirt_device::NetTx::sent), and what was received stays.
+    /// Resets both queues, alone if the device supports that. [`sent`](paravirt_device::NetTx::sent) returns the buffers in
+    /// flight, and received frames can still be read.
     ///
     /// # Errors
     ///
-    /// The [`Fault`] where the device was not seen to stop.
+    /// The [`Fault`] if the device is out of service, for example because it did not confirm that it stopped.
     pub fn reset(&mut self) -> Result<(), Fault> {
         self.tx.reset_alone()?;
         self.rx.queue().reset_alone()
     }
 }
 
-/// What is set on the device, to be set again after a reset.
+/// The settings of the device, which are sent again after a reset.
 struct Settings {
     mode: Option<ReceiveMode>,
     multicast: [MacAddr; MAX_MULTICAST],
@@ -105,7 +105,7 @@ struct Settings {
 pub struct VirtioNet<P: Platform, B: DmaBuffer> {
     device: PageArc<P, VirtioDevice<P>>,
     control: Option<Control<P>>,
-    /// Not in line: a device is moved about, on stacks that may be small.
+    /// A separate allocation: the device may be moved on small stacks.
     queues: PageTable<P, Option<VirtioNetQueue<P, B>>>,
     features: NetFeatures,
     info: NetInfo,
@@ -118,8 +118,8 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
 type RxBuilder<P> = QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>;
 
 impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
-    /// Takes the device into service, with all its queues and with one pair in use; see
-    /// [`set_active_queues`](NetDevice::set_active_queues).
+    /// Opens the device with all its queues. One pair is in use until [`set_active_queues`](NetDevice::set_active_queues) is
+    /// called.
     ///
     /// # Errors
     ///
@@ -141,10 +141,10 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         for index in 0..pairs {
             let rx = QueueParams::new(index.wrapping_mul(2), size);
             let tx = TxBuilder::new(&device, rx.index.wrapping_add(1), size, segments, max_frame)?;
-            // There is room for all of them.
+            // `builders` has room for all of them.
             let _ = builders.push((RxBuilder::new(&device, &rx)?, tx));
         }
-        // §5.1.2: behind all pairs that the device has, used or not.
+        // §5.1.2: the index after all pairs of the device, used or not.
         let control = match features.contains(NetFeatures::CTRL_VQ) {
             true => {
                 let index = config.pairs.wrapping_mul(2);
@@ -174,7 +174,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         let control =
             control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build()?)?)).transpose()?;
         let can_segment = offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6 | Offloads::TX_UDP);
-        // §5.1.4: without an address from the device, the driver chooses one; locally administered.
+        // §5.1.4: without an address from the device, the driver chooses a locally administered one.
         let mac = config.mac.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1]));
         let mut info = NetInfo::new(mac, config.mtu);
         info.queues = pairs;
@@ -213,7 +213,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         }
     }
 
-    /// Takes over what changed; the event to report.
+    /// Stores the first changed field of the configuration and returns its event.
     fn take_config(&mut self, config: &NetConfig) -> Option<NetEvent> {
         if config.announce && !self.was_asked_to_announce {
             self.was_asked_to_announce = true;
@@ -232,8 +232,8 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         }
     }
 
-    /// Sets everything again that a reset of the device has undone. What the device refuses now it has taken before; the
-    /// next call that sets it says so.
+    /// Sends the settings again after a reset of the device. The device accepted each of them before; if it refuses one now, the
+    /// next call that sets it returns the error.
     fn restore(&mut self) {
         let generation = self.device.generation();
         if self.settings.generation == generation || self.device.fault().is_some() {
@@ -277,12 +277,12 @@ impl<P: Platform, B: DmaBuffer> NetDevice for VirtioNet<P, B> {
 
     fn poll_event(&mut self) -> Option<NetEvent> {
         if let Some(control) = &mut self.control {
-            // After a reset it has to report in like every queue.
+            // After a reset it has to be drained like every queue.
             let _ = control.recover();
         }
         let changed = self.device.take_config_change();
         if self.device.fault() == Some(Fault::Reset) {
-            // Pairs that nobody has taken have to report in as well.
+            // Pairs that were not taken have to be drained here, since the restart waits for them.
             for queue in self.queues.iter_mut().flatten() {
                 let _ = queue.poll();
             }
@@ -302,8 +302,8 @@ impl<P: Platform, B: DmaBuffer> NetDevice for VirtioNet<P, B> {
         let config = config::parse(&bytes, self.features)?;
         let event = self.take_config(&config);
         if event.is_some() {
-            // There may be more than one.
-            self.device.look_again();
+            // There may be further changes.
+            self.device.mark_config_changed();
         }
         event
     }

@@ -1,4 +1,4 @@
-//! The receiving side: buffers that wait on the device, and frames that came in. VIRTIO 1.3 §5.1.6.3
+//! The receive side: buffers posted to the device, and received frames. VIRTIO 1.3 §5.1.6.3
 
 use super::header::{self, HEADER_LEN};
 use crate::queue::Ring;
@@ -7,36 +7,36 @@ use paravirt_device::{Arm, Fault, NetRx, RxFrame, RxMeta};
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaSlice, Platform};
 
-/// A buffer that came in.
+/// A received buffer.
 struct Part<P: Platform> {
     buffer: DmaSlice<P>,
-    /// Where its bytes begin and end in the buffer.
+    /// The range of its bytes in the buffer.
     start: u32,
     end: u32,
-    /// Of the first buffer of a frame: what is known of the frame, complete once all its parts are here.
+    /// In the first buffer of a frame: the frame, complete once all its parts have been received.
     frame: RxFrame,
 }
 
-/// The receiving side of a queue pair.
+/// The receive side of a queue pair.
 pub struct VirtioRx<P: Platform> {
     queue: BufferQueue<P, DmaSlice<P>>,
     ready: Fifo<P, Part<P>>,
-    /// Buffers that are not with the device.
+    /// The buffers that are not in flight.
     spare: Fifo<P, DmaSlice<P>>,
-    /// Parts of frames that are complete, and how many parts the last frame still lacks.
+    /// The parts of received frames, and the number of parts that the last frame still lacks.
     complete: usize,
     missing: u16,
-    /// Parts of that last frame that are here, and their bytes.
+    /// The number of parts of that last frame that have been received, and their length in bytes.
     partial: u16,
     partial_len: usize,
     is_merging: bool,
-    /// Buffers given to the device since it was told last.
+    /// The number of buffers added to the ring since the last kick.
     unpublished: usize,
     batch: usize,
 }
 
 impl<P: Platform> VirtioRx<P> {
-    /// `count` buffers of `len` bytes each, handed to the device at the first [`poll`](Self::poll).
+    /// Allocates `count` buffers of `len` bytes each, which the first [`poll`](Self::poll) submits.
     pub(super) fn new(
         queue: BufferQueue<P, DmaSlice<P>>,
         count: u16,
@@ -48,7 +48,7 @@ impl<P: Platform> VirtioRx<P> {
         let mut spare = Fifo::new(&platform, count)?;
         let ready = Fifo::new(&platform, count)?;
         DmaSlice::alloc_many(&platform, count, len, |slice| {
-            // There is room for `count`.
+            // The pool has room for `count` buffers.
             let _ = spare.push(slice);
         })?;
         let batch = (count >> 2).max(1);
@@ -71,7 +71,7 @@ impl<P: Platform> VirtioRx<P> {
         &mut self.queue
     }
 
-    /// Takes in what the device has filled, and puts what is spare in flight.
+    /// Receives the buffers that the device has filled, and submits the spare ones.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
         let result = loop {
@@ -98,7 +98,7 @@ impl<P: Platform> VirtioRx<P> {
         result
     }
 
-    /// Takes back what a reset aborted.
+    /// Reclaims the buffers that a reset aborted.
     #[cold]
     fn poll_slow(&mut self) -> Result<(), Fault> {
         loop {
@@ -122,7 +122,7 @@ impl<P: Platform> VirtioRx<P> {
         }
     }
 
-    /// Takes in a buffer of which the device has written `len` bytes.
+    /// Receives a buffer to which the device has written `len` bytes.
     #[inline(always)]
     fn take_in(&mut self, buffer: DmaSlice<P>, len: u32) -> Result<(), Fault> {
         if self.missing == 0
@@ -130,10 +130,10 @@ impl<P: Platform> VirtioRx<P> {
             && let Some(payload) = len.checked_sub(HEADER_LEN as u32)
         {
             let (meta, buffers) = header::parse(bytes);
-            // VIRTIO 1.3 §5.1.6.1: without mergeable buffers it is always one.
+            // VIRTIO 1.3 §5.1.6.1: without mergeable buffers a frame is always in one buffer.
             if buffers == 1 || !self.is_merging {
                 let frame = RxFrame::new(payload as usize, 1, meta);
-                // Every buffer is in one place only, so there is room.
+                // Each buffer is in one queue or pool only, so there is room.
                 let _ = self.ready.push(Part { buffer, start: HEADER_LEN as u32, end: len, frame });
                 self.complete = self.complete.wrapping_add(1);
                 return Ok(());
@@ -142,7 +142,7 @@ impl<P: Platform> VirtioRx<P> {
         self.take_in_part(buffer, len)
     }
 
-    /// Takes in a buffer of a frame that lies in several.
+    /// Receives a buffer of a frame that spans several.
     #[inline(never)]
     fn take_in_part(&mut self, buffer: DmaSlice<P>, end: u32) -> Result<(), Fault> {
         let mut start = 0;
@@ -174,7 +174,7 @@ impl<P: Platform> VirtioRx<P> {
             return Err(fault);
         }
         self.partial_len = self.partial_len.saturating_add(end.saturating_sub(start) as usize);
-        // Every buffer is in one place only, so there is room.
+        // Each buffer is in one queue or pool only, so there is room.
         let _ = self.ready.push(Part { buffer, start, end, frame });
         self.partial = self.partial.wrapping_add(1);
         self.missing = self.missing.wrapping_sub(1);
@@ -189,7 +189,7 @@ impl<P: Platform> VirtioRx<P> {
         Ok(())
     }
 
-    /// Gives up the frame of which parts are missing: they will not come.
+    /// Drops the incomplete frame, whose missing parts will not arrive.
     fn drop_partial(&mut self) {
         while self.partial > 0 {
             self.partial = self.partial.wrapping_sub(1);
@@ -200,7 +200,7 @@ impl<P: Platform> VirtioRx<P> {
         self.missing = 0;
     }
 
-    /// Puts what is spare in flight.
+    /// Submits the spare buffers.
     fn refill(&mut self) {
         while self.queue.is_open()
             && self.queue.queue().has_room(1)
@@ -212,7 +212,7 @@ impl<P: Platform> VirtioRx<P> {
         }
     }
 
-    /// Puts `buffer` in flight; whether it is. What is refused is spare.
+    /// Submits `buffer` and returns whether it is in flight. A refused buffer becomes spare.
     #[inline(always)]
     fn submit(&mut self, buffer: DmaSlice<P>) -> bool {
         match self.queue.submit(buffer, Direction::FromDevice) {
@@ -227,7 +227,7 @@ impl<P: Platform> VirtioRx<P> {
         }
     }
 
-    /// Tells the device of the buffers that it was given.
+    /// Publishes the submitted buffers and kicks the device if it requests a kick.
     pub(super) fn publish(&mut self) {
         if self.unpublished > 0 {
             self.unpublished = 0;

@@ -67,7 +67,8 @@ impl<P: Platform> BouncePool<P> {
     }
 }
 
-/// Selects the pool of a [`BounceHal`]: the kernel implements it for a type of its own, since the methods of `Hal` have no `self`.
+/// Selects the pool of a [`BounceHal`]: the kernel implements it for a type that it defines, since the methods of `Hal` have no
+/// `self`.
 ///
 /// ```
 /// use paravirt_virtio::passthrough::hal::{BouncePool, PoolSource};
@@ -122,8 +123,8 @@ unsafe impl<S: PoolSource> Hal for BounceHal<S> {
         }
     }
 
-    /// Copies the buffer to the pool and returns its bus address. If the pool is exhausted, the address is one without memory, and the
-    /// device fails the request.
+    /// Copies the buffer to the pool and returns its bus address. If the pool is exhausted, the address is one without memory, and
+    /// the device fails the request.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         let pool = S::pool();
         let Some(first) = pool.alloc(buffer.len().div_ceil(PAGE_SIZE)) else {

@@ -1,19 +1,19 @@
-//! The decisions of a queue that hang on memory order: to kick or not to kick, and to sleep or not to sleep.
+//! The decisions of a queue that depend on memory order: whether to kick the device, and whether to sleep.
 //!
-//! They are written over the words that they look at, so that the very same code runs on ring memory and under
-//! loom, whose atomics cannot live in ring memory.
+//! They are generic over the words that they access, so that the same code runs on ring memory and under loom, whose atomics
+//! cannot be in ring memory.
 
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 /// An atomic word that both sides see.
 pub trait Word {
-    /// What it holds.
+    /// The type of its value.
     type Value: Copy + PartialEq;
-    /// Reads it.
+    /// Reads the word.
     fn load(&self, order: Ordering) -> Self::Value;
-    /// Writes it.
+    /// Writes the word.
     fn store(&self, value: Self::Value, order: Ordering);
-    /// A full fence: no load after it is done before a store ahead of it is seen.
+    /// A full fence: no later load is performed before an earlier store is visible.
     fn full_fence();
 }
 
@@ -40,8 +40,8 @@ word!(AtomicU16, u16);
 word!(AtomicU32, u32);
 word!(AtomicU64, u64);
 
-/// Whether an index that went from `old` to `new` has passed `event`, so that the other side wants to know. Right
-/// across the wrap of 16 bits.
+/// Returns whether an index that advanced from `old` to `new` has passed `event`, so that the other side is to be notified.
+/// Correct across the wrap of the 16-bit indices.
 ///
 /// VIRTIO 1.3 §2.7.10
 #[inline(always)]
@@ -49,10 +49,10 @@ pub const fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-/// Publishes `value` in `index`, then reads in `hint` what the other side asked for.
+/// Publishes `value` in `index`, then returns the notification request that the other side has written to `hint`.
 ///
-/// Between the two stands a full fence: without it, the read may be done before the store is seen, while the other
-/// side writes its event word and then misses the store: neither acts, and the queue hangs.
+/// A full fence separates the two. Without it, the load may be performed before the store is visible, while the other side writes
+/// its event word and then misses the store: neither side acts, and the queue hangs.
 #[inline(always)]
 pub fn publish_then_look<I: Word, H: Word>(index: &I, value: I::Value, hint: &H) -> H::Value {
     index.store(value, Ordering::Release);
@@ -60,10 +60,10 @@ pub fn publish_then_look<I: Word, H: Word>(index: &I, value: I::Value, hint: &H)
     hint.load(Ordering::Acquire)
 }
 
-/// Writes in `hint` that an interrupt is wanted, then looks whether `index` has moved on from what was `seen`:
-/// `true` means that something raced in, and no interrupt will tell.
+/// Requests an interrupt by writing `wanted` to `hint`, then returns whether `index` differs from `seen`: if it does, an entry
+/// raced in, for which no interrupt may arrive.
 ///
-/// The full fence stands here for the same reason as in [`publish_then_look`].
+/// The full fence is needed for the same reason as in [`publish_then_look`].
 #[inline(always)]
 pub fn ask_then_look<H: Word, I: Word>(hint: &H, wanted: H::Value, index: &I, seen: I::Value) -> bool {
     hint.store(wanted, Ordering::Relaxed);
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn an_event_is_due_when_the_index_passes_it() {
-        // The device waits for entry 5: it is told when the index goes from 5 to 6 or beyond, and only then.
+        // The device waits for entry 5: it is notified only when the index goes from 5 to 6 or beyond.
         assert!(need_event(5, 6, 5));
         assert!(need_event(5, 9, 3));
         assert!(!need_event(5, 5, 3));
@@ -85,12 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn the_wrap_of_sixteen_bits_loses_nothing() {
-        // A batch of two across the wrap, the event on the entry before it and on the one behind it.
+    fn need_event_is_correct_across_the_wrap_of_the_index() {
+        // A batch of two across the wrap, with the event on the entry before the wrap and on the one after it.
         assert!(need_event(u16::MAX, 1, u16::MAX));
         assert!(need_event(0, 1, u16::MAX));
         assert!(!need_event(1, 1, u16::MAX));
-        // Exhaustively: an event is due exactly when it is one of the entries published.
+        // For every event: it is due if and only if it is one of the published entries.
         for old in [0u16, 1, 0x7fff, 0xfffd, 0xffff] {
             for batch in 0..40u16 {
                 let new = old.wrapping_add(batch);

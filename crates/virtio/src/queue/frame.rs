@@ -1,9 +1,9 @@
-//! A virtqueue for frames that a driver writes: each ring entry has a frame buffer of the queue's own. VIRTIO 1.3 §5.1.6.2
+//! A virtqueue for frames that the driver writes: the queue has a frame buffer for each ring entry. VIRTIO 1.3 §5.1.6.2
 //!
-//! A frame is written where the device reads it: [`reserve`](FrameQueue::reserve) gives a slot, [`frame_mut`](FrameQueue::frame_mut)
-//! its bytes, and [`submit_frame`](FrameQueue::submit_frame) stores its length and an entry in the available ring. The
-//! descriptor's address is written once. A buffer of the caller's goes by the slot's indirect table, behind a header in the slot's
-//! frame buffer.
+//! The driver writes a frame directly to the memory that the device reads: [`reserve`](FrameQueue::reserve) allocates a slot,
+//! [`frame_mut`](FrameQueue::frame_mut) returns its bytes, and [`submit_frame`](FrameQueue::submit_frame) stores the length and an
+//! entry in the available ring. The descriptor's address is written once. A buffer of the caller is sent by the slot's indirect
+//! table, after a header in the slot's frame buffer.
 
 use super::memory::QueueMemory;
 use super::split::{self, Split};
@@ -16,16 +16,16 @@ use core::ptr::NonNull;
 use paravirt_device::{Fault, Rejected};
 use paravirt_platform::{AllocError, BusAddr, Direction, DmaBuffer, PageRing, Platform, RingArray, Segment};
 
-/// What a slot is used for.
+/// The state of a slot.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum State {
-    /// Nothing: it is in the free list.
+    /// The slot is in the free list.
     Free,
-    /// The driver writes its frame.
+    /// The driver may write the frame.
     Reserved,
-    /// Its frame is in flight.
+    /// The frame is in flight.
     Frame,
-    /// A buffer of the caller's is in flight.
+    /// A buffer of the caller is in flight.
     Buffer,
 }
 
@@ -33,33 +33,33 @@ struct Slot {
     /// The next free slot.
     next: u16,
     state: State,
-    /// The ring's descriptor names the slot's indirect table, not its frame.
-    names_table: bool,
+    /// Whether the ring descriptor does not refer to the slot's frame: it refers to its indirect table, or is not written yet.
+    links_table: bool,
 }
 
 /// A completed request.
 #[derive(Debug)]
 pub enum FrameUsed<B> {
-    /// A frame of the queue's own, whose slot is free now.
+    /// A frame in a frame buffer of the queue, whose slot is free now.
     Frame,
-    /// A buffer of the caller's, reclaimed, and what came with it; `None` where it had to be leaked.
+    /// A buffer of the caller, reclaimed (`None` if it had to be leaked), and its tag.
     Buffer(Option<B>, u64),
 }
 
-/// A split virtqueue with indirect tables, used out of order, for frames in memory of its own and in buffers `B`.
+/// A split virtqueue with indirect tables, used out of order, for frames in its own frame buffers and in buffers `B` of the caller.
 pub struct FrameQueue<P: Platform, B: DmaBuffer> {
     split: Split,
     free_head: u16,
     free: u16,
     size: u16,
     slots: PageRing<P, Slot>,
-    /// Frame buffers: where they are, and bytes of one.
+    /// The frame buffers, their bus address, and the length in bytes of one frame buffer.
     frames: NonNull<u8>,
     frame_base: BusAddr,
     frame_len: usize,
     tables: RingArray<DescWords>,
     table_base: BusAddr,
-    /// Descriptors of an indirect table.
+    /// The number of descriptors of an indirect table.
     capacity: u16,
     base: BusAddr,
     /// The caller's buffers in flight, by slot.
@@ -67,19 +67,19 @@ pub struct FrameQueue<P: Platform, B: DmaBuffer> {
     memory: QueueMemory<P>,
 }
 
-// SAFETY: the frames are memory of the queue's own, accessed through it only.
+// SAFETY: the frame buffers belong to the queue and are accessed only through it.
 unsafe impl<P: Platform, B: DmaBuffer> Send for FrameQueue<P, B> {}
-// SAFETY: shared access reads no frame.
+// SAFETY: no method accesses a frame buffer through a shared reference.
 unsafe impl<P: Platform, B: DmaBuffer> Sync for FrameQueue<P, B> {}
 
 impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
-    /// A queue of `size` entries in memory of its own, which no device knows of yet, with a frame buffer of `frame_len` bytes for
-    /// each, and for buffers of up to `segments` segments.
+    /// Allocates a queue of `size` entries with a frame buffer of `frame_len` bytes each, for caller's buffers of up to `segments`
+    /// segments. No device has its addresses yet.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no memory for it, `size` is no power of two or above
-    /// [`MAX_QUEUE_SIZE`], or a length is out of range.
+    /// [`AllocError`] if the platform has no memory for it, `size` is not a power of two or exceeds [`MAX_QUEUE_SIZE`], or a
+    /// length is out of range.
     pub fn new(
         platform: &P,
         size: u16,
@@ -100,13 +100,13 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         let capacity = segments.checked_add(1).and_then(u16::checked_next_power_of_two).ok_or(AllocError)?;
         let count = usize::from(capacity).saturating_mul(entries);
         let region = memory.region(platform, count.saturating_mul(size_of::<DescWords>()))?;
-        // SAFETY: the array lies in the queue ahead of the memory, and is dropped with it.
+        // SAFETY: the queue owns the array and the memory; the array is declared before the memory, so that it is dropped first.
         let tables = unsafe { region.shared().ring_array(0, count) }.ok_or(AllocError)?;
         let table_base = region.bus();
         let slots = PageRing::new(platform, entries, |i| Slot {
             next: (i as u16).wrapping_add(1),
             state: State::Free,
-            names_table: true,
+            links_table: true,
         })?;
         let buffers = PageRing::new(platform, entries, |_| None)?;
         Ok(Self {
@@ -127,13 +127,13 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         })
     }
 
-    /// Slots that are free.
+    /// Returns the number of free slots.
     #[inline(always)]
     pub fn free(&self) -> u16 {
         self.free
     }
 
-    /// Takes a slot to write a frame in; `None` where there is none.
+    /// Reserves a slot for a frame; `None` if no slot is free.
     #[inline(always)]
     pub fn reserve(&mut self) -> Option<u16> {
         self.free = self.free.checked_sub(1)?;
@@ -144,23 +144,23 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         Some(head)
     }
 
-    /// The frame buffer of `slot`, where it is reserved; else empty.
+    /// Returns the frame buffer of `slot`; empty if the slot is not reserved.
     #[inline(always)]
     pub fn frame_mut(&mut self, slot: u16) -> &mut [u8] {
         if slot >= self.size || self.slots.at(usize::from(slot)).state != State::Reserved {
             return &mut [];
         }
         let offset = usize::from(slot).wrapping_mul(self.frame_len);
-        // SAFETY: `new` allocated `size` frames, zeroed, which the memory keeps; `slot` is one of them. It is reserved, so that no
-        // device accesses its frame, and the queue is borrowed mutably.
+        // SAFETY: `new` allocated `size` zeroed frame buffers, which `memory` keeps alive; `slot` is below `size`. The slot is
+        // reserved, so that no device accesses its frame buffer, and the queue is borrowed mutably.
         unsafe { core::slice::from_raw_parts_mut(self.frames.add(offset).as_ptr(), self.frame_len) }
     }
 
-    /// Puts the first `len` bytes of the frame in `slot`, which is reserved, in flight.
+    /// Submits the first `len` bytes of the frame in the reserved slot `slot`.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Invalid`] where it is not reserved, or `len` is 0 or more than a frame; the slot is then free, if it was reserved.
+    /// [`Rejected::Invalid`] if the slot is not reserved, or `len` is 0 or exceeds the frame buffer. A reserved slot is then freed.
     #[inline(always)]
     pub fn submit_frame(&mut self, slot: u16, len: usize) -> Result<(), Rejected> {
         let entry = self.slots.at_mut(usize::from(slot));
@@ -170,19 +170,19 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
             return Err(Rejected::Invalid);
         }
         entry.state = State::Frame;
-        if entry.names_table {
-            entry.names_table = false;
-            self.name_frame(slot);
+        if entry.links_table {
+            entry.links_table = false;
+            self.link_frame(slot);
         }
         self.split.write_len(slot, len as u32);
         self.split.push(slot);
         Ok(())
     }
 
-    /// Has the ring name the frame of `slot`.
+    /// Makes the ring descriptor of `slot` refer to the slot's frame.
     #[cold]
     #[inline(never)]
-    fn name_frame(&self, slot: u16) {
+    fn link_frame(&self, slot: u16) {
         self.split.write_desc(slot, Segment { addr: self.frame_addr(slot), len: 0 }, 0, 0);
     }
 
@@ -190,7 +190,7 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         self.frame_base.offset(usize::from(slot).wrapping_mul(self.frame_len) as u64)
     }
 
-    /// Frees `slot`, where it is reserved.
+    /// Frees `slot` if it is reserved.
     pub fn release(&mut self, slot: u16) {
         if slot < self.size && self.slots.at(usize::from(slot)).state == State::Reserved {
             self.free_slot(slot);
@@ -207,7 +207,7 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         self.free = self.free.wrapping_add(1);
     }
 
-    /// Puts `buffer` in flight behind a header of `HEADER` bytes, which `header` makes from its segments.
+    /// Submits `buffer` after a header of `HEADER` bytes, which `header` returns for its segments. `tag` is returned on completion.
     ///
     /// # Errors
     ///
@@ -229,14 +229,14 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
                 Ok(())
             }
             Err(reason) => {
-                // SAFETY: it was put in flight above, and the device was not told of it.
+                // SAFETY: it was put in flight above, and the device has not been given its addresses.
                 unsafe { buffer.reclaim() };
                 Err((reason, buffer))
             }
         }
     }
 
-    /// Writes the indirect table of a free slot, and has the ring name it.
+    /// Allocates a slot, writes its indirect table, and makes the ring descriptor refer to the table.
     fn fill_table<const HEADER: usize>(
         &mut self,
         body: &[Segment],
@@ -265,17 +265,18 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
         let len = (last as u32).wrapping_add(1).wrapping_mul(size_of::<DescWords>() as u32);
         self.split.write_desc(slot, Segment { addr, len }, DESC_F_INDIRECT, 0);
         let entry = self.slots.at_mut(usize::from(slot));
-        (entry.state, entry.names_table) = (State::Buffer, true);
+        (entry.state, entry.links_table) = (State::Buffer, true);
         Ok(slot)
     }
 
-    /// Takes the caller's buffer in `slot`, which is no longer in flight; it is reclaimed where `is_released`, else leaked.
+    /// Frees `slot` and returns its caller's buffer, reclaimed if the device no longer uses it (`is_released`); otherwise leaks
+    /// the buffer.
     fn take_buffer(&mut self, slot: u16, is_released: bool) -> FrameUsed<B> {
         let taken = self.buffers.at_mut(usize::from(slot)).take();
         self.free_slot(slot);
         match taken {
             Some((mut buffer, tag)) if is_released => {
-                // SAFETY: it was put in flight when it was submitted, and the device has returned it or has stopped.
+                // SAFETY: it was put in flight by `submit_buffer`, and the device has completed the request or has stopped.
                 unsafe { buffer.reclaim() };
                 FrameUsed::Buffer(Some(buffer), tag)
             }
@@ -298,9 +299,9 @@ impl<P: Platform, B: DmaBuffer> Ring for FrameQueue<P, B> {
     fn quiesce(&mut self, proof: &Quiesced) {
         self.memory.set_quiesced(proof);
         self.split.reinit();
-        // The device could write them all.
+        // Write each descriptor again before its next use: the device could write to them.
         for slot in 0..self.size {
-            self.slots.at_mut(usize::from(slot)).names_table = true;
+            self.slots.at_mut(usize::from(slot)).links_table = true;
         }
     }
 
@@ -313,7 +314,7 @@ impl<P: Platform, B: DmaBuffer> Ring for FrameQueue<P, B> {
         }
         match proof {
             Some(_) => self.free_slot(slot),
-            // The device may still read it: it is never used again.
+            // The device may still read the frame: its slot is never used again.
             None => self.slots.at_mut(usize::from(slot)).state = State::Reserved,
         }
         Some(FrameUsed::Frame)
@@ -323,7 +324,7 @@ impl<P: Platform, B: DmaBuffer> Ring for FrameQueue<P, B> {
     fn pop(&mut self) -> Result<Option<FrameUsed<B>>, Fault> {
         let (size, free) = (self.size, self.free);
         let Some((id, len)) = self.split.peek(|| size.wrapping_sub(free))? else { return Ok(None) };
-        // The device was given nothing to write.
+        // The device has nothing to write: its length must be 0.
         if id >= u32::from(size) || len != 0 {
             return Err(Fault::Protocol);
         }

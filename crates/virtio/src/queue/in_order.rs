@@ -1,4 +1,4 @@
-//! VIRTIO_F_IN_ORDER: what was made available, in order. VIRTIO 1.3 §2.7.9, §2.8.12
+//! VIRTIO_F_IN_ORDER: the order in which requests were made available. VIRTIO 1.3 §2.7.9, §2.8.12
 
 use paravirt_platform::{AllocError, PageTable, Platform};
 
@@ -7,7 +7,7 @@ pub(super) struct InOrder<P: Platform> {
     ids: PageTable<P, u16>,
     head: u16,
     tail: u16,
-    /// The last request of the batch that the device has used, and the length it gave for that one.
+    /// The last request of the batch that the device has used, and the length that it reported for that request.
     pub batch: Option<(u16, u32)>,
 }
 

@@ -1,15 +1,15 @@
-//! The memory of a queue that its device accesses.
+//! The memory of a queue that the device accesses.
 
 use super::{QueueAddresses, Quiesced};
 use paravirt_platform::{AllocError, DmaRegion, Platform};
 
-/// Regions that a queue is made of, at most: rings, indirect tables, areas.
+/// The maximum number of regions of a queue: rings, indirect tables, areas.
 const MAX_REGIONS: usize = 3;
 
-/// The memory of a queue: owned by it, and leaked where the device may still access it.
+/// The memory that a queue owns. Dropping it leaks the memory if the device may still access it.
 pub(super) struct QueueMemory<P: Platform> {
     regions: [Option<DmaRegion<P>>; MAX_REGIONS],
-    /// A device was told of it, and has not been seen to stop since.
+    /// Whether a device may have the addresses and has not been confirmed to have stopped since.
     is_live: bool,
 }
 
@@ -24,14 +24,14 @@ impl<P: Platform> QueueMemory<P> {
         Ok(free.insert(DmaRegion::alloc(platform, len)?))
     }
 
-    /// Gives the addresses away, to a device: from now on the memory is leaked rather than freed, until
+    /// Records that a device is given `addresses`, and returns them. From now on dropping the memory leaks it, until
     /// [`set_quiesced`](Self::set_quiesced).
     pub fn set_live(&mut self, addresses: QueueAddresses) -> QueueAddresses {
         self.is_live = true;
         addresses
     }
 
-    /// Says that the device has stopped.
+    /// Records that the device has stopped.
     pub fn set_quiesced(&mut self, _proof: &Quiesced) {
         self.is_live = false;
     }

@@ -1,21 +1,21 @@
-//! Virtqueues, split and packed, with what is in flight on them. VIRTIO 1.3 §2.6 to §2.8
+//! Virtqueues, split and packed, with the requests in flight on them. VIRTIO 1.3 §2.6 to §2.8
 //!
-//! A request is moved in with its buffer and comes out with it; in between, the buffer is in flight. The memory that the
-//! device can write (the rings, and a small area for each slot) is seen as atomics only, and what the device says (an
-//! id, a length, an index) is read once, checked against private state and accepted once.
+//! Submitting a request moves its buffer into the queue, and its completion returns the buffer; in between, the buffer is in
+//! flight. The memory that the device can write (the rings, and a small area for each slot) is accessed only as atomics. A value
+//! that the device writes (an id, a length, an index) is read once, checked against private state, and accepted once.
 //!
 //! ```text
 //! submit ─► [head | data | tail] ─► ring ─► publish ─► (kick)
 //!    pop ◄── slot table ◄── id, length ◄── ring
 //! ```
 //!
-//! | type | its requests | its ring |
+//! | type | requests | ring |
 //! |---|---|---|
 //! | [`VirtQueue`] | of any shape | split or packed, direct or indirect, in order or not |
 //! | [`RecordQueue`] | a header of 16 bytes, data, a status byte, as block devices have | split, indirect |
-//! | [`FrameQueue`] | frames that the driver writes in memory of the queue's own | split, indirect |
+//! | [`FrameQueue`] | frames that the driver writes to frame buffers of the queue | split, indirect |
 //!
-//! All are a [`Ring`] to the code that takes a queue into service and through resets.
+//! All implement [`Ring`], the interface for enabling, resetting and polling a queue.
 
 pub mod decide;
 mod frame;
@@ -38,15 +38,15 @@ pub use virtqueue::VirtQueue;
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_platform::Segment;
 
-/// VIRTIO 1.3 §2.7.5, §2.8.1
+/// Descriptor flags. VIRTIO 1.3 §2.7.5, §2.8.1
 const DESC_F_NEXT: u16 = 1;
 const DESC_F_WRITE: u16 = 2;
 const DESC_F_INDIRECT: u16 = 4;
 
-/// The largest queue. VIRTIO 1.3 §2.7
+/// The maximum number of entries of a queue. VIRTIO 1.3 §2.7
 pub const MAX_QUEUE_SIZE: u16 = 1 << 15;
 
-/// A descriptor, of either ring or an indirect table, as two words.
+/// A descriptor of a split ring, a packed ring or an indirect table, as two words.
 type DescWords = [AtomicU64; 2];
 
 #[inline(always)]

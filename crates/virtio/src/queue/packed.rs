@@ -5,11 +5,11 @@ use super::{DescWords, desc_word};
 use core::sync::atomic::{AtomicU32, Ordering};
 use paravirt_platform::{BusAddr, DmaRegion, Platform, RingArray, Segment};
 
-/// VIRTIO 1.3 §2.8.1: written by the driver when it makes a descriptor available, with its wrap counter.
+/// The driver sets this flag to its wrap counter when it makes a descriptor available. VIRTIO 1.3 §2.8.1
 const DESC_F_AVAIL: u16 = 1 << 7;
-/// VIRTIO 1.3 §2.8.1: written by the device when it has used it, with its wrap counter.
+/// The device sets this flag to its wrap counter when it has used a descriptor. VIRTIO 1.3 §2.8.1
 const DESC_F_USED: u16 = 1 << 15;
-/// VIRTIO 1.3 §2.8.10: event suppression: always, never, at a descriptor.
+/// Event suppression: notify always, never, or at a descriptor. VIRTIO 1.3 §2.8.10
 const EVENT_ENABLE: u32 = 0;
 const EVENT_DISABLE: u32 = 1;
 const EVENT_DESC: u32 = 2;
@@ -23,15 +23,16 @@ pub(super) struct Packed {
     wrap: bool,
     used_next: u16,
     used_wrap: bool,
-    /// Descriptors made available since the last publish.
+    /// The number of descriptors made available since the last publish.
     added: u16,
-    /// The first word of the batch, which is written last: `(index, word)`.
+    /// The second word of the first descriptor of the batch, which is written last: `(index, word)`.
     held: Option<(u16, u64)>,
     event_idx: bool,
     interrupts_off: bool,
 }
 
-/// The ring, then the driver's and the device's event suppression, each in a cache line of its own.
+/// Returns the offsets of the driver's and the device's event suppression, each in a separate cache line after the ring, and the
+/// total length.
 const fn events(size: u16) -> (usize, usize, usize) {
     let ring = (size as usize).saturating_mul(16).next_multiple_of(64);
     (ring, ring.saturating_add(64), ring.saturating_add(128))
@@ -45,7 +46,8 @@ impl Packed {
     pub fn new<P: Platform>(region: &DmaRegion<P>, size: u16, event_idx: bool) -> Option<Self> {
         let (driver, device, _) = events(size);
         let ring = region.shared();
-        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
+        // SAFETY: the queue owns the arrays and the memory; the arrays are declared before the memory, so that they are dropped
+        // first.
         unsafe {
             Some(Self {
                 desc: ring.ring_array(0, usize::from(size))?,
@@ -76,8 +78,8 @@ impl Packed {
         (self.added, self.held, self.interrupts_off) = (0, None, false);
     }
 
-    /// Writes the next descriptor of the ring, for the buffer `id`. The first of a batch is held back, so that the device
-    /// sees the batch at once.
+    /// Writes the next descriptor of the ring, with buffer id `id`. The flags of the first descriptor of a batch are written by
+    /// `publish`, so that the device sees the whole batch at once.
     #[inline(always)]
     pub fn push(&mut self, segment: Segment, flags: u16, id: u16) {
         let flags = flags | if self.wrap { DESC_F_AVAIL } else { DESC_F_USED };
@@ -118,7 +120,7 @@ impl Packed {
         avail == used && used == self.used_wrap
     }
 
-    /// Steps over the `entries` descriptors of a request that was used.
+    /// Advances past the `entries` descriptors of a completed request.
     #[inline(always)]
     pub fn advance(&mut self, entries: u16) {
         self.used_next = self.used_next.wrapping_add(entries);
@@ -154,9 +156,9 @@ impl Packed {
     }
 }
 
-/// Whether a device whose event suppression is `event` wants a kick for the last `added` descriptors before `next`.
+/// Returns whether a device with event suppression `event` requests a kick for the last `added` descriptors before `next`.
 ///
-/// VIRTIO 1.3 §2.8.10: the event's offset counts in the lap that its wrap counter names.
+/// The event's offset refers to the lap with the event's wrap counter. VIRTIO 1.3 §2.8.10
 fn needs_kick(event: u32, next: u16, added: u16, wrap: bool, size: u16) -> bool {
     match (event >> 16) & 3 {
         EVENT_ENABLE => true,

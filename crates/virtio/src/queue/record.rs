@@ -1,10 +1,10 @@
-//! A virtqueue for requests that are a header of 16 bytes, data, and a status byte. VIRTIO 1.3 §5.2.6
+//! A virtqueue for requests that consist of a header of 16 bytes, data, and a status byte. VIRTIO 1.3 §5.2.6
 //!
-//! Each slot has a *record*, a cache line with the indirect table of the three parts and the header. What is the same for every
-//! request (where header and status are, the flags) is written once, so that a request of one segment costs four stores and
-//! an entry in the available ring. Status bytes lie in an array of their own. What does not fit a record (data of several segments,
-//! no data, a parameter) takes the slot's *table*, a general indirect table; the slot's descriptor then names that one until the next
-//! request that fits.
+//! Each slot has a *record*: a cache line with the indirect table of the three parts, and the header. The fields that are the same
+//! for every request (the addresses of header and status, the flags) are written once, so that a request of one segment costs four
+//! stores and an entry in the available ring. Status bytes are in a separate array. A request that does not fit a record (with
+//! several segments, without data, or with a parameter) uses the slot's *table*, a general indirect table. The slot's descriptor
+//! then refers to the table until the next request that fits a record.
 //!
 //! ```text
 //! record:  [header][data][status]  header          status bytes: [0][1][2]…
@@ -26,20 +26,20 @@ use paravirt_platform::{AllocError, BusAddr, Direction, DmaBuffer, PageRing, Pla
 /// A record: the descriptors of header, data and status, and the header.
 type Record = [AtomicU64; 8];
 const RECORD_LEN: u64 = 64;
-/// Words of a record: the data's descriptor, the header; and bytes of its table.
+/// The word offsets of the data descriptor and the header in a record, and the lengths in bytes of its table and header.
 const DATA: usize = 2;
 const HEADER: usize = 6;
 const TABLE_LEN: u32 = 48;
 const HEADER_LEN: u32 = 16;
-/// The parameter of a slot: what a request carries that has no buffer.
+/// The parameter of a slot: the body of a request without a buffer.
 type Parameter = [AtomicU64; 4];
 const PARAMETER_LEN: u64 = 32;
-/// What a status byte holds until the device has written it.
+/// The value of a status byte until the device has written it.
 pub const STATUS_NONE: u8 = 0xff;
 
-/// Which indirect table the ring's descriptor of a slot names.
+/// The indirect table to which the ring descriptor of a slot refers.
 #[derive(Copy, Clone, Eq, PartialEq)]
-enum Names {
+enum Linked {
     Record,
     Table,
 }
@@ -50,49 +50,49 @@ struct Pending<B, X> {
     extra: X,
 }
 
-/// One cache line for the usual sizes of `B` and `X`.
+/// A slot: one cache line for the usual sizes of `B` and `X`.
 #[repr(align(64))]
 struct Slot<B, X> {
     /// The next free slot.
     next: u16,
-    names: Names,
+    linked: Linked,
     /// `None` while the slot is free.
     pending: Option<Pending<B, X>>,
 }
 
-/// What a device takes of a transfer.
+/// Checks transfers against the limits of a device.
 pub trait TransferCheck {
-    /// Whether it takes data of one segment of `len` bytes.
+    /// Checks that the device accepts data of one segment of `len` bytes.
     ///
     /// # Errors
     ///
-    /// [`Rejected`].
+    /// [`Rejected`], the reason with which the request is refused.
     fn one(&self, len: u32) -> Result<(), Rejected>;
 
-    /// Whether it takes data of these segments.
+    /// Checks that the device accepts data of these segments.
     ///
     /// # Errors
     ///
-    /// [`Rejected`].
+    /// [`Rejected`], the reason with which the request is refused.
     fn segments(&self, segments: &[Segment]) -> Result<(), Rejected>;
 }
 
-/// What a request without a buffer carries between header and status.
+/// The body of a request without a buffer, between header and status.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Body {
-    /// Nothing.
+    /// No body.
     None,
     /// Two words that the device reads.
     Words([u64; 2]),
-    /// So many bytes that the device writes, at most 32.
+    /// This number of bytes that the device writes, at most 32.
     Answer(u8),
 }
 
-/// A split virtqueue with indirect tables, used out of order, whose requests are a header, data in a buffer `B`, and a status byte.
-/// With each the driver keeps an `X`.
+/// A split virtqueue with indirect tables, used out of order, whose requests consist of a header, data in a buffer `B`, and a
+/// status byte. The driver keeps an `X` with each request.
 pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
     split: Split,
-    /// The first free slot, `size` where none is.
+    /// The first free slot; `size` if there is none.
     free_head: u16,
     size: u16,
     slots: PageRing<P, Slot<B, X>>,
@@ -100,9 +100,9 @@ pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
     statuses: RingArray<AtomicU8>,
     parameters: RingArray<Parameter>,
     tables: RingArray<DescWords>,
-    /// Descriptors of a table.
+    /// The number of descriptors of a table.
     capacity: u16,
-    /// Where the device sees ring, records, status bytes, parameters and tables.
+    /// The bus addresses of ring, records, status bytes, parameters and tables.
     base: BusAddr,
     record_base: BusAddr,
     status_base: BusAddr,
@@ -111,32 +111,31 @@ pub struct RecordQueue<P: Platform, B: DmaBuffer, X> {
     memory: QueueMemory<P>,
 }
 
-/// Where the device sees the record of `slot`.
+/// Returns the bus address of the record of `slot`.
 fn record_addr(base: BusAddr, slot: u16) -> BusAddr {
     base.offset(u64::from(slot).wrapping_mul(RECORD_LEN))
 }
 
-/// Has the descriptor of `slot` name its record, of those at `base`.
-fn name_record(split: &Split, slot: u16, base: BusAddr) {
+/// Makes the ring descriptor of `slot` refer to the slot's record, of the records at `base`.
+fn link_record(split: &Split, slot: u16, base: BusAddr) {
     let table = Segment { addr: record_addr(base, slot), len: TABLE_LEN };
     split.write_desc(slot, table, DESC_F_INDIRECT, 0);
 }
 
-/// As [`name_record`], of a slot whose descriptor named its table. It takes parts of the queue, so that what the compiler knows of the
-/// others remains known.
+/// Like [`link_record`], for a slot whose descriptor refers to its table. It takes parts of the queue as arguments, so that the
+/// compiler knows that the call does not change the other parts.
 #[cold]
 #[inline(never)]
 fn restore_record(split: &Split, slot: u16, base: BusAddr) {
-    name_record(split, slot, base);
+    link_record(split, slot, base);
 }
 
 impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
-    /// A queue of `size` entries in memory of its own, which no device knows of yet, for data of up to `segments` segments.
+    /// Allocates a queue of `size` entries, for data of up to `segments` segments. No device has its addresses yet.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no memory for it, or `size` is no power of two or above
-    /// [`MAX_QUEUE_SIZE`].
+    /// [`AllocError`] if the platform has no memory for it, or `size` is not a power of two or exceeds [`MAX_QUEUE_SIZE`].
     pub fn new(platform: &P, size: u16, segments: u16, event_idx: bool) -> Result<Self, AllocError> {
         if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
             return Err(AllocError);
@@ -147,14 +146,15 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let split = Split::new(region, size, event_idx).ok_or(AllocError)?;
         let base = region.bus();
 
-        // Records, parameters and status bytes, each aligned to itself.
+        // Records, parameters and status bytes in one region, each aligned to its size.
         let parameter_start = entries.saturating_mul(RECORD_LEN as usize);
         let status_start = parameter_start.saturating_add(entries.saturating_mul(PARAMETER_LEN as usize));
         let region = memory.region(platform, status_start.saturating_add(entries))?;
         let (record_base, view) = (region.bus(), region.shared());
         let parameter_base = record_base.offset(parameter_start as u64);
         let status_base = record_base.offset(status_start as u64);
-        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
+        // SAFETY: the queue owns the arrays and the memory; the arrays are declared before the memory, so that they are dropped
+        // first.
         let arrays = unsafe {
             view.ring_array(0, entries)
                 .zip(view.ring_array(parameter_start, entries))
@@ -165,13 +165,13 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let capacity = segments.checked_add(2).and_then(u16::checked_next_power_of_two).ok_or(AllocError)?;
         let count = usize::from(capacity).saturating_mul(entries);
         let region = memory.region(platform, count.saturating_mul(size_of::<DescWords>()))?;
-        // SAFETY: the array lies in the queue ahead of the memory, and is dropped with it.
+        // SAFETY: the queue owns the array and the memory; the array is declared before the memory, so that it is dropped first.
         let tables = unsafe { region.shared().ring_array(0, count) }.ok_or(AllocError)?;
         let table_base = region.bus();
 
         let slots = PageRing::new(platform, entries, |i| Slot {
             next: (i as u16).wrapping_add(1),
-            names: Names::Record,
+            linked: Linked::Record,
             pending: None,
         })?;
         let queue = Self {
@@ -197,7 +197,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         Ok(queue)
     }
 
-    /// Writes what is the same for every request in the record of `slot`, and names it in the ring.
+    /// Writes the constant fields of the record of `slot`, and makes the ring descriptor refer to the record.
     fn write_record(&self, slot: u16) {
         let words = [
             self.header_segment(slot).addr.0,
@@ -209,7 +209,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         ];
         let record = self.records.at(usize::from(slot));
         record.iter().zip(words).for_each(|(to, word)| to.store(word, Ordering::Relaxed));
-        name_record(&self.split, slot, self.record_base);
+        link_record(&self.split, slot, self.record_base);
     }
 
     fn header_segment(&self, slot: u16) -> Segment {
@@ -221,17 +221,17 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         Segment { addr: self.status_base.offset(u64::from(slot)), len: 1 }
     }
 
-    /// Requests that can be in flight at once.
+    /// Returns the maximum number of requests in flight.
     pub fn depth(&self) -> u16 {
         self.size
     }
 
-    /// Puts `buffer` in flight and a request for it in the ring. Before that, `check` may refuse its segments. The device sees
-    /// the request at the next [`publish`](Ring::publish).
+    /// Puts `buffer` in flight and adds a request for it to the ring, if `check` accepts its segments. The device sees the request
+    /// after the next [`publish`](Ring::publish).
     ///
     /// # Errors
     ///
-    /// [`Rejected`], and the buffer, which is not in flight.
+    /// [`Rejected`], with the buffer, which is not in flight.
     #[inline(always)]
     pub fn submit(
         &mut self,
@@ -254,7 +254,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
             Err(reason) => Some(reason),
         };
         if let Some(reason) = refused {
-            // SAFETY: it was put in flight above, and the device was not told of it.
+            // SAFETY: it was put in flight above, and the device has not been given its addresses.
             unsafe { buffer.reclaim() };
             return Err((reason, buffer));
         }
@@ -273,17 +273,17 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         Ok(())
     }
 
-    /// Enters the request in `head`, the first free slot: in its record, with the descriptor of the data where the record is the
-    /// request's table, in the slot, and in the ring.
+    /// Stores a request in `head`, the first free slot, and adds it to the ring. `data` is the data descriptor of a request that
+    /// uses the record; `None` if the request uses the slot's table.
     #[inline(always)]
     fn enter(&mut self, head: u16, data: Option<[u64; 2]>, header: [u64; 2], buffer: Option<B>, extra: X) {
-        // All places first: no store can change one, but the compiler cannot know.
+        // Compute all addresses first: no store below changes them, but the compiler cannot know that.
         let index = usize::from(head);
         let (record, status) = (self.records.at(index), self.statuses.at(index));
         let slot = self.slots.at_mut(index);
         if let Some(data) = data {
-            if slot.names != Names::Record {
-                slot.names = Names::Record;
+            if slot.linked != Linked::Record {
+                slot.linked = Linked::Record;
                 restore_record(&self.split, head, self.record_base);
             }
             record[DATA].store(data[0], Ordering::Relaxed);
@@ -293,12 +293,12 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         record[HEADER + 1].store(header[1], Ordering::Relaxed);
         status.store(STATUS_NONE, Ordering::Relaxed);
         self.free_head = slot.next;
-        // A slot that is free holds nothing that would have to be dropped.
+        // A free slot holds `None`: there is nothing to drop.
         core::mem::forget(slot.pending.replace(Pending { buffer, extra }));
         self.split.push(head);
     }
 
-    /// As [`submit`](Self::submit), of a buffer that is in flight and has other than one segment.
+    /// Continues [`submit`](Self::submit) for a buffer in flight whose number of segments is not 1.
     #[inline(never)]
     fn submit_segments(
         &mut self,
@@ -308,8 +308,8 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         check: impl TransferCheck,
         direction: Direction,
     ) -> Result<(), (Rejected, B)> {
-        // The segments are asked for anew, as the answer to the first question could not be kept beside the buffer.
-        // SAFETY: it was put in flight by `submit`, and the device was not told of it.
+        // Submit the buffer again to get its segments: the segments of the first call borrow from the buffer and could not be
+        // passed here. SAFETY: it was put in flight by `submit`, and the device has not been given its addresses.
         unsafe { buffer.reclaim() };
         let memory = match buffer.submit(direction) {
             Ok(memory) => memory,
@@ -325,18 +325,18 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
                 Ok(())
             }
             Err(reason) => {
-                // SAFETY: it was put in flight above, and the device was not told of it.
+                // SAFETY: it was put in flight above, and the device has not been given its addresses.
                 unsafe { buffer.reclaim() };
                 Err((reason, buffer))
             }
         }
     }
 
-    /// Puts a request without a buffer in the ring.
+    /// Adds a request without a buffer to the ring.
     ///
     /// # Errors
     ///
-    /// [`Rejected`].
+    /// [`Rejected::Full`] if no slot is free.
     pub fn submit_command(&mut self, header: [u64; 2], body: Body, extra: X) -> Result<(), Rejected> {
         let head = self.free_head;
         let addr = self.parameter_base.offset(u64::from(head).wrapping_mul(PARAMETER_LEN));
@@ -359,7 +359,7 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         Ok(())
     }
 
-    /// Writes the table of the first free slot, and has the ring name it.
+    /// Writes the table of the first free slot, and makes the ring descriptor refer to the table.
     fn fill_table(&mut self, body: &[Segment], direction: Direction) -> Result<(), Rejected> {
         if self.free_head >= self.size {
             return Err(Rejected::Full);
@@ -384,17 +384,17 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         let addr = self.table_base.offset((start as u64).wrapping_mul(16));
         let len = u32::from(at).wrapping_add(1).wrapping_mul(16);
         self.split.write_desc(slot, Segment { addr, len }, DESC_F_INDIRECT, 0);
-        self.slots.at_mut(usize::from(slot)).names = Names::Table;
+        self.slots.at_mut(usize::from(slot)).linked = Linked::Table;
         Ok(())
     }
 
-    /// The status that the device wrote for the request in `slot`.
+    /// Returns the status that the device wrote for the completed request in `slot`.
     #[inline(always)]
     pub fn status(&self, slot: u16) -> u8 {
         self.statuses.at(usize::from(slot)).load(Ordering::Relaxed)
     }
 
-    /// What the device wrote in the parameter of `slot`: see [`Body::Answer`].
+    /// Returns the bytes that the device wrote to the parameter of `slot`, for a request with a [`Body::Answer`].
     pub fn answer(&self, slot: u16) -> [u8; PARAMETER_LEN as usize] {
         let mut bytes = [0; PARAMETER_LEN as usize];
         for (to, word) in bytes.chunks_exact_mut(8).zip(self.parameters.at(usize::from(slot))) {
@@ -403,12 +403,12 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
         bytes
     }
 
-    /// What the driver keeps with each request in flight.
+    /// Returns the driver's state of each request in flight.
     pub fn extras(&self) -> impl Iterator<Item = &X> {
         self.slots.iter().filter_map(|slot| slot.pending.as_ref()).map(|pending| &pending.extra)
     }
 
-    /// The slot that the next request will have.
+    /// Returns the slot of the next request.
     pub fn next_slot(&self) -> u16 {
         self.free_head
     }
@@ -437,19 +437,19 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
     fn quiesce(&mut self, proof: &Quiesced) {
         self.memory.set_quiesced(proof);
         self.split.reinit();
-        // The device could write them all.
+        // Rewrite all records: the device could write to them.
         for slot in 0..self.size {
             self.write_record(slot);
-            self.slots.at_mut(usize::from(slot)).names = Names::Record;
+            self.slots.at_mut(usize::from(slot)).linked = Linked::Record;
         }
     }
 
     fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = (0..self.size).find(|slot| self.slots.at(usize::from(*slot)).pending.is_some())?;
         let Pending { buffer, extra } = self.release(slot)?;
-        // Its used element will not come: the queue begins anew before it is used again.
+        // Count it as completed: its used element will not arrive. The rings are reinitialised before the queue is used again.
         self.split.advance_one();
-        // SAFETY: it was put in flight by this queue, when it was submitted.
+        // SAFETY: it was put in flight by this queue in `submit`.
         let buffer = buffer.and_then(|buffer| unsafe { reclaim_or_leak(buffer, proof) });
         Some(Used { slot, len: 0, buffer, extra })
     }
@@ -467,7 +467,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
         entry.next = self.free_head;
         self.free_head = slot;
         if let Some(buffer) = &mut buffer {
-            // SAFETY: it was put in flight when it was submitted, and the device has returned it, once: the slot is free now.
+            // SAFETY: it was put in flight by `submit`, and the device has completed the request, once: the slot is free now.
             unsafe { buffer.reclaim() }
         }
         Ok(Some(Used { slot, len: 0, buffer, extra }))

@@ -1,5 +1,5 @@
-//! What is in flight: a table of fixed size in private memory. A device names an entry by number; the number is looked up
-//! here and accepted once.
+//! The table of the requests in flight, of fixed size and in private memory. A device identifies a request by its slot number,
+//! which is looked up here and accepted once.
 
 use core::mem::MaybeUninit;
 use paravirt_device::Fault;
@@ -11,26 +11,26 @@ pub(super) struct Owned<B, X> {
     pub extra: X,
 }
 
-/// What is known of a slot, in words: what a device says is checked against it before anything is moved.
+/// A slot. The lengths and ids that a device reports are checked against it before the request is moved out.
 struct Slot<B, X> {
-    /// The next free slot, or in a direct split chain the next descriptor.
+    /// The next free slot, or the next descriptor in a direct split chain.
     next: u16,
-    /// The last descriptor of a direct split chain; else the slot itself.
+    /// The last descriptor of a direct split chain, otherwise the slot itself.
     tail: u16,
-    /// Ring entries that the request takes; 0 while the slot is free.
+    /// The number of ring entries that the request occupies; 0 while the slot is free.
     entries: u16,
-    /// Bytes that the device may write.
+    /// The number of bytes that the device may write.
     writable: u32,
-    /// Written exactly while `entries` is not 0.
+    /// Initialised if and only if `entries` is not 0.
     owned: MaybeUninit<Owned<B, X>>,
 }
 
-/// Whether what the device says of the bytes that it wrote is looked at.
+/// Whether the written lengths that the device reports are checked.
 #[derive(Copy, Clone, Eq, PartialEq)]
 pub(super) enum Lengths {
-    /// It is a fault to have written more than was given.
+    /// A length beyond the writable part of the request is a fault.
     Checked,
-    /// It means nothing.
+    /// The length is ignored.
     Ignored,
 }
 
@@ -39,13 +39,13 @@ pub(super) struct Slots<P: Platform, B, X> {
     size: u16,
     free_head: u16,
     free: u16,
-    /// Entries of requests in flight beyond the first of each.
+    /// The number of ring entries of requests in flight, not counting the first entry of each request.
     surplus: u16,
     pub lengths: Lengths,
 }
 
 impl<P: Platform, B, X> Slots<P, B, X> {
-    /// `size` is a power of two.
+    /// Allocates a table of `size` slots, a power of two.
     pub fn new(platform: &P, size: u16) -> Result<Self, AllocError> {
         let table = PageRing::new(platform, usize::from(size), |i| Slot {
             next: (i as u16).wrapping_add(1),
@@ -57,7 +57,7 @@ impl<P: Platform, B, X> Slots<P, B, X> {
         Ok(Self { table, size, free_head: 0, free: size, surplus: 0, lengths: Lengths::Checked })
     }
 
-    /// Ring entries (descriptors) that are free.
+    /// Returns the number of free ring entries (descriptors).
     #[inline(always)]
     pub fn free(&self) -> u16 {
         self.free
@@ -73,14 +73,14 @@ impl<P: Platform, B, X> Slots<P, B, X> {
         self.free_head
     }
 
-    /// The one that follows in the free list.
+    /// Returns the slot after `slot` in the free list or chain.
     #[inline(always)]
     pub fn after(&self, slot: u16) -> u16 {
         self.table.at(usize::from(slot)).next
     }
 
-    /// Takes the slot at the head of the free list, and the list up to `tail`, for a request of `entries` ring entries, of which
-    /// there are as many.
+    /// Allocates the slot at the head of the free list to a request of `entries` ring entries, and removes the list from that slot
+    /// up to `tail`. At least `entries` entries are free.
     #[inline(always)]
     pub fn take(&mut self, tail: u16, entries: u16, writable: u32, buffer: Option<B>, extra: X) {
         let head = self.free_head;
@@ -95,8 +95,8 @@ impl<P: Platform, B, X> Slots<P, B, X> {
         slot.owned.write(Owned { buffer, extra });
     }
 
-    /// Ring entries of the request in `id`, which the device says is done and has `len` bytes written for. An `id` that is not in
-    /// flight, or a length that does not fit, is a fault and changes nothing.
+    /// Checks that request `id`, which the device reports as completed with `len` bytes written, is in flight and allows this
+    /// length. Returns its number of ring entries. A fault changes nothing.
     #[inline(always)]
     pub fn check(&self, id: u32, len: u32) -> Result<u16, Fault> {
         if id >= u32::from(self.size) {
@@ -110,13 +110,13 @@ impl<P: Platform, B, X> Slots<P, B, X> {
         Ok(slot.entries)
     }
 
-    /// Bytes that the device may write for the request in `id`.
+    /// Returns the number of bytes that the device may write for request `id`.
     #[inline(always)]
     pub fn writable(&self, id: u16) -> u32 {
         self.table.at(usize::from(id)).writable
     }
 
-    /// Frees the slot `id`, where it is in flight.
+    /// Frees slot `id` and returns its request; `None` if it is not in flight.
     #[inline(always)]
     pub fn release(&mut self, id: u16) -> Option<Owned<B, X>> {
         let free_head = self.free_head;
@@ -126,7 +126,7 @@ impl<P: Platform, B, X> Slots<P, B, X> {
             return None;
         }
         slot.entries = 0;
-        // SAFETY: `take` wrote it when it set `entries`, which says here that it is free again: it is read once.
+        // SAFETY: `take` initialised it when it set `entries`, which was cleared above: it is read once.
         let owned = unsafe { slot.owned.assume_init_read() };
         self.free = self.free.wrapping_add(entries);
         self.surplus = self.surplus.wrapping_sub(entries).wrapping_add(1);
@@ -135,15 +135,15 @@ impl<P: Platform, B, X> Slots<P, B, X> {
         Some(owned)
     }
 
-    /// The lowest slot in flight.
+    /// Returns the lowest slot in flight.
     pub fn first_in_flight(&self) -> Option<u16> {
         (0..self.size).find(|slot| self.table.at(usize::from(*slot)).entries != 0)
     }
 
-    /// What the driver keeps with each request in flight.
+    /// Returns the driver's state of each request in flight.
     pub fn extras(&self) -> impl Iterator<Item = &X> {
         let in_flight = self.table.iter().filter(|slot| slot.entries != 0);
-        // SAFETY: `take` wrote what is owned when it set `entries`, and `release` clears that when it takes it.
+        // SAFETY: `take` initialises `owned` when it sets `entries`, and `release` clears `entries` when it moves `owned` out.
         in_flight.map(|slot| unsafe { &slot.owned.assume_init_ref().extra })
     }
 }

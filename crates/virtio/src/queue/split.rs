@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use paravirt_device::Fault;
 use paravirt_platform::{BusAddr, DmaRegion, Platform, RingArray, Segment};
 
-/// VIRTIO 1.3 §2.7.6: the driver needs no interrupt.
+/// The driver needs no interrupt. VIRTIO 1.3 §2.7.6
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
-/// VIRTIO 1.3 §2.7.8: the device needs no kick.
+/// The device needs no kick. VIRTIO 1.3 §2.7.8
 const USED_F_NO_NOTIFY: u16 = 1;
-/// Bytes of a descriptor.
+/// The size of a descriptor in bytes.
 const DESC_LEN: usize = 16;
 
 pub(super) struct Split {
@@ -22,31 +22,32 @@ pub(super) struct Split {
     used_event: RingArray<AtomicU16>,
     used_flags: RingArray<AtomicU16>,
     used_idx: RingArray<AtomicU16>,
-    /// Used elements, each as one word: the id in its lower half, the length in its upper.
+    /// The used elements, each as one word: the id in the lower half, the length in the upper half.
     used: RingArray<AtomicU64>,
     avail_event: RingArray<AtomicU16>,
-    /// The available index, of which the device has seen `published`.
+    /// The available index, and its value at the last publish.
     avail_next: u16,
     published: u16,
-    /// The used index up to which entries were taken, and as it was read last.
+    /// The index of the next used element to complete, and the device's used index as last read.
     used_next: u16,
     used_read: u16,
     event_idx: bool,
     interrupts_off: bool,
 }
 
-/// Offsets of the three parts in one region, which starts at a page.
+/// The offsets of the three parts in one page-aligned region, and its length.
 pub(super) struct Layout {
     pub avail: usize,
     pub used: usize,
     pub len: usize,
 }
 
-/// VIRTIO 1.3 §2.7: sizes and alignment of the parts.
+/// Computes the layout from the sizes and alignments of the parts. VIRTIO 1.3 §2.7
 pub(super) const fn layout(size: u16) -> Layout {
     let size = size as usize;
     let avail = size.saturating_mul(DESC_LEN);
-    // flags, idx, ring, used_event; the used ring's elements, 4 bytes on, are aligned to 8 so that each is read at once.
+    // flags, idx, ring, used_event. The used ring's elements, which follow 4 bytes later, are aligned to 8 so that one load reads
+    // each.
     let used =
         avail.saturating_add(size.saturating_mul(2)).saturating_add(6).next_multiple_of(8).saturating_add(4);
     let len = used.saturating_add(size.saturating_mul(8)).saturating_add(6);
@@ -62,7 +63,8 @@ impl Split {
             avail.checked_add(4)?.checked_add(n.checked_mul(2)?)?,
             used.checked_add(4)?.checked_add(n.checked_mul(8)?)?,
         );
-        // SAFETY: the arrays lie in the queue ahead of the memory, and are dropped with it.
+        // SAFETY: the queue owns the arrays and the memory; the arrays are declared before the memory, so that they are dropped
+        // first.
         unsafe {
             Some(Self {
                 desc: ring.ring_array(0, n)?,
@@ -84,7 +86,7 @@ impl Split {
         }
     }
 
-    /// Back to the state of a new queue, in memory that the device no longer uses.
+    /// Restores the state of a new queue. The device no longer uses the memory.
     pub fn reinit(&mut self) {
         for word in [&self.avail_flags, &self.avail_idx, &self.used_event] {
             word.at(0).store(0, Ordering::Relaxed);
@@ -101,20 +103,20 @@ impl Split {
         super::write_desc(self.desc.at(usize::from(index)), segment, flags, next);
     }
 
-    /// Writes the length of descriptor `index`, which the device reads and which has no flags.
+    /// Writes the length of descriptor `index`, which is device-readable and has no flags.
     #[inline(always)]
     pub fn write_len(&self, index: u16, len: u32) {
         self.desc.at(usize::from(index))[1].store(super::desc_word(len, 0, 0), Ordering::Relaxed);
     }
 
-    /// Puts the chain that begins at `head` in the available ring; the device sees it at the next `publish`.
+    /// Adds the chain that begins at `head` to the available ring. The device sees it after the next `publish`.
     #[inline(always)]
     pub fn push(&mut self, head: u16) {
         self.avail.at(usize::from(self.avail_next)).store(head, Ordering::Relaxed);
         self.avail_next = self.avail_next.wrapping_add(1);
     }
 
-    /// Shows the device what was pushed; whether it wants to be kicked.
+    /// Makes the pushed chains visible to the device and returns whether the device requests a kick.
     #[inline(always)]
     pub fn publish(&mut self) -> bool {
         let (new, old) = (self.avail_next, self.published);
@@ -129,7 +131,7 @@ impl Split {
         }
     }
 
-    /// The id and length of the oldest used element that was not taken; `in_flight` is how many there can be.
+    /// Returns the id and length of the next used element. `in_flight` returns the maximum number of used elements.
     #[inline(always)]
     pub fn peek(&mut self, in_flight: impl FnOnce() -> u16) -> Result<Option<(u32, u32)>, Fault> {
         if self.used_next == self.used_read {
@@ -147,30 +149,30 @@ impl Split {
         Ok(Some((element as u32, (element >> 32) as u32)))
     }
 
-    /// As [`peek`](Self::peek), of a queue that is not used in order: each used element is of one request.
+    /// Like [`peek`](Self::peek), for a queue that is not used in order: each used element completes one request.
     #[inline(always)]
     pub fn peek_outstanding(&mut self) -> Result<Option<(u32, u32)>, Fault> {
         let outstanding = self.outstanding();
         self.peek(|| outstanding)
     }
 
-    /// Requests that were pushed and whose used elements were not taken, of a queue that is not used in order.
+    /// Returns the number of requests that were pushed and not yet completed, for a queue that is not used in order.
     #[inline(always)]
     pub fn outstanding(&self) -> u16 {
         self.avail_next.wrapping_sub(self.used_next)
     }
 
-    /// Takes the used element that `peek` showed, of a queue that is not used in order.
+    /// Consumes the used element that `peek` returned, for a queue that is not used in order.
     #[inline(always)]
     pub fn advance_one(&mut self) {
         self.used_next = self.used_next.wrapping_add(1);
     }
 
-    /// Takes one used element.
+    /// Consumes one used element. [`Fault::Protocol`] if the device has not published it.
     #[inline(always)]
     pub fn advance(&mut self) -> Result<(), Fault> {
         if self.used_next == self.used_read {
-            // A batch in order reaches further than the index that the device published.
+            // In order, a batch may extend beyond the last read index, but not beyond the published one.
             self.used_read = self.used_idx.at(0).load(Ordering::Acquire);
             if self.used_next == self.used_read {
                 return Err(Fault::Protocol);
@@ -180,7 +182,7 @@ impl Split {
         Ok(())
     }
 
-    /// Asks for an interrupt; whether something raced in.
+    /// Requests an interrupt and returns whether a used element raced in.
     #[inline(always)]
     pub fn arm(&mut self) -> bool {
         self.interrupts_off = false;
@@ -197,7 +199,7 @@ impl Split {
         }
         self.interrupts_off = true;
         if self.event_idx {
-            // As far ahead as the index goes: it is passed once in 65,536 completions.
+            // The most distant event index: it is passed once in 65,536 completions.
             self.used_event.at(0).store(self.used_next.wrapping_sub(1), Ordering::Relaxed);
         } else {
             self.avail_flags.at(0).store(AVAIL_F_NO_INTERRUPT, Ordering::Relaxed);

@@ -1,9 +1,9 @@
-//! What goes into a queue and what comes out.
+//! The types with which requests are submitted to queues and completed.
 
 use paravirt_device::{Fault, Rejected};
 use paravirt_platform::{BusAddr, DmaBuffer, Segment};
 
-/// What a queue is made of; the same after each reset of the device.
+/// The configuration of a queue, which resets do not change.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct QueueConfig {
@@ -11,14 +11,14 @@ pub struct QueueConfig {
     pub size: u16,
     /// The format of the ring.
     pub format: RingFormat,
-    /// VIRTIO_F_EVENT_IDX.
+    /// Whether VIRTIO_F_EVENT_IDX is negotiated.
     pub event_idx: bool,
-    /// VIRTIO_F_IN_ORDER.
+    /// Whether VIRTIO_F_IN_ORDER is negotiated.
     pub in_order: bool,
-    /// Descriptors in the indirect table of each slot (VIRTIO_F_INDIRECT_DESC); 0 for direct chains only. Rounded up
-    /// to a power of two.
+    /// The number of descriptors in the indirect table of each slot (VIRTIO_F_INDIRECT_DESC), rounded up to a power of two; 0 for
+    /// direct chains only.
     pub indirect: u16,
-    /// Bytes of each slot's [area](super::VirtQueue::area), a multiple of 64; 0 for none.
+    /// The size of each slot's [area](super::VirtQueue::area) in bytes, a multiple of 64; 0 for none.
     pub area: u16,
 }
 
@@ -33,64 +33,64 @@ pub enum RingFormat {
 }
 
 impl QueueConfig {
-    /// A split queue of `size` entries, without anything else.
+    /// A split queue of `size` entries, without features, indirect tables or areas.
     pub const fn new(size: u16) -> Self {
         Self { size, format: RingFormat::Split, event_idx: false, in_order: false, indirect: 0, area: 0 }
     }
 }
 
-/// A part of a slot's area that a request names: bytes from its start.
+/// A byte range of a slot's area that is part of a request.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct AreaRange {
-    /// The first byte.
+    /// The offset of the first byte in the area.
     pub offset: u16,
-    /// Bytes, at least 1.
+    /// The length in bytes, at least 1.
     pub len: u16,
 }
 
 impl AreaRange {
-    /// `len` bytes from `offset` on.
+    /// The range of `len` bytes from `offset` on.
     pub const fn new(offset: u16, len: u16) -> Self {
         Self { offset, len }
     }
 
-    /// Whether it is in an area of `area_len` bytes.
+    /// Checks that the range is not empty and within an area of `area_len` bytes.
     #[inline(always)]
     pub(super) fn check(self, area_len: usize) -> Result<(), Rejected> {
         let end = usize::from(self.offset).wrapping_add(usize::from(self.len));
         if self.len == 0 || end > area_len { Err(Rejected::Invalid) } else { Ok(()) }
     }
 
-    /// Where a device sees it, in the area at `area`.
+    /// Returns the bus address and length of the range in the area at `area`.
     #[inline(always)]
     pub(super) fn segment(self, area: BusAddr) -> Segment {
         Segment { addr: area.offset(u64::from(self.offset)), len: u32::from(self.len) }
     }
 }
 
-/// The parts of a request in its slot's area.
+/// The parts of a request that are in its slot's area.
 #[derive(Copy, Clone, Debug, Default)]
 pub struct Parts<'a> {
-    /// What the device reads, ahead of the data.
+    /// The ranges that the device reads, before the data.
     pub head: &'a [AreaRange],
-    /// What the device writes.
+    /// The ranges that the device writes.
     pub tail: &'a [AreaRange],
-    /// Where the data are, of those that the device writes.
+    /// The position of data that the device writes, relative to the tail.
     pub place: DataPlace,
 }
 
-/// Where the data of a request that the device writes lie.
+/// The position of data that the device writes, relative to the tail of a request.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub enum DataPlace {
-    /// Ahead of the tail.
+    /// Before the tail.
     #[default]
     BeforeTail,
-    /// Behind the tail.
+    /// After the tail.
     AfterTail,
 }
 
 impl<'a> Parts<'a> {
-    /// Nothing but the data.
+    /// Neither head nor tail: the request consists of the data.
     pub const NONE: Parts<'static> = Parts { head: &[], tail: &[], place: DataPlace::BeforeTail };
 
     /// A head that the device reads, then the data, then a tail that it writes.
@@ -99,7 +99,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Where the three parts of a queue are, as the transport wants to know it.
+/// The bus addresses of the three parts of a queue, with which a transport enables it.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct QueueAddresses {
     /// Ring entries.
@@ -112,52 +112,52 @@ pub struct QueueAddresses {
     pub device: BusAddr,
 }
 
-/// A request that was refused, handed back.
+/// A refused request, returned to the caller.
 #[derive(Debug)]
 pub struct Unsubmitted<B, X> {
-    /// Why.
+    /// Why it was refused.
     pub reason: Rejected,
-    /// Its buffer, not in flight.
+    /// The buffer, which is not in flight.
     pub buffer: Option<B>,
-    /// What came with it.
+    /// The driver's state of the request.
     pub extra: X,
 }
 
-/// A request that the device has used.
+/// A completed request.
 #[derive(Debug)]
 pub struct Used<B, X> {
-    /// The slot that it had, which is free now.
+    /// The slot of the request, which is free now.
     pub slot: u16,
-    /// Bytes that the device reports as written; never more than it was given.
+    /// The number of bytes that the device reports as written, at most the length of the writable part.
     pub len: u32,
-    /// Its buffer, reclaimed; `None` if it had none or it had to be leaked.
+    /// The reclaimed buffer; `None` if the request had none or it had to be leaked.
     pub buffer: Option<B>,
-    /// What came with it.
+    /// The driver's state of the request.
     pub extra: X,
 }
 
-/// Proof that a device does not access the memory of its queues any more: it was reset, and the reset was read back.
+/// Proof that a device no longer accesses the memory of its queues: it was reset, and the reset was read back.
 #[derive(Debug)]
 pub struct Quiesced(());
 
 impl Quiesced {
-    /// States that a device has stopped.
+    /// Asserts that a device has stopped.
     ///
     /// # Safety
     ///
-    /// The device has stopped accessing the memory of the queues that this is shown to, and is not told of them again while this
-    /// exists.
+    /// The device no longer accesses the memory of the queues to which this proof is passed, and is not given their addresses again
+    /// while the proof exists.
     pub const unsafe fn new() -> Self {
         Self(())
     }
 }
 
-/// Reclaims a buffer that did not complete where `proof` shows that the device has stopped; else leaks it, as the device may still
-/// access it. A buffer that is dropped in flight leaks.
+/// Reclaims a buffer whose request did not complete, if `proof` shows that the device has stopped. Otherwise drops the buffer in
+/// flight, which leaks it, since the device may still access it.
 ///
 /// # Safety
 ///
-/// `buffer` was put in flight by the queue that `proof` was shown to.
+/// `buffer` was put in flight by the queue to which `proof` was passed.
 pub(super) unsafe fn reclaim_or_leak<B: DmaBuffer>(mut buffer: B, proof: Option<&Quiesced>) -> Option<B> {
     proof?;
     // SAFETY: by the contract of this function it is in flight on a device that, as the proof states, has stopped.
@@ -170,44 +170,46 @@ mod sealed {
 }
 pub(crate) use sealed::Sealed;
 
-/// A queue as its device's driver sees it, whatever its requests are made of.
+/// The operations of every kind of queue, whatever its requests contain.
 ///
-/// Sealed: a device is told of the addresses that a queue gives, and buffers are handed back on its word.
+/// Sealed: drivers give a device the addresses that a queue returns, and return buffers to callers when the queue reports them
+/// completed.
 pub trait Ring: Sealed {
     /// The result of a completed request.
     type Used;
 
-    /// Where its parts are. From now on the memory is leaked rather than freed, until [`quiesce`](Self::quiesce): the owner of the
-    /// addresses may tell a device.
+    /// Returns the addresses of the queue. From now on dropping the queue leaks its memory, until [`quiesce`](Self::quiesce): the
+    /// caller may give the addresses to a device.
     fn addresses(&mut self) -> QueueAddresses;
 
-    /// Says that the device has stopped, and makes the rings new. What is in flight stays in the table: see
-    /// [`reclaim_next`](Self::reclaim_next).
+    /// Records that the device has stopped, and reinitialises the rings. Requests in flight stay in the table until
+    /// [`reclaim_next`](Self::reclaim_next) returns them.
     fn quiesce(&mut self, proof: &Quiesced);
 
-    /// Takes back one request that was in flight, as never used; with `proof`, its buffer too, else that is leaked.
+    /// Returns one request in flight that the device did not complete; `None` if there is none. Its buffer is reclaimed with
+    /// `proof` and leaked without.
     fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Self::Used>;
 
-    /// Takes one request that the device has used.
+    /// Returns the next completed request; `None` if there is none.
     ///
     /// # Errors
     ///
-    /// [`Fault::Protocol`] where the device names a request that is not in flight, claims to have written more than it was
-    /// given, or moves an index too far. Nothing is taken then; the device has to be reset.
+    /// [`Fault::Protocol`] if the device completes a request that is not in flight, reports a length beyond the writable part, or
+    /// advances an index beyond the requests in flight. No request is completed then; the device has to be reset.
     fn pop(&mut self) -> Result<Option<Self::Used>, Fault>;
 
-    /// Shows the device what was submitted since the last time; whether it has to be kicked.
+    /// Makes the requests submitted since the last call visible to the device, and returns whether the device has to be kicked.
     #[must_use]
     fn publish(&mut self) -> bool;
 
-    /// Asks the device for an interrupt at the next used request; whether there already is one, so that no interrupt may
-    /// come.
+    /// Requests an interrupt for the next completion. Returns whether a completed request is already there, for which no interrupt
+    /// may arrive.
     #[must_use]
     fn arm(&mut self) -> bool;
 
-    /// Tells the device that no interrupt is wanted.
+    /// Tells the device not to send interrupts.
     fn disarm(&mut self);
 
-    /// Requests in flight.
+    /// Returns the number of requests in flight.
     fn in_flight(&self) -> u16;
 }

@@ -1,4 +1,4 @@
-//! The general virtqueue: either format, requests of any shape.
+//! The general virtqueue: both ring formats, requests of any shape.
 
 use super::in_order::InOrder;
 use super::memory::QueueMemory;
@@ -26,7 +26,7 @@ enum AnyRing {
     Packed(Packed),
 }
 
-/// A virtqueue whose requests carry a buffer `B` and whatever else the driver wants to have back, `X`.
+/// A virtqueue whose requests carry a buffer `B` and the driver's state `X`, both returned on completion.
 pub struct VirtQueue<P: Platform, B: DmaBuffer, X> {
     ring: AnyRing,
     slots: Slots<P, B, X>,
@@ -34,7 +34,7 @@ pub struct VirtQueue<P: Platform, B: DmaBuffer, X> {
     areas: Option<Areas>,
     in_order: Option<InOrder<P>>,
     size: u16,
-    /// Ring entries that are never used: see [`kept_free`](Self::kept_free).
+    /// The number of ring entries that are never used, as [`kept_free`](Self::kept_free) describes.
     reserve: u16,
     base: BusAddr,
     memory: QueueMemory<P>,
@@ -51,12 +51,12 @@ struct Tables {
 struct Areas {
     lines: RingArray<AreaLine>,
     base: BusAddr,
-    /// Bytes of one, a multiple of a line.
+    /// The size of one area in bytes, a multiple of a line.
     len: usize,
 }
 
 impl Areas {
-    /// Where the area of `slot` is, and its length in bytes.
+    /// Returns the bus address of the area of `slot`, and its length in bytes.
     #[inline(always)]
     fn of(&self, slot: u16) -> (BusAddr, usize) {
         (self.base.offset(usize::from(slot).wrapping_mul(self.len) as u64), self.len)
@@ -64,11 +64,11 @@ impl Areas {
 }
 
 impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
-    /// A queue in memory of its own, which no device knows of yet.
+    /// Allocates a queue. No device has its addresses yet.
     ///
     /// # Errors
     ///
-    /// [`AllocError`] where the platform has no memory for it or `config` is out of range.
+    /// [`AllocError`] if the platform has no memory for it or `config` is out of range.
     pub fn new(platform: &P, config: QueueConfig) -> Result<Self, AllocError> {
         let QueueConfig { size, format, event_idx, in_order, indirect, area } = config;
         if !size.is_power_of_two() || size > MAX_QUEUE_SIZE || usize::from(area) % AREA_LINE != 0 {
@@ -92,7 +92,8 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             0 => None,
             count => {
                 let region = memory.region(platform, count.saturating_mul(size_of::<DescWords>()))?;
-                // SAFETY: the array lies in the queue ahead of the memory, and is dropped with it.
+                // SAFETY: the queue owns the array and the memory; the array is declared before the memory, so that it is dropped
+                // first.
                 let desc = unsafe { region.shared().ring_array(0, count) }.ok_or(AllocError)?;
                 Some(Tables { desc, base: region.bus(), capacity })
             }
@@ -102,7 +103,8 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             len => {
                 let lines = (len / AREA_LINE).saturating_mul(entries).next_power_of_two();
                 let region = memory.region(platform, lines.saturating_mul(AREA_LINE))?;
-                // SAFETY: the array lies in the queue ahead of the memory, and is dropped with it.
+                // SAFETY: the queue owns the array and the memory; the array is declared before the memory, so that it is dropped
+                // first.
                 let lines = unsafe { region.shared().ring_array(0, lines) }.ok_or(AllocError)?;
                 Some(Areas { lines, base: region.bus(), len })
             }
@@ -113,25 +115,25 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         Ok(Self { ring, slots, tables, areas, in_order, size, reserve, base, memory })
     }
 
-    /// Entries of such a queue that are never used. A device that uses requests in order gets one fewer than the ring has:
-    /// QEMU up to 10.0 takes a ring that is full for one that is empty, and then never completes anything.
+    /// Returns the number of entries of a queue that are never used: 1 for a device that uses requests in order, otherwise 0. In
+    /// that mode, QEMU up to 10.0 mistakes a full ring for an empty one, and then never completes a request.
     pub const fn kept_free(config: &QueueConfig) -> u16 {
         if config.in_order && config.size > 1 { 1 } else { 0 }
     }
 
-    /// Requests of `segments` segments that can be in flight at once.
+    /// Returns the maximum number of requests of `segments` segments in flight.
     pub fn depth(&self, segments: u16) -> u16 {
         let usable = self.size.saturating_sub(self.reserve);
         let entries = if self.is_indirect(usize::from(segments)) { 1 } else { segments.max(1) };
         usable.checked_div(entries).unwrap_or(0)
     }
 
-    /// What the driver keeps with each request in flight.
+    /// Returns the driver's state of each request in flight.
     pub fn extras(&self) -> impl Iterator<Item = &X> {
         self.slots.extras()
     }
 
-    /// Whether a request of `segments` segments, head and tail included, would find room.
+    /// Returns whether there is room for a request of `segments` segments, head and tail included.
     #[inline(always)]
     pub fn has_room(&self, segments: u16) -> bool {
         let entries = if self.is_indirect(usize::from(segments)) { 1 } else { segments.max(1) };
@@ -143,16 +145,16 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         segments > 1 && self.tables.as_ref().is_some_and(|t| segments <= usize::from(t.capacity))
     }
 
-    /// The first line of the area of `slot`; `None` where the queue was made without.
+    /// Returns the first line of the area of `slot`; `None` if the queue has no areas.
     ///
-    /// Each slot has memory that the device sees beside the ring, for headers and the like: 64 bytes or a multiple. Requests name
-    /// ranges of it by [`Parts`].
+    /// An area is memory of a slot that the device can access, for headers and status bytes: a multiple of 64 bytes. [`Parts`]
+    /// selects ranges of it for a request.
     #[inline(always)]
     pub fn area(&self, slot: u16) -> Option<&[AtomicU64; 8]> {
         self.area_line(slot, 0)
     }
 
-    /// Line `line` of the area of `slot`, of 64 bytes; `None` where it has no such line.
+    /// Returns line `line`, of 64 bytes, of the area of `slot`; `None` if there is no such line.
     #[inline(always)]
     pub fn area_line(&self, slot: u16, line: usize) -> Option<&[AtomicU64; 8]> {
         let areas = self.areas.as_ref()?;
@@ -160,19 +162,22 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         (line < lines).then(|| areas.lines.at(usize::from(slot).wrapping_mul(lines).wrapping_add(line)))
     }
 
-    /// Lets the device say what it likes of how much it wrote: for devices that count what they read as well, as QEMU's SCSI host
-    /// does. [`Used::len`] means nothing then.
+    /// Disables the check of the lengths that the device reports, for devices that include the bytes that they read (QEMU's SCSI
+    /// host). [`Used::len`] is then meaningless.
     pub fn ignore_lengths(&mut self) {
         self.slots.lengths = Lengths::Ignored;
     }
 
-    /// Puts a request in the ring: its head, which the device reads, `buffer` in `direction`, and its tail, which the device
-    /// writes. Before that, `prepare` may look at the buffer's segments and write to the first line of the slot's area, or refuse.
-    /// The buffer is in flight from then on, and the device sees the request at the next [`publish`](Ring::publish).
+    /// Adds a request to the ring: its head, which the device reads, `buffer` in `direction`, and its tail, which the device
+    /// writes.
+    ///
+    /// Before that, `prepare` is called with the buffer's segments and the first line of the slot's area; it may write to the area
+    /// or refuse the request. On success the buffer is in flight, and the device sees the request after the next
+    /// [`publish`](Ring::publish).
     ///
     /// # Errors
     ///
-    /// [`Unsubmitted`], with what was given.
+    /// [`Unsubmitted`], with the buffer and `extra`.
     #[inline(always)]
     #[allow(clippy::result_large_err, reason = "the error carries the request back: that is its point")]
     pub fn submit(
@@ -197,7 +202,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
             }
             Err(reason) => {
                 if let Some(buffer) = &mut buffer {
-                    // SAFETY: it was put in flight above, and `enqueue` did not tell the device of it.
+                    // SAFETY: it was put in flight above, and `enqueue` has not given its addresses to the device.
                     unsafe { buffer.reclaim() }
                 }
                 Err(Unsubmitted { reason, buffer, extra })
@@ -205,12 +210,12 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         }
     }
 
-    /// As [`submit`](Self::submit), with data that the caller keeps in flight, and reclaims when [`pop`](Ring::pop) has returned the
-    /// request.
+    /// Like [`submit`](Self::submit), with data that the caller keeps in flight, and reclaims after [`pop`](Ring::pop) has
+    /// returned the request.
     ///
     /// # Errors
     ///
-    /// [`Rejected`]; the device is not told of the data.
+    /// [`Rejected`]; the device is not given the addresses of the data.
     #[inline(always)]
     pub fn submit_segments(
         &mut self,
@@ -228,7 +233,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         Ok(())
     }
 
-    /// Puts a request in the ring. Its data are one segment as a rule: for that the loops below unroll.
+    /// Adds a request to the ring. Data of one segment, the common case, have a separate path, whose loops the compiler unrolls.
     #[inline(always)]
     fn enqueue(
         &mut self,
@@ -289,7 +294,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         }
         let body_flags = if is_written { DESC_F_WRITE } else { 0 };
         if let ([], [one], []) = (reads, body, writes) {
-            // The usual request of a network queue.
+            // Fast path for the requests of network queues: one segment, neither head nor tail.
             match &mut self.ring {
                 AnyRing::Split(ring) => {
                     ring.write_desc(slot, *one, body_flags, 0);
@@ -309,7 +314,7 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         let chain = Chain { area, head: reads, before, body_flags, tail: writes, after };
         let tail = match (&mut self.ring, &self.tables) {
             (ring, Some(tables)) if indirect => {
-                // The descriptors of a table have the format of the ring's.
+                // The descriptors of a table have the format of the ring's descriptors.
                 match ring {
                     AnyRing::Split(ring) => {
                         let table = tables.fill(slot, &chain, |flags, next| {
@@ -349,12 +354,12 @@ impl<P: Platform, B: DmaBuffer, X> VirtQueue<P, B, X> {
         if let Some(order) = &mut self.in_order {
             order.push(slot);
         }
-        // In a packed ring the slot is an id; descriptors are counted, not chained.
+        // In a packed ring the slot is a buffer id: descriptors are counted, not chained.
         Ok(Enqueued { tail, entries: entries as u16, writable })
     }
 }
 
-/// What [`VirtQueue::enqueue`] put in the ring, to be entered in the table.
+/// The ring entries that [`VirtQueue::enqueue`] wrote, to be recorded in the table of slots.
 struct Enqueued {
     tail: u16,
     entries: u16,
@@ -388,7 +393,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
     fn reclaim_next(&mut self, proof: Option<&Quiesced>) -> Option<Used<B, X>> {
         let slot = self.slots.first_in_flight()?;
         let Owned { buffer, extra } = self.slots.release(slot)?;
-        // SAFETY: it was put in flight by this queue, when it was submitted.
+        // SAFETY: it was put in flight by this queue in `submit`.
         let buffer = buffer.and_then(|buffer| unsafe { reclaim_or_leak(buffer, proof) });
         Some(Used { slot, len: 0, buffer, extra })
     }
@@ -408,7 +413,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
         let (slot, len) = match &mut self.in_order {
             None => (id, len),
             Some(order) => {
-                // The device may name the last of a batch only: those ahead of it were used in full (§2.7.9).
+                // The device may report only the last request of a batch: it used the earlier ones completely (§2.7.9).
                 self.slots.check(id, 0)?;
                 let slot = order.pop().ok_or(Fault::Protocol)?;
                 let is_last = u32::from(slot) == id;
@@ -424,7 +429,7 @@ impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
         let slot = slot as u16;
         let Owned { mut buffer, extra } = self.slots.release(slot).ok_or(Fault::Protocol)?;
         if let Some(buffer) = &mut buffer {
-            // SAFETY: it was put in flight when it was submitted, and the device has returned it, once: the slot is free now.
+            // SAFETY: it was put in flight by `submit`, and the device has completed the request, once: the slot is free now.
             unsafe { buffer.reclaim() }
         }
         Ok(Some(Used { slot, len, buffer, extra }))
@@ -471,9 +476,9 @@ impl<P: Platform, B: DmaBuffer, X> fmt::Debug for VirtQueue<P, B, X> {
     }
 }
 
-/// The segments of a request: its head, its data ahead of the tail, its tail, its data behind it.
+/// The segments of a request in the order of the chain: head, data before the tail, tail, data after the tail.
 struct Chain<'a> {
-    /// Where the area is that head and tail are in.
+    /// The bus address of the area that contains head and tail.
     area: BusAddr,
     head: &'a [AreaRange],
     before: &'a [Segment],
@@ -483,7 +488,8 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// Hands each segment to `work`, with its flags. Separate loops, of which those over constant lengths unroll.
+    /// Calls `work` with each segment and its flags. The loops are separate so that the compiler can unroll those of constant
+    /// length.
     #[inline(always)]
     fn each(&self, mut work: impl FnMut(Segment, u16)) {
         for range in self.head {
@@ -502,8 +508,8 @@ impl Chain<'_> {
 }
 
 impl Tables {
-    /// Writes the chain into the table of `slot`, the halves of each descriptor's last word as `halves` makes them from its
-    /// flags and the place of the next; the segment that the ring descriptor names.
+    /// Writes the chain to the table of `slot` and returns the segment for the ring descriptor. `halves` returns the two upper
+    /// 16-bit fields of each descriptor for its flags and the index of the next descriptor.
     #[inline(always)]
     fn fill(&self, slot: u16, chain: &Chain<'_>, halves: impl Fn(u16, usize) -> (u16, u16)) -> Segment {
         let start = usize::from(slot).wrapping_mul(usize::from(self.capacity));

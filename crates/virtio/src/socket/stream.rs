@@ -261,7 +261,7 @@ impl<P: Platform> Stream<P> {
         }
     }
 
-    /// Closes the stream for the caller; returns whether it has to be kept until the host knows.
+    /// Closes the stream for the caller. Returns whether it has to be kept until the host has been notified.
     pub fn close(&mut self, now: Instant) -> bool {
         self.is_waiting = false;
         match self.phase {

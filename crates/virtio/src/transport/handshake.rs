@@ -4,16 +4,16 @@ use core::{fmt, time::Duration};
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, Platform};
 
-/// How long a device may take to confirm a reset.
+/// The timeout of a reset.
 const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a device was not taken into service. It has been reset and, where it answered at all, marked as failed.
+/// Why a device was not opened. The device has been reset and, if it answers, its status is set to failed.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It offers the legacy interface only.
+    /// It offers only the legacy interface.
     Legacy,
-    /// It did not keep FEATURES_OK: it does not want the features that it offers.
+    /// It cleared FEATURES_OK: it rejected features that it offers.
     FeaturesRefused,
     /// It did not confirm a reset in time.
     Timeout,
@@ -21,7 +21,7 @@ pub enum OpenError {
     Absent,
     /// A queue that the driver needs is missing, or was not accepted.
     Queue,
-    /// Its configuration is not what the specification allows.
+    /// Its configuration violates the specification.
     Config,
     /// There is no memory for it.
     Memory,
@@ -30,7 +30,7 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Legacy => "it has the legacy interface only",
+            Self::Legacy => "it has only the legacy interface",
             Self::FeaturesRefused => "it refuses the features that it offers",
             Self::Timeout => "it does not confirm a reset",
             Self::Absent => "it does not answer",
@@ -49,8 +49,9 @@ impl From<AllocError> for OpenError {
     }
 }
 
-/// Resets the device and waits until it reads back as reset. A device whose registers read as all ones is taken to be gone; that it
-/// accesses no memory any more is certain only where the bus says so.
+/// Resets the device and waits until it reads back as reset. A device whose registers read as all ones counts as removed; only the
+/// bus can then prove that it no longer accesses memory. Returns that proof, if there is one, and the fault of a reset that was
+/// not confirmed.
 ///
 /// VIRTIO 1.3 §2.4.1, §4.1.4.3.2
 pub(crate) fn reset<P: Platform>(
@@ -65,7 +66,7 @@ pub(crate) fn reset<P: Platform>(
             return (Some(unsafe { Quiesced::new() }), None);
         }
         if !transport.is_present() {
-            // SAFETY: the bus keeps the device from memory, or has none there any more.
+            // SAFETY: the bus has cut the device off from memory, or reports that it is no longer there.
             let proof = transport.cut_off().then(|| unsafe { Quiesced::new() });
             return (proof, Some(Fault::Removed));
         }
@@ -76,8 +77,8 @@ pub(crate) fn reset<P: Platform>(
     }
 }
 
-/// Brings a device that was reset to the point where queues can be set up; returns the features in force: those that
-/// `choose` wants of what is offered, always with VERSION_1.
+/// Initialises a device after a reset, up to the point where queues can be enabled. Returns the negotiated features: those offered
+/// ones that `choose` returns, and always VERSION_1.
 ///
 /// VIRTIO 1.3 §3.1.1
 pub(crate) fn negotiate(

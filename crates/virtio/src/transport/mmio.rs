@@ -42,13 +42,13 @@ const MAGIC: u32 = 0x7472_6976;
 pub enum MmioError {
     /// There is no virtio device.
     NoDevice,
-    /// The place is there, but no device in it (device id 0).
+    /// The register block exists, but contains no device (device id 0).
     Empty,
-    /// The device has the interface of this version, not 2; the type says which device it is.
+    /// The device has another interface version than 2.
     Version {
         /// The value of the version register.
         version: u32,
-        /// Its device id. VIRTIO 1.3 §5
+        /// The device id, which tells the type of the device. VIRTIO 1.3 §5
         device_id: u32,
     },
     /// The registers could not be mapped.
@@ -65,7 +65,7 @@ impl fmt::Display for MmioError {
             Self::Version { version: 1, .. } => f.write_str(
                 "it has the legacy interface (version 1): under QEMU give -global virtio-mmio.force-legacy=false",
             ),
-            Self::Version { version, .. } => write!(f, "it has interface version {version}, which is not known"),
+            Self::Version { version, .. } => write!(f, "it has the unknown interface version {version}"),
             Self::Map => f.write_str("its registers cannot be mapped"),
             Self::Memory => f.write_str("there is no memory for it"),
         }
@@ -86,10 +86,10 @@ impl From<AllocError> for MmioError {
     }
 }
 
-/// A virtio device behind a block of registers.
+/// A virtio device with a block of memory-mapped registers.
 struct MmioTransport<P: Platform> {
     registers: MmioRegion<P>,
-    /// The first of the registers, for what is accessed without the region.
+    /// The address of the first register, for accesses without the region.
     base: NonNull<()>,
     device_type: DeviceType,
     line: Option<InterruptLine>,
@@ -98,7 +98,7 @@ struct MmioTransport<P: Platform> {
 // SAFETY: the pointer is to the region's registers, which any processor may access.
 unsafe impl<P: Platform> Send for MmioTransport<P> {}
 
-/// Takes the `len` bytes of registers at `phys` as a virtio device whose interrupt is `line`.
+/// Creates the transport of the virtio device whose registers are the `len` bytes at `phys` and whose interrupt line is `line`.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ unsafe impl<P: Platform> Send for MmioTransport<P> {}
 ///
 /// # Safety
 ///
-/// Firmware or the command line reports a virtio device's registers there, and no other driver uses the device.
+/// Firmware or the command line reports the registers of a virtio device at `phys`, and no other driver uses the device.
 pub unsafe fn mmio<P: Platform>(
     platform: &P,
     phys: u64,
@@ -149,9 +149,9 @@ impl<P: Platform> MmioTransport<P> {
 ///
 /// # Safety
 ///
-/// `base` is where the registers of a transport that is alive begin.
+/// `base` is the address of the first register of a live transport.
 unsafe fn ring(base: NonNull<()>, queue: u16) {
-    // SAFETY: by the contract of this function the registers are at this address; there are `CONFIG` bytes of them at least.
+    // SAFETY: by the contract of this function the registers are at this address; they are at least `CONFIG` bytes.
     unsafe { paravirt_platform::write_register(base.byte_add(reg::QUEUE_NOTIFY).cast(), u32::from(queue)) }
 }
 
@@ -159,9 +159,9 @@ unsafe fn ring(base: NonNull<()>, queue: u16) {
 ///
 /// # Safety
 ///
-/// `base` is where the registers of a transport that is alive begin.
+/// `base` is the address of the first register of a live transport.
 unsafe fn take_status(base: NonNull<()>) -> InterruptStatus {
-    // SAFETY: by the contract of this function the registers are at this address; there are `CONFIG` bytes of them at least.
+    // SAFETY: by the contract of this function the registers are at this address; they are at least `CONFIG` bytes.
     unsafe {
         let bits: u32 = paravirt_platform::read_register(base.byte_add(reg::INTERRUPT_STATUS).cast());
         if bits == 0 || bits == u32::MAX {
@@ -172,7 +172,7 @@ unsafe fn take_status(base: NonNull<()>) -> InterruptStatus {
     }
 }
 
-// SAFETY: every answer is what the device's registers read as, and the registers stay mapped, at the same addresses, as long as
+// SAFETY: every method returns what the device's registers read as, and the registers stay mapped at the same addresses as long as
 // the transport lives.
 unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
     fn device_type(&self) -> DeviceType {
@@ -194,7 +194,7 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
     }
 
     fn status(&self) -> DeviceStatus {
-        // The register has 32 bits, of which 8 are defined; one that is gone reads as all ones.
+        // The register has 32 bits, of which 8 are defined; that of a removed device reads as all ones.
         DeviceStatus::from_bits_retain(self.registers.read32(reg::STATUS) as u8)
     }
 
@@ -229,7 +229,7 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
         Some(unsafe { Doorbell::new(self.base, index, ring) })
     }
 
-    // QEMU's MMIO devices offer VIRTIO_F_RING_RESET and lack its register, which nothing tells apart: `can_reset_queues` is false.
+    // QEMU's MMIO devices offer VIRTIO_F_RING_RESET without its register, which cannot be detected: `can_reset_queues` is false.
     fn start_queue_reset(&mut self, _index: u16) {}
 
     fn is_queue_reset(&mut self, _index: u16) -> bool {

@@ -1,7 +1,7 @@
-//! Transports: how the registers of a virtio device are reached. VIRTIO 1.3 §4
+//! Transports: access to the registers of a virtio device over PCI or MMIO. VIRTIO 1.3 §4
 //!
-//! [`pci`] and [`mmio`] make a [`Transport`], a [`VirtioTransport`] in memory of its own: from there on a driver does not know
-//! which bus its device is on. After a device was opened only the [`Doorbell`] of each queue is used on the data path.
+//! [`pci`] and [`mmio`] create a [`Transport`], a boxed [`VirtioTransport`]: drivers do not depend on the bus of their device. The
+//! data path of an open device uses only the [`Doorbell`] of each queue.
 
 mod handshake;
 mod mmio;
@@ -20,14 +20,14 @@ use core::fmt;
 use core::ptr::NonNull;
 use paravirt_platform::{AllocError, InterruptLine, Message, PageBox, Platform};
 
-/// A transport of either bus.
+/// A transport of any bus.
 pub type Transport<P> = PageBox<P, dyn VirtioTransport>;
 
-/// Moves a transport into memory of its own.
+/// Moves a transport into a separate allocation.
 ///
 /// # Errors
 ///
-/// [`AllocError`] where the platform has none.
+/// [`AllocError`] if the platform has no memory.
 pub fn boxed<P: Platform, T: VirtioTransport>(
     platform: &P,
     transport: T,
@@ -36,8 +36,8 @@ pub fn boxed<P: Platform, T: VirtioTransport>(
     Ok(unsafe { PageBox::new(platform, transport)?.unsize(|value| value as *mut dyn VirtioTransport) })
 }
 
-/// Tells the device that a queue has new requests. Rung from any processor, without a lock. It lives as long as the transport
-/// that made it.
+/// The notification register of a queue, which tells the device that the queue has new requests. Any processor may ring it,
+/// without a lock, as long as the transport lives that returned it.
 #[derive(Copy, Clone)]
 pub struct Doorbell {
     register: NonNull<()>,
@@ -45,29 +45,29 @@ pub struct Doorbell {
     ring: unsafe fn(NonNull<()>, u16),
 }
 
-// SAFETY: `new` asks for a register that any processor may write.
+// SAFETY: `new` requires a register that any processor may write.
 unsafe impl Send for Doorbell {}
-// SAFETY: `new` asks for a register that several processors may write at once.
+// SAFETY: `new` requires a register that several processors may write at once.
 unsafe impl Sync for Doorbell {}
 
 impl Doorbell {
-    /// The doorbell that calls `ring` with `register` and `queue`.
+    /// Creates a doorbell that calls `ring` with `register` and `queue`.
     ///
     /// # Safety
     ///
-    /// The call may be made from any processor, several at once, as long as the transport lives that hands the doorbell out.
+    /// The call may be made from any processor, several at once, as long as the transport lives that returns the doorbell.
     pub const unsafe fn new(register: NonNull<()>, queue: u16, ring: unsafe fn(NonNull<()>, u16)) -> Self {
         Self { register, queue, ring }
     }
 
-    /// Rings it.
+    /// Notifies the device.
     ///
     /// # Safety
     ///
-    /// The transport that made it is alive.
+    /// The transport that returned the doorbell is alive.
     #[inline(always)]
     pub unsafe fn ring(&self) {
-        // SAFETY: the transport is alive, which is what `new` asks for.
+        // SAFETY: the transport is alive, as `new` requires.
         unsafe { (self.ring)(self.register, self.queue) }
     }
 }
@@ -78,37 +78,37 @@ impl fmt::Debug for Doorbell {
     }
 }
 
-/// Reads, and thereby acknowledges, why a device raised its interrupt line. Called in interrupt context. It lives as long as the
-/// transport that made it.
+/// Reads and acknowledges the cause of a line interrupt of a device. May be called in interrupt context, as long as the transport
+/// lives that returned it.
 #[derive(Copy, Clone)]
 pub struct InterruptAck {
     register: NonNull<()>,
     take: unsafe fn(NonNull<()>) -> InterruptStatus,
 }
 
-// SAFETY: `new` asks for a register that any processor may access.
+// SAFETY: `new` requires a register that any processor may access.
 unsafe impl Send for InterruptAck {}
-// SAFETY: `new` asks for a register that several processors may access at once.
+// SAFETY: `new` requires a register that several processors may access at once.
 unsafe impl Sync for InterruptAck {}
 
 impl InterruptAck {
-    /// The acknowledgement that calls `take` with `register`.
+    /// Creates an acknowledgement that calls `take` with `register`.
     ///
     /// # Safety
     ///
-    /// The call may be made in interrupt context, from any processor, several at once, as long as the transport lives that hands
-    /// this out.
+    /// The call may be made in interrupt context, from any processor, several at once, as long as the transport lives that returns
+    /// this value.
     pub const unsafe fn new(register: NonNull<()>, take: unsafe fn(NonNull<()>) -> InterruptStatus) -> Self {
         Self { register, take }
     }
 
-    /// Why the line was raised, since the last call; empty where it was not this device.
+    /// Returns why the device raised the line since the last call; empty if this device did not raise it.
     ///
     /// # Safety
     ///
-    /// The transport that made it is alive.
+    /// The transport that returned this value is alive.
     pub unsafe fn take(&self) -> InterruptStatus {
-        // SAFETY: the transport is alive, which is what `new` asks for.
+        // SAFETY: the transport is alive, as `new` requires.
         unsafe { (self.take)(self.register) }
     }
 }
@@ -121,59 +121,60 @@ impl fmt::Debug for InterruptAck {
 
 /// The registers of a virtio device.
 ///
-/// Everything that is read is the device's word: callers check it. Absent registers read as all ones. No method is called in
+/// All values that are read come from the device: callers check them. Absent registers read as all ones. No method is called in
 /// interrupt context, and none blocks.
 ///
 /// # Safety
 ///
-/// Drivers free the memory of their queues, and hand buffers back, on the word of a transport. An implementation says that a
-/// device is reset ([`status`](Self::status) is empty), gone ([`is_present`](Self::is_present) is false), or that a queue is reset
-/// ([`is_queue_reset`](Self::is_queue_reset)) only when that is what the device's registers say, and tells the device of no memory
-/// but what it is given. The values that [`doorbell`](Self::doorbell) and [`interrupt_ack`](Self::interrupt_ack) return may be
-/// used as long as the transport lives, also while it is moved.
+/// Depending on what a transport returns, drivers free the memory of their queues and return buffers to callers. An implementation
+/// reports a device as reset ([`status`](Self::status) is empty) or removed ([`is_present`](Self::is_present) is false), or a
+/// queue as reset ([`is_queue_reset`](Self::is_queue_reset)), only if the device's registers say so, and reports it as cut off
+/// ([`cut_off`](Self::cut_off)) only if the bus guarantees that the device no longer accesses memory. It gives the device no
+/// memory addresses but those that it receives. The values that [`doorbell`](Self::doorbell) and
+/// [`interrupt_ack`](Self::interrupt_ack) return may be used as long as the transport lives, even while it is moved.
 pub unsafe trait VirtioTransport: Send + 'static {
-    /// What the device is.
+    /// Returns the type of the device.
     fn device_type(&self) -> DeviceType;
 
-    /// The features that the device offers.
+    /// Returns the features that the device offers.
     fn device_features(&mut self) -> u64;
 
-    /// Tells the device which of them are accepted.
+    /// Tells the device which features the driver accepts.
     fn set_driver_features(&mut self, features: u64);
 
-    /// The device status.
+    /// Reads the device status.
     fn status(&self) -> DeviceStatus;
 
     /// Writes the device status; an empty one starts a reset.
     fn set_status(&mut self, status: DeviceStatus);
 
-    /// Whether the device still answers. One that was unplugged reads as all ones.
+    /// Returns whether the device still answers. The registers of an unplugged device read as all ones.
     fn is_present(&self) -> bool;
 
-    /// The most entries of queue `index`; 0 where there is no such queue.
+    /// Returns the maximum number of entries of queue `index`; 0 if there is no such queue.
     fn max_queue_size(&mut self, index: u16) -> u32;
 
-    /// Sets the size of queue `index` and returns the size that the device then has; by default of a transport on which it cannot be
-    /// read back, the size that was set.
+    /// Sets the size of queue `index` and returns the size that the device reports afterwards. The default, for transports on
+    /// which it cannot be read back, returns `size`.
     fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
         let _ = index;
         u32::from(size)
     }
 
-    /// Tells the device of queue `index` and enables it; `false` where it did not accept that.
+    /// Gives the device the addresses of queue `index` and enables the queue. Returns `false` if the device did not accept that.
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool;
 
-    /// The doorbell of queue `index`, which has been enabled; `None` where it lies outside the device's registers.
+    /// Returns the doorbell of queue `index`, which is enabled; `None` if it is outside the device's registers.
     fn doorbell(&mut self, index: u16) -> Option<Doorbell>;
 
-    /// Whether the transport has the registers by which one queue is reset. VIRTIO_F_RING_RESET is accepted only then; by default
-    /// it is not.
+    /// Returns whether the transport has the registers to reset a single queue, without which VIRTIO_F_RING_RESET is not accepted.
+    /// The default is `false`.
     fn can_reset_queues(&self) -> bool {
         false
     }
 
-    /// Keeps the device from accessing memory, whatever its registers read as, and returns whether it is certain that it does not any
-    /// more: the bus has cut it off, or reports that it is gone. By default nothing is certain.
+    /// Cuts the device off from memory, whatever its registers read as. Returns whether the device certainly no longer accesses
+    /// memory: the bus has cut it off, or reports that it is no longer there. The default returns `false`.
     fn cut_off(&mut self) -> bool {
         false
     }
@@ -181,52 +182,52 @@ pub unsafe trait VirtioTransport: Send + 'static {
     /// Starts the reset of one queue (VIRTIO_F_RING_RESET).
     fn start_queue_reset(&mut self, index: u16);
 
-    /// Whether that reset is done.
+    /// Returns whether the reset of queue `index` is complete.
     fn is_queue_reset(&mut self, index: u16) -> bool;
 
-    /// How many message-signalled interrupts the device can tell apart; 0 where it has none.
+    /// Returns the number of message-signalled interrupts that the device supports; 0 if it supports none.
     fn messages(&self) -> u16;
 
-    /// Sets message `entry` and unmasks it.
+    /// Programs and unmasks message `entry`.
     fn set_message(&mut self, entry: u16, message: Message);
 
-    /// Switches message-signalled interrupts on, and the line off; `false` where the device did not take that.
+    /// Enables message-signalled interrupts and disables the line. Returns `false` if the device did not accept that.
     fn enable_messages(&mut self) -> bool;
 
-    /// Switches message-signalled interrupts off, and the line on.
+    /// Disables message-signalled interrupts and enables the line.
     fn disable_messages(&mut self);
 
-    /// Has queue `index` raise message `entry`; `false` where the device did not accept that.
+    /// Assigns message `entry` to queue `index`, or none. Returns `false` if the device did not accept that.
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool;
 
-    /// Has configuration changes raise message `entry`; `false` where the device did not accept that.
+    /// Assigns message `entry` to configuration changes, or none. Returns `false` if the device did not accept that.
     fn set_config_message(&mut self, entry: Option<u16>) -> bool;
 
-    /// The device's interrupt line, where it has one.
+    /// Returns the device's interrupt line, if it has one.
     fn line(&self) -> Option<InterruptLine>;
 
-    /// How its interrupt line is acknowledged.
+    /// Returns the acknowledgement of the device's interrupt line.
     fn interrupt_ack(&self) -> InterruptAck;
 
-    /// Counts the changes of the configuration.
+    /// Returns the generation of the configuration, which changes with the configuration.
     fn config_generation(&self) -> u32;
 
-    /// Copies bytes of the device's configuration, in accesses of the widths given as `(offset, width)`; what the device
-    /// does not have is left as it is.
+    /// Reads the fields `(offset, width)`, in bytes, of the device's configuration to the same offsets of `into`. Fields that the
+    /// device does not have leave `into` unchanged.
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]);
 
-    /// Writes bytes to the device's configuration at `offset`, as one access where it is aligned and of 1, 2 or 4 bytes;
-    /// `false` where the configuration is shorter.
+    /// Writes bytes to the device's configuration at `offset`: by one access if they are aligned and 1, 2 or 4 bytes long. Returns
+    /// `false`, without writing, if the configuration is shorter.
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool;
 }
 
-/// The width of the field that `_` selects in a configuration structure, in bytes, for [`config_fields`].
+/// Returns the width in bytes of the field of a configuration structure that the argument selects, for [`config_fields`].
 pub(crate) const fn config_width<C, F>(_: fn(&C) -> &F) -> u8 {
     size_of::<F>() as u8
 }
 
-/// The named fields of a configuration structure as the `(offset, width)` pairs that [`read_config`] takes. The structure is
-/// `repr(C)`, below 256 bytes and without alignment, so that the layout is that of the wire.
+/// Returns the named fields of a configuration structure as the `(offset, width)` pairs for [`read_config`]. The structure is
+/// `repr(C)`, shorter than 256 bytes, and has alignment 1, so that its layout is the wire layout.
 macro_rules! config_fields {
     ($config:ty: $($field:ident),+ $(,)?) => {
         &[$((
@@ -237,8 +238,8 @@ macro_rules! config_fields {
 }
 pub(crate) use config_fields;
 
-/// Reads the fields of a device's configuration so that they belong together: the generation is the same before and
-/// after. Gives up after eight tries, with what it has then. VIRTIO 1.3 §2.5.1
+/// Reads fields of a device's configuration consistently: the generation is the same before and after. After eight attempts
+/// returns the last values read. VIRTIO 1.3 §2.5.1
 pub(crate) fn read_config<const N: usize>(transport: &dyn VirtioTransport, fields: &[(u8, u8)]) -> [u8; N] {
     let mut bytes = [0; N];
     for _ in 0..8 {

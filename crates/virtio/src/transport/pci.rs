@@ -11,13 +11,13 @@ use core::ptr::NonNull;
 use paravirt_pci::{Bars, Command, FunctionInfo, PciFunction, PciSlot};
 use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform};
 
-/// The vendor of virtio devices, their modern device ids (this and the device id of §5), and their transitional ones.
-/// VIRTIO 1.3 §4.1.2
+/// The PCI vendor id of virtio devices, and the range of their modern device ids: `MODERN` plus the device id of §5. VIRTIO 1.3
+/// §4.1.2
 const VENDOR: u16 = 0x1af4;
 const MODERN: u16 = 0x1040;
 const MODERN_LAST: u16 = 0x107f;
 
-/// What kind of virtio device a PCI function is; `None` where it is none. VIRTIO 1.3 §4.1.2
+/// Returns the type of virtio device that a PCI function is; `None` if it is not a virtio device. VIRTIO 1.3 §4.1.2
 pub fn is_virtio(info: &FunctionInfo) -> Option<DeviceType> {
     if info.vendor != VENDOR {
         return None;
@@ -55,7 +55,7 @@ mod common {
     pub const QUEUE_RESET: usize = 58;
 }
 
-/// VIRTIO 1.3 §4.1.5.1.3: no message.
+/// No message. VIRTIO 1.3 §4.1.5.1.3
 const NO_VECTOR: u16 = 0xffff;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
@@ -66,7 +66,7 @@ const MSIX_MASK_ALL: u16 = 1 << 14;
 pub enum PciError {
     /// It lacks the capabilities of a modern device: it is a legacy device.
     Legacy,
-    /// A structure lies outside its BAR, or in one that is not memory or has no address.
+    /// A structure is outside its BAR, or in a BAR that is not memory or has no address.
     Bar,
     /// A range could not be mapped.
     Map,
@@ -77,8 +77,8 @@ pub enum PciError {
 impl fmt::Display for PciError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Legacy => "it has the legacy interface only",
-            Self::Bar => "a register block lies outside its BAR, or the BAR has no address",
+            Self::Legacy => "it has only the legacy interface",
+            Self::Bar => "a register block is outside its BAR, or the BAR has no address",
             Self::Map => "its registers cannot be mapped",
             Self::Memory => "there is no memory for it",
         })
@@ -120,16 +120,16 @@ struct PciTransport<P: Platform> {
     function: PciFunction<P>,
 }
 
-/// Takes the function in `slot` as a virtio device of the type given, maps its registers and makes it a bus master. Its BARs have
-/// addresses: see [`paravirt_pci::enumerate`].
+/// Creates the transport of the virtio device in `slot`, of type `device_type`: maps its registers and makes it a bus master.
+/// [`paravirt_pci::enumerate`] has assigned addresses to its BARs.
 ///
 /// # Errors
 ///
-/// [`PciError`]; the function is left as it was.
+/// [`PciError`]; the function is unchanged.
 ///
 /// # Safety
 ///
-/// Nobody else drives the function.
+/// No other driver uses the function.
 pub unsafe fn pci<P: Platform>(
     platform: &P,
     slot: &PciSlot<P>,
@@ -147,13 +147,14 @@ pub unsafe fn pci<P: Platform>(
         notify_multiplier,
         isr: map(&isr)?,
         config: device.as_ref().map(map).transpose()?,
-        // A device whose MSI-X table cannot be mapped works without.
+        // A device whose MSI-X table cannot be mapped is used without messages.
         msix: msix.and_then(|cap| map(&cap.table).ok().map(|table| (cap, table))),
         function: function.clone(),
     };
     let transport = boxed(platform, transport)?;
     let command = function.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
-    // SAFETY: by the contract of this function, no other driver uses the function; it accesses no memory before it is told of a queue.
+    // SAFETY: by the contract of this function, no other driver uses the function; it accesses no memory before it is given a
+    // queue.
     unsafe { function.set_command(command) };
     Ok(transport)
 }
@@ -163,22 +164,24 @@ impl<P: Platform> PciTransport<P> {
         self.common.write16(common::QUEUE_SELECT, queue);
     }
 
-    /// 64-bit fields are written as two of 32. VIRTIO 1.3 §4.1.3.1
+    /// Writes a 64-bit field as two 32-bit words. VIRTIO 1.3 §4.1.3.1
     fn write_address(&self, offset: usize, address: u64) {
         self.common.write32(offset, address as u32);
         self.common.write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
 
-    /// Sets or clears bits of the MSI-X message control and of the command register; whether they are as written. PCI 3.0 §6.8.2.3
+    /// Sets or clears bits of the MSI-X message control and of the command register. Returns whether the message control reads
+    /// back as written. PCI 3.0 §6.8.2.3
     fn set_messages(&mut self, enable: u16, command: Command) -> bool {
         let function = &self.function;
         let mut is_set = true;
-        // SAFETY: by the contract of `pci`, no other driver uses the function; messages go where `set_message` said.
+        // SAFETY: by the contract of `pci`, no other driver uses the function; messages go to the addresses that `set_message`
+        // programmed.
         unsafe {
             if let Some((cap, _)) = &self.msix {
                 let control = || (function.read(cap.position) >> 16) as u16;
                 let wanted = control() & !(MSIX_ENABLE | MSIX_MASK_ALL) | enable;
-                // The word above the capability's id and its pointer to the next one.
+                // The message control follows the capability's id and next pointer.
                 function.write16(cap.position.wrapping_add(2), wanted);
                 is_set = control() & (MSIX_ENABLE | MSIX_MASK_ALL) == enable;
             }
@@ -189,7 +192,7 @@ impl<P: Platform> PciTransport<P> {
     }
 }
 
-/// The physical address of a structure; `None` where it lies outside its BAR, or in one that is not memory or has no address.
+/// Returns the physical address of a structure; `None` if it is outside its BAR, or in a BAR that is not memory or has no address.
 fn locate(bars: &Bars, at: &Structure) -> Option<u64> {
     let (address, size) = bars.memory(at.bar)?;
     let end = u64::from(at.offset).checked_add(u64::from(at.length))?;
@@ -200,17 +203,17 @@ fn locate(bars: &Bars, at: &Structure) -> Option<u64> {
 
 fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
     let phys = locate(bars, at).ok_or(PciError::Bar)?;
-    // SAFETY: the range lies in a BAR of the device: it is registers, which no other driver uses.
+    // SAFETY: the range is in a BAR of the device: it contains registers, which no other driver uses.
     Ok(unsafe { MmioRegion::map(platform, phys, at.length as usize) }?)
 }
 
-/// Writes the queue's index at the queue's place in the notification structure. VIRTIO 1.3 §4.1.5.2
+/// Writes the queue's index to the queue's register in the notification structure. VIRTIO 1.3 §4.1.5.2
 ///
 /// # Safety
 ///
-/// `register` is such a place, of a transport that is alive.
+/// `register` is the notification register of `queue`, of a live transport.
 unsafe fn ring(register: NonNull<()>, queue: u16) {
-    // SAFETY: by the contract of this function, it is a register that is mapped.
+    // SAFETY: by the contract of this function, it is a mapped register.
     unsafe { paravirt_platform::write_register(register.cast::<u16>(), queue) }
 }
 
@@ -218,17 +221,18 @@ unsafe fn ring(register: NonNull<()>, queue: u16) {
 ///
 /// # Safety
 ///
-/// `register` is that of a transport that is alive.
+/// `register` is the ISR status register of a live transport.
 unsafe fn take_isr(register: NonNull<()>) -> InterruptStatus {
-    // SAFETY: by the contract of this function, it is a register that is mapped.
+    // SAFETY: by the contract of this function, it is a mapped register.
     match unsafe { paravirt_platform::read_register(register.cast::<u8>()) } {
         0xff => InterruptStatus::empty(),
         bits => InterruptStatus::from_bits_truncate(bits),
     }
 }
 
-// SAFETY: every answer is what the device's registers read as, and the registers stay mapped, at the same addresses, as long as
-// the transport lives. The structures are in BARs of this device, and long enough: `pci_caps` says so.
+// SAFETY: every method returns what the device's registers or its configuration space read as, and the registers stay mapped at
+// the same addresses as long as the transport lives. The structures are in BARs of this device and long enough, as `pci_caps` has
+// checked.
 unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     fn device_type(&self) -> DeviceType {
         self.device_type
@@ -301,7 +305,7 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn cut_off(&mut self) -> bool {
-        // SAFETY: by the contract of `pci`, no other driver uses the function, which is kept from memory here.
+        // SAFETY: by the contract of `pci`, no other driver uses the function; it loses access to memory here.
         unsafe { self.function.set_command(self.function.command().difference(Command::BUS_MASTER)) };
         !self.function.is_present() || !self.function.command().contains(Command::BUS_MASTER)
     }
@@ -357,8 +361,8 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
 
     fn interrupt_ack(&self) -> InterruptAck {
         let register = self.isr.pointer::<u8>(0).map_or(NonNull::dangling(), NonNull::cast);
-        // SAFETY: `pci_caps` made sure that the structure has a byte, so that the pointer is to it; it is mapped while the transport
-        // lives, and any processor may read it.
+        // SAFETY: `pci_caps` has checked that the structure has at least one byte, to which the pointer points; it is mapped while
+        // the transport lives, and any processor may read it.
         unsafe { InterruptAck::new(register, take_isr) }
     }
 

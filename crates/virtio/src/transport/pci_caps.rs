@@ -1,14 +1,14 @@
 //! The PCI capabilities of a virtio device, parsed from its configuration space: pure, total, fuzzed.
 
-/// Where a structure of the device lies. VIRTIO 1.3 §4.1.4
+/// The location of a structure of the device. VIRTIO 1.3 §4.1.4
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Structure {
     /// The base address register, 0 to 5.
     pub bar: u8,
-    /// Bytes from the start of the BAR; `offset + length` does not overflow 32 bits.
+    /// The offset in bytes from the start of the BAR; `offset + length` does not overflow 32 bits.
     pub offset: u32,
-    /// Bytes.
+    /// The length in bytes.
     pub length: u32,
 }
 
@@ -16,53 +16,53 @@ pub struct Structure {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Msix {
-    /// Where the capability is in configuration space.
+    /// The offset of the capability in configuration space.
     pub position: u8,
-    /// How many entries the table has, 1 to 2048.
+    /// The number of entries of the table, 1 to 2048.
     pub entries: u16,
-    /// Where the table is.
+    /// The location of the table.
     pub table: Structure,
 }
 
-/// The virtio structures that the capabilities of a modern device name.
+/// The locations of the virtio structures that the capabilities of a modern device specify.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct VirtioCaps {
-    /// The common configuration; at least [`COMMON_LEN`] bytes.
+    /// The common configuration, at least [`COMMON_LEN`] bytes.
     pub common: Structure,
-    /// The doorbells; at least 2 bytes.
+    /// The doorbells, at least 2 bytes.
     pub notify: Structure,
-    /// Bytes between doorbells.
+    /// The distance in bytes between doorbells.
     pub notify_multiplier: u32,
-    /// The interrupt status; at least 1 byte.
+    /// The interrupt status, at least 1 byte.
     pub isr: Structure,
-    /// The device's own configuration, where it has one.
+    /// The device-specific configuration, if the device has one.
     pub device: Option<Structure>,
-    /// MSI-X, where it has it.
+    /// The MSI-X capability, if the device has one.
     pub msix: Option<Msix>,
 }
 
-/// Bytes of the common configuration up to and with `queue_device`. VIRTIO 1.3 §4.1.4.3
+/// The minimum length of the common configuration in bytes: up to and including `queue_device`. VIRTIO 1.3 §4.1.4.3
 pub const COMMON_LEN: u32 = 56;
 
 const CAP_VENDOR: u8 = 0x09;
 const CAP_MSIX: u8 = 0x11;
 const STATUS_CAPABILITIES: u32 = 1 << 20;
 
-/// Why the capabilities are not those of a device that can be driven.
+/// Why the driver cannot use a device with these capabilities.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum CapsError {
     /// A structure that every modern device has is missing or too short.
     Missing,
-    /// One is there, but none that can be reached.
+    /// Every instance of such a structure is unreachable.
     Unreachable,
 }
 
-/// Reads the capabilities through `read`, which gives the aligned 32-bit word of configuration space at an offset.
+/// Parses the capabilities. `read` returns the aligned 32-bit word of configuration space at an offset.
 ///
-/// Of several structures of one kind the first that `is_reachable` counts (§4.1.4.1): a structure may be in an I/O BAR, or in one
-/// without an address, and the device offer another one behind it. The walk ends after as many steps as a list without a loop can
-/// have.
+/// Of several structures of one kind, the first one is used for which `is_reachable` returns true (§4.1.4.1): a device may place a
+/// structure in an I/O BAR, or in a BAR without an address, and offer another instance later in the list. The number of steps is
+/// limited to the length of the longest list without a loop.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ pub fn parse(
                 let entries = entries.wrapping_add(1);
                 let table = word(4);
                 let found = structure((table & 7) as u8, table & !7, u32::from(entries).wrapping_mul(16));
-                // Without its table a device works without messages.
+                // A device whose table is unreachable is used without messages.
                 msix = found.filter(&is_reachable).map(|table| Msix { position: at, entries, table });
             }
             _ => {}
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    /// A configuration space with `caps` one behind the other from 0x40 on.
+    /// Returns a configuration space with `caps` one after the other from 0x40 on.
     fn space(caps: &[&[u8]]) -> [u8; 256] {
         let mut space = [0; 256];
         space[6] = 0x10;
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_each_structure_and_takes_the_first_usable() {
+    fn parse_finds_the_first_usable_instance_of_each_structure() {
         let msix = [0x11, 0, 3, 0x80, 1, 0x10, 0, 0, 1, 0x20, 0, 0];
         let caps: [&[u8]; 6] = [
             &cap(1, 7, 0, 64),
@@ -183,9 +183,9 @@ mod tests {
         assert_eq!(caps.msix, Some(Msix { position: 0xa4, entries: 4, table }));
     }
 
-    /// QEMU's `modern-pio-notify=on` has doorbells in an I/O BAR ahead of those in memory.
+    /// With `modern-pio-notify=on`, QEMU has doorbells in an I/O BAR before those in memory.
     #[test]
-    fn a_structure_that_cannot_be_reached_does_not_hide_the_next_one() {
+    fn an_unreachable_structure_does_not_hide_the_next_one() {
         for kind in [1, 2, 3, 4] {
             let good = [cap(1, 4, 0, 56), cap(2, 4, 64, 4), cap(3, 4, 128, 1), cap(4, 4, 192, 8)];
             let hidden = cap(kind, 2, 0, 64);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_overflows_is_short_or_loops() {
+    fn overflowing_short_or_looping_capabilities_are_refused() {
         let good: [&[u8]; 3] = [&cap(1, 0, 0, 56), &cap(2, 0, 64, 4), &cap(3, 0, 128, 1)];
         assert!(parse_space(&space(&good)).is_some());
         for bad in [cap(1, 0, 0, 55), cap(1, 0, u32::MAX, 56), cap(1, 0, u32::MAX - 55, 57), cap(1, 6, 0, 56)]

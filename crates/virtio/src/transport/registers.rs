@@ -1,4 +1,4 @@
-//! What the registers of every transport hold, and access to a device's own configuration.
+//! Register values that are common to all transports, and access to the device-specific configuration.
 
 use bitflags::bitflags;
 use core::fmt;
@@ -14,9 +14,9 @@ bitflags! {
         const DRIVER = 1 << 1;
         /// The driver is ready: the device may work.
         const DRIVER_OK = 1 << 2;
-        /// The device agrees to the features.
+        /// The device accepts the negotiated features.
         const FEATURES_OK = 1 << 3;
-        /// The device cannot go on and has to be reset.
+        /// The device has failed and has to be reset.
         const NEEDS_RESET = 1 << 6;
         /// The driver has given up.
         const FAILED = 1 << 7;
@@ -33,7 +33,7 @@ bitflags! {
     }
 }
 
-/// What a virtio device is, by its device id. VIRTIO 1.3 §5
+/// The type of a virtio device: its device id. VIRTIO 1.3 §5
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
 pub struct DeviceType(pub u32);
 
@@ -42,7 +42,7 @@ macro_rules! types {
         impl DeviceType {
             $($(#[$doc])* pub const $name: Self = Self($id);)*
 
-            /// The name of the type; `None` for an id that has none here.
+            /// Returns the name of the type; `None` for an id without a constant here.
             pub const fn name(self) -> Option<&'static str> {
                 match self {
                     $(Self::$name => Some($text),)*
@@ -62,11 +62,11 @@ types! {
     CONSOLE = 3, "console";
     /// A source of random bytes.
     ENTROPY = 4, "entropy";
-    /// A balloon.
+    /// A memory balloon.
     BALLOON = 5, "balloon";
-    /// A memory balloon of the older kind.
+    /// An IO memory device.
     IO_MEMORY = 6, "io memory";
-    /// A remote processor's messages.
+    /// A message channel to a remote processor.
     RPMSG = 7, "rpmsg";
     /// A SCSI host.
     SCSI = 8, "scsi host";
@@ -78,7 +78,7 @@ types! {
     GPU = 16, "gpu";
     /// A clock.
     CLOCK = 17, "clock";
-    /// A keyboard, a mouse, a tablet.
+    /// A keyboard, mouse or tablet.
     INPUT = 18, "input";
     /// Stream sockets to the host.
     SOCKET = 19, "socket";
@@ -86,7 +86,7 @@ types! {
     CRYPTO = 20, "crypto";
     /// An IOMMU.
     IOMMU = 23, "iommu";
-    /// Memory that is added and removed.
+    /// Memory that the host can plug and unplug.
     MEMORY = 24, "memory";
     /// A sound card.
     SOUND = 25, "sound";
@@ -109,7 +109,7 @@ impl fmt::Display for DeviceType {
     }
 }
 
-/// A device's own configuration, somewhere in a region of registers. VIRTIO 1.3 §4.1.3.1, §4.2.2.2
+/// The device-specific configuration in a region of registers. VIRTIO 1.3 §4.1.3.1, §4.2.2.2
 pub(super) struct Config<'a, P: Platform> {
     region: &'a MmioRegion<P>,
     base: usize,
@@ -117,7 +117,7 @@ pub(super) struct Config<'a, P: Platform> {
 }
 
 impl<'a, P: Platform> Config<'a, P> {
-    /// What lies from `base` on to the end of `region`.
+    /// The configuration from `base` to the end of `region`.
     pub fn new(region: &'a MmioRegion<P>, base: usize) -> Self {
         Self { region, base, len: region.len().saturating_sub(base) }
     }
@@ -130,7 +130,7 @@ impl<'a, P: Platform> Config<'a, P> {
         offset.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
-    /// Reads `bytes.len()` bytes: as one access of 8 or 16 bits, or as words of 32, where that is aligned; else byte by byte.
+    /// Reads `bytes.len()` bytes: by one access of 8 or 16 bits or by 32-bit words if they are aligned, otherwise byte by byte.
     fn read_bytes(&self, offset: usize, bytes: &mut [u8]) {
         match bytes {
             [_, _] if offset.is_multiple_of(2) => {
@@ -150,7 +150,7 @@ impl<'a, P: Platform> Config<'a, P> {
         }
     }
 
-    /// Copies fields, given as `(offset, width)`; what the device does not have is left as it is.
+    /// Reads the fields `(offset, width)` to the same offsets of `into`. Fields outside the configuration leave `into` unchanged.
     pub fn read(&self, fields: &[(u8, u8)], into: &mut [u8]) {
         for &(offset, width) in fields {
             let (offset, width) = (usize::from(offset), usize::from(width));
@@ -162,7 +162,7 @@ impl<'a, P: Platform> Config<'a, P> {
         }
     }
 
-    /// Writes bytes; `false` where there is no room for them.
+    /// Writes bytes at `offset`; returns `false`, without writing, if the configuration is shorter.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
         if !self.has(offset, bytes.len()) {
             return false;

@@ -1,4 +1,4 @@
-//! Sending from frame buffers of the queue's own: split queues with indirect tables. VIRTIO 1.3 §5.1.6.2
+//! Transmission from the frame buffers of a [`FrameQueue`](crate::queue::FrameQueue). VIRTIO 1.3 §5.1.6.2
 
 use super::super::header::{self, HEADER_LEN};
 use super::{VLAN_LEN, insert_tag};
@@ -7,18 +7,18 @@ use crate::request_queue::{Outcome, RequestQueue};
 use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta};
 use paravirt_platform::{AllocError, DmaBuffer, Fifo, Platform, Segment};
 
-/// No slot is reserved.
+/// The value of `reserved` if no slot is reserved.
 const NONE: u16 = u16::MAX;
 
-/// The sending side of a queue pair.
+/// The transmit side of a queue pair.
 pub(super) struct FrameTx<P: Platform, B: DmaBuffer> {
     queue: RequestQueue<P, FrameQueue<P, B>>,
-    /// The slot that the caller writes, or [`NONE`].
+    /// The reserved slot, or [`NONE`].
     reserved: u16,
-    /// Bytes of a frame, at most, and of one that fits a slot beside header and tag.
+    /// The maximum length of a frame in bytes, and of a frame that fits a slot with header and tag.
     max_frame: usize,
     offloads: Offloads,
-    /// Frames of the caller's in flight.
+    /// The number of the caller's frames in flight.
     in_flight: usize,
     sent: Fifo<P, Sent<B>>,
 }
@@ -37,7 +37,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         &mut self.queue
     }
 
-    /// Takes back what the device has sent.
+    /// Reclaims the frames that the device has sent.
     #[inline]
     pub fn poll(&mut self) -> Result<(), Fault> {
         loop {
@@ -53,7 +53,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         }
     }
 
-    /// Takes back what a reset aborted.
+    /// Reclaims the frames that a reset aborted.
     #[cold]
     fn poll_slow(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.queue.next()? {
@@ -72,12 +72,12 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     fn complete_buffer(&mut self, buffer: Option<B>, tag: u64, result: Result<(), IoError>) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(buffer) = buffer {
-            // `send` keeps room.
+            // `send` keeps room for it.
             let _ = self.sent.push(Sent::new(tag, buffer, result));
         }
     }
 
-    /// Asks for an interrupt only where somebody waits for what is being sent.
+    /// Requests an interrupt only if a caller waits for the completion of a send.
     pub fn arm(&mut self) -> Arm {
         self.queue.kick();
         if self.queue.queue().free() == 0 || self.in_flight > 0 || self.queue.fault().is_some() {
@@ -109,7 +109,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     #[inline(always)]
     pub fn slot(&mut self) -> &mut [u8] {
         let end = HEADER_LEN.wrapping_add(self.max_frame);
-        // No queue has a slot of that number where none is reserved.
+        // `NONE` is out of range for every queue, so that no slot is accessed if none is reserved.
         self.queue.queue_mut().frame_mut(self.reserved).get_mut(HEADER_LEN..end).unwrap_or_default()
     }
 
@@ -130,7 +130,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         self.commit_other(slot, len, meta)
     }
 
-    /// As [`commit`](Self::commit), of a frame that the device or the driver has something to do with.
+    /// Commits a frame for which the device or the driver performs an offload.
     #[inline(never)]
     fn commit_other(&mut self, slot: u16, mut len: usize, mut meta: TxMeta) -> Result<(), Rejected> {
         let prepared = match self.queue.fault() {
@@ -148,7 +148,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         }
     }
 
-    /// Writes header, and tag if there is one, in the slot.
+    /// Writes the header, and the tag if there is one, to the slot.
     fn prepare(&mut self, slot: u16, len: &mut usize, meta: &mut TxMeta) -> Result<(), Rejected> {
         let bytes = self.queue.queue_mut().frame_mut(slot);
         let mut max_frame = self.max_frame;
@@ -167,7 +167,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
             return refused(fault.into(), frame);
         }
         if meta.vlan.is_some() {
-            // There is no room in the caller's frame for a tag, and the device inserts none.
+            // The caller's frame has no room for a tag, and the device does not insert one.
             return refused(Rejected::Unsupported, frame);
         }
         if self.sent.len().saturating_add(self.in_flight) >= self.sent.capacity() {

@@ -1,4 +1,4 @@
-//! Sending by the general virtqueue, which every device has: packed, direct or in order, or with very long frames.
+//! Transmission by the general virtqueue, which supports every device: packed, direct or in order, or with very long frames.
 //! VIRTIO 1.3 §5.1.6.2
 
 use super::super::header::{self, HEADER_LEN};
@@ -10,21 +10,21 @@ use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Platform, Segment};
 
-/// Bytes of all slots of a queue together, at most, and how many there are at least.
+/// The maximum size in bytes of all slots of a queue together, and the minimum number of slots.
 const MAX_SLOT_BYTES: usize = 1 << 20;
 const MIN_SLOTS: usize = 16;
 
 pub(super) type Buffer<P, B> = Either<DmaSlice<P>, B>;
 
-/// The sending side of a queue pair.
+/// The transmit side of a queue pair.
 pub(super) struct GeneralTx<P: Platform, B: DmaBuffer> {
     queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
     sent: Fifo<P, Sent<B>>,
-    /// Frames of the caller's in flight.
+    /// The number of the caller's frames in flight.
     in_flight: usize,
-    /// Bytes of a frame that fit a slot beside header and tag.
+    /// The maximum length in bytes of a frame that fits a slot with header and tag.
     slot_len: usize,
     offloads: Offloads,
     max_frame: usize,
@@ -44,7 +44,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         let mut slots = Fifo::new(&platform, count)?;
         let sent = Fifo::new(&platform, depth)?;
         DmaSlice::alloc_many(&platform, count, len, |slice| {
-            // There is room for `count`.
+            // The pool has room for `count` slots.
             let _ = slots.push(slice);
         })?;
         let slot_len = len.saturating_sub(HEADER_LEN).saturating_sub(VLAN_LEN);
@@ -55,7 +55,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         &mut self.queue
     }
 
-    /// Takes back what the device has sent.
+    /// Reclaims the frames that the device has sent.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
         loop {
@@ -71,7 +71,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         }
     }
 
-    /// Takes back what a reset aborted.
+    /// Reclaims the frames that a reset aborted.
     #[cold]
     fn poll_slow(&mut self) -> Result<(), Fault> {
         while let Some(outcome) = self.queue.next()? {
@@ -90,14 +90,14 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             Some(Either::Left(slot)) => drop(self.slots.push(slot)),
             Some(Either::Right(buffer)) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                // `send` keeps room.
+                // `send` keeps room for it.
                 let _ = self.sent.push(Sent::new(used.extra, buffer, result));
             }
             None => {}
         }
     }
 
-    /// Asks for an interrupt only where somebody waits for what is being sent.
+    /// Requests an interrupt only if a caller waits for the completion of a send.
     pub(super) fn arm(&mut self) -> Arm {
         self.queue.kick();
         if self.slots.is_empty() || self.in_flight > 0 || self.queue.fault().is_some() {
@@ -107,7 +107,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         }
     }
 
-    /// Writes the header ahead of the frame in `slot`, and sends it.
+    /// Writes the header before the frame in `slot`, and submits both.
     #[inline(always)]
     fn send_slot(
         &mut self,
@@ -192,7 +192,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             return refused(fault.into(), frame);
         }
         if meta.vlan.is_some() {
-            // There is no room in the caller's frame for a tag, and the device inserts none.
+            // The caller's frame has no room for a tag, and the device does not insert one.
             return refused(Rejected::Unsupported, frame);
         }
         if self.sent.len().saturating_add(self.in_flight) >= self.sent.capacity() {

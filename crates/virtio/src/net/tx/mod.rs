@@ -1,4 +1,4 @@
-//! The sending side: slots that frames are written in, and frames of the caller's. VIRTIO 1.3 §5.1.6.2
+//! The transmit side: frames in slots of the queue, and frames in buffers of the caller. VIRTIO 1.3 §5.1.6.2
 
 mod frames;
 mod general;
@@ -16,19 +16,19 @@ use general::{Buffer, GeneralTx};
 use paravirt_device::{Arm, Fault, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 
-/// Where in a frame an 802.1Q tag goes.
+/// The offset of an 802.1Q tag in a frame.
 const VLAN_AT: usize = 12;
 const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
-/// Bytes of all frame buffers of a queue together, at most.
+/// The maximum size in bytes of all frame buffers of a queue together.
 const MAX_FRAME_BYTES: usize = 2 << 20;
 
-/// Bytes of a slot for frames of `max_frame` bytes: with a header ahead, and room for a tag.
+/// Returns the size in bytes of a slot for frames of `max_frame` bytes, with the header and room for a VLAN tag.
 const fn slot_bytes(max_frame: usize) -> usize {
     max_frame.saturating_add(HEADER_LEN).saturating_add(VLAN_LEN).next_multiple_of(64)
 }
 
-/// Inserts an 802.1Q tag, which the device does not do, in the frame of `len` bytes behind the header in `slot`, and moves what
-/// `meta` says of the bytes behind it; the length with the tag.
+/// Inserts an 802.1Q tag, which the device does not insert, into the frame of `len` bytes after the header in `slot`, and adjusts
+/// the offsets in `meta`. Returns the length of the frame with the tag.
 #[inline(never)]
 fn insert_tag(
     slot: &mut [u8],
@@ -53,7 +53,7 @@ fn insert_tag(
     Ok(len.wrapping_add(VLAN_LEN))
 }
 
-/// The sending queue before the device was started.
+/// A transmit queue of a device that has not been started yet.
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is kept")]
 pub(super) enum TxBuilder<P: Platform, B: DmaBuffer> {
     Frames(QueueBuilder<P, FrameQueue<P, B>>),
@@ -61,7 +61,7 @@ pub(super) enum TxBuilder<P: Platform, B: DmaBuffer> {
 }
 
 impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
-    /// Makes queue `index` for frames of `max_frame` bytes and buffers of up to `segments` segments.
+    /// Allocates queue `index`, for frames of `max_frame` bytes and buffers of up to `segments` segments.
     pub fn new(
         device: &PageArc<P, VirtioDevice<P>>,
         index: u16,
@@ -78,7 +78,7 @@ impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
         QueueBuilder::new(device, &params).map(Self::General)
     }
 
-    /// Frames of one segment that can be in flight.
+    /// Returns the maximum number of frames of one segment in flight.
     pub fn depth(&self) -> u16 {
         match self {
             Self::Frames(builder) => builder.size(),
@@ -97,7 +97,7 @@ impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
     }
 }
 
-/// The sending side of a queue pair.
+/// The transmit side of a queue pair.
 pub struct VirtioTx<P: Platform, B: DmaBuffer>(Kind<P, B>);
 
 #[allow(clippy::large_enum_variant, reason = "one queue is one value; it is not moved on the data path")]
@@ -116,7 +116,7 @@ macro_rules! each {
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
-    /// Takes back what the device has sent.
+    /// Reclaims the frames that the device has sent.
     #[inline]
     pub(super) fn poll(&mut self) -> Result<(), Fault> {
         each!(&mut self.0, tx => tx.poll())
