@@ -139,9 +139,9 @@ impl Listeners {
 ///
 /// On virtio none waits for the host while the device is in service, and none takes a lock then. On VMBus each socket is a separate
 /// channel, which is opened and closed in [`poll`](Self::poll), and so in [`is_flushed`](Self::is_flushed) and
-/// [`expire`](Notify::expire): each of these blocks for the timeout of the bus at most for each step of opening the
-/// channel of one socket, and /// of closing those of sockets that were closed. [`connect`](Self::connect) blocks while the host accepts no message, at
-/// most for the timeout of the bus. The others do not wait for the host; they may take the lock of the bus for a moment.
+/// [`expire`](Notify::expire): each of these blocks for the timeout of the bus at most for each step of opening the channel of one
+/// socket, and of closing those of sockets that were closed. [`connect`](Self::connect) blocks while the host accepts no message,
+/// for the timeout of the bus at most. The others do not wait for the host; they may take the lock of the bus for a moment.
 ///
 /// ```
 /// use paravirt_device::{SocketError, SocketState, Sockets};
