@@ -1,6 +1,6 @@
 //! The MCFG: the physical addresses of PCI configuration space. PCI Firmware 3.3 §4.1.2
 
-use crate::{tables::HEADER_LEN, u64_at};
+use crate::{field, tables::HEADER_LEN, u64_at};
 
 /// The configuration space of a range of buses.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -20,9 +20,10 @@ pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Ecam> + '_ {
     let (entries, _) = bytes.get(HEADER_LEN.wrapping_add(8)..).unwrap_or_default().as_chunks::<16>();
     entries.iter().filter_map(|entry| {
         let base = u64_at(entry, 0)?;
-        let [.., s0, s1, first, last, _, _, _, _] = *entry;
+        let segment = u16::from_le_bytes(field(entry, 8)?);
+        let [first, last] = field(entry, 10)?;
         let fits = base != 0 && first <= last && base.checked_add(256 << 20).is_some();
-        fits.then_some(Ecam { base, segment: u16::from_le_bytes([s0, s1]), first, last })
+        fits.then_some(Ecam { base, segment, first, last })
     })
 }
 
