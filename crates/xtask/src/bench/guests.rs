@@ -186,7 +186,7 @@ pub fn linux_on_virtio(lab: &Lab, folder: &Path) -> Result<Transcript> {
 
 /// Runs it to its end, which must be as wanted.
 fn finish(machine: &mut Machine) -> Result<Transcript> {
-    machine.timeout = Duration::from_secs(300);
+    machine.timeout = Duration::from_secs(600);
     let transcript = machine.run(|_| ())?;
     let has_ended = transcript.exit == Some(0) || transcript.ended == Some(0);
     let is_wrong = transcript.lines.iter().any(|line| line.contains("did wrong"));

@@ -156,7 +156,7 @@ impl Lab {
         // The outer machine has no boot ROM for network cards; none is needed.
         machine.add("-global virtio-net-pci.romfile=");
         machine.nest = nest;
-        machine.timeout = Duration::from_secs(120);
+        machine.timeout = Duration::from_secs(400);
         Ok(machine)
     }
 }

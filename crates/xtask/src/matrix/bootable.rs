@@ -51,7 +51,7 @@ fn boots(bench: &Bench) -> Result<Outcome> {
             let memory = if format == "raw" && !firmware.is_empty() { "5G" } else { "256M" };
             let mut machine = Machine::new(&bench.kernel, name, 2, memory);
             machine.monitor = Monitor::QemuDisk;
-            machine.timeout = Duration::from_secs(120);
+            machine.timeout = Duration::from_secs(400);
             // As on Hyper-V, ACPI is the only way to power off.
             let at = machine.arguments.iter().position(|word| word.starts_with("isa-debug-exit"));
             at.map(|at| machine.arguments.drain(at - 1..=at));

@@ -170,7 +170,7 @@ fn balloon(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
         let mut machine = lab.machine(&bench.kernel, "q35", 2, "512M,slots=2,maxmem=80G", folder)?;
         machine.qmp = Some(folder.join("qmp"));
-        machine.timeout = Duration::from_secs(180);
+        machine.timeout = Duration::from_secs(400);
         machine.add("-object memory-backend-ram,id=more,size=1G");
         // Without status reports: QEMU up to 10.0 fails an assertion if one arrives while a size is being requested.
         machine.add("-device hv-balloon,id=hv0,memdev=more");
