@@ -250,9 +250,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         }
         // In reverse order, so that the first is popped first.
         for address in there.iter().rev() {
-            let is_known =
-                shared.state.units.iter().any(|unit| unit.is_present() && unit.address() == *address);
-            if !is_known && let Some(place) = found.get_mut(*count) {
+            if !shared.state.has_unit(*address)
+                && let Some(place) = found.get_mut(*count)
+            {
                 *place = *address;
                 *count = count.saturating_add(1);
             }
@@ -282,15 +282,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                 );
             }
         }
-        let is_known = |address: Address| {
-            shared.state.units.iter().any(|unit| unit.is_present() && unit.address() == address)
-        };
         for lun in 0..MAX_SEQUENTIAL {
             let address = Address { lun, ..address };
             match look(shared, control, address)? {
                 Some(found) if found.peripheral != Peripheral::None => add(address),
                 // No answer: a disk that was there before stays.
-                None if is_known(address) => add(address),
+                None if shared.state.has_unit(address) => add(address),
                 _ => break,
             }
         }

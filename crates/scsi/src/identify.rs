@@ -61,17 +61,33 @@ fn sure<'a, P: Platform, T: ScsiTransport, B: DmaBuffer>(
     }
 }
 
-/// Whether the unit lists this page of vital product data; `None` where it did not answer. SPC-4 §7.8.15
-fn has_page<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+/// Which pages of vital product data a unit lists: some targets fail others without a word, or hang. SPC-4 §7.8.15
+#[derive(Copy, Clone, Default)]
+struct Listed {
+    name: bool,
+    serial: bool,
+    limits: bool,
+    provisioning: bool,
+}
+
+/// The pages that the unit lists; `None` where it did not answer.
+fn list<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
     address: Address,
-    page: u8,
-) -> Result<Option<bool>, Fault> {
-    let mut list = [0; 255];
-    let list = sure(shared, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut list)?;
-    let is_listed = |bytes| data::vpd_body(bytes, page::SUPPORTED).is_some_and(|list| list.contains(&page));
-    Ok(list.map(|bytes| bytes.is_some_and(is_listed)))
+) -> Result<Option<Listed>, Fault> {
+    let mut bytes = [0; 255];
+    let answer = sure(shared, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut bytes)?;
+    Ok(answer.map(|bytes| {
+        let list = bytes.and_then(|bytes| data::vpd_body(bytes, page::SUPPORTED)).unwrap_or_default();
+        let has = |page| list.contains(&page);
+        Listed {
+            name: has(page::IDENTIFICATION),
+            serial: has(page::SERIAL),
+            limits: has(page::BLOCK_LIMITS),
+            provisioning: has(page::PROVISIONING),
+        }
+    }))
 }
 
 /// A unit at an address.
@@ -83,6 +99,8 @@ pub(crate) struct Found {
     pub hash: u64,
     /// The unit answered every question, be it by refusing it.
     pub is_certain: bool,
+    /// `None` where it did not answer which pages it has.
+    listed: Option<Listed>,
 }
 
 /// The unit at `address`, and its name; `None` where a command was aborted. INQUIRY, SPC-4 §6.6
@@ -96,12 +114,13 @@ pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         return Ok(None);
     };
     let peripheral = inquiry.and_then(data::peripheral).unwrap_or(Peripheral::None);
-    let mut found = Found { peripheral, name: Serial::default(), hash: SEED, is_certain: true };
+    let mut found = Found { peripheral, name: Serial::default(), hash: SEED, is_certain: true, listed: None };
     found.hash = hash(found.hash, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
     if peripheral != Peripheral::None {
-        // Some targets fail a page that they do not list without a word, or hang; what fails is not known, and nothing else.
+        // What fails is not known, and nothing else.
         let mut bytes = [0; 255];
-        let page = match has_page(shared, control, address, page::IDENTIFICATION)? {
+        found.listed = list(shared, control, address)?;
+        let page = match found.listed.map(|listed| listed.name) {
             Some(true) => sure(shared, control, address, Cdb::vpd(page::IDENTIFICATION, 255), &mut bytes)?,
             Some(false) => Some(None),
             None => None,
@@ -193,7 +212,11 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         return Ok(None);
     }
     let mode = if is_optical { None } else { mode(shared, control, address)? };
-    let Pages { serial, limits, provisioning } = pages(shared, control, address)?;
+    let listed = match found.listed {
+        Some(listed) => listed,
+        None => list(shared, control, address)?.unwrap_or_default(),
+    };
+    let Pages { serial, limits, provisioning } = pages(shared, control, address, listed)?;
     let is_read_only = is_optical || mode.is_some_and(|mode| mode.is_protected);
     let blocks = |bytes: u32| bytes.checked_div(capacity.block_size).unwrap_or(0);
     let most = match limits.max_transfer {
@@ -250,20 +273,20 @@ struct Pages {
     provisioning: Provisioning,
 }
 
-/// Reads those pages that the unit lists: some hosts mishandle a request for others. SPC-4 §7.8
+/// Reads those pages that the unit lists. SPC-4 §7.8
 fn pages<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
     address: Address,
+    listed: Listed,
 ) -> Result<Pages, Fault> {
-    let mut list = [0; 255];
-    let list = ask(shared, control, address, Cdb::vpd(page::SUPPORTED, 255), &mut list)?;
-    let list = list.and_then(|bytes| data::vpd_body(bytes, page::SUPPORTED)).unwrap_or_default();
     let mut found = Pages::default();
-    for page in [page::SERIAL, page::BLOCK_LIMITS, page::PROVISIONING] {
-        if !list.contains(&page) {
-            continue;
-        }
+    let wanted = [
+        (page::SERIAL, listed.serial),
+        (page::BLOCK_LIMITS, listed.limits),
+        (page::PROVISIONING, listed.provisioning),
+    ];
+    for (page, _) in wanted.into_iter().filter(|(_, is_listed)| *is_listed) {
         let mut bytes = [0; 255];
         let Some(bytes) = ask(shared, control, address, Cdb::vpd(page, 255), &mut bytes)? else { continue };
         match page {

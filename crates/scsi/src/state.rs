@@ -146,6 +146,11 @@ impl<P: Platform> ControllerState<P> {
         self.cell.wake();
     }
 
+    /// Whether there is a unit at `address`.
+    pub fn has_unit(&self, address: Address) -> bool {
+        self.units.iter().any(|unit| unit.is_present() && unit.address() == address)
+    }
+
     /// The unit of `owner`, who is not the controller itself.
     fn unit(&self, owner: u16) -> Option<&Unit> {
         self.units.get(usize::from(owner).checked_sub(1)?)
