@@ -135,7 +135,7 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     let discard_alignment = blocks_of(config.discard_sector_alignment.get()).max(1);
     let unmap = if config.write_zeroes_may_unmap == 0 { Unmap::Keep } else { Unmap::May };
     let writeback = !has(BlkFeatures::CONFIG_WCE) || config.writeback != 0;
-    let mut info = BlockInfo::new(config.capacity.get() >> sectors_per_block.trailing_zeros(), block_size);
+    let mut info = BlockInfo::new(capacity(bytes, block_size), block_size);
     info.physical_block_size = physical_block_size;
     info.alignment_offset = u32::from(offset);
     info.optimal_blocks = optimal_blocks;

