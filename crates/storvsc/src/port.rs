@@ -42,7 +42,10 @@ pub struct StorPort<P: Platform> {
 
 impl<P: Platform> fmt::Debug for StorPort<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StorPort").field("channel", &self.channel).finish_non_exhaustive()
+        f.debug_struct("StorPort")
+            .field("channel", &self.channel)
+            .field("malformed", &self.malformed)
+            .finish_non_exhaustive()
     }
 }
 
