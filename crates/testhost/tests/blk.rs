@@ -41,6 +41,13 @@ fn write(tag: u64, lba: u64, from: Buffer) -> Request<Buffer> {
     request(tag, Op::Write { lba, from, durability: Durability::Cached })
 }
 
+/// Submits a read with tag 4 to a device that does not complete it.
+fn hold_a_read(guest: &Guest, host: &BlkHost, queue: &mut Queue) {
+    host.set_fault_config(BlkFaultConfig::Silent);
+    queue.submit(request(4, Op::Read { lba: 0, into: filled(guest, 512, 0) })).expect("room");
+    queue.kick();
+}
+
 /// Checks that each queue completes a request.
 fn is_in_service<const N: usize>(guest: &Guest, host: &BlkHost, queues: [&mut Queue; N]) {
     for queue in queues {
@@ -252,9 +259,7 @@ fn a_removed_device_is_a_fault_and_returns_all_buffers() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (mut disk, mut queue) = open(&guest, &host);
-        host.set_fault_config(BlkFaultConfig::Silent);
-        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
-        queue.kick();
+        hold_a_read(&guest, &host, &mut queue);
         host.device().registers().is_gone = true;
         assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
         let done = queue.complete().expect("the request first").expect("the request");
@@ -272,9 +277,7 @@ fn a_dropped_queue_aborts_its_requests_and_frees_all_memory() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (disk, mut queue) = open(&guest, &host);
-        host.set_fault_config(BlkFaultConfig::Silent);
-        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
-        queue.kick();
+        hold_a_read(&guest, &host, &mut queue);
         host.work();
         drop(queue);
         drop(disk);
@@ -435,9 +438,7 @@ fn a_device_that_only_stops_answering_keeps_its_memory() {
         let guest = Guest::new();
         let host = BlkHost::new(&guest, ring, 64);
         let (mut disk, mut queue) = open(&guest, &host);
-        host.set_fault_config(BlkFaultConfig::Silent);
-        queue.submit(request(4, Op::Read { lba: 0, into: filled(&guest, 512, 0) })).expect("room");
-        queue.kick();
+        hold_a_read(&guest, &host, &mut queue);
         {
             let mut registers = host.device().registers();
             (registers.is_gone, registers.is_unplugged) = (true, false);
