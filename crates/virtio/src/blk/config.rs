@@ -103,6 +103,9 @@ const MAX_BLOCK_SIZE: u32 = 1 << 16;
 ///
 /// `segments` is the maximum number of data segments that the driver supports in one request. The serial number is left empty and
 /// the queue depth 0.
+///
+/// A limit of 0 is no limit, as in Linux: back ends that accept requests of any size report it. A segment limit below the block size
+/// cannot be kept; it is taken as one block.
 pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> Option<BlockInfo> {
     let config: WireConfig = zerocopy::transmute!(*bytes);
     let has = |feature| features.contains(feature);
@@ -119,19 +122,18 @@ pub fn parse(bytes: &[u8; CONFIG_LEN], features: BlkFeatures, segments: u16) -> 
     };
     let physical_block_size =
         block_size.checked_shl(u32::from(exponent)).filter(|size| size >> exponent == block_size)?;
-    let offered = if has(BlkFeatures::SEG_MAX) { config.seg_max.get() } else { 1 };
-    let max_segments = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, segments.max(1));
-    let size_max = if has(BlkFeatures::SIZE_MAX) { config.size_max.get() } else { u32::MAX };
-    if size_max < block_size {
-        return None;
-    }
+    let or_unlimited = |limit: u32| if limit == 0 { u32::MAX } else { limit };
+    let offered = if has(BlkFeatures::SEG_MAX) { or_unlimited(config.seg_max.get()) } else { 1 };
+    let max_segments = u16::try_from(offered).unwrap_or(u16::MAX).min(segments.max(1));
+    let size_max = if has(BlkFeatures::SIZE_MAX) { or_unlimited(config.size_max.get()) } else { u32::MAX };
+    let size_max = size_max.max(block_size);
     let max_bytes =
         size_max.saturating_mul(u32::from(max_segments)).min(MAX_BYTES) & !block_size.wrapping_sub(1);
-    let limit = |sectors: u32| Some(blocks_of(sectors)).filter(|blocks| *blocks > 0);
-    let has_discard = has(BlkFeatures::DISCARD) && config.max_discard_seg.get() > 0;
-    let has_zeroes = has(BlkFeatures::WRITE_ZEROES) && config.max_write_zeroes_seg.get() > 0;
-    let discard = if has_discard { limit(config.max_discard_sectors.get()) } else { None };
-    let zero = if has_zeroes { limit(config.max_write_zeroes_sectors.get()) } else { None };
+    // A request of the driver has one range, which every device that offers the feature accepts.
+    let limit = |sectors: u32| Some(blocks_of(or_unlimited(sectors))).filter(|blocks| *blocks > 0);
+    let discard = if has(BlkFeatures::DISCARD) { limit(config.max_discard_sectors.get()) } else { None };
+    let zero =
+        if has(BlkFeatures::WRITE_ZEROES) { limit(config.max_write_zeroes_sectors.get()) } else { None };
     let discard_alignment = blocks_of(config.discard_sector_alignment.get()).max(1);
     let unmap = if config.write_zeroes_may_unmap == 0 { Unmap::Keep } else { Unmap::May };
     let writeback = !has(BlkFeatures::CONFIG_WCE) || config.writeback != 0;
@@ -203,13 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_zero_are_no_limits() {
+        let info = parse(&config(&[(20, &[0, 2])]), BlkFeatures::all(), 14).unwrap();
+        assert_eq!((info.max_segments, info.max_segment_bytes, info.max_bytes), (14, u32::MAX, MAX_BYTES));
+        assert_eq!(info.discard, Some(DiscardLimits::new(u32::MAX)));
+        assert_eq!(info.write_zeroes, Some(ZeroLimits::new(u32::MAX)));
+        // A limit that no request can keep becomes one block in a segment.
+        let info = parse(&config(&[(8, &[1])]), BlkFeatures::SIZE_MAX, 14).unwrap();
+        assert_eq!((info.max_segment_bytes, info.max_bytes), (512, 512));
+    }
+
+    #[test]
     fn a_configuration_out_of_range_is_refused() {
         for size in [0u32, 1, 511, 513, 1 << 17, u32::MAX] {
             assert_eq!(parse(&config(&[(20, &size.to_le_bytes())]), BlkFeatures::BLK_SIZE, 14), None);
         }
         assert_eq!(parse(&config(&[(24, &[31])]), BlkFeatures::TOPOLOGY, 14), None);
         assert_eq!(parse(&config(&[(24, &[200])]), BlkFeatures::TOPOLOGY, 14), None);
-        assert_eq!(parse(&config(&[(8, &[1])]), BlkFeatures::SIZE_MAX, 14), None);
         assert!(parse(&[0xff; CONFIG_LEN], BlkFeatures::all(), 14).is_none());
     }
 }
