@@ -154,12 +154,12 @@ pub fn acpi_tables(data: &[u8]) {
 /// The scan of AML.
 pub fn aml(data: &[u8]) {
     assert!(scan::sleep_type_s5(data).is_none_or(|(a, b)| a < 8 && b < 8));
-    assert!(scan::ecam_base(data) != Some(0));
     for device in scan::virtio_mmio_devices(data) {
         assert!(device.len > 0);
     }
-    for template in scan::host_bridges(data) {
-        for resource in scan::resources(template) {
+    for bridge in scan::host_bridges(data) {
+        assert!(bridge.ecam != Some(0));
+        for resource in scan::resources(bridge.template) {
             if let scan::Resource::Window { start, last } = resource {
                 assert!(start <= last);
             }

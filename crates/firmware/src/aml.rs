@@ -3,6 +3,7 @@
 //! Nothing is executed. Declarations are recognised by their encoding at any position; one that a method constructs is not found.
 
 use crate::{field, u32_at, u64_at};
+use core::ops::Range;
 use paravirt_platform::{InterruptLine, Polarity, Trigger};
 
 const DEVICE_OP: [u8; 2] = [0x5b, 0x82];
@@ -22,15 +23,21 @@ const RETURN_OP: u8 = 0xa4;
 /// The hardware id of a virtio MMIO device.
 const VIRTIO_MMIO_HID: &[u8] = b"LNRO0005\0";
 
-/// Returns the body of a package: the bytes after its length. ACPI 6.5 §20.2.4
-fn package(bytes: &[u8]) -> Option<&[u8]> {
+/// Returns the position of the body of a package: the bytes after its length. ACPI 6.5 §20.2.4
+fn package_range(bytes: &[u8]) -> Option<Range<usize>> {
     let lead = *bytes.first()?;
     let follow = usize::from(lead >> 6);
     let mut len = if follow == 0 { usize::from(lead & 0x3f) } else { usize::from(lead & 0x0f) };
     for (i, byte) in bytes.get(1..follow.checked_add(1)?)?.iter().enumerate() {
         len |= usize::from(*byte) << (i.wrapping_mul(8).wrapping_add(4));
     }
-    bytes.get(follow.checked_add(1)?..len)
+    let range = follow.checked_add(1)?..len;
+    bytes.get(range.clone()).map(|_| range)
+}
+
+/// Returns the body of a package.
+fn package(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(package_range(bytes)?)
 }
 
 /// Parses an integer constant; returns it and the bytes after it.
@@ -196,16 +203,134 @@ impl VirtioMmio {
     }
 }
 
-/// Returns the virtio MMIO devices that the code declares: devices with the hardware id `LNRO0005`.
+/// What the code declares in one device, or outside of all devices.
+#[derive(Copy, Clone, Debug, Default)]
+struct Declarations<'a> {
+    /// The bytes after the name `_HID`.
+    hardware_id: Option<&'a [u8]>,
+    /// The resource template `_CRS`.
+    template: Option<&'a [u8]>,
+    /// `_SEG`, the PCI segment of a host bridge.
+    segment: Option<u64>,
+    /// `_CBA`, the address of a host bridge's configuration space.
+    ecam: Option<u64>,
+}
+
+/// The maximum depth of nested devices; deeper ones are skipped.
+const MAX_DEPTH: usize = 16;
+
+/// A device whose end the scan has not reached.
+#[derive(Copy, Clone, Default)]
+struct Open<'a> {
+    end: usize,
+    declarations: Declarations<'a>,
+}
+
+/// A scan of the code for devices, in one pass: each position is looked at once, whatever the code claims to be nested.
+struct Devices<'a> {
+    aml: &'a [u8],
+    at: usize,
+    /// The devices around `at`, the outermost first. The first stands for the whole code.
+    open: [Open<'a>; MAX_DEPTH],
+    depth: usize,
+}
+
+impl<'a> Devices<'a> {
+    fn new(aml: &'a [u8]) -> Self {
+        let mut open = [Open::default(); MAX_DEPTH];
+        if let Some(whole) = open.first_mut() {
+            whole.end = aml.len();
+        }
+        Self { aml, at: 0, open, depth: 1 }
+    }
+
+    fn innermost(&mut self) -> Option<&mut Open<'a>> {
+        self.open.get_mut(self.depth.checked_sub(1)?)
+    }
+
+    /// Looks at the current position and advances.
+    fn step(&mut self) -> Option<()> {
+        let rest = self.aml.get(self.at..)?;
+        let mut next = self.at.wrapping_add(1);
+        if let Some(body) = device_body(rest) {
+            let (start, end) = (self.at.wrapping_add(body.start), self.at.wrapping_add(body.end));
+            // A device is inside the one around it; otherwise these bytes are data.
+            if end <= self.innermost()?.end {
+                next = match self.open.get_mut(self.depth) {
+                    Some(free) => {
+                        *free = Open { end, declarations: Declarations::default() };
+                        self.depth = self.depth.wrapping_add(1);
+                        start
+                    }
+                    None => end,
+                };
+            }
+        } else if let Some((name, value)) = rest.split_first_chunk::<4>() {
+            let is_declared = matches!(self.aml.get(..self.at)?, [.., NAME_OP] | [.., NAME_OP, b'\\']);
+            let found = &mut self.innermost()?.declarations;
+            match (name, is_declared) {
+                (b"_HID", true) => found.hardware_id = found.hardware_id.or(Some(value)),
+                (b"_SEG", true) => found.segment = found.segment.or(constant(value)),
+                (b"_CBA", true) => found.ecam = found.ecam.or(constant(value)),
+                // A method that only returns a constant: its flags come first.
+                (b"_CBA", false) => {
+                    if let [_flags, RETURN_OP, value @ ..] = value {
+                        found.ecam = found.ecam.or(constant(value));
+                    }
+                }
+                (b"_CRS", true) => {
+                    if let Some(template) = buffer(value) {
+                        found.template = found.template.or(Some(template));
+                        // What is in the template is no code.
+                        next = next.wrapping_add(template.len());
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.at = next;
+        Some(())
+    }
+}
+
+impl<'a> Iterator for Devices<'a> {
+    type Item = Declarations<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.at;
+            let innermost = *self.innermost()?;
+            if at >= innermost.end {
+                self.depth = self.depth.wrapping_sub(1);
+                return Some(innermost.declarations);
+            }
+            self.step()?;
+        }
+    }
+}
+
+fn constant(bytes: &[u8]) -> Option<u64> {
+    integer(bytes).map(|(value, _)| value)
+}
+
+/// Returns the position of the body of the device that `bytes` begin with: what follows its length, first its name. ACPI 6.5 §20.2.5.2
+fn device_body(bytes: &[u8]) -> Option<Range<usize>> {
+    let rest = bytes.strip_prefix(&DEVICE_OP)?;
+    let range = package_range(rest)?;
+    let is_name = matches!(rest.get(range.start)?, b'A'..=b'Z' | b'_' | b'\\' | b'^' | 0x2e | 0x2f);
+    let skipped = DEVICE_OP.len();
+    is_name.then(|| range.start.wrapping_add(skipped)..range.end.wrapping_add(skipped))
+}
+
+/// Returns the virtio MMIO devices that the code declares: devices with the hardware id `LNRO0005`. The time is linear in the length of
+/// the code.
 pub fn virtio_mmio_devices(aml: &[u8]) -> impl Iterator<Item = VirtioMmio> + '_ {
-    let starts = aml.windows(2).enumerate().filter(|(_, window)| *window == DEVICE_OP);
-    starts.filter_map(|(at, _)| {
-        let body = package(aml.get(at.checked_add(2)?..)?)?;
-        let (&STRING_PREFIX, id) = declarations(body, b"_HID").next()?.split_first()? else { return None };
+    Devices::new(aml).filter_map(|device| {
+        let (&STRING_PREFIX, id) = device.hardware_id?.split_first()? else { return None };
         if !id.starts_with(VIRTIO_MMIO_HID) {
             return None;
         }
-        let template = declarations(body, b"_CRS").find_map(buffer)?;
+        let template = device.template?;
         let memory = resources(template).find_map(|resource| match resource {
             Resource::Memory { base, len } => Some((base, len)),
             Resource::Window { start, last } => Some((start, last.wrapping_sub(start).checked_add(1)?)),
@@ -220,24 +345,29 @@ pub fn virtio_mmio_devices(aml: &[u8]) -> impl Iterator<Item = VirtioMmio> + '_ 
     })
 }
 
-/// Returns the resource template of each PCI host bridge that the code declares: those with bus numbers. Pass them to [`resources`].
-pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = &[u8]> {
-    declarations(aml, b"_CRS")
-        .filter_map(buffer)
-        .filter(|template| resources(template).any(|resource| matches!(resource, Resource::Buses { .. })))
+/// A PCI host bridge, as the code declares it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct HostBridge<'a> {
+    /// Its PCI segment group: `_SEG`, 0 if that is not declared. ACPI 6.5 §6.5.6
+    pub segment: u16,
+    /// The physical address of its configuration space (ECAM), of bus 0, for a machine without MCFG: from a `_CBA` that is declared, or
+    /// from a method that only returns a constant. PCI Firmware 3.3 §4.1.3
+    pub ecam: Option<u64>,
+    /// Its resource template, for [`resources`].
+    pub template: &'a [u8],
 }
 
-/// Returns the physical address of a host bridge's configuration space (ECAM), for a machine without MCFG: from a `_CBA` that is
-/// declared, or from a method that only returns a constant. PCI Firmware 3.3 §4.1.3
-pub fn ecam_base(aml: &[u8]) -> Option<u64> {
-    let declared = declarations(aml, b"_CBA").find_map(integer);
-    let returned = || {
-        aml.windows(6).enumerate().find_map(|(at, window)| match window {
-            [b'_', b'C', b'B', b'A', _flags, RETURN_OP] => integer(aml.get(at.checked_add(6)?..)?),
-            _ => None,
-        })
-    };
-    declared.or_else(returned).map(|(base, _)| base).filter(|base| *base != 0)
+/// Returns the PCI host bridges that the code declares: devices whose resources have bus numbers. The time is linear in the length of the
+/// code.
+pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = HostBridge<'_>> {
+    Devices::new(aml).filter_map(|device| {
+        let template = device.template?;
+        let has_buses = resources(template).any(|resource| matches!(resource, Resource::Buses { .. }));
+        let segment = device.segment.unwrap_or(0) as u16;
+        let ecam = device.ecam.filter(|base| *base != 0);
+        has_buses.then_some(HostBridge { segment, ecam, template })
+    })
 }
 
 #[cfg(test)]
@@ -301,17 +431,53 @@ mod tests {
         template.extend([0x79, 0]);
         let aml = crs(&template);
         let bridge = host_bridges(&aml).next().unwrap();
-        let found: Vec<_> = resources(bridge).collect();
+        assert_eq!((bridge.segment, bridge.ecam), (0, None));
+        let found: Vec<_> = resources(bridge.template).collect();
         let window = Resource::Window { start: 0xc000_0000, last: 0xfebf_ffff };
         assert_eq!(found, [Resource::Buses { first: 0, last: 255 }, window]);
     }
 
+    /// A host bridge with bus numbers 0 to 255 and `more` declarations.
+    fn bridge(more: &[u8]) -> Vec<u8> {
+        let template = [0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 1, 0x79, 0];
+        device(&[b"PC00", &crs(&template)[..], more].concat())
+    }
+
     #[test]
     fn finds_configuration_space() {
-        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\xa4\x0c\x00\x00\x00\xe0"), Some(0xe000_0000));
-        assert_eq!(ecam_base(b"\x08_CBA\x0e\x00\x00\x00\x00\x01\x00\x00\x00"), Some(1 << 32));
-        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\x70\x0c\x00\x00\x00\xe0"), None);
-        assert_eq!(ecam_base(b"\x14\x0c_CBA\x00\xa4\x0c\x00"), None);
+        let ecam = |more: &[u8]| host_bridges(&bridge(more)).next().unwrap().ecam;
+        assert_eq!(ecam(b"\x14\x0c_CBA\x00\xa4\x0c\x00\x00\x00\xe0"), Some(0xe000_0000));
+        assert_eq!(ecam(b"\x08_CBA\x0e\x00\x00\x00\x00\x01\x00\x00\x00"), Some(1 << 32));
+        assert_eq!(ecam(b"\x14\x0c_CBA\x00\x70\x0c\x00\x00\x00\xe0"), None);
+        assert_eq!(ecam(b"\x08_CBA\x00"), None);
+    }
+
+    #[test]
+    fn a_host_bridge_has_the_segment_of_its_own_device() {
+        let mut aml = bridge(b"\x08_SEG\x00");
+        // Devices in a bridge may declare what they like.
+        aml.extend(bridge(&[&b"\x08_SEG\x0a\x01"[..], &device(b"DEV0\x08_SEG\x0a\x07")].concat()));
+        aml.extend(bridge(b""));
+        let segments: Vec<_> = host_bridges(&aml).map(|bridge| bridge.segment).collect();
+        assert_eq!(segments, [0, 1, 0]);
+    }
+
+    #[test]
+    fn devices_that_claim_to_be_nested_a_thousand_deep_are_passed_once() {
+        // Each claims the rest of the code, which took time in the square of its length.
+        let mut aml = Vec::new();
+        for _ in 0..20_000 {
+            aml.extend(*b"\x5b\x82\xcf\xff\xff\x00DEV0\x08_HID\x00");
+        }
+        aml.resize(1 << 20, 0);
+        aml.extend(virtio_device());
+        let mut scan = Devices::new(&aml);
+        let (mut steps, mut at) = (0, 0);
+        while scan.step().is_some() && scan.at < aml.len() {
+            assert!(scan.at > at);
+            (steps, at) = (steps + 1, scan.at);
+        }
+        assert!(steps <= aml.len());
     }
 
     #[test]

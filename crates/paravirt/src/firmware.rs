@@ -16,13 +16,14 @@ pub(crate) struct Map {
     pub ecam: List<Ecam, MAX_ENTRIES>,
     bridges: List<Bridge, MAX_ENTRIES>,
     pub mmio: List<VirtioMmio, MAX_ENTRIES>,
-    /// The address of configuration space from AML, for a machine without MCFG.
-    cba: Option<u64>,
 }
 
 /// A host bridge: its buses and its memory windows.
 #[derive(Clone)]
 struct Bridge {
+    segment: u16,
+    /// The address of its configuration space from AML, for a machine without MCFG.
+    ecam: Option<u64>,
     first: u8,
     last: u8,
     windows: Windows,
@@ -53,7 +54,7 @@ impl<T, const N: usize> List<T, N> {
 
 impl Map {
     pub fn collect<P: Platform>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
-        let mut map = Self { ecam: List::new(), bridges: List::new(), mmio: List::new(), cba: None };
+        let mut map = Self { ecam: List::new(), bridges: List::new(), mmio: List::new() };
         acpi_tables(memory, firmware.rsdp, |table| {
             let read = match &table.signature {
                 b"MCFG" => {
@@ -67,9 +68,11 @@ impl Map {
             }
             ControlFlow::Continue(())
         });
-        if let (0, Some(base)) = (map.ecam.iter().count(), map.cba) {
-            for Bridge { first, last, .. } in map.bridges.iter() {
-                map.ecam.push(Ecam { base, segment: 0, first: *first, last: *last });
+        if map.ecam.iter().count() == 0 {
+            for Bridge { segment, ecam, first, last, .. } in map.bridges.iter() {
+                if let Some(base) = *ecam {
+                    map.ecam.push(Ecam { base, segment: *segment, first: *first, last: *last });
+                }
             }
         }
         for device in mmio_devices(firmware.command_line) {
@@ -95,9 +98,8 @@ impl Map {
 
     fn add_aml(&mut self, aml: &[u8]) {
         aml::virtio_mmio_devices(aml).for_each(|device| self.mmio.push(device));
-        self.cba = self.cba.or_else(|| aml::ecam_base(aml));
-        for template in aml::host_bridges(aml) {
-            let mut bridge = Bridge { first: 0, last: 0, windows: Windows::new() };
+        for aml::HostBridge { segment, ecam, template, .. } in aml::host_bridges(aml) {
+            let mut bridge = Bridge { segment, ecam, first: 0, last: 0, windows: Windows::new() };
             for resource in aml::resources(template) {
                 match resource {
                     Resource::Buses { first, last } => (bridge.first, bridge.last) = (first, last),
@@ -112,7 +114,8 @@ impl Map {
         }
     }
 
-    /// Enumerates the host bridges whose buses `access` reaches, or its first bus if firmware declares no bridge.
+    /// Enumerates the host bridges whose buses `access` reaches, or its first bus if firmware declares no bridge there. Buses that are in
+    /// `walked` are left out, however often firmware describes them: a device has one owner.
     ///
     /// # Safety
     ///
@@ -121,18 +124,99 @@ impl Map {
         &self,
         access: &ConfigAccess<P>,
         is_driven: fn(&FunctionInfo) -> bool,
+        walked: &mut Walked,
         visit: &mut dyn FnMut(PciSlot<P>),
     ) {
         let (first, last) = access.buses();
-        let mut is_walked = false;
-        for bridge in self.bridges.iter().filter(|bridge| (first..=last).contains(&bridge.first)) {
-            is_walked = true;
-            // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of `probe`.
-            unsafe { enumerate(access, bridge.first, &mut bridge.windows.clone(), is_driven, &mut *visit) };
+        let segment = access.segment();
+        let is_reached = |b: &&Bridge| b.segment == segment && (first..=last).contains(&b.first);
+        let mut is_declared = false;
+        for bridge in self.bridges.iter().filter(is_reached) {
+            is_declared = true;
+            // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of this function.
+            unsafe { walk(access, bridge.first, &mut bridge.windows.clone(), is_driven, walked, visit) };
         }
-        if !is_walked {
-            // SAFETY: there are no windows to allocate from; the rest is the contract of `probe`.
-            unsafe { enumerate(access, first, &mut Windows::new(), is_driven, visit) };
+        if !is_declared {
+            // SAFETY: there are no windows to allocate from; the rest is the contract of this function.
+            unsafe { walk(access, first, &mut Windows::new(), is_driven, walked, visit) };
         }
+    }
+}
+
+/// Enumerates from bus `root` on, and passes on the functions of buses that are new.
+///
+/// # Safety
+///
+/// As for [`enumerate`].
+unsafe fn walk<P: Platform>(
+    access: &ConfigAccess<P>,
+    root: u8,
+    windows: &mut Windows,
+    is_driven: fn(&FunctionInfo) -> bool,
+    walked: &mut Walked,
+    visit: &mut dyn FnMut(PciSlot<P>),
+) {
+    let segment = access.segment();
+    if walked.contains(segment, root) {
+        return;
+    }
+    let mut current = None;
+    let new = |slot: PciSlot<P>| {
+        let bus = slot.address().bus;
+        if current != Some(bus) && !walked.add(segment, bus) {
+            return;
+        }
+        current = Some(bus);
+        visit(slot);
+    };
+    // SAFETY: the contract of this function is that of the callee.
+    unsafe { enumerate(access, root, windows, is_driven, new) };
+}
+
+/// The PCI buses whose functions were visited, of every segment.
+pub(crate) struct Walked(List<(u16, [u64; 4]), MAX_ENTRIES>);
+
+impl Walked {
+    pub const fn new() -> Self {
+        Self(List::new())
+    }
+
+    fn contains(&self, segment: u16, bus: u8) -> bool {
+        let (word, bit) = (usize::from(bus >> 6), 1u64 << (bus & 63));
+        self.0
+            .iter()
+            .filter(|(s, _)| *s == segment)
+            .any(|(_, buses)| buses.get(word).is_some_and(|w| w & bit != 0))
+    }
+
+    /// Adds a bus; returns false if it is there already, or if it cannot be recorded.
+    fn add(&mut self, segment: u16, bus: u8) -> bool {
+        if self.contains(segment, bus) {
+            return false;
+        }
+        if !self.0.iter().any(|(s, _)| *s == segment) {
+            self.0.push((segment, [0; 4]));
+        }
+        let (word, bit) = (usize::from(bus >> 6), 1u64 << (bus & 63));
+        let entry = self.0.entries.iter_mut().flatten().find(|(s, _)| *s == segment);
+        entry.and_then(|(_, buses)| buses.get_mut(word)).map(|w| *w |= bit).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_is_visited_once_in_each_segment() {
+        let mut walked = Walked::new();
+        assert!(walked.add(0, 0) && walked.add(1, 0) && walked.add(0, 255) && walked.add(0, 64));
+        assert!(!walked.add(0, 0) && !walked.add(1, 0) && !walked.add(0, 255));
+        assert!(walked.contains(0, 64) && !walked.contains(1, 64));
+        // What cannot be recorded is not visited.
+        for segment in 2..MAX_ENTRIES as u16 {
+            assert!(walked.add(segment, 9));
+        }
+        assert!(!walked.add(100, 9));
     }
 }

@@ -1,7 +1,7 @@
 //! virtio devices on PCI and MMIO.
 
 use crate::controllers::Controllers;
-use crate::firmware::Map;
+use crate::firmware::{Map, Walked};
 use crate::{
     AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
     Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
@@ -54,26 +54,27 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         hand_over(Place::Pci(slot.address()), device);
     };
     let is_driven = |info: &paravirt_pci::FunctionInfo| transport::is_virtio(info).is_some();
-    let mut is_reached = false;
+    let (mut is_reached, mut walked) = (false, Walked::new());
     for range in map.ecam.iter() {
         // SAFETY: the MCFG reports configuration space there, and by the contract of `probe` firmware's tables are true.
         match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
             Ok(access) => {
                 is_reached = true;
                 // SAFETY: the caller upholds the same contract.
-                unsafe { map.enumerate(&access, is_driven, &mut visit) };
+                unsafe { map.enumerate(&access, is_driven, &mut walked, &mut visit) };
             }
             Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
         }
     }
     if !is_reached {
         // SAFETY: ECAM is not in use; the rest is the caller's contract.
-        unsafe { map.enumerate(&ConfigAccess::ports(platform), is_driven, &mut visit) };
+        unsafe { map.enumerate(&ConfigAccess::ports(platform), is_driven, &mut walked, &mut visit) };
     }
 
-    let mut floor = None;
-    while let Some(next) = map.mmio.iter().filter(|d| Some(d.base) > floor).min_by_key(|d| d.base) {
-        floor = Some(next.base);
+    // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
+    let mut floor = 0;
+    while let Some(next) = map.mmio.iter().filter(|d| d.base >= floor).min_by_key(|d| d.base) {
+        floor = next.base.saturating_add(next.len.max(1));
         let len = usize::try_from(next.len).unwrap_or(usize::MAX);
         // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
         let device = match unsafe { transport::mmio(platform, next.base, len, next.line) } {
