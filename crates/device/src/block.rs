@@ -225,7 +225,8 @@ impl<Q: BlockQueue + ?Sized> BlockQueue for &mut Q {
 
 /// Returns a future of the next completion of a queue.
 ///
-/// Kicks at once. Await one such future of a queue at a time: a second one replaces the waker of the first.
+/// Kicks at once. Await one such future of a queue at a time: a second one replaces the waker of the first. It fails with
+/// [`Fault::Reset`] when everything in flight has been returned while the device is being reset; then await [`restarted`].
 pub fn next_completion<Q: BlockQueue + ?Sized>(
     queue: &mut Q,
 ) -> impl Future<Output = Result<Completion<Q::Buffer>, Fault>> {
@@ -238,6 +239,25 @@ pub fn next_completion<Q: BlockQueue + ?Sized>(
             }
             if queue.arm() == Arm::Armed {
                 return Poll::Pending;
+            }
+        }
+    })
+}
+
+/// Returns a future that waits for the end of a reset: after [`Fault::Reset`], or a refusal because of it. It returns `None` when the
+/// device is in service again, or a completion if one was left to return: then await it again.
+///
+/// The device restarts when its other queues have been drained; see [`Fault::Reset`]. Await one future of a queue at a time.
+pub fn restarted<Q: BlockQueue + ?Sized>(
+    queue: &mut Q,
+) -> impl Future<Output = Result<Option<Completion<Q::Buffer>>, Fault>> {
+    core::future::poll_fn(move |cx| {
+        queue.register(cx.waker());
+        loop {
+            match queue.complete() {
+                Err(Fault::Reset) if queue.arm() == Arm::Armed => return Poll::Pending,
+                Err(Fault::Reset) => {}
+                done => return Poll::Ready(done),
             }
         }
     })

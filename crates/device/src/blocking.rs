@@ -1,4 +1,4 @@
-use crate::{BlockQueue, Completion, Durability, Fault, IoError, Op, Rejected, Request, Unmap};
+use crate::{BlockInfo, BlockQueue, Completion, Durability, Fault, IoError, Op, Rejected, Request, Unmap};
 use core::{fmt, time::Duration};
 use paravirt_platform::{DmaSlice, Instant, Platform};
 
@@ -38,11 +38,17 @@ impl From<Fault> for BlockingError {
 /// return while the device may still write to the buffer. `sleep` is called when no completion is ready, with the latest instant
 /// at which it must return: it may halt the processor if [`arm`](crate::Notify::arm) returned [`Arm::Armed`](crate::Arm::Armed),
 /// or return at once.
+///
+/// Transfers and discards are divided into requests within the limits of the device. While the device is being reset (because another of
+/// its queues was reset, or dropped with requests in flight), a call waits until it is in service again, and sends a request that
+/// was aborted again, within its timeout: each operation has the same effect a second time. The device restarts when its other
+/// queues have been drained; call [`BlockDevice::poll_event`](crate::BlockDevice::poll_event) meanwhile if the first queue of the device is
+/// not in use.
 pub struct Blocking<P: Platform, Q, S> {
     queue: Q,
     platform: P,
     bounce: Option<DmaSlice<P>>,
-    block_size: u32,
+    info: BlockInfo,
     timeout: Duration,
     sleep: S,
     tag: u64,
@@ -54,17 +60,17 @@ where
     Q: BlockQueue<Buffer = DmaSlice<P>>,
     S: FnMut(&mut Q, Instant),
 {
-    /// Wraps `queue`. The capacity of `bounce`, at least one block of `block_size` bytes, limits the transfer of one request. A
-    /// request that takes longer than `timeout` is aborted, and the device is reset.
+    /// Wraps `queue` of the device that `info` describes. The capacity of `bounce`, at least one block, limits the transfer of one
+    /// request. A request that takes longer than `timeout` is aborted, and the device is reset.
     pub fn new(
         queue: Q,
         platform: P,
         bounce: DmaSlice<P>,
-        block_size: u32,
+        info: &BlockInfo,
         timeout: Duration,
         sleep: S,
     ) -> Self {
-        Self { queue, platform, bounce: Some(bounce), block_size, timeout, sleep, tag: 0 }
+        Self { queue, platform, bounce: Some(bounce), info: *info, timeout, sleep, tag: 0 }
     }
 
     /// Returns the queue.
@@ -72,21 +78,60 @@ where
         self.queue
     }
 
-    fn run(&mut self, op: Op<DmaSlice<P>>) -> Result<(), BlockingError> {
-        self.tag = self.tag.wrapping_add(1);
+    /// Runs `op` and returns its result. It is sent again while it is refused or aborted because the device is being reset.
+    fn run(&mut self, mut op: Op<DmaSlice<P>>) -> Result<(), BlockingError> {
         let deadline = self.platform.now().saturating_add(self.timeout);
-        if let Err(refused) = self.queue.submit(Request::new(self.tag, op).with_deadline(deadline)) {
-            if let Some(buffer) = refused.request.op.into_buffer() {
-                self.bounce = Some(buffer);
+        loop {
+            // What is sent again if the request is aborted.
+            let again = Again::of(&op);
+            self.tag = self.tag.wrapping_add(1);
+            let (result, buffer) = match self.queue.submit(Request::new(self.tag, op).with_deadline(deadline))
+            {
+                Ok(()) => {
+                    self.queue.kick();
+                    let done = self.wait()?;
+                    (done.result.map_err(BlockingError::Io), done.buffer)
+                }
+                Err(refused) => {
+                    (Err(BlockingError::Rejected(refused.reason)), refused.request.op.into_buffer())
+                }
+            };
+            let is_reset = matches!(
+                result,
+                Err(BlockingError::Io(IoError::Aborted)
+                    | BlockingError::Rejected(Rejected::Faulted(Fault::Reset)))
+            );
+            let is_late = self.platform.now() >= deadline;
+            let next = if is_reset && !is_late { again.op(buffer) } else { Err(buffer) };
+            match next {
+                Ok(next) => op = next,
+                Err(buffer) => {
+                    if buffer.is_some() {
+                        self.bounce = buffer;
+                    }
+                    return result;
+                }
             }
-            return Err(BlockingError::Rejected(refused.reason));
+            if let Err(fault) = self.wait_for_restart(deadline) {
+                self.bounce = op.into_buffer();
+                return Err(fault.into());
+            }
         }
-        self.queue.kick();
-        let done = self.wait()?;
-        if done.buffer.is_some() {
-            self.bounce = done.buffer;
+    }
+
+    /// Waits until the device is in service again. The queue has nothing in flight.
+    fn wait_for_restart(&mut self, deadline: Instant) -> Result<(), Fault> {
+        loop {
+            match self.queue.complete() {
+                Ok(None) => return Ok(()),
+                // A completion of an earlier call that failed.
+                Ok(Some(_)) => {}
+                Err(Fault::Reset) if self.platform.now() < deadline => {
+                    (self.sleep)(&mut self.queue, deadline);
+                }
+                Err(fault) => return Err(fault),
+            }
         }
-        done.result.map_err(BlockingError::Io)
     }
 
     fn wait(&mut self) -> Result<Completion<DmaSlice<P>>, Fault> {
@@ -109,9 +154,11 @@ where
     fn take_bounce(&mut self, len: usize) -> Result<DmaSlice<P>, BlockingError> {
         // `None` only if the buffer was leaked because the device did not quiesce; then the queue has a fault.
         let mut bounce = self.bounce.take().ok_or(BlockingError::Fault(Fault::Timeout))?;
-        let block = self.block_size.max(1) as usize;
-        let whole = bounce.capacity().saturating_sub(bounce.capacity().checked_rem(block).unwrap_or(0));
-        bounce.set_len(len.min(whole));
+        let block = self.info.block_size.max(1) as usize;
+        // The buffer is contiguous: one segment.
+        let limit = self.info.max_bytes.min(self.info.max_segment_bytes) as usize;
+        let room = bounce.capacity().min(limit);
+        bounce.set_len(len.min(room.saturating_sub(room.checked_rem(block).unwrap_or(0))));
         Ok(bounce)
     }
 
@@ -172,22 +219,76 @@ where
     ///
     /// # Errors
     ///
-    /// [`BlockingError`].
+    /// [`BlockingError`]; a part of the blocks may have been discarded.
     pub fn discard(&mut self, lba: u64, blocks: u32) -> Result<(), BlockingError> {
-        self.run(Op::Discard { lba, blocks })
+        let limit = self.info.discard.map_or(0, |limits| limits.max_blocks);
+        self.in_pieces(lba, blocks, limit, |lba, blocks| Op::Discard { lba, blocks })
     }
 
     /// Makes `blocks` blocks from `lba` on read as zeroes.
     ///
     /// # Errors
     ///
-    /// [`BlockingError`].
+    /// [`BlockingError`]; a part of the blocks may have been zeroed.
     pub fn write_zeroes(&mut self, lba: u64, blocks: u32, unmap: Unmap) -> Result<(), BlockingError> {
-        self.run(Op::WriteZeroes { lba, blocks, unmap })
+        let limit = self.info.write_zeroes.map_or(0, |limits| limits.max_blocks);
+        self.in_pieces(lba, blocks, limit, |lba, blocks| Op::WriteZeroes { lba, blocks, unmap })
+    }
+
+    /// Runs `op` on at most `limit` blocks at a time. A device without the operation refuses the first request.
+    fn in_pieces(
+        &mut self,
+        mut lba: u64,
+        mut blocks: u32,
+        limit: u32,
+        op: impl Fn(u64, u32) -> Op<DmaSlice<P>>,
+    ) -> Result<(), BlockingError> {
+        loop {
+            let piece = if limit == 0 { blocks } else { blocks.min(limit) };
+            self.run(op(lba, piece))?;
+            blocks = blocks.saturating_sub(piece);
+            lba = lba.saturating_add(u64::from(piece));
+            if blocks == 0 {
+                return Ok(());
+            }
+        }
     }
 
     fn after(&self, lba: u64, len: usize) -> u64 {
-        lba.saturating_add((len as u64).checked_div(u64::from(self.block_size)).unwrap_or(0))
+        lba.saturating_add((len as u64).checked_div(u64::from(self.info.block_size)).unwrap_or(0))
+    }
+}
+
+/// An operation without its buffer, to be sent again.
+enum Again {
+    Read { lba: u64 },
+    Write { lba: u64, durability: Durability },
+    Flush,
+    Discard { lba: u64, blocks: u32 },
+    WriteZeroes { lba: u64, blocks: u32, unmap: Unmap },
+}
+
+impl Again {
+    fn of<B>(op: &Op<B>) -> Self {
+        match *op {
+            Op::Read { lba, .. } => Self::Read { lba },
+            Op::Write { lba, durability, .. } => Self::Write { lba, durability },
+            Op::Flush => Self::Flush,
+            Op::Discard { lba, blocks } => Self::Discard { lba, blocks },
+            Op::WriteZeroes { lba, blocks, unmap } => Self::WriteZeroes { lba, blocks, unmap },
+        }
+    }
+
+    /// Returns the operation; `buffer` if it needs one and it has been leaked.
+    fn op<B>(self, buffer: Option<B>) -> Result<Op<B>, Option<B>> {
+        Ok(match (self, buffer) {
+            (Self::Read { lba }, Some(into)) => Op::Read { lba, into },
+            (Self::Write { lba, durability }, Some(from)) => Op::Write { lba, from, durability },
+            (Self::Flush, _) => Op::Flush,
+            (Self::Discard { lba, blocks }, _) => Op::Discard { lba, blocks },
+            (Self::WriteZeroes { lba, blocks, unmap }, _) => Op::WriteZeroes { lba, blocks, unmap },
+            (Self::Read { .. } | Self::Write { .. }, None) => return Err(None),
+        })
     }
 }
 
@@ -195,7 +296,7 @@ impl<P: Platform, Q: fmt::Debug, S> fmt::Debug for Blocking<P, Q, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Blocking")
             .field("queue", &self.queue)
-            .field("block_size", &self.block_size)
+            .field("info", &self.info)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }

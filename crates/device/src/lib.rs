@@ -94,7 +94,7 @@ pub use agent::{Agent, Fact, HostTime, PowerRequest, ValuePool};
 pub use balloon::{Balloon, BalloonInfo, BalloonMemory, HeldPages, MemoryStatistics, PageRange};
 pub use block::{
     Access, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Cache, Completion, DiscardLimits, Durability, Op,
-    Refused, Request, Serial, Unmap, ZeroLimits, next_completion,
+    Refused, Request, Serial, Unmap, ZeroLimits, next_completion, restarted,
 };
 pub use blocking::{Blocking, BlockingError};
 pub use error::{ControlError, Fault, IoError, Rejected};

@@ -7,6 +7,7 @@
 //! device. A device that violated the protocol, was removed or did not confirm the reset stays out of service instead.
 
 use crate::features::Features;
+use crate::queue::memory::QueueMemory;
 use crate::queue::{QueueAddresses, Quiesced};
 use crate::transport::{
     self, DeviceStatus, Doorbell, InterruptAck, InterruptStatus, OpenError, Transport, VirtioTransport,
@@ -84,15 +85,30 @@ struct Setup {
     addresses: QueueAddresses,
     message: Option<u16>,
     is_drained: bool,
+    /// Whether its rings are as they were when it was registered: a restart need not wait for it.
+    is_untouched: bool,
 }
 
 struct Inner<P: Platform> {
     transport: Transport<P>,
     queues: [Option<Setup>; MAX_QUEUES],
+    /// The memory of queues that were dropped idle while the device could access it, until the next reset.
+    parked: [Option<QueueMemory<P>>; MAX_QUEUES],
     config_message: Option<u16>,
     vectors: [Option<Vector>; MAX_QUEUES + 1],
     /// Whether the device confirmed the last reset and has not been given queue addresses since.
     is_quiesced: bool,
+}
+
+impl<P: Platform> Inner<P> {
+    /// Frees the memory of queues that were dropped idle, if `proof` shows that the device has stopped; otherwise it stays leaked.
+    fn release_parked(&mut self, proof: Option<&Quiesced>) {
+        for mut memory in self.parked.iter_mut().filter_map(Option::take) {
+            if let Some(proof) = proof {
+                memory.set_quiesced(proof);
+            }
+        }
+    }
 }
 
 /// The state that interrupt handlers access: a separate allocation that neither moves nor is freed until every handler has been
@@ -198,6 +214,7 @@ impl<P: Platform> VirtioDevice<P> {
         let inner = Inner {
             transport,
             queues: [None; MAX_QUEUES],
+            parked: [const { None }; MAX_QUEUES],
             config_message: None,
             vectors: [None; MAX_QUEUES + 1],
             is_quiesced: true,
@@ -256,7 +273,7 @@ impl<P: Platform> VirtioDevice<P> {
     pub fn add_queue(&self, index: u16, addresses: QueueAddresses) -> Option<usize> {
         let mut inner = self.inner.lock();
         let (place, free) = inner.queues.iter_mut().enumerate().find(|(_, q)| q.is_none())?;
-        *free = Some(Setup { index, addresses, message: None, is_drained: false });
+        *free = Some(Setup { index, addresses, message: None, is_drained: false, is_untouched: false });
         Some(place)
     }
 
@@ -398,18 +415,22 @@ impl<P: Platform> VirtioDevice<P> {
         }
         let (proof, failed) = transport::reset(&self.platform, &mut *inner.transport);
         inner.is_quiesced = proof.is_some();
+        inner.release_parked(proof.as_ref());
         let fault = failed.unwrap_or(fault);
         if fault != Fault::Reset {
             log::warn!("virtio: device out of service: {fault}");
         }
         let mut live = 0u16;
         for queue in inner.queues.iter_mut().flatten() {
-            queue.is_drained = false;
-            live = live.saturating_add(1);
+            queue.is_drained = queue.is_untouched;
+            live = live.saturating_add(u16::from(!queue.is_untouched));
         }
         self.undrained.store(live, Ordering::Relaxed);
         self.fault.store(code(fault), Ordering::Release);
         self.generation.store(generation.wrapping_add(1), Ordering::Release);
+        if live == 0 {
+            self.restart_if_drained(&mut inner, 0);
+        }
         drop(inner);
         self.wake_all();
     }
@@ -457,7 +478,7 @@ impl<P: Platform> VirtioDevice<P> {
     /// Resets one queue if the device supports that (VIRTIO_F_RING_RESET) and returns the proof; `None` if it does not, or does
     /// not confirm the reset. VIRTIO 1.3 §2.6.1
     pub fn reset_queue(&self, place: usize, generation: u32) -> Option<Quiesced> {
-        if self.features & Features::RING_RESET.bits() == 0 {
+        if !self.can_reset_queue() {
             return None;
         }
         let inner = &mut *self.inner.lock();
@@ -489,6 +510,34 @@ impl<P: Platform> VirtioDevice<P> {
             inner.transport.set_queue_message(queue.index, queue.message);
         }
         inner.transport.enable_queue(queue.index, &queue.addresses)
+    }
+
+    /// Returns whether the device can reset one queue alone.
+    pub fn can_reset_queue(&self) -> bool {
+        self.features & Features::RING_RESET.bits() != 0
+    }
+
+    /// Keeps the memory of the idle queue at `place` until the next reset, after which the queue is not enabled again. Returns false if
+    /// the device was reset after `generation`; `memory` is not called then.
+    pub fn park(&self, place: usize, generation: u32, memory: impl FnOnce() -> QueueMemory<P>) -> bool {
+        let inner = &mut *self.inner.lock();
+        if self.generation() != generation {
+            return false;
+        }
+        let (Some(slot), Some(queue)) = (inner.parked.get_mut(place), inner.queues.get_mut(place)) else {
+            return false;
+        };
+        *slot = Some(memory());
+        *queue = None;
+        true
+    }
+
+    /// Records whether the rings of the queue at `place` are as they were when it was registered, as long as nobody uses it: a restart of
+    /// the device does not wait for such a queue to be drained.
+    pub fn set_untouched(&self, place: usize, is_untouched: bool) {
+        if let Some(Some(queue)) = self.inner.lock().queues.get_mut(place) {
+            queue.is_untouched = is_untouched;
+        }
     }
 
     /// Takes a queue out of service that is about to be dropped, and returns proof if the device has released its memory. Without
@@ -565,7 +614,8 @@ impl<P: Platform> VirtioDevice<P> {
 impl<P: Platform> Drop for VirtioDevice<P> {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        let _ = transport::reset(&self.platform, &mut *inner.transport);
+        let (proof, _) = transport::reset(&self.platform, &mut *inner.transport);
+        inner.release_parked(proof.as_ref());
         inner.transport.disable_messages();
         for vector in inner.vectors.iter().flatten() {
             self.platform.interrupts().unbind(*vector);

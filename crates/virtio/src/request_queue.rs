@@ -120,7 +120,7 @@ fn has_split_tables(features: Features) -> bool {
     !has_other_format && features.contains(Features::INDIRECT_DESC)
 }
 
-impl<P: Platform, Q: Ring> QueueBuilder<P, Q> {
+impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
     fn register(
         device: &PageArc<P, VirtioDevice<P>>,
         index: u16,
@@ -169,7 +169,7 @@ impl<P: Platform, Q: Ring> Drop for QueueBuilder<P, Q> {
 /// The data path checks a single word, the *gate*. While the gate is open, it holds the queue's generation; while the queue is
 /// being drained or its driver has other completions to return, the gate is [`CLOSED`], a value that no generation has. The data
 /// path compares the gate with the device's generation and calls the slow path if they differ.
-pub(crate) struct RequestQueue<P: Platform, Q: Ring> {
+pub(crate) struct RequestQueue<P: Platform, Q: Ring<Platform = P>> {
     gate: u64,
     queue: Q,
     device: PageArc<P, VirtioDevice<P>>,
@@ -187,7 +187,7 @@ pub(crate) struct RequestQueue<P: Platform, Q: Ring> {
 /// The value of a closed gate.
 const CLOSED: u64 = u64::MAX;
 
-impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
+impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
     #[inline(always)]
     pub fn queue(&self) -> &Q {
         &self.queue
@@ -359,6 +359,28 @@ impl<P: Platform, Q: Ring> RequestQueue<P, Q> {
         self.after_reset()
     }
 
+    /// See [`VirtioDevice::set_untouched`].
+    pub fn set_untouched(&self, is_untouched: bool) {
+        self.device.set_untouched(self.place, is_untouched);
+    }
+
+    /// If nothing is in flight and the device cannot reset the queue alone, gives the memory of the queue to the device, which keeps it
+    /// until its next reset: the other queues are not disturbed. Returns `None` if the queue has to be reset instead. The queue is not
+    /// used after that.
+    fn park(&mut self) -> Option<()> {
+        if !self.is_in_service() || self.device.can_reset_queue() {
+            return None;
+        }
+        // What has been completed is not in flight any more. A queue completes no more than its size.
+        while self.queue.in_flight() > 0 && matches!(self.queue.pop(), Ok(Some(_))) {}
+        if self.queue.in_flight() > 0 {
+            return None;
+        }
+        // SAFETY: nothing is in flight, and the only caller drops the queue.
+        let memory = || unsafe { self.queue.take_memory() };
+        self.device.park(self.place, self.generation, memory).then_some(())
+    }
+
     fn after_reset(&self) -> Result<(), Fault> {
         match self.device.fault() {
             None | Some(Fault::Reset) => Ok(()),
@@ -445,14 +467,14 @@ impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
     }
 }
 
-impl<P: Platform, Q: Ring> Drop for RequestQueue<P, Q> {
+impl<P: Platform, Q: Ring<Platform = P>> Drop for RequestQueue<P, Q> {
     fn drop(&mut self) {
         let proof = match self.reset.take() {
             Some(proof) => {
                 self.device.forget(self.place);
                 Some(proof)
             }
-            None => self.device.retire(self.place),
+            None => self.park().map_or_else(|| self.device.retire(self.place), |()| None),
         };
         if let Some(proof) = proof {
             while self.queue.reclaim_next(Some(&proof)).is_some() {}

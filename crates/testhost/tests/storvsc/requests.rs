@@ -83,8 +83,8 @@ fn blocking_calls_reach_every_operation() {
     let bounce = bench.filled(4096, 0);
     let relax = bench.guest.clone();
     let wait = move |_: &mut Queue, _: Instant| relax.relax();
-    let size = disk.info().block_size;
-    let mut io = Blocking::new(queue, bench.guest.clone(), bounce, size, Duration::from_secs(5), wait);
+    let info = disk.info();
+    let mut io = Blocking::new(queue, bench.guest.clone(), bounce, &info, Duration::from_secs(5), wait);
     let data: Vec<u8> = (0..10 * 512).map(|i| (i / 7) as u8).collect();
     io.write(3, &data, Durability::Cached).expect("write");
     let mut back = vec![0; data.len()];

@@ -209,6 +209,7 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
         if let Some(Some(first)) = queues.first_mut() {
             info.serial = first.serial().unwrap_or_default();
         }
+        queues.iter_mut().skip(1).flatten().for_each(BlkQueue::set_untouched);
         Ok(Self { device, limits, info, queues, reported: None })
     }
 }
@@ -268,13 +269,13 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {
     }
 
     fn take_queue(&mut self, index: u16) -> Option<BlkQueue<P, B>> {
-        self.queues.get_mut(usize::from(index))?.take()
+        self.queues.get_mut(usize::from(index))?.take().map(BlkQueue::into_use)
     }
 
     fn poll_event(&mut self) -> Option<BlockEvent> {
         if self.device.take_config_change() {
             if self.device.fault() == Some(Fault::Reset) {
-                // Queues that were not taken have to be drained here, since the restart waits for them.
+                // The first queue was used when the device was opened: if nobody has taken it, it is drained here.
                 for queue in self.queues.iter_mut().flatten() {
                     while let Ok(Some(_)) = queue.complete() {}
                 }

@@ -131,6 +131,19 @@ macro_rules! each {
 }
 
 impl<P: Platform, B: DmaBuffer> BlkQueue<P, B> {
+    /// Records that nobody uses the queue yet: a restart of the device does not wait for it.
+    pub(super) fn set_untouched(&mut self) {
+        each!(self, queue => queue.queue.set_untouched(true));
+    }
+
+    /// Hands the queue out: from now on a restart of the device waits for it.
+    pub(super) fn into_use(mut self) -> Self {
+        each!(self, queue => queue.queue.set_untouched(false));
+        // The device may have been restarted since the queue was registered. There is nothing in flight.
+        while let Ok(Some(_)) = self.complete() {}
+        self
+    }
+
     pub(super) fn with_records(
         queue: RequestQueue<P, RecordQueue<P, B, Pending>>,
         limits: &PageArc<P, Limits>,
@@ -258,7 +271,7 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for BlkQueue<P, B> {
 }
 
 /// A queue of one kind.
-struct TypedQueue<P: Platform, B: DmaBuffer, R: BlkRing<B>> {
+struct TypedQueue<P: Platform, B: DmaBuffer, R: BlkRing<B, Platform = P>> {
     queue: RequestQueue<P, R>,
     limits: PageArc<P, Limits>,
     /// A lower bound of the deadlines of the requests in flight.
@@ -269,7 +282,7 @@ struct TypedQueue<P: Platform, B: DmaBuffer, R: BlkRing<B>> {
     local: Fifo<P, u64>,
 }
 
-impl<P: Platform, B: DmaBuffer, R: BlkRing<B>> TypedQueue<P, B, R> {
+impl<P: Platform, B: DmaBuffer, R: BlkRing<B, Platform = P>> TypedQueue<P, B, R> {
     fn new(queue: RequestQueue<P, R>, limits: &PageArc<P, Limits>, size: u16) -> Result<Self, AllocError> {
         let platform = queue.device().platform();
         let held = PageTable::new(platform, usize::from(size), |_| None)?;

@@ -286,7 +286,13 @@ impl<P: Platform, B: DmaBuffer> FrameQueue<P, B> {
     }
 }
 
-impl<P: Platform, B: DmaBuffer> Sealed for FrameQueue<P, B> {}
+impl<P: Platform, B: DmaBuffer> Sealed for FrameQueue<P, B> {
+    type Platform = P;
+
+    unsafe fn take_memory(&mut self) -> QueueMemory<P> {
+        core::mem::replace(&mut self.memory, QueueMemory::new())
+    }
+}
 
 impl<P: Platform, B: DmaBuffer> Ring for FrameQueue<P, B> {
     type Used = FrameUsed<B>;

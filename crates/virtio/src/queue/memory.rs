@@ -1,13 +1,14 @@
 //! The memory of a queue that the device accesses.
 
 use super::{QueueAddresses, Quiesced};
+use core::fmt;
 use paravirt_platform::{AllocError, DmaRegion, Platform};
 
 /// The maximum number of regions of a queue: rings, indirect tables, areas.
 const MAX_REGIONS: usize = 3;
 
 /// The memory that a queue owns. Dropping it leaks the memory if the device may still access it.
-pub(super) struct QueueMemory<P: Platform> {
+pub struct QueueMemory<P: Platform> {
     regions: [Option<DmaRegion<P>>; MAX_REGIONS],
     /// Whether a device may have the addresses and has not been confirmed to have stopped since.
     is_live: bool,
@@ -34,6 +35,12 @@ impl<P: Platform> QueueMemory<P> {
     /// Records that the device has stopped.
     pub fn set_quiesced(&mut self, _proof: &Quiesced) {
         self.is_live = false;
+    }
+}
+
+impl<P: Platform> fmt::Debug for QueueMemory<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueMemory").field("is_live", &self.is_live).finish_non_exhaustive()
     }
 }
 

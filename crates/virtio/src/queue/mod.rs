@@ -20,7 +20,7 @@
 pub mod decide;
 mod frame;
 mod in_order;
-mod memory;
+pub(crate) mod memory;
 mod packed;
 mod record;
 mod slots;

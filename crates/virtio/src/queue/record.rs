@@ -424,7 +424,13 @@ impl<P: Platform, B: DmaBuffer, X> RecordQueue<P, B, X> {
     }
 }
 
-impl<P: Platform, B: DmaBuffer, X> Sealed for RecordQueue<P, B, X> {}
+impl<P: Platform, B: DmaBuffer, X> Sealed for RecordQueue<P, B, X> {
+    type Platform = P;
+
+    unsafe fn take_memory(&mut self) -> QueueMemory<P> {
+        core::mem::replace(&mut self.memory, QueueMemory::new())
+    }
+}
 
 impl<P: Platform, B: DmaBuffer, X> Ring for RecordQueue<P, B, X> {
     type Used = Used<B, X>;

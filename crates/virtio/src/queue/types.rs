@@ -166,7 +166,20 @@ pub(super) unsafe fn reclaim_or_leak<B: DmaBuffer>(mut buffer: B, proof: Option<
 }
 
 mod sealed {
-    pub trait Sealed {}
+    use crate::queue::memory::QueueMemory;
+    use paravirt_platform::Platform;
+
+    pub trait Sealed {
+        /// The platform that the memory of the queue comes from.
+        type Platform: Platform;
+
+        /// Takes the memory that the device accesses from a queue that is about to be dropped, to keep it until the device is reset.
+        ///
+        /// # Safety
+        ///
+        /// The queue is not used any more, except that it is dropped, and has no requests in flight.
+        unsafe fn take_memory(&mut self) -> QueueMemory<Self::Platform>;
+    }
 }
 pub(crate) use sealed::Sealed;
 

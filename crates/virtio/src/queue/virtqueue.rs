@@ -366,7 +366,13 @@ struct Enqueued {
     writable: u32,
 }
 
-impl<P: Platform, B: DmaBuffer, X> Sealed for VirtQueue<P, B, X> {}
+impl<P: Platform, B: DmaBuffer, X> Sealed for VirtQueue<P, B, X> {
+    type Platform = P;
+
+    unsafe fn take_memory(&mut self) -> QueueMemory<P> {
+        core::mem::replace(&mut self.memory, QueueMemory::new())
+    }
+}
 
 impl<P: Platform, B: DmaBuffer, X> Ring for VirtQueue<P, B, X> {
     type Used = Used<B, X>;

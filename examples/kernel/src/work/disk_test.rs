@@ -196,7 +196,8 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     let mut queues = devices.disk_queues(index)?;
     queues.truncate(smp::count() as usize);
     let depth = usize::from(info.depth).min(BUFFERS / info.block_size as usize).max(1);
-    let bytes = (BUFFERS / depth).min(BUFFER).min(info.max_bytes as usize) as u64 & !(size - 1);
+    let limit = info.max_bytes.min(info.max_segment_bytes) as usize;
+    let bytes = (BUFFERS / depth).min(BUFFER).min(limit) as u64 & !(size - 1);
     let chunk = bytes.max(size) / size;
     let stride = options.stride.map_or(chunk, |stride| (stride / size).max(chunk));
     let step = queues.len() as u64;
@@ -215,7 +216,7 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     );
     run_on_all_queues(&mut workers, Pass::Write)?;
     let mut first = workers.swap_remove(0);
-    let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
+    let mut disk = mount::blocking(first.queue, &info, BUFFER)?;
     let failed = |what: &str, e: paravirt_device::BlockingError| format!("{what}: {e}");
     disk.flush().map_err(|e| failed("flush", e))?;
     println!("test=flush");
@@ -223,7 +224,7 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     workers.insert(0, first);
     run_on_all_queues(&mut workers, Pass::Read)?;
     let first = workers.swap_remove(0);
-    let mut disk = mount::blocking(first.queue, info.block_size, BUFFER)?;
+    let mut disk = mount::blocking(first.queue, &info, BUFFER)?;
 
     let range = RANGE.min(info.blocks);
     let mut bytes = alloc::vec![0; (range * size) as usize];

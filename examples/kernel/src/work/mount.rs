@@ -11,7 +11,7 @@ use core::error::Error;
 use core::fmt::Write;
 use core::time::Duration;
 use ext4_view::{Ext4, Ext4Read, PathBuf};
-use paravirt_device::{Arm, BlockDevice, Blocking, Notify};
+use paravirt_device::{Arm, BlockDevice, BlockInfo, Blocking, Notify};
 use paravirt_platform::{DmaSlice, Instant};
 use sha2::{Digest, Sha256};
 
@@ -23,13 +23,13 @@ const WINDOW: usize = 128 << 10;
 pub type BlockingDisk = Blocking<Machine, DiskQueue, fn(&mut DiskQueue, Instant)>;
 
 /// Wraps a queue for blocking requests of up to `bytes` bytes each; the processor halts while it waits.
-pub fn blocking(mut queue: DiskQueue, block_size: u32, bytes: usize) -> Result<BlockingDisk, String> {
+pub fn blocking(mut queue: DiskQueue, info: &BlockInfo, bytes: usize) -> Result<BlockingDisk, String> {
     queue.register(&platform::waker());
     let bounce: Buffer = DmaSlice::alloc(&Machine, bytes).map_err(|e| e.to_string())?;
     fn wait(queue: &mut DiskQueue, until: Instant) {
         platform::sleep(until, || queue.arm() == Arm::Pending);
     }
-    Ok(Blocking::new(queue, Machine, bounce, block_size, TIMEOUT, wait))
+    Ok(Blocking::new(queue, Machine, bounce, info, TIMEOUT, wait))
 }
 
 /// Formats `bytes` as lower-case hexadecimal digits.
@@ -89,7 +89,7 @@ pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
     let info = devices.disk(index)?.info();
     let queue = devices.disk_queues(index)?.swap_remove(0);
     let reader = Reader {
-        disk: blocking(queue, info.block_size, WINDOW)?,
+        disk: blocking(queue, &info, WINDOW)?,
         block_size: u64::from(info.block_size),
         blocks: info.blocks,
         window: alloc::vec![0; WINDOW],
