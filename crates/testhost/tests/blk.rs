@@ -2,7 +2,7 @@
 
 use paravirt_device::{
     Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, BlockingError, Durability, Fault, IoError, Notify,
-    Op, Rejected, Request, Unmap,
+    Op, Rejected, Request, Unmap, restarted,
 };
 use paravirt_platform::{DmaSlice, Instant, Platform};
 use paravirt_testhost::{BlkFaultConfig, BlkHost, Guest, Ring};
@@ -10,6 +10,8 @@ use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;
@@ -554,6 +556,23 @@ fn a_blocking_call_outlasts_a_reset_by_another_queue() {
         io.read(3, &mut back).expect("read");
         assert_eq!(back, [5; 1024]);
     }
+}
+
+#[test]
+fn a_future_waits_for_the_restart() {
+    let guest = Guest::new();
+    let (host, mut disk) = open_without_queue_reset(&guest, Ring::Split);
+    let (mut queue, other) = (disk.take_queue(0).expect("a queue"), disk.take_queue(1));
+    queue.reset().expect("a reset");
+    let mut context = Context::from_waker(Waker::noop());
+    let mut restart = Box::pin(restarted(&mut queue));
+    for _ in 0..3 {
+        assert!(restart.as_mut().poll(&mut context).is_pending());
+    }
+    drop(other);
+    assert!(matches!(restart.as_mut().poll(&mut context), Poll::Ready(Ok(None))));
+    drop(restart);
+    is_in_service(&guest, &host, [&mut queue]);
 }
 
 #[test]
