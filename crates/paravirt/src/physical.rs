@@ -23,7 +23,7 @@ impl<P: Platform> PhysicalMemory for Physical<'_, P> {
     fn read(&self, address: u64, into: &mut [u8]) -> Option<()> {
         // SAFETY: by the contract of `new`; the mapping is valid for the length until it is unmapped.
         unsafe {
-            let base = self.0.map(address, into.len()).ok()?;
+            let base = self.0.map_firmware(address, into.len()).ok()?;
             for (i, byte) in into.iter_mut().enumerate() {
                 *byte = base.add(i).read_volatile();
             }
@@ -62,7 +62,7 @@ pub fn with_table<P: Platform, R>(
     // SAFETY: by the contract of `Physical::new`. Tables do not change after the guest has started; the slice does not outlive the
     // mapping.
     unsafe {
-        let base = memory.0.map(table.address, len)?;
+        let base = memory.0.map_firmware(table.address, len)?;
         let result = work(core::slice::from_raw_parts(base.as_ptr(), len));
         memory.0.unmap(base, len);
         Ok(result)

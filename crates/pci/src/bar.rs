@@ -74,6 +74,18 @@ impl Bars {
         }
     }
 
+    /// Removes memory BARs for which `keep` returns false, given index, address and size.
+    pub(crate) fn retain(&mut self, keep: impl Fn(u8, u64, u64) -> bool) {
+        for (index, slot) in (0u8..).zip(self.0.iter_mut()) {
+            if let Some(Bar::Memory { address, size, .. }) = *slot
+                && address != 0
+                && !keep(index, address, size)
+            {
+                *slot = None;
+            }
+        }
+    }
+
     /// Iterates over the existing BARs with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
         (0u8..).zip(self.0.iter()).filter_map(|(index, bar)| Some((index, (*bar)?)))

@@ -65,7 +65,9 @@ impl<P: Platform> fmt::Debug for PciSlot<P> {
 /// device and function number.
 ///
 /// Bridges without bus numbers are assigned some. Functions for which `is_driven` returns true, and whose BARs have no address, are
-/// assigned addresses from `windows`, and the windows of the upstream bridges are opened for them. Assigned addresses are kept.
+/// assigned addresses from `windows`, and the windows of the upstream bridges are opened for them. Assigned addresses are kept; a BAR
+/// outside `windows` is left out of the result, as the host bridge does not forward its address to the function: whatever is there (it
+/// may be the kernel's RAM) is not its registers. Without any windows every address is accepted.
 ///
 /// # Safety
 ///
@@ -78,6 +80,7 @@ pub unsafe fn enumerate<P: Platform>(
     mut visit: impl FnMut(PciSlot<P>),
 ) {
     let (_, last) = access.buses();
+    let declared = windows.clone();
     let mut walk = Walk {
         access,
         is_driven,
@@ -95,7 +98,14 @@ pub unsafe fn enumerate<P: Platform>(
     for bus in first..=last {
         if walk.seen.contains(bus) {
             for (address, info) in functions(access, bus, walk.devices(bus)) {
-                let bars = if is_driven(&info) { walk.bars(address, &info) } else { Bars::default() };
+                let mut bars = if is_driven(&info) { walk.bars(address, &info) } else { Bars::default() };
+                bars.retain(|index, start, size| {
+                    let is_forwarded = declared.may_contain(start, size);
+                    if !is_forwarded {
+                        log::warn!("pci {address}: BAR {index} at {start:#x} is outside the windows of its host bridge, ignored");
+                    }
+                    is_forwarded
+                });
                 visit(PciSlot { function: PciFunction::new(access, address), info, bars });
             }
         }

@@ -15,6 +15,8 @@ pub struct Window {
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     windows: [Option<Window>; 8],
+    /// Whether a window did not fit: the set does not say what is outside.
+    is_partial: bool,
 }
 
 /// Below this, an address fits a 32-bit BAR and a bridge's memory window.
@@ -23,7 +25,7 @@ const FOUR_GIB: u64 = 1 << 32;
 impl Windows {
     /// Creates an empty set: BARs without an address stay unassigned.
     pub const fn new() -> Self {
-        Self { windows: [None; 8] }
+        Self { windows: [None; 8], is_partial: false }
     }
 
     /// Adds a window; returns false if it is empty, or the set is full with eight windows. A window across 4 GiB is split there.
@@ -33,12 +35,25 @@ impl Windows {
             return self.add(Window { start: FOUR_GIB, ..window }) && low;
         }
         match self.windows.iter_mut().find(|w| w.is_none()) {
-            Some(free) if window.start < window.end => {
+            _ if window.start >= window.end => false,
+            Some(free) => {
                 *free = Some(window);
                 true
             }
-            _ => false,
+            None => {
+                self.is_partial = true;
+                false
+            }
         }
+    }
+
+    /// Returns whether `size` bytes at `address` may be in the windows, of which nothing has been allocated yet: they are in one of them,
+    /// or nothing is known of the windows.
+    pub fn may_contain(&self, address: u64, size: u64) -> bool {
+        let is_unknown = self.is_partial || self.windows.iter().all(Option::is_none);
+        let end = address.checked_add(size);
+        let is_in = |w: &Window| w.start <= address && end.is_some_and(|end| end <= w.end);
+        is_unknown || self.windows.iter().flatten().any(is_in)
     }
 
     /// Marks `start` to `start + size` as in use: later allocations are above it.
@@ -117,6 +132,21 @@ mod tests {
         assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0x1_0010_1000));
         windows.reserve(0x1_0000_0000, 0x1_0000_0000);
         assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0xc000_0000));
+    }
+
+    #[test]
+    fn an_address_is_in_a_window_or_nothing_is_known_of_them() {
+        let mut windows = Windows::new();
+        assert!(windows.may_contain(0, 1));
+        assert!(windows.add(Window { start: 0x1000, end: 0x3000 }));
+        assert!(windows.may_contain(0x1000, 0x2000) && windows.may_contain(0x2fff, 1));
+        assert!(!windows.may_contain(0xfff, 2) && !windows.may_contain(0x2fff, 2));
+        assert!(!windows.may_contain(u64::MAX, 2));
+        for _ in 1..8 {
+            assert!(windows.add(Window { start: 0x5000, end: 0x6000 }));
+        }
+        assert!(!windows.add(Window { start: 0x8000, end: 0x9000 }));
+        assert!(windows.may_contain(0x8000, 1), "the ninth window was not kept");
     }
 
     #[test]

@@ -62,6 +62,20 @@ fn a_function_never_answers_to_an_address_that_is_not_its_own() {
     assert!(function.decoded().iter().all(|at| *at == 0xf_0000_4000), "{:x?}", function.decoded());
 }
 
+/// A host that moves a BAR into the kernel's RAM made the kernel overwrite itself.
+#[test]
+fn an_address_that_the_host_bridge_does_not_forward_is_not_a_bar() {
+    let (guest, _bus) = machine(&[
+        (1, function(&[Wide(0x4000)]).at(0x20_0000)),
+        (2, function(&[Wide(0x4000)]).at(0xc000_4000)),
+    ]);
+    let found = walk(&guest, windows(&[(0xc000_0000, 0xc010_0000)]));
+    let bars: Vec<usize> = found.iter().map(|(_, bars)| bars.len()).collect();
+    assert_eq!(bars, [0, 1]);
+    // Where firmware declares no windows, nothing can be judged.
+    assert_eq!(walk(&guest, Windows::new())[0].1.len(), 1);
+}
+
 #[test]
 fn an_empty_bus_is_read_once_a_device() {
     let (guest, bus) = machine(&[]);

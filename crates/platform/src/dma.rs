@@ -136,31 +136,52 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
         core::hint::spin_loop();
     }
 
-    /// Maps `len` bytes at the physical address `phys`, uncached where they are device registers. Neither need be
-    /// aligned; the pointer is to the byte at `phys`. Ranges may be mapped several times and overlap. May block, but not on a
-    /// driver.
+    /// Maps `len` bytes of device registers at the physical address `phys`, uncached. Neither need be aligned; the pointer is to the byte
+    /// at `phys`. Ranges may be mapped several times and overlap. May block, but not on a driver.
     ///
     /// # Implementation safety
     ///
-    /// The pointer is valid for reads and writes of the whole range until it is unmapped.
+    /// The pointer is valid for reads and writes of the whole range until it is unmapped. The address comes from a device (a BAR), from
+    /// firmware or from the command line, and a host may choose it: a range that overlaps RAM is refused, as writes to it would change
+    /// the kernel's memory.
     ///
     /// # Errors
     ///
-    /// [`MapError`] if the range is empty, wraps, is the kernel's own memory, or cannot be mapped; by default always.
+    /// [`MapError`] if the range is empty, wraps, overlaps RAM, or cannot be mapped; by default always.
     ///
     /// # Safety
     ///
-    /// Reading and writing the range as the caller does has no effect on memory safety: it is device registers or a firmware table.
+    /// If it is not RAM, reading and writing the range as the caller does has no effect on memory safety: it is device registers.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         let _ = (phys, len);
         Err(MapError)
+    }
+
+    /// Maps `len` bytes of a firmware table at the physical address `phys`, for reading. Otherwise as [`map`](Self::map), which the
+    /// default calls: tables may be in RAM that firmware has reserved or filled in, so a kernel whose `map` refuses RAM overrides it.
+    ///
+    /// # Implementation safety
+    ///
+    /// The pointer is valid for reads of the whole range until it is unmapped.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`] if the range is empty, wraps, or cannot be mapped.
+    ///
+    /// # Safety
+    ///
+    /// Reading the range has no side effects, and the caller writes nothing to it.
+    unsafe fn map_firmware(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        // SAFETY: the caller only reads, which by its contract has no side effects.
+        unsafe { self.map(phys, len) }
     }
 
     /// Ends a mapping. May block, but not on a driver; it cannot fail.
     ///
     /// # Safety
     ///
-    /// `base` and `len` are those of one call of [`map`](Self::map), which is unmapped once and not used afterwards.
+    /// `base` and `len` are those of one call of [`map`](Self::map) or [`map_firmware`](Self::map_firmware), which is unmapped once and
+    /// not used afterwards.
     unsafe fn unmap(&self, base: NonNull<u8>, len: usize) {
         let _ = (base, len);
     }

@@ -33,6 +33,9 @@ mod reg {
     pub const CONFIG: usize = 0x100;
 }
 
+/// The maximum number of bytes of registers that are mapped: no device has a configuration of that length.
+const MAX_LEN: usize = 64 << 10;
+
 /// "virt"
 const MAGIC: u32 = 0x7472_6976;
 
@@ -114,7 +117,7 @@ pub unsafe fn mmio<P: Platform>(
     line: Option<InterruptLine>,
 ) -> Result<Transport<P>, MmioError> {
     // SAFETY: by the contract of this function, the range is a device's registers.
-    let registers = unsafe { MmioRegion::map(platform, phys, len) }?;
+    let registers = unsafe { MmioRegion::map(platform, phys, len.min(MAX_LEN)) }?;
     if len < reg::CONFIG || registers.read32(reg::MAGIC) != MAGIC {
         return Err(MmioError::NoDevice);
     }
