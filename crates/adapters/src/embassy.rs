@@ -36,8 +36,11 @@ impl<'s, D: NetDevice, Q: NetQueue> Device<'s, D, Q> {
                 return true;
             }
             self.queue.split().1.kick();
-            if self.queue.arm() == Arm::Armed {
-                return false;
+            match self.queue.arm() {
+                Arm::Armed => return false,
+                Arm::Pending => {}
+                // Nothing else wakes the task.
+                Arm::Unsignalled => break,
             }
         }
         cx.waker().wake_by_ref();

@@ -42,16 +42,11 @@ impl<'s, Q: NetQueue, const N: usize> Device<'s, Q, N> {
         }
     }
 
-    /// Enables interrupts on every pair; [`Arm::Pending`] when an event raced in: poll again before sleeping.
+    /// Enables interrupts on every pair; [`Arm::Pending`] when an event raced in: poll again before sleeping; [`Arm::Unsignalled`]
+    /// if a pair has no interrupt.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
-        let mut state = Arm::Armed;
-        for queue in &mut self.queues {
-            if queue.arm() == Arm::Pending {
-                state = Arm::Pending;
-            }
-        }
-        state
+        self.queues.iter_mut().fold(Arm::Armed, |state, queue| state.and(queue.arm()))
     }
 
     /// The number of received frames dropped because of a wrong checksum or a `scratch` that was too short.

@@ -1,5 +1,6 @@
-use crate::{Arm, Fault, IoError, Notify, Rejected};
-use core::{fmt, num::NonZeroU32, task::Poll, task::Waker};
+use crate::{Arm, Connection, Fault, IoError, Notify, Rejected, RingKind, Signalling};
+use core::task::{Context, Poll, Waker};
+use core::{fmt, num::NonZeroU32};
 use paravirt_platform::{DmaBuffer, Instant};
 
 /// When a write completes.
@@ -237,8 +238,10 @@ pub fn next_completion<Q: BlockQueue + ?Sized>(
             if let Some(done) = queue.complete()? {
                 return Poll::Ready(Ok(done));
             }
-            if queue.arm() == Arm::Armed {
-                return Poll::Pending;
+            match queue.arm() {
+                Arm::Armed => return Poll::Pending,
+                Arm::Pending => {}
+                Arm::Unsignalled => return polled_again(cx),
             }
         }
     })
@@ -255,12 +258,21 @@ pub fn restarted<Q: BlockQueue + ?Sized>(
         queue.register(cx.waker());
         loop {
             match queue.complete() {
-                Err(Fault::Reset) if queue.arm() == Arm::Armed => return Poll::Pending,
-                Err(Fault::Reset) => {}
+                Err(Fault::Reset) => match queue.arm() {
+                    Arm::Armed => return Poll::Pending,
+                    Arm::Pending => {}
+                    Arm::Unsignalled => return polled_again(cx),
+                },
                 done => return Poll::Ready(done),
             }
         }
     })
+}
+
+/// Has the executor poll the future again after its other tasks: nothing else wakes it.
+fn polled_again<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// Whether a medium is writable.
@@ -412,6 +424,8 @@ pub struct BlockInfo {
     pub queues: u16,
     /// The maximum number of requests in flight on one queue.
     pub depth: u16,
+    /// How the device signals completions, and on which rings it works.
+    pub connection: Connection,
 }
 
 impl BlockInfo {
@@ -438,6 +452,7 @@ impl BlockInfo {
             serial: Serial::default(),
             queues: 1,
             depth: 1,
+            connection: Connection::new(Signalling::Polled, RingKind::Split),
         }
     }
 }

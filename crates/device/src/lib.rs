@@ -12,7 +12,8 @@
 //! # Events: one protocol for polling, interrupts and futures
 //!
 //! 1. Drain: call `complete` (or `poll`) until nothing is outstanding.
-//! 2. Call [`arm`](Notify::arm). If it returns [`Arm::Pending`], an event raced in: go to 1.
+//! 2. Call [`arm`](Notify::arm). If it returns [`Arm::Pending`], an event raced in: go to 1. If it returns [`Arm::Unsignalled`], no
+//!    interrupt reaches the queue: go to 1 after a short sleep.
 //! 3. Sleep until the waker given to [`register`](Notify::register) is woken, or until
 //!    [`next_deadline`](Notify::next_deadline); then call [`expire`](Notify::expire) and go to 1.
 //!
@@ -104,5 +105,5 @@ pub use net::{
     ChecksumRange, Erased, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Offloads,
     ReceiveMode, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, SendRefused, Sent, TxMeta, VlanTag,
 };
-pub use notify::{Arm, Notify};
+pub use notify::{Arm, Connection, Notify, RingKind, Signalling};
 pub use socket::{CloseReason, Listeners, SocketError, SocketId, SocketState, Sockets};

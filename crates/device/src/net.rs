@@ -1,4 +1,4 @@
-use crate::{Arm, ControlError, Fault, IoError, Notify, Rejected};
+use crate::{Arm, Connection, ControlError, Fault, IoError, Notify, Rejected, RingKind, Signalling};
 use bitflags::bitflags;
 use core::{fmt, task::Waker};
 use paravirt_platform::{DmaBuffer, Instant};
@@ -420,6 +420,8 @@ pub struct NetInfo {
     pub max_segmented: u32,
     /// The speed of the link in Mbit/s; `None` if the host does not report it.
     pub speed: Option<u32>,
+    /// How the device signals completions, and on which rings it works.
+    pub connection: Connection,
 }
 
 impl NetInfo {
@@ -434,6 +436,7 @@ impl NetInfo {
             // The Ethernet header is 14 bytes; 65,549 fits.
             max_segmented: (mtu as u32).saturating_add(14),
             speed: None,
+            connection: Connection::new(Signalling::Polled, RingKind::Split),
         }
     }
 }

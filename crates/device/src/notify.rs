@@ -1,4 +1,5 @@
 use crate::Fault;
+use core::fmt;
 use core::task::Waker;
 use paravirt_platform::Instant;
 
@@ -9,6 +10,90 @@ pub enum Arm {
     Armed,
     /// An event raced in: drain again before sleeping.
     Pending,
+    /// Nothing wakes the registered waker, as no interrupt could be bound: poll, at an interval that the kernel chooses.
+    Unsignalled,
+}
+
+impl Arm {
+    /// Combines the results of two queues for which one task waits: an event of either is pending, and the task may sleep only if both
+    /// wake it.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Pending, _) | (_, Self::Pending) => Self::Pending,
+            (Self::Unsignalled, _) | (_, Self::Unsignalled) => Self::Unsignalled,
+            (Self::Armed, Self::Armed) => Self::Armed,
+        }
+    }
+}
+
+/// How a device signals that there is something to do.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Signalling {
+    /// By a message-signalled interrupt for each queue.
+    Messages,
+    /// By message-signalled interrupts that queues share.
+    SharedMessages,
+    /// By an interrupt line.
+    Line,
+    /// By the interrupts of the bus that connects it.
+    Bus,
+    /// Not at all: it is polled, and [`arm`](Notify::arm) returns [`Arm::Unsignalled`].
+    #[default]
+    Polled,
+}
+
+/// The kind of the rings between driver and host.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum RingKind {
+    /// A virtqueue of separate available and used rings. VIRTIO 1.3 §2.7
+    #[default]
+    Split,
+    /// A virtqueue of one ring that both sides write. VIRTIO 1.3 §2.8
+    Packed,
+    /// The two byte rings of a VMBus channel.
+    Vmbus,
+}
+
+impl fmt::Display for RingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Split => "split",
+            Self::Packed => "packed",
+            Self::Vmbus => "vmbus",
+        })
+    }
+}
+
+/// How a device is connected.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Connection {
+    /// How it signals completions.
+    pub signalling: Signalling,
+    /// The kind of its rings.
+    pub ring: RingKind,
+}
+
+impl Connection {
+    /// A device that signals by `signalling`, on rings of this kind.
+    pub const fn new(signalling: Signalling, ring: RingKind) -> Self {
+        Self { signalling, ring }
+    }
+}
+
+impl fmt::Display for Signalling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Messages => "messages",
+            Self::SharedMessages => "shared-messages",
+            Self::Line => "line",
+            Self::Bus => "bus",
+            Self::Polled => "polled",
+        })
+    }
 }
 
 /// Event notification of a queue or device. The crate documentation describes the protocol.

@@ -411,10 +411,10 @@ impl<P: Platform> Notify for HvBalloon<P> {
         match (&self.request, self.is_blocked) {
             (Some(_), false) => Arm::Pending,
             // Messages of the host wait for this answer, and the answer for room.
-            (Some(_), true) if self.channel.fault().is_none() => {
-                let _ = self.channel.arm();
-                Arm::Armed
-            }
+            (Some(_), true) if self.channel.fault().is_none() => match self.channel.arm() {
+                Arm::Pending => Arm::Armed,
+                other => other,
+            },
             _ => self.channel.arm(),
         }
     }

@@ -90,12 +90,10 @@ impl<P: Platform> Notify for HvSockets<P> {
     fn arm(&mut self) -> Arm {
         let mut all = Arm::Armed;
         for stream in self.streams.iter_mut().flatten() {
-            if stream.arm() == Arm::Pending {
-                all = Arm::Pending;
-            }
+            all = all.and(stream.arm());
         }
         // Last, since each of the calls above may have received messages.
-        if self.vmbus.arm_sockets() == Arm::Pending { Arm::Pending } else { all }
+        all.and(self.vmbus.arm_sockets())
     }
 
     fn disarm(&mut self) {

@@ -88,6 +88,7 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         info.offloads = offloads;
         info.max_segmented = max_segmented;
         info.speed = speed;
+        info.connection = vmbus.connection();
         let mut this = Self { shared, info, link, receives, taken: 0, reported: None };
         this.set_receive_mode(ReceiveMode::AllMulticast)?;
         Ok(this)

@@ -177,9 +177,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
                 #[cfg(feature = "hyperv")]
                 Any::HyperV(controller) => controller.arm(),
             };
-            if arm == Arm::Pending {
-                all = Arm::Pending;
-            }
+            all = all.and(arm);
         }
         all
     }

@@ -163,10 +163,7 @@ impl<P: Platform> HyperVHost<P> {
 
     pub fn arm(&mut self) -> Arm {
         let bus = self.vmbus.as_ref().map_or(Arm::Armed, Vmbus::arm);
-        match (bus, self.integration.arm()) {
-            (Arm::Armed, Arm::Armed) => Arm::Armed,
-            _ => Arm::Pending,
-        }
+        bus.and(self.integration.arm())
     }
 
     pub fn clock(&self) -> Option<AnyClock<P>> {

@@ -115,14 +115,12 @@ impl<P: Platform> Integration<P> {
         let is_serving = self.is_serving;
         let mut all = Arm::Armed;
         for entry in self.entries().flatten() {
-            let is_pending = match entry {
+            all = all.and(match entry {
                 // The next `serve` opens it.
-                Entry::Waiting(..) => is_serving,
-                Entry::Open(_, connection) => connection.arm() == Arm::Pending,
-            };
-            if is_pending {
-                all = Arm::Pending;
-            }
+                Entry::Waiting(..) if is_serving => Arm::Pending,
+                Entry::Waiting(..) => Arm::Armed,
+                Entry::Open(_, connection) => connection.arm(),
+            });
         }
         all
     }

@@ -124,11 +124,10 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Arms the wake-up. [`Arm::Pending`] means that [`poll`](Self::poll) or [`serve`](Self::serve) has work to do now.
     #[must_use]
     pub fn arm(&mut self) -> Arm {
+        let controllers = self.controllers.arm();
         #[cfg(feature = "hyperv")]
-        if self.hyperv.arm() == Arm::Pending {
-            return Arm::Pending;
-        }
-        self.controllers.arm()
+        let controllers = controllers.and(self.hyperv.arm());
+        controllers
     }
 
     /// Opens the hypervisor's clock; `None` if it offers none that is consistent across processors. Open one at a time: the second one

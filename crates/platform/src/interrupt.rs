@@ -138,6 +138,14 @@ pub unsafe trait Interrupts: Send + Sync {
         None
     }
 
+    /// Returns the number of vectors that can still be bound; [`u32::MAX`] if the platform does not count them.
+    ///
+    /// A device takes a vector for each queue only if at least as many stay free, so that the first devices with many queues do not leave
+    /// the others without interrupts.
+    fn free_vectors(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Routes an interrupt line to `vector` and unmasks it. Several vectors may share a line: each handler is called.
     ///
     /// # Errors

@@ -253,6 +253,7 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     info.max_segments = shared.limits.max_segments;
     info.max_segment_bytes = max_bytes;
     info.segment_boundary = shared.limits.boundary;
+    info.connection = shared.limits.connection;
     info.alignment = 4;
     info.discard = discard;
     info.write_zeroes = write_zeroes;

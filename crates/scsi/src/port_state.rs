@@ -435,7 +435,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
             return Arm::Pending;
         }
         let arm = self.port.as_mut().map_or(Arm::Armed, ScsiPort::arm);
-        if arm == Arm::Armed {
+        if arm != Arm::Pending {
             self.armed |= bit(owner);
         }
         arm

@@ -5,7 +5,7 @@
 
 use crate::{Cdb, Sense};
 use core::{fmt, num::NonZeroU32, task::Waker};
-use paravirt_device::{Arm, Fault, Rejected};
+use paravirt_device::{Arm, Connection, Fault, Rejected, RingKind, Signalling};
 use paravirt_platform::DmaSegments;
 
 /// The address of a logical unit. SAM-5 §4.7
@@ -88,12 +88,15 @@ pub struct Limits {
     pub max_segments: u16,
     /// Where segments have to meet: [`BlockInfo::segment_boundary`](paravirt_device::BlockInfo::segment_boundary).
     pub boundary: Option<NonZeroU32>,
+    /// How the controller is connected.
+    pub connection: Connection,
 }
 
 impl Limits {
     /// Commands of up to `max_bytes` bytes in up to `max_segments` segments, 1 at least, which may meet anywhere.
     pub const fn new(max_bytes: u32, max_segments: u16) -> Self {
-        Self { max_bytes, max_segments, boundary: None }
+        let connection = Connection::new(Signalling::Polled, RingKind::Split);
+        Self { max_bytes, max_segments, boundary: None, connection }
     }
 }
 

@@ -276,7 +276,9 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        let mut limits = self.limits;
+        limits.connection = self.vmbus.connection();
+        limits
     }
 
     fn scan(&self) -> Scan {

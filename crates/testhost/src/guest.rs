@@ -9,7 +9,7 @@ use paravirt_platform::{
 use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
@@ -30,6 +30,8 @@ struct Inner {
     hooks: Mutex<Vec<Hook>>,
     processors: u32,
     has_interrupts: bool,
+    /// Vectors that can be bound.
+    vectors: AtomicU32,
     handlers: Mutex<Vec<Option<(RawHandler, u32)>>>,
     /// Interrupt lines, and the vectors that they are routed to.
     lines: Mutex<Vec<(u32, Vector)>>,
@@ -104,6 +106,7 @@ impl Guest {
             hooks: Mutex::new(vec![]),
             processors,
             has_interrupts,
+            vectors: AtomicU32::new(u32::MAX),
             handlers: Mutex::new(vec![]),
             lines: Mutex::new(vec![]),
             interrupts: AtomicU64::new(0),
@@ -160,6 +163,11 @@ impl Guest {
                 self.deliver(handler, processor);
             }
         }
+    }
+
+    /// Sets how many vectors the guest has.
+    pub fn limit_vectors(&self, count: u32) {
+        self.0.vectors.store(count, Ordering::SeqCst);
     }
 
     /// Handlers that are bound now.
@@ -300,6 +308,9 @@ unsafe impl Interrupts for Guest {
         if !self.0.has_interrupts {
             return Err(BindError::Unsupported);
         }
+        if self.free_vectors() == 0 {
+            return Err(BindError::Exhausted);
+        }
         let mut handlers = self.0.handlers.lock().expect("handlers");
         let place = handlers.iter().position(Option::is_none).unwrap_or(handlers.len());
         if place == handlers.len() {
@@ -307,6 +318,10 @@ unsafe impl Interrupts for Guest {
         }
         handlers[place] = Some((handler, processor.0));
         Ok(Vector(place as u32))
+    }
+
+    fn free_vectors(&self) -> u32 {
+        self.0.vectors.load(Ordering::SeqCst).saturating_sub(self.bound_handlers() as u32)
     }
 
     fn message(&self, vector: Vector) -> Option<Message> {

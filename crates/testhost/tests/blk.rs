@@ -319,8 +319,9 @@ fn features_that_do_not_stick_and_legacy_devices_are_refused() {
 #[test]
 fn arming_sees_what_raced_in() {
     for ring in RINGS {
-        let guest = Guest::new();
+        let guest = Guest::with(1, true);
         let host = BlkHost::new(&guest, ring, 64);
+        host.device().registers().messages = 3;
         let (_disk, mut queue) = open(&guest, &host);
         assert_eq!(queue.arm(), Arm::Armed);
         queue.submit(write(1, 0, filled(&guest, 512, 0))).expect("room");

@@ -1,10 +1,12 @@
 //! How a virtio device signals: messages where they stay on, else the line.
 
-use paravirt_device::{BlockDevice, Notify};
+use paravirt_device::{Arm, BlockDevice, Notify, Signalling};
 use paravirt_platform::{DmaSlice, InterruptLine, Polarity, Trigger};
 use paravirt_testhost::{BlkHost, Guest, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
+use paravirt_virtio::blk::config::BlkFeatures;
+use paravirt_virtio::features::Features;
 use paravirt_virtio::transport::InterruptStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,4 +56,55 @@ fn messages_that_stay_on_leave_the_line_alone() {
 #[test]
 fn messages_that_do_not_stay_on_are_given_up_for_the_line() {
     assert_eq!(opened(true), (1, 1));
+}
+
+/// What `arm` says, how the disk says it signals, and whether its waker was called.
+fn signalled(has_interrupts: bool, messages: u16, line: Option<InterruptLine>) -> (Arm, Signalling) {
+    let guest = Guest::with(1, has_interrupts);
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    {
+        let mut registers = host.device().registers();
+        (registers.messages, registers.line) = (messages, line);
+    }
+    let mut disk = VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default())
+        .expect("a disk");
+    let mut queue = disk.take_queue(0).expect("a queue");
+    (queue.arm(), disk.info().connection.signalling)
+}
+
+/// A kernel that halts after `Armed` sleeps for good if no interrupt can come.
+#[test]
+fn arm_promises_a_wake_up_only_if_one_can_come() {
+    assert_eq!(signalled(true, 4, Some(LINE)), (Arm::Armed, Signalling::Messages));
+    assert_eq!(signalled(true, 1, Some(LINE)), (Arm::Armed, Signalling::SharedMessages));
+    assert_eq!(signalled(true, 0, Some(LINE)), (Arm::Armed, Signalling::Line));
+    assert_eq!(signalled(true, 0, None), (Arm::Unsignalled, Signalling::Polled));
+    assert_eq!(signalled(false, 4, Some(LINE)), (Arm::Unsignalled, Signalling::Polled));
+}
+
+/// Fourteen disks with sixteen queues each used up the vectors of the first ten, and left the others without any.
+#[test]
+fn every_device_has_an_interrupt_before_queues_have_their_own() {
+    let guest = Guest::with(1, true);
+    guest.limit_vectors(40);
+    let mut kinds = vec![];
+    let mut kept = vec![];
+    for _ in 0..14 {
+        let features = (BlkFeatures::all() - BlkFeatures::RO).bits() | Features::VERSION_1.bits();
+        let host = BlkHost::with(&guest, Ring::Split, 64, features, &[16; 16]);
+        {
+            let mut registers = host.device().registers();
+            (registers.messages, registers.line) = (17, None);
+        }
+        let options = OpenOptions::default().with_queues(16);
+        let mut disk =
+            VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &options).expect("a disk");
+        kinds.push(disk.info().connection.signalling);
+        for index in 0..16 {
+            assert_eq!(disk.take_queue(index).expect("a queue").arm(), Arm::Armed);
+        }
+        kept.push((host, disk));
+    }
+    assert_eq!(kinds[0], Signalling::Messages);
+    assert_eq!(kinds[1..], [Signalling::SharedMessages; 13]);
 }

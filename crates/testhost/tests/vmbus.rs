@@ -87,7 +87,8 @@ fn every_version_connects_and_echoes_with_interrupts_and_without() {
             let mut channel = vmbus.open(&offer, &options).unwrap();
             let count = Arc::new(Count::default());
             channel.register(&Waker::from(count.clone()));
-            assert_eq!(channel.arm(), Arm::Armed);
+            let armed = if interrupts { Arm::Armed } else { Arm::Unsignalled };
+            assert_eq!((channel.arm(), vmbus.arm()), (armed, armed));
             (1..100).for_each(|id| echo(&mut channel, id));
             assert_eq!(
                 count.0.load(Ordering::SeqCst) > 0,

@@ -359,8 +359,7 @@ impl<P: Platform> Notify for VirtioBalloon<P> {
         let queues = [self.inflate.queue.arm(), self.deflate.queue.arm()];
         let statistics = self.statistics.as_mut().map_or(Arm::Armed, BufferQueue::arm);
         let reporting = self.reporting.as_mut().map_or(Arm::Armed, BufferQueue::arm);
-        let is_idle = queues.into_iter().chain([statistics, reporting]).all(|arm| arm == Arm::Armed);
-        if is_idle { Arm::Armed } else { Arm::Pending }
+        queues.into_iter().chain([statistics, reporting]).fold(Arm::Armed, Arm::and)
     }
 
     fn disarm(&mut self) {

@@ -117,10 +117,8 @@ impl From<Fault> for OpenError {
 impl<P: Platform> Notify for VirtioConsole<P> {
     fn arm(&mut self) -> Arm {
         self.rx.refill(&mut self.rx_spare);
-        match (self.rx.arm(), self.tx.arm()) {
-            (Arm::Armed, Arm::Armed) if self.input.is_empty() => Arm::Armed,
-            _ => Arm::Pending,
-        }
+        let arm = self.rx.arm().and(self.tx.arm());
+        if self.input.is_empty() { arm } else { Arm::Pending }
     }
 
     fn disarm(&mut self) {

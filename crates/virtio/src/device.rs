@@ -14,9 +14,9 @@ use crate::transport::{
 };
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
-use paravirt_device::Fault;
+use paravirt_device::{Arm, Connection, Fault, RingKind, Signalling};
 use paravirt_platform::{
     Handled, InterruptCell, PageArc, PageBox, Platform, ProcessorId, RawHandler, Vector,
 };
@@ -95,6 +95,8 @@ struct Inner<P: Platform> {
     /// The memory of queues that were dropped idle while the device could access it, until the next reset.
     parked: [Option<QueueMemory<P>>; MAX_QUEUES],
     config_message: Option<u16>,
+    /// Whether the interrupt line is bound.
+    has_line: bool,
     vectors: [Option<Vector>; MAX_QUEUES + 1],
     /// Whether the device confirmed the last reset and has not been given queue addresses since.
     is_quiesced: bool,
@@ -161,6 +163,8 @@ pub(crate) struct VirtioDevice<P: Platform> {
     /// The current [`Fault`], encoded by [`code`]; 0 for none.
     fault: AtomicU8,
     undrained: AtomicU16,
+    /// A bit for each queue, by place: whether its completions raise an interrupt.
+    signalled: AtomicU64,
     /// Whether configuration changes raise an interrupt; otherwise the configuration is polled.
     has_config_interrupts: AtomicBool,
     features: u64,
@@ -216,6 +220,7 @@ impl<P: Platform> VirtioDevice<P> {
             queues: [None; MAX_QUEUES],
             parked: [const { None }; MAX_QUEUES],
             config_message: None,
+            has_line: false,
             vectors: [None; MAX_QUEUES + 1],
             is_quiesced: true,
         };
@@ -225,6 +230,7 @@ impl<P: Platform> VirtioDevice<P> {
                 generation: AtomicU32::new(0),
                 fault: AtomicU8::new(0),
                 undrained: AtomicU16::new(0),
+                signalled: AtomicU64::new(0),
                 has_config_interrupts: AtomicBool::new(false),
                 features,
                 inner: Mutex::new(inner),
@@ -291,8 +297,34 @@ impl<P: Platform> VirtioDevice<P> {
         self.with_transport(|t| t.doorbell(index))
     }
 
+    /// Returns what `arm` returns for the queue at `place` when nothing is pending.
+    pub fn armed(&self, place: usize) -> Arm {
+        let is_signalled = self.signalled.load(Ordering::Relaxed) >> (place & 63) & 1 != 0;
+        if is_signalled { Arm::Armed } else { Arm::Unsignalled }
+    }
+
+    /// Returns how the device is connected.
+    pub fn connection(&self) -> Connection {
+        let is_packed = self.features & Features::RING_PACKED.bits() != 0;
+        Connection::new(self.signalling(), if is_packed { RingKind::Packed } else { RingKind::Split })
+    }
+
+    fn signalling(&self) -> Signalling {
+        let inner = self.inner.lock();
+        let signalled = self.signalled.load(Ordering::Relaxed);
+        let mut messages = inner.queues.iter().flatten().map(|queue| queue.message);
+        let is_shared = |message: Option<u16>| message.is_none() || message == inner.config_message;
+        match messages.clone().any(|message| message.is_some()) {
+            _ if signalled == 0 => Signalling::Polled,
+            true if messages.any(is_shared) => Signalling::SharedMessages,
+            true => Signalling::Messages,
+            false => Signalling::Line,
+        }
+    }
+
     /// Binds interrupts: one message for each queue and one for the configuration, as far as the device and the platform have
     /// enough; otherwise one message for all of them; otherwise the interrupt line; otherwise none, and the driver has to poll.
+    /// Takes one for each queue only if at least as many stay free for other devices.
     fn bind(&self, inner: &mut Inner<P>, processor: &dyn Fn(usize) -> ProcessorId) {
         let Inner { transport, queues, config_message, vectors, .. } = inner;
         let platform = self.platform.interrupts();
@@ -316,7 +348,8 @@ impl<P: Platform> VirtioDevice<P> {
                 }
             }
         };
-        if usize::from(entries) > places {
+        let is_plenty = places.saturating_add(1).saturating_mul(2) <= platform.free_vectors() as usize;
+        if usize::from(entries) > places && is_plenty {
             // Also serves queues for which no further message is available.
             let handler = RawHandler::new(state, InterruptState::on_any);
             *config_message = message(transport, 0, handler, processor(0));
@@ -363,17 +396,21 @@ impl<P: Platform> VirtioDevice<P> {
             Err(_) => platform.unbind(vector),
         }
         self.has_config_interrupts.store(slot.is_some(), Ordering::Relaxed);
+        inner.has_line = slot.is_some();
     }
 
     /// Enables the queues of a device whose features are negotiated, and starts it. VIRTIO 1.3 §3.1.1, steps 7 and 8.
     fn bring_up(&self, inner: &mut Inner<P>) -> Result<(), OpenError> {
-        let Inner { transport, queues, config_message, is_quiesced, .. } = inner;
+        let Inner { transport, queues, config_message, is_quiesced, has_line, .. } = inner;
+        let mut signalled = 0u64;
         if config_message.is_some() && !transport.set_config_message(*config_message) {
             transport.set_config_message(None);
             self.has_config_interrupts.store(false, Ordering::Relaxed);
         }
-        for queue in queues.iter().flatten() {
-            let is_set = queue.message.is_none()
+        for (place, queue) in queues.iter().enumerate() {
+            let Some(queue) = queue else { continue };
+            let has_message = queue.message.is_some();
+            let is_set = !has_message
                 || transport.set_queue_message(queue.index, queue.message)
                 || (config_message.is_some() && transport.set_queue_message(queue.index, *config_message));
             if !is_set {
@@ -382,6 +419,8 @@ impl<P: Platform> VirtioDevice<P> {
                     queue.index
                 );
             }
+            let is_signalled = *has_line || has_message && is_set;
+            signalled |= u64::from(is_signalled) << (place & 63);
             if !transport.enable_queue(queue.index, &queue.addresses) {
                 transport.set_status(DeviceStatus::FAILED);
                 let (proof, _) = transport::reset(&self.platform, &mut **transport);
@@ -390,6 +429,10 @@ impl<P: Platform> VirtioDevice<P> {
             }
         }
         *is_quiesced = false;
+        if signalled == 0 && queues.iter().any(Option::is_some) {
+            log::warn!("virtio: no interrupt can be bound for the device: its queues have to be polled");
+        }
+        self.signalled.store(signalled, Ordering::Relaxed);
         let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
         transport.set_status(status | DeviceStatus::DRIVER_OK);
         Ok(())

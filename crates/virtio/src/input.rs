@@ -193,7 +193,7 @@ impl<P: Platform> Notify for VirtioInput<P> {
     fn arm(&mut self) -> Arm {
         self.events.refill(&mut self.event_spare);
         let status = if self.status.fault().is_some() { self.status.arm() } else { Arm::Armed };
-        if status == Arm::Pending { Arm::Pending } else { self.events.arm() }
+        status.and(self.events.arm())
     }
 
     fn disarm(&mut self) {

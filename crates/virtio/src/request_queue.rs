@@ -396,7 +396,7 @@ impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
             let is_waiting = self.is_drained() && self.device.fault().is_some();
             return if is_waiting { Arm::Armed } else { Arm::Pending };
         }
-        if self.queue.arm() { Arm::Pending } else { Arm::Armed }
+        if self.queue.arm() { Arm::Pending } else { self.device.armed(self.place) }
     }
 
     /// Disables interrupts for completions.

@@ -294,7 +294,9 @@ unsafe impl<P: Platform> ScsiTransport for ScsiAdapter<P> {
     }
 
     fn limits(&self) -> Limits {
-        self.limits
+        let mut limits = self.limits;
+        limits.connection = self.device.connection();
+        limits
     }
 
     fn scan(&self) -> Scan {
@@ -407,10 +409,7 @@ unsafe impl<P: Platform> paravirt_scsi::ScsiPort for ScsiPort<P> {
 
     fn arm(&mut self) -> Arm {
         let events = self.events.as_mut().map_or(Arm::Armed, |events| events.queue.arm());
-        match (self.queue.arm(), events) {
-            (Arm::Armed, Arm::Armed) => Arm::Armed,
-            _ => Arm::Pending,
-        }
+        self.queue.arm().and(events)
     }
 
     fn disarm(&mut self) {

@@ -5,7 +5,7 @@ use crate::{Channel, ChannelError, ChannelOptions, ConnectError, Guid, Offer, Ti
 use core::fmt;
 use core::task::Waker;
 use hyperv_bindings::vmbus::{VmbusMessageType, VmbusTlConnectRequest};
-use paravirt_device::{Arm, Fault};
+use paravirt_device::{Arm, Connection, Fault, RingKind, Signalling};
 use paravirt_hyperv::Hypervisor;
 use paravirt_platform::{PageArc, Platform};
 use zerocopy::IntoBytes;
@@ -89,6 +89,15 @@ impl<P: Platform> Vmbus<P> {
     /// message for that, still has open channels; their memory is leaked then.
     pub fn unload(&self) -> Result<(), Fault> {
         self.shared.unload()
+    }
+
+    /// How its devices are connected.
+    pub fn connection(&self) -> Connection {
+        let signalling = match self.shared.interrupts.armed() {
+            Arm::Armed => Signalling::Bus,
+            _ => Signalling::Polled,
+        };
+        Connection::new(signalling, RingKind::Vmbus)
     }
 
     /// How long the drivers of the connection wait for the host.
@@ -184,7 +193,7 @@ impl<P: Platform> Vmbus<P> {
         if state.channels.iter_mut().flatten().any(|entry| is_news(entry)) {
             Arm::Pending
         } else {
-            Arm::Armed
+            self.shared.interrupts.armed()
         }
     }
 
@@ -236,7 +245,11 @@ impl<P: Platform> Vmbus<P> {
         self.shared.collect();
         let state = self.shared.state.lock();
         let has_new = state.channels.iter().flatten().any(crate::state::Entry::is_new_socket);
-        if self.shared.has_news() || state.has_refusal() || has_new { Arm::Pending } else { Arm::Armed }
+        if self.shared.has_news() || state.has_refusal() || has_new {
+            Arm::Pending
+        } else {
+            self.shared.interrupts.armed()
+        }
     }
 
     /// Registers the task to wake when a socket is offered or refused.

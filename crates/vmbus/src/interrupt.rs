@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hyperv_bindings::tlfs::HvMessageType;
 use hyperv_bindings::vmbus::VMBUS_SINT;
+use paravirt_device::Arm;
 use paravirt_hyperv::{Hypervisor, OpenError, Synic};
 use paravirt_platform::{
     DmaRegion, Handled, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, RawHandler,
@@ -39,6 +40,8 @@ pub(crate) struct InterruptState<P: Platform> {
     /// Wakes the driver of sockets.
     pub socket_cell: InterruptCell,
     pub inbox: Inbox<P>,
+    /// Whether every processor has a handler; otherwise the drivers poll.
+    is_bound: AtomicBool,
     pump: Pump,
     version: AtomicU32,
     contexts: PageTable<P, HandlerContext<P>>,
@@ -81,6 +84,7 @@ impl<P: Platform> InterruptState<P> {
             bus_cell: InterruptCell::new(),
             socket_cell: InterruptCell::new(),
             inbox: Inbox::new(platform)?,
+            is_bound: AtomicBool::new(false),
             pump: Pump::new(),
             version: AtomicU32::new(0),
             contexts: PageTable::new(platform, count, |index| HandlerContext {
@@ -110,6 +114,7 @@ impl<P: Platform> InterruptState<P> {
             // SAFETY: the context is a part of the state in `this`, which the caller keeps until it has called `unbind`.
             *slot = unsafe { this.synic.bind(context.processor, VMBUS_SINT, handler) }?;
         }
+        this.is_bound.store(vectors.iter().all(Option::is_some), Ordering::Release);
         Ok(())
     }
 
@@ -118,6 +123,11 @@ impl<P: Platform> InterruptState<P> {
         for (index, vector) in vectors.iter_mut().enumerate() {
             self.synic.unbind(ProcessorId(index as u32), VMBUS_SINT, vector.take());
         }
+    }
+
+    /// Returns what `arm` returns when there is nothing to do: whether interrupts wake the tasks.
+    pub fn armed(&self) -> Arm {
+        if self.is_bound.load(Ordering::Acquire) { Arm::Armed } else { Arm::Unsignalled }
     }
 
     pub fn version(&self) -> Version {

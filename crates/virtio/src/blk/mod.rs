@@ -201,6 +201,8 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
         let processors = options.processors.max(1);
         device.start(|place| ProcessorId((place as u32).checked_rem(processors).unwrap_or(0)))?;
 
+        info.connection = device.connection();
+
         let mut queues = PageTable::new(platform, usize::from(info.queues), |_| None)?;
         for slot in queues.iter_mut() {
             let Some(builder) = builders.pop() else { break };

@@ -45,10 +45,7 @@ pub struct VirtioNetQueue<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> Notify for VirtioNetQueue<P, B> {
     fn arm(&mut self) -> Arm {
-        match (self.rx.arm(), self.tx.arm()) {
-            (Arm::Armed, Arm::Armed) => Arm::Armed,
-            _ => Arm::Pending,
-        }
+        self.rx.arm().and(self.tx.arm())
     }
 
     fn disarm(&mut self) {
@@ -182,6 +179,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         info.offloads = offloads;
         info.max_segmented = if can_segment { MAX_SEGMENTED } else { max_frame as u32 };
         info.speed = config.speed;
+        info.connection = device.connection();
         let settings = Settings {
             mode: None,
             multicast: [MacAddr::default(); MAX_MULTICAST],

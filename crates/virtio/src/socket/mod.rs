@@ -345,10 +345,7 @@ impl<P: Platform> Notify for VirtioSockets<P> {
         let tx = if self.wants_buffer || is_faulted { self.tx.queue.arm() } else { Arm::Armed };
         // Reception waits until there is a transmit buffer for replies.
         let rx = if self.tx.spare.is_empty() && !is_faulted { Arm::Armed } else { self.rx.arm() };
-        match (rx, self.events.arm(), tx) {
-            (Arm::Armed, Arm::Armed, Arm::Armed) => Arm::Armed,
-            _ => Arm::Pending,
-        }
+        rx.and(self.events.arm()).and(tx)
     }
 
     fn disarm(&mut self) {

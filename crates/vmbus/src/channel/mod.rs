@@ -460,7 +460,7 @@ impl<P: Platform> Channel<P> {
             return Arm::Pending;
         }
         self.is_armed = !self.incoming.unmask();
-        if self.is_armed { Arm::Armed } else { Arm::Pending }
+        if self.is_armed { self.shared.interrupts.armed() } else { Arm::Pending }
     }
 
     /// Masks interrupts.
