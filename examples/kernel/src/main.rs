@@ -44,8 +44,9 @@ fn main(info: BootInfo) -> ! {
         exit::exit(1);
     }
     arch::apic::calibrate();
-    let options = match Options::parse(info.command_line()) {
-        Ok(options) => options,
+    let parsed = info.command_line().map_err(alloc::string::String::from);
+    let (line, options) = match parsed.and_then(|line| Ok((line, Options::parse(line)?))) {
+        Ok(parsed) => parsed,
         Err(error) => {
             println!("error=\"{error}\"");
             exit::exit(2);
@@ -67,12 +68,12 @@ fn main(info: BootInfo) -> ! {
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
-    let mut devices = Devices::find(rsdp, info.command_line(), &options);
+    let mut devices = Devices::find(rsdp, line, &options);
     if let Some(reporter) = devices.services.crash_reporter() {
         exit::CRASH.call_once(|| reporter);
     }
     if let Some(times) = options.reconnect {
-        devices = reconnect(devices, times, || Devices::find(rsdp, info.command_line(), &options));
+        devices = reconnect(devices, times, || Devices::find(rsdp, line, &options));
     }
     let code = match work::run(&mut devices, &options) {
         Ok(()) => 0,

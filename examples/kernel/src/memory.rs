@@ -105,10 +105,14 @@ pub fn allocations() -> u64 {
 /// Reads the memory map, sets up the page tables and the heap, and returns the size of RAM in bytes.
 pub fn init(info: &BootInfo) -> u64 {
     let mut total = 0;
+    let mut unused = 0;
     {
         let mut frames = FRAMES_FREE.lock();
+        let mut ram = RAM.lock();
         for range in info.ram() {
             total += range.end - range.start;
+            unused += range.end.saturating_sub(range.start.max(REACH));
+            ram.add(range.start..range.end);
             let (start, end) =
                 (range.start.max(FLOOR).next_multiple_of(PAGE), range.end.min(REACH) & !(PAGE - 1));
             if start < end {
@@ -119,6 +123,12 @@ pub fn init(info: &BootInfo) -> u64 {
         frames.mark_taken((start / PAGE) as usize..end.div_ceil(PAGE) as usize);
     }
     PAGES.store(total / PAGE, Ordering::Relaxed);
+    if unused > 0 {
+        log::warn!("memory: {} MiB of RAM above {} GiB are not used", unused >> 20, REACH >> 30);
+    }
+    if info.ignored_ranges > 0 {
+        log::warn!("memory: {} ranges of RAM are not used: there are too many", info.ignored_ranges);
+    }
     paging::init(info);
     let mut len = MAX_HEAP.min((total / 4) as usize) & !(PAGE_SIZE - 1);
     // Halved until that much contiguous memory is free.
@@ -205,20 +215,66 @@ fn free_frames(first: u64, count: u64) {
 /// Maps hot-added memory below [`REACH`] and frees it for allocation; returns how many of its pages. A range that begins among
 /// existing RAM and devices is refused (0), as the host may report a range that overlaps them.
 pub fn add(first: u64, count: u64) -> u64 {
-    let count = count.min((FRAMES as u64).saturating_sub(first));
+    let usable = count.min((FRAMES as u64).saturating_sub(first));
+    if usable < count {
+        log::warn!("memory: {} hot-added pages above {} GiB are not used", count - usable, REACH >> 30);
+    }
+    let count = usable;
     let range = first * PAGE..(first + count) * PAGE;
     let is_new = range.start >= paging::identity_end() && paging::extend(range.end);
     if count == 0 || !is_new || paging::map_ram(range).is_none() {
         return 0;
     }
+    RAM.lock().add(first * PAGE..(first + count) * PAGE);
     free_frames(first, count);
     PAGES.fetch_add(count, Ordering::Relaxed);
     count
 }
 
-/// Returns the virtual address of physical memory. RAM and everything below 4 GiB is mapped one to one; other ranges are mapped
-/// in the device window.
+/// The maximum number of ranges in [`Ram`].
+const RAM_RANGES: usize = 128;
+
+/// The ranges of RAM, which no device can claim as its registers.
+struct Ram {
+    ranges: [(u64, u64); RAM_RANGES],
+    count: usize,
+}
+
+static RAM: Mutex<Ram> = Mutex::new(Ram { ranges: [(0, 0); RAM_RANGES], count: 0 });
+
+impl Ram {
+    /// Adds a range; the last one grows if there are too many, so that no RAM is left out.
+    fn add(&mut self, range: core::ops::Range<u64>) {
+        match self.ranges.get_mut(self.count) {
+            Some(slot) => {
+                *slot = (range.start, range.end);
+                self.count += 1;
+            }
+            None => {
+                let last = &mut self.ranges[RAM_RANGES - 1];
+                *last = (last.0.min(range.start), last.1.max(range.end));
+            }
+        }
+    }
+
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.ranges[..self.count].iter().any(|range| range.0 < end && start < range.1)
+    }
+}
+
+/// Returns the virtual address of device registers. Everything below 4 GiB is mapped one to one; other ranges are mapped in the device
+/// window. RAM is refused: the address may come from a device.
 pub fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+    let end = phys.checked_add(len as u64).filter(|end| *end > phys).ok_or(MapError)?;
+    if interrupts::without_interrupts(|| RAM.lock().overlaps(phys, end)) {
+        log::warn!("memory: {len} bytes of registers at {phys:#x} would be in RAM: refused");
+        return Err(MapError);
+    }
+    map_firmware(phys, len)
+}
+
+/// Returns the virtual address of a firmware table, which may be in RAM, to read it.
+pub fn map_firmware(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
     let end = phys.checked_add(len as u64).filter(|end| *end > phys).ok_or(MapError)?;
     if end <= paging::identity_end() {
         return NonNull::new(phys as *mut u8).ok_or(MapError);
@@ -242,12 +298,25 @@ pub mod paging {
     /// The virtual address where device memory above the one-to-one mapping is mapped.
     const WINDOW: u64 = 0xffff_8000_0000_0000;
 
+    /// The maximum number of ranges in the device window that are found again.
+    const MAPPINGS: usize = 256;
+
+    /// A range in the device window.
+    #[derive(Copy, Clone)]
+    struct Mapping {
+        phys: u64,
+        end: u64,
+        virt: u64,
+    }
+
     struct Tables {
         root: u64,
         next: u64,
+        /// Ranges stay mapped: they are used again when a device is opened again.
+        mappings: [Option<Mapping>; MAPPINGS],
     }
 
-    static TABLES: Mutex<Tables> = Mutex::new(Tables { root: 0, next: WINDOW });
+    static TABLES: Mutex<Tables> = Mutex::new(Tables { root: 0, next: WINDOW, mappings: [None; MAPPINGS] });
     static IDENTITY_END: AtomicU64 = AtomicU64::new(4 << 30);
 
     pub fn identity_end() -> u64 {
@@ -318,12 +387,17 @@ pub mod paging {
         TABLES.lock().root
     }
 
-    /// Maps the physical range from `phys` to `end` (exclusive) uncached in the device window.
+    /// Maps the physical range from `phys` to `end` (exclusive) uncached in the device window. A range that is mapped already is not
+    /// mapped again.
     pub fn map_device(phys: u64, end: u64) -> Result<NonNull<u8>, MapError> {
         if end > 1 << 52 {
             return Err(MapError);
         }
         let mut tables = TABLES.lock();
+        let covers = |mapping: &&Mapping| mapping.phys <= phys && end <= mapping.end;
+        if let Some(mapping) = tables.mappings.iter().flatten().find(covers) {
+            return NonNull::new((mapping.virt + (phys - mapping.phys)) as *mut u8).ok_or(MapError);
+        }
         // The virtual address has the same offset within a large page, so that long ranges need few entries.
         let base = tables.next.next_multiple_of(LARGE) + phys % LARGE;
         let (mut at, last) = (phys & !(PAGE - 1), end);
@@ -337,6 +411,9 @@ pub mod paging {
             at += if is_large { LARGE } else { PAGE };
         }
         tables.next = (base + (end - phys)).next_multiple_of(LARGE);
+        if let Some(free) = tables.mappings.iter_mut().find(|mapping| mapping.is_none()) {
+            *free = Some(Mapping { phys, end, virt: base });
+        }
         NonNull::new(base as *mut u8).ok_or(MapError)
     }
 }

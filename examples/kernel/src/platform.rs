@@ -5,6 +5,8 @@ use crate::memory;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::task::{RawWaker, RawWakerVTable, Waker};
+use core::time::Duration;
+use paravirt_device::Arm;
 use paravirt_platform::{
     AllocError, BindError, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, Platform, PortIo,
     ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
@@ -33,9 +35,12 @@ unsafe impl Platform for Machine {
     fn now(&self) -> Instant {
         time::now()
     }
-    /// Mappings are never removed.
+    /// Mappings are never removed: a range that is mapped again gets the same address.
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
         memory::map(phys, len)
+    }
+    unsafe fn map_firmware(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        memory::map_firmware(phys, len)
     }
     fn interrupts(&self) -> &dyn Interrupts {
         self
@@ -87,6 +92,9 @@ unsafe impl Interrupts for Machine {
             x86_64::instructions::interrupts::without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff]);
         Some(Message { address: MESSAGE_ADDRESS | u64::from(target) << 12, data: vector.0 })
     }
+    fn free_vectors(&self) -> u32 {
+        interrupts::free_vectors()
+    }
     fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
         interrupts::route(line, vector)
     }
@@ -135,18 +143,24 @@ pub fn waker() -> Waker {
     unsafe { Waker::from_raw(RawWaker::new(processor, &TABLE)) }
 }
 
-/// Halts until an interrupt or until `until`, unless `is_pending`, called with interrupts disabled, returns true or another
-/// processor has queued a job, which is run. Returns with interrupts enabled.
-pub fn sleep(until: Instant, is_pending: impl FnOnce() -> bool) {
+/// How long to sleep between two polls of what no interrupt signals.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Halts until an interrupt or until `until`, unless `arm`, called with interrupts disabled, returns [`Arm::Pending`] or another
+/// processor has queued a job, which is run. Halts only for a short time if `arm` says that no interrupt comes. Returns with
+/// interrupts enabled.
+pub fn sleep(until: Instant, arm: impl FnOnce() -> Arm) {
     x86_64::instructions::interrupts::disable();
     if smp::run_pending_job() {
         return;
     }
-    if is_pending() {
+    let arm = arm();
+    if arm == Arm::Pending {
         x86_64::instructions::interrupts::enable();
         return;
     }
     let now = time::now();
+    let until = if arm == Arm::Unsignalled { until.min(now.saturating_add(POLL_INTERVAL)) } else { until };
     if until <= now {
         x86_64::instructions::interrupts::enable();
         return;

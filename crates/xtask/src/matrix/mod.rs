@@ -4,6 +4,7 @@ mod bootable;
 mod hyperv;
 mod input;
 mod monitor;
+mod odd;
 mod scsi;
 mod socket;
 
@@ -132,6 +133,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
     ];
     for (name, work) in special
         .iter()
+        .chain(odd::CASES)
         .chain(scsi::CASES)
         .chain(input::CASES)
         .chain(socket::CASES)

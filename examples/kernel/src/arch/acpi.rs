@@ -15,7 +15,7 @@ use x86_64::instructions::port::Port;
 use super::time;
 use crate::platform::Machine;
 
-pub const MAX_PROCESSORS: usize = 64;
+pub const MAX_PROCESSORS: usize = 256;
 const MAX_IO_APICS: usize = 8;
 const ISA_LINES: usize = 16;
 /// The I/O APIC of a PC without ACPI.
@@ -41,6 +41,8 @@ enum Power {
 
 struct Board {
     processors: [Option<u32>; MAX_PROCESSORS],
+    /// Processors beyond [`MAX_PROCESSORS`].
+    ignored: usize,
     io_apics: [Option<IoApic>; MAX_IO_APICS],
     overrides: [Option<InterruptLine>; ISA_LINES],
     power: Option<Power>,
@@ -50,6 +52,7 @@ struct Board {
 
 static BOARD: Mutex<Board> = Mutex::new(Board {
     processors: [None; MAX_PROCESSORS],
+    ignored: 0,
     io_apics: [None; MAX_IO_APICS],
     overrides: [None; ISA_LINES],
     power: None,
@@ -61,7 +64,8 @@ struct Identity;
 
 impl AcpiHandler for Identity {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
-        let Some(start) = crate::memory::map(address as u64, size).ok().filter(|_| address != 0) else {
+        let Some(start) = crate::memory::map_firmware(address as u64, size).ok().filter(|_| address != 0)
+        else {
             panic!("ACPI table of {size} bytes at {address:#x} cannot be mapped");
         };
         // SAFETY: the range is mapped.
@@ -105,10 +109,10 @@ fn read_madt(board: &mut Board, madt: core::pin::Pin<&Madt>) {
     let mut io_apics = board.io_apics.iter_mut();
     let mut add = |id: u32, flags: u32| {
         // Enabled.
-        if flags & 1 != 0
-            && let Some(slot) = processors.next()
-        {
-            *slot = Some(id);
+        match processors.next() {
+            _ if flags & 1 == 0 => {}
+            Some(slot) => *slot = Some(id),
+            None => board.ignored += 1,
         }
     };
     for entry in madt.entries() {
@@ -160,6 +164,11 @@ fn read_fadt(board: &mut Board, fadt: &Fadt, sleep: Option<(u8, u8)>) {
         let enable = smi.map(|port| (port, fadt.acpi_enable)).filter(|(_, value)| *value != 0);
         board.power = Some(Power::Pm1 { a: (port, type_a), b, enable });
     }
+}
+
+/// Returns the number of processors that are not in [`processors`].
+pub fn ignored_processors() -> usize {
+    BOARD.lock().ignored
 }
 
 /// Returns the APIC ids of the processors.
@@ -226,6 +235,11 @@ pub fn power_off() {
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Limits the wait if the kernel fails before its clock runs.
 const MAX_POLLS: u32 = 1_000_000;
+
+/// Waits for a reset that was requested to happen.
+pub fn wait_a_second() {
+    wait(|| false);
+}
 
 fn wait(mut is_done: impl FnMut() -> bool) {
     let end = time::now().saturating_add(TIMEOUT);

@@ -197,10 +197,21 @@ pub fn route(line: InterruptLine, vector: u8) -> Result<(), BindError> {
     let mut low = u32::from(vector);
     low |= if line.trigger == Trigger::Level { IO_LEVEL } else { 0 };
     low |= if line.polarity == Polarity::Low { IO_LOW } else { 0 };
+    set_entry(line.number, low)
+}
+
+/// Masks an interrupt line that was routed.
+pub fn mask(line: InterruptLine) {
+    // A line that no I/O APIC has was not routed.
+    let _ = set_entry(acpi::apply_override(line).number, MASKED);
+}
+
+/// Writes the entry of a global system interrupt, for the first processor.
+fn set_entry(number: u32, low: u32) -> Result<(), BindError> {
     x86_64::instructions::interrupts::without_interrupts(|| {
         let _one = IO_APICS.lock();
         for IoApic { address, first } in acpi::io_apics().into_iter().flatten() {
-            let Some(pin) = line.number.checked_sub(first) else { continue };
+            let Some(pin) = number.checked_sub(first) else { continue };
             let base = crate::memory::map(u64::from(address), 32).map_err(|_| BindError::Unsupported)?;
             let base = base.as_ptr() as u64;
             // SAFETY: the MADT names an I/O APIC at this address.

@@ -120,14 +120,24 @@ struct Slot {
     handler: Mutex<Option<RawHandler>>,
     /// On how many processors the handler runs.
     running: AtomicU32,
-    /// The next vector that shares the interrupt line, or 0.
-    next: AtomicU32,
+    /// The interrupt line that is routed to the vector or shares one, plus 1; or 0.
+    line: AtomicU32,
+}
+
+/// An interrupt line.
+struct Line {
+    /// The vector that the I/O APIC raises for it, or 0.
+    head: AtomicU32,
+    /// The vectors whose handlers share it, a bit each.
+    members: [AtomicU64; 4],
 }
 
 static SLOTS: [Slot; 256] =
-    [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), next: AtomicU32::new(0) } }; 256];
-/// The vector to which each line is routed, or 0.
-static LINES: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
+    [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), line: AtomicU32::new(0) } }; 256];
+static LINES: [Line; 256] =
+    [const { Line { head: AtomicU32::new(0), members: [const { AtomicU64::new(0) }; 4] } }; 256];
+/// The lines that are routed, by number. Locked with interrupts disabled; handlers do not take it.
+static ROUTED: Mutex<[Option<InterruptLine>; 256]> = Mutex::new([None; 256]);
 static DEVICE_INTERRUPTS: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
 static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
@@ -158,9 +168,9 @@ extern "C" fn rust_interrupt(frame: &Frame) {
             if let Some(count) = DEVICE_INTERRUPTS.get(smp::current() as usize) {
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            let mut vector = vector;
-            while vector != 0 {
-                vector = call(&SLOTS[vector & 0xff]);
+            match SLOTS[vector].line.load(Ordering::Acquire).checked_sub(1) {
+                Some(line) => LINES[line as usize & 0xff].vectors().for_each(|vector| call(&SLOTS[vector])),
+                None => call(&SLOTS[vector]),
             }
         }
         _ if vector == usize::from(TIMER) => {
@@ -173,8 +183,8 @@ extern "C" fn rust_interrupt(frame: &Frame) {
     }
 }
 
-/// Calls the handler of a slot, if it has one; returns the next vector that shares its line, or 0.
-fn call(slot: &Slot) -> usize {
+/// Calls the handler of a slot, if it has one.
+fn call(slot: &Slot) {
     slot.running.fetch_add(1, Ordering::SeqCst);
     // The lock is held only to copy the handler. `bind` and `unbind` take it with interrupts disabled.
     let handler = *slot.handler.lock();
@@ -183,23 +193,81 @@ fn call(slot: &Slot) -> usize {
         unsafe { handler.call() };
     }
     slot.running.fetch_sub(1, Ordering::SeqCst);
-    slot.next.load(Ordering::Relaxed) as usize
 }
 
-/// Routes an interrupt line to `vector`. If the line has a vector already, `vector` is called after it.
-pub fn route(line: InterruptLine, vector: Vector) -> Result<(), BindError> {
-    let owner = LINES.get(line.number as usize).ok_or(BindError::Unsupported)?;
-    match owner.compare_exchange(0, vector.0, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => apic::route(line, vector.0 as u8).inspect_err(|_| owner.store(0, Ordering::Release)),
-        Err(first) => {
-            let mut last = first;
-            while let next @ 1.. = SLOTS[last as usize & 0xff].next.load(Ordering::Acquire) {
-                last = next;
-            }
-            SLOTS[last as usize & 0xff].next.store(vector.0, Ordering::Release);
-            Ok(())
-        }
+impl Line {
+    fn word(&self, vector: usize) -> (&AtomicU64, u64) {
+        (&self.members[vector >> 6 & 3], 1 << (vector & 63))
     }
+
+    /// The vectors whose handlers share the line.
+    fn vectors(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_member = |vector: &usize| {
+            let (word, bit) = self.word(*vector);
+            word.load(Ordering::Acquire) & bit != 0
+        };
+        (FIRST_DEVICE..=LAST_DEVICE).filter(is_member)
+    }
+
+    fn set_member(&self, vector: usize, is_member: bool) {
+        let (word, bit) = self.word(vector);
+        if is_member {
+            word.fetch_or(bit, Ordering::AcqRel)
+        } else {
+            word.fetch_and(!bit, Ordering::AcqRel)
+        };
+    }
+}
+
+/// Routes an interrupt line to `vector`, which shares it with those that it is routed to already.
+pub fn route(line: InterruptLine, vector: Vector) -> Result<(), BindError> {
+    x86_64::instructions::interrupts::without_interrupts(|| {
+        let mut routed = ROUTED.lock();
+        let number = line.number as usize;
+        let (shared, slot) = (LINES.get(number).ok_or(BindError::Unsupported)?, vector.0 as usize & 0xff);
+        if routed[number].is_none() {
+            apic::route(line, vector.0 as u8)?;
+            shared.head.store(vector.0, Ordering::Release);
+            routed[number] = Some(line);
+        }
+        shared.set_member(slot, true);
+        SLOTS[slot].line.store(line.number + 1, Ordering::Release);
+        // Another vector may be raised for the line: it calls the handlers of all.
+        Ok(())
+    })
+}
+
+/// Takes `vector` off the line that it shares: the line is routed to another vector, or masked if there is none.
+fn unroute(vector: usize) {
+    x86_64::instructions::interrupts::without_interrupts(|| {
+        let mut routed = ROUTED.lock();
+        let Some(number) = SLOTS[vector].line.load(Ordering::Acquire).checked_sub(1) else { return };
+        let shared = &LINES[number as usize & 0xff];
+        shared.set_member(vector, false);
+        if shared.head.load(Ordering::Acquire) as usize == vector
+            && let Some(line) = routed[number as usize & 0xff]
+        {
+            let next = shared.vectors().next();
+            match next {
+                // It was routed before, so it can be again.
+                Some(next) => drop(apic::route(line, next as u8)),
+                None => {
+                    apic::mask(line);
+                    routed[number as usize & 0xff] = None;
+                }
+            }
+            shared.head.store(next.unwrap_or(0) as u32, Ordering::Release);
+        }
+        SLOTS[vector].line.store(0, Ordering::Release);
+    });
+}
+
+/// Returns the number of vectors that can still be bound.
+pub fn free_vectors() -> u32 {
+    x86_64::instructions::interrupts::without_interrupts(|| {
+        let device_slots = &SLOTS[FIRST_DEVICE..=LAST_DEVICE];
+        device_slots.iter().filter(|slot| slot.handler.lock().is_none()).count() as u32
+    })
 }
 
 /// Binds `handler` to a free vector.
@@ -219,6 +287,7 @@ pub fn bind(handler: RawHandler) -> Result<Vector, BindError> {
 /// Unbinds the handler of `vector`, and waits until it runs on no processor.
 pub fn unbind(vector: Vector) {
     if let Some(slot) = SLOTS.get(vector.0 as usize) {
+        unroute(vector.0 as usize);
         x86_64::instructions::interrupts::without_interrupts(|| *slot.handler.lock() = None);
         while slot.running.load(Ordering::SeqCst) > 0 {
             core::hint::spin_loop();

@@ -94,6 +94,10 @@ pub fn start(limit: u32, ram: &[boot::Memory]) {
         }
     }
     IS_UP.store(true, Ordering::Release);
+    let ignored = acpi::ignored_processors();
+    if ignored > 0 {
+        log::warn!("processors: {ignored} are not used: the kernel supports {MAX_PROCESSORS}");
+    }
 }
 
 /// Polls `is_done` until it returns true; returns false after `timeout`.

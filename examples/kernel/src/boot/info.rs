@@ -12,9 +12,9 @@ pub struct Memory {
     pub end: u64,
 }
 
-/// Maximum number of RAM ranges; further ones are ignored.
+/// Maximum number of RAM ranges; further ones are counted and ignored.
 const RANGES: usize = 64;
-/// Maximum length of the command line in bytes; the rest is ignored.
+/// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
 const COMMAND_LINE: usize = 4096;
 /// The loader's structures are below this address.
 const REACH: u64 = 1 << 32;
@@ -28,6 +28,9 @@ pub struct BootInfo {
     ranges: usize,
     command_line: [u8; COMMAND_LINE],
     command_line_len: usize,
+    is_cut: bool,
+    /// RAM ranges beyond [`RANGES`].
+    pub ignored_ranges: usize,
     pub rsdp: Option<u64>,
 }
 
@@ -102,6 +105,8 @@ impl BootInfo {
             ranges: 0,
             command_line: [0; COMMAND_LINE],
             command_line_len: 0,
+            is_cut: false,
+            ignored_ranges: 0,
             rsdp: None,
         };
         // SAFETY: by the contract of this function, which is that of the callee.
@@ -213,9 +218,13 @@ impl BootInfo {
     unsafe fn add_range(&mut self, at: u64) {
         // SAFETY: by the contract of this function, which is that of the callee.
         let (start, len, kind) = unsafe { (peek::<u64>(at), peek::<u64>(at + 8), peek::<u32>(at + 16)) };
-        if let (RAM, Some(end), Some(slot)) = (kind, start.checked_add(len), self.ram.get_mut(self.ranges)) {
-            *slot = Memory { start, end };
-            self.ranges += 1;
+        let (RAM, Some(end)) = (kind, start.checked_add(len)) else { return };
+        match self.ram.get_mut(self.ranges) {
+            Some(slot) => {
+                *slot = Memory { start, end };
+                self.ranges += 1;
+            }
+            None => self.ignored_ranges += 1,
         }
     }
 
@@ -225,16 +234,22 @@ impl BootInfo {
     ///
     /// `at` is the address of a string that ends in a zero or after `max` bytes, or 0.
     unsafe fn read_command_line(&mut self, at: u64, max: u64) {
-        for (i, to) in self.command_line.iter_mut().enumerate().take(max as usize) {
+        if at == 0 {
+            return;
+        }
+        for i in 0..max {
             // SAFETY: by the contract of this function, which is that of the callee.
-            match unsafe { peek::<u8>(at + i as u64) } {
-                0 => break,
-                byte => *to = byte,
+            let byte = unsafe { peek::<u8>(at + i) };
+            let to = self.command_line.get_mut(i as usize);
+            match (byte, to) {
+                (0, _) => break,
+                (_, Some(to)) => *to = byte,
+                (_, None) => {
+                    self.is_cut = true;
+                    break;
+                }
             }
-            if at == 0 {
-                break;
-            }
-            self.command_line_len = i + 1;
+            self.command_line_len = i as usize + 1;
         }
     }
 
@@ -261,10 +276,13 @@ impl BootInfo {
         &self.ram[..self.ranges]
     }
 
-    /// Returns the command line, up to the first byte that is not ASCII.
-    pub fn command_line(&self) -> &str {
+    /// Returns the command line, or why it cannot be used.
+    pub fn command_line(&self) -> Result<&str, &'static str> {
         let bytes = &self.command_line[..self.command_line_len];
-        let end = bytes.iter().position(|byte| !byte.is_ascii()).unwrap_or(bytes.len());
-        core::str::from_utf8(&bytes[..end]).unwrap_or_default()
+        match core::str::from_utf8(bytes) {
+            _ if self.is_cut => Err("the command line is longer than 4096 bytes: shorten it"),
+            Ok(line) if line.is_ascii() => Ok(line),
+            _ => Err("the command line is not ASCII: use ASCII characters only"),
+        }
     }
 }

@@ -55,7 +55,9 @@ extern "C" fn rust_start(protocol: u32, information: u64) -> ! {
     };
     // SAFETY: the entry code passes the loader's address, and the first 4 GiB are mapped one to one.
     let info = unsafe { BootInfo::read(protocol, information) };
-    if protocol == Protocol::Pvh && info.command_line().split(' ').any(|word| word == "reenter=linux") {
+    if protocol == Protocol::Pvh
+        && info.command_line().unwrap_or_default().split(' ').any(|word| word == "reenter=linux")
+    {
         reenter(&info);
     }
     crate::main(info)

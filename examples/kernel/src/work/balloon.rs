@@ -81,10 +81,12 @@ pub fn run(balloons: &mut [At<Box<AnyBalloon<Machine>>>], options: &Options) -> 
             printed[i] = info;
             until = until.min(balloon.next_deadline());
         }
-        platform::sleep(until, || balloons.iter_mut().any(|balloon| balloon.device.arm() == Arm::Pending));
+        platform::sleep(until, || {
+            balloons.iter_mut().fold(Arm::Armed, |all, balloon| all.and(balloon.device.arm()))
+        });
         let answer_at = time::now().saturating_add(ANSWER_DELAY);
         while time::now() < answer_at {
-            platform::sleep(answer_at, || false);
+            platform::sleep(answer_at, || Arm::Armed);
         }
     }
     for (i, info) in printed.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::{memory, println};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use paravirt_device::{Access, Arm, BlockDevice, BlockInfo, BlockQueue, Durability, Notify, Op, Request};
+use paravirt_device::{Access, BlockDevice, BlockInfo, BlockQueue, Durability, Notify, Op, Request};
 use paravirt_platform::{DmaSlice, Instant};
 use paravirt_virtio::passthrough::PassthroughTransport;
 use paravirt_virtio::passthrough::hal::BounceHal;
@@ -113,7 +113,7 @@ fn run_part(
             any = true;
         }
         if !any {
-            platform::sleep(Instant::NEVER, || queue.arm() == Arm::Pending);
+            platform::sleep(Instant::NEVER, || queue.arm());
         }
     }
     Ok(())
@@ -128,17 +128,19 @@ fn disk(devices: &mut Devices, writes: bool) -> Result<(), String> {
     if info.blocks * u64::from(info.block_size) < REQUEST as u64 {
         return Err(format!("bench: disk0 has fewer than {REQUEST} bytes"));
     }
-    let mut queue = devices.disk_queues(0)?.swap_remove(0);
+    let mut queues = devices.disk_queues(0)?;
+    let queue = &mut queues[0];
     queue.register(&platform::waker());
     let mut buffers = Vec::with_capacity(DEPTH);
     DmaSlice::alloc_many(&Machine, DEPTH, REQUEST, |slice| buffers.push(slice)).map_err(|e| e.to_string())?;
-    run_part(&mut queue, &info, part("first", Kind::Read, 1, 1), &mut buffers)?;
+    run_part(queue, &info, part("first", Kind::Read, 1, 1), &mut buffers)?;
     println!("bench=boot micros={}", time::now().as_nanos() / 1000);
     for part in READS.iter().chain(WRITES.iter().filter(|_| writes)) {
         let counts = Counts::begin(part.name);
-        run_part(&mut queue, &info, *part, &mut buffers)?;
+        run_part(queue, &info, *part, &mut buffers)?;
         counts.end(part.name, part.requests, if part.kind == Kind::Flush { 0 } else { REQUEST });
     }
+    devices.return_queues(0, queues);
     Ok(())
 }
 

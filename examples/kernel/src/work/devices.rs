@@ -1,11 +1,12 @@
 //! The devices of the machine, as `paravirt::probe` returns them.
 
-use super::options::Options;
+use super::options::{Options, number};
 use crate::platform::Machine;
 use crate::println;
 use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
+use core::fmt;
 use core::ops::{Deref, DerefMut};
 use paravirt::{
     Address, AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Device, Event,
@@ -20,6 +21,37 @@ pub type Disk = Block<Machine, Buffer>;
 pub type DiskQueue = BlockQ<Machine, Buffer>;
 pub type Card = Net<Machine, Buffer>;
 pub type CardQueue = NetQ<Machine, Buffer>;
+
+/// How the command line names a disk.
+pub enum DiskName {
+    /// `disk0`, `disk1`, …: in the order of addresses.
+    Index(usize),
+    /// `serial:…`: its serial number, with `_` for a space.
+    Serial(String),
+    /// `at:…`: its address, as `list` prints it.
+    Address(String),
+}
+
+impl DiskName {
+    pub fn parse(text: &str) -> Option<Self> {
+        let name = |prefix| text.strip_prefix(prefix).filter(|name| !name.is_empty());
+        name("disk")
+            .and_then(number)
+            .map(Self::Index)
+            .or_else(|| name("serial:").map(|serial| Self::Serial(serial.into())))
+            .or_else(|| name("at:").map(|address| Self::Address(address.into())))
+    }
+}
+
+impl fmt::Display for DiskName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "disk{index}"),
+            Self::Serial(serial) => write!(f, "disk with serial {serial}"),
+            Self::Address(address) => write!(f, "disk at {address}"),
+        }
+    }
+}
 
 /// A device and its address.
 pub struct At<T> {
@@ -39,6 +71,8 @@ pub struct Found {
     pub balloons: Vec<At<Box<AnyBalloon<Machine>>>>,
     pub passthrough: Vec<At<Passthrough<Machine>>>,
     pub unclaimed: Vec<At<Unclaimed>>,
+    /// Queues that no part uses now, by the index of their disk.
+    queues: Vec<(usize, Vec<DiskQueue>)>,
 }
 
 impl Found {
@@ -60,6 +94,11 @@ impl Found {
 
     /// Drops the device at `address`, or those of the controller there.
     fn remove(&mut self, address: Address) {
+        let is_there =
+            |index: usize| self.disks.get(index).is_some_and(|disk| !address.covers(&disk.address));
+        // Indices change only behind the disks that are removed.
+        let first = (0..self.disks.len()).find(|index| !is_there(*index)).unwrap_or(usize::MAX);
+        self.queues.retain(|(index, _)| *index < first);
         self.disks.retain(|device| !address.covers(&device.address));
         self.cards.retain(|device| !address.covers(&device.address));
         self.sockets.retain(|device| !address.covers(&device.address));
@@ -143,10 +182,37 @@ impl Devices {
             .ok_or_else(|| format!("there is no disk{index}: {count} in all"))
     }
 
-    /// Takes the remaining queues of disk `index`; an error if there are none.
+    /// Returns the index of the disk with this name; an error unless there is exactly one.
+    pub fn find_disk(&mut self, name: &DiskName) -> Result<usize, String> {
+        let is_named = |at: &At<Box<Disk>>| match name {
+            DiskName::Serial(serial) => format!("{}", at.device.info().serial).replace(' ', "_") == *serial,
+            DiskName::Address(address) => format!("{}", at.address) == *address,
+            DiskName::Index(_) => false,
+        };
+        if let DiskName::Index(index) = name {
+            return self.disk(*index).map(|_| *index);
+        }
+        let mut named = self.disks.iter().enumerate().filter(|(_, at)| is_named(at)).map(|(index, _)| index);
+        match (named.next(), named.next()) {
+            (Some(index), None) => Ok(index),
+            (Some(_), Some(_)) => Err(format!("there is more than one {name}")),
+            (None, _) => Err(format!("there is no {name}: {} in all", self.disks.len())),
+        }
+    }
+
+    /// Takes the queues of disk `index`, the first one first; [`return_queues`](Self::return_queues) puts them back for the next part.
     pub fn disk_queues(&mut self, index: usize) -> Result<Vec<DiskQueue>, String> {
+        self.disk(index)?;
+        if let Some(at) = self.queues.iter().position(|(disk, _)| *disk == index) {
+            return Ok(self.queues.swap_remove(at).1);
+        }
         let disk = self.disk(index)?;
         let queues: Vec<_> = (0..disk.info().queues).filter_map(|queue| disk.take_queue(queue)).collect();
         if queues.is_empty() { Err(format!("the queues of disk{index} are taken")) } else { Ok(queues) }
+    }
+
+    /// Puts queues back that [`disk_queues`](Self::disk_queues) returned.
+    pub fn return_queues(&mut self, index: usize, queues: Vec<DiskQueue>) {
+        self.queues.push((index, queues));
     }
 }

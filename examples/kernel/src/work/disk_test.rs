@@ -12,8 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::time::Duration;
 use paravirt_device::{
-    Access, Arm, BlockDevice, BlockInfo, BlockQueue, Completion, Durability, Notify, Op, Rejected, Request,
-    Unmap,
+    Access, BlockDevice, BlockInfo, BlockQueue, Completion, Durability, Notify, Op, Rejected, Request, Unmap,
 };
 use paravirt_platform::{DmaSlice, Platform};
 
@@ -137,7 +136,7 @@ fn pass(queue: &mut DiskQueue, buffers: &mut Vec<Buffer>, plan: Plan, pass: Pass
         in_flight -= done;
         if done == 0 {
             let until = queue.next_deadline();
-            platform::sleep(until, || queue.arm() == Arm::Pending);
+            platform::sleep(until, || queue.arm());
             if Machine.now() >= until {
                 queue.expire(Machine.now()).map_err(|fault| fault.to_string())?;
             }
@@ -194,7 +193,7 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
     }
     let size = u64::from(info.block_size);
     let mut queues = devices.disk_queues(index)?;
-    queues.truncate(smp::count() as usize);
+    let rest = queues.split_off(queues.len().min(smp::count() as usize));
     let depth = usize::from(info.depth).min(BUFFERS / info.block_size as usize).max(1);
     let limit = info.max_bytes.min(info.max_segment_bytes) as usize;
     let bytes = (BUFFERS / depth).min(BUFFER).min(limit) as u64 & !(size - 1);
@@ -228,26 +227,16 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
 
     let range = RANGE.min(info.blocks);
     let mut bytes = alloc::vec![0; (range * size) as usize];
-    if let Some(limits) = info.discard {
-        let mut lba = 0;
-        while lba < range {
-            let blocks = (range - lba).min(u64::from(limits.max_blocks));
-            disk.discard(lba, blocks as u32).map_err(|e| failed("discard", e))?;
-            lba += blocks;
-        }
+    if info.discard.is_some() {
+        disk.discard(0, range as u32).map_err(|e| failed("discard", e))?;
         disk.read(0, &mut bytes).map_err(|e| failed("read after discard", e))?;
         println!("test=discard blocks={range}");
     }
-    if let Some(limits) = info.write_zeroes {
+    if info.write_zeroes.is_some() {
         for unmap in [Unmap::Keep, Unmap::May] {
             fill(&mut bytes, 0);
             disk.write(0, &bytes, Durability::Cached).map_err(|e| failed("write", e))?;
-            let mut lba = 0;
-            while lba < range {
-                let blocks = (range - lba).min(u64::from(limits.max_blocks));
-                disk.write_zeroes(lba, blocks as u32, unmap).map_err(|e| failed("write zeroes", e))?;
-                lba += blocks;
-            }
+            disk.write_zeroes(0, range as u32, unmap).map_err(|e| failed("write zeroes", e))?;
             disk.read(0, &mut bytes).map_err(|e| failed("read after zeroes", e))?;
             if bytes.iter().any(|byte| *byte != 0) {
                 return Err("zeroed blocks do not read as zeroes".into());
@@ -263,5 +252,8 @@ pub fn test(devices: &mut Devices, index: usize, options: &Options) -> Result<()
         return Err(format!("byte {at} is not what was written durably"));
     }
     println!("same test=pass blocks={}", info.blocks);
+    let others = workers.into_iter().map(|worker| worker.queue);
+    let queues = core::iter::once(disk.into_queue()).chain(others).chain(rest).collect();
+    devices.return_queues(index, queues);
     Ok(())
 }

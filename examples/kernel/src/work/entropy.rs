@@ -5,7 +5,7 @@ use crate::{platform, println};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use core::time::Duration;
-use paravirt_device::{Arm, Entropy, Notify};
+use paravirt_device::{Entropy, Notify};
 use sha2::{Digest, Sha256};
 
 /// Reads `bytes` bytes and prints how many bits are set, and their SHA-256.
@@ -20,7 +20,7 @@ pub fn read(devices: &mut Devices, bytes: usize) -> Result<(), String> {
             0 if crate::arch::time::now() >= deadline => {
                 return Err("entropy: the device returned no bytes for 60 seconds".into());
             }
-            0 => platform::sleep(deadline, || source.arm() == Arm::Pending),
+            0 => platform::sleep(deadline, || source.arm()),
             count => filled += count,
         }
     }

@@ -7,7 +7,7 @@ use crate::{exit, platform, println};
 use alloc::string::String;
 use core::time::Duration;
 use paravirt::AnyClock;
-use paravirt_device::Clock;
+use paravirt_device::{Arm, Clock};
 use paravirt_platform::ProcessorId;
 
 /// Compares the hypervisor's clock with the kernel's for a tenth of a second.
@@ -50,8 +50,9 @@ fn timer(devices: &Devices) -> Result<(), String> {
         let (start, before) = (time::now(), interrupts::device_interrupts_on(processor));
         timer.set(AFTER).map_err(|error| alloc::format!("{error}"))?;
         let has_fired = || interrupts::device_interrupts_on(processor) > before;
+        let arm = || if has_fired() { Arm::Pending } else { Arm::Armed };
         while !has_fired() {
-            platform::sleep(start.saturating_add(AFTER * 100), has_fired);
+            platform::sleep(start.saturating_add(AFTER * 100), arm);
             if !has_fired() && time::now().since(start) >= AFTER * 100 {
                 return Err(alloc::format!("timer: the hypervisor's timer did not fire, attempt {time}"));
             }

@@ -6,7 +6,7 @@ use super::devices::Devices;
 use crate::arch::{interrupts, time};
 use crate::{platform, println};
 use core::time::Duration;
-use paravirt_device::{Arm, BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
+use paravirt_device::{BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
 
 /// Waits for `seconds` seconds.
 pub fn idle(devices: &mut Devices, seconds: u64) {
@@ -23,7 +23,7 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut sleeps = 0u64;
     while time::now() < end && kernel.end.is_none() {
-        platform::sleep(end, || devices.services.arm() == Arm::Pending);
+        platform::sleep(end, || devices.services.arm());
         sleeps += 1;
         report(devices);
         devices.services.serve(&mut kernel);

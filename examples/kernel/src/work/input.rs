@@ -38,7 +38,7 @@ pub fn run(devices: &mut Devices, seconds: u64) -> Result<(), String> {
         }
         if !is_over {
             platform::sleep(end, || {
-                devices.inputs.iter_mut().any(|input| input.device.arm() == Arm::Pending)
+                devices.inputs.iter_mut().fold(Arm::Armed, |all, input| all.and(input.device.arm()))
             });
         }
     }

@@ -10,7 +10,7 @@ pub fn list(devices: &mut Devices) {
         let info = device.info();
         println!(
             "device=disk{i} at={address} blocks={} block_size={} physical={} offset={} optimal={} max_bytes={} \
-             max_segments={} access={} cache={} serial=\"{}\" queues={} depth={}",
+             max_segments={} access={} cache={} serial=\"{}\" queues={} depth={} ring={} signalling={}",
             info.blocks,
             info.block_size,
             info.physical_block_size,
@@ -23,6 +23,8 @@ pub fn list(devices: &mut Devices) {
             info.serial,
             info.queues,
             info.depth,
+            info.connection.ring,
+            info.connection.signalling,
         );
         if let Some(discard) = info.discard {
             println!(
@@ -39,13 +41,15 @@ pub fn list(devices: &mut Devices) {
         let info = device.info();
         let link = if device.link() == Link::Up { "up" } else { "down" };
         println!(
-            "device=net{i} at={address} mac={} mtu={} link={link} speed={} queues={} depth={} max_segmented={} offloads={:?}",
+            "device=net{i} at={address} mac={} mtu={} link={link} speed={} queues={} depth={} max_segmented={} ring={} signalling={} offloads={:?}",
             info.mac,
             info.mtu,
             info.speed.unwrap_or(0),
             info.queues,
             info.depth,
             info.max_segmented,
+            info.connection.ring,
+            info.connection.signalling,
             info.offloads.iter_names().map(|(name, _)| name).collect::<alloc::vec::Vec<_>>(),
         );
     }

@@ -51,10 +51,12 @@ fn run_parts(devices: &mut Devices, options: &Options) -> Result<(), String> {
     if let Some(bytes) = options.entropy {
         entropy::read(devices, bytes)?;
     }
-    if let Some(disk) = options.mount {
+    if let Some(name) = &options.mount {
+        let disk = devices.find_disk(name)?;
         mount::mount(devices, disk)?;
     }
-    if let Some(disk) = options.test {
+    if let Some(name) = &options.test {
+        let disk = devices.find_disk(name)?;
         disk_test::test(devices, disk, options)?;
     }
     if options.bench {

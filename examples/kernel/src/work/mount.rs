@@ -5,13 +5,15 @@ use crate::platform::{self, Machine};
 use crate::println;
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::error::Error;
 use core::fmt::Write;
 use core::time::Duration;
 use ext4_view::{Ext4, Ext4Read, PathBuf};
-use paravirt_device::{Arm, BlockDevice, BlockInfo, Blocking, Notify};
+use paravirt_device::{BlockDevice, BlockInfo, Blocking, Notify};
 use paravirt_platform::{DmaSlice, Instant};
 use sha2::{Digest, Sha256};
 
@@ -27,7 +29,7 @@ pub fn blocking(mut queue: DiskQueue, info: &BlockInfo, bytes: usize) -> Result<
     queue.register(&platform::waker());
     let bounce: Buffer = DmaSlice::alloc(&Machine, bytes).map_err(|e| e.to_string())?;
     fn wait(queue: &mut DiskQueue, until: Instant) {
-        platform::sleep(until, || queue.arm() == Arm::Pending);
+        platform::sleep(until, || queue.arm());
     }
     Ok(Blocking::new(queue, Machine, bounce, info, TIMEOUT, wait))
 }
@@ -52,7 +54,7 @@ struct Reader {
     len: usize,
 }
 
-impl Ext4Read for Reader {
+impl Reader {
     fn read(
         &mut self,
         start_byte: u64,
@@ -84,18 +86,41 @@ impl Ext4Read for Reader {
     }
 }
 
+/// The reader as the file system holds it: this module gets its queue back.
+struct Shared(Rc<RefCell<Reader>>);
+
+impl Ext4Read for Shared {
+    fn read(
+        &mut self,
+        start_byte: u64,
+        dst: &mut [u8],
+    ) -> Result<(), Box<dyn Error + Send + Sync + 'static>> {
+        self.0.borrow_mut().read(start_byte, dst)
+    }
+}
+
 /// Prints all files of the file system on disk `index`.
 pub fn mount(devices: &mut Devices, index: usize) -> Result<(), String> {
     let info = devices.disk(index)?.info();
-    let queue = devices.disk_queues(index)?.swap_remove(0);
-    let reader = Reader {
+    let mut queues = devices.disk_queues(index)?;
+    let queue = queues.remove(0);
+    let reader = Rc::new(RefCell::new(Reader {
         disk: blocking(queue, &info, WINDOW)?,
         block_size: u64::from(info.block_size),
         blocks: info.blocks,
         window: alloc::vec![0; WINDOW],
         start: 0,
         len: 0,
-    };
+    }));
+    let printed = print_files(Shared(reader.clone()), index);
+    if let Some(reader) = Rc::into_inner(reader) {
+        queues.insert(0, reader.into_inner().disk.into_queue());
+    }
+    devices.return_queues(index, queues);
+    printed
+}
+
+fn print_files(reader: Shared, index: usize) -> Result<(), String> {
     let fs = Ext4::load(Box::new(reader)).map_err(|e| format!("disk{index}: {e}"))?;
     println!("mount=disk{index} label={:?}", fs.label());
     let mut directories = alloc::vec![PathBuf::new("/")];

@@ -130,7 +130,7 @@ impl Stack {
             let delay = self.interface.poll_delay(stack_time(), &self.sockets);
             let until = delay.map_or(Instant::NEVER, |d| time::now().saturating_add(d.into())).min(deadline);
             let device = &mut self.device;
-            platform::sleep(until, || device.arm() == Arm::Pending);
+            platform::sleep(until, || device.arm());
         }
     }
 

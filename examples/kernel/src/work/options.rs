@@ -1,5 +1,6 @@
 //! The kernel's command line.
 
+use super::devices::DiskName;
 use alloc::format;
 use alloc::string::{String, ToString};
 use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
@@ -8,8 +9,8 @@ use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 #[derive(Default)]
 pub struct Options {
     pub list: bool,
-    pub mount: Option<usize>,
-    pub test: Option<usize>,
+    pub mount: Option<DiskName>,
+    pub test: Option<DiskName>,
     /// Bytes between the requests of a test, which then skips the blocks in between.
     pub stride: Option<u64>,
     /// The timeout of each request of a test, in seconds.
@@ -62,7 +63,7 @@ fn value<T>(key: &str, text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Res
     parse(text).ok_or_else(|| format!("{key}={text} cannot be read"))
 }
 
-fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
+pub fn number<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let (digits, shift) = match text.strip_suffix(['K', 'M', 'G']) {
         Some(digits) if text.ends_with('K') => (digits, 10),
         Some(digits) if text.ends_with('M') => (digits, 20),
@@ -96,7 +97,6 @@ impl Options {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
             let (key, text) = word.split_once('=').map_or((word, None), |(key, text)| (key, Some(text)));
-            let disk = |text: &str| text.strip_prefix("disk").and_then(number);
             match (key, text) {
                 ("list", None) => options.list = true,
                 ("dhcp", None) => options.dhcp = true,
@@ -113,8 +113,8 @@ impl Options {
                 ("passthrough", None) => options.passthrough = true,
                 ("peer", None) => options.peer = true,
                 ("ping", None) => options.ping = Some(None),
-                ("mount", Some(text)) => options.mount = Some(value(key, text, disk)?),
-                ("test", Some(text)) => options.test = Some(value(key, text, disk)?),
+                ("mount", Some(text)) => options.mount = Some(value(key, text, DiskName::parse)?),
+                ("test", Some(text)) => options.test = Some(value(key, text, DiskName::parse)?),
                 ("stride", Some(text)) => options.stride = Some(value(key, text, number)?),
                 ("timeout", Some(text)) => options.timeout = Some(value(key, text, number)?),
                 ("ip", Some(text)) => options.address = Some(value(key, text, |t| t.parse().ok())?),

@@ -10,7 +10,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use core::time::Duration;
 use paravirt::AnySockets;
-use paravirt_device::{Arm, Notify, SocketId, SocketState, Sockets};
+use paravirt_device::{Notify, SocketId, SocketState, Sockets};
 use sha2::{Digest, Sha256};
 
 /// How many bytes are sent: more than the buffers of both sides hold.
@@ -34,7 +34,7 @@ fn until<R>(
             return Err(alloc::format!("socket: timeout while waiting for {what}"));
         }
         let until = deadline.min(sockets.next_deadline());
-        platform::sleep(until, || sockets.arm() == Arm::Pending);
+        platform::sleep(until, || sockets.arm());
     }
 }
 

@@ -1,0 +1,141 @@
+//! Odd machines: no interrupts, too few vectors, lines that are bound again, queues that cannot be reset alone, disks by name, a command
+//! line that is too long, more memory than the kernel uses.
+
+use super::{Bench, DISK1, Outcome, Special, must_contain, must_end};
+use anyhow::{Result, ensure};
+
+pub(super) const CASES: &[(&str, Special)] = &[
+    ("PCI without any interrupt", Bench::no_interrupts),
+    ("fourteen disks with sixteen queues each", Bench::many_queues),
+    ("line interrupts that are bound again", Bench::lines_again),
+    ("two queues that cannot be reset alone", Bench::no_queue_reset),
+    ("disks by serial number and by address", Bench::disk_names),
+    ("a command line that is too long", Bench::long_command_line),
+    ("more memory than the kernel uses", Bench::much_memory),
+];
+
+impl Bench {
+    /// PCI functions without MSI-X on a machine whose PCI has no lines: everything is polled, and nothing sleeps for good.
+    fn no_interrupts(&self) -> Result<Outcome> {
+        let mut machine = self.machine("microvm,acpi=on,pcie=on", 2);
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add("-device virtio-blk-pci,drive=d0,vectors=0");
+        machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0,vectors=0");
+        machine.command_line =
+            format!("list mount=disk0 dhcp http=http://10.0.2.2:{}/large.bin reconnect=3", self.port);
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        for device in ["device=disk0 at", "device=net0 at"] {
+            ensure!(transcript.value(device, "signalling") == Some("polled"), "{}", transcript.text());
+        }
+        must_contain(&transcript, "same http=/large.bin status=200")?;
+        // Registers above 4 GiB are not mapped anew each time.
+        must_contain(&transcript, "reconnect=3 devices=3 different=0 lost_pages=0")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn many_queues(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 2);
+        for disk in 0..13 {
+            machine.add(&format!(
+                "-blockdev driver=null-co,node-name=n{disk},size=1048576,read-zeroes=on \
+                 -device virtio-blk-pci,drive=n{disk},num-queues=16"
+            ));
+        }
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add("-device virtio-blk-pci,drive=d0,num-queues=16");
+        machine.command_line = "list queues=16 mount=disk13 bench".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        let signalling = |disk| transcript.value(&format!("device=disk{disk} at"), "signalling");
+        ensure!(
+            signalling(0) == Some("messages") && signalling(13) == Some("shared-messages"),
+            "{}",
+            transcript.text()
+        );
+        must_contain(&transcript, "mount=disk13")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn lines_again(&self) -> Result<Outcome> {
+        for (kind, device, properties) in
+            [("q35", "virtio-blk-pci", ",vectors=0"), ("microvm,acpi=on", "virtio-blk-device", "")]
+        {
+            let mut machine = self.machine(kind, 1);
+            machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+            if device.ends_with("device") {
+                machine.add("-global virtio-mmio.force-legacy=false");
+            }
+            machine.add(&format!("-device {device},drive=d0{properties}"));
+            machine.command_line = "reconnect=3 list mount=disk0 bench".into();
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_contain(&transcript, "different=0 lost_pages=0")?;
+            let signalling = transcript.value("device=disk0 at", "signalling");
+            ensure!(signalling == Some("line"), "{}", transcript.text());
+        }
+        Ok(Outcome::Passed)
+    }
+
+    /// On Cloud Hypervisor and crosvm likewise. The parts use the same disk one after the other.
+    fn no_queue_reset(&self) -> Result<Outcome> {
+        let disk = self.scratch("no-reset.img", DISK1)?;
+        let mut machine = self.machine("q35", 2);
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.add(&format!("-drive file={},if=none,id=d1,format=raw", disk.display()));
+        for drive in ["d0", "d1"] {
+            machine.add(&format!("-device virtio-blk-pci,drive={drive},num-queues=2,queue_reset=off"));
+        }
+        machine.command_line = "mount=disk0 test=disk1 bench".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_contain(&transcript, "same test=pass")?;
+        must_contain(&transcript, "bench=read-depth32 end")?;
+        machine.command_line = "test=disk1 mount=disk0 bench".into();
+        must_end(&machine.run(|_| ())?, 0)?;
+        std::fs::remove_file(&disk)?;
+        Ok(Outcome::Passed)
+    }
+
+    fn disk_names(&self) -> Result<Outcome> {
+        let disk = self.scratch("named.img", DISK1)?;
+        let mut machine = self.machine("q35", 1);
+        machine.add(&format!("-drive file={},if=none,id=d0,format=raw", disk.display()));
+        machine.add(&format!("-drive file={},if=none,id=d1,format=raw,readonly=on", self.ext4.display()));
+        machine.add("-device virtio-blk-pci,drive=d1,serial=files,addr=5");
+        machine.add("-device virtio-blk-pci,drive=d0,serial=scratch,addr=4");
+        machine.command_line = "list mount=at:pci:0000:00:05.0 test=serial:scratch".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_contain(&transcript, "mount=disk1")?;
+        must_contain(&transcript, "test=begin disk=disk0")?;
+        machine.command_line = "test=serial:scratc".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 1)?;
+        must_contain(&transcript, "error=\"there is no disk with serial scratc: 2 in all\"")?;
+        std::fs::remove_file(&disk)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// The cut would be inside the last word, which would then name another disk.
+    fn long_command_line(&self) -> Result<Outcome> {
+        let mut machine = self.machine("q35", 1);
+        let word = "test=disk10";
+        machine.command_line = format!("{}{word}", " ".repeat(4097 - word.len()));
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 2)?;
+        must_contain(&transcript, "error=\"the command line is longer than 4096 bytes: shorten it\"")?;
+        Ok(Outcome::Passed)
+    }
+
+    fn much_memory(&self) -> Result<Outcome> {
+        let mut machine = crate::guest::Machine::new(&self.kernel, "q35,memory-backend=m", 1, "66G");
+        // The kernel touches little of it.
+        machine.add("-object memory-backend-ram,id=m,size=66G,reserve=off");
+        machine.command_line = "list".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_contain(&transcript, "of RAM above 64 GiB are not used")?;
+        Ok(Outcome::Passed)
+    }
+}
