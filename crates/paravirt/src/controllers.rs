@@ -1,6 +1,6 @@
 //! The SCSI controllers, which are kept for hot plug of their disks.
 
-use crate::{Address, Block, Device, Event, Found, Place, Reason};
+use crate::{Address, Block, Device, Event, Found, Place, Reason, Unclaimed, What};
 use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
@@ -14,6 +14,8 @@ use paravirt_vmbus::{Offer, Vmbus};
 
 /// Maximum number of controllers: Hyper-V has four, and four IDE disks.
 const MAX_CONTROLLERS: usize = 16;
+/// The maximum number of events of a controller that one call reports: a host may change its units as fast as they are scanned.
+const MAX_EVENTS: usize = 256;
 
 #[cfg(feature = "virtio")]
 type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
@@ -31,6 +33,7 @@ enum Any<P: Platform, B: DmaBuffer> {
 enum AnyEvent<P: Platform, B: DmaBuffer> {
     Added(Block<P, B>, paravirt_scsi::Address),
     Removed(paravirt_scsi::Address),
+    Ignored(paravirt_scsi::Address, paravirt_scsi::Ignored),
     /// Reported by the disks themselves.
     Faulted,
 }
@@ -67,6 +70,7 @@ fn next_event<P: Platform, T: ScsiTransport, B: DmaBuffer>(
                 AnyEvent::Added(block(disk), unit)
             }
             ControllerEvent::Removed(unit) => AnyEvent::Removed(unit),
+            ControllerEvent::Ignored(unit, reason) => AnyEvent::Ignored(unit, reason),
             ControllerEvent::Faulted(_) => AnyEvent::Faulted,
             _ => continue,
         });
@@ -149,7 +153,8 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     /// Passes each hot-plug event of the controller at `only`, or of all controllers, to `each`.
     pub fn poll(&mut self, only: Option<Place>, each: &mut dyn FnMut(Event<P, B>)) {
         for (place, controller) in self.iter_mut().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
-            while let Some(event) = controller.poll() {
+            for _ in 0..MAX_EVENTS {
+                let Some(event) = controller.poll() else { break };
                 let place = *place;
                 match event {
                     AnyEvent::Added(disk, unit) => {
@@ -157,6 +162,11 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
                         each(Event::Found(Found { address, device: Device::Block(disk) }));
                     }
                     AnyEvent::Removed(unit) => each(Event::Removed(Address { place, unit: Some(unit) })),
+                    AnyEvent::Ignored(unit, reason) => {
+                        let address = Address { place, unit: Some(unit) };
+                        let unclaimed = Unclaimed { what: What::ScsiUnit, reason: Reason::Unit(reason) };
+                        each(Event::Found(Found { address, device: Device::Unclaimed(unclaimed) }));
+                    }
                     AnyEvent::Faulted => {}
                 }
             }

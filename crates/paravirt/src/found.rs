@@ -198,6 +198,8 @@ pub enum What {
     /// A device on VMBus: its class.
     #[cfg(feature = "hyperv")]
     Vmbus(Guid),
+    /// A unit of a SCSI controller.
+    ScsiUnit,
 }
 
 /// Why no driver claimed a device.
@@ -226,6 +228,8 @@ pub enum Reason {
     NetVsc(paravirt_netvsc::OpenError),
     /// The SCSI controller could not be opened.
     Scsi(paravirt_scsi::OpenError),
+    /// The SCSI layer has no disk for it.
+    Unit(paravirt_scsi::Ignored),
     /// The fixed table for devices of its kind is full (16 SCSI controllers).
     TooMany,
 }
@@ -254,6 +258,7 @@ impl fmt::Display for What {
                 Some(class) => write!(f, "vmbus {class}"),
                 None => write!(f, "vmbus {interface}"),
             },
+            Self::ScsiUnit => f.write_str("scsi unit"),
         }
     }
 }
@@ -275,6 +280,7 @@ impl fmt::Display for Reason {
             #[cfg(feature = "hyperv")]
             Self::NetVsc(error) => error.fmt(f),
             Self::Scsi(error) => error.fmt(f),
+            Self::Unit(reason) => reason.fmt(f),
             Self::TooMany => f.write_str("too many devices of its kind"),
         }
     }

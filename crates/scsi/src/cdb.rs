@@ -9,6 +9,7 @@ mod opcode {
     pub const MODE_SENSE_6: u8 = 0x1a;
     pub const READ_CAPACITY_10: u8 = 0x25;
     pub const READ_10: u8 = 0x28;
+    pub const WRITE_10: u8 = 0x2a;
     pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
     pub const UNMAP: u8 = 0x42;
     pub const READ_16: u8 = 0x88;
@@ -85,6 +86,29 @@ impl Cdb {
         let [a, b, c, d] = lba.to_be_bytes();
         let [e, f] = blocks.to_be_bytes();
         Self { bytes: [opcode::READ_10, 0, a, b, c, d, 0, e, f, 0, 0, 0, 0, 0, 0, 0], len: 10 }
+    }
+
+    /// The same read or write, as a unit knows it that has the commands of 10 bytes only if `is_short`.
+    #[inline(always)]
+    pub(crate) fn known_to(self, is_short: bool) -> Self {
+        if is_short { self.shortened().unwrap_or(self) } else { self }
+    }
+
+    /// The same read or write of 10 bytes, for units without the commands of 16: `None` where it is another command, or does not fit.
+    /// SBC-3 §5.9, §5.30
+    #[cold]
+    pub(crate) fn shortened(&self) -> Option<Self> {
+        let [opcode, second, lba @ .., _, _, _, _, _, _] = self.bytes;
+        let [.., a, b, c, d, _, _] = self.bytes;
+        let opcode = match opcode {
+            opcode::READ_16 => opcode::READ_10,
+            opcode::WRITE_16 => opcode::WRITE_10,
+            _ => return None,
+        };
+        let lba = u32::try_from(u64::from_be_bytes(lba)).ok()?.to_be_bytes();
+        let [e, f] = u16::try_from(u32::from_be_bytes([a, b, c, d])).ok()?.to_be_bytes();
+        let [a, b, c, d] = lba;
+        Some(Self { bytes: [opcode, second, a, b, c, d, 0, e, f, 0, 0, 0, 0, 0, 0, 0], len: 10 })
     }
 
     /// WRITE (16), durable when it is done where `fua`. SBC-3 §5.32

@@ -417,16 +417,8 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
             let was_sent = slot.place == Place::Sent;
             match (slot.place, &mut slot.data) {
                 (Place::Free | Place::Done, _) => continue,
-                (Place::Sent, Data::Buffer(..)) if !released => {
-                    // A buffer that is dropped in flight leaks its memory; the request has no completion.
-                    slot.data = Data::None;
-                    slot.place = Place::Free;
-                    slot.id = next_id(slot.id);
-                    slot.next = self.free;
-                    self.free = at;
-                    self.in_flight = self.in_flight.wrapping_sub(1);
-                    continue;
-                }
+                // A buffer that is dropped in flight leaks its memory: the completion comes without it.
+                (Place::Sent, Data::Buffer(..)) if !released => slot.data = Data::None,
                 (Place::Sent | Place::Staged, Data::Buffer(buffer, _)) => {
                     // SAFETY: it was submitted when it was staged or sent. A staged command the host does not know of; for one
                     // that was sent the caller promises that the port was closed, after which the contract of

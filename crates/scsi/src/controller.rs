@@ -1,12 +1,12 @@
 //! The public side of a controller: the disks that are found on it, and events.
 
-use crate::controller_shared::{CommandError, Control, ControllerShared, MAX_ANSWER, MAX_PORTS};
+use crate::controller_shared::{CommandError, Control, ControllerShared, MAX_ANSWER, MAX_PORTS, Progress};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
-use crate::identify::{identify, look};
+use crate::identify::{Ignored, identify, look};
 use crate::owner::{CONTROLLER, NOBODY};
 use crate::transport::{Address, Scan, ScsiTransport};
-use crate::unit::MAX_UNITS;
+use crate::unit::{MAX_UNITS, Unit};
 use crate::{Cdb, OpenError};
 use core::fmt;
 use core::task::Waker;
@@ -66,6 +66,8 @@ pub enum ControllerEvent<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     Added(Disk<P, T, B>),
     /// The disk at this address was removed: its owner drops it.
     Removed(Address),
+    /// The host reports a unit at this address that is no disk for this crate. Reported again by each scan.
+    Ignored(Address, Ignored),
     /// The controller and all of its disks are out of service.
     Faulted(Fault),
 }
@@ -75,6 +77,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for ControllerEvent
         match self {
             Self::Added(disk) => f.debug_tuple("Added").field(disk).finish(),
             Self::Removed(address) => f.debug_tuple("Removed").field(address).finish(),
+            Self::Ignored(address, reason) => f.debug_tuple("Ignored").field(address).field(reason).finish(),
             Self::Faulted(fault) => f.debug_tuple("Faulted").field(fault).finish(),
         }
     }
@@ -114,8 +117,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
 
     /// The next event since the last call; the first ones are the disks that are there.
     ///
-    /// Scans where the host has reported that units were added or removed. That blocks for several commands for each new unit,
-    /// [`Options::command_timeout`] and the time of a recovery at most where the host does not answer.
+    /// Scans where the host has reported that units were added or removed, or identifies one new unit. Blocks for the commands of that:
+    /// one for each target and about three for each known unit of a scan, about twelve for a new unit. Each has
+    /// [`Options::command_timeout`]; after the first one that is not answered in time, and its recovery, no more are sent by this call,
+    /// and the next one goes on behind it.
     pub fn poll(&mut self) -> Option<ControllerEvent<P, T, B>> {
         self.receive();
         if let Some(fault) = self.shared.fault() {
@@ -125,6 +130,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             self.reported = Some(fault);
             return Some(ControllerEvent::Faulted(fault));
         }
+        self.shared.control.lock().is_late = false;
         if self.count == 0
             && self.shared.state.take_scan()
             && let Err(fault) = self.scan()
@@ -139,14 +145,22 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         while let Some(left) = self.count.checked_sub(1) {
             self.count = left;
             let address = self.found.get(left).copied()?;
-            let identity = identify(&self.shared, &mut self.shared.control.lock(), address, self.depth);
-            match identity {
-                Ok(Some(identity)) => match Disk::new(&self.shared, address, &identity) {
-                    Some(disk) => return Some(ControllerEvent::Added(disk)),
-                    None => log::warn!("scsi: disk {address}: more than {MAX_UNITS} units: ignored"),
-                },
-                Ok(None) => {}
+            let control = &mut self.shared.control.lock();
+            let identity = identify(&self.shared, control, address, self.depth);
+            let is_late = control.is_late;
+            let disk = match identity {
+                _ if is_late => Err(Ignored::Silent),
+                Ok(Ok(identity)) => Disk::new(&self.shared, address, &identity).ok_or(Ignored::TooMany),
+                Ok(Err(ignored)) => Err(ignored),
                 Err(_) => return None,
+            };
+            match disk {
+                Ok(disk) => return Some(ControllerEvent::Added(disk)),
+                Err(Ignored::Absent) => {}
+                Err(ignored) => {
+                    log::warn!("scsi: unit {address}: {ignored}");
+                    return Some(ControllerEvent::Ignored(address, ignored));
+                }
             }
         }
         None
@@ -203,53 +217,27 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         self.shared.ports.len()
     }
 
-    /// Scans for units: marks those that are gone, and records the addresses of new ones. REPORT LUNS, SPC-4 §6.33
+    /// Scans for units: marks those that are gone, and records the addresses of new ones. If a command is not answered in time, leaves the
+    /// rest to the next call. REPORT LUNS, SPC-4 §6.33
     fn scan(&mut self) -> Result<(), Fault> {
         let Self { shared, found, count, .. } = self;
-        let control = &mut shared.control.lock();
-        let mut there = [Address::default(); MAX_UNITS];
-        let mut len = 0usize;
-        let mut add = |address| {
-            if let Some(place) = there.get_mut(len) {
-                *place = address;
-                len = len.saturating_add(1);
-            }
-        };
-        let (paths, targets) = match control.transport.scan() {
-            Scan::One(address) => {
-                add(address);
-                (0, 0)
-            }
-            Scan::Targets(targets) => (1, targets),
-            Scan::Paths { paths, targets } => (paths, targets),
-        };
-        for path in 0..paths {
-            for target in 0..targets {
-                Self::scan_target(shared, control, Address { path, target, lun: 0 }, &mut add)?;
-            }
-        }
-        // In the order of addresses, whatever order the host lists them in.
-        if let Some(there) = there.get_mut(..len) {
-            there.sort_unstable();
-        }
-        let there = there.get(..len).unwrap_or_default();
-        for unit in shared.state.units.iter().filter(|unit| unit.is_present()) {
-            let address = unit.address();
-            let is_same = there.contains(&address) && {
-                look(shared, control, address)?.is_none_or(|found| {
-                    let is_there = found.peripheral != Peripheral::None;
-                    // A page that could not be read now is not one that has changed.
-                    is_there && (!found.is_certain || found.hash == unit.identity())
-                })
-            };
-            if is_same {
-                unit.set_changed();
-            } else {
-                unit.set_gone();
-            }
+        let control = &mut *shared.control.lock();
+        let mut progress = control.scan.take().unwrap_or(Progress {
+            path: 0,
+            target: 0,
+            there: [Address::default(); MAX_UNITS],
+            len: 0,
+            unit: 0,
+        });
+        let is_over = Self::ask_targets(shared, control, &mut progress)?
+            && Self::compare_units(shared, control, &mut progress)?;
+        if !is_over {
+            control.scan = Some(progress);
+            shared.state.request_scan();
+            return Ok(());
         }
         // In reverse order, so that the first is popped first.
-        for address in there.iter().rev() {
+        for address in progress.there.get(..progress.len).unwrap_or_default().iter().rev() {
             if !shared.state.has_unit(*address)
                 && let Some(place) = found.get_mut(*count)
             {
@@ -258,6 +246,86 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             }
         }
         Ok(())
+    }
+
+    /// Collects the addresses of the units that the targets report; returns whether all were asked.
+    fn ask_targets(
+        shared: &ControllerShared<P, T, B>,
+        control: &mut Control<P, T, B>,
+        progress: &mut Progress,
+    ) -> Result<bool, Fault> {
+        let Progress { path, target, there, len, .. } = progress;
+        let mut add = |address| match there.get_mut(*len) {
+            Some(place) => {
+                *place = address;
+                *len = len.saturating_add(1);
+            }
+            None => log::warn!("scsi: unit {address}: {}", Ignored::TooMany),
+        };
+        let (paths, targets) = match control.transport.scan() {
+            Scan::One(address) => {
+                if *path == 0 {
+                    add(address);
+                    *path = 1;
+                }
+                (0, 0)
+            }
+            Scan::Targets(targets) => (1, targets),
+            Scan::Paths { paths, targets } => (paths, targets),
+        };
+        while *path < paths {
+            while let Ok(next) = u8::try_from(*target)
+                && *target < targets
+            {
+                *target = target.saturating_add(1);
+                let address = Address { path: *path, target: next, lun: 0 };
+                Self::scan_target(shared, control, address, &mut add)?;
+                if control.is_late {
+                    // It did not answer: what is known of it stays.
+                    let known = shared.state.units.iter().filter(|unit| unit.is_present());
+                    known
+                        .map(Unit::address)
+                        .filter(|a| (a.path, a.target) == (address.path, next))
+                        .for_each(&mut add);
+                    return Ok(false);
+                }
+            }
+            (*path, *target) = (path.saturating_add(1), 0);
+        }
+        // In the order of addresses, whatever order the host lists them in.
+        if let Some(there) = there.get_mut(..*len) {
+            there.sort_unstable();
+        }
+        Ok(true)
+    }
+
+    /// Compares the known units with what is there now; returns whether all were compared.
+    fn compare_units(
+        shared: &ControllerShared<P, T, B>,
+        control: &mut Control<P, T, B>,
+        progress: &mut Progress,
+    ) -> Result<bool, Fault> {
+        let there = progress.there.get(..progress.len).unwrap_or_default();
+        while let Some(unit) = shared.state.units.get(progress.unit) {
+            progress.unit = progress.unit.saturating_add(1);
+            if !unit.is_present() {
+                continue;
+            }
+            let address = unit.address();
+            let is_same = there.contains(&address) && {
+                look(shared, control, address)?
+                    .is_none_or(|found| found.peripheral != Peripheral::None && unit.is_same(&found))
+            };
+            if is_same {
+                unit.set_changed();
+            } else {
+                unit.set_gone();
+            }
+            if control.is_late {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Adds the units of the target of `address`: as it reports them, or, of a target that does not, one by one until one is absent.

@@ -56,6 +56,23 @@ pub(crate) struct Control<P: Platform, T, B> {
     /// Where the data of its own commands go. `None` once it was leaked.
     page: Option<DmaRegion<P>>,
     table: CommandTable<P, B>,
+    /// Whether a command was not answered by its deadline since [`Controller::poll`](crate::Controller::poll) was called: it sends no more
+    /// then, so that a silent unit costs one deadline and not one for each command.
+    pub is_late: bool,
+    /// A scan that is to be continued.
+    pub scan: Option<Progress>,
+}
+
+/// How far a scan has come.
+pub(crate) struct Progress {
+    /// The path and the target that are asked next.
+    pub path: u8,
+    pub target: u16,
+    /// The units that were found.
+    pub there: [Address; MAX_UNITS],
+    pub len: usize,
+    /// The known unit that is compared next.
+    pub unit: usize,
 }
 
 /// How long the host may take: see [`Options`].
@@ -110,7 +127,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
             Ok::<_, AllocError>(Mutex::new(state))
         })?;
         state.set_phase(Phase::Running);
-        let control = Mutex::new(Control { transport, page: Some(page), table });
+        let control = Mutex::new(Control { transport, page: Some(page), table, is_late: false, scan: None });
         let timeouts = Timeouts { command: options.command_timeout, reset: options.reset_timeout };
         Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits, timeouts })?)
     }
@@ -312,6 +329,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     ) -> Result<usize, CommandError> {
         let mut epoch = self.state.epoch();
         let port = self.ports.first().ok_or(Fault::Refused)?;
+        if control.is_late {
+            return Err(CommandError::Io(IoError::Aborted));
+        }
         let deadline = self.state.now().saturating_add(self.timeouts.command);
         control.table.set_address(address);
         loop {
@@ -343,6 +363,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         loop {
             let received = port.lock().receive(&self.state, &mut control.table);
             if let Some(done) = control.table.pop_done() {
+                // Its abort may be what a reset has waited for.
+                if self.state.phase() == Phase::Resetting && self.outstanding() == 0 {
+                    self.state.end_reset();
+                    self.resumed();
+                }
                 if done.is_absent {
                     return Err(CommandError::Absent);
                 }
@@ -363,6 +388,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
                     epoch = self.state.epoch();
                 }
             } else if now >= deadline {
+                control.is_late = true;
                 self.begin_reset();
             }
             self.state.platform.relax();

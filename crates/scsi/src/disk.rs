@@ -41,7 +41,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
         identity: &Identity,
     ) -> Option<Self> {
         const { assert!(MAX_UNITS <= u64::BITS as usize) };
-        let index = shared.state.add_unit(address, identity.hash)?;
+        let index = shared.state.add_unit(address, identity.hash, identity.is_certain)?;
         let info = identity.info;
         let unit = shared.state.units.get(index)?;
         unit.set_blocks(info.blocks);

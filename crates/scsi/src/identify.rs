@@ -4,6 +4,7 @@ use crate::Cdb;
 use crate::controller_shared::{CommandError, Control, ControllerShared};
 use crate::data::{self, BlockLimits, Capacity, Peripheral, Provisioning, page};
 use crate::transport::{Address, ScsiTransport};
+use core::fmt;
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits, Fault, IoError, Serial, Unmap, ZeroLimits};
 use paravirt_platform::{DmaBuffer, Platform};
 
@@ -21,6 +22,8 @@ pub(crate) struct Identity {
     pub is_optical: bool,
     /// A hash of vendor, product, revision and name: [`Found::hash`].
     pub hash: u64,
+    /// The unit said what its name is, or that it has none.
+    pub is_certain: bool,
 }
 
 /// Continues an FNV-1a hash.
@@ -97,6 +100,8 @@ pub(crate) struct Found {
     name: Serial,
     /// A hash of vendor, product, revision and name.
     pub hash: u64,
+    /// The same without the name.
+    pub anonymous: u64,
     /// The unit answered every question, be it by refusing it.
     pub is_certain: bool,
     /// `None` where it did not answer which pages it has.
@@ -114,8 +119,9 @@ pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         return Ok(None);
     };
     let peripheral = inquiry.and_then(data::peripheral).unwrap_or(Peripheral::None);
-    let mut found = Found { peripheral, name: Serial::default(), hash: SEED, is_certain: true, listed: None };
-    found.hash = hash(found.hash, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
+    let anonymous = hash(SEED, inquiry.and_then(|bytes| bytes.get(8..)).unwrap_or_default());
+    let name = Serial::default();
+    let mut found = Found { peripheral, name, hash: anonymous, anonymous, is_certain: true, listed: None };
     if peripheral != Peripheral::None {
         // What fails is not known, and nothing else.
         let mut bytes = [0; 255];
@@ -167,22 +173,50 @@ pub(crate) fn mode<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     Ok(ask(shared, control, address, cdb, &mut bytes)?.and_then(data::mode))
 }
 
-/// Identifies a disk or an optical drive; `None` where the unit is neither, or is not supported.
+/// Why a unit that the host reports is not a disk for this crate.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Ignored {
+    /// It is neither a disk nor an optical drive: its peripheral device type. SPC-4 §6.6.2
+    Peripheral(u8),
+    /// It reports no capacity.
+    NoCapacity,
+    /// Its blocks have an unsupported size, in bytes.
+    BlockSize(u32),
+    /// It did not answer in time; it is looked at again by the next scan.
+    Silent,
+    /// The controller has more units than the driver can manage (64).
+    TooMany,
+    /// The host lists it, but there is no unit at its address.
+    Absent,
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peripheral(kind) => write!(f, "peripheral type {kind:#x} is not supported"),
+            Self::NoCapacity => f.write_str("it reports no capacity"),
+            Self::BlockSize(size) => write!(f, "blocks of {size} bytes are not supported"),
+            Self::Silent => f.write_str("it does not answer"),
+            Self::TooMany => f.write_str("the controller has more than 64 units"),
+            Self::Absent => f.write_str("there is no unit"),
+        }
+    }
+}
+
+/// Identifies a disk or an optical drive; or why the unit is neither, or is not supported.
 pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     shared: &ControllerShared<P, T, B>,
     control: &mut Control<P, T, B>,
     address: Address,
     depth: u16,
-) -> Result<Option<Identity>, Fault> {
-    let Some(found) = look(shared, control, address)? else { return Ok(None) };
+) -> Result<Result<Identity, Ignored>, Fault> {
+    let Some(found) = look(shared, control, address)? else { return Ok(Err(Ignored::Silent)) };
     let is_optical = match found.peripheral {
         Peripheral::Disk => false,
         Peripheral::Optical => true,
-        Peripheral::None => return Ok(None),
-        Peripheral::Other(kind) => {
-            log::info!("scsi: {address}: peripheral type {kind:#x} is not supported: ignored");
-            return Ok(None);
-        }
+        Peripheral::None => return Ok(Err(Ignored::Absent)),
+        Peripheral::Other(kind) => return Ok(Err(Ignored::Peripheral(kind))),
     };
     // Clears pending unit attentions. Whether the unit is ready shows by its capacity.
     for _ in 0..READY_TRIES {
@@ -202,14 +236,10 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
                 reads_zeroes: false,
             }
         }
-        None => {
-            log::warn!("scsi: disk {address}: no capacity reported: ignored");
-            return Ok(None);
-        }
+        None => return Ok(Err(Ignored::NoCapacity)),
     };
     if !capacity.block_size.is_power_of_two() || !BLOCK_SIZES.contains(&capacity.block_size) {
-        log::warn!("scsi: disk {address}: block size {} is not supported: ignored", capacity.block_size);
-        return Ok(None);
+        return Ok(Err(Ignored::BlockSize(capacity.block_size)));
     }
     let mode = if is_optical { None } else { mode(shared, control, address)? };
     let listed = match found.listed {
@@ -263,7 +293,7 @@ pub(crate) fn identify<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     info.queues = u16::try_from(shared.ports.len()).unwrap_or(1);
     info.depth = depth;
     let has_fua = mode.is_some_and(|mode| mode.has_fua);
-    Ok(Some(Identity { info, has_fua, is_optical, hash: found.hash }))
+    Ok(Ok(Identity { info, has_fua, is_optical, hash: found.hash, is_certain: found.is_certain }))
 }
 
 /// Vital product data other than the name.

@@ -137,6 +137,7 @@ pub use cdb::{CDB_LEN, Cdb};
 pub use controller::{Controller, ControllerEvent, Options};
 pub use disk::Disk;
 pub use error::OpenError;
+pub use identify::Ignored;
 pub use queue::DiskQueue;
 pub use sense::{Attention, Disposition, Sense, key};
 pub use transport::{Address, Command, Event, Limits, Scan, ScsiPort, ScsiTransport, Status};

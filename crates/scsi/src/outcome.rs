@@ -98,6 +98,12 @@ pub(crate) fn outcome<P: Platform, B>(
                 false => Outcome::Finish(Err(IoError::Device)),
             }
         }
+        // Old hosts have the reads and writes of 10 bytes only, for USB disks and disks that are passed through.
+        Disposition::Failed(IoError::Unsupported) if !is_own && let Some(cdb) = slot.cdb.shortened() => {
+            state.unit_is_short(owner);
+            slot.cdb = cdb;
+            Outcome::RetryAt(Instant::ZERO)
+        }
         Disposition::Failed(error) => {
             if error == IoError::ReadOnly {
                 state.unit_changed(owner);

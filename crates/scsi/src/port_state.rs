@@ -299,7 +299,7 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
             self.sync(table);
             self.drain_inbox(state, table);
         }
-        let mut came = false;
+        let (mut came, mut has_changed) = (false, false);
         while let Some(event) = self.port.as_mut().ok_or(Fault::Reset)?.receive()? {
             came = true;
             match event {
@@ -313,7 +313,13 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
                         _ => self.route(state, Reply { id, status, transferred }),
                     }
                 }
-                Event::Rescan => state.request_scan(),
+                // A host may report changes as fast as they are received: one is enough for a scan.
+                Event::Rescan => {
+                    state.request_scan();
+                    if core::mem::replace(&mut has_changed, true) {
+                        break;
+                    }
+                }
             }
             if self.outstanding == 0 {
                 self.port.iter_mut().for_each(ScsiPort::pause);

@@ -123,7 +123,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         let Some(unit) = self.shared.state.units.get(self.unit) else {
             return Err((Fault::Removed.into(), buffer));
         };
-        let blocks = unit.blocks();
+        let (blocks, is_short) = (unit.blocks(), unit.is_short());
         // The gate word that is kept is one of a controller in service.
         if (self.shared.state.gate() != self.gate || !unit.accepts(is_write))
             && let Err(reason) = self.pass_gate(is_write)
@@ -150,7 +150,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
                 // SAFETY: it was submitted above, and no device was told of it.
                 unsafe { buffer.reclaim() };
                 let limits = self.limits;
-                let build = Transfer { limits: &limits, blocks, lba, direction, is_fua };
+                let build = Transfer { limits: &limits, is_short, blocks, lba, direction, is_fua };
                 return self.transfer_now(meta, stage, buffer, build);
             }
         };
@@ -163,7 +163,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
             }
         };
         let Meta { tag, deadline } = meta;
-        let cdb = Cdb::transfer(is_write, lba, count, is_fua);
+        let cdb = Cdb::transfer(is_write, lba, count, is_fua).known_to(is_short);
         let command = Staged { tag, deadline, stage, buffer, direction, segment, cdb };
         let staged = self.table.stage(command);
         self.earliest = deadline.min(self.earliest);

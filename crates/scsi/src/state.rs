@@ -161,6 +161,11 @@ impl<P: Platform> ControllerState<P> {
         self.unit(owner).into_iter().for_each(Unit::set_changed);
     }
 
+    /// The unit of `owner` refused a read or write of 16 bytes: it gets those of 10 from now on.
+    pub fn unit_is_short(&self, owner: u16) {
+        self.unit(owner).into_iter().for_each(Unit::set_short);
+    }
+
     /// The unit of `owner` answered that it is not there; the controller scans then.
     pub fn unit_gone(&self, owner: u16, address: Address) {
         if let Some(unit) = self.unit(owner).filter(|unit| unit.address() == address)
@@ -202,7 +207,7 @@ impl<P: Platform> ControllerState<P> {
     }
 
     /// Adds a unit, with one handle, and says where it is in the table; `None` where the table is full.
-    pub fn add_unit(&self, address: Address, identity: u64) -> Option<usize> {
-        self.units.iter().position(|unit| unit.claim(address, identity))
+    pub fn add_unit(&self, address: Address, identity: u64, is_certain: bool) -> Option<usize> {
+        self.units.iter().position(|unit| unit.claim(address, identity, is_certain))
     }
 }

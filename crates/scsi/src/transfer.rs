@@ -10,6 +10,8 @@ use paravirt_platform::{Direction, Segment};
 #[derive(Copy, Clone)]
 pub(crate) struct Transfer<'a> {
     pub limits: &'a DiskLimits,
+    /// The unit has the commands of 10 bytes only.
+    pub is_short: bool,
     pub blocks: u64,
     pub lba: u64,
     pub direction: Direction,
@@ -22,7 +24,8 @@ impl BuildCdb for Transfer<'_> {
         *cdb = if self.limits.is_optical {
             optical_read(self.lba, count, self.direction)?
         } else {
-            Cdb::transfer(self.direction == Direction::ToDevice, self.lba, count, self.is_fua)
+            let is_write = self.direction == Direction::ToDevice;
+            Cdb::transfer(is_write, self.lba, count, self.is_fua).known_to(self.is_short)
         };
         Ok(len)
     }

@@ -104,14 +104,14 @@ impl Limits {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Scan {
-    /// On path 0, at targets below this, as REPORT LUNS says.
-    Targets(u8),
+    /// On path 0, at targets below this, at most 256, as REPORT LUNS says.
+    Targets(u16),
     /// On several paths, as on Fibre Channel.
     Paths {
         /// The number of paths.
         paths: u8,
-        /// The number of targets on each.
-        targets: u8,
+        /// The number of targets on each, at most 256.
+        targets: u16,
     },
     /// At this address alone.
     One(Address),

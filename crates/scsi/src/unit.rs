@@ -1,5 +1,6 @@
 //! A unit of a controller.
 
+use crate::identify::Found;
 use crate::transport::Address;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use paravirt_platform::WakerCell;
@@ -18,6 +19,10 @@ mod flag {
     /// Its removal was reported.
     pub const GONE_REPORTED: u8 = 8;
     pub const READ_ONLY: u8 = 16;
+    /// It has the reads and writes of 10 bytes only.
+    pub const SHORT: u8 = 32;
+    /// Its identity has no name, as the unit did not tell it.
+    pub const UNCERTAIN: u8 = 64;
 }
 
 /// A unit, as its disk, its queues and the controller see it.
@@ -58,7 +63,7 @@ impl Unit {
         self.blocks.store(blocks, Ordering::Relaxed);
     }
 
-    pub fn identity(&self) -> u64 {
+    fn identity(&self) -> u64 {
         self.identity.load(Ordering::Relaxed)
     }
 
@@ -100,6 +105,29 @@ impl Unit {
         }
     }
 
+    /// Records that it has the reads and writes of 10 bytes only.
+    pub fn set_short(&self) {
+        self.flags.fetch_or(flag::SHORT, Ordering::AcqRel);
+    }
+
+    #[inline(always)]
+    pub fn is_short(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag::SHORT != 0
+    }
+
+    /// Whether this is the unit: a name that cannot be read now, or could not be read then, is not another one.
+    pub fn is_same(&self, found: &Found) -> bool {
+        if !found.is_certain {
+            return true;
+        }
+        if self.clear(flag::UNCERTAIN) {
+            let is_same = self.identity() == found.anonymous;
+            self.identity.store(found.hash, Ordering::Relaxed);
+            return is_same;
+        }
+        self.identity() == found.hash
+    }
+
     pub fn set_changed(&self) {
         self.set(flag::CHANGED);
     }
@@ -129,7 +157,7 @@ impl Unit {
     }
 
     /// Takes the entry for a unit, with one handle, where it is free. Not to be called by two at once: the controller does.
-    pub fn claim(&self, address: Address, identity: u64) -> bool {
+    pub fn claim(&self, address: Address, identity: u64, is_certain: bool) -> bool {
         if self.handles.load(Ordering::Acquire) != 0 || self.is_present() {
             return false;
         }
@@ -138,7 +166,8 @@ impl Unit {
         let [high, low] = lun.to_be_bytes();
         self.address.store(u32::from_be_bytes([path, target, high, low]), Ordering::Relaxed);
         self.identity.store(identity, Ordering::Relaxed);
-        self.flags.store(flag::TAKEN, Ordering::Release);
+        let certainty = if is_certain { 0 } else { flag::UNCERTAIN };
+        self.flags.store(flag::TAKEN | certainty, Ordering::Release);
         true
     }
 

@@ -25,10 +25,10 @@ const MAX_TRANSFER: u32 = 2 << 20;
 const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
 /// Paths of a Fibre Channel adapter, and targets on each.
 const FIBRE_CHANNEL_PATHS: u8 = 8;
-const FIBRE_CHANNEL_TARGETS: u8 = 128;
+const FIBRE_CHANNEL_TARGETS: u16 = 128;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 /// The number of targets of a controller that are scanned.
-const TARGETS: u8 = 2;
+const TARGETS: u16 = 2;
 const VERSIONS: [StorvspVersion; 5] = [
     StorvspVersion::THRESHOLD,
     StorvspVersion::BLUE,

@@ -163,7 +163,7 @@ pub struct ScsiAdapter<P: Platform> {
     queues: PageTable<P, Option<CommandQueue<P>>>,
     events: Option<Events<P>>,
     limits: Limits,
-    targets: u8,
+    targets: u16,
 }
 
 /// A port of the adapter: a request queue in service. The first port also has the event queue.
@@ -214,7 +214,7 @@ impl<P: Platform> ScsiAdapter<P> {
         };
         let max_bytes = config.max_sectors.get().saturating_mul(512).clamp(4096, MAX_BYTES);
         let limits = Limits::new(max_bytes, max_segments);
-        let targets = u8::try_from(config.max_target.get().saturating_add(1)).unwrap_or(u8::MAX);
+        let targets = u16::try_from(config.max_target.get().saturating_add(1)).unwrap_or(u16::MAX).min(256);
 
         let event_params = QueueParams::new(EVENTS, EVENT_COUNT as u16);
         let event_builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>> =

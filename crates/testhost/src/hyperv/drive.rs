@@ -52,6 +52,8 @@ pub struct StorDrive {
     pub lacks_cache: bool,
     /// Whether UNMAP and its VPD pages are unsupported.
     pub lacks_unmap: bool,
+    /// Whether reads and writes of 16 bytes are unsupported.
+    pub lacks_long: bool,
     /// Whether WRITE SAME is unsupported.
     pub lacks_write_same: bool,
     /// The NAA identifier (world wide name).
@@ -72,6 +74,7 @@ impl StorDrive {
             lacks_fua: false,
             lacks_cache: false,
             lacks_unmap: false,
+            lacks_long: false,
             lacks_write_same: false,
             name: *b"\x60\x02\x24\x80paravirt-01!",
             serial: String::new(),
@@ -228,6 +231,7 @@ impl StorDrive {
                 bytes.resize(32, 0);
                 Answer::Data(bytes)
             }
+            0x88 | 0x8a if self.lacks_long => return Err(INVALID_OPCODE),
             0x28 | 0x88 => {
                 let (lba, count) = range;
                 self.check(lba, count)?;

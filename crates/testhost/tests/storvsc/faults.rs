@@ -67,6 +67,9 @@ fn memory_that_the_host_does_not_release_is_leaked() {
         move || guest.with(|guest| guest.turn(Duration::from_millis(100)))
     });
     assert_eq!(queue.reset(), Err(Fault::Timeout));
+    // The completion comes, without the buffer.
+    let done = queue.complete().expect("no fault yet").expect("the read");
+    assert_eq!((done.tag, done.result, done.buffer.is_none()), (1, Err(IoError::Aborted), true));
     assert_eq!(queue.complete().unwrap_err(), Fault::Timeout);
     assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Timeout)));
 }

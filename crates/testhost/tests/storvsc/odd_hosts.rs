@@ -157,3 +157,93 @@ fn replies_that_name_no_command_are_counted_and_passed_over() {
     assert!(controller.stray_replies() >= 7, "{}", controller.stray_replies());
     assert_eq!(run(&mut queue, read(9, 5, bench.filled(512, 0))).result, Ok(()));
 }
+
+/// Hosts before 2012 pass USB disks through that have the commands of 10 bytes only.
+#[test]
+fn a_disk_with_short_commands_only_gets_those() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        storage.insert(0, tuned(disk(512, 1 << 20), |drive| drive.lacks_long = true));
+    });
+    let (_controller, _disk, mut queue) = bench.first();
+    queue.submit(read(1, 3, bench.filled(512, 0))).expect("accepted");
+    queue.kick();
+    let (done, _) = finish(&bench, &mut queue);
+    assert_eq!(done.buffer.expect("it").bytes()[0], 3);
+    assert_eq!(bench.storage.take_commands(), [(0, 0x88), (0, 0x28)]);
+    assert_eq!(run(&mut queue, write(2, 7, bench.filled(1024, 0x55), Durability::Cached)).result, Ok(()));
+    let done = run(&mut queue, read(3, 8, bench.filled(512, 0)));
+    assert_eq!(done.buffer.expect("it").bytes()[511], 0x55);
+    assert_eq!(bench.storage.take_commands(), [(0, 0x2a), (0, 0x28)], "what was learnt is remembered");
+    bench.is_clean();
+}
+
+/// What the host reports and this crate does not drive is named, with the reason.
+#[test]
+fn a_unit_that_is_no_disk_for_this_crate_is_named() {
+    let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
+        storage.insert(1, disk(8192, 1 << 20));
+        storage.insert(3, disk(512, 1 << 20));
+    });
+    let mut controller = bench.open(&ONE);
+    let address = Address { path: 0, target: 0, lun: 1 };
+    match controller.poll() {
+        Some(ControllerEvent::Ignored(at, reason)) => {
+            assert_eq!((at, reason), (address, paravirt_scsi::Ignored::BlockSize(8192)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(added(&mut controller).address().lun, 3);
+}
+
+/// A name that could not be read when the disk was found, and can be later, is not another disk.
+#[test]
+fn a_disk_whose_name_becomes_known_stays() {
+    let bench = Bench::new();
+    hurry(&bench.guest);
+    bench.storage.fault_config(|fault_config| {
+        fault_config.fail_if = Some(|cdb| (cdb[0] == INQUIRY && cdb[1] & 1 != 0).then_some((ERROR, 0)));
+    });
+    let mut controller = bench.open(&ONE);
+    let mut disk = added(&mut controller);
+    bench.storage.fault_config(|fault_config| fault_config.fail_if = None);
+    for _ in 0..2 {
+        bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
+        bench.work();
+        assert!(controller.poll().is_none() && disk.poll_event().is_none());
+    }
+    bench.is_clean();
+}
+
+/// A silent host costs one deadline and one recovery a call, not one for each command of a scan.
+#[test]
+fn a_scan_of_a_silent_host_keeps_to_its_time() {
+    let bench = Bench::with(paravirt_storvsc::FIBRE_CHANNEL_INTERFACE, NOWHERE, |storage| {
+        storage.insert(0, disk(512, 1 << 20));
+    });
+    let mut options = ONE;
+    options.command_timeout = Duration::from_secs(10);
+    options.reset_timeout = Duration::from_secs(5);
+    let mut controller = bench.open(&options);
+    let mut first = added(&mut controller);
+    let clock = bench.guest.downgrade();
+    bench.guest.attach(move || clock.turn(Duration::from_millis(100)));
+    bench.storage.fault_config(|fault_config| {
+        (fault_config.holds, fault_config.reset_aborts) = (true, true);
+    });
+    bench.storage.notify(StorvspOperation::ENUMERATE_BUS);
+    bench.work();
+    for _ in 0..4 {
+        let before = bench.guest.now();
+        assert!(controller.poll().is_none());
+        let took = bench.guest.now().since(before);
+        assert!(took < Duration::from_secs(16), "{took:?}");
+        assert_eq!(controller.arm(), Arm::Pending, "the scan goes on");
+    }
+    bench.storage.fault_config(|fault_config| fault_config.holds = false);
+    while controller.arm() == Arm::Pending {
+        let event = controller.poll();
+        assert!(event.is_none(), "the disk stays: {event:?}");
+    }
+    let mut queue = first.take_queue(0).expect("a queue");
+    assert_eq!(run(&mut queue, read(1, 3, bench.filled(512, 0))).result, Ok(()));
+}

@@ -71,10 +71,19 @@ fn odd(bench: &Bench) -> Result<Outcome> {
     machine.add("-device virtio-scsi-pci,id=s0");
     machine.drive("d0", &disk, ",readonly=on").drive("d1", &medium, ",readonly=on");
     machine.add("-device scsi-hd,drive=d0,bus=s0.0,scsi-id=0 -device scsi-cd,drive=d1,bus=s0.0,scsi-id=1");
+    // The last target, and a disk whose blocks are too large.
+    for (number, place) in
+        ["scsi-id=255", "scsi-id=2,logical_block_size=8192,physical_block_size=8192"].iter().enumerate()
+    {
+        machine.add(&format!("-blockdev driver=null-co,node-name=n{number},size=8388608,read-zeroes=on"));
+        machine.add(&format!("-device scsi-hd,drive=n{number},bus=s0.0,{place}"));
+    }
     machine.command_line = "list test=disk0".into();
     let transcript = machine.run(|_| ())?;
     must_end(&transcript, 1)?;
     must_contain(&transcript, "/0:0:0 blocks=16384 block_size=512")?;
+    must_contain(&transcript, "/0:255:0 blocks=16384 block_size=512")?;
+    must_contain(&transcript, "/0:2:0 reason=\"blocks of 8192 bytes are not supported\"")?;
     must_contain(&transcript, "disk0 is read-only")?;
     must_contain(&transcript, "/0:1:0 blocks=2048 block_size=2048")?;
 

@@ -87,7 +87,11 @@ impl Found {
             Device::Input(device) => self.inputs.push(At { address, device: Box::new(device) }),
             Device::Balloon(device) => self.balloons.push(At { address, device: Box::new(device) }),
             Device::Passthrough(device) => self.passthrough.push(At { address, device }),
-            Device::Unclaimed(device) => self.unclaimed.push(At { address, device }),
+            Device::Unclaimed(device) => {
+                // Each scan of a controller reports a unit that is not supported.
+                self.unclaimed.retain(|known| known.address != address);
+                self.unclaimed.push(At { address, device });
+            }
             _ => {}
         }
     }
