@@ -2,7 +2,7 @@
 
 use crate::completions::PendingCompletions;
 use crate::pump::PacketSink;
-use crate::receive::{Fragment, RxState};
+use crate::receive::{Added, Fragment, RxState};
 use crate::send::TxState;
 use crate::transmit_limits::MAX_SENDS;
 use paravirt_device::Fault;
@@ -44,17 +44,22 @@ impl<P: Platform> Backlog<P> {
         tx: &mut TxState<P, B>,
     ) -> Result<(), Fault> {
         while let Some((transaction, is_success)) = self.sends.pop() {
-            tx.complete(transaction, is_success)?;
+            // One that is not in flight is passed over: no memory depends on it.
+            let _ = tx.complete(transaction, is_success);
         }
         while rx.has_room()
             && let Some((transaction, frames)) = self.packets.pop()
         {
+            let mut added = 0u32;
             for _ in 0..frames {
                 // `add_packet` counted the fragments that `add_fragment` pushed.
                 let fragment = self.fragments.pop().ok_or(Fault::Protocol)?;
-                rx.add_fragment(fragment)?;
+                added = added.wrapping_add(u32::from(rx.add_fragment(fragment) != Added::No));
             }
-            rx.add_packet(transaction, frames)?;
+            match added {
+                0 => rx.completions.push_failed(transaction),
+                frames => rx.add_packet(transaction, frames)?,
+            }
         }
         while rx.has_room()
             && let Some(transaction) = self.completions.pop()
@@ -72,8 +77,9 @@ impl<P: Platform> PacketSink<P> for Backlog<P> {
             && self.sends.len() < self.sends.capacity()
     }
 
-    fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
-        self.fragments.push(fragment).map_err(|_| Fault::Protocol)
+    fn add_fragment(&mut self, fragment: Fragment) -> Added {
+        // `has_room` was asked.
+        if self.fragments.push(fragment).is_ok() { Added::Yes } else { Added::No }
     }
 
     fn add_packet(&mut self, transaction: u64, frames: u32) -> Result<(), Fault> {

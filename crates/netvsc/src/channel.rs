@@ -4,7 +4,7 @@ use crate::backlog::Backlog;
 use crate::completions::PendingCompletions;
 use crate::host_state::{Closed, HostState};
 use crate::pump::{MAX_PACKET, MAX_RANGES, PacketSink, pump};
-use crate::receive::{Fragment, RxState};
+use crate::receive::{Added, Fragment, RxState};
 use crate::send::TxState;
 use crate::transaction::CONTROL;
 use crate::transmit_limits::nvsp_packet;
@@ -45,7 +45,7 @@ impl<P: Platform, B: DmaBuffer> PacketSink<P> for QueueSink<'_, P, B> {
         self.rx.has_room()
     }
     #[inline(always)]
-    fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
+    fn add_fragment(&mut self, fragment: Fragment) -> Added {
         self.rx.add_fragment(fragment)
     }
     #[inline(always)]

@@ -94,6 +94,11 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         Ok(this)
     }
 
+    /// The number of packets and messages of the host that were malformed, or answered nothing, and were dropped.
+    pub fn malformed_packets(&self) -> u64 {
+        self.shared.host.malformed()
+    }
+
     /// The NVSP version that was negotiated.
     pub fn version(&self) -> NvspVersion {
         self.shared.host.version()

@@ -64,6 +64,8 @@ pub(crate) struct HostState<P: Platform> {
     virtual_function: AtomicU64,
     /// The id of a keep-alive request of the host, plus one; 0 for none.
     keep_alive: AtomicU64,
+    /// Packets and messages of the host that were dropped.
+    malformed: AtomicU64,
     /// An answer to a keep-alive is in flight.
     pub is_keep_alive_in_flight: AtomicBool,
 }
@@ -90,6 +92,7 @@ impl<P: Platform> HostState<P> {
             is_link_up: AtomicBool::new(true),
             virtual_function: AtomicU64::new(DETACHED),
             keep_alive: AtomicU64::new(0),
+            malformed: AtomicU64::new(0),
             is_keep_alive_in_flight: AtomicBool::new(false),
         }
     }
@@ -137,6 +140,18 @@ impl<P: Platform> HostState<P> {
             1 => Closed::Quiesced,
             _ => Closed::Unconfirmed,
         }
+    }
+
+    /// Counts something of the host that was dropped; the first is logged.
+    #[cold]
+    pub fn count_malformed(&self, what: &str) {
+        if self.malformed.fetch_add(1, Ordering::Relaxed) == 0 {
+            log::warn!("netvsc: {what}: dropped, as further ones");
+        }
+    }
+
+    pub fn malformed(&self) -> u64 {
+        self.malformed.load(Ordering::Relaxed)
     }
 
     /// The host has completed a packet that the device sent for itself: once for each.

@@ -20,13 +20,16 @@ pub(crate) struct Found {
 /// Queries the offloads of the host, and switches all of them on.
 pub(crate) fn negotiate<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> Result<Found, OpenError> {
     let nothing = Found { sends: Offloads::empty(), receives: Offloads::empty(), max_segmented: 0 };
-    let mut input = NdisOffload::new_zeroed();
-    input.header = NdisObjectHeader {
-        object_type: NDIS_OBJECT_OFFLOAD as u8,
-        revision: 1,
-        size: size_of::<NdisOffload>() as u16,
+    // Only a question by revision 3 is answered with receive segment coalescing. The revision goes with the NDIS version.
+    let (revision, size) = match shared.host.version() {
+        version if version >= NvspVersion::V5 => (3, OFFLOAD_3_LEN),
+        _ => (1, size_of::<NdisOffload>()),
     };
-    let reply = match shared.query(RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, input.as_bytes()) {
+    let header = NdisObjectHeader { object_type: NDIS_OBJECT_OFFLOAD as u8, revision, size: size as u16 };
+    let mut input = [0; OFFLOAD_3_LEN];
+    let _ = header.write_to_prefix(&mut input);
+    let input = input.get(..size).unwrap_or_default();
+    let reply = match shared.query(RndisOid::TCP_OFFLOAD_HARDWARE_CAPABILITIES, input) {
         Ok(reply) => reply,
         Err(ControlError::Faulted(fault)) => return Err(fault.into()),
         Err(_) => return Ok(nothing),
@@ -53,6 +56,8 @@ pub(crate) fn negotiate<P: Platform, B: DmaBuffer>(shared: &NetShared<P, B>) -> 
 
 /// The largest frame that the host segments: the largest IP packet, and its Ethernet header.
 const MAX_SEGMENTED: usize = 65535 + ETHERNET;
+/// Bytes of the structure of offloads in revision 3: behind revision 1, IPsec version 2, receive segment coalescing and NVGRE.
+const OFFLOAD_3_LEN: usize = size_of::<NdisOffload>() + 44;
 /// Offset of the receive segment coalescing flags from the end of revision 1.
 const RSC_OFFSET: usize = 32;
 

@@ -3,9 +3,10 @@
 use crate::completions::PendingCompletions;
 use crate::host_state::HostState;
 use crate::message::HostMessage;
-use crate::receive::{Fragment, parse_fragment};
+use crate::receive::{Added, Fragment, parse_fragment};
 use crate::transaction;
-use hyperv_bindings::netvsp::{NvspChannelType, NvspStatus};
+use hyperv_bindings::netvsp::NvspStatus;
+use hyperv_bindings::rndis::RndisMessageType;
 use paravirt_device::Fault;
 use paravirt_platform::{Platform, SharedMemory};
 use paravirt_vmbus::{Channel, Kind, Packet};
@@ -22,7 +23,7 @@ pub(crate) trait PacketSink<P: Platform> {
     /// Whether the contents of any one packet fit. A packet that does not fit stays in the ring.
     fn has_room(&self) -> bool;
     /// Adds a frame, or a fragment of a coalesced one.
-    fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault>;
+    fn add_fragment(&mut self, fragment: Fragment) -> Added;
     /// Adds the packet that the last `frames` fragments came with; it is completed once they have all been consumed.
     fn add_packet(&mut self, transaction: u64, frames: u32) -> Result<(), Fault>;
     /// The host has completed a send.
@@ -48,19 +49,15 @@ pub(crate) fn pump<P: Platform, S: PacketSink<P>>(
         }
         let Some(packet) = channel.receive(buffer)? else { return Ok(is_idle) };
         is_idle = false;
-        let (kind, len) = (packet.kind, packet.payload.len());
-        if let Err(fault) = on_packet(&packet, sink, host, memory) {
-            log::error!(
-                "netvsc: {}: malformed packet of kind {} with {len} bytes, device put out of service",
-                channel.offer(),
-                kind.0
-            );
-            channel.fail(fault);
-            return Err(fault);
-        }
+        on_packet(&packet, sink, host, memory)?;
     }
 }
 
+/// Takes in a packet. What is odd in it is dropped and counted: no memory depends on it.
+///
+/// # Errors
+///
+/// A [`Fault`] of the sink, which had promised room.
 #[inline(always)]
 fn on_packet<P: Platform, S: PacketSink<P>>(
     packet: &Packet<'_>,
@@ -70,14 +67,20 @@ fn on_packet<P: Platform, S: PacketSink<P>>(
 ) -> Result<(), Fault> {
     match packet.kind {
         Kind::COMPLETION if packet.transaction & transaction::CONTROL != 0 => {
-            host.on_control_sent(packet.transaction, packet.payload)
+            if host.on_control_sent(packet.transaction, packet.payload).is_err() {
+                host.count_malformed("completion of a message that is not in flight");
+            }
+            Ok(())
         }
         Kind::COMPLETION => {
             let is_success = matches!(
                 HostMessage::parse(packet.payload, host.version()),
                 Ok(HostMessage::RndisComplete(NvspStatus::SUCCESS))
             );
-            sink.complete_send(packet.transaction, is_success)
+            if sink.complete_send(packet.transaction, is_success).is_err() {
+                host.count_malformed("completion of a frame that is not in flight");
+            }
+            Ok(())
         }
         Kind::TRANSFER_PAGES => on_transfer_pages(packet, sink, host, memory),
         Kind::IN_BAND => {
@@ -87,11 +90,17 @@ fn on_packet<P: Platform, S: PacketSink<P>>(
             }
             Ok(())
         }
-        _ => Err(Fault::Protocol),
+        _ => {
+            host.count_malformed("packet of an unknown kind");
+            if packet.wants_completion {
+                sink.completions().push_failed(packet.transaction);
+            }
+            Ok(())
+        }
     }
 }
 
-/// Takes in a packet that names RNDIS messages in the receive buffer.
+/// Takes in a packet that names RNDIS messages in the receive buffer. What they are is told by their own type, whatever the packet says.
 #[inline(always)]
 fn on_transfer_pages<P: Platform, S: PacketSink<P>>(
     packet: &Packet<'_>,
@@ -99,31 +108,43 @@ fn on_transfer_pages<P: Platform, S: PacketSink<P>>(
     host: &HostState<P>,
     memory: &SharedMemory,
 ) -> Result<(), Fault> {
-    let ranges = packet.transfer_ranges().ok_or(Fault::Protocol)?;
-    let channel_type = HostMessage::rndis_channel(packet.payload).map_err(|_| Fault::Protocol)?;
-    if !packet.wants_completion {
-        return Err(Fault::Protocol);
-    }
-    let mut frames = 0u32;
-    for range in ranges.iter() {
-        let end = range.offset.checked_add(range.len).ok_or(Fault::Protocol)?;
-        if end as usize > memory.len() {
-            return Err(Fault::Protocol);
+    let ranges = packet.transfer_ranges();
+    let (Some(ranges), true) = (ranges, packet.wants_completion) else {
+        host.count_malformed("packet whose ranges are not in it, or that is not to be completed");
+        if packet.wants_completion {
+            sink.completions().push_failed(packet.transaction);
         }
-        if channel_type == NvspChannelType::CONTROL {
-            on_control(range.offset, range.len, host, memory)?;
-        } else if let Some(fragment) = parse_fragment(range.offset, range.len, memory)? {
-            sink.add_fragment(fragment)?;
-            frames = frames.wrapping_add(1);
-        }
-    }
-    if frames == 0 {
-        sink.completions().push(packet.transaction);
         return Ok(());
+    };
+    let (mut frames, mut is_malformed) = (0u32, false);
+    for range in ranges.iter() {
+        let is_inside = range.offset.checked_add(range.len).is_some_and(|end| end as usize <= memory.len());
+        if !is_inside {
+            is_malformed = true;
+            continue;
+        }
+        match parse_fragment(range.offset, range.len, memory) {
+            Ok(Some(fragment)) => {
+                let added = sink.add_fragment(fragment);
+                is_malformed |= added != Added::Yes;
+                frames = frames.wrapping_add(u32::from(added != Added::No));
+            }
+            Ok(None) => {}
+            Err(_) => is_malformed |= on_control(range.offset, range.len, host, memory).is_err(),
+        }
     }
-    sink.add_packet(packet.transaction, frames)
+    if is_malformed {
+        host.count_malformed("frame that is malformed, incomplete, or outside the receive buffer");
+    }
+    match (frames, is_malformed) {
+        (0, false) => sink.completions().push(packet.transaction),
+        (0, true) => sink.completions().push_failed(packet.transaction),
+        _ => return sink.add_packet(packet.transaction, frames),
+    }
+    Ok(())
 }
 
+/// Handles a message that carries no frame; an error where it is one that is malformed.
 #[cold]
 fn on_control<P: Platform>(
     offset: u32,
@@ -132,10 +153,8 @@ fn on_control<P: Platform>(
     memory: &SharedMemory,
 ) -> Result<(), Fault> {
     let mut message = [0; MAX_CONTROL];
-    let Some(bytes) = message.get_mut(..len as usize) else {
-        log::warn!("netvsc: RNDIS control message of {len} bytes is over {MAX_CONTROL}, dropped");
-        return Ok(());
-    };
+    let bytes = message.get_mut(..len as usize).ok_or(Fault::Protocol)?;
     memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
-    host.on_rndis(bytes)
+    let is_packet = bytes.get(..4).is_none_or(|kind| kind == RndisMessageType::PACKET.0.to_le_bytes());
+    if is_packet { Err(Fault::Protocol) } else { host.on_rndis(bytes) }
 }

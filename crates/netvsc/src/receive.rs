@@ -42,6 +42,19 @@ pub(crate) struct Frame {
     tag: u16,
     is_tagged: bool,
     is_verified: bool,
+    /// A fragment of a coalesced frame that was given up: it is passed over, and only its packet matters.
+    is_void: bool,
+}
+
+/// What became of a fragment.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Added {
+    /// It was added.
+    Yes,
+    /// It was added, and a coalesced frame was given up.
+    GivenUp,
+    /// It was dropped.
+    No,
 }
 
 /// What is known of a coalesced frame: several segments that the host received and made one.
@@ -85,6 +98,8 @@ pub(crate) struct RxState<P: Platform> {
     complete: u32,
     /// The end of the last fragment.
     tail: u32,
+    /// The void fragments.
+    voids: u32,
     /// The packet of the oldest fragment: its transaction, and its fragments that are not consumed. 0 where there is none.
     front: (u64, u32),
     packets: Fifo<P, (u64, u32)>,
@@ -101,6 +116,7 @@ impl<P: Platform> RxState<P> {
             ready: 0,
             complete: 0,
             tail: 0,
+            voids: 0,
             front: (0, 0),
             packets: Fifo::new(platform, frames)?,
             completions: PendingCompletions::new(platform, frames)?,
@@ -155,62 +171,88 @@ impl<P: Platform> RxState<P> {
         found.map_or((len, None), |coalesced| (coalesced.total, coalesced.segmentation))
     }
 
-    /// Adds a frame, or a fragment of a coalesced one, after [`has_room`](Self::has_room).
+    /// Adds a frame, or a fragment of a coalesced one, after [`has_room`](Self::has_room). A fragment without its beginning, and a frame
+    /// that is too long, are dropped; a coalesced frame that is not continued is given up.
     #[inline(always)]
-    pub fn add_fragment(&mut self, fragment: Fragment) -> Result<(), Fault> {
+    pub fn add_fragment(&mut self, fragment: Fragment) -> Added {
         let Fragment { frame, part } = fragment;
         debug_assert!(
             (self.tail.wrapping_sub(self.head) as usize) < self.frames.len(),
             "`has_room` was asked"
         );
-        let at = self.index(self.tail);
-        *self.frames.get_mut(at).ok_or(Fault::Protocol)? = frame;
         match part {
-            // A coalesced frame that was begun is not abandoned.
-            Part::Whole if self.tail != self.complete || frame.len as usize > MAX_RECEIVED => {
-                Err(Fault::Protocol)
-            }
-            Part::Whole => {
+            Part::Whole if self.tail == self.complete && frame.len as usize <= MAX_RECEIVED => {
+                let at = self.index(self.tail);
+                if let Some(slot) = self.frames.get_mut(at) {
+                    *slot = frame;
+                }
                 self.tail = self.tail.wrapping_add(1);
                 self.complete = self.tail;
-                Ok(())
+                Added::Yes
             }
-            Part::Fragment { is_first, is_last, segmentation } => {
-                self.add_coalesced(frame.len, is_first, is_last, segmentation)
-            }
+            _ => self.add_other(frame, part),
         }
     }
 
     #[cold]
-    fn add_coalesced(
-        &mut self,
-        len: u32,
-        is_first: bool,
-        is_last: bool,
-        segmentation: Option<Segmentation>,
-    ) -> Result<(), Fault> {
-        // Neither is one begun anew before it is complete, nor continued without its beginning.
-        if is_first != (self.tail == self.complete) {
-            return Err(Fault::Protocol);
+    fn add_other(&mut self, frame: Frame, part: Part) -> Added {
+        let (is_first, is_last, segmentation) = match part {
+            Part::Whole => (true, true, None),
+            Part::Fragment { is_first, is_last, segmentation } => (is_first, is_last, segmentation),
+        };
+        let is_begun = self.tail != self.complete;
+        if is_first && is_begun {
+            self.give_up();
+        }
+        if (!is_first && !is_begun) || frame.len as usize > MAX_RECEIVED {
+            return Added::No;
+        }
+        let at = self.index(self.tail);
+        if let Some(slot) = self.frames.get_mut(at) {
+            *slot = frame;
         }
         self.tail = self.tail.wrapping_add(1);
         let (first, count) = (self.index(self.complete), self.tail.wrapping_sub(self.complete));
-        let (Some(frame), Some(coalesced)) = (self.frames.get_mut(first), self.coalesced.get_mut(first))
-        else {
-            return Err(Fault::Protocol);
-        };
-        if is_first {
-            *coalesced = Coalesced { total: 0, segmentation };
+        let mut total = 0;
+        if let Some(coalesced) = self.coalesced.get_mut(first) {
+            if is_first {
+                *coalesced = Coalesced { total: 0, segmentation };
+            }
+            coalesced.total = coalesced.total.saturating_add(frame.len);
+            total = coalesced.total as usize;
         }
-        coalesced.total = coalesced.total.saturating_add(len);
-        if count > u32::from(MAX_FRAGMENTS) || coalesced.total as usize > MAX_RECEIVED {
-            return Err(Fault::Protocol);
+        if count > u32::from(MAX_FRAGMENTS) || total > MAX_RECEIVED {
+            self.give_up();
+            return Added::GivenUp;
         }
-        frame.fragments = count as u16;
+        if let Some(frame) = self.frames.get_mut(first) {
+            frame.fragments = count as u16;
+        }
         if is_last {
             self.complete = self.tail;
         }
-        Ok(())
+        if is_first && is_begun { Added::GivenUp } else { Added::Yes }
+    }
+
+    /// Gives up the coalesced frame that was begun. Its fragments stay in the ring, as their packets are completed in order.
+    fn give_up(&mut self) {
+        while self.complete != self.tail {
+            let at = self.index(self.complete);
+            if let Some(frame) = self.frames.get_mut(at) {
+                (frame.fragments, frame.is_void) = (1, true);
+            }
+            self.voids = self.voids.wrapping_add(1);
+            self.complete = self.complete.wrapping_add(1);
+        }
+    }
+
+    /// Passes void fragments over that are the oldest ones.
+    #[cold]
+    fn skip_voids(&mut self) {
+        while self.voids > 0 && self.front().is_some_and(|frame| frame.is_void) {
+            self.voids = self.voids.wrapping_sub(1);
+            self.pop_fragment();
+        }
     }
 
     /// Adds the packet that the last `frames` fragments came with, at least one.
@@ -220,9 +262,13 @@ impl<P: Platform> RxState<P> {
         self.ready = self.complete;
         if self.front.1 == 0 {
             self.front = (transaction, frames);
-            return Ok(());
+        } else {
+            self.packets.push((transaction, frames)).map_err(|_| Fault::Protocol)?;
         }
-        self.packets.push((transaction, frames)).map_err(|_| Fault::Protocol)
+        if self.voids > 0 {
+            self.skip_voids();
+        }
+        Ok(())
     }
 
     /// Consumes the oldest complete frame. The host may reuse its memory once the completion of its packet has been sent.
@@ -230,16 +276,24 @@ impl<P: Platform> RxState<P> {
     pub fn pop(&mut self) {
         let Some(mut fragments) = self.front().map(|frame| frame.fragments) else { return };
         loop {
-            self.head = self.head.wrapping_add(1);
-            debug_assert!(self.front.1 > 0, "a fragment belongs to a packet");
-            self.front.1 = self.front.1.wrapping_sub(1);
-            if self.front.1 == 0 {
-                self.finish_packet();
-            }
+            self.pop_fragment();
             if fragments <= 1 {
-                return;
+                break;
             }
             fragments = fragments.wrapping_sub(1);
+        }
+        if self.voids > 0 {
+            self.skip_voids();
+        }
+    }
+
+    #[inline(always)]
+    fn pop_fragment(&mut self) {
+        self.head = self.head.wrapping_add(1);
+        debug_assert!(self.front.1 > 0, "a fragment belongs to a packet");
+        self.front.1 = self.front.1.wrapping_sub(1);
+        if self.front.1 == 0 {
+            self.finish_packet();
         }
     }
 
@@ -291,6 +345,9 @@ pub(crate) fn parse_fragment(base: u32, room: u32, memory: &SharedMemory) -> Res
     let info = parse_info(&header, &head, base, memory)?;
     (frame.is_tagged, frame.tag) = info.tag().map_or((false, 0), |tag| (true, tag));
     frame.is_verified = info.is_verified();
+    if info.lacks_ip_checksum() {
+        complete_ip_checksum(offset, len, memory);
+    }
     let part = match info.part.filter(|flags| flags.contains(RndisPacketIdFlags::SUBALLOCATION)) {
         None => Part::Whole,
         Some(flags) => {
@@ -332,6 +389,28 @@ fn parse_info(
     let offset = base.checked_add(header.info_offset).ok_or(Fault::Protocol)?;
     memory.copy_out(offset as usize, bytes).ok_or(Fault::Protocol)?;
     FrameInfo::parse(bytes).map_err(|_| Fault::Protocol)
+}
+
+/// Computes the checksum of the IPv4 header of a frame, which the host has left wrong when it made one segment of several.
+#[cold]
+fn complete_ip_checksum(offset: u32, len: u32, memory: &SharedMemory) -> Option<()> {
+    const IPV4: usize = 14;
+    const CHECKSUM: usize = 10;
+    let mut bytes = [0; IPV4 + 60];
+    let bytes = bytes.get_mut(..(len as usize).min(IPV4 + 60))?;
+    memory.copy_out(offset as usize, bytes)?;
+    if bytes.get(12..14)? != [0x08, 0x00] {
+        return None;
+    }
+    let header_len = usize::from(bytes.get(IPV4)? & 15).checked_mul(4).filter(|len| *len >= 20)?;
+    let header = bytes.get_mut(IPV4..IPV4.checked_add(header_len)?)?;
+    header.get_mut(CHECKSUM..CHECKSUM + 2)?.fill(0);
+    let words = header.as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
+    let sum = words.fold(0u32, u32::wrapping_add);
+    let sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    let sum = !((sum & 0xffff).wrapping_add(sum >> 16)) as u16;
+    let at = (offset as usize).checked_add(IPV4 + CHECKSUM)?;
+    memory.copy_in(at, &sum.to_be_bytes())
 }
 
 /// How the host received a coalesced frame, as far as the headers in its first fragment tell.

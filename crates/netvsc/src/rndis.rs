@@ -115,6 +115,13 @@ impl FrameInfo {
             && !flags.intersects(RndisRxChecksumFlags::IP_FAILED)
     }
 
+    /// Whether the host has found the IPv4 checksum right, and has changed the header since without computing it again, as for a coalesced
+    /// frame.
+    pub fn lacks_ip_checksum(&self) -> bool {
+        let flags = RndisRxChecksumFlags::from_bits_truncate(self.checksum.unwrap_or(0));
+        flags.contains(RndisRxChecksumFlags::IP_VALUE_INVALID | RndisRxChecksumFlags::IP_SUCCEEDED)
+    }
+
     /// The VLAN tag in the bit order of IEEE 802.1Q. RNDIS has priority, CFI and id in the opposite order.
     pub fn tag(&self) -> Option<u16> {
         self.vlan.map(|word| {

@@ -612,26 +612,114 @@ fn a_rescind_returns_frames_in_flight_and_a_new_offer_opens() {
     bench.is_clean();
 }
 
+/// What is odd in a packet costs that packet: it is dropped, completed as failed, and counted. The card stays in service.
 #[test]
-fn frames_outside_the_receive_buffer_are_a_protocol_fault() {
-    for at in 0..3 {
+fn odd_packets_are_dropped_and_counted() {
+    type Mutation = fn(&mut Vec<u8>);
+    let mutations: [Mutation; 4] = [
+        // A frame that is longer than its message, and one that begins beyond it.
+        |bytes| bytes[12..16].fill(0xff),
+        |bytes| bytes[8..12].copy_from_slice(&[0, 0, 1, 0]),
+        // Per-packet information beyond the message.
+        |bytes| bytes[32..36].copy_from_slice(&[0xff, 0xff, 0, 0]),
+        // Another message of RNDIS: a status indication that is too short.
+        |bytes| bytes[..8].copy_from_slice(&[7, 0, 0, 0, 8, 0, 0, 0]),
+    ];
+    for at in 0..=mutations.len() {
         let bench = Bench::new();
-        let (_card, mut queue) = bench.first();
-        bench.wire.fault_config(|fault_config| match at {
-            0 => fault_config.shift_ranges = 2 << 20,
-            1 => fault_config.mutate_rndis = Some(Box::new(|bytes| bytes[12..16].fill(0xff))),
-            _ => {
-                fault_config.mutate_rndis =
-                    Some(Box::new(|bytes| bytes[8..12].copy_from_slice(&[0, 0, 1, 0])))
-            }
+        let (mut card, mut queue) = bench.first();
+        bench.wire.fault_config(|fault_config| match mutations.get(at) {
+            Some(mutation) => fault_config.mutate_rndis = Some(Box::new(*mutation)),
+            // A range outside the receive buffer.
+            None => fault_config.shift_ranges = 2 << 20,
         });
         bench.wire.receive(&frame(60, 1));
         bench.work();
+        queue.poll().expect("no fault");
+        assert_eq!((next(&mut queue), card.malformed_packets()), (None, 1), "{at}");
+        bench.wire.fault_config(|fault_config| {
+            (fault_config.mutate_rndis, fault_config.shift_ranges) = (None, 0);
+        });
+        bench.wire.receive(&frame(60, 2));
+        bench.work();
+        queue.poll().expect("no fault");
+        assert_eq!(next(&mut queue), Some(frame(60, 2)), "{at}");
+        queue.poll().expect("no fault");
+        kick(&mut queue);
+        assert_eq!((bench.wire.pieces_in_use(), card.poll_event()), (0, None));
+    }
+}
+
+/// A part of a coalesced frame without its beginning, and a beginning without the rest, cost that frame only.
+#[test]
+fn a_coalesced_frame_that_is_broken_off_is_given_up() {
+    let bench = Bench::new();
+    let (card, mut queue) = bench.first();
+    let part = |flags: u32| vec![(RndisInfoType::PACKET_ID.0, 1 | flags << 8)];
+    let mut receive = |frames: &[(u8, Option<u32>)]| {
+        for (byte, flags) in frames {
+            let info = flags.map_or(vec![], part);
+            bench.wire.receive_on(0, WireFrame { bytes: frame(60, *byte), info });
+        }
+        bench.work();
+        queue.poll().expect("no fault");
+        let found: Vec<_> =
+            core::iter::from_fn(|| next(&mut queue)).map(|bytes| (bytes.len(), bytes[0])).collect();
+        queue.poll().expect("no fault");
+        kick(&mut queue);
+        found
+    };
+    const FIRST: Option<u32> = Some(3);
+    const MIDDLE: Option<u32> = Some(1);
+    const LAST: Option<u32> = Some(5);
+    assert_eq!(receive(&[(1, LAST), (2, None)]), [(60, 2)], "without its beginning");
+    assert_eq!(receive(&[(3, FIRST), (4, MIDDLE), (5, None)]), [(60, 5)], "without its end");
+    assert_eq!(receive(&[(6, FIRST), (7, FIRST), (8, LAST), (9, None)]), [(120, 7), (60, 9)], "begun anew");
+    assert_eq!(receive(&[(10, MIDDLE)]), []);
+    assert_eq!(receive(&[(11, FIRST)]), [], "its end may still come");
+    assert_eq!(receive(&[(12, LAST), (13, None)]), [(120, 11), (60, 13)]);
+    assert!(card.malformed_packets() >= 4, "{}", card.malformed_packets());
+    assert_eq!(bench.wire.pieces_in_use(), 0, "every packet is completed");
+    bench.is_clean();
+}
+
+/// The virtual switch leaves the IPv4 checksum of a coalesced frame wrong.
+#[test]
+fn a_checksum_that_the_host_left_wrong_is_computed() {
+    let bench = Bench::new();
+    let (_card, mut queue) = bench.first();
+    let mut bytes = frame(60, 1);
+    bytes[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+    let flags = RndisRxChecksumFlags::IP_SUCCEEDED
+        | RndisRxChecksumFlags::TCP_SUCCEEDED
+        | RndisRxChecksumFlags::IP_VALUE_INVALID;
+    let info = vec![(RndisInfoType::CHECKSUM.0, flags.bits())];
+    bench.wire.receive_on(0, WireFrame { bytes: bytes.clone(), info });
+    bench.work();
+    queue.poll().expect("no fault");
+    let found = next(&mut queue).expect("a frame");
+    let sum: u32 = found[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "the sum over a right header");
+    assert_eq!((&found[..24], &found[26..]), (&bytes[..24], &bytes[26..]));
+    bench.is_clean();
+}
+
+/// Only what may cost memory puts a card out of service, and then it can be opened again.
+#[test]
+fn a_card_that_faulted_can_be_opened_again() {
+    let bench = Bench::new();
+    for round in 0..2 {
+        let (mut card, mut queue) = bench.first();
+        commit(&mut queue, &frame(60, round), TxMeta::default()).expect("sent");
+        kick(&mut queue);
+        assert_eq!(bench.wire.take_sent(), [frame(60, round)]);
+        // The write index of the host's ring.
+        bench.host.scribble(&bench.guest, bench.channel, |control, _| {
+            control[0].store(u32::MAX, std::sync::atomic::Ordering::SeqCst);
+        });
         assert_eq!(queue.poll(), Err(Fault::Protocol));
-        assert_eq!(
-            bench.host.gpadls().0,
-            2,
-            "the rings are torn down, but the buffers stay while a frame is borrowed"
-        );
+        assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Protocol)));
+        drop((queue, card));
+        assert_eq!(bench.host.gpadls(), (0, 0));
     }
 }

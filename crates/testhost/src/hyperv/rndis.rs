@@ -32,7 +32,8 @@ impl Host {
                     return self.violation("a query that is too short");
                 };
                 self.oids.push(query.oid.0);
-                match self.query(query.oid) {
+                let input = bytes.get(query.info_offset as usize + 8..).unwrap_or_default();
+                match self.query(query.oid, input) {
                     Some(data) => {
                         let words = [id, 0, data.len() as u32, 16];
                         reply(RndisMessageType::QUERY_COMPLETE, &words, &data)
@@ -63,7 +64,7 @@ impl Host {
         self.deliver(memory, &[answer], true, out);
     }
 
-    fn query(&self, oid: RndisOid) -> Option<Vec<u8>> {
+    fn query(&self, oid: RndisOid, input: &[u8]) -> Option<Vec<u8>> {
         Some(match oid {
             RndisOid::GEN_MAXIMUM_FRAME_SIZE => self.fault_config.mtu.to_le_bytes().to_vec(),
             RndisOid::IEEE_802_3_CURRENT_ADDRESS | RndisOid::IEEE_802_3_PERMANENT_ADDRESS => {
@@ -86,7 +87,9 @@ impl Host {
                 }
                 let mut bytes = offload.as_bytes().to_vec();
                 bytes.resize(156, 0);
-                bytes[144] = if self.fault_config.lacks_offloads { 0 } else { 3 };
+                // Of revision 3, as far as it was asked for.
+                let is_asked = input.get(1).is_some_and(|revision| *revision >= 3) && input.len() >= 156;
+                bytes[144] = if self.fault_config.lacks_offloads || !is_asked { 0 } else { 3 };
                 bytes
             }
             RndisOid::GEN_RECEIVE_SCALE_CAPABILITIES => {
