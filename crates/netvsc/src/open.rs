@@ -20,7 +20,7 @@ use hyperv_bindings::netvsp::{
 use hyperv_bindings::rndis::*;
 use paravirt_device::{ControlError, Fault, Offloads};
 use paravirt_platform::{DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
-use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Vmbus};
+use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Version, Vmbus};
 use spin::Mutex;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
@@ -301,7 +301,9 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
     })?;
     let requests = Mutex::new(Requests::new(platform)?);
     let host = HostState::new(platform, version, vmbus.timeouts().answer);
-    let shared = PageArc::new(platform, NetShared { channels, requests, host, receive, send })?;
+    let revokes_first = vmbus.version() < Version::new(4, 0);
+    let shared =
+        PageArc::new(platform, NetShared { channels, requests, host, receive, send, revokes_first })?;
     shared.initialize()?;
     let found = offloads::negotiate(&shared)?;
     let mtu = match shared.query(RndisOid::GEN_MAXIMUM_FRAME_SIZE, &[]) {

@@ -6,10 +6,14 @@ use crate::host_state::{Closed, HostState};
 use crate::receive::RxState;
 use crate::send::TxState;
 use core::task::Waker;
+use hyperv_bindings::netvsp::{
+    NVSP_RECEIVE_BUFFER_ID, NVSP_SEND_BUFFER_ID, NvspMessageType, NvspRevokeBuffer,
+};
 use paravirt_device::Fault;
 use paravirt_platform::{DmaBuffer, PageTable, Platform, SharedMemory};
-use paravirt_vmbus::Gpadl;
+use paravirt_vmbus::{Channel, Gpadl};
 use spin::Mutex;
+use zerocopy::IntoBytes;
 
 /// The shared state of a device.
 ///
@@ -24,6 +28,8 @@ pub(crate) struct NetShared<P: Platform, B: DmaBuffer> {
     /// The buffers that the host was told of. They are torn down after the channels have been closed.
     pub receive: Gpadl<P>,
     pub send: Gpadl<P>,
+    /// Whether the host wants its buffers back before the channel is closed, as hosts before VMBus 4.0.
+    pub revokes_first: bool,
 }
 
 impl<P: Platform, B: DmaBuffer> NetShared<P, B> {
@@ -75,15 +81,37 @@ impl<P: Platform, B: DmaBuffer> NetShared<P, B> {
         self.host.fault().unwrap_or(fault)
     }
 
+    /// Takes the buffers back from the host, by the open primary channel. Neither message is answered; the GPADLs are.
+    fn revoke(&self, channel: &mut Channel<P>) {
+        let buffers = [
+            (NvspMessageType::REVOKE_RECEIVE_BUFFER, NVSP_RECEIVE_BUFFER_ID, &self.receive),
+            (NvspMessageType::REVOKE_SEND_BUFFER, NVSP_SEND_BUFFER_ID, &self.send),
+        ];
+        for (message_type, id, gpadl) in buffers {
+            let message = NvspRevokeBuffer { message_type, id: id as u16, padding: [0; 34] };
+            if channel.send_in_band(0, false, &[message.as_bytes()]).is_err() {
+                return;
+            }
+            channel.kick();
+            if !gpadl.revoke() {
+                return;
+            }
+        }
+    }
+
     /// Closes all channels, the primary one last, and ends the state of the queues that nobody owns. Owners of the others do
     /// that when they see [`HostState::closed`].
     fn close(&self) -> Result<(), Fault> {
         let mut closed = Ok(());
-        for channel in self.channels.iter().rev() {
+        for (index, channel) in self.channels.iter().enumerate().rev() {
             // Closing takes its time, and is done outside the lock.
             let channel = channel.lock().channel.take();
             if let Some(channel) = channel {
                 channel.register(Waker::noop());
+                let mut channel = channel;
+                if index == 0 && self.revokes_first {
+                    self.revoke(&mut channel);
+                }
                 closed = closed.and(channel.close());
             }
         }

@@ -1,5 +1,6 @@
 //! The netvsc driver against our model of NetVSP.
 
+use core::time::Duration;
 use hyperv_bindings::rndis::{RndisInfoType, RndisOid, RndisRxChecksumFlags, RndisStatus};
 use paravirt_device::{
     Arm, ChecksumRange, ControlError, Fault, IoError, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx,
@@ -7,7 +8,7 @@ use paravirt_device::{
 };
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{DataPath, INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
-use paravirt_platform::DmaSlice;
+use paravirt_platform::{DmaSlice, Platform};
 use paravirt_testhost::{Guest, HvHost, NetVspHost, OfferSettings, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use std::sync::Arc;
@@ -721,5 +722,31 @@ fn a_card_that_faulted_can_be_opened_again() {
         assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Protocol)));
         drop((queue, card));
         assert_eq!(bench.host.gpadls(), (0, 0));
+    }
+}
+
+/// Hosts before VMBus 4.0 do not release buffers that were not revoked and torn down before the channel was closed.
+#[test]
+fn old_hosts_get_their_buffers_back_before_the_channel_is_closed() {
+    for (newest, revokes) in [(Version::new(3, 0), true), (Version::NEWEST, false)] {
+        let guest = Guest::with(2, true);
+        let wire = NetVspHost::new();
+        let (host, channel) = HvHost::with_device(&guest, INTERFACE, wire.clone());
+        host.faults(&guest, |faults| faults.wants_buffers_first = true);
+        let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
+        let vmbus = Vmbus::connect(&hypervisor, newest).expect("a connection");
+        let before = guest.pages();
+        let bench = Bench { guest, host, wire, vmbus, channel };
+        let (card, mut queue) = bench.first();
+        bench.wire.receive(&frame(60, 1));
+        bench.work();
+        queue.poll().expect("no fault");
+        assert!(queue.split().0.front().is_some());
+        let start = bench.guest.now();
+        drop((queue, card));
+        assert!(bench.guest.now().since(start) < Duration::from_secs(20), "{newest:?}");
+        assert_eq!(bench.guest.pages(), before, "{newest:?}");
+        assert_eq!(bench.wire.is_revoked(), revokes);
+        bench.is_clean();
     }
 }

@@ -194,6 +194,18 @@ impl<P: Platform> Gpadl<P> {
         self.region.as_ref().map(DmaRegion::shared)
     }
 
+    /// Tears it down ahead of its drop, while the channel is open, as network cards before VMBus 4.0 want it. The memory stays with the
+    /// caller until the drop. Blocks until the host confirms, [`Timeouts::answer`](crate::Timeouts::answer) at most; returns whether it
+    /// has.
+    pub fn revoke(&self) -> bool {
+        self.tear_down() && {
+            if let Some(gpadl) = self.shared.state.lock().gpadl(self.id) {
+                gpadl.phase = GpadlPhase::TornDown;
+            }
+            true
+        }
+    }
+
     /// Tears it down, and blocks until the host confirms; whether it has released the memory.
     fn tear_down(&self) -> bool {
         if !self.is_current() {
@@ -208,6 +220,8 @@ impl<P: Platform> Gpadl<P> {
             Some(GpadlPhase::Created(0)) => {}
             // The host does not have a GPADL that it refused.
             Some(GpadlPhase::Created(_)) => return true,
+            // By `revoke`.
+            Some(GpadlPhase::TornDown) => return true,
             // It may have one whose creation was not answered, and does not answer its teardown.
             _ => return false,
         }

@@ -40,6 +40,8 @@ pub struct Faults {
     pub open_status: u32,
     /// The status of GPADL creation; 0 is success.
     pub gpadl_status: u32,
+    /// Before VMBus 4.0: buffers that were not torn down when their channel is closed are not released any more.
+    pub wants_buffers_first: bool,
 }
 
 /// The properties of an offer.
@@ -230,7 +232,10 @@ impl Bus {
                 let VmbusChannelMessage { channel_id, .. } = read(bytes)?;
                 match self.channels.get_mut(&channel_id) {
                     Some(channel) if channel.open.is_some() => {
-                        channel.open = None;
+                        let ring = channel.open.take().map(|open| open.gpadl);
+                        let is_old = self.version < VmbusVersion::WIN10.0 && self.faults.wants_buffers_first;
+                        let kept = self.gpadls.iter_mut().filter(|(id, _)| Some(**id) != ring && is_old);
+                        kept.filter(|(_, g)| g.channel == channel_id).for_each(|(_, g)| g.is_stuck = true);
                         channel.device.close();
                         let is_socket = channel.settings.socket.is_some();
                         self.close_further(synic, channel_id);

@@ -10,6 +10,8 @@ pub(crate) struct Gpadl {
     pub frames: Vec<u64>,
     expected: usize,
     pub is_created: bool,
+    /// Its teardown is not answered.
+    pub is_stuck: bool,
 }
 
 impl Bus {
@@ -39,7 +41,13 @@ impl Bus {
         if !self.channels.contains_key(&channel_id) {
             return self.violation("a GPADL for no channel");
         }
-        let gpadl = Gpadl { channel: channel_id, frames: vec![], expected: pages, is_created: false };
+        let gpadl = Gpadl {
+            channel: channel_id,
+            frames: vec![],
+            expected: pages,
+            is_created: false,
+            is_stuck: false,
+        };
         self.gpadls.insert(gpadl_id, gpadl);
         self.gpadl_frames(synic, gpadl_id, &bytes[size_of::<VmbusGpadlHeader>()..]);
     }
@@ -73,6 +81,9 @@ impl Bus {
         let is_open = |channel: &Channel| channel.open.as_ref().is_some_and(|open| open.gpadl == gpadl_id);
         if self.channels.get(&channel_id).is_some_and(is_open) {
             return self.violation("a GPADL is torn down under an open channel");
+        }
+        if self.gpadls.get(&gpadl_id).is_some_and(|gpadl| gpadl.is_stuck) {
+            return;
         }
         match self.gpadls.remove(&gpadl_id) {
             Some(gpadl) if gpadl.channel == channel_id && gpadl.is_created => {

@@ -81,6 +81,7 @@ pub(super) struct Host {
     pub path: u32,
     pub oids: Vec<u32>,
     pub halted: bool,
+    pub revoked: bool,
     violations: Violations,
 }
 
@@ -138,6 +139,7 @@ impl NetVspHost {
             path: 0,
             oids: vec![],
             halted: false,
+            revoked: false,
             violations: Violations::default(),
         };
         Self { shared: Arc::new(Mutex::new(host)), channel: 0 }
@@ -240,6 +242,11 @@ impl NetVspHost {
     /// The number of sub-allocations of the receive buffer whose packets the guest has not completed.
     pub fn pieces_in_use(&self) -> usize {
         self.with(|host| host.used.values().map(Vec::len).sum())
+    }
+
+    /// Whether the guest has taken its receive buffer back.
+    pub fn is_revoked(&self) -> bool {
+        self.with(|host| host.revoked)
     }
 
     /// Whether the guest has sent HALT.

@@ -107,6 +107,7 @@ impl Host {
                 Some(answer(&[105, status, SECTION]))
             }
             NvspMessageType::REVOKE_RECEIVE_BUFFER => {
+                self.revoked = true;
                 self.take_receive_buffer_back();
                 Some(vec![])
             }
