@@ -14,7 +14,7 @@ use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
 use paravirt_device::Fault;
 use paravirt_platform::{PAGE_SIZE, Platform, ProcessorId};
 use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
-use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Vmbus};
+use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Version, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
 
 /// The maximum transfer in bytes if the host reports no limit.
@@ -27,6 +27,11 @@ const MAX_FIBRE_CHANNEL: u32 = 512 << 10;
 const FIBRE_CHANNEL_PATHS: u8 = 8;
 const FIBRE_CHANNEL_TARGETS: u16 = 128;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
+/// The lengths in bytes of a packet: of hosts up to Windows Server 2008 R2, and of later ones.
+const SHORT_PACKET: usize = 48;
+const LONG_PACKET: usize = 64;
+/// VMBus of Windows Server 2012.
+const FIRST_WITH_LONG_PACKETS: Version = Version::new(2, 4);
 /// The number of targets of a controller that are scanned.
 const TARGETS: u16 = 2;
 const VERSIONS: [StorvspVersion; 5] = [
@@ -77,6 +82,8 @@ pub struct StorTransport<P: Platform> {
     version: StorvspVersion,
     /// The number of subchannels that the host granted.
     subchannels: u16,
+    /// The length in bytes of a packet during the initialisation.
+    packet_len: usize,
     platform: P,
 }
 
@@ -114,6 +121,8 @@ impl<P: Platform> StorTransport<P> {
             limits,
             version: StorvspVersion(0),
             subchannels: 0,
+            // The version of StorVSP is not known yet, but that of the bus tells the host's age.
+            packet_len: if vmbus.version() < FIRST_WITH_LONG_PACKETS { SHORT_PACKET } else { LONG_PACKET },
             platform: platform.clone(),
         }
     }
@@ -136,7 +145,8 @@ impl<P: Platform> StorTransport<P> {
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
         // Nothing else is in flight: the value is arbitrary.
         const STEP: u64 = 0x5e7;
-        channel.send_in_band(STEP, true, &[packet.as_bytes()])?;
+        let bytes = packet.as_bytes();
+        channel.send_in_band(STEP, true, &[bytes.get(..self.packet_len).unwrap_or(bytes)])?;
         channel.kick();
         let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
         let mut buffer = [0; PACKET];
@@ -185,7 +195,12 @@ impl<P: Platform> StorTransport<P> {
 
     /// Initialises the controller, and asks for up to `wanted` subchannels.
     fn initialize(&mut self, channel: &mut Channel<P>, wanted: u16) -> Result<(), Fault> {
-        self.plain(channel, StorvspOperation::BEGIN_INITIALIZATION)?;
+        let begin = StorvspPlain { header: header(StorvspOperation::BEGIN_INITIALIZATION), padding: [0; 52] };
+        if self.step(channel, &begin)?.status != StorvspNtStatus::SUCCESS {
+            // The host may expect packets of the other length.
+            self.packet_len = SHORT_PACKET.wrapping_add(LONG_PACKET).wrapping_sub(self.packet_len);
+            self.plain(channel, StorvspOperation::BEGIN_INITIALIZATION)?;
+        }
         self.version = self.negotiate(channel)?;
         let answer = self.plain(channel, StorvspOperation::QUERY_PROPERTIES)?;
         let properties = answer.properties.ok_or(Fault::Protocol)?;

@@ -42,6 +42,8 @@ pub struct StorFaultConfig {
     pub fail_if: Option<FailIf>,
     /// Changes every completion of a command before it is sent.
     pub mutate: Option<Mutation>,
+    /// The length of packets other than commands; 0 for 64 only. Others are refused.
+    pub packet_len: usize,
     /// Every completion of a command is sent twice.
     pub twice: bool,
 }
@@ -66,6 +68,7 @@ struct Host {
     commands: Vec<(u16, u8)>,
     cdbs: Vec<[u8; 16]>,
     resets: u32,
+    lengths: Vec<usize>,
     versions: Vec<u16>,
     violations: Violations,
 }
@@ -102,6 +105,7 @@ impl StorHost {
             commands: vec![],
             cdbs: vec![],
             resets: 0,
+            lengths: vec![],
             versions: vec![],
             violations: Violations::default(),
         };
@@ -173,6 +177,11 @@ impl StorHost {
         self.with(|host| host.cdbs.clone())
     }
 
+    /// Returns the lengths in bytes of the packets since the last call.
+    pub fn take_lengths(&self) -> Vec<usize> {
+        self.with(|host| std::mem::take(&mut host.lengths))
+    }
+
     /// Returns the number of bus resets.
     pub fn resets(&self) -> u32 {
         self.with(|host| host.resets)
@@ -219,8 +228,16 @@ impl VmbusDevice for StorHost {
             if !packet.wants_completion || header.flags != StorvspPacketFlags::REQUEST_COMPLETION.bits() {
                 return host.violations.note("a packet that wants no completion");
             }
-            if packet.payload.len() != 64 {
+            let is_command = header.operation == StorvspOperation::EXECUTE_SRB;
+            if packet.payload.len() != 64 && (is_command || host.fault_config.packet_len == 0) {
                 host.violations.note(format!("a packet of {} bytes", packet.payload.len()));
+            }
+            host.lengths.push(packet.payload.len());
+            if !is_command && ![0, packet.payload.len()].contains(&host.fault_config.packet_len) {
+                let mut answer = StorvspPlain::new_zeroed();
+                answer.header.operation = StorvspOperation::COMPLETE_IO;
+                answer.header.status = StorvspNtStatus::INVALID_PARAMETER;
+                return out.completion(packet.transaction, answer.as_bytes());
             }
             match header.operation {
                 StorvspOperation::EXECUTE_SRB => {

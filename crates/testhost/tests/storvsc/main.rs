@@ -45,6 +45,10 @@ struct Bench {
 
 impl Bench {
     fn with(interface: Guid, instance: Guid, prepare: impl FnOnce(&StorHost)) -> Self {
+        Self::by(Version::NEWEST, interface, instance, prepare)
+    }
+
+    fn by(newest: Version, interface: Guid, instance: Guid, prepare: impl FnOnce(&StorHost)) -> Self {
         let guest = Guest::with(2, true);
         let host = HvHost::new(&guest, HvOffer::least());
         let storage = StorHost::new();
@@ -52,7 +56,7 @@ impl Bench {
         let settings = OfferSettings { interface, instance, ..OfferSettings::default() };
         let channel = host.add(&guest, settings, storage.clone());
         let hypervisor = Hypervisor::open(&guest).expect("a hypervisor");
-        let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).expect("a connection");
+        let vmbus = Vmbus::connect(&hypervisor, newest).expect("a connection");
         Self { guest, host, storage, vmbus, channel }
     }
 

@@ -247,3 +247,24 @@ fn a_scan_of_a_silent_host_keeps_to_its_time() {
     let mut queue = first.take_queue(0).expect("a queue");
     assert_eq!(run(&mut queue, read(1, 3, bench.filled(512, 0))).result, Ok(()));
 }
+
+/// Windows Server 2008 R2 expects packets of 48 bytes until the version is known. Which length it is, the version of the bus tells first.
+#[test]
+fn the_length_of_the_first_packets_goes_by_what_is_known_and_is_tried_twice() {
+    for (version, expects, first) in [
+        (Version::new(1, 1), 48, 48),
+        (Version::new(1, 1), 64, 48),
+        (Version::NEWEST, 48, 64),
+        (Version::NEWEST, 64, 64),
+    ] {
+        let bench = Bench::by(version, INTERFACE, NOWHERE, |storage| {
+            storage.insert(0, disk(512, 1 << 20));
+            storage.set_newest(StorvspVersion::WIN7);
+            storage.fault_config(|fault_config| fault_config.packet_len = expects);
+        });
+        let (_controller, _disk, mut queue) = bench.first();
+        assert_eq!(bench.storage.take_lengths()[0], first);
+        assert_eq!(run(&mut queue, read(1, 3, bench.filled(512, 0))).result, Ok(()));
+        bench.is_clean();
+    }
+}
