@@ -1,3 +1,4 @@
+use core::fmt;
 use hyperv_bindings::tlfs::{
     HV_INTERFACE_SIGNATURE, HvCpuidLeaf, HvFeatureFlags, HvPrivilegeFlags, HvRecommendationFlags,
 };
@@ -13,6 +14,44 @@ pub struct Features {
     pub features: HvFeatureFlags,
     /// Recommendations for the guest.
     pub recommendations: HvRecommendationFlags,
+    /// How the guest's memory is isolated from the host; `None` if the host can access it.
+    pub isolation: Option<Isolation>,
+}
+
+/// How the memory of a confidential virtual machine is isolated from the host. TLFS §2.4.14
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Isolation {
+    /// The technology.
+    pub kind: IsolationKind,
+    /// Whether a paravisor runs between host and guest.
+    pub has_paravisor: bool,
+}
+
+/// The technology that isolates a guest's memory.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum IsolationKind {
+    /// Virtualisation-based security.
+    Vbs,
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX.
+    Tdx,
+    /// Another one, by its number.
+    Other(u8),
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            IsolationKind::Vbs => f.write_str("VBS")?,
+            IsolationKind::Snp => f.write_str("SEV-SNP")?,
+            IsolationKind::Tdx => f.write_str("TDX")?,
+            IsolationKind::Other(kind) => write!(f, "type {kind}")?,
+        }
+        f.write_str(if self.has_paravisor { " with a paravisor" } else { "" })
+    }
 }
 
 impl Features {
@@ -32,8 +71,22 @@ impl Features {
         }
         let [low, high, _, features] = leaf(HvCpuidLeaf::FEATURES);
         let [recommendations, ..] = leaf(HvCpuidLeaf::RECOMMENDATIONS);
+        let privileges = HvPrivilegeFlags::from_bits_retain(u64::from(low) | u64::from(high) << 32);
+        let mut isolation = None;
+        if privileges.contains(HvPrivilegeFlags::ISOLATION) && last >= HvCpuidLeaf::ISOLATION.0 {
+            let [paravisor, kind, ..] = leaf(HvCpuidLeaf::ISOLATION);
+            let kind = match (kind & 15) as u8 {
+                0 => None,
+                1 => Some(IsolationKind::Vbs),
+                2 => Some(IsolationKind::Snp),
+                3 => Some(IsolationKind::Tdx),
+                other => Some(IsolationKind::Other(other)),
+            };
+            isolation = kind.map(|kind| Isolation { kind, has_paravisor: paravisor & 1 != 0 });
+        }
         Some(Self {
-            privileges: HvPrivilegeFlags::from_bits_retain(u64::from(low) | u64::from(high) << 32),
+            privileges,
+            isolation,
             features: HvFeatureFlags::from_bits_retain(features),
             recommendations: HvRecommendationFlags::from_bits_retain(recommendations),
         })

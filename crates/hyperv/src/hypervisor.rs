@@ -1,4 +1,4 @@
-use crate::Features;
+use crate::{Features, Isolation};
 use core::fmt;
 use hyperv_bindings::tlfs::{HvMsr, HvPageFlags, HvPrivilegeFlags};
 use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, PageArc, Platform, RawDma};
@@ -17,6 +17,8 @@ pub enum OpenError {
     Absent,
     /// The hypervisor does not offer what the part needs.
     Unsupported,
+    /// The host cannot access the guest's memory: rings and messages would have to be made visible to it, which is not supported.
+    Isolated(Isolation),
     /// The platform has no page for hypercalls.
     NoPage,
     /// Firmware has enabled and locked the hypercall page elsewhere.
@@ -32,6 +34,12 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Isolated(isolation) => {
+                return write!(
+                    f,
+                    "this is a confidential virtual machine ({isolation}), for which memory would have to be shared with the host: not supported"
+                );
+            }
             Self::Absent => "no hypervisor with the Hyper-V interface",
             Self::Unsupported => "the hypervisor does not offer the feature",
             Self::NoPage => "the platform provides no hypercall page",
@@ -75,6 +83,10 @@ impl<P: Platform> Hypervisor<P> {
     /// [`OpenError`]; both are cleared then.
     pub fn open(platform: &P) -> Result<PageArc<P, Self>, OpenError> {
         let features = Features::detect(platform).ok_or(OpenError::Absent)?;
+        // Ahead of the first hypercall, whose page the host could not fill.
+        if let Some(isolation) = features.isolation {
+            return Err(OpenError::Isolated(isolation));
+        }
         if !features.privileges.contains(HvPrivilegeFlags::HYPERCALL) {
             return Err(OpenError::Unsupported);
         }

@@ -68,7 +68,7 @@ mod synic;
 mod timer;
 
 pub use clock::ReferenceClock;
-pub use features::Features;
+pub use features::{Features, Isolation, IsolationKind};
 pub use hypercall::MAX_MESSAGE;
 pub use hyperv_bindings::tlfs::HvStatus;
 pub use hypervisor::{Hypervisor, OpenError};

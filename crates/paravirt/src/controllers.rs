@@ -85,11 +85,13 @@ pub(crate) struct Controllers<P: Platform, B: DmaBuffer> {
     table: Option<PageTable<P, Entry<P, B>>>,
     /// The waker to register with each controller that is opened.
     waker: Option<Waker>,
+    /// With which controllers are opened.
+    options: Options,
 }
 
 impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
-    pub fn new(platform: &P) -> Self {
-        Self { table: PageTable::new(platform, MAX_CONTROLLERS, |_| None).ok(), waker: None }
+    pub fn new(platform: &P, options: Options) -> Self {
+        Self { table: PageTable::new(platform, MAX_CONTROLLERS, |_| None).ok(), waker: None, options }
     }
 
     /// Opens the controller that VMBus offers, with up to `queues` queues for each disk. [`poll`](Self::poll) reports its disks.
@@ -102,9 +104,10 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         queues: u16,
     ) -> Result<(), Reason> {
         let stor = StorOptions::default().with_processors(platform.processors().count());
+        let mut options = self.options;
+        options.queues = queues;
         self.add(Place::from(offer), || {
             let adapter = StorTransport::new(platform, vmbus, offer, &stor);
-            let options = Options::new(queues, Options::default().depth);
             Ok(Any::HyperV(Controller::open(platform, adapter, &options)?))
         })
     }
@@ -118,10 +121,9 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         adapter: ScsiAdapter<P>,
         queues: u16,
     ) -> Result<(), Reason> {
-        self.add(place, || {
-            let options = Options::new(queues, Options::default().depth);
-            Ok(Any::Virtio(Controller::open(platform, adapter, &options)?))
-        })
+        let mut options = self.options;
+        options.queues = queues;
+        self.add(place, || Ok(Any::Virtio(Controller::open(platform, adapter, &options)?)))
     }
 
     fn add(

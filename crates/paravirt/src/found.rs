@@ -208,6 +208,9 @@ pub enum What {
 pub enum Reason {
     /// This library has no driver for it.
     NoDriver,
+    /// The host passes a PCI device through VMBus, as NVMe disks and MANA network cards on Azure.
+    #[cfg(feature = "hyperv")]
+    PciPassThrough,
     /// Its PCI transport cannot be used.
     #[cfg(feature = "virtio")]
     Pci(PciError),
@@ -267,6 +270,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDriver => f.write_str("no driver"),
+            #[cfg(feature = "hyperv")]
+            Self::PciPassThrough => f.write_str(
+                "PCI pass-through (NVMe, MANA) is not supported: give the machine a synthetic disk or network card",
+            ),
             #[cfg(feature = "virtio")]
             Self::Pci(error) => error.fmt(f),
             #[cfg(feature = "virtio")]

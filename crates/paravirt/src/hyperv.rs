@@ -14,8 +14,10 @@ use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::{Hypervisor, OpenError, ReferenceClock};
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaBuffer, PageArc, Platform, ProcessorId};
-use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Version, Vmbus};
+use paravirt_vmbus::{BusEvent, ChannelOptions, ConnectError, Offer, Timeouts, Version, Vmbus};
 
+/// The maximum number of events of the bus that one call handles; the rest stays pending.
+const MAX_EVENTS: usize = 256;
 /// How long to wait for the host to read the last responses.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -30,7 +32,7 @@ pub(crate) struct HyperVHost<P: Platform> {
 
 impl<P: Platform> HyperVHost<P> {
     /// Connects to the hypervisor and VMBus, as far as the host offers them. Each device gets up to `queues` queues.
-    pub fn open(platform: &P, queues: u16, newest: Version) -> Self {
+    pub fn open(platform: &P, queues: u16, newest: Version, timeouts: Timeouts) -> Self {
         let (platform, integration) = (platform.clone(), Integration::new(platform));
         let mut this = Self { platform, hypervisor: None, vmbus: None, integration, queues };
         match Hypervisor::open(&this.platform) {
@@ -42,7 +44,7 @@ impl<P: Platform> HyperVHost<P> {
                 return this;
             }
         }
-        match this.hypervisor.as_ref().map(|hypervisor| Vmbus::connect(hypervisor, newest)) {
+        match this.hypervisor.as_ref().map(|hypervisor| Vmbus::connect_with(hypervisor, newest, timeouts)) {
             Some(Ok(vmbus)) => this.vmbus = Some(vmbus),
             Some(Err(ConnectError::Absent | ConnectError::Hypervisor(OpenError::Unsupported))) | None => {}
             Some(Err(error)) => log::warn!("vmbus: {error}"),
@@ -119,19 +121,39 @@ impl<P: Platform> HyperVHost<P> {
                     Err(reason) => unclaimed(reason),
                 }
             }
+            paravirt_vmbus::PCI_INTERFACE => {
+                log::warn!("vmbus: {offer}: {}", Reason::PciPassThrough);
+                unclaimed(Reason::PciPassThrough)
+            }
             _ => unclaimed(Reason::NoDriver),
         };
         found(Found { address: place.into(), device });
     }
 
-    /// Passes each hot-plug event of the bus to the caller's closure.
+    /// Opens the device at `place` again; returns whether the host offers it.
+    pub fn open_again<B: DmaBuffer>(
+        &mut self,
+        place: Place,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) -> bool {
+        let (Place::Vmbus { instance, .. }, Some(vmbus)) = (place, self.vmbus.clone()) else { return false };
+        let Some(offer) = vmbus.find(&instance, 0) else { return false };
+        controllers.remove(place);
+        self.offered(&vmbus, &offer, controllers, found);
+        true
+    }
+
+    /// Passes each hot-plug event of the bus to the caller's closure. A host that adds devices without end is heard
+    /// [`MAX_EVENTS`] times a call.
     pub fn poll<B: DmaBuffer>(
         &mut self,
         controllers: &mut Controllers<P, B>,
         each: &mut dyn FnMut(Event<P, B>),
     ) {
         let Some(vmbus) = self.vmbus.clone() else { return };
-        while let Some(event) = vmbus.poll() {
+        for _ in 0..MAX_EVENTS {
+            let Some(event) = vmbus.poll() else { break };
             match event {
                 BusEvent::Offered(offer) => {
                     self.offered(&vmbus, &offer, controllers, &mut |found| each(Event::Found(found)));

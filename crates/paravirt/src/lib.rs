@@ -81,7 +81,7 @@ pub use paravirt_scsi::Address as UnitAddress;
 #[cfg(feature = "hyperv")]
 pub use paravirt_vmbus as vmbus;
 #[cfg(feature = "hyperv")]
-pub use paravirt_vmbus::Version as VmbusVersion;
+pub use paravirt_vmbus::{Timeouts as VmbusTimeouts, Version as VmbusVersion};
 #[cfg(feature = "passthrough")]
 pub use passthrough::PassthroughDevice;
 #[cfg(feature = "virtio")]

@@ -2,9 +2,10 @@
 
 use crate::controllers::Controllers;
 use crate::{Found, Services};
+use core::time::Duration;
 use paravirt_platform::{DmaBuffer, Platform};
 #[cfg(feature = "hyperv")]
-use paravirt_vmbus::Version;
+use paravirt_vmbus::{Timeouts, Version};
 
 /// What the boot loader passed to the kernel.
 #[derive(Copy, Clone, Debug, Default)]
@@ -43,9 +44,16 @@ pub struct Options {
     /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
     /// comparison.
     pub passthrough_disks: bool,
+    /// How long a command of the SCSI layer's own may take: of scans, and of the identification of disks.
+    pub command_timeout: Duration,
+    /// How long the commands in flight may take to complete after a SCSI bus was reset.
+    pub reset_timeout: Duration,
     /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
+    /// How long the drivers on VMBus wait for the host.
+    #[cfg(feature = "hyperv")]
+    pub timeouts: Timeouts,
 }
 
 impl Default for Options {
@@ -55,8 +63,12 @@ impl Default for Options {
             queue_size: 1024,
             segments: 14,
             passthrough_disks: false,
+            command_timeout: paravirt_scsi::Options::default().command_timeout,
+            reset_timeout: paravirt_scsi::Options::default().reset_timeout,
             #[cfg(feature = "hyperv")]
             vmbus: Version::NEWEST,
+            #[cfg(feature = "hyperv")]
+            timeouts: Timeouts::new(),
         }
     }
 }
@@ -81,7 +93,10 @@ where
 {
     let processors = platform.processors().count().max(1);
     let queues = options.queues.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX));
-    let mut controllers = Controllers::new(platform);
+    let scsi = paravirt_scsi::Options::default()
+        .with_command_timeout(options.command_timeout)
+        .with_reset_timeout(options.reset_timeout);
+    let mut controllers = Controllers::new(platform, scsi);
     #[cfg(feature = "virtio")]
     {
         let open = paravirt_virtio::OpenOptions::new()
@@ -96,7 +111,7 @@ where
     let _ = firmware;
     #[cfg(feature = "hyperv")]
     {
-        let hyperv = crate::hyperv::HyperVHost::open(platform, queues, options.vmbus);
+        let hyperv = crate::hyperv::HyperVHost::open(platform, queues, options.vmbus, options.timeouts);
         let mut services = Services::new(platform, controllers, hyperv);
         services.offers(found);
         services

@@ -1,5 +1,7 @@
 //! Host services that belong to no single device: hot plug, clock, timers, crash reports, reset, integration services.
 
+#[cfg(feature = "hyperv")]
+use crate::Place;
 use crate::controllers::Controllers;
 #[cfg(feature = "hyperv")]
 use crate::hyperv::HyperVHost;
@@ -103,6 +105,16 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
         self.controllers.poll(None, each);
+    }
+
+    /// Opens a device on VMBus again that could not be opened, or that reported a fault: what was found of it at `place` has been dropped.
+    /// Passes what is found to `found`, and returns whether the host offers a device there. Blocks as [`probe`](crate::probe) does for
+    /// the device.
+    ///
+    /// Other devices are opened again by another [`probe`](crate::probe), after everything was dropped.
+    #[cfg(feature = "hyperv")]
+    pub fn open_again(&mut self, place: Place, found: &mut dyn FnMut(Found<P, B>)) -> bool {
+        self.hyperv.open_again(place, &mut self.controllers, found)
     }
 
     /// Answers the integration services of the host: shutdown requests, heartbeats, key-value pairs, time synchronisation. The

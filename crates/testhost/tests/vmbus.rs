@@ -557,3 +557,28 @@ fn a_crash_is_reported_with_a_text_if_the_host_accepts_one() {
     assert!(!Hypervisor::open(&guest).unwrap().report_crash([0; 5], None));
     assert!(host.crashes().is_empty());
 }
+
+/// A confidential machine is recognised before the first hypercall, which would end it without a word.
+#[test]
+fn an_isolated_guest_is_named_ahead_of_the_first_hypercall() {
+    use paravirt_hyperv::{IsolationKind, OpenError};
+    for (isolation, kind, has_paravisor) in [
+        (2, IsolationKind::Snp, false),
+        (0x103, IsolationKind::Tdx, true),
+        (4, IsolationKind::Other(4), false),
+    ] {
+        let guest = Guest::with(1, true);
+        let mut offer = HvOffer { isolation, ..HvOffer::least() };
+        HvHost::new(&guest, offer);
+        assert!(Hypervisor::open(&guest).is_ok(), "the privilege says whether the leaf counts");
+        offer.privileges |= hyperv_bindings::tlfs::HvPrivilegeFlags::ISOLATION;
+        let host = HvHost::new(&guest, offer);
+        match Hypervisor::open(&guest) {
+            Err(OpenError::Isolated(found)) => {
+                assert_eq!((found.kind, found.has_paravisor), (kind, has_paravisor))
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(host.os_id(), 0, "no register was written");
+    }
+}

@@ -214,7 +214,7 @@ impl<P: Platform> ScsiAdapter<P> {
         };
         let max_bytes = config.max_sectors.get().saturating_mul(512).clamp(4096, MAX_BYTES);
         let limits = Limits::new(max_bytes, max_segments);
-        let targets = u16::try_from(config.max_target.get().saturating_add(1)).unwrap_or(u16::MAX).min(256);
+        let targets = config.max_target.get().saturating_add(1).min(256);
 
         let event_params = QueueParams::new(EVENTS, EVENT_COUNT as u16);
         let event_builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>> =

@@ -89,7 +89,7 @@ pub use connect::ConnectError;
 pub use gpadl::Gpadl;
 pub use hyperv_bindings::Guid;
 pub use message::{HostMessage, Malformed};
-pub use offer::{Offer, class};
+pub use offer::{Offer, PCI_INTERFACE, class};
 pub use paravirt_vmbus_ring::{FrameRun, GpaRange, Kind, Packet, Payload, TransferRange, TransferRanges};
 pub use state::ChannelError;
 pub use timeouts::Timeouts;

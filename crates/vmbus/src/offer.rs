@@ -58,6 +58,9 @@ impl fmt::Display for Offer {
     }
 }
 
+/// The interface of a PCI device that the host passes through (vPCI).
+pub const PCI_INTERFACE: Guid = vmbus::PCI;
+
 /// A device class in a word, as [`Offer::class`].
 pub fn class(interface: &Guid) -> Option<&'static str> {
     let known: [(&Guid, &str); 16] = [

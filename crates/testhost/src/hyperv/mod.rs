@@ -55,6 +55,8 @@ pub struct HvOffer {
     pub features: HvFeatureFlags,
     /// What CRASH_CTL reads.
     pub crash: HvCrashFlags,
+    /// The isolation of the guest's memory, from bit 8 on whether there is a paravisor; 0 for none. It counts with the privilege only.
+    pub isolation: u32,
 }
 
 impl Default for HvOffer {
@@ -64,6 +66,7 @@ impl Default for HvOffer {
             privileges: HvPrivilegeFlags::all(),
             features: HvFeatureFlags::CRASH_MSRS | HvFeatureFlags::DIRECT_STIMER,
             crash: HvCrashFlags::NOTIFY | HvCrashFlags::MESSAGE,
+            isolation: 0,
         }
     }
 }
@@ -75,6 +78,7 @@ impl HvOffer {
             privileges: HvPrivilegeFlags::HYPERCALL | HvPrivilegeFlags::SYNIC | HvPrivilegeFlags::VP_INDEX,
             features: HvFeatureFlags::empty(),
             crash: HvCrashFlags::empty(),
+            isolation: 0,
         }
     }
 }
@@ -196,6 +200,11 @@ impl HvHost {
         });
     }
 
+    /// The identity that the guest has set; 0 for none.
+    pub fn os_id(&self) -> u64 {
+        self.0.lock().expect("the host").os_id
+    }
+
     /// Returns a CPUID leaf.
     pub(crate) fn cpuid(&self, leaf: u32) -> [u32; 4] {
         let state = self.0.lock().expect("the host");
@@ -204,7 +213,8 @@ impl HvHost {
             |at: usize| u32::from_le_bytes(b"Microsoft Hv"[at..at + 4].try_into().expect("four bytes"));
         match HvCpuidLeaf(leaf) {
             HvCpuidLeaf(1) => [0, 0, 1 << 31, 0],
-            HvCpuidLeaf::VENDOR => [HvCpuidLeaf::HARDWARE.0, text(0), text(4), text(8)],
+            HvCpuidLeaf::VENDOR => [HvCpuidLeaf::ISOLATION.0, text(0), text(4), text(8)],
+            HvCpuidLeaf::ISOLATION => [state.offer.isolation >> 8, state.offer.isolation & 15, 0, 0],
             HvCpuidLeaf::INTERFACE => [HV_INTERFACE_SIGNATURE, 0, 0, 0],
             HvCpuidLeaf::FEATURES => {
                 [privileges as u32, (privileges >> 32) as u32, 0, state.offer.features.bits()]
