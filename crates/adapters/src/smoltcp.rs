@@ -2,7 +2,7 @@
 
 use crate::checksum;
 use core::fmt;
-use paravirt_device::{Arm, NetInfo, NetQueue, NetRx, NetTx, Offloads, TxMeta};
+use paravirt_device::{Arm, Fault, NetInfo, NetQueue, NetRx, NetTx, Offloads, TxMeta};
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -47,6 +47,25 @@ impl<'s, Q: NetQueue, const N: usize> Device<'s, Q, N> {
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         self.queues.iter_mut().fold(Arm::Armed, |state, queue| state.and(queue.arm()))
+    }
+
+    /// The earliest deadline of the queue pairs: see [`Notify::next_deadline`](paravirt_device::Notify::next_deadline). Sleep no longer,
+    /// and then call [`expire`](Self::expire).
+    pub fn next_deadline(&self) -> paravirt_platform::Instant {
+        self.queues
+            .iter()
+            .map(|queue| queue.next_deadline())
+            .min()
+            .unwrap_or(paravirt_platform::Instant::NEVER)
+    }
+
+    /// Resets queue pairs whose host has stopped sending frames: see [`Notify::expire`](paravirt_device::Notify::expire).
+    ///
+    /// # Errors
+    ///
+    /// The first [`Fault`].
+    pub fn expire(&mut self, now: paravirt_platform::Instant) -> Result<(), Fault> {
+        self.queues.iter_mut().map(|queue| queue.expire(now)).fold(Ok(()), Result::and)
     }
 
     /// The number of received frames dropped because of a wrong checksum or a `scratch` that was too short.

@@ -105,5 +105,5 @@ pub use net::{
     ChecksumRange, Erased, Link, MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Offloads,
     ReceiveMode, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, SendRefused, Sent, TxMeta, VlanTag,
 };
-pub use notify::{Arm, Connection, Notify, RingKind, Signalling};
+pub use notify::{Arm, Connection, Notify, RingKind, Signalling, Watchdog};
 pub use socket::{CloseReason, Listeners, SocketError, SocketId, SocketState, Sockets};

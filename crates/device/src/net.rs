@@ -196,8 +196,8 @@ pub trait NetRx {
 pub struct Sent<B> {
     /// The tag given to [`NetTx::send`].
     pub tag: u64,
-    /// The buffer of the frame.
-    pub buffer: B,
+    /// The buffer of the frame; `None` if it was leaked, as the host may still read it.
+    pub buffer: Option<B>,
     /// Whether the host accepted the frame.
     pub result: Result<(), IoError>,
 }
@@ -205,7 +205,7 @@ pub struct Sent<B> {
 impl<B> Sent<B> {
     /// The completion of the send with this tag, for drivers.
     #[inline(always)]
-    pub const fn new(tag: u64, buffer: B, result: Result<(), IoError>) -> Self {
+    pub const fn new(tag: u64, buffer: Option<B>, result: Result<(), IoError>) -> Self {
         Self { tag, buffer, result }
     }
 }
@@ -299,6 +299,18 @@ pub trait NetQueue: Notify + Send {
 
     /// Returns both sides, for use at the same time. Has no other effect.
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
+
+    /// Takes back what is in flight: [`NetTx::sent`] returns the buffers as aborted, and frames received before can still be read. Blocks
+    /// until the device has stopped or the driver's timeout ends.
+    ///
+    /// A virtio pair is reset alone if the device supports that, otherwise with its device, and is in service again when the queues have
+    /// been drained. On VMBus the card is closed and reports [`Fault::Timeout`]; it can be opened again. The drivers call this from
+    /// [`Notify::expire`] if the host has completed no sent frame for 60 seconds while some are in flight.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] if the device is out of service then.
+    fn reset(&mut self) -> Result<(), Fault>;
 }
 
 impl<Q: NetQueue + ?Sized> NetQueue for &mut Q {
@@ -309,6 +321,9 @@ impl<Q: NetQueue + ?Sized> NetQueue for &mut Q {
     }
     fn split(&mut self) -> (&mut Q::Rx, &mut Q::Tx) {
         (**self).split()
+    }
+    fn reset(&mut self) -> Result<(), Fault> {
+        (**self).reset()
     }
 }
 
@@ -349,6 +364,9 @@ where
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
         let (rx, tx) = self.0.split();
         (rx, tx)
+    }
+    fn reset(&mut self) -> Result<(), Fault> {
+        self.0.reset()
     }
 }
 
@@ -466,7 +484,7 @@ pub enum NetEvent {
 /// All methods are for task context and may take the locks of the device; none allocates, except [`take_queue`](Self::take_queue).
 ///
 /// The control calls are those that return [`ControlError`]. They send commands to the host and block until it answers: at most 5
-/// seconds for each command on virtio, ten on VMBus. A call sends up to three. The queues stay in service meanwhile; a command
+/// seconds for each command on virtio, the timeout of the bus for an answer on VMBus. A call sends up to three. The queues stay in service meanwhile; a command
 /// that is not answered in time resets a virtio device, and takes a device on VMBus out of service. The errors:
 ///
 /// * [`ControlError::Unsupported`]: the device does not offer the setting, which is unchanged.

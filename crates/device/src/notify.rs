@@ -1,6 +1,7 @@
 use crate::Fault;
 use core::fmt;
 use core::task::Waker;
+use core::time::Duration;
 use paravirt_platform::Instant;
 
 /// The result of [`Notify::arm`].
@@ -24,6 +25,65 @@ impl Arm {
             (Self::Unsignalled, _) | (_, Self::Unsignalled) => Self::Unsignalled,
             (Self::Armed, Self::Armed) => Self::Armed,
         }
+    }
+}
+
+/// Detects a host that has stopped completing what a queue has sent, for drivers. It reads no clock where requests are sent and
+/// completed: [`Notify::arm`] and [`Notify::expire`] ask it.
+///
+/// ```
+/// use core::time::Duration;
+/// use paravirt_device::Watchdog;
+/// use paravirt_platform::Instant;
+/// let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+/// let mut watchdog = Watchdog::new(Duration::from_secs(60));
+/// watchdog.arm(true, at(1));
+/// assert_eq!((watchdog.deadline(), watchdog.has_expired(true, at(60))), (at(61), false));
+/// watchdog.note_progress();
+/// assert!(!watchdog.has_expired(true, at(61)) && watchdog.has_expired(true, at(121)));
+/// ```
+#[derive(Copy, Clone, Debug)]
+pub struct Watchdog {
+    timeout: Duration,
+    until: Instant,
+    has_progress: bool,
+}
+
+impl Watchdog {
+    /// A watchdog that expires when nothing is completed for as long as `timeout`.
+    pub const fn new(timeout: Duration) -> Self {
+        Self { timeout, until: Instant::NEVER, has_progress: false }
+    }
+
+    /// Records that something was completed.
+    #[inline(always)]
+    pub fn note_progress(&mut self) {
+        self.has_progress = true;
+    }
+
+    /// Starts to wait at `now` if something is in flight and it does not wait yet, or something was completed since.
+    pub fn arm(&mut self, is_in_flight: bool, now: Instant) {
+        if !is_in_flight {
+            self.until = Instant::NEVER;
+        } else if self.has_progress || self.until == Instant::NEVER {
+            self.until = now.saturating_add(self.timeout);
+        }
+        self.has_progress = false;
+    }
+
+    /// When it expires; [`Instant::NEVER`] while it does not wait.
+    pub fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    /// Returns whether it has expired at `now`: nothing was completed since it began to wait. It waits anew otherwise.
+    pub fn has_expired(&mut self, is_in_flight: bool, now: Instant) -> bool {
+        if is_in_flight && !self.has_progress && now >= self.until {
+            self.until = Instant::NEVER;
+            return true;
+        }
+        self.arm(is_in_flight, now);
+        false
     }
 }
 

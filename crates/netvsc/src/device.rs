@@ -47,6 +47,8 @@ pub struct NetVsc<P: Platform, B: DmaBuffer> {
     receives: Offloads,
     taken: u16,
     reported: Option<Fault>,
+    /// Whether the last call of `poll_event` reported a change.
+    has_just_reported: bool,
 }
 
 impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
@@ -89,7 +91,8 @@ impl<P: Platform, B: DmaBuffer> NetVsc<P, B> {
         info.max_segmented = max_segmented;
         info.speed = speed;
         info.connection = vmbus.connection();
-        let mut this = Self { shared, info, link, receives, taken: 0, reported: None };
+        let mut this =
+            Self { shared, info, link, receives, taken: 0, reported: None, has_just_reported: false };
         this.set_receive_mode(ReceiveMode::AllMulticast)?;
         Ok(this)
     }
@@ -182,7 +185,11 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
     }
 
     fn poll_event(&mut self) -> Option<NetEvent> {
-        self.take_in();
+        // Packets are taken in once until there is nothing to report: a host that changes the link without end must not keep the caller
+        // busy.
+        if !core::mem::take(&mut self.has_just_reported) {
+            self.take_in();
+        }
         self.shared.answer_keep_alive();
         let host = &self.shared.host;
         if let Some(fault) = host.fault() {
@@ -196,13 +203,17 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
             let link = if host.is_link_up() { Link::Up } else { Link::Down };
             if link != self.link {
                 self.link = link;
+                self.has_just_reported = true;
                 return Some(NetEvent::Link(link));
             }
         }
         if host.take_network_change() {
+            self.has_just_reported = true;
             return Some(NetEvent::Announce);
         }
-        host.take_virtual_function().map(|serial| NetEvent::VirtualFunction { serial })
+        let serial = host.take_virtual_function()?;
+        self.has_just_reported = true;
+        Some(NetEvent::VirtualFunction { serial })
     }
 
     fn register(&mut self, waker: &Waker) {

@@ -53,6 +53,11 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         !self.sent.is_empty()
     }
 
+    /// Whether a frame is in flight.
+    pub fn has_in_flight(&self) -> bool {
+        self.count > 0
+    }
+
     /// Takes a frame back.
     pub fn take_sent(&mut self) -> Option<Sent<B>> {
         self.sent.pop()
@@ -113,7 +118,7 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
         entry.next = self.free;
         self.free = at;
         self.count = self.count.wrapping_sub(1);
-        let pushed = self.sent.push(Sent::new(entry.tag, buffer, result));
+        let pushed = self.sent.push(Sent::new(entry.tag, Some(buffer), result));
         debug_assert!(pushed.is_ok(), "`send` keeps room for every frame in flight");
     }
 
@@ -127,8 +132,10 @@ impl<P: Platform, B: DmaBuffer> InFlight<P, B> {
             return;
         }
         for entry in self.entries.iter_mut() {
-            // A buffer that is dropped in flight leaks its memory.
-            entry.buffer = None;
+            // A buffer that is dropped in flight leaks its memory: the completion comes without it.
+            if entry.buffer.take().is_some() {
+                let _ = self.sent.push(Sent::new(entry.tag, None, Err(IoError::Aborted)));
+            }
         }
         self.count = 0;
         self.headers.take().into_iter().for_each(DmaRegion::leak);

@@ -9,7 +9,7 @@ use core::{fmt, task::Waker};
 use paravirt_device::{
     Arm, Fault, NetQueue, NetRx, NetTx, Notify, Rejected, RxFrame, SendRefused, Sent, TxMeta,
 };
-use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, PageTable, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, Instant, PageArc, PageBox, PageTable, Platform};
 
 /// The receiving half of a queue: frames stay where the host put them in the receive buffer until they are looked at, and are
 /// copied out then, once.
@@ -82,6 +82,7 @@ impl<P: Platform, B: DmaBuffer> Notify for NetVscQueue<P, B> {
         if rx.front().is_some() || tx.has_sent() {
             return Arm::Pending;
         }
+        tx.arm_watchdog(|| self.tx.shared.host.platform.now());
         self.tx.shared.channel(self.tx.index).map_or(Arm::Armed, |channel| channel.lock().arm(rx, tx))
     }
 
@@ -97,6 +98,18 @@ impl<P: Platform, B: DmaBuffer> Notify for NetVscQueue<P, B> {
         if let Some(channel) = self.tx.shared.channel(self.tx.index) {
             channel.lock().wakers.register(QUEUE, waker);
         }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.tx.state.as_ref().map_or(Instant::NEVER, |tx| tx.deadline())
+    }
+
+    fn expire(&mut self, now: Instant) -> Result<(), Fault> {
+        if !self.tx.state.as_mut().is_some_and(|tx| tx.is_stalled(now)) {
+            return Ok(());
+        }
+        log::warn!("netvsc: the host completes no sent frame: the card is closed");
+        self.reset()
     }
 }
 
@@ -118,6 +131,12 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
 
     fn split(&mut self) -> (&mut NetVscRx<P, B>, &mut NetVscTx<P, B>) {
         (&mut self.rx, &mut self.tx)
+    }
+
+    fn reset(&mut self) -> Result<(), Fault> {
+        let fault = self.tx.shared.fail(Fault::Timeout);
+        self.end_if_closed();
+        Err(fault)
     }
 }
 

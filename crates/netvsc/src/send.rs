@@ -6,10 +6,11 @@ use crate::in_flight::InFlight;
 use crate::lso::LsoSlots;
 use crate::transaction::{self, Source};
 use crate::transmit_limits::{MAX_SECTIONS, SendBuffer, SendLimits, nvsp_packet};
+use core::time::Duration;
 use core::{fmt, ptr::NonNull};
 use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
-use paravirt_device::{Fault, Rejected, Sent, TxMeta};
-use paravirt_platform::{AllocError, DmaBuffer, Fifo, PageTable, Platform};
+use paravirt_device::{Fault, Rejected, Sent, TxMeta, Watchdog};
+use paravirt_platform::{AllocError, DmaBuffer, Fifo, Instant, PageTable, Platform};
 use paravirt_vmbus::{Channel, GpaRange, SendError};
 use zerocopy::IntoBytes;
 
@@ -58,6 +59,9 @@ pub(crate) enum Reservation {
     Full,
 }
 
+/// How long the host may complete nothing that is in flight, before the card is closed.
+const WATCHDOG: Watchdog = Watchdog::new(Duration::from_secs(60));
+
 /// The sending state of a queue.
 pub(crate) struct TxState<P: Platform, B: DmaBuffer> {
     buffer: Option<SendBuffer>,
@@ -75,6 +79,7 @@ pub(crate) struct TxState<P: Platform, B: DmaBuffer> {
     in_flight: InFlight<P, B>,
     limits: SendLimits,
     is_ended: bool,
+    watchdog: Watchdog,
 }
 
 impl<P: Platform, B: DmaBuffer> TxState<P, B> {
@@ -104,7 +109,31 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             in_flight: InFlight::new(platform, depth)?,
             limits,
             is_ended: false,
+            watchdog: WATCHDOG,
         })
+    }
+
+    /// Whether something is in flight that somebody waits for: a frame of a caller, or every section.
+    fn is_waited_for(&self) -> bool {
+        let is_out_of_sections = self.section_size > 0 && self.free == END && self.open.is_none();
+        !self.is_ended && (self.in_flight.has_in_flight() || is_out_of_sections)
+    }
+
+    /// Starts the watchdog if the host has something to complete; `now` is asked only then.
+    pub fn arm_watchdog(&mut self, now: impl FnOnce() -> Instant) {
+        let is_waited_for = self.is_waited_for();
+        self.watchdog.arm(is_waited_for, if is_waited_for { now() } else { Instant::ZERO });
+    }
+
+    /// When the watchdog expires.
+    pub fn deadline(&self) -> Instant {
+        self.watchdog.deadline()
+    }
+
+    /// Whether the host has completed nothing for too long.
+    pub fn is_stalled(&mut self, now: Instant) -> bool {
+        let is_waited_for = self.is_waited_for();
+        self.watchdog.has_expired(is_waited_for, now)
     }
 
     /// Whether a completed frame of a caller waits to be reclaimed.
@@ -400,6 +429,7 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
     /// The host has completed the packet `transaction`.
     #[inline]
     pub fn complete(&mut self, transaction: u64, is_success: bool) -> Result<(), Fault> {
+        self.watchdog.note_progress();
         let (source, generation) = transaction::unpack(transaction).ok_or(Fault::Protocol)?;
         match source {
             Source::Section(at) => {

@@ -271,6 +271,9 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
             Self::Never((never, _)) => match *never {},
         }
     }
+    fn reset(&mut self) -> Result<(), Fault> {
+        both!(self, q => q.reset())
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {

@@ -1,6 +1,7 @@
 //! A unit as a block device.
 
 use crate::controller_shared::ControllerShared;
+use crate::data::Capacity;
 use crate::identify::{self, Identity};
 use crate::limits::DiskLimits;
 use crate::queue::DiskQueue;
@@ -22,6 +23,10 @@ pub struct Disk<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     taken: u64,
     /// The fault that was reported last.
     reported: Option<Fault>,
+    /// The capacity that is still to be compared, of the last look at the unit.
+    capacity: Option<Option<Capacity>>,
+    /// Whether the last call of `poll_event` reported a change.
+    has_just_reported: bool,
 }
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Disk<P, T, B> {
@@ -47,7 +52,16 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
         unit.set_blocks(info.blocks);
         unit.set_read_only(info.access == Access::ReadOnly);
         let limits = DiskLimits::new(address, identity);
-        Some(Self { shared: shared.clone(), unit: index, limits, info, taken: 0, reported: None })
+        Some(Self {
+            shared: shared.clone(),
+            unit: index,
+            limits,
+            info,
+            taken: 0,
+            reported: None,
+            capacity: None,
+            has_just_reported: false,
+        })
     }
 
     /// The address on the controller.
@@ -63,22 +77,30 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Disk<P, T, B> {
     fn look_again(&mut self) -> Option<BlockEvent> {
         let Self { shared, limits, info, .. } = self;
         let unit = shared.state.units.get(self.unit)?;
-        let control = &mut shared.control.lock();
-        let capacity = identify::capacity(shared, control, limits.address, limits.is_optical).ok()?;
+        let mut control = shared.control.lock();
+        let capacity = identify::capacity(shared, &mut control, limits.address, limits.is_optical).ok()?;
         let mode = match limits.is_optical {
             true => None,
-            false => identify::mode(shared, control, limits.address).ok()?,
+            false => identify::mode(shared, &mut control, limits.address).ok()?,
         };
         if let Some(mode) = mode {
             let is_read_only = mode.is_protected;
             if is_read_only != (info.access == Access::ReadOnly) {
                 info.access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
                 unit.set_read_only(is_read_only);
-                // The capacity is compared at the next call.
-                unit.set_changed();
+                // The capacity is compared at the next call, which asks the unit no more.
+                self.capacity = Some(capacity);
                 return Some(BlockEvent::Access(info.access));
             }
         }
+        drop(control);
+        self.compare(capacity)
+    }
+
+    /// Compares the capacity that the unit reports with what is known.
+    fn compare(&mut self, capacity: Option<Capacity>) -> Option<BlockEvent> {
+        let Self { shared, limits, info, .. } = self;
+        let unit = shared.state.units.get(self.unit)?;
         let blocks = match capacity {
             Some(capacity) if capacity.block_size == info.block_size => capacity.blocks,
             // A medium with another block size, on which no block is where it was.
@@ -122,8 +144,21 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> BlockDevice for Disk<P, T, B> 
             self.reported = Some(fault);
             return Some(BlockEvent::Faulted(fault));
         }
-        if self.shared.fault().is_none() && self.unit()?.take_changed() {
-            return self.look_again();
+        if self.shared.fault().is_some() {
+            return None;
+        }
+        // A unit that changes whenever it is asked must not keep the caller busy: it is asked once until there is nothing to report.
+        if let Some(capacity) = self.capacity.take() {
+            self.has_just_reported = true;
+            return self.compare(capacity);
+        }
+        if core::mem::take(&mut self.has_just_reported) {
+            return None;
+        }
+        if self.unit()?.take_changed() {
+            let event = self.look_again();
+            self.has_just_reported = event.is_some();
+            return event;
         }
         None
     }

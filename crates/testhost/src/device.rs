@@ -44,6 +44,8 @@ pub struct Registers {
     pub is_unplugged: bool,
     /// The transport has no registers by which one queue is reset.
     pub lacks_queue_reset: bool,
+    /// Fault: the lowest bit of this byte of the configuration changes at each read.
+    pub flickers: Option<usize>,
     /// Fault: resets are not confirmed.
     pub ignores_reset: bool,
     /// Fault: FEATURES_OK does not stick.
@@ -91,6 +93,7 @@ impl FakeDevice {
             is_gone: false,
             is_unplugged: true,
             lacks_queue_reset: false,
+            flickers: None,
             ignores_reset: false,
             refuses_features: false,
             ignores_sizes: false,
@@ -268,7 +271,10 @@ unsafe impl VirtioTransport for FakeTransport {
         self.0.registers().generation
     }
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        let registers = self.0.registers();
+        let mut registers = self.0.registers();
+        if let Some(at) = registers.flickers {
+            registers.config[at] ^= 1;
+        }
         for (offset, width) in fields {
             let (start, end) = (usize::from(*offset), usize::from(*offset) + usize::from(*width));
             if let (Some(to), Some(from)) = (into.get_mut(start..end), registers.config.get(start..end)) {

@@ -598,3 +598,16 @@ fn blocking_calls_stay_within_the_limits_of_the_device() {
     assert_eq!(host.take_log(), [11, 11, 11, 11, 13, 13]);
     assert_eq!(io.write(0, &[0; 100], Durability::Cached), Err(BlockingError::Rejected(Rejected::Invalid)));
 }
+
+/// A host that changes its mind at each look costs one event a drain.
+#[test]
+fn a_capacity_that_changes_at_each_read_does_not_keep_the_caller_busy() {
+    let guest = Guest::new();
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    let (mut disk, _queue) = open(&guest, &host);
+    host.device().registers().flickers = Some(0);
+    for _ in 0..3 {
+        let events = core::iter::from_fn(|| disk.poll_event()).take(100).count();
+        assert_eq!(events, 1);
+    }
+}

@@ -1,10 +1,11 @@
 //! The network driver against rust-vmm's split queue, and against our model of a packed one.
 
+use core::time::Duration;
 use paravirt_device::{
-    ChecksumRange, Fault, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx, NetTx, Offloads, ReceiveMode,
-    Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
+    ChecksumRange, Fault, IoError, Link, MacAddr, NetDevice, NetEvent, NetQueue, NetRx, NetTx, Notify,
+    Offloads, ReceiveMode, Rejected, RxChecksum, SegmentKind, Segmentation, TxMeta, VlanTag,
 };
-use paravirt_platform::DmaSlice;
+use paravirt_platform::{DmaSlice, Instant, Platform};
 use paravirt_testhost::{Guest, NetHost, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::net::config::NetFeatures;
@@ -81,7 +82,8 @@ fn checksum_segmentation_and_vlan_are_sent_with_the_frame() {
     assert_eq!(sent[2].1, [3; 9000]);
     queue.poll().expect("no fault");
     let back = queue.split().1.sent().expect("the memory");
-    assert_eq!((back.tag, back.result, back.buffer.bytes().as_ptr()), (5, Ok(()), place));
+    let buffer = back.buffer.expect("its buffer");
+    assert_eq!((back.tag, back.result, buffer.bytes().as_ptr()), (5, Ok(()), place));
     let too_long = DmaSlice::alloc(&guest, 1600).expect("memory");
     let refused = queue.split().1.send(6, too_long, TxMeta::default()).expect_err("longer than the MTU");
     assert_eq!(refused.reason, Rejected::Invalid);
@@ -183,6 +185,7 @@ fn link_changes_and_announcements_are_events() {
     let set = |status: u8| host.device().registers().config[6] = status;
     set(0);
     assert_eq!((card.poll_event(), card.link()), (Some(NetEvent::Link(Link::Down)), Link::Down));
+    assert_eq!(card.poll_event(), None);
     set(3);
     assert_eq!(card.poll_event(), Some(NetEvent::Announce));
     assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
@@ -209,6 +212,83 @@ fn a_queue_pair_is_reset_alone_and_continues() {
     host.deliver([0; 10], &[9; 60]);
     send(&mut queue, &[1; 60], TxMeta::default()).expect("sent");
     queue.split().1.kick();
+    host.work();
+    queue.poll().expect("no fault");
+    assert_eq!((host.take_sent().len(), queue.split().0.front().expect("a frame").len), (1, 60));
+}
+
+/// A host that changes its mind at each look costs one event a drain.
+#[test]
+fn a_configuration_that_changes_at_each_read_does_not_keep_the_caller_busy() {
+    let guest = Guest::new();
+    let (host, mut card, _queue) = open(&guest, Ring::Split, NetFeatures::all());
+    // The status, whose lowest bit is the link.
+    host.device().registers().flickers = Some(6);
+    for _ in 0..3 {
+        let events = core::iter::from_fn(|| card.poll_event()).take(100).count();
+        assert!((1..=2).contains(&events), "{events}");
+    }
+}
+
+/// Frames without a copy come back from a host that has stopped: after the deadline, or, if it does not even confirm a reset, without
+/// their buffers.
+#[test]
+fn a_silent_host_does_not_keep_frames() {
+    for ring in RINGS {
+        for confirms in [true, false] {
+            let guest = Guest::new();
+            let clock = guest.downgrade();
+            guest.attach(move || clock.turn(Duration::from_secs(1)));
+            let host = NetHost::new(&guest, ring, NetFeatures::all());
+            host.device().registers().lacks_queue_reset = !confirms;
+            let options = OpenOptions::new().with_queue_size(64);
+            let mut card = Card::open(&guest, host.transport(), &options).expect("a card");
+            let mut queue = card.take_queue(0).expect("a queue");
+            assert_eq!(queue.next_deadline(), Instant::NEVER);
+            for tag in 0..3 {
+                let frame = DmaSlice::alloc(&guest, 100).expect("memory");
+                queue.split().1.send(tag, frame, TxMeta::default()).expect("sent");
+            }
+            let _ = queue.arm();
+            let deadline = queue.next_deadline();
+            assert!(deadline != Instant::NEVER && deadline > guest.now());
+            queue.expire(guest.now()).expect("not yet");
+            assert!(queue.split().1.sent().is_none());
+            host.device().registers().ignores_reset = !confirms;
+            guest.turn(Duration::from_secs(61));
+            let expired = queue.expire(guest.now());
+            assert_eq!(expired.is_ok(), confirms, "{expired:?}");
+            let _ = queue.poll();
+            let mut tags = vec![];
+            while let Some(sent) = queue.split().1.sent() {
+                assert_eq!((sent.result, sent.buffer.is_some()), (Err(IoError::Aborted), confirms));
+                tags.push(sent.tag);
+            }
+            assert_eq!(tags, [0, 1, 2], "{ring:?}: every tag once");
+            assert_eq!(queue.next_deadline(), Instant::NEVER);
+        }
+    }
+}
+
+/// A device with the longest frames and no mergeable buffers made the driver allocate 67 MB a direction.
+#[test]
+fn the_memory_of_a_queue_has_a_limit() {
+    let guest = Guest::new();
+    let host = NetHost::new(&guest, Ring::Packed, NetFeatures::all() - NetFeatures::MRG_RXBUF);
+    {
+        let mut registers = host.device().registers();
+        registers.config[10..12].copy_from_slice(&65535u16.to_le_bytes());
+        registers.sizes.fill(1024);
+    }
+    let before = guest.pages();
+    let mut card = Card::open(&guest, host.transport(), &OpenOptions::new()).expect("a card");
+    assert_eq!(card.info().mtu, 65535);
+    let pages = guest.pages() - before;
+    assert!(pages < 2048, "{pages} pages");
+    let mut queue = card.take_queue(0).expect("a queue");
+    send(&mut queue, &[1; 1514], TxMeta::default()).expect("sent");
+    queue.split().1.kick();
+    host.deliver([0; 10], &[9; 60]);
     host.work();
     queue.poll().expect("no fault");
     assert_eq!((host.take_sent().len(), queue.split().0.front().expect("a frame").len), (1, 60));

@@ -247,7 +247,7 @@ fn frames_are_sent_from_memory_of_the_caller() {
     let (_, tx) = queue.split();
     let first = tx.sent().expect("sent");
     assert_eq!(
-        (first.tag, first.result, first.buffer.bytes()),
+        (first.tag, first.result, first.buffer.as_ref().expect("its buffer").bytes()),
         (7, Err(IoError::Device), &frame(1000, 4)[..])
     );
     assert_eq!(tx.sent().map(|sent| (sent.tag, sent.result)), Some((8, Err(IoError::Device))));
@@ -440,6 +440,7 @@ fn device_events_are_reported_once() {
     bench.work();
     assert!(count.0.load(Ordering::SeqCst) > 0);
     assert_eq!((card.poll_event(), card.link()), (Some(NetEvent::Link(Link::Down)), Link::Down));
+    assert_eq!(card.poll_event(), None);
     bench.wire.set_link(true);
     bench.wire.indicate(RndisStatus::NETWORK_CHANGE);
     bench.wire.indicate(RndisStatus::OFFLOAD_CURRENT_CONFIG);
@@ -448,15 +449,18 @@ fn device_events_are_reported_once() {
     queue.poll().expect("no fault");
     assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
     assert_eq!(card.poll_event(), Some(NetEvent::Announce));
+    assert_eq!(card.poll_event(), None);
     bench.wire.associate(Some(9));
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: Some(9) }));
+    assert_eq!(card.poll_event(), None);
     card.switch_data_path(DataPath::VirtualFunction).expect("switched");
     assert_eq!(bench.wire.path(), 1);
     card.switch_data_path(DataPath::Synthetic).expect("switched");
     bench.wire.associate(None);
     bench.work();
     assert_eq!(card.poll_event(), Some(NetEvent::VirtualFunction { serial: None }));
+    assert_eq!(card.poll_event(), None);
     bench.wire.take_oids();
     bench.wire.keep_alive(77);
     bench.work();
@@ -749,4 +753,50 @@ fn old_hosts_get_their_buffers_back_before_the_channel_is_closed() {
         assert_eq!(bench.wire.is_revoked(), revokes);
         bench.is_clean();
     }
+}
+
+/// Frames without a copy come back from a host that has stopped completing them, and the card can be opened again.
+#[test]
+fn a_silent_host_does_not_keep_frames() {
+    let bench = Bench::new();
+    let (card, mut queue) = bench.first();
+    bench.wire.fault_config(|fault_config| fault_config.holds = true);
+    for tag in 0..3 {
+        let mut buffer = DmaSlice::alloc(&bench.guest, 100).expect("memory");
+        buffer.bytes_mut().fill(7);
+        queue.split().1.send(tag, buffer, TxMeta::default()).expect("sent");
+    }
+    kick(&mut queue);
+    let _ = queue.arm();
+    assert!(queue.next_deadline() > bench.guest.now() && queue.split().1.sent().is_none());
+    queue.expire(bench.guest.now()).expect("not yet");
+    bench.guest.turn(Duration::from_secs(61));
+    assert_eq!(queue.expire(bench.guest.now()), Err(Fault::Timeout));
+    for tag in 0..3 {
+        let sent = queue.split().1.sent().expect("it comes back");
+        assert_eq!((sent.tag, sent.result, sent.buffer.is_some()), (tag, Err(IoError::Aborted), true));
+    }
+    drop((queue, card));
+    bench.wire.fault_config(|fault_config| fault_config.holds = false);
+    let (_card, mut queue) = bench.first();
+    commit(&mut queue, &frame(60, 1), TxMeta::default()).expect("sent");
+    kick(&mut queue);
+    assert_eq!(bench.wire.take_sent().last(), Some(&frame(60, 1)));
+}
+
+/// A host that changes the link whenever it is looked at costs one event a drain.
+#[test]
+fn a_link_that_flickers_does_not_keep_the_caller_busy() {
+    let bench = Bench::new();
+    let (mut card, _queue) = bench.first();
+    let (wire, host, channel) = (bench.wire.clone(), bench.host.clone(), bench.channel);
+    let mut is_up = true;
+    let guest = bench.guest.clone();
+    let events = core::iter::from_fn(|| {
+        is_up = !is_up;
+        wire.set_link(is_up);
+        host.work(&guest, channel);
+        card.poll_event()
+    });
+    assert!((1..=3).contains(&events.take(100).count()));
 }

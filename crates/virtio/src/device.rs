@@ -24,6 +24,8 @@ use spin::Mutex;
 
 /// The maximum number of queues of a device: 16 pairs of a network card and its control queue.
 pub(crate) const MAX_QUEUES: usize = 33;
+/// The maximum size of a queue whose size the device does not let the driver choose.
+const MAX_KEPT_SIZE: u16 = 1024;
 /// The timeout of the reset of one queue.
 const QUEUE_RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -270,8 +272,9 @@ impl<P: Platform> VirtioDevice<P> {
         if kept == u32::from(size) {
             return Some(size);
         }
+        // The tables of the queue grow with it.
         let fixed = u16::try_from(kept).ok()?;
-        (fixed.is_power_of_two() && fixed <= crate::queue::MAX_QUEUE_SIZE).then_some(fixed)
+        (fixed.is_power_of_two() && fixed <= limit.max(MAX_KEPT_SIZE)).then_some(fixed)
     }
 
     /// Registers a queue, which [`start`](Self::start) enables. Returns its index in the tables of queues and interrupt cells;

@@ -238,7 +238,7 @@ fn sense_data_and_statuses_become_io_errors() {
     bench.storage.drive(0, |drive| drive.resize(4096));
     assert_eq!(result(&bench), Ok(()));
     assert_eq!(disk.poll_event(), Some(BlockEvent::Capacity(4096)));
-    assert_eq!(disk.info().blocks, 4096);
+    assert_eq!((disk.info().blocks, disk.poll_event()), (4096, None));
     bench.storage.drive(0, |drive| {
         drive.is_read_only = true;
         drive.attentions.push_back([6, 0x2a, 1]);

@@ -160,6 +160,8 @@ pub struct VirtioBlk<P: Platform, B: DmaBuffer> {
     queues: PageTable<P, Option<BlkQueue<P, B>>>,
     /// The last fault that was reported as an event.
     reported: Option<Fault>,
+    /// Whether the last call of `poll_event` reported a change of the configuration.
+    has_just_reported: bool,
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
@@ -212,7 +214,7 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
             info.serial = first.serial().unwrap_or_default();
         }
         queues.iter_mut().skip(1).flatten().for_each(BlkQueue::set_untouched);
-        Ok(Self { device, limits, info, queues, reported: None })
+        Ok(Self { device, limits, info, queues, reported: None, has_just_reported: false })
     }
 }
 
@@ -276,6 +278,12 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {
 
     fn poll_event(&mut self) -> Option<BlockEvent> {
         if self.device.take_config_change() {
+            if core::mem::take(&mut self.has_just_reported) && self.device.fault().is_none() {
+                // The configuration is read once for each drain: one that changes at each read must not keep the caller busy.
+                self.device.mark_config_changed();
+                self.device.config_cell().wake();
+                return None;
+            }
             if self.device.fault() == Some(Fault::Reset) {
                 // The first queue was used when the device was opened: if nobody has taken it, it is drained here.
                 for queue in self.queues.iter_mut().flatten() {
@@ -294,9 +302,11 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {
             if blocks != self.info.blocks {
                 self.info.blocks = blocks;
                 self.limits.set_blocks(blocks);
+                self.has_just_reported = true;
                 return Some(BlockEvent::Capacity(blocks));
             }
         }
+        self.has_just_reported = false;
         None
     }
 

@@ -25,7 +25,7 @@ use paravirt_device::{
     ReceiveMode,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{DmaBuffer, DmaSlice, PageArc, PageTable, Platform, ProcessorId};
+use paravirt_platform::{DmaBuffer, DmaSlice, Instant, PageArc, PageTable, Platform, ProcessorId};
 
 /// The maximum number of queue pairs that are used.
 pub const MAX_PAIRS: usize = 16;
@@ -34,6 +34,9 @@ const ETHERNET_LEN: usize = 14;
 const VLAN_LEN: usize = 4;
 /// The size in bytes of a receive buffer if a frame may span several.
 const MERGEABLE_LEN: usize = 2048;
+/// The maximum size in bytes of all receive buffers of a queue together, and their minimum number.
+const MAX_RX_BYTES: usize = 4 << 20;
+const MIN_RX_BUFFERS: usize = 16;
 /// The maximum length of a frame for segmentation: the longest IP packet and its Ethernet header.
 const MAX_SEGMENTED: u32 = 65535 + 14;
 
@@ -45,6 +48,7 @@ pub struct VirtioNetQueue<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> Notify for VirtioNetQueue<P, B> {
     fn arm(&mut self) -> Arm {
+        self.tx.arm_watchdog();
         self.rx.arm().and(self.tx.arm())
     }
 
@@ -56,6 +60,18 @@ impl<P: Platform, B: DmaBuffer> Notify for VirtioNetQueue<P, B> {
     fn register(&mut self, waker: &Waker) {
         self.rx.queue().register(waker);
         self.tx.register(waker);
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.tx.deadline()
+    }
+
+    fn expire(&mut self, now: Instant) -> Result<(), Fault> {
+        if !self.tx.is_stalled(now) {
+            return Ok(());
+        }
+        log::warn!("virtio-net: no frame was sent for too long: resetting the queues");
+        self.reset()
     }
 }
 
@@ -72,16 +88,8 @@ impl<P: Platform, B: DmaBuffer> NetQueue for VirtioNetQueue<P, B> {
     fn split(&mut self) -> (&mut VirtioRx<P>, &mut VirtioTx<P, B>) {
         (&mut self.rx, &mut self.tx)
     }
-}
 
-impl<P: Platform, B: DmaBuffer> VirtioNetQueue<P, B> {
-    /// Resets both queues, alone if the device supports that. [`sent`](paravirt_device::NetTx::sent) returns the buffers in
-    /// flight, and received frames can still be read.
-    ///
-    /// # Errors
-    ///
-    /// The [`Fault`] if the device is out of service, for example because it did not confirm that it stopped.
-    pub fn reset(&mut self) -> Result<(), Fault> {
+    fn reset(&mut self) -> Result<(), Fault> {
         self.tx.reset_alone()?;
         self.rx.queue().reset_alone()
     }
@@ -109,6 +117,8 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
     link: Link,
     settings: Settings,
     was_asked_to_announce: bool,
+    /// The configuration whose changes are being reported.
+    snapshot: Option<NetConfig>,
     reported: Option<Fault>,
 }
 
@@ -162,6 +172,9 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
             let Some((rx, tx)) = builders.pop() else { break };
             let (rx_size, tx_size) = (rx.depth(1), tx.depth());
             depth = depth.min(rx_size).min(tx_size);
+            // With long frames in one buffer each, fewer than the queue has room for.
+            let most = MAX_RX_BYTES.checked_div(rx_len).unwrap_or(0).max(MIN_RX_BUFFERS);
+            let rx_size = rx_size.min(u16::try_from(most).unwrap_or(u16::MAX));
             let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
             let tx = tx.build(max_frame, offloads)?;
             let _ = rx.poll();
@@ -198,6 +211,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
             link: config.link,
             settings,
             was_asked_to_announce: false,
+            snapshot: None,
             reported: None,
         };
         net.take_config(&config);
@@ -293,15 +307,24 @@ impl<P: Platform, B: DmaBuffer> NetDevice for VirtioNet<P, B> {
             return None;
         }
         self.restore();
-        if !changed {
-            return None;
-        }
-        let bytes = self.device.with_transport(|t| read_config(t, CONFIG_FIELDS));
-        let config = config::parse(&bytes, self.features)?;
+        // Read once until everything in it has been reported: a configuration that changes at each read must not keep the caller busy.
+        let config = match self.snapshot.take() {
+            Some(config) => {
+                if changed {
+                    self.device.mark_config_changed();
+                    self.device.config_cell().wake();
+                }
+                config
+            }
+            None if changed => {
+                let bytes = self.device.with_transport(|t| read_config(t, CONFIG_FIELDS));
+                config::parse(&bytes, self.features)?
+            }
+            None => return None,
+        };
         let event = self.take_config(&config);
         if event.is_some() {
-            // There may be further changes.
-            self.device.mark_config_changed();
+            self.snapshot = Some(config);
         }
         event
     }

@@ -53,6 +53,9 @@ trait Phy {
         sockets: &mut SocketSet<'static>,
     ) -> bool;
     fn arm(&mut self) -> Arm;
+    fn next_deadline(&self) -> Instant;
+    /// Resets queues whose host has stopped; a fault then shows as a timeout of the work.
+    fn expire(&mut self);
 }
 
 impl<const N: usize> Phy for Device<'static, CardQueue, N> {
@@ -71,6 +74,12 @@ impl<const N: usize> Phy for Device<'static, CardQueue, N> {
     }
     fn arm(&mut self) -> Arm {
         Device::arm(self)
+    }
+    fn next_deadline(&self) -> Instant {
+        Device::next_deadline(self)
+    }
+    fn expire(&mut self) {
+        let _ = Device::expire(self, time::now());
     }
 }
 
@@ -130,7 +139,9 @@ impl Stack {
             let delay = self.interface.poll_delay(stack_time(), &self.sockets);
             let until = delay.map_or(Instant::NEVER, |d| time::now().saturating_add(d.into())).min(deadline);
             let device = &mut self.device;
+            let until = until.min(device.next_deadline());
             platform::sleep(until, || device.arm());
+            device.expire();
         }
     }
 

@@ -4,7 +4,7 @@ use super::super::header::{self, HEADER_LEN};
 use super::{VLAN_LEN, insert_tag};
 use crate::queue::{FrameQueue, FrameUsed, Ring};
 use crate::request_queue::{Outcome, RequestQueue};
-use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta};
+use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog};
 use paravirt_platform::{AllocError, DmaBuffer, Fifo, Platform, Segment};
 
 /// The value of `reserved` if no slot is reserved.
@@ -20,6 +20,7 @@ pub(super) struct FrameTx<P: Platform, B: DmaBuffer> {
     offloads: Offloads,
     /// The number of the caller's frames in flight.
     in_flight: usize,
+    pub watchdog: Watchdog,
     sent: Fifo<P, Sent<B>>,
 }
 
@@ -30,7 +31,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         offloads: Offloads,
     ) -> Result<Self, AllocError> {
         let sent = Fifo::new(queue.device().platform(), usize::from(queue.queue().free()))?;
-        Ok(Self { queue, reserved: NONE, max_frame, offloads, in_flight: 0, sent })
+        Ok(Self { queue, reserved: NONE, max_frame, offloads, in_flight: 0, watchdog: super::WATCHDOG, sent })
     }
 
     pub fn queue_mut(&mut self) -> &mut RequestQueue<P, FrameQueue<P, B>> {
@@ -45,7 +46,7 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
                 return self.poll_slow();
             }
             match self.queue.queue_mut().pop() {
-                Ok(Some(FrameUsed::Frame)) => {}
+                Ok(Some(FrameUsed::Frame)) => self.watchdog.note_progress(),
                 Ok(None) => return Ok(()),
                 Ok(Some(FrameUsed::Buffer(buffer, tag))) => self.complete_buffer(buffer, tag, Ok(())),
                 Err(fault) => self.queue.fail(fault),
@@ -71,10 +72,9 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
     #[inline(never)]
     fn complete_buffer(&mut self, buffer: Option<B>, tag: u64, result: Result<(), IoError>) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(buffer) = buffer {
-            // `send` keeps room for it.
-            let _ = self.sent.push(Sent::new(tag, buffer, result));
-        }
+        self.watchdog.note_progress();
+        // `send` keeps room for it.
+        let _ = self.sent.push(Sent::new(tag, buffer, result));
     }
 
     /// Requests an interrupt only if a caller waits for the completion of a send.

@@ -6,7 +6,7 @@ use super::{VLAN_LEN, insert_tag};
 use crate::queue::{AreaRange, Parts, Ring, Unsubmitted, Used, VirtQueue};
 use crate::request_queue::{Outcome, RequestQueue};
 use core::sync::atomic::{AtomicU64, Ordering};
-use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta};
+use paravirt_device::{Arm, Fault, IoError, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog};
 use paravirt_platform::Fifo;
 use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Either, Platform, Segment};
 
@@ -15,15 +15,18 @@ const MAX_SLOT_BYTES: usize = 1 << 20;
 const MIN_SLOTS: usize = 16;
 
 pub(super) type Buffer<P, B> = Either<DmaSlice<P>, B>;
+/// A queue whose requests carry the tag of a caller's frame, or `None` for a slot.
+pub(super) type TxRing<P, B> = VirtQueue<P, Buffer<P, B>, Option<u64>>;
 
 /// The transmit side of a queue pair.
 pub(super) struct GeneralTx<P: Platform, B: DmaBuffer> {
-    queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
+    queue: RequestQueue<P, TxRing<P, B>>,
     slots: Fifo<P, DmaSlice<P>>,
     reserved: Option<DmaSlice<P>>,
     sent: Fifo<P, Sent<B>>,
     /// The number of the caller's frames in flight.
     in_flight: usize,
+    pub(super) watchdog: Watchdog,
     /// The maximum length in bytes of a frame that fits a slot with header and tag.
     slot_len: usize,
     offloads: Offloads,
@@ -32,7 +35,7 @@ pub(super) struct GeneralTx<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
     pub(super) fn new(
-        queue: RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>>,
+        queue: RequestQueue<P, TxRing<P, B>>,
         depth: u16,
         max_frame: usize,
         offloads: Offloads,
@@ -48,10 +51,20 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             let _ = slots.push(slice);
         })?;
         let slot_len = len.saturating_sub(HEADER_LEN).saturating_sub(VLAN_LEN);
-        Ok(Self { queue, slots, reserved: None, sent, in_flight: 0, slot_len, offloads, max_frame })
+        Ok(Self {
+            queue,
+            slots,
+            reserved: None,
+            sent,
+            in_flight: 0,
+            watchdog: super::WATCHDOG,
+            slot_len,
+            offloads,
+            max_frame,
+        })
     }
 
-    pub(super) fn queue_mut(&mut self) -> &mut RequestQueue<P, VirtQueue<P, Buffer<P, B>, u64>> {
+    pub(super) fn queue_mut(&mut self) -> &mut RequestQueue<P, TxRing<P, B>> {
         &mut self.queue
     }
 
@@ -64,7 +77,10 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
             }
             match self.queue.queue_mut().pop() {
                 Ok(None) => return Ok(()),
-                Ok(Some(Used { buffer: Some(Either::Left(slot)), .. })) => drop(self.slots.push(slot)),
+                Ok(Some(Used { buffer: Some(Either::Left(slot)), .. })) => {
+                    self.watchdog.note_progress();
+                    drop(self.slots.push(slot));
+                }
                 Ok(Some(used)) => self.complete_buffer(used, Ok(())),
                 Err(fault) => self.queue.fail(fault),
             }
@@ -84,16 +100,20 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
     }
 
     #[inline(never)]
-    fn complete_buffer(&mut self, used: Used<Buffer<P, B>, u64>, result: Result<(), IoError>) {
-        match used.buffer {
+    fn complete_buffer(&mut self, used: Used<Buffer<P, B>, Option<u64>>, result: Result<(), IoError>) {
+        self.watchdog.note_progress();
+        let Used { buffer, extra, .. } = used;
+        let buffer = match buffer {
             // There is room for every slot.
-            Some(Either::Left(slot)) => drop(self.slots.push(slot)),
-            Some(Either::Right(buffer)) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                // `send` keeps room for it.
-                let _ = self.sent.push(Sent::new(used.extra, buffer, result));
-            }
-            None => {}
+            Some(Either::Left(slot)) => return drop(self.slots.push(slot)),
+            Some(Either::Right(buffer)) => Some(buffer),
+            None => None,
+        };
+        // A slot that was leaked is nobody's; a caller's frame completes without its buffer.
+        if let Some(tag) = extra {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            // `send` keeps room for it.
+            let _ = self.sent.push(Sent::new(tag, buffer, result));
         }
     }
 
@@ -136,7 +156,8 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         }
         slot.set_len(HEADER_LEN.wrapping_add(len));
         let queue = self.queue.queue_mut();
-        let sent = queue.submit(Parts::NONE, Some(Either::Left(slot)), Direction::ToDevice, 0, |_, _| Ok(()));
+        let sent =
+            queue.submit(Parts::NONE, Some(Either::Left(slot)), Direction::ToDevice, None, |_, _| Ok(()));
         sent.map_err(|refused| match refused.buffer {
             Some(Either::Left(slot)) => (refused.reason, Some(slot)),
             _ => (refused.reason, None),
@@ -211,7 +232,7 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
         };
         let frame = Some(Either::Right(frame));
         let parts = Parts::around(&head, &[]);
-        match self.queue.queue_mut().submit(parts, frame, Direction::ToDevice, tag, prepare) {
+        match self.queue.queue_mut().submit(parts, frame, Direction::ToDevice, Some(tag), prepare) {
             Ok(()) => {
                 self.in_flight = self.in_flight.saturating_add(1);
                 Ok(())

@@ -6,19 +6,22 @@ mod general;
 use super::VLAN_LEN;
 use super::header::HEADER_LEN;
 use crate::device::VirtioDevice;
-use crate::queue::{FrameQueue, VirtQueue};
+use crate::queue::FrameQueue;
 use crate::request_queue::{QueueBuilder, QueueParams};
 use crate::transport::OpenError;
 use core::fmt;
 use core::task::Waker;
+use core::time::Duration;
 use frames::FrameTx;
-use general::{Buffer, GeneralTx};
-use paravirt_device::{Arm, Fault, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag};
-use paravirt_platform::{DmaBuffer, PageArc, Platform};
+use general::{GeneralTx, TxRing};
+use paravirt_device::{Arm, Fault, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, VlanTag, Watchdog};
+use paravirt_platform::{DmaBuffer, Instant, PageArc, Platform};
 
 /// The offset of an 802.1Q tag in a frame.
 const VLAN_AT: usize = 12;
 const VLAN_TYPE: [u8; 2] = [0x81, 0x00];
+/// How long a device may complete no frame while some are in flight, before it is reset: 60 seconds, as for a request to a disk.
+const WATCHDOG: Watchdog = Watchdog::new(Duration::from_secs(60));
 /// The maximum size in bytes of all frame buffers of a queue together.
 const MAX_FRAME_BYTES: usize = 2 << 20;
 
@@ -57,7 +60,7 @@ fn insert_tag(
 #[allow(clippy::large_enum_variant, reason = "there are few, and none is kept")]
 pub(super) enum TxBuilder<P: Platform, B: DmaBuffer> {
     Frames(QueueBuilder<P, FrameQueue<P, B>>),
-    General(QueueBuilder<P, VirtQueue<P, Buffer<P, B>, u64>>),
+    General(QueueBuilder<P, TxRing<P, B>>),
 }
 
 impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
@@ -132,6 +135,34 @@ impl<P: Platform, B: DmaBuffer> VirtioTx<P, B> {
 
     pub(super) fn register(&mut self, waker: &Waker) {
         each!(&mut self.0, tx => tx.queue_mut().register(waker));
+    }
+
+    fn watch(&mut self) -> (&mut Watchdog, bool) {
+        each!(&mut self.0, tx => {
+            let is_in_flight = tx.queue_mut().in_flight() > 0;
+            (&mut tx.watchdog, is_in_flight)
+        })
+    }
+
+    /// Starts the watchdog if a frame is in flight. Reads the clock only then.
+    pub(super) fn arm_watchdog(&mut self) {
+        let now = each!(&mut self.0, tx => {
+            let queue = tx.queue_mut();
+            if queue.in_flight() > 0 { queue.device().platform().now() } else { Instant::ZERO }
+        });
+        let (watchdog, is_in_flight) = self.watch();
+        watchdog.arm(is_in_flight, now);
+    }
+
+    /// Returns when the watchdog expires.
+    pub(super) fn deadline(&self) -> Instant {
+        each!(&self.0, tx => tx.watchdog.deadline())
+    }
+
+    /// Returns whether the device has completed no frame for too long.
+    pub(super) fn is_stalled(&mut self, now: Instant) -> bool {
+        let (watchdog, is_in_flight) = self.watch();
+        watchdog.has_expired(is_in_flight, now)
     }
 
     pub(super) fn reset_alone(&mut self) -> Result<(), Fault> {
