@@ -13,6 +13,7 @@ use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability, start_info::*};
 use linux_loader::loader::{Cmdline, KernelLoader, load_cmdline};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -63,10 +64,10 @@ pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Resu
     let tables = acpi::write(memory, guest.processors)?;
     let path = guest.kernel.display();
     let mut file = File::open(guest.kernel).with_context(|| format!("cannot open {path}"))?;
+    check_segments(&mut file, memory).with_context(|| format!("{path} cannot be loaded"))?;
     let initrd = |end: u64| guest.initrd.map(|path| load_initrd(memory, path, end)).transpose();
     let entry = match Elf::load(memory, None, &mut file, None) {
         Ok(kernel) => {
-            ensure!(kernel.kernel_load.0 >= HIGH, "{path} loads below 1 MiB, where the tables are");
             let PvhBootCapability::PvhEntryPresent(entry) = kernel.pvh_boot_cap else {
                 bail!("{path} has no PVH note: add one, or use a bzImage");
             };
@@ -90,6 +91,43 @@ pub fn boot(memory: &GuestMemoryMmap, first: &VcpuFd, guest: &Guest<'_>) -> Resu
     let descriptors = [0u64, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
     memory.write_slice(&descriptors.map(u64::to_le_bytes).concat(), GuestAddress(DESCRIPTORS))?;
     begin(first, entry)
+}
+
+/// Checks where the segments of an ELF kernel would be loaded; other files are not judged here.
+fn check_segments(file: &mut File, memory: &GuestMemoryMmap) -> Result<()> {
+    const MACHINE_X86_64: u16 = 62;
+    const LOAD: u32 = 1;
+    let mut head = [0; 64];
+    let is_elf = file.read_exact(&mut head).is_ok() && head.starts_with(b"\x7fELF");
+    file.rewind()?;
+    if !is_elf {
+        return Ok(());
+    }
+    let half = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
+    ensure!(head[4] == 2 && half(18) == MACHINE_X86_64, "it is not a 64-bit ELF file for x86-64");
+    let mut table = [0; 8];
+    table.copy_from_slice(&head[32..40]);
+    let (first, len, count) = (u64::from_le_bytes(table), u64::from(half(54)), u64::from(half(56)));
+    for number in 0..count {
+        let mut entry = [0; 56];
+        let at = first.checked_add(number * len).context("its program headers are beyond its end")?;
+        file.seek(SeekFrom::Start(at))?;
+        file.read_exact(&mut entry).context("it is cut off")?;
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&entry[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        if word(0) as u32 != LOAD || word(40) == 0 {
+            continue;
+        }
+        let (start, end) = (word(24), word(24).checked_add(word(40)));
+        ensure!(start >= HIGH, "a segment is to be loaded at {start:#x}: link it at 1 MiB or above");
+        let fits = end.is_some_and(|end| memory.address_in_range(GuestAddress(end - 1)));
+        ensure!(fits, "a segment at {start:#x} does not fit in memory: use a larger --memory");
+    }
+    file.rewind()?;
+    Ok(())
 }
 
 /// Loads the initrd at the end of low memory, after a kernel that ends at `end`; returns its address and length.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use hyperv_bindings::vmbus::VmbusVersion;
 use paravirt_testhost::{NetVspHost, StorDrive, StorHost};
-use std::fs::OpenOptions;
+use std::fs::{OpenOptions, TryLockError};
 use std::path::PathBuf;
 
 /// Boots a kernel on KVM with an emulation of Hyper-V and devices on VMBus.
@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
     /// Size of memory in MiB
-    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..))]
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=1 << 24))]
     pub memory: u64,
     /// Initrd of a Linux guest
     #[arg(long, value_name = "FILE")]
@@ -107,9 +107,20 @@ impl Options {
                     _ => bail!("unknown option {word} of a disk: use ro, block=512 or block=4096"),
                 }
             }
+            let metadata = std::fs::metadata(path).with_context(|| format!("cannot open {path}"))?;
+            ensure!(metadata.is_file(), "{path} is not a file: give a raw disk image");
             let file = OpenOptions::new().read(true).write(!is_read_only).open(path);
             let file = file.with_context(|| format!("cannot open {path}"))?;
-            let len = file.metadata().with_context(|| format!("cannot read the size of {path}"))?.len();
+            let locked = if is_read_only { file.try_lock_shared() } else { file.try_lock() };
+            match locked {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    bail!("{path} is in use by another machine: end that, or add ,ro to both")
+                }
+                // The file system has no locks.
+                Err(TryLockError::Error(error)) => log_line!("{path} cannot be locked: {error}"),
+            }
+            let len = metadata.len();
             ensure!(
                 len > 0 && len.is_multiple_of(u64::from(block)),
                 "{path} has {len} bytes, which is not a positive multiple of the block size {block}"
@@ -122,6 +133,12 @@ impl Options {
         }
         for path in &self.dvd {
             let medium = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            ensure!(
+                !medium.is_empty() && medium.len().is_multiple_of(2048),
+                "{} has {} bytes: the image of a DVD has a positive multiple of 2048",
+                path.display(),
+                medium.len()
+            );
             drives.push(StorDrive::optical(medium));
         }
         ensure!(drives.len() <= 64, "more than 64 disks: a controller has 64 units");

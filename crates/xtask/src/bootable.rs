@@ -3,6 +3,7 @@
 //! A GPT disk boots both ways. The first block and the BIOS boot partition hold GRUB for BIOS; the EFI system partition holds GRUB
 //! for UEFI, the kernel, and `grub.cfg`, which both use. UEFI Specification §5; GNU GRUB manual §4.5
 
+use crate::scratch::Scratch;
 use crate::{kernel, tools};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -41,9 +42,19 @@ pub fn run(options: &Options) -> Result<()> {
     configuration(&options.args)?;
     let folder = options.out.clone().unwrap_or_else(|| tools::root().join("target"));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    make(&kernel::build()?, &options.args, &folder)?;
+    let kernel = kernel::build()?;
+    // One at a time; and the images get their names when they are complete.
+    let lock = File::create(folder.join(".paravirt-image.lock"));
+    let lock = lock.with_context(|| format!("cannot write in {}", folder.display()))?;
+    lock.lock()?;
+    let unfinished = Scratch::new_in(&folder)?;
+    make(&kernel, &options.args, unfinished.path())?;
     for name in ["elf", "raw", "vhd", "vhdx"] {
-        println!("{}", folder.join(format!("paravirt.{name}")).display());
+        let name = format!("paravirt.{name}");
+        let path = folder.join(&name);
+        let renamed = fs::rename(unfinished.path().join(&name), &path);
+        renamed.with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
     }
     Ok(())
 }
@@ -108,8 +119,8 @@ fn grub(format: &str, prefix: &str, more: &[&str], folder: &Path) -> Result<Vec<
     let mut command = Command::new("grub-mkimage");
     command.args(["-O", format, "-p", prefix, "-o"]).arg(&file).args(more).args(MODULES);
     tools::run(&mut command)?;
-    let bytes = fs::read(&file)?;
-    fs::remove_file(file)?;
+    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
     Ok(bytes)
 }
 

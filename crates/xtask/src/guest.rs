@@ -103,7 +103,10 @@ impl Machine {
     /// Adds a drive of the raw image at `path`, which may contain any character.
     pub fn drive(&mut self, id: &str, path: &Path, more: &str) -> &mut Self {
         let path = path.display().to_string().replace(',', ",,");
-        self.arguments.extend(["-drive".into(), format!("file={path},if=none,id={id},format=raw{more}")]);
+        // A full disk of the host is an error of the guest's write, instead of a machine that is paused without a word.
+        let errors = if more.contains("readonly=on") { "" } else { ",werror=report" };
+        self.arguments
+            .extend(["-drive".into(), format!("file={path},if=none,id={id},format=raw{more}{errors}")]);
         self
     }
 
@@ -136,7 +139,8 @@ impl Machine {
             }
         }
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        command.args(&words[1..]).env("NO_COLOR", "1");
+        end_with_parent(&mut command);
         Ok(command)
     }
 
@@ -226,6 +230,18 @@ impl Machine {
             return once();
         }
         first
+    }
+}
+
+/// Has the command killed when the thread that starts it ends, and with it this program, by whatever signal. That thread waits for it.
+pub fn end_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec, the closure makes one system call, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::scratch::Scratch;
 use crate::{image, kernel, openvmm, serve, tools};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,16 +26,16 @@ pub struct Options {
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// Machine type of QEMU: q35, pc, microvm, or one of these with options
-    #[arg(long, default_value = "q35")]
+    #[arg(long, default_value = "q35", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     machine: String,
-    /// Size of memory, such as 512M or 2G
-    #[arg(long, default_value = "512M")]
-    memory: String,
-    /// Number of processors
-    #[arg(long, default_value_t = 2)]
+    /// Size of memory, such as 512M or 2G: 16M to 1024G
+    #[arg(long, default_value = "512M", value_parser = mebibytes)]
+    memory: u64,
+    /// Number of processors, 1 to 64
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     cpus: u16,
-    /// Number of queues of each device
-    #[arg(long, default_value_t = 2)]
+    /// Number of queues of each device, at most 8 for each processor, and 8 on VMBus
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     queues: u16,
     /// Use packed virtqueues
     #[arg(long)]
@@ -55,8 +55,8 @@ pub struct Options {
     /// More options for the command line of QEMU, OpenVMM or paravirt-monitor
     #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true)]
     qemu: Option<String>,
-    /// Seconds after which the guest is stopped
-    #[arg(long, default_value_t = 180)]
+    /// Seconds after which the guest is stopped, at most a day
+    #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
 
@@ -73,7 +73,11 @@ pub fn run(options: &Options) -> Result<()> {
 /// Boots the same kernel on QEMU and on a Hyper-V host, and compares the output. The Hyper-V host is OpenVMM if `OPENVMM` is set,
 /// otherwise `paravirt-monitor` on KVM.
 fn both(options: &Options) -> Result<()> {
-    let second = if std::env::var_os("OPENVMM").is_some() { Host::Openvmm } else { Host::Hyperv };
+    let second = if std::env::var_os("OPENVMM").is_some_and(|path| !path.is_empty()) {
+        Host::Openvmm
+    } else {
+        Host::Hyperv
+    };
     println!("host 1: QEMU");
     let first = on(options, Host::Qemu)?;
     println!("host 2: {}", if second == Host::Openvmm { "OpenVMM" } else { "paravirt-monitor on KVM" });
@@ -104,11 +108,7 @@ fn both(options: &Options) -> Result<()> {
 
 /// Boots the kernel on a host and checks its output.
 fn on(options: &Options, host: Host) -> Result<Transcript> {
-    for file in options.disk.iter().chain(&options.kernel) {
-        if !file.is_file() {
-            bail!("{} is not a file", file.display());
-        }
-    }
+    check(options, host)?;
     let openvmm = match host {
         Host::Openvmm => Some(openvmm::binary()?),
         _ => None,
@@ -131,15 +131,8 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     let bus = if is_mmio { "device" } else { "pci" };
     let mut props = if options.packed { ",packed=on" } else { "" }.to_string();
     let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
-    if options.queues > 1 && options.queues > options.cpus * 8 {
-        bail!(
-            "{} queues are too many for {} processors: use at most 8 per processor",
-            options.queues,
-            options.cpus
-        );
-    }
     let mut machine = match host {
-        Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &options.memory),
+        Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &format!("{}M", options.memory)),
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
@@ -191,13 +184,12 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
         std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
     }
     let Options { cpus, queues, .. } = options;
-    let network = if options.no_nic { "" } else { "--net" };
+    let network = if options.no_nic { String::new() } else { format!("--net --web {}", tree.display()) };
     let words = format!(
-        "--cpus {cpus} --memory {} --queues {queues} --disk {},ro --disk {} {network} --web {} {}",
-        mebibytes(&options.memory)?,
+        "--cpus {cpus} --memory {} --queues {queues} --disk {},ro --disk {} {network} {}",
+        options.memory,
         disk0.display(),
         disk1.display(),
-        tree.display(),
         options.qemu.as_deref().unwrap_or_default(),
     );
     let mut machine = Lab::open()?.monitored(elf, folder, &words)?;
@@ -212,15 +204,47 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
 }
 
 /// Converts a size in QEMU's notation to MiB.
-fn mebibytes(text: &str) -> Result<u64> {
+fn mebibytes(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
-    let number: u64 =
-        number.parse().with_context(|| format!("--memory {text} is not a size, such as 512M or 2G"))?;
-    match unit {
-        "" | "M" => Ok(number),
-        "G" => Ok(number << 10),
-        _ => bail!("--memory {text} is not a size, such as 512M or 2G"),
+    let scale = match unit {
+        "" | "M" => 1,
+        "G" => 1024,
+        _ => 0,
+    };
+    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    size.filter(|size| (16..=1 << 20).contains(size))
+        .ok_or_else(|| "a size is 16M to 1024G, such as 512M or 2G".into())
+}
+
+/// Checks the options together, and the files that they name, before anything is built.
+fn check(options: &Options, host: Host) -> Result<()> {
+    let Options { cpus, queues, .. } = *options;
+    ensure!(
+        queues == 1 || queues <= cpus * 8,
+        "{queues} queues are too many for {cpus} processors: use at most 8 per processor"
+    );
+    ensure!(host == Host::Qemu || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
+    for file in options.disk.iter().chain(&options.kernel) {
+        ensure!(file.is_file(), "{} is not a file", file.display());
     }
+    if let Some(disk) = &options.disk {
+        let len = disk.metadata()?.len();
+        ensure!(
+            len > 0 && len.is_multiple_of(512),
+            "{} has {len} bytes: a disk image has a positive multiple of 512",
+            disk.display()
+        );
+    }
+    if let Some(kernel) = &options.kernel {
+        let bytes = std::fs::read(kernel).with_context(|| format!("cannot read {}", kernel.display()))?;
+        let is_linux = bytes.get(0x202..0x206) == Some(b"HdrS");
+        ensure!(
+            bytes.starts_with(b"\x7fELF") || is_linux,
+            "{} is no kernel: give an ELF file with a PVH note, or a bzImage",
+            kernel.display()
+        );
+    }
+    Ok(())
 }
 
 /// Boots the kernel on OpenVMM and checks its output.
@@ -253,7 +277,7 @@ fn on_openvmm(
         kernel: &machine.kernel,
         command_line: &command_line,
         cpus: options.cpus,
-        memory: &options.memory,
+        memory: &format!("{}M", options.memory),
         disks: &[(options.disk.as_ref().unwrap_or(disk0), true), (disk1, false)],
         has_network: !options.no_nic,
         more: options.qemu.as_deref().unwrap_or_default(),
@@ -269,9 +293,12 @@ fn on_openvmm(
 
 /// Checks the kernel's exit code, its output, and what it wrote to disk1.
 fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, disk1: &Path) -> Result<()> {
-    let code = transcript.exit.with_context(
-        || "the kernel did not print its exit code, or the monitor's exit code contradicts it",
-    )?;
+    let code = transcript.exit.with_context(|| match transcript.ended {
+        Some(code) => format!(
+            "the kernel did not end by itself: the host ended with code {code}, for the reason in its last lines above"
+        ),
+        None => "the kernel did not end by itself: the host was stopped by a signal".into(),
+    })?;
     if code != 0 {
         bail!("the kernel's exit code is {code}");
     }

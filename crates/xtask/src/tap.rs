@@ -41,8 +41,20 @@ pub fn obstacle() -> Option<String> {
     (!Path::new("/dev/net/tun").exists()).then(|| "/dev/net/tun is missing: load the module tun".into())
 }
 
+/// Removes the network namespaces of earlier runs that were killed: those whose process has ended.
+fn remove_old() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix("paravirt-").and_then(|number| number.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            let _ = tools::run(Command::new("ip").args(["netns", "delete", &name]));
+        }
+    }
+}
+
 /// Runs the case.
 pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
+    remove_old();
     let mut space = Namespace { name: format!("paravirt-{}", std::process::id()), server: None };
     let ip = |words: &str| tools::run(Command::new("ip").args(words.split_whitespace()));
     let name = space.name.clone();
@@ -54,7 +66,9 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     inside("link set tap0 up")?;
     // By process id instead of path: a build during the tests may have replaced the file.
     let own = format!("/proc/{}/exe", std::process::id());
-    let mut serve = Command::new("ip")
+    let mut serve = Command::new("ip");
+    crate::guest::end_with_parent(&mut serve);
+    let mut serve = serve
         .args(["netns", "exec", &name])
         .arg(own)
         .args(["serve", "--bind", "10.0.2.2:8000", "--folder"])

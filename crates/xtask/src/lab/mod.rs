@@ -7,6 +7,7 @@ mod archive;
 mod build;
 
 use crate::guest::{Machine, Monitor, Nest};
+use crate::scratch::Scratch;
 use crate::{kernel, tools};
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -144,6 +145,7 @@ impl Lab {
         let nest = match self {
             Self::Direct => None,
             Self::Nested(files) => {
+                Scratch::check_plain(share)?;
                 let inside = share.join("kernel.elf");
                 if !inside.is_file() {
                     std::fs::copy(kernel, &inside)?;

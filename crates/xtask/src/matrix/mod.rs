@@ -227,8 +227,8 @@ impl Bench {
         if is_mmio {
             machine.add("-global virtio-mmio.force-legacy=false");
         }
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
-        machine.add(&format!("-drive file={},if=none,id=d1,format=raw,discard=unmap", disk1.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
+        machine.drive("d1", &disk1, ",discard=unmap");
         let size = format!("logical_block_size={block},physical_block_size=4096");
         let mut disks: Vec<String> = (0..2)
             .map(|d| {
@@ -333,7 +333,7 @@ impl Bench {
     fn read_only(&self) -> Result<Outcome> {
         for block in [512, 4096] {
             let mut machine = self.machine("q35", 1);
-            machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+            machine.drive("d0", &self.ext4, ",readonly=on");
             let size = format!("logical_block_size={block},physical_block_size={block}");
             machine.add(&format!("-device virtio-blk-pci,drive=d0,{size}"));
             machine.command_line = "list mount=disk0 test=disk0".into();
@@ -378,7 +378,7 @@ impl Bench {
             "-device pcie-root-port,id=r1,chassis=1,slot=1 -device pcie-root-port,id=r2,chassis=2,slot=2",
         );
         machine.add("-device pcie-pci-bridge,id=b1,bus=r2");
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
         machine.add("-device virtio-blk-pci,drive=d0,bus=r1 -netdev user,id=n0 -device virtio-net-pci,netdev=n0,bus=b1,addr=1");
         machine.command_line = format!("list mount=disk0 dhcp http=http://10.0.2.2:{}/hello.txt", self.port);
         let transcript = machine.run(|_| ())?;
@@ -394,7 +394,7 @@ impl Bench {
     fn bare_pci(&self) -> Result<Outcome> {
         let mut machine = self.machine("microvm,acpi=on,pcie=on", 2);
         machine.add("-device pcie-root-port,id=r1,chassis=1,slot=1 -device virtio-rng-pci");
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
         machine.add(
             "-device virtio-blk-pci,drive=d0,bus=r1 -netdev user,id=n0 -device virtio-net-pci,netdev=n0",
         );
@@ -412,10 +412,7 @@ impl Bench {
         let len = 5 << 30;
         let disk = self.scratch("large.img", len)?;
         let mut machine = self.machine("q35", 1);
-        machine.add(&format!(
-            "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
-            disk.display()
-        ));
+        machine.drive("d0", &disk, " -device virtio-blk-pci,drive=d0");
         machine.command_line = "test=disk0 stride=64M".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
@@ -428,10 +425,7 @@ impl Bench {
         let disk = self.scratch("grows.img", 8 * MIB)?;
         let socket = self.folder.join("qmp");
         let mut machine = self.machine("q35", 2);
-        machine.add(&format!(
-            "-drive file={},if=none,id=d0,format=raw -device virtio-blk-pci,drive=d0",
-            disk.display()
-        ));
+        machine.drive("d0", &disk, " -device virtio-blk-pci,drive=d0");
         machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
         machine.qmp = Some(socket.clone());
         machine.command_line = "idle=8".into();

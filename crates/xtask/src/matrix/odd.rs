@@ -18,7 +18,7 @@ impl Bench {
     /// PCI functions without MSI-X on a machine whose PCI has no lines: everything is polled, and nothing sleeps for good.
     fn no_interrupts(&self) -> Result<Outcome> {
         let mut machine = self.machine("microvm,acpi=on,pcie=on", 2);
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
         machine.add("-device virtio-blk-pci,drive=d0,vectors=0");
         machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0,vectors=0");
         machine.command_line =
@@ -42,7 +42,7 @@ impl Bench {
                  -device virtio-blk-pci,drive=n{disk},num-queues=16"
             ));
         }
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
         machine.add("-device virtio-blk-pci,drive=d0,num-queues=16");
         machine.command_line = "list queues=16 mount=disk13 bench".into();
         let transcript = machine.run(|_| ())?;
@@ -62,7 +62,7 @@ impl Bench {
             [("q35", "virtio-blk-pci", ",vectors=0"), ("microvm,acpi=on", "virtio-blk-device", "")]
         {
             let mut machine = self.machine(kind, 1);
-            machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
+            machine.drive("d0", &self.ext4, ",readonly=on");
             if device.ends_with("device") {
                 machine.add("-global virtio-mmio.force-legacy=false");
             }
@@ -81,8 +81,8 @@ impl Bench {
     fn no_queue_reset(&self) -> Result<Outcome> {
         let disk = self.scratch("no-reset.img", DISK1)?;
         let mut machine = self.machine("q35", 2);
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw,readonly=on", self.ext4.display()));
-        machine.add(&format!("-drive file={},if=none,id=d1,format=raw", disk.display()));
+        machine.drive("d0", &self.ext4, ",readonly=on");
+        machine.drive("d1", &disk, "");
         for drive in ["d0", "d1"] {
             machine.add(&format!("-device virtio-blk-pci,drive={drive},num-queues=2,queue_reset=off"));
         }
@@ -100,8 +100,8 @@ impl Bench {
     fn disk_names(&self) -> Result<Outcome> {
         let disk = self.scratch("named.img", DISK1)?;
         let mut machine = self.machine("q35", 1);
-        machine.add(&format!("-drive file={},if=none,id=d0,format=raw", disk.display()));
-        machine.add(&format!("-drive file={},if=none,id=d1,format=raw,readonly=on", self.ext4.display()));
+        machine.drive("d0", &disk, "");
+        machine.drive("d1", &self.ext4, ",readonly=on");
         machine.add("-device virtio-blk-pci,drive=d1,serial=files,addr=5");
         machine.add("-device virtio-blk-pci,drive=d0,serial=scratch,addr=4");
         machine.command_line = "list mount=at:pci:0000:00:05.0 test=serial:scratch".into();
