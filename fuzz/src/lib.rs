@@ -15,7 +15,10 @@ use paravirt_virtio::queue::{Parts, QueueConfig, Quiesced, Ring as _, RingFormat
 use paravirt_virtio::transport::pci_caps as caps;
 use paravirt_vmbus_ring::{ArrayRing, Incoming, Kind, Outgoing, Packet, RingError, RingMemory};
 use std::collections::{BTreeSet, VecDeque};
+use std::hint::black_box;
 use std::sync::atomic::Ordering;
+
+pub mod drivers;
 
 /// A fuzz target: panics if the code under test is wrong.
 pub type Target = fn(&[u8]);
@@ -43,6 +46,16 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("input_message", input_message),
     ("hid_reports", hid_reports),
     ("socket_packet", socket_packet),
+    ("virtio_blk", drivers::virtio_blk),
+    ("virtio_net", drivers::virtio_net),
+    ("virtio_scsi", drivers::virtio_scsi),
+    ("virtio_console", drivers::virtio_console),
+    ("virtio_entropy", drivers::virtio_entropy),
+    ("virtio_input", drivers::virtio_input),
+    ("virtio_balloon", drivers::virtio_balloon),
+    ("virtio_sockets", drivers::virtio_sockets),
+    ("storvsc_driver", drivers::storvsc_driver),
+    ("netvsc_driver", drivers::netvsc_driver),
 ];
 
 thread_local! {
@@ -220,7 +233,7 @@ pub fn vmbus_ring(data: &[u8]) {
                     assert!(
                         packet.header.len() + packet.payload.len() <= 256 && packet.header.len() % 8 == 0
                     );
-                    let _ = packet.transfer_ranges().map(|ranges| ranges.iter().count());
+                    black_box(packet.transfer_ranges().map(|ranges| ranges.iter().count()));
                     let _ = packet
                         .gpa_ranges()
                         .map(|ranges| ranges.map(|range| range.pages().len()).sum::<usize>());
@@ -357,7 +370,7 @@ pub fn storvsp_packet(data: &[u8]) {
 pub fn scsi_sense(data: &[u8]) {
     if let Some(sense) = paravirt_scsi::Sense::parse(data) {
         assert!(sense.key < 16);
-        let _ = sense.disposition();
+        black_box(sense.disposition());
     }
 }
 
@@ -366,9 +379,9 @@ pub fn scsi_data(data: &[u8]) {
     use paravirt_scsi::data::*;
     let Some((kind, data)) = data.split_first() else { return };
     match kind % 8 {
-        0 => drop(peripheral(data)),
+        0 => drop(black_box(peripheral(data))),
         1 => assert!(name(data).is_none_or(|name| !name.is_empty() && name.len() < data.len())),
-        2 => drop((block_limits(data), provisioning(data), serial(data))),
+        2 => drop(black_box((block_limits(data), provisioning(data), serial(data)))),
         3 => drop((capacity_10(data), capacity_16(data))),
         4 => drop(mode(data)),
         5 => assert!(luns(data).count() * 8 + 8 <= data.len().max(8)),
@@ -397,14 +410,14 @@ pub fn rndis_message(data: &[u8]) {
         if header.info_len > 0
             && let Ok(info) = FrameInfo::parse(inside(header.info_offset, header.info_len))
         {
-            let _ = info.is_verified();
+            black_box(info.is_verified());
             assert!(info.tag().is_none_or(|tag| info.vlan.map(|word| word & 0xffff) == Some(vlan_word(tag))));
         }
     }
     if let Ok(Control::Completed { info: (offset, len), .. }) = Control::parse(data) {
         assert!(data.get(offset as usize..(offset + len) as usize).is_some());
     }
-    let _ = FrameInfo::parse(data);
+    let _ = black_box(FrameInfo::parse(data));
 }
 
 /// Messages of the integration services, and their answers.
@@ -459,7 +472,7 @@ pub fn input_message(data: &[u8]) {
         }
         Ok(HostMessage::Keystroke(stroke)) => {
             let mut keyboard = Keyboard::default();
-            let _ = (keyboard.event(stroke), keyboard.event(stroke));
+            black_box((keyboard.event(stroke), keyboard.event(stroke)));
         }
         _ => {}
     }

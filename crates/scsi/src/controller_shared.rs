@@ -399,8 +399,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Drop for ControllerShared<P, T, B> {
     fn drop(&mut self) {
         let is_released = {
-            let mut control = self.control.lock();
-            self.close(&mut control).is_ok() && control.page.is_some()
+            let control = &mut *self.control.lock();
+            let is_closed = self.close(control).is_ok();
+            if is_closed {
+                // A command of the controller's own may have ended with a fault: nobody waits for it any more.
+                // SAFETY: every port was closed with success, and nothing was sent since.
+                unsafe { control.table.end(true) };
+            }
+            is_closed && control.page.is_some()
         };
         if is_released {
             // SAFETY: it is dropped once, here, and not used after; every port was closed with success, so that the controller

@@ -339,8 +339,10 @@ impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
 
     /// Resets the device. Requests in flight complete as aborted.
     pub fn reset_device(&mut self) -> Result<(), Fault> {
-        if self.device.generation() == self.generation {
-            self.fail(Fault::Reset);
+        let generation = self.device.generation();
+        // Also if the device has been restarted since and this queue has not noticed yet.
+        if generation == self.generation || self.device.fault().is_none() {
+            self.device.reset(generation, Fault::Reset);
         }
         self.after_reset()
     }

@@ -1,17 +1,26 @@
 //! `cargo xtask fuzz`: runs the targets of `fuzz/`, guided by coverage with a nightly toolchain, otherwise with seeded mutations.
 
 use crate::tools;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Args)]
 pub struct Options {
     /// Target to run; the default is all
+    #[arg(conflicts_with = "all", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     target: Option<String>,
-    /// Seconds for each target
-    #[arg(long, default_value_t = 60)]
+    /// Seconds for each target, at most a day
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// Run all targets, two at a time, and print executions, coverage and findings in a table
+    #[arg(long)]
+    all: bool,
+    /// Minutes for each target, instead of seconds
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    minutes: Option<u64>,
 }
 
 /// Returns the names of the targets.
@@ -30,17 +39,87 @@ fn has_nightly() -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Runs a target guided by coverage; needs a nightly toolchain and cargo-fuzz.
-fn guided(name: &str, seconds: u64) -> Result<()> {
+/// Returns the command that runs a target guided by coverage; needs a nightly toolchain and cargo-fuzz.
+fn guided(name: &str, seconds: u64) -> Result<Command> {
     // New inputs are written to target/, not to the corpus under version control.
     let found = tools::root().join("target/fuzz-corpus").join(name);
     std::fs::create_dir_all(&found)?;
     let mut command = Command::new("rustup");
     command.args(["run", "nightly", "cargo", "fuzz", "run", "--features", "libfuzzer", name]);
-    command.arg(found).arg(tools::root().join("fuzz/corpus").join(name)).arg("--");
-    command.args([format!("-max_total_time={seconds}"), "-max_len=4096".into(), "-verbosity=0".into()]);
-    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
-    tools::run(command.current_dir(tools::root()))
+    command.arg(found);
+    let corpus = tools::root().join("fuzz/corpus").join(name);
+    if corpus.is_dir() {
+        command.arg(corpus);
+    }
+    command.arg("--");
+    command.args([format!("-max_total_time={seconds}"), "-max_len=4096".into(), "-timeout=60".into()]);
+    if name.starts_with("virtio_") || name.ends_with("_driver") {
+        // A driver leaks on purpose what a silent host may still write to; the target checks how much.
+        command.arg("-detect_leaks=0").env("ASAN_OPTIONS", "detect_leaks=0");
+    }
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(tools::root());
+    Ok(command)
+}
+
+/// What a run of a target did.
+struct Run {
+    name: String,
+    executions: u64,
+    coverage: u64,
+    finding: Option<String>,
+}
+
+/// Runs a target, and reads what it did from its output.
+fn measured(name: &str, seconds: u64) -> Result<Run> {
+    let mut command = guided(name, seconds)?;
+    let output = command.arg("-print_final_stats=1").stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let number = |line: &str, key: &str| -> Option<u64> {
+        line.split_once(key)?.1.split_whitespace().next()?.parse().ok()
+    };
+    let last = |key: &str| text.lines().rev().find_map(|line| number(line, key)).unwrap_or(0);
+    let artifact = text.lines().find_map(|line| line.split_once("Test unit written to "));
+    let finding = (!output.status.success()).then(|| {
+        artifact.map_or_else(|| text.lines().last().unwrap_or_default().into(), |(_, path)| path.into())
+    });
+    let executions = last("stat::number_of_executed_units:");
+    Ok(Run { name: name.into(), executions, coverage: last("cov:"), finding })
+}
+
+/// Runs all targets, two at a time, and prints a table.
+fn all(names: &[String], seconds: u64) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let runs = Mutex::new(vec![]);
+    // Built once, so that two runs do not wait for each other.
+    let mut build = Command::new("rustup");
+    build.args(["run", "nightly", "cargo", "fuzz", "build", "--features", "libfuzzer"]);
+    tools::run(build.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(tools::root()))?;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = measured(name, seconds);
+                    let done = run.as_ref().map_or(0, |run| run.executions);
+                    println!("fuzz {name}: {done} executions");
+                    runs.lock().unwrap_or_else(|e| e.into_inner()).push(run);
+                }
+            });
+        }
+    });
+    let runs: Result<Vec<Run>> = runs.into_inner().unwrap_or_else(|e| e.into_inner()).into_iter().collect();
+    let mut runs = runs?;
+    runs.sort_by(|a, b| a.name.cmp(&b.name));
+    println!("{:<22} {:>12} {:>10} {:>9}  finding", "target", "executions", "a second", "coverage");
+    for Run { name, executions, coverage, finding } in &runs {
+        let finding = finding.as_deref().unwrap_or("none");
+        println!("{name:<22} {executions:>12} {:>10} {coverage:>9}  {finding}", executions / seconds.max(1));
+    }
+    let found = runs.iter().filter(|run| run.finding.is_some()).count();
+    ensure!(
+        found == 0,
+        "{found} targets have findings: run `cargo xtask fuzz TARGET`, which begins with them"
+    );
+    Ok(())
 }
 
 /// Runs a target, or all, on stable with the corpus and reproducible mutations of it.
@@ -62,6 +141,7 @@ fn seeded(name: Option<&str>, rounds: u64) -> Result<()> {
 
 pub fn fuzz(options: &Options) -> Result<()> {
     let all = targets()?;
+    let seconds = options.minutes.map_or(options.seconds, |minutes| minutes * 60);
     if let Some(name) = &options.target
         && !all.contains(name)
     {
@@ -71,14 +151,17 @@ pub fn fuzz(options: &Options) -> Result<()> {
         println!(
             "no nightly toolchain (install it with `rustup toolchain install nightly`): running seeded mutations on stable"
         );
-        return seeded(options.target.as_deref(), options.seconds * 50_000);
+        return seeded(options.target.as_deref(), seconds * 50_000);
     }
     if !tools::has("cargo-fuzz") {
         tools::run(&mut tools::cargo(&["install", "--quiet", "cargo-fuzz"]))?;
     }
+    if options.all {
+        return self::all(&all, seconds);
+    }
     for name in all.iter().filter(|name| options.target.as_ref().is_none_or(|target| target == *name)) {
-        println!("fuzz {name}: {} s", options.seconds);
-        guided(name, options.seconds)?;
+        println!("fuzz {name}: {seconds} s");
+        tools::run(guided(name, seconds)?.arg("-verbosity=0"))?;
     }
     Ok(())
 }
@@ -88,7 +171,7 @@ pub fn briefly() -> Result<()> {
     println!("fuzz: every target with its corpus and seeded mutations");
     seeded(None, 20_000)?;
     if has_nightly() {
-        return fuzz(&Options { target: None, seconds: 5 });
+        return fuzz(&Options { target: None, seconds: 5, all: false, minutes: None });
     }
     Ok(())
 }

@@ -347,7 +347,10 @@ impl Host {
                     for (channel, transaction, mut answer) in self.held.drain(..) {
                         let mut request = StorvspScsiRequest::new_zeroed();
                         request.srb_status = StorvspSrbStatus::BUS_RESET.0;
-                        answer[12..64].copy_from_slice(request.as_bytes());
+                        // Its length may have been changed.
+                        if let Some(to) = answer.get_mut(12..64) {
+                            to.copy_from_slice(request.as_bytes());
+                        }
                         self.released.push((channel, transaction, answer));
                     }
                 }

@@ -1,0 +1,135 @@
+//! Whole drivers: a byte string is read as steps of a hostile host, which answers, forges, scribbles, resets and disappears, between calls
+//! of the kernel. Checked throughout: no panic, a bounded number of waits, every request back at most once and its buffer not in
+//! flight, and, in the end, no memory lost unless the host had it.
+
+mod virtio;
+mod vmbus;
+
+pub use virtio::{
+    virtio_balloon, virtio_blk, virtio_console, virtio_entropy, virtio_input, virtio_net, virtio_scsi,
+    virtio_sockets,
+};
+pub use vmbus::{netvsc_driver, storvsc_driver};
+
+use paravirt_device::{BlockQueue, Durability, Op, Request, Unmap};
+use paravirt_platform::{DmaSlice, Platform};
+use paravirt_testhost::Guest;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The maximum number of polls of a wait in one run: longer runs hang.
+const MAX_WAITS: u64 = 1_000_000;
+
+/// The bytes that decide what happens.
+struct Steps<'a>(&'a [u8]);
+
+impl Steps<'_> {
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    /// A byte, or 0 at the end.
+    fn byte(&mut self) -> u8 {
+        self.next().unwrap_or(0)
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let (taken, rest) = self.0.split_at(len.min(self.0.len()));
+        self.0 = rest;
+        taken.to_vec()
+    }
+}
+
+thread_local! {
+    /// A guest without allocated memory, for the next run, and the polls of its waits: to map the memory takes longer than most runs.
+    static SPARE: RefCell<Option<(Guest, Arc<AtomicU64>)>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` in a guest whose clock runs fast while a driver waits.
+fn in_guest(work: impl FnOnce(&Guest)) {
+    let (guest, waits) = SPARE.take().unwrap_or_else(|| {
+        let guest = Guest::with(1, true);
+        let (clock, waits) = (guest.downgrade(), Arc::new(AtomicU64::new(0)));
+        let count = waits.clone();
+        guest.attach(move || {
+            clock.turn(Duration::from_millis(250));
+            assert!(count.fetch_add(1, Ordering::Relaxed) < MAX_WAITS, "a driver waits without end");
+        });
+        (guest, waits)
+    });
+    waits.store(0, Ordering::Relaxed);
+    work(&guest);
+    if guest.pages() == 0 {
+        SPARE.set(Some((guest, waits)));
+    }
+}
+
+/// The requests to a disk: each tag comes back once.
+#[derive(Default)]
+struct Requests {
+    next: u64,
+    outstanding: BTreeSet<u64>,
+}
+
+impl Requests {
+    /// One call of the kernel on a disk's queue.
+    fn call<Q>(&mut self, guest: &Guest, queue: &mut Q, steps: &mut Steps<'_>)
+    where
+        Q: BlockQueue<Buffer = DmaSlice<Guest>>,
+    {
+        match steps.byte() % 10 {
+            0..=3 => self.submit(guest, queue, steps),
+            4 => queue.kick(),
+            5 | 6 => {
+                for _ in 0..64 {
+                    match queue.complete() {
+                        Ok(Some(done)) => {
+                            assert!(self.outstanding.remove(&done.tag), "tag {} twice", done.tag);
+                            assert!(done.buffer.is_none_or(|buffer| !buffer.is_in_flight()));
+                        }
+                        _ => break,
+                    }
+                }
+            }
+            7 => drop(queue.arm()),
+            8 => {
+                guest.turn(Duration::from_secs(u64::from(steps.byte())));
+                let _ = queue.expire(guest.now());
+            }
+            _ => drop(queue.reset()),
+        }
+    }
+
+    fn submit<Q>(&mut self, guest: &Guest, queue: &mut Q, steps: &mut Steps<'_>)
+    where
+        Q: BlockQueue<Buffer = DmaSlice<Guest>>,
+    {
+        let (lba, kind) = (u64::from(steps.byte()), steps.byte());
+        let Ok(buffer) = DmaSlice::alloc(guest, 512 << (kind >> 4 & 3)) else { return };
+        let durability = if kind & 8 == 0 { Durability::Cached } else { Durability::Durable };
+        let op = match kind % 8 {
+            0..=2 => Op::Read { lba, into: buffer },
+            3 | 4 => Op::Write { lba, from: buffer, durability },
+            5 => Op::Flush,
+            6 => Op::Discard { lba, blocks: 8 },
+            _ => Op::WriteZeroes { lba, blocks: 8, unmap: Unmap::May },
+        };
+        self.next += 1;
+        let deadline = guest.now().saturating_add(Duration::from_secs(30));
+        match queue.submit(Request::new(self.next, op).with_deadline(deadline)) {
+            Ok(()) => assert!(self.outstanding.insert(self.next)),
+            Err(refused) => {
+                assert!(refused.request.op.into_buffer().is_none_or(|buffer| !buffer.is_in_flight()));
+            }
+        }
+    }
+}
