@@ -17,6 +17,7 @@ mod qmp;
 mod run;
 mod scratch;
 mod serve;
+mod soak;
 mod tap;
 mod test;
 mod tools;
@@ -42,8 +43,10 @@ enum Command {
     Test(test::Options),
     /// Count instructions, kicks and allocations, and measure the kernel under QEMU; passes or fails nothing
     Bench(bench::Options),
-    /// Fuzz the parsers of host-written bytes
+    /// Fuzz the parsers of host-written bytes, and whole drivers
     Fuzz(fuzz::Options),
+    /// Run disks, connections, reconnects and hot plug at once on both hosts for some minutes
+    Soak(soak::Options),
     /// Generate the Rust of bindings/hyperv from its C headers
     Bindgen,
     /// Check licences, duplicates, sources and advisories of the dependencies with cargo-deny
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::test(&options),
         Command::Bench(options) => bench::bench(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Soak(options) => soak::run(&options),
         Command::Bindgen => bindings::bindgen(),
         Command::Deny => deny::deny(),
         Command::Doc => test::doc(),
