@@ -124,7 +124,10 @@ pub(crate) struct Opened<P: Platform, B: DmaBuffer> {
 /// The primary channel during setup, before frames come.
 struct Setup<'a, P: Platform> {
     channel: &'a mut Channel<P>,
+    platform: &'a P,
     version: NvspVersion,
+    /// The transaction of the last request.
+    step: u64,
 }
 
 impl<P: Platform> Setup<'_, P> {
@@ -135,22 +138,23 @@ impl<P: Platform> Setup<'_, P> {
     }
 
     fn ask(&mut self, message: &(impl IntoBytes + Immutable)) -> Result<HostMessage, OpenError> {
-        const STEP: u64 = 0x5e7;
-        self.channel.send_in_band(STEP, true, &[message.as_bytes()])?;
+        // A completion that comes twice is not that of the next step.
+        self.step = self.step.wrapping_add(1);
+        self.channel.send_in_band(self.step, true, &[message.as_bytes()])?;
         self.channel.kick();
         let mut buffer = [0; MAX_ANSWER];
-        let timeout = self.channel.timeouts().answer;
+        let end = self.platform.now().saturating_add(self.channel.timeouts().answer);
         // Unsolicited messages may come before it; none matters yet.
         for _ in 0..MAX_UNRELATED {
-            let packet = self.channel.wait(&mut buffer, timeout)?;
+            let packet = self.channel.wait(&mut buffer, end.since(self.platform.now()))?;
             let (transaction, wants_completion) = (packet.transaction, packet.wants_completion);
             match packet.kind {
-                Kind::COMPLETION if transaction == STEP => {
+                Kind::COMPLETION if transaction == self.step => {
                     return HostMessage::parse(packet.payload, self.version)
                         .map_err(|_| Fault::Protocol.into());
                 }
                 Kind::IN_BAND if wants_completion => self.channel.send_completion(transaction, &[])?,
-                Kind::IN_BAND => {}
+                Kind::IN_BAND | Kind::COMPLETION => {}
                 _ => break,
             }
         }
@@ -269,7 +273,7 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
     let send;
     let receive;
     let mut channel = open_channel(vmbus, offer, options, 0)?;
-    let mut setup = Setup { channel: &mut channel, version: NvspVersion(0) };
+    let mut setup = Setup { channel: &mut channel, platform, version: NvspVersion(0), step: 0x5e7 };
     setup.agree(options.newest)?;
     setup.configure(options)?;
     let max = if setup.version <= NvspVersion::V2 { MAX_RECEIVE_V2 } else { MAX_RECEIVE };

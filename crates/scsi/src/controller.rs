@@ -225,6 +225,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         let mut progress = control.scan.take().unwrap_or(Progress {
             path: 0,
             target: 0,
+            is_second_try: false,
             there: [Address::default(); MAX_UNITS],
             len: 0,
             unit: 0,
@@ -254,7 +255,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         control: &mut Control<P, T, B>,
         progress: &mut Progress,
     ) -> Result<bool, Fault> {
-        let Progress { path, target, there, len, .. } = progress;
+        let Progress { path, target, is_second_try, there, len, .. } = progress;
         let mut add = |address| match there.get_mut(*len) {
             Some(place) => {
                 *place = address;
@@ -280,8 +281,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                 *target = target.saturating_add(1);
                 let address = Address { path: *path, target: next, lun: 0 };
                 Self::scan_target(shared, control, address, &mut add)?;
+                let is_again = core::mem::take(is_second_try);
+                if control.is_late && !is_again {
+                    // Its answer may have been lost.
+                    (*target, *is_second_try) = (u16::from(next), true);
+                    return Ok(false);
+                }
                 if control.is_late {
-                    // It did not answer: what is known of it stays.
+                    // It does not answer: what is known of it stays.
                     let known = shared.state.units.iter().filter(|unit| unit.is_present());
                     known
                         .map(Unit::address)

@@ -68,6 +68,8 @@ pub(crate) struct Progress {
     /// The path and the target that are asked next.
     pub path: u8,
     pub target: u16,
+    /// Whether that target did not answer already.
+    pub is_second_try: bool,
     /// The units that were found.
     pub there: [Address; MAX_UNITS],
     pub len: usize,
@@ -101,7 +103,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     ) -> Result<PageArc<P, Self>, OpenError> {
         let state = ControllerState::new(platform)?;
         let page = DmaRegion::alloc(platform, PAGE_SIZE)?;
-        let zeroes = ManuallyDrop::new(DmaRegion::alloc(platform, PAGE_SIZE)?);
+        // Freed where opening fails: the host has not been told of it.
+        let zeroes = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let table = CommandTable::new(platform, CONTROLLER, Address::default(), 1)?;
         let first = transport.open(0, ports)?.ok_or(Fault::Refused)?;
         let mut opened = [const { None }; MAX_PORTS];
@@ -129,6 +132,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         state.set_phase(Phase::Running);
         let control = Mutex::new(Control { transport, page: Some(page), table, is_late: false, scan: None });
         let timeouts = Timeouts { command: options.command_timeout, reset: options.reset_timeout };
+        let zeroes = ManuallyDrop::new(zeroes);
         Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits, timeouts })?)
     }
 

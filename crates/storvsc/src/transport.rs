@@ -4,6 +4,7 @@
 
 use crate::message::{HostPacket, properties};
 use crate::port::{PACKET, StorPort, header};
+use core::cell::Cell;
 use core::fmt;
 use core::num::NonZeroU32;
 use hyperv_bindings::storvsp::{
@@ -84,6 +85,8 @@ pub struct StorTransport<P: Platform> {
     subchannels: u16,
     /// The length in bytes of a packet during the initialisation.
     packet_len: usize,
+    /// The transaction of the last step of an initialisation.
+    steps: Cell<u64>,
     platform: P,
 }
 
@@ -123,6 +126,7 @@ impl<P: Platform> StorTransport<P> {
             subchannels: 0,
             // The version of StorVSP is not known yet, but that of the bus tells the host's age.
             packet_len: if vmbus.version() < FIRST_WITH_LONG_PACKETS { SHORT_PACKET } else { LONG_PACKET },
+            steps: Cell::new(0x5e7),
             platform: platform.clone(),
         }
     }
@@ -143,10 +147,11 @@ impl<P: Platform> StorTransport<P> {
 
     /// Performs one step of the initialisation: sends a packet and blocks until its completion, at most [`TIMEOUT`].
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
-        // Nothing else is in flight: the value is arbitrary.
-        const STEP: u64 = 0x5e7;
+        // A completion that comes twice is not that of the next step.
+        let step = self.steps.get().wrapping_add(1);
+        self.steps.set(step);
         let bytes = packet.as_bytes();
-        channel.send_in_band(STEP, true, &[bytes.get(..self.packet_len).unwrap_or(bytes)])?;
+        channel.send_in_band(step, true, &[bytes.get(..self.packet_len).unwrap_or(bytes)])?;
         channel.kick();
         let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
         let mut buffer = [0; PACKET];
@@ -154,15 +159,16 @@ impl<P: Platform> StorTransport<P> {
             let left = end.since(self.platform.now());
             let packet = channel.wait(&mut buffer, left)?;
             match HostPacket::parse(&packet).map_err(|_| Fault::Protocol)? {
-                HostPacket::Completed { transaction: STEP, status } => {
+                HostPacket::Completed { transaction, status } if transaction == step => {
                     return Ok(Answer { status, properties: properties(packet.payload) });
                 }
-                HostPacket::Completed { .. } => return Err(Fault::Protocol),
-                HostPacket::Rescan | HostPacket::Other(_) if self.platform.now() >= end => {
+                HostPacket::Completed { .. } | HostPacket::Rescan | HostPacket::Other(_)
+                    if self.platform.now() >= end =>
+                {
                     return Err(Fault::Timeout);
                 }
                 // Ignored: the scan after the initialisation finds all units.
-                HostPacket::Rescan | HostPacket::Other(_) => {}
+                HostPacket::Completed { .. } | HostPacket::Rescan | HostPacket::Other(_) => {}
             }
         }
     }

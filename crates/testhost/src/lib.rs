@@ -50,8 +50,8 @@ pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, BufferRange, Bus, Controller, Crash, Echo, FailIf, Faults, GuestRange, HostPacket,
     HostReader, HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
-    NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, SocketEnd, StorDrive, StorFaultConfig,
-    StorHost, VmbusDevice, WireFrame, put_message, set_event,
+    Judge, NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, Said, SocketEnd, StorDrive,
+    StorFaultConfig, StorHost, Verdict, VmbusDevice, WireFrame, put_message, set_event,
 };
 pub use kvm::KvmHost;
 pub use memory::Memory;

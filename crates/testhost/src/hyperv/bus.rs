@@ -23,6 +23,40 @@ pub(super) const FAILURE: u32 = VMBUS_STATUS_FAILURE;
 /// Changes a message that is about to be sent.
 pub type Mutation = Box<dyn FnMut(&mut Vec<u8>) + Send>;
 
+/// What the host is about to send.
+#[derive(Copy, Clone, Debug)]
+pub enum Said<'a> {
+    /// A message of the bus.
+    Message(&'a [u8]),
+    /// A packet of a device.
+    Packet {
+        /// Whether it names memory of the receive buffer.
+        is_transfer: bool,
+        /// Its payload.
+        payload: &'a [u8],
+    },
+}
+
+/// What becomes of it.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// It is sent.
+    Pass,
+    /// It is not sent.
+    Drop,
+    /// It is sent twice.
+    Twice,
+    /// It is held back until [`HvHost::release_late`](crate::HvHost::release_late).
+    Late,
+    /// It is sent behind the next one.
+    AfterNext,
+    /// The four bytes at this offset get this value, by which the host refuses what was asked.
+    Refuse(usize, u32),
+}
+
+/// Decides what becomes of what the host is about to send.
+pub type Judge = Box<dyn FnMut(Said<'_>) -> Verdict + Send>;
+
 /// Fault injection settings of the bus.
 #[derive(Default)]
 pub struct Faults {
@@ -34,6 +68,8 @@ pub struct Faults {
     pub drop: Vec<VmbusMessageType>,
     /// Whether messages are held until [`HvHost::deliver`](crate::HvHost::deliver).
     pub delay: bool,
+    /// Asked for every message and packet.
+    pub judge: Option<Judge>,
     /// Applied to every message that is sent.
     pub mutate: Option<Mutation>,
     /// The status of open results; 0 is success.
@@ -90,6 +126,9 @@ pub struct Bus {
     pub(super) channels: BTreeMap<u32, Channel>,
     pub(super) gpadls: BTreeMap<u32, Gpadl>,
     pub(super) delayed: VecDeque<Vec<u8>>,
+    /// Messages that are held back, and whether they follow the next one.
+    pub(super) late: Vec<Vec<u8>>,
+    is_swapped: bool,
     pub(super) contacts: Vec<u32>,
     pub(super) posts: u64,
     violations: Violations,
@@ -121,6 +160,8 @@ impl Bus {
             channels: BTreeMap::new(),
             gpadls: BTreeMap::new(),
             delayed: VecDeque::new(),
+            late: vec![],
+            is_swapped: false,
             contacts: vec![],
             posts: 0,
             violations: Violations::default(),
@@ -156,13 +197,33 @@ impl Bus {
         if let Some(mutate) = &mut self.faults.mutate {
             mutate(&mut bytes);
         }
+        let verdict = self.faults.judge.as_mut().map_or(Verdict::Pass, |judge| judge(Said::Message(&bytes)));
+        if let Verdict::Refuse(at, value) = verdict
+            && let Some(to) = bytes.get_mut(at..at + 4)
+        {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
         // Padded, as some hosts do.
         bytes.resize(bytes.len().next_multiple_of(8).min(240), 0);
+        match verdict {
+            Verdict::Drop => return,
+            Verdict::Late | Verdict::AfterNext => {
+                self.is_swapped = verdict == Verdict::AfterNext;
+                return self.late.push(bytes);
+            }
+            Verdict::Twice => synic.send(self.target, &bytes),
+            Verdict::Pass | Verdict::Refuse(..) => {}
+        }
         if self.faults.delay {
             self.delayed.push_back(bytes);
             return;
         }
         synic.send(self.target, &bytes);
+        if std::mem::take(&mut self.is_swapped) {
+            for bytes in std::mem::take(&mut self.late) {
+                synic.send(self.target, &bytes);
+            }
+        }
     }
 
     /// Handles a message of the guest.

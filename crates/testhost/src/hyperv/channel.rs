@@ -161,6 +161,22 @@ impl Bus {
         self.work(synic, number);
     }
 
+    /// Sends everything that was held back.
+    pub fn release_late(&mut self, synic: &mut dyn Controller) {
+        for bytes in std::mem::take(&mut self.late) {
+            synic.send(self.target, &bytes);
+        }
+        let numbers: Vec<u32> = self.channels.keys().copied().collect();
+        for number in numbers {
+            let open = self.channels.get_mut(&number).and_then(|channel| channel.open.as_mut());
+            let Some(open) = open.filter(|open| !open.outbox.late.is_empty()) else { continue };
+            open.outbox.is_swapped = false;
+            let Outbox { waiting, late, .. } = &mut open.outbox;
+            waiting.append(late);
+            self.work(synic, number);
+        }
+    }
+
     /// Serves a device: its primary channel and all subchannels.
     pub fn work_all(&mut self, synic: &mut dyn Controller, primary: u32) {
         let Some(instance) = self.channels.get(&primary).map(|channel| channel.settings.instance) else {
@@ -173,7 +189,7 @@ impl Bus {
 
     /// Serves a channel: receives all packets, and sends what the device has queued.
     pub fn work(&mut self, synic: &mut dyn Controller, number: u32) {
-        let Self { channels, gpadls, memory, .. } = self;
+        let Self { channels, gpadls, memory, faults, .. } = self;
         let Some(channel) = channels.get_mut(&number).filter(|channel| !channel.is_rescinded) else { return };
         let Some(open) = &mut channel.open else { return };
         let mut error = None;
@@ -195,6 +211,7 @@ impl Bus {
         }
         must_signal |= open.incoming.release();
         channel.device.poll(memory, &mut Out { outbox: &mut open.outbox, gpadls });
+        open.outbox.admit(&mut faults.judge);
         while let Some(waiting) = open.outbox.waiting.front() {
             if waiting.write(&mut open.outgoing).is_err() {
                 must_signal |= open.outgoing.publish();

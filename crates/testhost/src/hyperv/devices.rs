@@ -3,6 +3,7 @@
 use super::ring::{
     BufferRange, GuestRange, HostPacket, HostRingError, HostRingMemory, HostWriter, PacketKind,
 };
+use super::{Said, Verdict};
 use crate::Memory;
 use hyperv_bindings::dynmem::{
     DmBalloon, DmBalloonResponse, DmCapabilitiesResponse, DmCapabilityResponseFlags, DmHeader, DmHotAdd,
@@ -249,6 +250,7 @@ impl VmbusDevice for BalloonHost {
 }
 
 /// A packet that waits for room in the ring.
+#[derive(Clone)]
 pub(crate) enum Waiting {
     InBand(Vec<u8>),
     Completion(u64, Vec<u8>),
@@ -258,7 +260,13 @@ pub(crate) enum Waiting {
 /// The packets that a device has queued.
 #[derive(Default)]
 pub(crate) struct Outbox {
+    /// What the device has queued, before [`Faults::judge`](super::Faults::judge) has seen it.
+    pub fresh: VecDeque<Waiting>,
     pub waiting: VecDeque<Waiting>,
+    /// What is held back.
+    pub late: VecDeque<Waiting>,
+    /// Whether what is held back follows the next packet.
+    pub is_swapped: bool,
     /// How many subchannels to offer.
     pub further: u16,
 }
@@ -271,13 +279,13 @@ pub(crate) struct Out<'a> {
 
 impl Packets for Out<'_> {
     fn in_band(&mut self, payload: &[u8]) {
-        self.outbox.waiting.push_back(Waiting::InBand(payload.to_vec()));
+        self.outbox.fresh.push_back(Waiting::InBand(payload.to_vec()));
     }
     fn completion(&mut self, transaction: u64, payload: &[u8]) {
-        self.outbox.waiting.push_back(Waiting::Completion(transaction, payload.to_vec()));
+        self.outbox.fresh.push_back(Waiting::Completion(transaction, payload.to_vec()));
     }
     fn transfer(&mut self, transaction: u64, set: u16, ranges: &[BufferRange], payload: &[u8]) {
-        self.outbox.waiting.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
+        self.outbox.fresh.push_back(Waiting::Transfer(transaction, set, ranges.to_vec(), payload.to_vec()));
     }
     fn offer_further(&mut self, count: u16) {
         self.outbox.further = count;
@@ -287,7 +295,49 @@ impl Packets for Out<'_> {
     }
 }
 
+impl Outbox {
+    /// Moves what the device has queued to what waits for the ring, as `judge` says.
+    pub fn admit(&mut self, judge: &mut Option<super::Judge>) {
+        while let Some(mut packet) = self.fresh.pop_front() {
+            let verdict = judge.as_mut().map_or(Verdict::Pass, |judge| judge(packet.described()));
+            match verdict {
+                Verdict::Pass => self.waiting.push_back(packet),
+                Verdict::Drop => continue,
+                Verdict::Twice => self.waiting.extend([packet.clone(), packet]),
+                Verdict::Late | Verdict::AfterNext => {
+                    self.is_swapped = verdict == Verdict::AfterNext;
+                    self.late.push_back(packet);
+                    continue;
+                }
+                Verdict::Refuse(at, value) => {
+                    let bytes = packet.payload();
+                    if let Some(to) = bytes.get_mut(at..at + 4) {
+                        to.copy_from_slice(&value.to_le_bytes());
+                    }
+                    self.waiting.push_back(packet);
+                }
+            }
+            if std::mem::take(&mut self.is_swapped) {
+                self.waiting.append(&mut self.late);
+            }
+        }
+    }
+}
+
 impl Waiting {
+    fn payload(&mut self) -> &mut Vec<u8> {
+        match self {
+            Self::InBand(payload) | Self::Completion(_, payload) | Self::Transfer(_, _, _, payload) => {
+                payload
+            }
+        }
+    }
+
+    fn described(&mut self) -> Said<'_> {
+        let is_transfer = matches!(self, Self::Transfer(..));
+        Said::Packet { is_transfer, payload: self.payload() }
+    }
+
     /// Writes the packet to a ring.
     pub fn write<M: HostRingMemory>(&self, ring: &mut HostWriter<M>) -> Result<(), HostRingError> {
         match self {

@@ -62,6 +62,11 @@ impl HvHost {
         });
     }
 
+    /// Sends everything that was held back.
+    pub fn release_late(&self, guest: &Guest) {
+        self.with(guest, |state| state.bus.release_late(&mut state.synic));
+    }
+
     /// Serves a channel, so that its device can send.
     pub fn work(&self, guest: &Guest, channel: u32) {
         self.with(guest, |state| state.bus.work(&mut state.synic, channel));

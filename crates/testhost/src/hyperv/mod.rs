@@ -21,7 +21,7 @@ mod storvsp;
 mod synic;
 mod violations;
 
-pub use bus::{Bus, Controller, Faults, OfferSettings};
+pub use bus::{Bus, Controller, Faults, Judge, OfferSettings, Said, Verdict};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
 pub use drive::StorDrive;
 pub use ic::{IcAnswer, IcHost};
