@@ -254,7 +254,9 @@ impl fmt::Display for What {
             Self::Virtio(device) => write!(f, "virtio {device}"),
             #[cfg(feature = "virtio")]
             Self::Pci { vendor, device, class, subclass } => {
-                write!(f, "pci {vendor:04x}:{device:04x} class {class:02x}.{subclass:02x}")
+                // Shared memory of QEMU, whose id is next to those of virtio devices.
+                let name = if (*vendor, *device) == (0x1af4, 0x1110) { " (ivshmem)" } else { "" };
+                write!(f, "pci {vendor:04x}:{device:04x}{name} class {class:02x}.{subclass:02x}")
             }
             #[cfg(feature = "hyperv")]
             Self::Vmbus(interface) => match paravirt_vmbus::class(interface) {

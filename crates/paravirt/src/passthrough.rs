@@ -30,8 +30,8 @@ impl<P: Platform> Passthrough<P> {
     /// # Errors
     ///
     /// Those of `virtio-drivers`.
-    pub fn open<S: PoolSource>(self) -> virtio_drivers::Result<PassthroughDevice<P, S>> {
-        let transport = PassthroughTransport::new(self.transport);
+    pub fn open<S: PoolSource>(self, platform: &P) -> virtio_drivers::Result<PassthroughDevice<P, S>> {
+        let transport = PassthroughTransport::new(platform, self.transport);
         Ok(match self.device_type {
             DeviceType::GPU => PassthroughDevice::Gpu(VirtIOGpu::new(transport)?),
             DeviceType::SOUND => PassthroughDevice::Sound(VirtIOSound::new(transport)?),

@@ -10,37 +10,41 @@ use crate::queue::QueueAddresses;
 use crate::transport::{DeviceStatus, Transport, negotiate};
 use core::fmt;
 use core::ops::BitAnd;
+use core::time::Duration;
 use paravirt_platform::{BusAddr, Platform};
 use virtio_drivers::transport::{self as peer, DeviceType, InterruptStatus};
 use virtio_drivers::{Error, PhysAddr};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// How often the status is read while a device resets: `virtio-drivers` has no clock.
-const MAX_RESET_POLLS: u32 = 1_000_000;
+/// How long a device may take to confirm a reset.
+const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of the longest configuration field that can be read.
 const MAX_FIELD_LEN: usize = 64;
 
 /// A transport for a driver of the `virtio-drivers` crate.
 pub struct PassthroughTransport<P: Platform> {
     transport: Transport<P>,
+    platform: P,
     /// Feature negotiation failed: every queue is reported with size 0.
     has_failed: bool,
 }
 
 impl<P: Platform> PassthroughTransport<P> {
-    /// Wraps `transport`.
-    pub fn new(transport: Transport<P>) -> Self {
-        Self { transport, has_failed: false }
+    /// Wraps `transport`. The clock of `platform` limits the wait for a reset to 5 seconds.
+    pub fn new(platform: &P, transport: Transport<P>) -> Self {
+        Self { transport, platform: platform.clone(), has_failed: false }
     }
 
-    /// Resets the device and polls its status, a bounded number of times, until the reset is confirmed or the device is removed.
+    /// Resets the device and polls its status until the reset is confirmed, the device is removed, or the time is up. A status is read
+    /// over a socket by some monitors, and takes a millisecond there: reads are not counted.
     fn reset(&mut self) {
         self.transport.set_status(DeviceStatus::empty());
-        for _ in 0..MAX_RESET_POLLS {
+        let deadline = self.platform.now().saturating_add(RESET_TIMEOUT);
+        while self.platform.now() < deadline {
             if self.transport.status().is_empty() || !self.transport.is_present() {
                 return;
             }
-            core::hint::spin_loop();
+            self.platform.relax();
         }
         log::warn!("virtio {}: reset not confirmed", self.transport.device_type());
     }

@@ -151,7 +151,7 @@ fn peer(
     depth: usize,
     name: &str,
 ) -> Result<VirtIOBlk<BounceHal<Pool>, PassthroughTransport<Machine>>, String> {
-    let mut disk = VirtIOBlk::<BounceHal<Pool>, _>::new(PassthroughTransport::new(transport))
+    let mut disk = VirtIOBlk::<BounceHal<Pool>, _>::new(PassthroughTransport::new(&Machine, transport))
         .map_err(|e| e.to_string())?;
     let slots = disk.capacity() / 8;
     let mut buffers: Vec<_> = (0..depth)

@@ -33,7 +33,7 @@ pub fn open(devices: &mut Devices) -> Result<(), String> {
             devices.passthrough.push(At { address, device });
             continue;
         }
-        let opened = device.open::<Pool>().map_err(|e| format!("{kind} at {address}: {e}"))?;
+        let opened = device.open::<Pool>(&Machine).map_err(|e| format!("{kind} at {address}: {e}"))?;
         let what = match opened {
             PassthroughDevice::Gpu(mut gpu) => {
                 let (width, height) = gpu.resolution().map_err(|e| e.to_string())?;

@@ -13,7 +13,7 @@ pub struct PeerTransport(PassthroughTransport<Guest>);
 
 impl PeerTransport {
     pub fn new(guest: &'static Guest, registers: &FakeDevice) -> Self {
-        Self(PassthroughTransport::new(registers.transport(guest)))
+        Self(PassthroughTransport::new(guest, registers.transport(guest)))
     }
 }
 
