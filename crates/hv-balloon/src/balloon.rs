@@ -85,12 +85,6 @@ impl From<SendError> for OpenError {
     }
 }
 
-/// An answer of the host while the device is opened.
-enum Answer {
-    Version { is_accepted: bool },
-    Capabilities { is_accepted: bool, suppresses_reports: bool },
-}
-
 /// A request of the host for pages that is not fulfilled yet.
 #[derive(Copy, Clone)]
 struct PendingRequest {
@@ -119,6 +113,8 @@ pub struct HvBalloon<P: Platform> {
     transaction: u32,
     added: u64,
     reports: u64,
+    /// Messages and ranges of pages that were ignored.
+    malformed: u64,
 }
 
 impl<P: Platform> HvBalloon<P> {
@@ -152,6 +148,7 @@ impl<P: Platform> HvBalloon<P> {
             transaction: 0,
             added: 0,
             reports: 0,
+            malformed: 0,
         };
         this.agree()?;
         let flags = DmCapabilityFlags::BALLOON | DmCapabilityFlags::HOT_ADD;
@@ -162,13 +159,13 @@ impl<P: Platform> HvBalloon<P> {
             maximum_page_number: u64::MAX,
         };
         this.send(message.as_bytes())?;
-        match this.hear()? {
-            Answer::Capabilities { is_accepted: true, suppresses_reports } => {
-                this.suppresses_reports = suppresses_reports
+        this.suppresses_reports = this.hear(|message| match message {
+            HostMessage::Capabilities { is_accepted: true, suppresses_reports } => {
+                Some(Ok(*suppresses_reports))
             }
-            Answer::Capabilities { is_accepted: false, .. } => return Err(OpenError::Capabilities),
-            Answer::Version { .. } => return Err(Fault::Protocol.into()),
-        }
+            HostMessage::Capabilities { is_accepted: false, .. } => Some(Err(OpenError::Capabilities)),
+            _ => None,
+        })??;
         // Half an interval off: QEMU 8.2 to 10.0 ends with an assertion where a report comes in just when it has waited its
         // 50 seconds, from here on, before it asks a guest for anything.
         this.next_report = this.platform.now().saturating_add(REPORT_OFFSET);
@@ -183,31 +180,50 @@ impl<P: Platform> HvBalloon<P> {
                 is_last_attempt: u32::from(version == DmVersion::WIN7),
             };
             self.send(message.as_bytes())?;
-            match self.hear()? {
-                Answer::Version { is_accepted: true } => {
-                    self.version = version;
-                    return Ok(());
-                }
-                Answer::Version { is_accepted: false } => {}
-                Answer::Capabilities { .. } => return Err(Fault::Protocol.into()),
+            let is_accepted = self.hear(|message| match message {
+                HostMessage::Version { is_accepted } => Some(*is_accepted),
+                _ => None,
+            })?;
+            if is_accepted {
+                self.version = version;
+                return Ok(());
             }
         }
         Err(OpenError::Version)
     }
 
-    /// Waits for the answer to the last message, while the device is opened.
-    fn hear(&mut self) -> Result<Answer, Fault> {
+    /// Waits, while the device is opened, for the message for which `answer` returns a value. Others are ignored.
+    fn hear<T>(&mut self, answer: impl Fn(&HostMessage<'_>) -> Option<T>) -> Result<T, Fault> {
         let end = self.platform.now().saturating_add(self.channel.timeouts().answer);
         loop {
             let left = end.since(self.platform.now());
-            match HostMessage::parse(self.channel.wait(&mut self.buffer, left)?.payload) {
-                Ok(HostMessage::Version { is_accepted }) => return Ok(Answer::Version { is_accepted }),
-                Ok(HostMessage::Capabilities { is_accepted, suppresses_reports }) => {
-                    return Ok(Answer::Capabilities { is_accepted, suppresses_reports });
+            let message = HostMessage::parse(self.channel.wait(&mut self.buffer, left)?.payload);
+            match message {
+                Ok(message) => {
+                    if let Some(answer) = answer(&message) {
+                        return Ok(answer);
+                    }
                 }
-                Ok(HostMessage::Info) if !left.is_zero() => {}
-                _ => return Err(self.fail("malformed response")),
+                Err(_) => self.ignore("malformed message"),
             }
+            if left.is_zero() {
+                self.channel.fail(Fault::Timeout);
+                return Err(Fault::Timeout);
+            }
+        }
+    }
+
+    /// The number of messages and of page ranges of the host that were malformed or not asked for, and were ignored.
+    pub fn malformed_messages(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Counts what is ignored, and logs the first.
+    #[cold]
+    fn ignore(&mut self, what: &str) {
+        self.malformed = self.malformed.saturating_add(1);
+        if self.malformed == 1 {
+            log::warn!("hv-balloon: {what}, ignored; later ones are counted");
         }
     }
 
@@ -372,15 +388,17 @@ impl<P: Platform> HvBalloon<P> {
                 self.send_pages(memory)?;
             }
             Ok(HostMessage::Unballoon { transaction, has_more, ranges }) => {
-                let given = ranges.iter().take_while(|range| {
-                    let is_held = self.held.remove(*range);
-                    if is_held {
-                        memory.release(*range);
+                let mut unknown = 0u64;
+                for range in ranges.iter() {
+                    if self.held.remove(range) {
+                        memory.release(range);
+                    } else {
+                        unknown = unknown.saturating_add(1);
                     }
-                    is_held
-                });
-                if given.count() < ranges.iter().len() {
-                    return Err(self.fail("unballoon of pages that the host does not have"));
+                }
+                if unknown > 0 {
+                    self.ignore("pages returned that the host does not have");
+                    self.malformed = self.malformed.saturating_add(unknown.saturating_sub(1));
                 }
                 if !has_more {
                     let size = size_of::<DmHeader>();
@@ -395,12 +413,9 @@ impl<P: Platform> HvBalloon<P> {
                 log::warn!("hv-balloon: unknown message type {}, ignored", kind.0)
             }
             Ok(HostMessage::Version { .. } | HostMessage::Capabilities { .. }) => {
-                return Err(self.fail("an answer that was not asked for"));
+                self.ignore("an answer that was not asked for");
             }
-            Err(malformed) => {
-                log::error!("hv-balloon: message of type {} is too short", malformed.0.0);
-                return Err(self.fail("malformed message"));
-            }
+            Err(_) => self.ignore("malformed message"),
         }
         Ok(true)
     }

@@ -18,6 +18,8 @@ use zerocopy::IntoBytes;
 const RING_PAGES: usize = 10;
 /// Bytes of a packet, at most: the data of a ring.
 const MAX_PACKET: usize = (RING_PAGES - 1) * 4096;
+/// Messages that one call of `poll` reads, at most.
+const MAX_MESSAGES: usize = 64;
 
 /// Why the device could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -117,6 +119,8 @@ pub struct HvInput<P: Platform> {
     buffer: PageTable<P, u8>,
     model: Model,
     pending: PendingEvents,
+    /// Messages that were ignored.
+    malformed: u64,
 }
 
 impl<P: Platform> HvInput<P> {
@@ -140,8 +144,8 @@ impl<P: Platform> HvInput<P> {
         };
         let options = options.with_rings(RING_PAGES, RING_PAGES);
         let buffer = PageTable::new(platform, MAX_PACKET, |_| 0)?;
-        let mut this =
-            Self { channel: vmbus.open(offer, &options)?, buffer, model, pending: PendingEvents::default() };
+        let (channel, pending) = (vmbus.open(offer, &options)?, PendingEvents::default());
+        let mut this = Self { channel, buffer, model, pending, malformed: 0 };
         this.propose_version()?;
         let end = platform.now().saturating_add(vmbus.timeouts().answer);
         loop {
@@ -154,6 +158,11 @@ impl<P: Platform> HvInput<P> {
             }
         }
         Ok(this)
+    }
+
+    /// The number of malformed messages of the host, which were ignored.
+    pub fn malformed_messages(&self) -> u64 {
+        self.malformed
     }
 
     /// Proposes the protocol version of this driver.
@@ -195,7 +204,7 @@ impl<P: Platform> HvInput<P> {
 
     /// Receives and handles the next message; `None` where there is none.
     fn next(&mut self) -> Result<Option<Received>, Fault> {
-        let Self { channel, buffer, model, pending } = self;
+        let Self { channel, buffer, model, pending, malformed } = self;
         let Some(packet) = channel.receive(buffer)? else { return Ok(None) };
         let is_plain = packet.kind == Kind::IN_BAND && packet.header.is_empty();
         let parsed = match model {
@@ -203,9 +212,14 @@ impl<P: Platform> HvInput<P> {
             Model::Mouse(..) => pipe::parse(packet.payload).map(HostMessage::of_mouse),
         };
         let Some(Ok(message)) = parsed.filter(|_| is_plain) else {
-            log::error!("hv-input: {}: malformed message, device put out of service", channel.offer());
-            channel.fail(Fault::Protocol);
-            return Err(Fault::Protocol);
+            *malformed = malformed.saturating_add(1);
+            if *malformed == 1 {
+                log::warn!(
+                    "hv-input: {}: malformed message, ignored; later ones are counted",
+                    channel.offer()
+                );
+            }
+            return Ok(Some(Received::Events));
         };
         pending.clear();
         match (model, message) {
@@ -225,9 +239,9 @@ impl<P: Platform> HvInput<P> {
                 let mut message = [0; size_of::<MouseHeader>() + 1];
                 message.iter_mut().zip(header.as_bytes()).for_each(|(to, from)| *to = *from);
                 return match self.send(&message) {
-                    Ok(()) => Ok(Some(Received::Described)),
+                    // The ring is full only for a host that has not read any of the acknowledgements before.
+                    Ok(()) | Err(SendError::Full) => Ok(Some(Received::Described)),
                     Err(SendError::Faulted(fault)) => Err(fault),
-                    // The ring has room: nothing else is sent before.
                     Err(_) => {
                         self.channel.fail(Fault::Protocol);
                         Err(Fault::Protocol)
@@ -270,7 +284,7 @@ impl<P: Platform> Input for HvInput<P> {
     }
 
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
-        loop {
+        for _ in 0..MAX_MESSAGES {
             if let Some(event) = self.pending.pop() {
                 return Ok(Some(event));
             }
@@ -278,6 +292,8 @@ impl<P: Platform> Input for HvInput<P> {
                 return Ok(None);
             }
         }
+        // Messages without events: what is left of them shows when the device is armed.
+        Ok(self.pending.pop())
     }
 
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {

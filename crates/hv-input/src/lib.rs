@@ -6,7 +6,7 @@
 //! # Trust
 //!
 //! A message is copied out of the ring once and parsed by total functions ([`HostMessage`], [`Layout`]). A malformed one
-//! is a fault of the device; a mouse with an unusable descriptor has no buttons and no axes.
+//! is counted and ignored; a mouse with an unusable descriptor has no buttons and no axes.
 //!
 //! ```
 //! use paravirt_device::{Input, InputEvent, Key};
