@@ -42,7 +42,7 @@ impl Serial {
     fn report_dropped(&mut self) {
         let dropped = DROPPED.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let _ = write!(self, "console_dropped={dropped}\n");
+            let _ = writeln!(self, "console_dropped={dropped}");
         }
     }
 }
