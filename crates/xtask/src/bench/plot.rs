@@ -316,6 +316,8 @@ mod tests {
             let entries = fs::read_dir(folder.path()).expect("the directory").flatten();
             let mut names: Vec<_> =
                 entries.map(|entry| entry.file_name().into_string().expect("UTF-8")).collect();
+            // The folder's lock is hidden.
+            names.retain(|name| !name.starts_with('.'));
             names.sort();
             names
         };
