@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut serve = |balloon: &mut HvBalloon<Guest>| loop {
         host.work(&guest, channel);
         balloon.poll(&mut frames)?;
-        if balloon.arm() == Arm::Armed {
+        if balloon.arm() != Arm::Pending {
             return Ok::<u64, Box<dyn Error>>(frames.returned);
         }
     };

@@ -35,7 +35,7 @@ fn serve(
     loop {
         balloon.poll(frames)?;
         host.work();
-        if balloon.arm() == Arm::Armed {
+        if balloon.arm() != Arm::Pending {
             return Ok(());
         }
     }
