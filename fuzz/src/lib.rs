@@ -56,6 +56,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("virtio_sockets", drivers::virtio_sockets),
     ("storvsc_driver", drivers::storvsc_driver),
     ("netvsc_driver", drivers::netvsc_driver),
+    ("hv_input_driver", drivers::hv_input_driver),
+    ("hv_ic_driver", drivers::hv_ic_driver),
+    ("hv_socket_driver", drivers::hv_socket_driver),
+    ("hv_balloon_driver", drivers::hv_balloon_driver),
 ];
 
 thread_local! {

@@ -216,6 +216,17 @@ impl Guest {
         self.0.hooks.lock().expect("hooks").push(Box::new(work));
     }
 
+    /// Frees all memory, that which drivers leaked as well, as a reset of the machine does.
+    ///
+    /// # Safety
+    ///
+    /// No memory of this guest is used any more: every driver and buffer was dropped or leaked, no handler is bound, and no device
+    /// reads or writes.
+    pub unsafe fn free_all(&self) {
+        self.0.pages.store(0, Ordering::SeqCst);
+        *self.0.free.lock().expect("free list") = vec![(0, PAGES)];
+    }
+
     /// Writes guest memory, as a device does.
     pub fn write(&self, address: u64, bytes: &[u8]) {
         self.0.memory.write(address, bytes);

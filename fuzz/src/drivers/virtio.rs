@@ -1,9 +1,9 @@
 //! The drivers of virtio devices.
 
-use super::{Requests, Steps, in_guest};
+use super::{Frames, Requests, Steps, in_guest};
 use paravirt_device::{
-    Balloon, BalloonMemory, BlockDevice, Console, Entropy, Input, Leds, MemoryStatistics, NetDevice,
-    NetQueue, NetRx, NetTx, Notify, PageRange, ReceiveMode, Sockets, TxMeta,
+    Balloon, BlockDevice, Console, Entropy, Input, Leds, NetDevice, NetQueue, NetRx, NetTx, Notify,
+    ReceiveMode, Sockets, TxMeta,
 };
 use paravirt_platform::{DmaSlice, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, Options};
@@ -406,26 +406,9 @@ pub fn virtio_input(data: &[u8]) {
     );
 }
 
-/// Memory of a kernel for a balloon: page frames above the guest's memory.
-struct Frames(u64);
-
-impl BalloonMemory for Frames {
-    fn take(&mut self, most: u64) -> Option<PageRange> {
-        let count = most.min(4);
-        self.0 += count;
-        Some(PageRange { first: (1 << 24) + self.0 - count, count })
-    }
-    fn release(&mut self, range: PageRange) {
-        assert!(range.count > 0 && range.end() <= (1 << 24) + self.0, "a page that was not taken");
-    }
-    fn statistics(&mut self) -> MemoryStatistics {
-        MemoryStatistics::default()
-    }
-}
-
 /// virtio-balloon.
 pub fn virtio_balloon(data: &[u8]) {
-    let mut frames = Frames(0);
+    let mut frames = Frames::default();
     drive(
         data,
         DeviceType::BALLOON,

@@ -17,7 +17,7 @@ use std::time::Duration;
 type Buffer = DmaSlice<Guest>;
 
 /// Changes that the next messages undergo: the position of a byte, and its value.
-type Changes = Arc<Mutex<VecDeque<(u8, u8)>>>;
+pub(super) type Changes = Arc<Mutex<VecDeque<(u8, u8)>>>;
 
 /// Applies the next change, if there is one.
 fn change(changes: &Changes) -> impl FnMut(&mut Vec<u8>) + Send + use<> {
@@ -33,7 +33,7 @@ fn change(changes: &Changes) -> impl FnMut(&mut Vec<u8>) + Send + use<> {
 }
 
 /// A step of the bus: messages are changed, rings are scribbled on, the device is removed.
-fn step(guest: &Guest, host: &HvHost, channel: u32, changes: &Changes, steps: &mut Steps<'_>) {
+pub(super) fn step(guest: &Guest, host: &HvHost, channel: u32, changes: &Changes, steps: &mut Steps<'_>) {
     match steps.byte() % 10 {
         0..=4 => host.work(guest, channel),
         5 | 6 => changes.lock().expect("changes").push_back((steps.byte(), steps.byte())),
@@ -50,10 +50,10 @@ fn step(guest: &Guest, host: &HvHost, channel: u32, changes: &Changes, steps: &m
 }
 
 /// The connection, and the hypervisor below it.
-type Connection = (Vmbus<Guest>, PageArc<Guest, Hypervisor<Guest>>);
+pub(super) type Connection = (Vmbus<Guest>, PageArc<Guest, Hypervisor<Guest>>);
 
 /// Connects to a host with one device.
-fn connect(guest: &Guest, host: &HvHost, changes: &Changes) -> Option<Connection> {
+pub(super) fn connect(guest: &Guest, host: &HvHost, changes: &Changes) -> Option<Connection> {
     let hypervisor = Hypervisor::open(guest).ok()?;
     let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).ok()?;
     let messages = change(changes);
