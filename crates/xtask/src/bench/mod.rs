@@ -44,7 +44,7 @@ pub fn bench(options: &Options) -> Result<()> {
     println!("in the guest, under QEMU without hardware virtualisation");
     for words in ["bench", "bench peer"] {
         let mut machine = Machine::new(&elf, "q35", 1, "512M");
-        machine.drive("d0", &disk, " -device virtio-blk-pci,drive=d0");
+        machine.drive("d0", &disk, "").add("-device virtio-blk-pci,drive=d0");
         machine.command_line = words.into();
         machine.run(|line| {
             if line.starts_with("bench=") && line.contains(" end ") || line.starts_with("bench=boot") {

@@ -412,7 +412,7 @@ impl Bench {
         let len = 5 << 30;
         let disk = self.scratch("large.img", len)?;
         let mut machine = self.machine("q35", 1);
-        machine.drive("d0", &disk, " -device virtio-blk-pci,drive=d0");
+        machine.drive("d0", &disk, "").add("-device virtio-blk-pci,drive=d0");
         machine.command_line = "test=disk0 stride=64M".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
@@ -425,7 +425,7 @@ impl Bench {
         let disk = self.scratch("grows.img", 8 * MIB)?;
         let socket = self.folder.join("qmp");
         let mut machine = self.machine("q35", 2);
-        machine.drive("d0", &disk, " -device virtio-blk-pci,drive=d0");
+        machine.drive("d0", &disk, "").add("-device virtio-blk-pci,drive=d0");
         machine.add("-netdev user,id=n0 -device virtio-net-pci,netdev=n0");
         machine.qmp = Some(socket.clone());
         machine.command_line = "idle=8".into();
