@@ -229,7 +229,9 @@ impl VmbusDevice for StorHost {
                 return host.violations.note("a packet that wants no completion");
             }
             let is_command = header.operation == StorvspOperation::EXECUTE_SRB;
-            if packet.payload.len() != 64 && (is_command || host.fault_config.packet_len == 0) {
+            // Until the version is known, a guest may try the packets of the oldest hosts.
+            let is_first = !is_command && packet.payload.len() == 48;
+            if packet.payload.len() != 64 && !is_first && (is_command || host.fault_config.packet_len == 0) {
                 host.violations.note(format!("a packet of {} bytes", packet.payload.len()));
             }
             host.lengths.push(packet.payload.len());
