@@ -124,20 +124,22 @@ struct Slot {
     line: AtomicU32,
 }
 
-/// An interrupt line.
-struct Line {
-    /// The vector that the I/O APIC raises for it, or 0.
-    head: AtomicU32,
-    /// The vectors whose handlers share it, a bit each.
-    members: [AtomicU64; 4],
+/// The vectors whose handlers share an interrupt line, a bit each.
+struct Line([AtomicU64; 4]);
+
+/// How a line is routed.
+#[derive(Copy, Clone)]
+struct Route {
+    line: InterruptLine,
+    /// The vector that the I/O APIC raises for it.
+    head: u32,
 }
 
 static SLOTS: [Slot; 256] =
     [const { Slot { handler: Mutex::new(None), running: AtomicU32::new(0), line: AtomicU32::new(0) } }; 256];
-static LINES: [Line; 256] =
-    [const { Line { head: AtomicU32::new(0), members: [const { AtomicU64::new(0) }; 4] } }; 256];
+static LINES: [Line; 256] = [const { Line([const { AtomicU64::new(0) }; 4]) }; 256];
 /// The lines that are routed, by number. Locked with interrupts disabled; handlers do not take it.
-static ROUTED: Mutex<[Option<InterruptLine>; 256]> = Mutex::new([None; 256]);
+static ROUTED: Mutex<[Option<Route>; 256]> = Mutex::new([None; 256]);
 static DEVICE_INTERRUPTS: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
 static TIMER_INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
@@ -197,7 +199,7 @@ fn call(slot: &Slot) {
 
 impl Line {
     fn word(&self, vector: usize) -> (&AtomicU64, u64) {
-        (&self.members[vector >> 6 & 3], 1 << (vector & 63))
+        (&self.0[vector >> 6 & 3], 1 << (vector & 63))
     }
 
     /// The vectors whose handlers share the line.
@@ -227,12 +229,11 @@ pub fn route(line: InterruptLine, vector: Vector) -> Result<(), BindError> {
         let (shared, slot) = (LINES.get(number).ok_or(BindError::Unsupported)?, vector.0 as usize & 0xff);
         if routed[number].is_none() {
             apic::route(line, vector.0 as u8)?;
-            shared.head.store(vector.0, Ordering::Release);
-            routed[number] = Some(line);
+            routed[number] = Some(Route { line, head: vector.0 });
         }
+        // Another vector may be raised for the line: it calls the handlers of all.
         shared.set_member(slot, true);
         SLOTS[slot].line.store(line.number + 1, Ordering::Release);
-        // Another vector may be raised for the line: it calls the handlers of all.
         Ok(())
     })
 }
@@ -242,21 +243,17 @@ fn unroute(vector: usize) {
     x86_64::instructions::interrupts::without_interrupts(|| {
         let mut routed = ROUTED.lock();
         let Some(number) = SLOTS[vector].line.load(Ordering::Acquire).checked_sub(1) else { return };
-        let shared = &LINES[number as usize & 0xff];
+        let (shared, routed) = (&LINES[number as usize & 0xff], &mut routed[number as usize & 0xff]);
         shared.set_member(vector, false);
-        if shared.head.load(Ordering::Acquire) as usize == vector
-            && let Some(line) = routed[number as usize & 0xff]
+        if let Some(Route { line, head }) = *routed
+            && head as usize == vector
         {
-            let next = shared.vectors().next();
-            match next {
+            *routed = shared.vectors().next().map(|next| Route { line, head: next as u32 });
+            match *routed {
                 // It was routed before, so it can be again.
-                Some(next) => drop(apic::route(line, next as u8)),
-                None => {
-                    apic::mask(line);
-                    routed[number as usize & 0xff] = None;
-                }
+                Some(next) => drop(apic::route(line, next.head as u8)),
+                None => apic::mask(line),
             }
-            shared.head.store(next.unwrap_or(0) as u32, Ordering::Release);
         }
         SLOTS[vector].line.store(0, Ordering::Release);
     });
