@@ -14,7 +14,8 @@ pub use virtio::{
 pub use vmbus::{netvsc_driver, storvsc_driver};
 
 use paravirt_device::{
-    BalloonMemory, BlockQueue, Durability, MemoryStatistics, Op, PageRange, Request, Unmap,
+    BalloonMemory, BlockQueue, Durability, MemoryStatistics, NetQueue, NetRx, NetTx, Op, PageRange, Request,
+    TxMeta, Unmap,
 };
 use paravirt_platform::{DmaSlice, Platform};
 use paravirt_testhost::Guest;
@@ -141,14 +142,62 @@ impl Requests {
     }
 }
 
-/// Memory of a kernel for a balloon: page frames above the guest's memory.
+/// The frames that are sent from buffers of the caller: each tag comes back once.
 #[derive(Default)]
 struct Frames {
+    next: u64,
+    outstanding: BTreeSet<u64>,
+}
+
+impl Frames {
+    /// Takes back what was sent.
+    fn poll<Q: NetQueue<Tx: NetTx<Buffer = DmaSlice<Guest>>>>(&mut self, queue: &mut Q) {
+        let _ = queue.poll();
+        while let Some(sent) = queue.split().1.sent() {
+            assert!(self.outstanding.remove(&sent.tag), "tag {} twice", sent.tag);
+            assert!(sent.buffer.is_none_or(|buffer| !buffer.is_in_flight()));
+        }
+    }
+
+    /// Sends a buffer.
+    fn send<Q: NetQueue<Tx: NetTx<Buffer = DmaSlice<Guest>>>>(&mut self, guest: &Guest, queue: &mut Q) {
+        let Ok(buffer) = DmaSlice::alloc(guest, 64) else { return };
+        self.next += 1;
+        match queue.split().1.send(self.next, buffer, TxMeta::new()) {
+            Ok(()) => assert!(self.outstanding.insert(self.next)),
+            Err(refused) => assert!(!refused.buffer.is_in_flight()),
+        }
+        queue.split().1.kick();
+    }
+}
+
+/// Reads the frame that was received first.
+fn receive_frame<Q: NetQueue>(queue: &mut Q) {
+    let (rx, _) = queue.split();
+    let mut scratch = [0; 4096];
+    let _ = rx.contiguous(&mut scratch).map(|bytes| bytes.len());
+    rx.pop();
+}
+
+/// Sends a frame that is written to a slot.
+fn send_slot<Q: NetQueue>(queue: &mut Q, steps: &mut Steps<'_>) {
+    let len = usize::from(steps.word() % 1600);
+    let (_, tx) = queue.split();
+    if tx.reserve(len) {
+        tx.slot().get_mut(..len).expect("as much as was reserved").fill(1);
+        let _ = tx.commit(len, TxMeta::new());
+    }
+    tx.kick();
+}
+
+/// Memory of a kernel for a balloon: page frames above the guest's memory.
+#[derive(Default)]
+struct PageFrames {
     next: u64,
     taken: BTreeSet<u64>,
 }
 
-impl BalloonMemory for Frames {
+impl BalloonMemory for PageFrames {
     fn take(&mut self, most: u64) -> Option<PageRange> {
         let range = PageRange { first: (1 << 24) + self.next, count: most.min(4) };
         self.next += range.count;

@@ -1,7 +1,7 @@
 //! The smaller devices on VMBus: keyboard, mouse, integration services, sockets, dynamic memory.
 
 use super::vmbus::{Changes, connect, step};
-use super::{Frames, Steps, in_guest};
+use super::{PageFrames, Steps, in_guest};
 use hyperv_bindings::{dynmem::DmVersion, ic::IcVersion, vmbus as class};
 use paravirt_device::{Agent, Balloon, Fact, Input, Leds, Notify, PowerRequest, Sockets, ValuePool};
 use paravirt_hv_balloon::HvBalloon;
@@ -181,7 +181,7 @@ pub fn hv_balloon_driver(data: &[u8]) {
             HvBalloon::open(guest, vmbus, offer, &ChannelOptions::default()).ok()
         };
         let host = device.clone();
-        let mut frames = Frames::default();
+        let mut frames = PageFrames::default();
         let offered = (class::DYNAMIC_MEMORY, false);
         drive(guest, &mut steps, offered, device, open, |balloon, steps| match steps.byte() % 8 {
             0 => host.send(&message(steps)),

@@ -1,9 +1,8 @@
 //! The drivers of virtio devices.
 
-use super::{Frames, Requests, Steps, in_guest};
+use super::{Frames, PageFrames, Requests, Steps, in_guest, receive_frame, send_slot};
 use paravirt_device::{
-    Balloon, BlockDevice, Console, Entropy, Input, Leds, NetDevice, NetQueue, NetRx, NetTx, Notify,
-    ReceiveMode, Sockets, TxMeta,
+    Balloon, BlockDevice, Console, Entropy, Input, Leds, NetDevice, NetQueue, Notify, ReceiveMode, Sockets,
 };
 use paravirt_platform::{DmaSlice, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, Options};
@@ -19,7 +18,7 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;
@@ -265,7 +264,7 @@ pub fn virtio_blk(data: &[u8]) {
 
 /// virtio-net.
 pub fn virtio_net(data: &[u8]) {
-    let (mut next, mut outstanding) = (0, BTreeSet::new());
+    let mut frames = Frames::default();
     drive(
         data,
         DeviceType::NET,
@@ -284,37 +283,10 @@ pub fn virtio_net(data: &[u8]) {
             }
             let Some(queue) = queue else { return };
             match choice {
-                1..=3 => {
-                    let _ = queue.poll();
-                    while let Some(sent) = queue.split().1.sent() {
-                        assert!(outstanding.remove(&sent.tag), "tag {} twice", sent.tag);
-                        assert!(sent.buffer.is_none_or(|buffer| !buffer.is_in_flight()));
-                    }
-                }
-                4 | 5 => {
-                    let (rx, _) = queue.split();
-                    let mut scratch = [0; 4096];
-                    let _ = rx.contiguous(&mut scratch).map(|bytes| bytes.len());
-                    rx.pop();
-                }
-                6 | 7 => {
-                    let len = usize::from(steps.word() % 1600);
-                    let (_, tx) = queue.split();
-                    if tx.reserve(len) {
-                        tx.slot().get_mut(..len).expect("as much as was reserved").fill(1);
-                        let _ = tx.commit(len, TxMeta::new());
-                    }
-                    tx.kick();
-                }
-                8 => {
-                    let Ok(buffer) = DmaSlice::alloc(guest, 64) else { return };
-                    next += 1;
-                    match queue.split().1.send(next, buffer, TxMeta::new()) {
-                        Ok(()) => assert!(outstanding.insert(next)),
-                        Err(refused) => assert!(!refused.buffer.is_in_flight()),
-                    }
-                    queue.split().1.kick();
-                }
+                1..=3 => frames.poll(queue),
+                4 | 5 => receive_frame(queue),
+                6 | 7 => send_slot(queue, steps),
+                8 => frames.send(guest, queue),
                 9 => drop(queue.arm()),
                 10 => drop(queue.expire(guest.now())),
                 _ => drop(queue.reset()),
@@ -408,7 +380,7 @@ pub fn virtio_input(data: &[u8]) {
 
 /// virtio-balloon.
 pub fn virtio_balloon(data: &[u8]) {
-    let mut frames = Frames::default();
+    let mut frames = PageFrames::default();
     drive(
         data,
         DeviceType::BALLOON,

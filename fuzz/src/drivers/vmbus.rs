@@ -1,7 +1,7 @@
 //! The drivers of devices on VMBus, with the models as hosts whose answers are changed.
 
-use super::{Requests, Steps, in_guest};
-use paravirt_device::{BlockDevice, NetDevice, NetQueue, NetRx, NetTx, Notify, ReceiveMode, TxMeta};
+use super::{Frames, Requests, Steps, in_guest, receive_frame, send_slot};
+use paravirt_device::{BlockDevice, NetDevice, Notify, ReceiveMode};
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaSlice, PageArc, Platform};
@@ -9,7 +9,7 @@ use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::{Guest, HvHost, HvOffer, NetVspHost, OfferSettings, StorDrive, StorHost};
 use paravirt_vmbus::{Version, Vmbus};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -124,7 +124,7 @@ fn netvsc_in(guest: &Guest, steps: &mut Steps<'_>) {
     let wire = NetVspHost::new();
     let (host, channel) = HvHost::with_device(guest, paravirt_netvsc::INTERFACE, wire.clone());
     let Some((vmbus, hypervisor)) = connect(guest, &host, &changes) else { return };
-    let (mut next, mut outstanding) = (0, BTreeSet::new());
+    let mut frames = Frames::default();
     let options = NetOptions::default().with_buffers(64 << 10, 64 << 10).with_ring_pages(5);
     if let Some(offer) = vmbus.find(&paravirt_vmbus::Guid([0; 16]), 0)
         && let Ok(mut card) = NetVsc::<Guest, Buffer>::open(guest, &vmbus, &offer, &options)
@@ -142,37 +142,10 @@ fn netvsc_in(guest: &Guest, steps: &mut Steps<'_>) {
                 5 => wire.fault_config(|config| config.holds = !config.holds),
                 6 => wire.set_link(steps.byte() & 1 != 0),
                 7 => drop((card.poll_event(), card.set_receive_mode(ReceiveMode::Promiscuous))),
-                8..=10 => {
-                    let _ = queue.poll();
-                    while let Some(sent) = queue.split().1.sent() {
-                        assert!(outstanding.remove(&sent.tag), "tag {} twice", sent.tag);
-                        assert!(sent.buffer.is_none_or(|buffer| !buffer.is_in_flight()));
-                    }
-                }
-                11 => {
-                    let (rx, _) = queue.split();
-                    let mut scratch = [0; 4096];
-                    let _ = rx.contiguous(&mut scratch).map(|bytes| bytes.len());
-                    rx.pop();
-                }
-                12 => {
-                    let len = usize::from(steps.word() % 1600);
-                    let (_, tx) = queue.split();
-                    if tx.reserve(len) {
-                        tx.slot().get_mut(..len).expect("as much as was reserved").fill(1);
-                        let _ = tx.commit(len, TxMeta::new());
-                    }
-                    tx.kick();
-                }
-                13 => {
-                    let Ok(buffer) = DmaSlice::alloc(guest, 64) else { continue };
-                    next += 1;
-                    match queue.split().1.send(next, buffer, TxMeta::new()) {
-                        Ok(()) => assert!(outstanding.insert(next)),
-                        Err(refused) => assert!(!refused.buffer.is_in_flight()),
-                    }
-                    queue.split().1.kick();
-                }
+                8..=10 => frames.poll(&mut queue),
+                11 => receive_frame(&mut queue),
+                12 => send_slot(&mut queue, steps),
+                13 => frames.send(guest, &mut queue),
                 14 => drop(queue.arm()),
                 _ => drop(queue.expire(guest.now())),
             }
