@@ -9,7 +9,7 @@ use paravirt_device::{
 };
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
-use paravirt_platform::{DmaSlice, Platform};
+use paravirt_platform::{DmaSlice, Instant, Platform};
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::{
@@ -18,7 +18,7 @@ use paravirt_testhost::{
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
 use paravirt_virtio::transport::DeviceStatus;
-use paravirt_vmbus::{Guid, Version, Vmbus};
+use paravirt_vmbus::{Guid, Offer, Version, Vmbus};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -128,6 +128,30 @@ fn failed(step: &str, error: impl core::fmt::Display) -> String {
     format!("{step}: {error}")
 }
 
+/// Waits for the offer of the device: offers that come late are those of hot-added devices.
+fn wait_for_offer(guest: &Guest, vmbus: &Vmbus<Guest>) -> Result<Offer, String> {
+    for _ in 0..1000 {
+        if let Some(offer) = vmbus.find(&Guid([0; 16]), 0) {
+            return Ok(offer);
+        }
+        guest.relax();
+    }
+    Err("connect: no offer".into())
+}
+
+/// Ends a run that began at `start`: says how it ended, and what the host said.
+fn finish(
+    guest: &Guest,
+    host: &HvHost,
+    log: &Mutex<Log>,
+    start: Instant,
+    result: Result<(), String>,
+) -> (String, Log) {
+    let text = outcome(result, guest.now().since(start), guest.pages());
+    host.faults(guest, |faults| faults.judge = None);
+    (text, std::mem::take(&mut *log.lock().expect("the log")))
+}
+
 /// Connects, opens a disk, reads a block, and takes everything down.
 fn storage(target: Option<(usize, Option<Verdict>)>) -> (String, Log) {
     let (guest, host, log) = machine(target, true);
@@ -138,16 +162,7 @@ fn storage(target: Option<(usize, Option<Verdict>)>) -> (String, Log) {
     let run = || -> Result<(), String> {
         let hypervisor = Hypervisor::open(&guest).map_err(|e| failed("hypervisor", e))?;
         let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).map_err(|e| failed("connect", e))?;
-        let mut offer = vmbus.find(&Guid([0; 16]), 0);
-        for _ in 0..1000 {
-            if offer.is_some() {
-                break;
-            }
-            // Later offers are those of hot-added devices.
-            guest.relax();
-            offer = vmbus.find(&Guid([0; 16]), 0);
-        }
-        let offer = offer.ok_or("connect: no offer")?;
+        let offer = wait_for_offer(&guest, &vmbus)?;
         let transport = StorTransport::new(&guest, &vmbus, &offer, &StorOptions::default());
         let mut controller = StorController::<Guest, Buffer>::open(&guest, transport, &Options::new(1, 16))
             .map_err(|e| failed("open", e))?;
@@ -182,11 +197,7 @@ fn storage(target: Option<(usize, Option<Verdict>)>) -> (String, Log) {
         vmbus.unload().map_err(|e| failed("unload", e))
     };
     let result = run();
-    let waited = guest.now().since(start);
-    let text = outcome(result, waited, guest.pages());
-    host.faults(&guest, |faults| faults.judge = None);
-    let log = std::mem::take(&mut *log.lock().expect("the log"));
-    (text, log)
+    finish(&guest, &host, &log, start, result)
 }
 
 /// Connects, opens a network card, sends and receives a frame, and takes everything down.
@@ -198,12 +209,7 @@ fn network(target: Option<(usize, Option<Verdict>)>) -> (String, Log) {
     let run = || -> Result<(), String> {
         let hypervisor = Hypervisor::open(&guest).map_err(|e| failed("hypervisor", e))?;
         let vmbus = Vmbus::connect(&hypervisor, Version::NEWEST).map_err(|e| failed("connect", e))?;
-        let offer = (0..1000)
-            .find_map(|_| {
-                guest.relax();
-                vmbus.find(&Guid([0; 16]), 0)
-            })
-            .ok_or("connect: no offer")?;
+        let offer = wait_for_offer(&guest, &vmbus)?;
         let options = NetOptions::default().with_buffers(64 << 10, 64 << 10);
         let mut card =
             NetVsc::<Guest, Buffer>::open(&guest, &vmbus, &offer, &options).map_err(|e| failed("open", e))?;
@@ -238,11 +244,7 @@ fn network(target: Option<(usize, Option<Verdict>)>) -> (String, Log) {
         vmbus.unload().map_err(|e| failed("unload", e))
     };
     let result = run();
-    let waited = guest.now().since(start);
-    let text = outcome(result, waited, guest.pages());
-    host.faults(&guest, |faults| faults.judge = None);
-    let log = std::mem::take(&mut *log.lock().expect("the log"));
-    (text, log)
+    finish(&guest, &host, &log, start, result)
 }
 
 /// A run of a device on VMBus, with something that happens to one message.
