@@ -204,7 +204,7 @@ impl<P: Platform> HvBalloon<P> {
                         return Ok(answer);
                     }
                 }
-                Err(_) => self.ignore("malformed message"),
+                Err(_) => self.ignore(1, "malformed message"),
             }
             if left.is_zero() {
                 self.channel.fail(Fault::Timeout);
@@ -220,9 +220,10 @@ impl<P: Platform> HvBalloon<P> {
 
     /// Counts what is ignored, and logs the first.
     #[cold]
-    fn ignore(&mut self, what: &str) {
-        self.malformed = self.malformed.saturating_add(1);
-        if self.malformed == 1 {
+    fn ignore(&mut self, count: u64, what: &str) {
+        let had_none = self.malformed == 0;
+        self.malformed = self.malformed.saturating_add(count);
+        if had_none && count > 0 {
             log::warn!("hv-balloon: {what}, ignored; later ones are counted");
         }
     }
@@ -396,10 +397,7 @@ impl<P: Platform> HvBalloon<P> {
                         unknown = unknown.saturating_add(1);
                     }
                 }
-                if unknown > 0 {
-                    self.ignore("pages returned that the host does not have");
-                    self.malformed = self.malformed.saturating_add(unknown.saturating_sub(1));
-                }
+                self.ignore(unknown, "pages returned that the host does not have");
                 if !has_more {
                     let size = size_of::<DmHeader>();
                     let message_type = DmMessageType::UNBALLOON_RESPONSE;
@@ -413,9 +411,9 @@ impl<P: Platform> HvBalloon<P> {
                 log::warn!("hv-balloon: unknown message type {}, ignored", kind.0)
             }
             Ok(HostMessage::Version { .. } | HostMessage::Capabilities { .. }) => {
-                self.ignore("an answer that was not asked for");
+                self.ignore(1, "an answer that was not asked for");
             }
-            Err(_) => self.ignore("malformed message"),
+            Err(_) => self.ignore(1, "malformed message"),
         }
         Ok(true)
     }

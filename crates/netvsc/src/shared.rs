@@ -106,9 +106,8 @@ impl<P: Platform, B: DmaBuffer> NetShared<P, B> {
         for (index, channel) in self.channels.iter().enumerate().rev() {
             // Closing takes its time, and is done outside the lock.
             let channel = channel.lock().channel.take();
-            if let Some(channel) = channel {
+            if let Some(mut channel) = channel {
                 channel.register(Waker::noop());
-                let mut channel = channel;
                 if index == 0 && self.revokes_first {
                     self.revoke(&mut channel);
                 }

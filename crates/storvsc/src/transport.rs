@@ -204,7 +204,7 @@ impl<P: Platform> StorTransport<P> {
         let begin = StorvspPlain { header: header(StorvspOperation::BEGIN_INITIALIZATION), padding: [0; 52] };
         if self.step(channel, &begin)?.status != StorvspNtStatus::SUCCESS {
             // The host may expect packets of the other length.
-            self.packet_len = SHORT_PACKET.wrapping_add(LONG_PACKET).wrapping_sub(self.packet_len);
+            self.packet_len = if self.packet_len == SHORT_PACKET { LONG_PACKET } else { SHORT_PACKET };
             self.plain(channel, StorvspOperation::BEGIN_INITIALIZATION)?;
         }
         self.version = self.negotiate(channel)?;
