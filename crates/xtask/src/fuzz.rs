@@ -39,14 +39,21 @@ fn has_nightly() -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
+/// Returns a command of cargo-fuzz with a nightly toolchain.
+fn cargo_fuzz(work: &str) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(["run", "nightly", "cargo", "fuzz", work, "--features", "libfuzzer"]);
+    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(tools::root());
+    command
+}
+
 /// Returns the command that runs a target guided by coverage; needs a nightly toolchain and cargo-fuzz.
 fn guided(name: &str, seconds: u64) -> Result<Command> {
     // New inputs are written to target/, not to the corpus under version control.
     let found = tools::root().join("target/fuzz-corpus").join(name);
     std::fs::create_dir_all(&found)?;
-    let mut command = Command::new("rustup");
-    command.args(["run", "nightly", "cargo", "fuzz", "run", "--features", "libfuzzer", name]);
-    command.arg(found);
+    let mut command = cargo_fuzz("run");
+    command.arg(name).arg(found);
     let corpus = tools::root().join("fuzz/corpus").join(name);
     if corpus.is_dir() {
         command.arg(corpus);
@@ -61,7 +68,6 @@ fn guided(name: &str, seconds: u64) -> Result<Command> {
             .args(["-detect_leaks=0", "-len_control=0"])
             .env("ASAN_OPTIONS", "detect_leaks=0:quarantine_size_mb=16");
     }
-    command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(tools::root());
     Ok(command)
 }
 
@@ -95,9 +101,7 @@ fn all(names: &[String], seconds: u64) -> Result<()> {
     let next = AtomicUsize::new(0);
     let runs = Mutex::new(vec![]);
     // Built once, so that two runs do not wait for each other.
-    let mut build = Command::new("rustup");
-    build.args(["run", "nightly", "cargo", "fuzz", "build", "--features", "libfuzzer"]);
-    tools::run(build.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").current_dir(tools::root()))?;
+    tools::run(&mut cargo_fuzz("build"))?;
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
