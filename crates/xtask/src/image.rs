@@ -65,6 +65,12 @@ pub fn expected_files(folder: &Path) -> Result<Vec<String>> {
     Ok(lines)
 }
 
+/// Returns the `same http=` line for the file `large.bin` in `folder`.
+pub fn expected_page(folder: &Path) -> Result<String> {
+    let body = fs::read(folder.join("large.bin")).context("cannot read the file that is served")?;
+    Ok(format!("same http=/large.bin status=200 size={} sha256={}", body.len(), sha256(&body)))
+}
+
 /// Returns the 8 bytes that the kernel's disk test writes at byte offset `at`: the middle 64 bits of a product of the offset, mixed,
 /// and a constant.
 fn pattern(at: u64) -> [u8; 8] {

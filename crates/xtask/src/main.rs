@@ -45,7 +45,7 @@ enum Command {
     Bench(bench::Options),
     /// Fuzz the parsers of host-written bytes, and whole drivers
     Fuzz(fuzz::Options),
-    /// Run disks, connections, reconnects and hot plug at once on both hosts for some minutes
+    /// Run disks, connections and reconnects on both hosts for some minutes, on QEMU with hot plug
     Soak(soak::Options),
     /// Generate the Rust of bindings/hyperv from its C headers
     Bindgen,

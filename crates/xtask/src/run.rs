@@ -2,8 +2,8 @@
 
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
-use crate::scratch::Scratch;
-use crate::{image, kernel, openvmm, serve, tools};
+use crate::serve::Fixture;
+use crate::{image, kernel, openvmm, tools};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -119,13 +119,9 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         Some(path) => path.clone(),
         None => kernel::build()?,
     };
-    let folder = Scratch::new()?;
-    let tree = folder.path().join("tree");
-    image::make_tree(&tree)?;
-    let (disk0, disk1) = (folder.path().join("disk0.img"), folder.path().join("disk1.img"));
-    image::make_ext4(&tree, &disk0)?;
+    let Fixture { folder, tree, ext4: disk0, server } = Fixture::new()?;
+    let disk1 = folder.path().join("disk1.img");
     std::fs::File::create(&disk1)?.set_len(16 << 20)?;
-    let server = serve::start(&tree)?;
 
     let is_mmio = options.machine.starts_with("microvm");
     let bus = if is_mmio { "device" } else { "pci" };
@@ -306,12 +302,7 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
         let mut expected = if options.disk.is_none() { image::expected_files(tree)? } else { vec![] };
         let has_page = transcript.lines.iter().any(|line| line.starts_with("http=done"));
         if !options.no_nic && (has_page || host != Host::Openvmm) {
-            let body = std::fs::read(tree.join("large.bin"))?;
-            expected.push(format!(
-                "same http=/large.bin status=200 size={} sha256={}",
-                body.len(),
-                image::sha256(&body)
-            ));
+            expected.push(image::expected_page(tree)?);
         }
         for line in &expected {
             if !transcript.lines.contains(line) {

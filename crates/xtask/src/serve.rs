@@ -1,5 +1,7 @@
 //! The HTTP server from which the guest fetches files.
 
+use crate::image;
+use crate::scratch::Scratch;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use std::fs::File;
@@ -51,6 +53,27 @@ pub fn start(folder: &Path) -> Result<Serving> {
     let (inner, folder) = (server.clone(), folder.to_path_buf());
     let thread = thread::spawn(move || answer(&inner, &folder));
     Ok(Serving { server, thread: Some(thread), port })
+}
+
+/// The files that a kernel reads from a disk and fetches, in a directory of their own.
+pub struct Fixture {
+    pub folder: Scratch,
+    /// The files, which the server serves.
+    pub tree: PathBuf,
+    /// The image of an ext4 file system with the files.
+    pub ext4: PathBuf,
+    pub server: Serving,
+}
+
+impl Fixture {
+    pub fn new() -> Result<Self> {
+        let folder = Scratch::new()?;
+        let (tree, ext4) = (folder.path().join("tree"), folder.path().join("disk0.img"));
+        image::make_tree(&tree)?;
+        image::make_ext4(&tree, &ext4)?;
+        let server = start(&tree)?;
+        Ok(Self { folder, tree, ext4, server })
+    }
 }
 
 impl Drop for Serving {

@@ -97,8 +97,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
         ensure!(list.contains(offload), "the tap back end does not offer {offload}: {list}");
     }
     ensure!(list.contains(" queues=2 "), "the network card does not have two queue pairs: {list}");
-    let body = std::fs::read(tree.join("large.bin"))?;
-    let line = format!("same http=/large.bin status=200 size={} sha256={}", body.len(), image::sha256(&body));
+    let line = image::expected_page(tree)?;
     ensure!(transcript.lines.contains(&line), "missing in the kernel's output: {line}\n{output}");
     Ok(())
 }
