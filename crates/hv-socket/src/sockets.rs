@@ -131,12 +131,14 @@ impl<P: Platform> Sockets for HvSockets<P> {
             self.streams.iter_mut().flatten().for_each(|stream| stream.refuse(&refused));
         }
         let now = self.platform.now();
+        let mut has_closed = false;
         for slot in self.streams.iter_mut() {
             let Some(stream) = slot else { continue };
             stream.work(now);
-            if stream.is_over(now) {
-                // Closing the channel waits for the host.
+            // One in each call too: closing the channel waits for the host.
+            if !has_closed && stream.is_over(now) {
                 *slot = None;
+                has_closed = true;
             }
         }
         self.vmbus.fault().map_or(Ok(()), Err)

@@ -4,7 +4,7 @@ use core::task::Waker;
 use core::time::Duration;
 use hyperv_bindings::ring::{RING_PIPE_MAXIMUM, RingPipeHeader};
 use paravirt_device::{Arm, CloseReason, Fault, SocketState};
-use paravirt_platform::{AllocError, Instant, PageTable, Platform};
+use paravirt_platform::{AllocError, Instant, PAGE_SIZE, PageTable, Platform};
 use paravirt_vmbus::{
     Channel, ChannelError, ChannelOptions, Guid, Kind, Offer, SendError, Version, Vmbus, pipe,
 };
@@ -216,8 +216,10 @@ impl<P: Platform> Stream<P> {
     /// Whether a lingering socket can be dropped: the host has read what was sent and has finished too, or its time is up.
     pub fn is_over(&mut self, now: Instant) -> bool {
         let Some(until) = self.lingers_until else { return false };
-        // Bytes that still come are dropped.
-        while self.fetch() {
+        // Bytes that still come are dropped, a ring of them at a time.
+        let mut dropped = 0usize;
+        while dropped < RING_PAGES * PAGE_SIZE && self.fetch() {
+            dropped = dropped.saturating_add(self.end);
             self.next = self.end;
         }
         match &mut self.phase {
@@ -271,6 +273,8 @@ impl<P: Platform> Stream<P> {
             // No interrupt tells what the host has read, and not every host signals room.
             Phase::Open(_) if self.has_to_look() => now.saturating_add(POLL_INTERVAL),
             Phase::Open(_) => Instant::NEVER,
+            // It was closed, and gives its place up in the next call.
+            Phase::Closed(_) if self.lingers_until.is_some() => now,
             Phase::Closed(_) => Instant::NEVER,
         }
     }

@@ -409,8 +409,9 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
     shared.send_nvsp(request.as_bytes())?;
     let granted = shared.host.answer.lock().subchannels.take().unwrap_or(0).min(wanted.saturating_sub(1));
     let platform = &shared.host.platform;
+    // All must come in the time of one answer.
+    let end = platform.now().saturating_add(vmbus.timeouts().answer);
     for index in 1..=granted {
-        let end = platform.now().saturating_add(vmbus.timeouts().answer);
         let subchannel = loop {
             let found = vmbus.find(&offer.instance, u16::try_from(index).unwrap_or(u16::MAX));
             if found.is_some() || platform.now() >= end {

@@ -13,7 +13,7 @@ use hyperv_bindings::storvsp::{
 };
 use hyperv_bindings::vmbus::{FIBRE_CHANNEL, IDE};
 use paravirt_device::Fault;
-use paravirt_platform::{PAGE_SIZE, Platform, ProcessorId};
+use paravirt_platform::{Instant, PAGE_SIZE, Platform, ProcessorId};
 use paravirt_scsi::{Address, Limits, Scan, ScsiTransport};
 use paravirt_vmbus::{Channel, ChannelError, ChannelOptions, Offer, Version, Vmbus};
 use zerocopy::{Immutable, IntoBytes};
@@ -83,6 +83,8 @@ pub struct StorTransport<P: Platform> {
     version: StorvspVersion,
     /// The number of subchannels that the host granted.
     subchannels: u16,
+    /// When the host must have offered them.
+    subchannels_due: Instant,
     /// The length in bytes of a packet during the initialisation.
     packet_len: usize,
     /// The transaction of the last step of an initialisation.
@@ -124,6 +126,7 @@ impl<P: Platform> StorTransport<P> {
             limits,
             version: StorvspVersion(0),
             subchannels: 0,
+            subchannels_due: Instant::NEVER,
             // The version of StorVSP is not known yet, but that of the bus tells the host's age.
             packet_len: if vmbus.version() < FIRST_WITH_LONG_PACKETS { SHORT_PACKET } else { LONG_PACKET },
             steps: Cell::new(0x5e7),
@@ -153,7 +156,7 @@ impl<P: Platform> StorTransport<P> {
         let bytes = packet.as_bytes();
         channel.send_in_band(step, true, &[bytes.get(..self.packet_len).unwrap_or(bytes)])?;
         channel.kick();
-        let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
+        let end = self.answer_deadline();
         let mut buffer = [0; PACKET];
         loop {
             let left = end.since(self.platform.now());
@@ -234,14 +237,19 @@ impl<P: Platform> StorTransport<P> {
                 log::warn!("storvsc: {}: subchannels refused: using one queue", channel.offer());
                 self.subchannels = 0;
             }
+            self.subchannels_due = self.answer_deadline();
         }
         Ok(())
     }
 
-    /// Blocks until the host offers channel `index` of the device (`is_wanted`) or no longer offers it, at most as
-    /// long as the bus waits for an answer. Returns the offer, if there is one.
-    fn wait_for_offer(&self, index: u16, is_wanted: bool) -> Option<Offer> {
-        let end = self.platform.now().saturating_add(self.vmbus.timeouts().answer);
+    /// Returns when the bus must have given an answer that is awaited from now on.
+    fn answer_deadline(&self) -> Instant {
+        self.platform.now().saturating_add(self.vmbus.timeouts().answer)
+    }
+
+    /// Blocks until the host offers channel `index` of the device (`is_wanted`) or no longer offers it, at most until `end`. Returns
+    /// the offer, if there is one.
+    fn wait_for_offer(&self, index: u16, is_wanted: bool, end: Instant) -> Option<Offer> {
         loop {
             let offer = self.vmbus.find(&self.offer.instance, index);
             if offer.is_some() == is_wanted || self.platform.now() >= end {
@@ -269,8 +277,9 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
         let index = u16::try_from(index).unwrap_or(u16::MAX);
         if index == 0 {
             // The host rescinds the subchannels of an earlier opening after the primary channel was closed, with a delay.
+            let end = self.answer_deadline();
             for index in 1..=self.subchannels {
-                self.wait_for_offer(index, false);
+                self.wait_for_offer(index, false, end);
             }
             let offer = self.vmbus.find(&self.offer.instance, 0).ok_or(Fault::Removed)?;
             let mut channel = self.open_channel(&offer, 0)?;
@@ -281,7 +290,7 @@ unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
         if index > self.subchannels {
             return Ok(None);
         }
-        let Some(offer) = self.wait_for_offer(index, true) else {
+        let Some(offer) = self.wait_for_offer(index, true, self.subchannels_due) else {
             log::warn!(
                 "storvsc: {}: subchannel {index} was granted but not offered: using fewer queues",
                 self.offer

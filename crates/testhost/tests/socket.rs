@@ -3,6 +3,7 @@
 use paravirt_device::{Arm, CloseReason, Notify, SocketError, SocketId, SocketState, Sockets};
 use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::Hypervisor;
+use paravirt_platform::{Instant, Platform};
 use paravirt_testhost::{Guest, HvHost, HvOffer, SocketEnd};
 use paravirt_vmbus::{Version, Vmbus};
 use std::time::Duration;
@@ -99,6 +100,22 @@ fn data_sent_before_close_is_delivered() {
     bench.guest.turn(Duration::from_secs(11));
     bench.work();
     assert_eq!(bench.host.gpadls().0, 0);
+    bench.end();
+}
+
+#[test]
+fn a_call_closes_one_socket_as_each_waits_for_the_host() {
+    let mut bench = Bench::new(Version::NEWEST);
+    let ends = [(); 3].map(|()| SocketEnd::default());
+    let sockets = ends.each_ref().map(|end| bench.open(end));
+    sockets.iter().for_each(|socket| bench.sockets.close(*socket));
+    bench.guest.turn(Duration::from_secs(11));
+    for left in [2, 1, 0] {
+        assert!(bench.sockets.next_deadline() <= bench.guest.now().saturating_add(Duration::from_millis(10)));
+        bench.work();
+        assert_eq!(bench.host.gpadls().0, left);
+    }
+    assert_eq!(bench.sockets.next_deadline(), Instant::NEVER);
     bench.end();
 }
 

@@ -151,3 +151,26 @@ fn a_signal_that_is_refused_after_a_rescind_means_removed() {
     assert_eq!(host.violations(), [""; 0]);
     assert_eq!(guest.pages(), 0);
 }
+
+#[test]
+fn a_host_that_takes_no_message_is_waited_for_once_for_all_channels_that_went() {
+    let (guest, host) = machine(Duration::from_millis(10));
+    (8..24).for_each(|instance| add(&guest, &host, instance));
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST);
+    let channels: Vec<u32> = offers(&vmbus).iter().map(|offer| offer.channel).collect();
+    assert_eq!(channels.len(), 17);
+    channels.iter().for_each(|channel| host.rescind(&guest, *channel));
+    host.refuse(&[HvStatus::INSUFFICIENT_BUFFERS; 10_000]);
+    let before = guest.now();
+    let removed = std::iter::from_fn(|| vmbus.poll()).count();
+    let waited = guest.now().since(before);
+    assert_eq!(removed, 17);
+    assert!((Duration::from_secs(60)..Duration::from_secs(70)).contains(&waited), "{waited:?}");
+    // It takes messages again: the next one is waited for as long as ever.
+    host.stop_refusing();
+    add(&guest, &host, 30);
+    assert!(matches!(vmbus.poll(), Some(BusEvent::Offered(_))));
+    drop(vmbus.open(&offers(&vmbus)[0], &ChannelOptions::default()).expect("a channel"));
+    drop((vmbus, hypervisor));
+    is_clean(&guest, &host);
+}

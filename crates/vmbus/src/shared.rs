@@ -33,6 +33,8 @@ pub(crate) struct VmbusShared<P: Platform> {
     generation: AtomicU32,
     /// The host sent a malformed message.
     is_faulted: AtomicBool,
+    /// The host was busy for all the time that the last message to it was retried.
+    was_busy: AtomicBool,
 }
 
 impl<P: Platform> VmbusShared<P> {
@@ -56,6 +58,7 @@ impl<P: Platform> VmbusShared<P> {
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
                 generation: AtomicU32::new(0),
                 is_faulted: AtomicBool::new(false),
+                was_busy: AtomicBool::new(false),
             },
         )?;
         // SAFETY: the drop of `shared` calls `unbind` with the vectors before it releases `interrupts`.
@@ -218,10 +221,17 @@ impl<P: Platform> VmbusShared<P> {
     /// Posts a message to the connection's port, and retries while the host is busy, as long as [`Timeouts::post`]. A host that
     /// throttles a guest reports a lack of buffers or that it does not know the port, which after contact mean the same.
     pub fn post(&self, message: &[u8]) -> Result<(), Fault> {
+        self.post_within(self.timeouts.post, message)
+    }
+
+    /// As [`post`](Self::post), but retries for `at_most`.
+    fn post_within(&self, at_most: Duration, message: &[u8]) -> Result<(), Fault> {
         let connection = self.state.lock().connection_id;
         let is_busy =
             |status| status == HvStatus::INVALID_CONNECTION_ID || Hypervisor::<P>::wants_another_try(status);
-        self.post_while(connection, message, is_busy).map_err(|status| {
+        let sent = self.post_while(connection, message, at_most, &is_busy);
+        self.was_busy.store(sent.is_err_and(is_busy), Ordering::Relaxed);
+        sent.map_err(|status| {
             log::error!("vmbus: message refused with status {:#x}", status.0);
             Fault::Timeout
         })
@@ -229,24 +239,25 @@ impl<P: Platform> VmbusShared<P> {
 
     /// Posts a message whose only field is a channel.
     pub fn post_channel(&self, message_type: VmbusMessageType, channel: u32) -> Result<(), Fault> {
-        let header = VmbusMessageHeader { message_type, reserved: 0 };
-        self.post(VmbusChannelMessage { header, channel_id: channel }.as_bytes())
+        self.post(channel_message(message_type, channel).as_bytes())
     }
 
     /// Posts a first message to port `connection`: a port that the host does not know is one that it does not have.
     pub fn post_contact(&self, connection: u32, message: &[u8]) -> Result<(), HvStatus> {
-        self.post_while(connection, message, Hypervisor::<P>::wants_another_try)
+        self.post_while(connection, message, self.timeouts.post, Hypervisor::<P>::wants_another_try)
     }
 
-    /// Posts a message to port `connection`, and retries with growing pauses while `is_busy` of the host's status. TLFS §11.10.1
+    /// Posts a message to port `connection`, and retries with growing pauses while `is_busy` of the host's status, up to `at_most`.
+    /// TLFS §11.10.1
     fn post_while(
         &self,
         connection: u32,
         message: &[u8],
+        at_most: Duration,
         is_busy: impl Fn(HvStatus) -> bool,
     ) -> Result<(), HvStatus> {
         let platform = self.platform();
-        let end = platform.now().saturating_add(self.timeouts.post);
+        let end = platform.now().saturating_add(at_most);
         let mut pause = FIRST_PAUSE;
         loop {
             let sent = {
@@ -308,7 +319,11 @@ impl<P: Platform> VmbusShared<P> {
             }
         };
         if let Some(channel) = released {
-            let _ = self.post_channel(VmbusMessageType::REL_ID_RELEASED, channel);
+            // Many channels can go at once: a host that took no message for all of one wait is not waited for again for each.
+            let at_most =
+                if self.was_busy.load(Ordering::Relaxed) { Duration::ZERO } else { self.timeouts.post };
+            let message = channel_message(VmbusMessageType::REL_ID_RELEASED, channel);
+            let _ = self.post_within(at_most, message.as_bytes());
         }
     }
 
@@ -316,4 +331,8 @@ impl<P: Platform> VmbusShared<P> {
     pub fn unbind(&mut self) {
         self.interrupts.unbind(self.vectors.get_mut());
     }
+}
+
+fn channel_message(message_type: VmbusMessageType, channel_id: u32) -> VmbusChannelMessage {
+    VmbusChannelMessage { header: VmbusMessageHeader { message_type, reserved: 0 }, channel_id }
 }

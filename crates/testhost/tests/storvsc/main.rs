@@ -7,6 +7,7 @@ mod sharing;
 mod threads;
 
 use hyperv_bindings::storvsp::{StorvspOperation, StorvspVersion};
+use hyperv_bindings::vmbus::VmbusMessageType;
 use paravirt_device::{
     Access, Arm, BlockDevice, BlockEvent, BlockQueue, Blocking, Cache, Completion, Durability, Fault,
     IoError, Notify, Op, Refused, Rejected, Request, Unmap,
@@ -19,7 +20,7 @@ use paravirt_scsi::{Address, ControllerEvent, Options};
 use paravirt_storvsc::{
     IDE_INTERFACE, INTERFACE, StorController, StorDisk, StorOptions, StorQueue, StorTransport,
 };
-use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, StorDrive, StorHost};
+use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, Said, StorDrive, StorHost, Verdict};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -198,3 +198,33 @@ fn a_command_to_an_absent_unit_removes_the_disk() {
     assert_eq!(disk.poll_event(), Some(BlockEvent::Faulted(Fault::Removed)));
     assert!(matches!(controller.poll(), Some(ControllerEvent::Removed(_))));
 }
+
+#[test]
+fn all_subchannels_are_awaited_for_the_time_of_one_answer() {
+    let bench = Bench::new();
+    let mut offered = 0;
+    bench.host.faults(&bench.guest, |faults| {
+        faults.judge = Some(Box::new(move |said| {
+            let Said::Message([message_type, ..]) = said else { return Verdict::Pass };
+            if u32::from(*message_type) != VmbusMessageType::OFFER_CHANNEL.0 {
+                return Verdict::Pass;
+            }
+            offered += 1;
+            // The second subchannel never comes.
+            if offered == 1 { Verdict::Late } else { Verdict::Drop }
+        }));
+    });
+    let (clock, host, start) = (bench.guest.downgrade(), bench.host.clone(), bench.guest.now());
+    bench.guest.attach(move || {
+        clock.with(|guest| {
+            guest.turn(Duration::from_secs(1));
+            if guest.now().since(start) > Duration::from_secs(150) {
+                host.release_late(guest);
+            }
+        });
+    });
+    let controller = bench.open(&Options::new(3, 32));
+    assert_eq!(controller.queues(), 2);
+    let waited = bench.guest.now().since(start);
+    assert!((Duration::from_secs(150)..Duration::from_secs(200)).contains(&waited), "{waited:?}");
+}

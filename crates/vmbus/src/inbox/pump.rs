@@ -27,7 +27,8 @@ impl Pump {
     /// drained: some were moved, or one was left, of which no further interrupt may tell. Callable from an interrupt that comes in the middle of it.
     pub fn run(&self, most: u32, source: &impl Source) -> bool {
         let mut count = 0u32;
-        loop {
+        // A host that makes messages appear and vanish does not hold the processor: each round but the last moves one.
+        for _ in 0..=most {
             if self.is_pumping.swap(true, Ordering::AcqRel) {
                 // The one that was interrupted looks again before it returns.
                 return count > 0;
@@ -46,6 +47,8 @@ impl Pump {
                 return true;
             }
         }
+        self.is_stalled.swap(true, Ordering::AcqRel);
+        true
     }
 
     /// Whether a message was left in the slot since the last call: then the caller pumps.
