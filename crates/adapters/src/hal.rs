@@ -12,6 +12,10 @@ use paravirt_platform::{
 use virtio_drivers::{BufferDirection, Hal};
 
 /// A platform over `H`, with the time of clock `C`. Drivers poll, as a `Hal` has no interrupts.
+///
+/// The state of drivers is in memory of [`Hal::dma_alloc`], as a `Hal` has no other: behind an IOMMU, and in a confidential virtual
+/// machine, the device can write there. A kernel for such a machine implements [`Platform`] itself, with
+/// [`state_alloc`](Platform::state_alloc).
 pub struct HalPlatform<H, C: 'static> {
     clock: &'static C,
     _hal: PhantomData<fn() -> H>,

@@ -230,3 +230,30 @@ fn two_wakers_of_a_group_stay_registered() {
         assert_eq!((a.wakes(), b.wakes()), (before.0 + 1, before.1 + 1), "a waker was lost");
     });
 }
+
+/// Two owners of a group let go of it, one after a wake and one after a registration: the last one drops every clone, once.
+#[test]
+fn the_last_owner_of_a_group_drops_every_clone_once() {
+    model(|| {
+        let boxed: Box<[WakerCell]> = Box::new([WakerCell::new(), WakerCell::new()]);
+        let cells = loom::sync::Arc::new(Cells::new(boxed));
+        let ((a, first), (b, second)) = (Task::new(), Task::new());
+        cells.register(0, &first);
+        let other = cells.clone();
+        let interrupt = thread::spawn(move || {
+            other.wake_all();
+            drop(other);
+        });
+        cells.register(1, &second);
+        cells.register(0, &second);
+        drop(cells);
+        interrupt.join().expect("the interrupt");
+        // What is left is the task and its waker here.
+        assert_eq!(
+            (Arc::strong_count(&a), Arc::strong_count(&b)),
+            (2, 2),
+            "a clone was leaked, or dropped twice"
+        );
+        drop((first, second));
+    });
+}

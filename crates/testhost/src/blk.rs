@@ -20,6 +20,9 @@ pub enum BlkFaultConfig {
     Status(u8),
 }
 
+/// The status of a request that failed. VIRTIO 1.3 §5.2.6
+const IO_ERROR: u8 = 1;
+
 struct State {
     disk: Vec<u8>,
     queues: Vec<Served>,
@@ -123,35 +126,53 @@ impl BlkHost {
 }
 
 impl State {
+    /// Returns `len` bytes from sector `first` on, if the disk has them.
+    fn blocks(&mut self, first: u64, len: usize) -> Option<&mut [u8]> {
+        let at = usize::try_from(first.checked_mul(512)?).ok()?;
+        self.disk.get_mut(at..at.checked_add(len)?)
+    }
+
     /// Executes one request and returns the number of bytes written; `None` for no completion.
     fn serve(&mut self, guest: &Guest, chain: &Chain) -> Option<u32> {
-        let word = |at: usize| u32::from_le_bytes(chain.readable[at..at + 4].try_into().expect("a header"));
-        let long = |at: usize| u64::from_le_bytes(chain.readable[at..at + 8].try_into().expect("a header"));
+        let bytes = |at: usize, len: usize| chain.readable.get(at..at + len);
+        // What a short request leaves out reads as ones: a type that does not exist, beyond the end of the disk.
+        let word =
+            |at| bytes(at, 4).map_or(u32::MAX, |b| u32::from_le_bytes(b.try_into().expect("four bytes")));
+        let long =
+            |at| bytes(at, 8).map_or(u64::MAX, |b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
         let kind = word(0);
         self.log.push(kind);
-        let room = chain.room() - 1;
+        // Without room for the status the request completes with nothing written.
+        let Some(room) = chain.room().checked_sub(1) else { return Some(0) };
         let (status, data) = match self.fault_config {
             BlkFaultConfig::Silent => return None,
-            BlkFaultConfig::Status(status) => (status, vec![0; room]),
-            BlkFaultConfig::Works | BlkFaultConfig::CountsReads => {
-                let at = (long(8) * 512) as usize;
-                match kind {
-                    0 => (0, self.disk[at..at + room].to_vec()),
-                    1 => {
-                        let data = &chain.readable[16..];
-                        self.disk[at..at + data.len()].copy_from_slice(data);
-                        (0, vec![])
+            BlkFaultConfig::Status(status) => (status, vec![0; room.min(self.disk.len())]),
+            BlkFaultConfig::Works | BlkFaultConfig::CountsReads => match kind {
+                0 => match self.blocks(long(8), room) {
+                    Some(data) => (0, data.to_vec()),
+                    None => (IO_ERROR, vec![]),
+                },
+                1 => {
+                    let data = chain.readable.get(16..).unwrap_or_default();
+                    match self.blocks(long(8), data.len()) {
+                        Some(to) => {
+                            to.copy_from_slice(data);
+                            (0, vec![])
+                        }
+                        None => (IO_ERROR, vec![]),
                     }
-                    4 => (0, vec![]),
-                    8 => (0, b"testhost\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
-                    11 | 13 => {
-                        let (first, count) = ((long(16) * 512) as usize, word(24) as usize * 512);
-                        self.disk[first..first + count].fill(0);
-                        (0, vec![])
-                    }
-                    _ => (2, vec![]),
                 }
-            }
+                4 => (0, vec![]),
+                8 => (0, b"testhost\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()),
+                11 | 13 => match self.blocks(long(16), word(24) as usize * 512) {
+                    Some(blocks) => {
+                        blocks.fill(0);
+                        (0, vec![])
+                    }
+                    None => (IO_ERROR, vec![]),
+                },
+                _ => (2, vec![]),
+            },
         };
         let mut all = data;
         all.push(status);

@@ -136,7 +136,11 @@ impl FakeDevice {
     /// Queue `index` as it was set up; `None` before DRIVER_OK.
     pub fn queue(&self, index: usize) -> Option<QueueState> {
         let registers = self.registers();
-        if registers.status.contains(DeviceStatus::DRIVER_OK) { registers.queues[index] } else { None }
+        if registers.status.contains(DeviceStatus::DRIVER_OK) {
+            registers.queues.get(index).copied().flatten()
+        } else {
+            None
+        }
     }
 }
 
@@ -204,11 +208,12 @@ unsafe impl VirtioTransport for FakeTransport {
     }
     fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
         let registers = self.0.registers();
-        u32::from(if registers.ignores_sizes { registers.sizes[usize::from(index)] } else { size })
+        let largest = registers.sizes.get(usize::from(index)).copied().unwrap_or(0);
+        u32::from(if registers.ignores_sizes { largest } else { size })
     }
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         let registers = &mut *self.0.registers();
-        if registers.ignores_sizes && addresses.size != registers.sizes[usize::from(index)] {
+        if registers.ignores_sizes && registers.sizes.get(usize::from(index)) != Some(&addresses.size) {
             return false;
         }
         registers.set_ups += 1;
@@ -234,10 +239,10 @@ unsafe impl VirtioTransport for FakeTransport {
         registers.is_gone && registers.is_unplugged
     }
     fn start_queue_reset(&mut self, index: u16) {
-        self.0.registers().queues[usize::from(index)] = None;
+        self.0.registers().queues.get_mut(usize::from(index)).into_iter().for_each(|queue| *queue = None);
     }
     fn is_queue_reset(&mut self, index: u16) -> bool {
-        self.0.registers().queues[usize::from(index)].is_none()
+        self.0.registers().queues.get(usize::from(index)).is_none_or(Option::is_none)
     }
     fn messages(&self) -> u16 {
         self.0.registers().messages
@@ -253,7 +258,8 @@ unsafe impl VirtioTransport for FakeTransport {
     }
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {
         let registers = &mut *self.0.registers();
-        registers.queue_messages[usize::from(index)] = entry;
+        let Some(message) = registers.queue_messages.get_mut(usize::from(index)) else { return false };
+        *message = entry;
         entry.is_none_or(|entry| entry < registers.messages)
     }
     fn set_config_message(&mut self, entry: Option<u16>) -> bool {

@@ -25,6 +25,8 @@ struct Inner {
     /// Free runs of pages: first and count.
     free: Mutex<Vec<(usize, usize)>>,
     pages: AtomicU64,
+    /// Runs of pages that hold the state of drivers: devices know none of them.
+    private: Mutex<Vec<(usize, usize)>>,
     turned: AtomicU64,
     start: std::time::Instant,
     hooks: Mutex<Vec<Hook>>,
@@ -101,6 +103,7 @@ impl Guest {
             memory: Memory::new(memory),
             free: Mutex::new(vec![(0, PAGES)]),
             pages: AtomicU64::new(0),
+            private: Mutex::new(vec![]),
             turned: AtomicU64::new(0),
             start: std::time::Instant::now(),
             hooks: Mutex::new(vec![]),
@@ -224,7 +227,22 @@ impl Guest {
     /// reads or writes.
     pub unsafe fn free_all(&self) {
         self.0.pages.store(0, Ordering::SeqCst);
+        self.0.private.lock().expect("private pages").clear();
         *self.0.free.lock().expect("free list") = vec![(0, PAGES)];
+    }
+
+    /// Writes `next()` to every word of the memory that devices can reach, as a hostile host of a confidential virtual machine can at
+    /// any time: all that was allocated by [`dma_alloc`](Platform::dma_alloc), and none of [`state_alloc`](Platform::state_alloc).
+    pub fn scribble(&self, mut next: impl FnMut() -> u64) {
+        let mut hidden = self.0.free.lock().expect("free list").clone();
+        hidden.extend(self.0.private.lock().expect("private pages").iter());
+        for page in 0..PAGES {
+            if hidden.iter().any(|(first, count)| (*first..first + count).contains(&page)) {
+                continue;
+            }
+            let bytes: Vec<u8> = (0..PAGE_SIZE / 8).flat_map(|_| next().to_le_bytes()).collect();
+            self.write(BASE + (page * PAGE_SIZE) as u64, &bytes);
+        }
     }
 
     /// Writes guest memory, as a device does.
@@ -263,7 +281,7 @@ unsafe impl Platform for Guest {
 
     unsafe fn dma_free(&self, region: RawDma) {
         self.0.pages.fetch_sub(region.pages.get() as u64, Ordering::SeqCst);
-        let first = ((region.bus.0 - BASE) / PAGE_SIZE as u64) as usize;
+        let (first, _) = run(&region);
         // Poison freed memory, so that a use after free is noticed.
         self.write(region.bus.0, &vec![0xdd; region.len()]);
         let mut free = self.0.free.lock().expect("free list");
@@ -275,6 +293,19 @@ unsafe impl Platform for Guest {
             run.1 += if touches { next.1 } else { 0 };
             touches
         });
+    }
+
+    fn state_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
+        let region = self.dma_alloc(pages)?;
+        self.0.private.lock().expect("private pages").push(run(&region));
+        Ok(region)
+    }
+
+    unsafe fn state_free(&self, region: RawDma) {
+        let freed = run(&region);
+        self.0.private.lock().expect("private pages").retain(|run| *run != freed);
+        // SAFETY: `state_alloc` allocated it so.
+        unsafe { self.dma_free(region) }
     }
 
     fn now(&self) -> Instant {
@@ -303,6 +334,11 @@ unsafe impl Platform for Guest {
     fn hyperv(&self) -> &dyn HyperV {
         self
     }
+}
+
+/// Returns the run of pages of a region: first and count.
+fn run(region: &RawDma) -> (usize, usize) {
+    (((region.bus.0 - BASE) / PAGE_SIZE as u64) as usize, region.pages.get())
 }
 
 /// Runs `work` as virtual processor `processor`.

@@ -80,6 +80,9 @@ impl Ring {
     }
 }
 
+/// The bytes that a device reads of a request, at most: as many as guests of the models have memory.
+pub(crate) const MAX_READABLE: usize = 64 << 20;
+
 /// A request as the device sees it: the data that it reads and the memory that it may write.
 pub struct Chain {
     /// Identifier in the used ring: the head descriptor's index, or the buffer id of a packed queue.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileMemory,
+};
 
 /// Guest memory, as the host accesses it. A handle: clones are the same memory.
 ///
@@ -38,9 +40,10 @@ impl Memory {
         result.ok()
     }
 
-    /// Reads `len` bytes at guest address `address`.
+    /// Reads `len` bytes at guest address `address`, or as many as memory has in all.
     pub fn read(&self, address: u64, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
+        let all: u64 = self.map.iter().map(|region| region.len()).sum();
+        let mut bytes = vec![0; len.min(all as usize)];
         self.checked(self.map.read_slice(&mut bytes, GuestAddress(address)));
         bytes
     }

@@ -1,6 +1,6 @@
 //! A virtio network device.
 
-use crate::{FakeDevice, Guest, Ring, Served, sync_queues};
+use crate::{Chain, FakeDevice, Guest, Ring, Served, sync_queues};
 use paravirt_virtio::features::Features;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_virtio::transport::{DeviceType, Transport};
@@ -12,6 +12,8 @@ struct State {
     queues: [Served; 3],
     /// Frames that the guest transmitted: header and frame.
     sent: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Receive buffers that were taken for a frame for which they are not enough.
+    held: Vec<Chain>,
     /// Frames to be received by the guest: header without `num_buffers`, and frame.
     pending: Vec<(Vec<u8>, Vec<u8>)>,
     /// Commands received on the control queue.
@@ -39,7 +41,13 @@ impl NetHost {
         config.extend(1500u16.to_le_bytes());
         config.extend([0; 8]);
         let device = FakeDevice::new(DeviceType::NET, all, &[64, 64, 16], &config);
-        let state = State { queues: [const { None }; 3], sent: vec![], pending: vec![], commands: vec![] };
+        let state = State {
+            queues: [const { None }; 3],
+            sent: vec![],
+            held: vec![],
+            pending: vec![],
+            commands: vec![],
+        };
         let host = Self { guest: guest.clone(), ring, device, state: Arc::new(Mutex::new(state)) };
         let worker = host.clone();
         guest.attach(move || worker.work());
@@ -78,8 +86,10 @@ impl NetHost {
         let [rx, tx, control] = &mut state.queues;
         if let Some((_, tx)) = tx {
             while let Some(chain) = tx.pop() {
-                let (header, frame) = chain.readable.split_at(HEADER);
-                state.sent.push((header.to_vec(), frame.to_vec()));
+                // A frame that is shorter than its header is dropped.
+                if let Some((header, frame)) = chain.readable.split_at_checked(HEADER) {
+                    state.sent.push((header.to_vec(), frame.to_vec()));
+                }
                 tx.push(&chain, 0);
             }
             tx.enable_notification();
@@ -94,15 +104,15 @@ impl NetHost {
         }
         let Some((_, rx)) = rx else { return };
         while !state.pending.is_empty() {
-            let (header, frame) = state.pending.remove(0);
+            let (header, frame) = state.pending[0].clone();
             let mut bytes = [header, vec![1, 0], frame].concat();
-            let mut chains = vec![];
-            let mut room = 0;
-            while room < bytes.len() {
-                let Some(chain) = rx.pop() else { panic!("the guest has no receive buffers left") };
-                room += chain.room();
-                chains.push(chain);
+            while state.held.iter().map(Chain::room).sum::<usize>() < bytes.len() {
+                // The frame waits until the guest provides more buffers.
+                let Some(chain) = rx.pop() else { return };
+                state.held.push(chain);
             }
+            state.pending.remove(0);
+            let chains = std::mem::take(&mut state.held);
             bytes[10..12].copy_from_slice(&(chains.len() as u16).to_le_bytes());
             for chain in &chains {
                 let len = chain.write(&self.guest, &bytes);

@@ -1,6 +1,6 @@
 //! The device side of a packed queue.
 
-use crate::{Chain, Guest, QueueState};
+use crate::{Chain, Guest, MAX_READABLE, QueueState};
 use std::sync::atomic::{Ordering, fence};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -9,6 +9,8 @@ const F_WRITE: u16 = 2;
 const F_INDIRECT: u16 = 4;
 const F_AVAIL: u16 = 1 << 7;
 const F_USED: u16 = 1 << 15;
+/// The most descriptors of an indirect table.
+const MAX_INDIRECT: u16 = 1 << 15;
 
 /// The device side of a packed queue. VIRTIO 1.3 §2.8
 pub struct PackedDevice {
@@ -37,10 +39,10 @@ impl PackedDevice {
 
     /// Reads a descriptor, the word with the flags first: the rest is valid once the flags make it available.
     fn read(&self, at: u64) -> Desc {
-        let load = |at| {
-            self.guest.memory().map().load::<u64>(GuestAddress(at), Ordering::Acquire).expect("a descriptor")
-        };
-        let word = load(at + 8);
+        let memory = self.guest.memory();
+        let load =
+            |at| memory.checked(memory.map().load::<u64>(GuestAddress(at), Ordering::Acquire)).unwrap_or(0);
+        let word = load(at.wrapping_add(8));
         Desc { addr: load(at), len: word as u32, id: (word >> 32) as u16, flags: (word >> 48) as u16 }
     }
 
@@ -108,7 +110,7 @@ impl PackedDevice {
         let mut take = |desc: &Desc| {
             if desc.flags & F_WRITE != 0 {
                 chain.writable.push((desc.addr, desc.len));
-            } else {
+            } else if chain.readable.len() < MAX_READABLE {
                 chain.readable.extend(self.guest.read(desc.addr, desc.len as usize));
             }
         };
@@ -117,12 +119,14 @@ impl PackedDevice {
             let desc = self.read(self.at((self.next + entries) % size));
             entries += 1;
             if desc.flags & F_INDIRECT != 0 {
-                (0..desc.len / 16).for_each(|i| take(&self.read(desc.addr + u64::from(i) * 16)));
+                let count = (desc.len / 16).min(u32::from(MAX_INDIRECT));
+                (0..count).for_each(|i| take(&self.read(desc.addr.wrapping_add(u64::from(i) * 16))));
             } else {
                 take(&desc);
             }
             chain.id = desc.id;
-            if desc.flags & F_NEXT == 0 {
+            // A chain longer than the ring has no end.
+            if desc.flags & F_NEXT == 0 || entries == size {
                 break;
             }
         }

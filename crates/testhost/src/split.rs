@@ -1,6 +1,6 @@
 //! The device side of a split queue.
 
-use crate::{Chain, Guest, QueueState};
+use crate::{Chain, Guest, MAX_READABLE, QueueState};
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -40,7 +40,7 @@ impl SplitDevice {
         for descriptor in chain {
             if descriptor.is_write_only() {
                 writable.push((descriptor.addr().0, descriptor.len()));
-            } else {
+            } else if readable.len() < MAX_READABLE {
                 readable.extend(self.guest.read(descriptor.addr().0, descriptor.len() as usize));
             }
         }
@@ -49,7 +49,9 @@ impl SplitDevice {
 
     /// Marks request `id` as used, with `len` as the number of bytes written.
     pub fn push(&mut self, id: u16, len: u32) {
-        self.queue.add_used(self.guest.memory().map(), id, len).expect("a used entry");
+        // The driver may have changed the table since: then there is nothing to complete.
+        let memory = self.guest.memory();
+        memory.checked(self.queue.add_used(memory.map(), id, len));
     }
 
     /// Enables kicks and returns whether a request became available meanwhile.
