@@ -6,7 +6,7 @@
 //! ```
 
 use paravirt_device::{HeldPages, PageRange};
-use paravirt_firmware::{PhysicalMemory, aml as scan, command_line as words, mcfg, tables};
+use paravirt_firmware::{PhysicalMemory, aml as scan, command_line as words, fadt, mcfg, tables};
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::Guest;
 use paravirt_virtio::blk::config as blk;
@@ -163,6 +163,7 @@ pub fn acpi_tables(data: &[u8]) {
         count += 1;
     });
     assert!(count <= 512);
+    let _ = fadt::event_registers(data);
     for entry in mcfg::entries(data) {
         assert!(entry.first <= entry.last && entry.base != 0);
     }
@@ -183,6 +184,11 @@ pub fn aml(data: &[u8]) {
         }
     }
     assert!(scan::resources(data).count() <= data.len());
+    for bus in scan::hot_plug_buses(data) {
+        assert!(bus.bridges().count() <= scan::MAX_BRIDGES);
+        assert!(bus.bridges().all(|(device, function)| device < 32 && function < 8));
+    }
+    let _ = (scan::event_device(data), scan::region(data, b"PCST"));
 }
 
 /// The command line.

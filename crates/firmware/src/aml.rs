@@ -2,6 +2,12 @@
 //!
 //! Nothing is executed. Declarations are recognised by their encoding at any position; one that a method constructs is not found.
 
+mod events;
+
+pub use events::{
+    EventDevice, EventRegister, HotPlugBus, MAX_BRIDGES, Region, Space, event_device, hot_plug_buses, region,
+};
+
 use crate::{field, u32_at, u64_at};
 use core::ops::Range;
 use paravirt_platform::{InterruptLine, Polarity, Trigger};
@@ -214,6 +220,10 @@ struct Declarations<'a> {
     segment: Option<u64>,
     /// `_CBA`, the address of a host bridge's configuration space.
     ecam: Option<u64>,
+    /// `_ADR`, the device and the function on the bus of the device around it.
+    address: Option<u64>,
+    /// `BSEL`, the selector of the device's secondary bus in QEMU's hot-plug registers.
+    selector: Option<u64>,
 }
 
 /// The maximum depth of nested devices; deeper ones are skipped.
@@ -267,10 +277,13 @@ impl<'a> Devices<'a> {
             }
         } else if let Some((name, value)) = rest.split_first_chunk::<4>() {
             let is_declared = matches!(self.aml.get(..self.at)?, [.., NAME_OP] | [.., NAME_OP, b'\\']);
+            let is_nested = self.depth > 1;
             let found = &mut self.innermost()?.declarations;
             match (name, is_declared) {
                 (b"_HID", true) => found.hardware_id = found.hardware_id.or(Some(value)),
                 (b"_SEG", true) => found.segment = found.segment.or(constant(value)),
+                (b"_ADR", true) if is_nested => found.address = found.address.or(constant(value)),
+                (b"BSEL", true) => found.selector = found.selector.or(constant(value)),
                 (b"_CBA", true) => found.ecam = found.ecam.or(constant(value)),
                 // A method that only returns a constant: its flags come first.
                 (b"_CBA", false) => {
@@ -371,12 +384,12 @@ pub fn host_bridges(aml: &[u8]) -> impl Iterator<Item = HostBridge<'_>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     extern crate std;
     use super::*;
     use std::vec::Vec;
 
-    fn device(body: &[u8]) -> Vec<u8> {
+    pub fn device(body: &[u8]) -> Vec<u8> {
         let mut aml = Vec::from(DEVICE_OP);
         // Two bytes of length.
         let len = body.len() + 2;
@@ -385,7 +398,7 @@ mod tests {
         aml
     }
 
-    fn crs(template: &[u8]) -> Vec<u8> {
+    pub fn crs(template: &[u8]) -> Vec<u8> {
         let mut aml = Vec::from(*b"\x08_CRS\x11");
         aml.extend([(template.len() + 3) as u8, BYTE_PREFIX, template.len() as u8]);
         aml.extend(template);

@@ -29,6 +29,16 @@ struct Bridge {
     windows: Windows,
 }
 
+/// The bus of a host bridge whose devices were enumerated.
+pub(crate) struct Root<P: Platform> {
+    pub access: ConfigAccess<P>,
+    pub first: u8,
+    /// The addresses that the host bridge forwards.
+    pub declared: Windows,
+    /// Those that no device was given.
+    pub unused: Windows,
+}
+
 /// A list of fixed capacity. Elements that do not fit are counted, and reported in the log.
 pub(crate) struct List<T, const N: usize> {
     entries: [Option<T>; N],
@@ -126,6 +136,7 @@ impl Map {
         is_driven: fn(&FunctionInfo) -> bool,
         walked: &mut Walked,
         visit: &mut dyn FnMut(PciSlot<P>),
+        rooted: &mut dyn FnMut(Root<P>),
     ) {
         let (first, last) = access.buses();
         let segment = access.segment();
@@ -134,31 +145,33 @@ impl Map {
         for bridge in self.bridges.iter().filter(is_reached) {
             is_declared = true;
             // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of this function.
-            unsafe { walk(access, bridge.first, &mut bridge.windows.clone(), is_driven, walked, visit) };
+            let root = unsafe { walk(access, bridge.first, &bridge.windows, is_driven, walked, visit) };
+            root.into_iter().for_each(&mut *rooted);
         }
         if !is_declared {
             // SAFETY: there are no windows to allocate from; the rest is the contract of this function.
-            unsafe { walk(access, first, &mut Windows::new(), is_driven, walked, visit) };
+            let root = unsafe { walk(access, first, &Windows::new(), is_driven, walked, visit) };
+            root.into_iter().for_each(rooted);
         }
     }
 }
 
-/// Enumerates from bus `root` on, and passes on the functions of buses that are new.
+/// Enumerates from bus `first` on, and passes on the functions of buses that are new. Returns the bus, unless it was walked.
 ///
 /// # Safety
 ///
 /// As for [`enumerate`].
 unsafe fn walk<P: Platform>(
     access: &ConfigAccess<P>,
-    root: u8,
-    windows: &mut Windows,
+    first: u8,
+    declared: &Windows,
     is_driven: fn(&FunctionInfo) -> bool,
     walked: &mut Walked,
     visit: &mut dyn FnMut(PciSlot<P>),
-) {
+) -> Option<Root<P>> {
     let segment = access.segment();
-    if walked.contains(segment, root) {
-        return;
+    if walked.contains(segment, first) {
+        return None;
     }
     let mut current = None;
     let new = |slot: PciSlot<P>| {
@@ -169,8 +182,10 @@ unsafe fn walk<P: Platform>(
         current = Some(bus);
         visit(slot);
     };
+    let mut unused = declared.clone();
     // SAFETY: the contract of this function is that of the callee.
-    unsafe { enumerate(access, root, windows, is_driven, new) };
+    unsafe { enumerate(access, first, &mut unused, is_driven, new) };
+    Some(Root { access: access.clone(), first, declared: declared.clone(), unused })
 }
 
 /// The PCI buses whose functions were visited, of every segment.

@@ -51,11 +51,15 @@
 #[cfg(not(any(feature = "virtio", feature = "hyperv")))]
 compile_error!("paravirt has no drivers without a family: enable feature `virtio` or `hyperv`");
 
+#[cfg(feature = "virtio")]
+mod acpi_events;
 mod any;
 mod controllers;
 #[cfg(feature = "virtio")]
 mod firmware;
 mod found;
+#[cfg(feature = "virtio")]
+mod hot_plug;
 #[cfg(feature = "hyperv")]
 mod hyperv;
 pub mod hypervisor;

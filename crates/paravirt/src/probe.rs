@@ -44,6 +44,9 @@ pub struct Options {
     /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
     /// comparison.
     pub passthrough_disks: bool,
+    /// Whether events that ACPI reports are handled: PCI devices that are added and removed, and the power button. A kernel that runs the
+    /// machine's ACPI code itself sets it to false: the registers have one user.
+    pub host_events: bool,
     /// How long a command of the SCSI layer's own may take: of scans, and of the identification of disks.
     pub command_timeout: Duration,
     /// How long the commands in flight may take to complete after a SCSI bus was reset.
@@ -63,6 +66,7 @@ impl Default for Options {
             queue_size: 1024,
             segments: 14,
             passthrough_disks: false,
+            host_events: true,
             command_timeout: paravirt_scsi::Options::default().command_timeout,
             reset_timeout: paravirt_scsi::Options::default().reset_timeout,
             #[cfg(feature = "hyperv")]
@@ -98,24 +102,38 @@ where
         .with_reset_timeout(options.reset_timeout);
     let mut controllers = Controllers::new(platform, scsi);
     #[cfg(feature = "virtio")]
-    {
+    let hot_plug = {
         let open = paravirt_virtio::OpenOptions::new()
             .with_queues(queues)
             .with_queue_size(options.queue_size)
             .with_processors(processors)
             .with_segments(options.segments);
         // SAFETY: the caller upholds the same contract.
-        unsafe { crate::virtio::probe(platform, firmware, options, &open, &mut controllers, found) };
-    }
+        unsafe {
+            let opener = crate::virtio::Opener { open, options: *options };
+            crate::virtio::probe(platform, firmware, opener, &mut controllers, found)
+        }
+    };
     #[cfg(not(feature = "virtio"))]
     let _ = firmware;
     #[cfg(feature = "hyperv")]
     {
         let hyperv = crate::hyperv::HyperVHost::open(platform, queues, options.vmbus, options.timeouts);
-        let mut services = Services::new(platform, controllers, hyperv);
+        let mut services = Services::new(
+            platform,
+            controllers,
+            #[cfg(feature = "virtio")]
+            hot_plug,
+            hyperv,
+        );
         services.offers(found);
         services
     }
     #[cfg(not(feature = "hyperv"))]
-    Services::new(platform, controllers)
+    Services::new(
+        platform,
+        controllers,
+        #[cfg(feature = "virtio")]
+        hot_plug,
+    )
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "hyperv")]
 use crate::Place;
 use crate::controllers::Controllers;
+#[cfg(feature = "virtio")]
+use crate::hot_plug::HotPlug;
 #[cfg(feature = "hyperv")]
 use crate::hyperv::HyperVHost;
 #[cfg(feature = "virtio")]
@@ -10,12 +12,14 @@ use crate::hypervisor::{Hypervisor as Kind, detect};
 use crate::{Address, AnyClock, Found, HostTimer, Never};
 use core::fmt;
 use core::task::Waker;
+#[cfg(feature = "virtio")]
+use paravirt_device::PowerRequest;
 use paravirt_device::{Agent, Arm, Fault};
 #[cfg(feature = "virtio")]
 use paravirt_kvm::KvmClock;
 #[cfg(feature = "hyperv")]
 use paravirt_platform::PageArc;
-use paravirt_platform::{DmaBuffer, Platform, ProcessorId};
+use paravirt_platform::{DmaBuffer, Instant, Platform, ProcessorId};
 
 /// Host services that belong to no single device: hot plug, a clock, timers, crash reports, reset, integration services.
 ///
@@ -28,6 +32,8 @@ pub struct Services<P: Platform, B: DmaBuffer> {
     #[cfg_attr(not(feature = "virtio"), expect(dead_code, reason = "the clock of KVM reads its registers"))]
     platform: P,
     controllers: Controllers<P, B>,
+    #[cfg(feature = "virtio")]
+    hot_plug: HotPlug<P>,
     #[cfg(feature = "hyperv")]
     pub(crate) hyperv: HyperVHost<P>,
 }
@@ -40,6 +46,9 @@ pub enum Event<P: Platform, B: DmaBuffer> {
     Found(Found<P, B>),
     /// A device was removed, or a controller with all its units ([`Address::covers`]). Calls on the device report
     /// [`Fault::Removed`]; its owner drops it.
+    ///
+    /// A PCI device that the host asks for still works during the call, and is gone when the call has returned: its owner stops and drops
+    /// it meanwhile, so that nothing that it was doing is lost.
     Removed(Address),
 }
 
@@ -76,11 +85,14 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub(crate) fn new(
         platform: &P,
         controllers: Controllers<P, B>,
+        #[cfg(feature = "virtio")] hot_plug: HotPlug<P>,
         #[cfg(feature = "hyperv")] hyperv: HyperVHost<P>,
     ) -> Self {
         Self {
             platform: platform.clone(),
             controllers,
+            #[cfg(feature = "virtio")]
+            hot_plug,
             #[cfg(feature = "hyperv")]
             hyperv,
         }
@@ -101,7 +113,12 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
 
     /// Passes each hot-plug event since the last call to `each`. An added device is opened here, which blocks for some round
     /// trips to the host.
+    ///
+    /// PCI devices are added and removed by the ACPI registers of QEMU and Cloud Hypervisor, and by hot-plug ports of PCI Express;
+    /// [`Options::host_events`](crate::Options::host_events) leaves them to the kernel.
     pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
+        #[cfg(feature = "virtio")]
+        self.hot_plug.poll(&mut self.controllers, each);
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
         self.controllers.poll(None, each);
@@ -119,17 +136,33 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
 
     /// Answers the integration services of the host: shutdown requests, heartbeats, key-value pairs, time synchronisation. The
     /// first call opens their channels. From then on the host expects answers, so the kernel calls this on each wake-up.
+    ///
+    /// The power button of ACPI is a request to power off that may be refused.
     pub fn serve(&mut self, agent: &mut dyn Agent) {
+        #[cfg(feature = "virtio")]
+        if self.hot_plug.take_power_button() {
+            let _ = agent.power(PowerRequest::PowerOff, false);
+        }
         #[cfg(feature = "hyperv")]
         self.hyperv.serve(agent);
-        #[cfg(not(feature = "hyperv"))]
-        let _ = agent;
+    }
+
+    /// Returns the time by which [`poll`](Self::poll) and [`serve`](Self::serve) are to be called though nothing has woken the task:
+    /// [`Instant::NEVER`] if every event wakes it. Hot-plug ports of PCI Express are looked at every second.
+    pub fn next_deadline(&self) -> Instant {
+        #[cfg(feature = "virtio")]
+        let deadline = self.hot_plug.next_deadline();
+        #[cfg(not(feature = "virtio"))]
+        let deadline = Instant::NEVER;
+        deadline
     }
 
     /// Sets the waker for hot-plug events and for requests to [`serve`](Self::serve), replacing the previous one.
     pub fn register(&mut self, waker: &Waker) {
         #[cfg(feature = "hyperv")]
         self.hyperv.register(waker);
+        #[cfg(feature = "virtio")]
+        self.hot_plug.register(waker);
         self.controllers.register(waker);
     }
 
@@ -137,6 +170,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         let controllers = self.controllers.arm();
+        #[cfg(feature = "virtio")]
+        let controllers = controllers.and(self.hot_plug.arm());
         #[cfg(feature = "hyperv")]
         let controllers = controllers.and(self.hyperv.arm());
         controllers

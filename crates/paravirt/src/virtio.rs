@@ -1,13 +1,14 @@
 //! virtio devices on PCI and MMIO.
 
 use crate::controllers::Controllers;
-use crate::firmware::{Map, Walked};
+use crate::firmware::{Map, Root, Walked};
+use crate::hot_plug::HotPlug;
 use crate::{
     AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
     Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
 };
-use paravirt_pci::{ConfigAccess, PciSlot};
-use paravirt_platform::{DmaBuffer, Platform};
+use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot};
+use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
@@ -19,7 +20,52 @@ use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
 
-/// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address.
+/// Maximum number of buses and of host bridges whose devices can be added and removed.
+const MAX_BUSES: usize = 256;
+const MAX_ROOTS: usize = 32;
+
+/// How devices are opened.
+#[derive(Copy, Clone)]
+pub(crate) struct Opener {
+    pub open: OpenOptions,
+    pub options: Options,
+}
+
+/// The devices that the enumeration found: a bit for each device of a bus.
+struct Seen<P: Platform>(Option<PageTable<P, Option<SeenBus>>>);
+
+#[derive(Copy, Clone)]
+struct SeenBus {
+    segment: u16,
+    bus: u8,
+    devices: u32,
+}
+
+impl<P: Platform> Seen<P> {
+    fn new(platform: &P) -> Self {
+        Self(PageTable::new(platform, MAX_BUSES, |_| None).ok())
+    }
+
+    fn add(&mut self, at: Address) {
+        let Some(table) = &mut self.0 else { return };
+        let bit = 1u32.wrapping_shl(u32::from(at.device));
+        let is_its = |seen: &SeenBus| (seen.segment, seen.bus) == (at.segment, at.bus);
+        if let Some(bus) = table.iter_mut().flatten().find(|bus| is_its(bus)) {
+            bus.devices |= bit;
+        } else if let Some(free) = table.iter_mut().find(|bus| bus.is_none()) {
+            *free = Some(SeenBus { segment: at.segment, bus: at.bus, devices: bit });
+        }
+    }
+
+    fn contains(&self, at: Address) -> bool {
+        let bit = 1u32.wrapping_shl(u32::from(at.device));
+        let mut buses = self.0.iter().flat_map(|table| table.iter()).flatten();
+        buses.any(|seen| (seen.segment, seen.bus) == (at.segment, at.bus) && seen.devices & bit != 0)
+    }
+}
+
+/// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address. Returns the buses that devices are added
+/// to and removed from.
 ///
 /// # Safety
 ///
@@ -27,33 +73,28 @@ use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transpo
 pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     platform: &P,
     firmware: &Firmware<'_>,
-    options: &Options,
-    open: &OpenOptions,
+    opener: Opener,
     controllers: &mut Controllers<P, B>,
     found: &mut dyn FnMut(Found<P, B>),
-) {
+) -> HotPlug<P> {
     // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
     let memory = unsafe { Physical::new(platform) };
     let map = Map::collect(&memory, firmware);
-    let mut hand_over = |place: Place, device: Device<P, B>| {
-        let Device::Passthrough(device) = device else {
-            return found(Found { address: place.into(), device });
-        };
-        match scsi_host(platform, place, device, open, controllers) {
-            Some(device) => found(Found { address: place.into(), device }),
-            None => controllers.poll(Some(place), &mut |event| {
-                if let Event::Found(disk) = event {
-                    found(disk);
-                }
-            }),
+    let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
+    let mut seen = Seen::new(platform);
+    let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
+    let mut visit = |slot: PciSlot<P>| {
+        seen.add(slot.address());
+        // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
+        unsafe { opener.open_slot(platform, &slot, controllers, found) };
+    };
+    let mut rooted = |root: Root<P>| {
+        let mut slots = roots.iter_mut().flat_map(|roots| roots.iter_mut());
+        // Without a place for it, its devices are not hot-plugged.
+        if let Some(free) = slots.find(|slot| slot.is_none()) {
+            *free = Some(root);
         }
     };
-    let mut visit = |slot: PciSlot<P>| {
-        // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
-        let device = unsafe { pci_device(platform, &slot, open, options) };
-        hand_over(Place::Pci(slot.address()), device);
-    };
-    let is_driven = |info: &paravirt_pci::FunctionInfo| transport::is_virtio(info).is_some();
     let (mut is_reached, mut walked) = (false, Walked::new());
     for range in map.ecam.iter() {
         // SAFETY: the MCFG reports configuration space there, and by the contract of `probe` firmware's tables are true.
@@ -61,15 +102,19 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
             Ok(access) => {
                 is_reached = true;
                 // SAFETY: the caller upholds the same contract.
-                unsafe { map.enumerate(&access, is_driven, &mut walked, &mut visit) };
+                unsafe { map.enumerate(&access, Opener::is_driven, &mut walked, &mut visit, &mut rooted) };
             }
             Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
         }
     }
     if !is_reached {
         // SAFETY: ECAM is not in use; the rest is the caller's contract.
-        unsafe { map.enumerate(&ConfigAccess::ports(platform), is_driven, &mut walked, &mut visit) };
+        let access = unsafe { ConfigAccess::ports(platform) };
+        // SAFETY: the caller upholds the same contract.
+        unsafe { map.enumerate(&access, Opener::is_driven, &mut walked, &mut visit, &mut rooted) };
     }
+    let mut roots = roots.iter_mut().flat_map(|roots| roots.iter_mut()).filter_map(Option::take);
+    hot_plug.add_buses(&memory, firmware, &mut roots, &|at| seen.contains(at));
 
     // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
     let mut floor = 0;
@@ -87,36 +132,90 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
                 let what = What::Virtio(device_type);
                 Device::Unclaimed(Unclaimed { what, reason: Reason::Mmio(error) })
             }
-            Ok(transport) => virtio_device(platform, transport, open, options),
+            Ok(transport) => opener.open_transport(platform, transport),
         };
-        hand_over(Place::Mmio(next.base), device);
+        opener.hand_over(platform, Place::Mmio(next.base), device, controllers, found);
     }
+    hot_plug
 }
 
-/// # Safety
-///
-/// No other driver uses the function.
-unsafe fn pci_device<P: Platform, B: DmaBuffer>(
-    platform: &P,
-    slot: &PciSlot<P>,
-    open: &OpenOptions,
-    options: &Options,
-) -> Device<P, B> {
-    let info = slot.info();
-    let unclaimed = |what, reason| Device::Unclaimed(Unclaimed { what, reason });
-    match transport::is_virtio(info) {
+impl Opener {
+    /// Returns whether there is a driver for the function, so that it is to have addresses.
+    pub fn is_driven(info: &FunctionInfo) -> bool {
+        transport::is_virtio(info).is_some()
+    }
+
+    /// Opens a PCI function, and passes what is found to `found`.
+    ///
+    /// # Safety
+    ///
+    /// No other driver uses the function.
+    pub unsafe fn open_slot<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        slot: &PciSlot<P>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
         // SAFETY: the caller upholds the same contract.
-        Some(device_type) => match unsafe { transport::pci(platform, slot, device_type) } {
-            Ok(transport) => virtio_device(platform, transport, open, options),
-            Err(error) => unclaimed(What::Virtio(device_type), Reason::Pci(error)),
-        },
-        None => {
-            let (vendor, device) = (info.vendor, info.device);
-            unclaimed(
-                What::Pci { vendor, device, class: info.class, subclass: info.subclass },
-                Reason::NoDriver,
-            )
+        let device = unsafe { self.open_function(platform, slot) };
+        self.hand_over(platform, Place::Pci(slot.address()), device, controllers, found);
+    }
+
+    /// Passes an opened device to `found`; the disks of a SCSI host instead of itself.
+    fn hand_over<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        place: Place,
+        device: Device<P, B>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let Device::Passthrough(device) = device else {
+            return found(Found { address: place.into(), device });
+        };
+        match scsi_host(platform, place, device, &self.open, controllers) {
+            Some(device) => found(Found { address: place.into(), device }),
+            None => controllers.poll(Some(place), &mut |event| {
+                if let Event::Found(disk) = event {
+                    found(disk);
+                }
+            }),
         }
+    }
+
+    /// # Safety
+    ///
+    /// No other driver uses the function.
+    unsafe fn open_function<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        slot: &PciSlot<P>,
+    ) -> Device<P, B> {
+        let info = slot.info();
+        let unclaimed = |what, reason| Device::Unclaimed(Unclaimed { what, reason });
+        match transport::is_virtio(info) {
+            // SAFETY: the caller upholds the same contract.
+            Some(device_type) => match unsafe { transport::pci(platform, slot, device_type) } {
+                Ok(transport) => self.open_transport(platform, transport),
+                Err(error) => unclaimed(What::Virtio(device_type), Reason::Pci(error)),
+            },
+            None => {
+                let (vendor, device) = (info.vendor, info.device);
+                unclaimed(
+                    What::Pci { vendor, device, class: info.class, subclass: info.subclass },
+                    Reason::NoDriver,
+                )
+            }
+        }
+    }
+
+    fn open_transport<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        transport: Transport<P>,
+    ) -> Device<P, B> {
+        virtio_device(platform, transport, &self.open, &self.options)
     }
 }
 

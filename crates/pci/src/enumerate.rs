@@ -81,15 +81,7 @@ pub unsafe fn enumerate<P: Platform>(
 ) {
     let (_, last) = access.buses();
     let declared = windows.clone();
-    let mut walk = Walk {
-        access,
-        is_driven,
-        last,
-        highest: first,
-        seen: BusSet::default(),
-        known: BusSet::default(),
-        devices: [0; 256],
-    };
+    let mut walk = Walk::new(access, first, is_driven);
     walk.find_highest(first, 0);
     walk.seen = BusSet::default();
     walk.reserve(first, windows, 0);
@@ -97,19 +89,50 @@ pub unsafe fn enumerate<P: Platform>(
     walk.descend(first, windows, 0);
     for bus in first..=last {
         if walk.seen.contains(bus) {
-            for (address, info) in functions(access, bus, walk.devices(bus)) {
-                let mut bars = if is_driven(&info) { walk.bars(address, &info) } else { Bars::default() };
-                bars.retain(|index, start, size| {
-                    let is_forwarded = declared.may_contain(start, size);
-                    if !is_forwarded {
-                        log::warn!("pci {address}: BAR {index} at {start:#x} is outside the windows of its host bridge, ignored");
-                    }
-                    is_forwarded
-                });
-                visit(PciSlot { function: PciFunction::new(access, address), info, bars });
-            }
+            let devices = walk.devices(bus);
+            walk.visit(bus, devices, &declared, &mut visit);
         }
     }
+}
+
+/// Assigns addresses from `unused` to the functions of a device that has been added on `bus`, if `is_driven`, and calls `visit` for each.
+/// Nothing is written to other devices. A BAR outside `declared`, the windows of its bridge, is left out as [`enumerate`] does.
+///
+/// # Safety
+///
+/// `unused` are unused addresses that the bridges forward to this bus, and no other driver uses the device.
+pub unsafe fn enumerate_device<P: Platform>(
+    access: &ConfigAccess<P>,
+    bus: u8,
+    device: u8,
+    declared: &Windows,
+    unused: &mut Windows,
+    is_driven: fn(&FunctionInfo) -> bool,
+    mut visit: impl FnMut(PciSlot<P>),
+) {
+    let mut walk = Walk::new(access, bus, is_driven);
+    let devices = 1u32.checked_shl(u32::from(device)).unwrap_or(0);
+    walk.assign(bus, devices, unused);
+    walk.visit(bus, devices, declared, &mut visit);
+}
+
+/// Returns the memory windows of the bridge at `at`: the addresses that it forwards to its secondary bus.
+pub fn forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Windows {
+    let mut windows = Windows::new();
+    let walk = Walk::new(access, at.bus, |_| false);
+    for window in walk.bridge_windows(at).into_iter().flatten() {
+        windows.add(window);
+    }
+    windows
+}
+
+/// Returns the secondary bus of the bridge at `at`; `None` if there is no bridge, or it has no bus number.
+pub fn secondary_bus<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<u8> {
+    let info = FunctionInfo::read(access, at)?;
+    if info.header_type != HeaderType::Bridge {
+        return None;
+    }
+    Walk::new(access, at.bus, |_| false).secondary(at)
 }
 
 /// Iterates over the functions of the devices of `bus` whose bits are set in `devices`; of a single-function device, only function 0.
@@ -179,7 +202,36 @@ struct Walk<'a, P: Platform> {
     devices: [u32; 256],
 }
 
-impl<P: Platform> Walk<'_, P> {
+impl<'a, P: Platform> Walk<'a, P> {
+    fn new(access: &'a ConfigAccess<P>, first: u8, is_driven: fn(&FunctionInfo) -> bool) -> Self {
+        Self {
+            access,
+            is_driven,
+            last: access.buses().1,
+            highest: first,
+            seen: BusSet::default(),
+            known: BusSet::default(),
+            devices: [0; 256],
+        }
+    }
+
+    /// Calls `visit` for every function of `devices`, without BARs whose addresses are not in `declared`.
+    fn visit(&self, bus: u8, devices: u32, declared: &Windows, visit: &mut impl FnMut(PciSlot<P>)) {
+        for (address, info) in functions(self.access, bus, devices) {
+            let mut bars = if (self.is_driven)(&info) { self.bars(address, &info) } else { Bars::default() };
+            bars.retain(|index, start, size| {
+                let is_forwarded = declared.may_contain(start, size);
+                if !is_forwarded {
+                    log::warn!(
+                        "pci {address}: BAR {index} at {start:#x} is outside the windows of its host bridge, ignored"
+                    );
+                }
+                is_forwarded
+            });
+            visit(PciSlot { function: PciFunction::new(self.access, address), info, bars });
+        }
+    }
+
     /// The devices on `bus`, a bit each. Every device number is read once in a walk.
     fn devices(&mut self, bus: u8) -> u32 {
         if self.known.add(bus) {

@@ -37,10 +37,12 @@ mod bar;
 mod config;
 mod enumerate;
 mod function;
+mod hot_plug;
 mod window;
 
 pub use bar::{Bar, Bars};
 pub use config::ConfigAccess;
-pub use enumerate::{PciSlot, enumerate};
+pub use enumerate::{PciSlot, enumerate, enumerate_device, forwarded, secondary_bus};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};
+pub use hot_plug::{AcpiHotPlug, HotPlugPort, PortEvent, SlotChanges};
 pub use window::{AddressWidth, Window, Windows};

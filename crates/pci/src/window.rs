@@ -11,7 +11,7 @@ pub struct Window {
 
 /// The memory windows of a host bridge, and how much of each is allocated.
 ///
-/// Addresses are allocated upwards from the highest that is in use.
+/// Addresses are allocated upwards.
 #[derive(Clone, Debug, Default)]
 pub struct Windows {
     windows: [Option<Window>; 8],
@@ -56,12 +56,33 @@ impl Windows {
         is_unknown || self.windows.iter().flatten().any(is_in)
     }
 
-    /// Marks `start` to `start + size` as in use: later allocations are above it.
+    /// Marks `start` to `start + size` as in use: later allocations are above it, or below it if there is more room.
     pub fn reserve(&mut self, start: u64, size: u64) {
         let end = start.saturating_add(size);
         for window in self.windows.iter_mut().flatten() {
             if start < window.end && end > window.start {
-                window.start = end.min(window.end);
+                let (below, above) = (start.saturating_sub(window.start), window.end.saturating_sub(end));
+                if below > above {
+                    window.end = start;
+                } else {
+                    window.start = end.min(window.end);
+                }
+            }
+        }
+    }
+
+    /// Returns `size` bytes at `address`, which nothing uses any more, for later allocations. They are lost if they adjoin no window and
+    /// the set is full.
+    pub fn release(&mut self, address: u64, size: u64) {
+        let end = address.saturating_add(size);
+        let adjoins = |window: &&mut Window| window.start == end || window.end == address;
+        match self.windows.iter_mut().flatten().find(adjoins) {
+            Some(window) => {
+                window.start = window.start.min(address);
+                window.end = window.end.max(end);
+            }
+            None => {
+                self.add(Window { start: address, end });
             }
         }
     }
@@ -132,6 +153,22 @@ mod tests {
         assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0x1_0010_1000));
         windows.reserve(0x1_0000_0000, 0x1_0000_0000);
         assert_eq!(windows.take(0x1000, AddressWidth::Bits64), Some(0xc000_0000));
+    }
+
+    #[test]
+    fn room_below_what_is_in_use_and_released_addresses_are_allocated() {
+        let mut windows = Windows::new();
+        assert!(windows.add(Window { start: 0xc000_0000, end: 0xfec0_0000 }));
+        // Firmware assigns from the top.
+        windows.reserve(0xfebf_0000, 0x1_0000);
+        windows.reserve(0xfea0_0000, 0x1000);
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xc000_0000));
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xc000_1000));
+        windows.release(0xc000_1000, 0x1000);
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0xc000_1000));
+        windows.release(0xfd00_0000, 0x1000);
+        windows.reserve(0xc000_2000, 0x3000_0000);
+        assert!(windows.take(0x1000, AddressWidth::Bits32).is_some());
     }
 
     #[test]

@@ -17,11 +17,8 @@ impl core::error::Error for MapError {}
 
 /// x86 port I/O; [`Platform::port_io`](crate::Platform::port_io) returns it.
 ///
-/// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
-/// and do not block.
-///
-/// Both methods are called in task context, under a spin lock that covers the two accesses of PCI configuration; they take no lock
-/// and do not block.
+/// The methods are called in task context, under a spin lock that covers the two accesses of PCI configuration, and those of 16 bits in
+/// interrupt context too; they take no lock and do not block.
 ///
 /// # Safety
 ///
@@ -40,6 +37,16 @@ pub unsafe trait PortIo: Send + Sync {
     ///
     /// Writing the port has no effect on memory safety.
     unsafe fn out32(&self, port: u16, value: u32);
+
+    /// Reads a 16-bit port. The default returns all ones, as on a machine without the port: events of ACPI are then not used.
+    ///
+    /// # Safety
+    ///
+    /// Reading the port has no effect on memory safety.
+    unsafe fn in16(&self, port: u16) -> u16 {
+        let _ = port;
+        u16::MAX
+    }
 
     /// Writes a 16-bit port.
     ///

@@ -229,7 +229,7 @@ impl<P: Platform> VmbusShared<P> {
         let connection = self.state.lock().connection_id;
         let is_busy =
             |status| status == HvStatus::INVALID_CONNECTION_ID || Hypervisor::<P>::wants_another_try(status);
-        let sent = self.post_while(connection, message, at_most, &is_busy);
+        let sent = self.post_while(connection, message, at_most, is_busy);
         self.was_busy.store(sent.is_err_and(is_busy), Ordering::Relaxed);
         sent.map_err(|status| {
             log::error!("vmbus: message refused with status {:#x}", status.0);

@@ -59,7 +59,7 @@ unsafe impl Platform for Machine {
     }
 }
 
-// SAFETY: the instructions access 32 bits, as the methods promise.
+// SAFETY: the instructions have the widths that the methods promise.
 unsafe impl PortIo for Machine {
     unsafe fn in32(&self, port: u16) -> u32 {
         // SAFETY: by the contract of this function, which is that of the callee.
@@ -68,6 +68,10 @@ unsafe impl PortIo for Machine {
     unsafe fn out32(&self, port: u16, value: u32) {
         // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { Port::new(port).write(value) }
+    }
+    unsafe fn in16(&self, port: u16) -> u16 {
+        // SAFETY: by the contract of this function, which is that of the callee.
+        unsafe { Port::new(port).read() }
     }
     unsafe fn out16(&self, port: u16, value: u16) {
         // SAFETY: by the contract of this function, which is that of the callee.

@@ -1,6 +1,7 @@
 //! The devices of the machine, as `paravirt::probe` returns them.
 
 use super::options::{Options, number};
+use crate::memory;
 use crate::platform::Machine;
 use crate::println;
 use alloc::string::String;
@@ -105,6 +106,9 @@ impl Found {
         self.queues.retain(|(index, _)| *index < first);
         self.disks.retain(|device| !address.covers(&device.address));
         self.cards.retain(|device| !address.covers(&device.address));
+        self.consoles.retain(|device| !address.covers(&device.address));
+        self.entropy.retain(|device| !address.covers(&device.address));
+        self.passthrough.retain(|device| !address.covers(&device.address));
         self.sockets.retain(|device| !address.covers(&device.address));
         self.inputs.retain(|device| !address.covers(&device.address));
         self.balloons.retain(|device| !address.covers(&device.address));
@@ -170,8 +174,8 @@ impl Devices {
                 found.add(new);
             }
             Event::Removed(address) => {
-                println!("event=removed at={address}");
                 found.remove(address);
+                println!("event=removed at={address} free_pages={}", memory::statistics().1);
             }
             _ => {}
         });

@@ -3,8 +3,11 @@
 
 use super::agent::Kernel;
 use super::devices::Devices;
+use super::mount::{blocking, hex};
 use crate::arch::{interrupts, time};
 use crate::{platform, println};
+use alloc::string::{String, ToString};
+use alloc::vec;
 use core::time::Duration;
 use paravirt_device::{BlockDevice, BlockEvent, Link, NetDevice, NetEvent};
 
@@ -23,7 +26,8 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
     let end = time::now().saturating_add(Duration::from_secs(seconds));
     let mut sleeps = 0u64;
     while time::now() < end && kernel.end.is_none() {
-        platform::sleep(end, || devices.services.arm());
+        let until = end.min(devices.services.next_deadline());
+        platform::sleep(until, || devices.services.arm());
         sleeps += 1;
         report(devices);
         devices.services.serve(&mut kernel);
@@ -33,9 +37,30 @@ pub fn idle(devices: &mut Devices, seconds: u64) {
     println!("idle=end woken={woken} device_interrupts={}", interrupts::device_interrupts() - before);
 }
 
+/// Prints the first bytes of the disks from `first` on, which were added.
+fn read_added(devices: &mut Devices, first: usize) {
+    for index in first..devices.disks.len() {
+        if let Err(error) = read_first(devices, index) {
+            println!("event=read device=disk{index} error=\"{error}\"");
+        }
+    }
+}
+
+fn read_first(devices: &mut Devices, index: usize) -> Result<(), String> {
+    let info = devices.disk(index)?.info();
+    let queue = devices.disk_queues(index)?.remove(0);
+    let mut bytes = vec![0; info.block_size as usize];
+    let mut disk = blocking(queue, &info, bytes.len())?;
+    disk.read(0, &mut bytes).map_err(|error| error.to_string())?;
+    println!("event=read device=disk{index} first={}", hex(&bytes[..4]));
+    Ok(())
+}
+
 /// Prints events of the devices.
 fn report(devices: &mut Devices) {
+    let before = devices.disks.len();
     devices.poll();
+    read_added(devices, before);
     for (i, disk) in devices.disks.iter_mut().enumerate() {
         while let Some(event) = disk.device.poll_event() {
             match event {

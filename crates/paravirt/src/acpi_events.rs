@@ -1,0 +1,209 @@
+//! Events that a host reports by ACPI: the power button, and devices that come and go.
+
+use crate::{Firmware, Physical, acpi_tables, with_table};
+use core::ops::ControlFlow;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, Ordering};
+use core::task::Waker;
+use paravirt_firmware::aml::{self, EventRegister};
+use paravirt_firmware::fadt::{self, EventRegisters};
+use paravirt_platform::{
+    Handled, InterruptLine, MmioRegion, PageArc, Platform, Polarity, ProcessorId, RawHandler, Trigger,
+    Vector, WakerCell,
+};
+
+/// Events that have not been taken.
+pub(crate) const POWER_BUTTON: u8 = 1 << 0;
+pub(crate) const HOT_PLUG: u8 = 1 << 1;
+
+/// The power button in the PM1 registers. ACPI 6.5 §4.8.3.1.1
+const PM1_POWER_BUTTON: u16 = 1 << 8;
+/// The general-purpose event by which QEMU reports hot plug of PCI devices. QEMU, docs/specs/acpi_pci_hotplug
+const GPE_HOT_PLUG: u16 = 1 << 1;
+
+/// The registers that say what happened.
+enum Source<P: Platform> {
+    /// Fixed hardware, in I/O space.
+    Fixed { platform: P, registers: EventRegisters },
+    /// A generic event device of QEMU: 32 bits, cleared by reading.
+    Qemu(MmioRegion<P>),
+    /// One of Cloud Hypervisor: 8 bits, cleared by reading.
+    CloudHypervisor(MmioRegion<P>),
+}
+
+/// What the interrupt handler uses.
+struct Shared<P: Platform> {
+    source: Source<P>,
+    pending: AtomicU8,
+    cell: WakerCell,
+}
+
+impl<P: Platform> Shared<P> {
+    /// Reads and clears the registers, and records what happened. Lock-free.
+    fn collect(&self) -> Handled {
+        let events = match &self.source {
+            Source::Fixed { platform, registers } => {
+                let ports = platform.port_io();
+                let take = |port: u16, bit: u16| {
+                    // SAFETY: the FADT describes status registers there, whose bits are cleared by writing ones.
+                    unsafe {
+                        let is_set = ports.in16(port) & bit != 0;
+                        if is_set {
+                            ports.out16(port, bit);
+                        }
+                        is_set
+                    }
+                };
+                let has_button = registers.has_power_button && take(registers.pm1.0, PM1_POWER_BUTTON);
+                let has_plug = registers.gpe0.is_some_and(|(port, _)| take(port, GPE_HOT_PLUG));
+                (if has_button { POWER_BUTTON } else { 0 }) | (if has_plug { HOT_PLUG } else { 0 })
+            }
+            Source::Qemu(register) => {
+                let events = register.read32(0);
+                (if events & 1 << 1 != 0 { POWER_BUTTON } else { 0 })
+                    | (if events & 1 << 4 != 0 { HOT_PLUG } else { 0 })
+            }
+            Source::CloudHypervisor(register) => {
+                let events = register.read8(0);
+                (if events & 1 << 3 != 0 { POWER_BUTTON } else { 0 })
+                    | (if events & 1 << 2 != 0 { HOT_PLUG } else { 0 })
+            }
+        };
+        if events == 0 {
+            return Handled::No;
+        }
+        self.pending.fetch_or(events, Ordering::AcqRel);
+        self.cell.wake();
+        Handled::Yes
+    }
+
+    /// Switches the events on or off that are handled here.
+    fn set_enabled(&self, is_enabled: bool) {
+        let Source::Fixed { platform, registers } = &self.source else { return };
+        let ports = platform.port_io();
+        let set = |(port, half): (u16, u16), bit: u16| {
+            let enable = port.wrapping_add(half);
+            // SAFETY: the FADT describes enable registers there; events affect no memory.
+            unsafe {
+                let others = ports.in16(enable) & !bit;
+                ports.out16(enable, if is_enabled { others | bit } else { others });
+            }
+        };
+        if registers.has_power_button {
+            set(registers.pm1, PM1_POWER_BUTTON);
+        }
+        registers.gpe0.into_iter().for_each(|block| set(block, GPE_HOT_PLUG));
+    }
+
+    /// Whether the platform has the ports of fixed hardware.
+    fn is_there(&self) -> bool {
+        match &self.source {
+            // SAFETY: the FADT describes a status register there; reading it has no effect.
+            Source::Fixed { platform, registers } => unsafe {
+                platform.port_io().in16(registers.pm1.0) != u16::MAX
+            },
+            Source::Qemu(_) | Source::CloudHypervisor(_) => true,
+        }
+    }
+}
+
+/// # Safety
+///
+/// `data` points to a live `Shared` of this platform.
+unsafe fn on_interrupt<P: Platform>(data: NonNull<()>) -> Handled {
+    // SAFETY: by the contract of this function.
+    unsafe { data.cast::<Shared<P>>().as_ref() }.collect()
+}
+
+/// The events of the machine.
+pub(crate) struct AcpiEvents<P: Platform> {
+    platform: P,
+    shared: PageArc<P, Shared<P>>,
+    vector: Option<Vector>,
+}
+
+impl<P: Platform> AcpiEvents<P> {
+    /// Finds the event registers that ACPI describes, and switches their events and their interrupt on; `None` if there are none that
+    /// are known here.
+    pub fn open(platform: &P, memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Option<Self> {
+        let (mut fixed, mut device) = (None, None);
+        acpi_tables(memory, firmware.rsdp, |table| {
+            // A table that cannot be read has no events.
+            let _ = match &table.signature {
+                b"FACP" => with_table(memory, &table, |bytes| fixed = fixed.or(fadt::event_registers(bytes))),
+                b"DSDT" | b"SSDT" => {
+                    with_table(memory, &table, |bytes| device = device.or_else(|| aml::event_device(bytes)))
+                }
+                _ => Ok(()),
+            };
+            ControlFlow::Continue(())
+        });
+        // SAFETY: AML describes the event register there.
+        let map = |base, len| unsafe { MmioRegion::map(platform, base, len) }.ok();
+        let (source, line) = match (fixed, device) {
+            (_, Some(device)) => {
+                let source = match device.register {
+                    EventRegister::Qemu(base) => Source::Qemu(map(base, 4)?),
+                    EventRegister::CloudHypervisor(base) => Source::CloudHypervisor(map(base, 1)?),
+                    _ => return None,
+                };
+                (source, device.line)
+            }
+            (Some(registers), None) => {
+                let (number, trigger) = (registers.interrupt, Trigger::Level);
+                let line = InterruptLine { number, trigger, polarity: Polarity::Low };
+                (Source::Fixed { platform: platform.clone(), registers }, line)
+            }
+            (None, None) => return None,
+        };
+        let shared = Shared { source, pending: AtomicU8::new(0), cell: WakerCell::new() };
+        if !shared.is_there() {
+            return None;
+        }
+        let shared = PageArc::new(platform, shared).ok()?;
+        let mut this = Self { platform: platform.clone(), shared, vector: None };
+        this.bind(line);
+        this.shared.set_enabled(true);
+        Some(this)
+    }
+
+    fn bind(&mut self, line: InterruptLine) {
+        let interrupts = self.platform.interrupts();
+        let handler = RawHandler::new(self.shared.as_ptr(), on_interrupt::<P>);
+        // SAFETY: the handler's data lives until `drop` has unbound it.
+        let Ok(vector) = (unsafe { interrupts.bind(handler, ProcessorId(0)) }) else { return };
+        match interrupts.route(line, vector) {
+            Ok(()) => self.vector = Some(vector),
+            Err(_) => interrupts.unbind(vector),
+        }
+    }
+
+    /// Takes the events in `which` that have happened.
+    pub fn take(&self, which: u8) -> bool {
+        if self.vector.is_none() {
+            self.shared.collect();
+        }
+        self.shared.pending.fetch_and(!which, Ordering::AcqRel) & which != 0
+    }
+
+    /// Returns whether an event has happened that was not taken.
+    pub fn is_pending(&self) -> bool {
+        self.shared.pending.load(Ordering::Acquire) != 0
+    }
+
+    /// Returns whether an interrupt wakes the registered task.
+    pub fn is_signalled(&self) -> bool {
+        self.vector.is_some()
+    }
+
+    pub fn register(&self, waker: &Waker) {
+        self.shared.cell.register(waker);
+    }
+}
+
+impl<P: Platform> Drop for AcpiEvents<P> {
+    fn drop(&mut self) {
+        self.shared.set_enabled(false);
+        self.vector.take().into_iter().for_each(|vector| self.platform.interrupts().unbind(vector));
+    }
+}

@@ -1,0 +1,94 @@
+//! PCI devices that are added and removed while the kernel runs, and the power button.
+
+use super::{Bench, MIB, Outcome, must_contain, must_end};
+use crate::qmp::Qmp;
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+pub const CASES: &[(&str, super::Special)] = &[
+    ("pc: PCI devices added and removed by ACPI", on_pc),
+    ("q35: PCI devices added and removed by ACPI", on_q35),
+    ("q35: PCI devices added and removed at a hot-plug port", at_a_port),
+    ("the power button", power_button),
+];
+
+fn on_pc(bench: &Bench) -> Result<Outcome> {
+    plug(bench, "hot-pc", "pc", "", "pci.0", "pci:0000:00:")
+}
+
+fn on_q35(bench: &Bench) -> Result<Outcome> {
+    let port = "-device pcie-root-port,id=rp0,chassis=1";
+    plug(bench, "hot-q35", "q35", port, "rp0", "pci:0000:01:00.0")
+}
+
+fn at_a_port(bench: &Bench) -> Result<Outcome> {
+    let native = "-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off";
+    let port = format!("{native} -device pcie-root-port,id=rp0,chassis=1");
+    plug(bench, "hot-port", "q35", &port, "rp0", "pci:0000:01:00.0")
+}
+
+/// Adds a disk and a card in turn, reads from the disk, and removes them, three times.
+fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: &str) -> Result<Outcome> {
+    let disks =
+        [bench.scratch(&format!("{name}-0.img"), MIB)?, bench.scratch(&format!("{name}-1.img"), MIB)?];
+    std::fs::write(&disks[1], [0x5a; MIB as usize])?;
+    let socket = bench.folder.join(name);
+    let mut machine = bench.machine(machine, 2);
+    machine.drive("d0", &disks[0], "").add("-device virtio-blk-pci,drive=d0");
+    machine.add(more);
+    machine.add(&format!(
+        "-blockdev driver=file,filename={},node-name=n1 -netdev user,id=c1",
+        disks[1].display()
+    ));
+    machine.qmp = Some(socket.clone());
+    machine.command_line = "idle=60".into();
+    let mut running = machine.start()?;
+    running.wait_for("idle=begin")?;
+    let mut qmp = Qmp::connect(&socket)?;
+    let mut free = vec![];
+    for _ in 0..3 {
+        for device in [
+            json!({ "driver": "virtio-blk-pci", "id": "hot", "drive": "n1", "bus": bus }),
+            json!({ "driver": "virtio-net-pci", "id": "hot", "netdev": "c1", "bus": bus }),
+        ] {
+            let is_disk = device.get("drive").is_some();
+            qmp.execute("device_add", device)?;
+            let found = running.wait_for("event=found at=")?;
+            ensure!(found.contains(place), "found elsewhere: {found}");
+            if is_disk {
+                running.wait_for("event=read device=disk1 first=5a5a5a5a")?;
+            }
+            qmp.execute("device_del", json!({ "id": "hot" }))?;
+            let removed = running.wait_for("event=removed at=")?;
+            ensure!(removed.contains(place), "removed elsewhere: {removed}");
+            free.push(removed.rsplit('=').next().map(String::from));
+            // The first such event is that of a part of the device.
+            while qmp.event("DEVICE_DELETED")?["data"]["device"] != "hot" {}
+        }
+    }
+    qmp.execute("system_powerdown", json!({}))?;
+    running.wait_for("event=power request=PowerOff forced=false")?;
+    let transcript = running.finish()?;
+    must_end(&transcript, 0)?;
+    must_contain(&transcript, "idle=end")?;
+    let is_warning = |line: &String| !line.starts_with("qemu: ") && line.contains("warn");
+    ensure!(!transcript.lines.iter().any(is_warning), "{}", transcript.text());
+    // The first disk and the first card may have taken memory that is kept.
+    ensure!(free[2..4] == free[4..6], "memory was lost: {free:?}");
+    Ok(Outcome::Passed)
+}
+
+fn power_button(bench: &Bench) -> Result<Outcome> {
+    for machine in ["pc", "q35", "microvm,acpi=on"] {
+        let socket = bench.folder.join("power-button");
+        let mut machine = bench.machine(machine, 1);
+        machine.qmp = Some(socket.clone());
+        machine.command_line = "idle=60".into();
+        let mut running = machine.start()?;
+        running.wait_for("idle=begin")?;
+        Qmp::connect(&socket)?.execute("system_powerdown", json!({}))?;
+        running.wait_for("event=power request=PowerOff forced=false")?;
+        must_end(&running.finish()?, 0)?;
+    }
+    Ok(Outcome::Passed)
+}
