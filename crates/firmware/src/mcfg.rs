@@ -17,8 +17,8 @@ pub struct Ecam {
 
 /// Returns the ranges in the table `bytes`, which includes the header; malformed ranges are skipped.
 pub fn entries(bytes: &[u8]) -> impl Iterator<Item = Ecam> + '_ {
-    let (entries, _) = bytes.get(HEADER_LEN.wrapping_add(8)..).unwrap_or_default().as_chunks::<16>();
-    entries.iter().filter_map(|entry| {
+    let entries = bytes.get(HEADER_LEN.wrapping_add(8)..).unwrap_or_default();
+    entries.chunks_exact(16).filter_map(|entry| {
         let base = u64_at(entry, 0)?;
         let segment = u16::from_le_bytes(field(entry, 8)?);
         let [first, last] = field(entry, 10)?;

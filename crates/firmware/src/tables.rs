@@ -86,10 +86,10 @@ pub fn walk(memory: &impl PhysicalMemory, rsdp: u64, mut visit: impl FnMut(Table
         };
         let Some(table) = header(memory, u64::from_le_bytes(entry)) else { continue };
         visit(table);
-        if table.signature == *b"FACP"
-            && let Some(dsdt) = dsdt(memory, &table)
-        {
-            visit(dsdt);
+        if table.signature == *b"FACP" {
+            if let Some(dsdt) = dsdt(memory, &table) {
+                visit(dsdt);
+            }
         }
     }
     Some(())

@@ -19,7 +19,7 @@ pub struct Ranges<'a>(&'a [u8]);
 impl Ranges<'_> {
     /// The ranges, in the order of the message.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = PageRange> + '_ {
-        self.0.as_chunks::<8>().0.iter().map(|range| unpack(u64::from_le_bytes(*range)))
+        self.0.chunks_exact(8).map(|range| unpack(range.first_chunk().copied().map_or(0, u64::from_le_bytes)))
     }
 }
 

@@ -61,8 +61,7 @@ pub fn answer(
 
 /// The newest of `ours` that the host offers too.
 fn common(ours: &[IcVersion], theirs: &[u8]) -> Option<IcVersion> {
-    let theirs = theirs.as_chunks::<4>().0;
-    let is_there = |version: &&IcVersion| theirs.iter().any(|bytes| bytes == version.as_bytes());
+    let is_there = |version: &&IcVersion| theirs.chunks_exact(4).any(|bytes| bytes == version.as_bytes());
     ours.iter().find(is_there).copied()
 }
 
@@ -122,14 +121,14 @@ fn time(
         (time.parent_time, 0, time.flags)
     };
     let flags = IcTimeFlags::from_bits_truncate(flags);
-    if let Some(units) = time.checked_add(passed).and_then(|time| time.checked_sub(IC_UNIX_EPOCH))
-        && !flags.is_empty()
-    {
-        let (seconds, rest) = (units / UNITS, units % UNITS);
-        let since_1970 = Duration::new(seconds, (rest as u32).saturating_mul(100));
-        let mut time = HostTime::new(since_1970);
-        time.is_step = flags.contains(IcTimeFlags::SYNC);
-        agent.time(time);
+    if let Some(units) = time.checked_add(passed).and_then(|time| time.checked_sub(IC_UNIX_EPOCH)) {
+        if !flags.is_empty() {
+            let (seconds, rest) = (units / UNITS, units % UNITS);
+            let since_1970 = Duration::new(seconds, (rest as u32).saturating_mul(100));
+            let mut time = HostTime::new(since_1970);
+            time.is_step = flags.contains(IcTimeFlags::SYNC);
+            agent.time(time);
+        }
     }
     Ok(IcStatus::SUCCESS)
 }

@@ -20,7 +20,8 @@ impl<const N: usize> Text<N> {
 
     /// Decodes UTF-16 up to the first zero, or to the end; `None` where it is malformed, or too long.
     pub fn from_utf16(bytes: &[u8]) -> Option<Self> {
-        let units = bytes.as_chunks::<2>().0.iter().map(|unit| u16::from_le_bytes(*unit));
+        let units = bytes.chunks_exact(2).filter_map(<[u8]>::first_chunk);
+        let units = units.map(|unit| u16::from_le_bytes(*unit));
         let mut this = Self::new();
         for character in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
             fmt::Write::write_char(&mut this, character.ok()?).ok()?;
@@ -42,10 +43,10 @@ impl<const N: usize> fmt::Write for Text<N> {
 /// long.
 pub(crate) fn put_utf16(text: &str, into: &mut [u8]) -> Option<u32> {
     into.fill(0);
-    let mut units = into.as_chunks_mut::<2>().0.iter_mut();
+    let mut units = into.chunks_exact_mut(2);
     let mut count = 0u32;
     for unit in text.encode_utf16().chain(core::iter::once(0)) {
-        *units.next()? = unit.to_le_bytes();
+        units.next()?.copy_from_slice(&unit.to_le_bytes());
         count = count.checked_add(2)?;
     }
     Some(count)

@@ -68,17 +68,15 @@ impl<P: Platform> HvSockets<P> {
             if let Some(stream) = self.streams.iter_mut().flatten().find(is_its) {
                 return stream.open(&self.vmbus, offer, waker.as_ref());
             }
-        } else if let Some(port) = port(&offer.interface)
-            && self.listeners.contain(port)
-        {
+        } else if let Some(port) = port(&offer.interface).filter(|port| self.listeners.contain(*port)) {
             let (generation, end) = (self.next_generation(), Phase::Closed(CloseReason::Reset));
-            if let Some(free) = self.streams.iter_mut().find(|slot| slot.is_none())
-                && let Ok(mut stream) = Stream::new(&self.platform, generation, port, end)
-            {
-                stream.open(&self.vmbus, offer, waker.as_ref());
-                stream.is_waiting = true;
-                *free = matches!(stream.phase, Phase::Open(_)).then_some(stream);
-                return;
+            if let Some(free) = self.streams.iter_mut().find(|slot| slot.is_none()) {
+                if let Ok(mut stream) = Stream::new(&self.platform, generation, port, end) {
+                    stream.open(&self.vmbus, offer, waker.as_ref());
+                    stream.is_waiting = true;
+                    *free = matches!(stream.phase, Phase::Open(_)).then_some(stream);
+                    return;
+                }
             }
         }
         // The host rescinds a channel that is not opened.

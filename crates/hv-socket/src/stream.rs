@@ -131,10 +131,10 @@ impl<P: Platform> Stream<P> {
 
     /// Receives what has come, and sends the end of the stream where it waits.
     pub fn work(&mut self, now: Instant) {
-        if let Phase::Connecting { until, .. } = self.phase
-            && now >= until
-        {
-            self.phase = Phase::Closed(CloseReason::TimedOut);
+        if let Phase::Connecting { until, .. } = self.phase {
+            if now >= until {
+                self.phase = Phase::Closed(CloseReason::TimedOut);
+            }
         }
         if self.is_end_pending {
             self.end();

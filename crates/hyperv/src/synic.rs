@@ -212,8 +212,8 @@ impl<P: Platform> Synic<P> {
         }
         let len = usize::from(slot.size.load(Ordering::Relaxed)).min(HV_MESSAGE_PAYLOAD as usize);
         let mut payload = [0; HV_MESSAGE_PAYLOAD as usize];
-        for (word, to) in slot.payload.iter().zip(payload.as_chunks_mut::<8>().0) {
-            *to = word.load(Ordering::Relaxed).to_le_bytes();
+        for (word, to) in slot.payload.iter().zip(payload.chunks_exact_mut(8)) {
+            to.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
         }
         if free_then_look(&slot) {
             // SAFETY: the register is offered with the others of the SynIC; it affects no guest memory.
@@ -287,15 +287,15 @@ impl<P: Platform> Drop for Synic<P> {
                 }
             };
             let id = ProcessorId(u32::try_from(index).unwrap_or(u32::MAX));
-            if platform.processors().run_on(id, &mut work).is_err()
-                && let Some(vp) = slot.take()
-            {
-                // The hypervisor may still write the pages.
-                log::warn!(
-                    "hyper-v: processor {index} is not running: its SynIC stays enabled, two pages are leaked"
-                );
-                vp.messages.leak();
-                vp.events.leak();
+            if platform.processors().run_on(id, &mut work).is_err() {
+                if let Some(vp) = slot.take() {
+                    // The hypervisor may still write the pages.
+                    log::warn!(
+                        "hyper-v: processor {index} is not running: its SynIC stays enabled, two pages are leaked"
+                    );
+                    vp.messages.leak();
+                    vp.events.leak();
+                }
             }
         }
     }

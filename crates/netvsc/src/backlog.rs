@@ -47,9 +47,8 @@ impl<P: Platform> Backlog<P> {
             // One that is not in flight is passed over: no memory depends on it.
             let _ = tx.complete(transaction, is_success);
         }
-        while rx.has_room()
-            && let Some((transaction, frames)) = self.packets.pop()
-        {
+        while rx.has_room() {
+            let Some((transaction, frames)) = self.packets.pop() else { break };
             let mut added = 0u32;
             for _ in 0..frames {
                 // `add_packet` counted the fragments that `add_fragment` pushed.
@@ -61,9 +60,8 @@ impl<P: Platform> Backlog<P> {
                 frames => rx.add_packet(transaction, frames)?,
             }
         }
-        while rx.has_room()
-            && let Some(transaction) = self.completions.pop()
-        {
+        while rx.has_room() {
+            let Some(transaction) = self.completions.pop() else { break };
             rx.completions.push(transaction);
         }
         Ok(())

@@ -228,10 +228,10 @@ impl<P: Platform, B: DmaBuffer> ChannelState<P, B> {
 
     /// Ends the state of the queue where the channel owns it, after all channels have been closed, and wakes everybody.
     pub fn end(&mut self, closed: Closed) {
-        if let Some(state) = &mut self.idle
-            && closed != Closed::No
-        {
-            state.tx.end(closed == Closed::Quiesced);
+        if let Some(state) = &mut self.idle {
+            if closed != Closed::No {
+                state.tx.end(closed == Closed::Quiesced);
+            }
         }
         self.wakers.wake_all();
     }

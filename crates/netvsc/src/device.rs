@@ -284,8 +284,8 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetVsc<P, B> {
             return Err(ControlError::Refused);
         }
         let mut list = [0; MAX_MULTICAST * 6];
-        for (to, MacAddr(from)) in list.as_chunks_mut::<6>().0.iter_mut().zip(addresses) {
-            *to = *from;
+        for (to, MacAddr(from)) in list.chunks_exact_mut(6).zip(addresses) {
+            to.copy_from_slice(from);
         }
         let len = addresses.len().saturating_mul(6);
         self.shared.set(RndisOid::IEEE_802_3_MULTICAST_LIST, list.get(..len).unwrap_or_default())

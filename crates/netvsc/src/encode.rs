@@ -237,7 +237,7 @@ mod tests {
     const ALL: Offloads = Offloads::all();
 
     fn words(header: &Header) -> std::vec::Vec<u32> {
-        header.padded().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+        header.padded().chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
     #[test]

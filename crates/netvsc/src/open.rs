@@ -243,7 +243,7 @@ impl<P: Platform> Setup<'_, P> {
         let HostMessage::SendBuffer(answer) = answer else { return Err(Fault::Protocol.into()) };
         let is_usable = answer.status == NvspStatus::SUCCESS
             && answer.section_size >= MIN_SECTION
-            && answer.section_size.is_multiple_of(8);
+            && answer.section_size % 8 == 0;
         Ok(is_usable.then_some(answer.section_size))
     }
 }

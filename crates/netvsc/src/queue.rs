@@ -68,10 +68,10 @@ impl<P: Platform, B: DmaBuffer> NetVscQueue<P, B> {
     #[cold]
     fn end_if_closed(&mut self) {
         let closed = self.tx.shared.host.closed();
-        if let Some(state) = &mut self.tx.state
-            && closed != Closed::No
-        {
-            state.end(closed == Closed::Quiesced);
+        if let Some(state) = &mut self.tx.state {
+            if closed != Closed::No {
+                state.end(closed == Closed::Quiesced);
+            }
         }
     }
 }
@@ -87,10 +87,10 @@ impl<P: Platform, B: DmaBuffer> Notify for NetVscQueue<P, B> {
     }
 
     fn disarm(&mut self) {
-        if let Some(channel) = self.tx.shared.channel(self.tx.index)
-            && let Some(channel) = &mut channel.lock().channel
-        {
-            channel.disarm();
+        if let Some(channel) = self.tx.shared.channel(self.tx.index) {
+            if let Some(channel) = &mut channel.lock().channel {
+                channel.disarm();
+            }
         }
     }
 
@@ -261,10 +261,10 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetVscTx<P, B> {
 
     #[inline]
     fn commit(&mut self, len: usize, meta: TxMeta) -> Result<(), Rejected> {
-        if let Some(state) = &mut self.state
-            && state.commit_plain(len, &meta).is_some()
-        {
-            return Ok(());
+        if let Some(state) = &mut self.state {
+            if state.commit_plain(len, &meta).is_some() {
+                return Ok(());
+            }
         }
         self.commit_with_channel(len, meta)
     }

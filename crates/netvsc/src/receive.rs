@@ -405,7 +405,8 @@ fn complete_ip_checksum(offset: u32, len: u32, memory: &SharedMemory) -> Option<
     let header_len = usize::from(bytes.get(IPV4)? & 15).checked_mul(4).filter(|len| *len >= 20)?;
     let header = bytes.get_mut(IPV4..IPV4.checked_add(header_len)?)?;
     header.get_mut(CHECKSUM..CHECKSUM + 2)?.fill(0);
-    let words = header.as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
+    let words = header.chunks_exact(2).filter_map(<[u8]>::first_chunk);
+    let words = words.map(|word| u32::from(u16::from_be_bytes(*word)));
     let sum = words.fold(0u32, u32::wrapping_add);
     let sum = (sum & 0xffff).wrapping_add(sum >> 16);
     let sum = !((sum & 0xffff).wrapping_add(sum >> 16)) as u16;

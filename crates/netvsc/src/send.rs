@@ -173,19 +173,18 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
     #[inline]
     pub fn reserve(&mut self, len: usize) -> Reservation {
         let needed = message_len(len);
-        if let Some(Reserved::Section { len: room, .. }) = self.reserved
-            && needed <= self.section_size
-            && len <= room
-        {
-            return Reservation::Ready;
+        if let Some(Reserved::Section { len: room, .. }) = self.reserved {
+            if needed <= self.section_size && len <= room {
+                return Reservation::Ready;
+            }
         }
         if self.reserved.is_some() {
             self.cancel_reservation();
         }
-        if let Some(open) = self.open
-            && self.fits(&open, needed)
-        {
-            return self.reserve_in(open.section, open.fill);
+        if let Some(open) = self.open {
+            if self.fits(&open, needed) {
+                return self.reserve_in(open.section, open.fill);
+            }
         }
         self.reserve_elsewhere(len, needed)
     }
@@ -200,11 +199,11 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             return if self.reserved.is_some() { Reservation::Ready } else { Reservation::Full };
         }
         // The full section is sent with the next flush, so that a batch takes the channel once.
-        if let Some(open) = self.open.take()
-            && self.sealed.push(open).is_err()
-        {
-            self.open = Some(open);
-            return Reservation::NeedsFlush;
+        if let Some(open) = self.open.take() {
+            if self.sealed.push(open).is_err() {
+                self.open = Some(open);
+                return Reservation::NeedsFlush;
+            }
         }
         let at = self.free;
         let Some(section) = self.sections.get(usize::from(at)) else { return Reservation::Full };
@@ -257,12 +256,13 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
     fn release(&mut self, at: u16) {
         let is_used = self.open.is_some_and(|open| open.section == at)
             || matches!(self.reserved, Some(Reserved::Section { section, .. }) if section == at);
-        if !is_used
-            && let Some(section) = self.sections.get_mut(usize::from(at))
-            && section.in_flight == 0
-        {
-            section.next = self.free;
-            self.free = at;
+        if !is_used {
+            if let Some(section) = self.sections.get_mut(usize::from(at)) {
+                if section.in_flight == 0 {
+                    section.next = self.free;
+                    self.free = at;
+                }
+            }
         }
     }
 
@@ -394,10 +394,10 @@ impl<P: Platform, B: DmaBuffer> TxState<P, B> {
             }
             self.sealed.pop();
         }
-        if let Some(open) = self.open.filter(|open| open.frames > 0)
-            && self.send_section(&open, channel)?
-        {
-            self.open = None;
+        if let Some(open) = self.open.filter(|open| open.frames > 0) {
+            if self.send_section(&open, channel)? {
+                self.open = None;
+            }
         }
         Ok(())
     }

@@ -321,10 +321,10 @@ fn release<P: Platform>(function: &PciFunction<P>, unused: &mut Windows) {
     // SAFETY: its driver was told to let go of it, and reads all ones from now on.
     let bars = unsafe { Bars::read(function) };
     for (_, bar) in bars.iter() {
-        if let Bar::Memory { address, size, .. } = bar
-            && address != 0
-        {
-            unused.release(address, size);
+        if let Bar::Memory { address, size, .. } = bar {
+            if address != 0 {
+                unused.release(address, size);
+            }
         }
     }
 }

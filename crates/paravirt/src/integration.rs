@@ -85,11 +85,11 @@ impl<P: Platform> Integration<P> {
                     }
                 };
             }
-            if let Some(Entry::Open(_, connection)) = slot
-                && let Err(fault) = connection.serve(reference, agent)
-            {
-                log::debug!("{:?}: {fault}", connection.service());
-                *slot = None;
+            if let Some(Entry::Open(_, connection)) = slot {
+                if let Err(fault) = connection.serve(reference, agent) {
+                    log::debug!("{:?}: {fault}", connection.service());
+                    *slot = None;
+                }
             }
         }
     }

@@ -77,11 +77,10 @@ impl Bars {
     /// Removes memory BARs for which `keep` returns false, given index, address and size.
     pub(crate) fn retain(&mut self, keep: impl Fn(u8, u64, u64) -> bool) {
         for (index, slot) in (0u8..).zip(self.0.iter_mut()) {
-            if let Some(Bar::Memory { address, size, .. }) = *slot
-                && address != 0
-                && !keep(index, address, size)
-            {
-                *slot = None;
+            if let Some(Bar::Memory { address, size, .. }) = *slot {
+                if address != 0 && !keep(index, address, size) {
+                    *slot = None;
+                }
             }
         }
     }

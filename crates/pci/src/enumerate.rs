@@ -276,12 +276,12 @@ impl<'a, P: Platform> Walk<'a, P> {
         }
         self.highest = self.highest.max(bus);
         for (at, info) in functions(self.access, bus, self.devices(bus)) {
-            if info.header_type == HeaderType::Bridge
-                && let Some(secondary) = self.secondary(at)
-            {
-                let subordinate = self.access.read(at, BUS_NUMBERS).to_le_bytes()[2];
-                self.highest = self.highest.max(subordinate.min(self.last));
-                self.find_highest(secondary, depth.saturating_add(1));
+            if info.header_type == HeaderType::Bridge {
+                if let Some(secondary) = self.secondary(at) {
+                    let subordinate = self.access.read(at, BUS_NUMBERS).to_le_bytes()[2];
+                    self.highest = self.highest.max(subordinate.min(self.last));
+                    self.find_highest(secondary, depth.saturating_add(1));
+                }
             }
         }
     }
@@ -303,10 +303,10 @@ impl<'a, P: Platform> Walk<'a, P> {
                 }
                 HeaderType::Device => {
                     for (_, bar) in self.bars(at, &info).iter() {
-                        if let Bar::Memory { address, size, .. } = bar
-                            && address != 0
-                        {
-                            windows.reserve(address, size);
+                        if let Bar::Memory { address, size, .. } = bar {
+                            if address != 0 {
+                                windows.reserve(address, size);
+                            }
                         }
                     }
                 }

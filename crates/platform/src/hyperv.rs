@@ -6,9 +6,6 @@ use crate::{RawDma, Vector};
 /// No method is called in interrupt context by a driver. [`hypercall`](Self::hypercall) is on the data path and called under spin
 /// locks: it takes none and does not block. The others are called when the hypervisor is opened and closed, and may allocate.
 ///
-/// No method is called in interrupt context by a driver. [`hypercall`](Self::hypercall) is on the data path and called under spin
-/// locks: it takes none and does not block. The others are called when the hypervisor is opened and closed, and may allocate.
-///
 /// # Safety
 ///
 /// An implementation upholds what each method requires.

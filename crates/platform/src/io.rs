@@ -124,7 +124,7 @@ impl<P: Platform> MmioRegion<P> {
     pub fn pointer<T>(&self, offset: usize) -> Option<NonNull<T>> {
         let end = offset.checked_add(size_of::<T>())?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
-        if end > self.len || !address.is_multiple_of(align_of::<T>()) {
+        if end > self.len || address & align_of::<T>().wrapping_sub(1) != 0 {
             return None;
         }
         // SAFETY: in bounds of the mapping.

@@ -6,8 +6,6 @@
 ///
 /// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
 ///
-/// All methods are called in task and in interrupt context, on any processor, and take no lock and do not block.
-///
 /// # Safety
 ///
 /// The registers are those of the current processor, and the drivers run where the instructions are allowed.
@@ -16,7 +14,9 @@ pub unsafe trait Registers: Send + Sync {
     fn cpuid(&self, leaf: u32) -> [u32; 4] {
         #[cfg(target_arch = "x86_64")]
         {
-            let result = core::arch::x86_64::__cpuid(leaf);
+            #[allow(unused_unsafe, reason = "a safe function since Rust 1.94")]
+            // SAFETY: every processor with long mode has the instruction, which affects no memory.
+            let result = unsafe { core::arch::x86_64::__cpuid(leaf) };
             [result.eax, result.ebx, result.ecx, result.edx]
         }
         #[cfg(not(target_arch = "x86_64"))]

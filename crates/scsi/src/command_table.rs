@@ -327,19 +327,20 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
     #[inline(always)]
     pub fn accept_good(&mut self, id: u64, transferred: u32) -> Accepted {
         let at = slot_of(id);
-        if let Some(slot) = self.slots.get_mut(usize::from(at))
-            && slot.id == id
-            && slot.place == Place::Sent
-            && slot.stage == Stage::Last
-            && slot.len == transferred
-        {
-            if let Data::Buffer(buffer, _) = &mut slot.data {
-                // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
-                // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
-                unsafe { buffer.reclaim() };
+        if let Some(slot) = self.slots.get_mut(usize::from(at)) {
+            if slot.id == id
+                && slot.place == Place::Sent
+                && slot.stage == Stage::Last
+                && slot.len == transferred
+            {
+                if let Data::Buffer(buffer, _) = &mut slot.data {
+                    // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
+                    // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
+                    unsafe { buffer.reclaim() };
+                }
+                slot.place = Place::Done;
+                return Accepted::Done(at);
             }
-            slot.place = Place::Done;
-            return Accepted::Done(at);
         }
         Accepted::No
     }

@@ -131,12 +131,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             return Some(ControllerEvent::Faulted(fault));
         }
         self.shared.control.lock().is_late = false;
-        if self.count == 0
-            && self.shared.state.take_scan()
-            && let Err(fault) = self.scan()
-        {
-            log::warn!("scsi: scan failed: {fault}: tried again after recovery");
-            return None;
+        if self.count == 0 && self.shared.state.take_scan() {
+            if let Err(fault) = self.scan() {
+                log::warn!("scsi: scan failed: {fault}: tried again after recovery");
+                return None;
+            }
         }
         let gone = self.shared.state.units.iter().find(|unit| unit.take_removal());
         if let Some(unit) = gone {
@@ -178,10 +177,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             let owner = if at == 0 { CONTROLLER } else { NOBODY };
             let received = port.receive_for_others(&self.shared.state, owner);
             drop(port);
-            if let Err(fault) = received
-                && self.shared.fault().is_none()
-            {
-                let _ = self.shared.recover(epoch, fault);
+            if let Err(fault) = received {
+                if self.shared.fault().is_none() {
+                    let _ = self.shared.recover(epoch, fault);
+                }
             }
         }
     }
@@ -239,11 +238,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         }
         // In reverse order, so that the first is popped first.
         for address in progress.there.get(..progress.len).unwrap_or_default().iter().rev() {
-            if !shared.state.has_unit(*address)
-                && let Some(place) = found.get_mut(*count)
-            {
-                *place = *address;
-                *count = count.saturating_add(1);
+            if !shared.state.has_unit(*address) {
+                if let Some(place) = found.get_mut(*count) {
+                    *place = *address;
+                    *count = count.saturating_add(1);
+                }
             }
         }
         Ok(())
@@ -275,9 +274,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             Scan::Paths { paths, targets } => (paths, targets),
         };
         while *path < paths {
-            while let Ok(next) = u8::try_from(*target)
-                && *target < targets
-            {
+            while let Ok(next) = u8::try_from(*target) {
+                if *target >= targets {
+                    break;
+                }
                 *target = target.saturating_add(1);
                 let address = Address { path: *path, target: next, lun: 0 };
                 Self::scan_target(shared, control, address, &mut add)?;

@@ -169,12 +169,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     pub fn begin_reset(&self) {
         if self.state.begin_reset(self.state.now().saturating_add(self.timeouts.reset)) {
             log::warn!("scsi: a command is past its deadline: resetting the bus");
-            if let Some(port) = self.ports.first()
-                && let Some(port) = &mut port.lock().port
-            {
-                // If it cannot be sent, commands in flight have the same time to complete.
-                let _ = port.reset_bus(RESET_ID);
-                port.kick();
+            if let Some(port) = self.ports.first() {
+                if let Some(port) = &mut port.lock().port {
+                    // If it cannot be sent, commands in flight have the same time to complete.
+                    let _ = port.reset_bus(RESET_ID);
+                    port.kick();
+                }
             }
             self.state.wake_units();
         }
@@ -219,21 +219,21 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
                 _ => Ok(()),
             };
         }
-        if let Phase::Down(fault) = self.state.phase()
-            && fault != Fault::Reset
-        {
-            return Err(fault);
+        if let Phase::Down(fault) = self.state.phase() {
+            if fault != Fault::Reset {
+                return Err(fault);
+            }
         }
         self.state.set_phase(Phase::Down(Fault::Reset));
         let closed = self.close(control);
         let mut fault = closed.err().unwrap_or(fault);
-        if fault == Fault::Reset
-            && let Err(error) = self.open_again(control)
-        {
-            // What was opened of it is closed again.
-            let closed = self.close(control);
-            let error = if error == Fault::Reset { Fault::Refused } else { error };
-            fault = closed.err().unwrap_or(error);
+        if fault == Fault::Reset {
+            if let Err(error) = self.open_again(control) {
+                // What was opened of it is closed again.
+                let closed = self.close(control);
+                let error = if error == Fault::Reset { Fault::Refused } else { error };
+                fault = closed.err().unwrap_or(error);
+            }
         }
         self.state.next_epoch();
         let result = if fault == Fault::Reset { Ok(()) } else { Err(fault) };

@@ -213,8 +213,8 @@ pub fn luns(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
     let len = be32(bytes, 0).and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
     let list = bytes.get(8..).unwrap_or_default();
     let list = list.get(..len).unwrap_or(list);
-    list.as_chunks::<8>().0.iter().filter_map(|entry| {
-        let [first, second, rest @ ..] = *entry;
+    list.chunks_exact(8).filter_map(|entry| {
+        let [first, second, rest @ ..] = *entry.first_chunk::<8>()?;
         let is_simple = rest == [0; 6];
         match first >> 6 {
             0 if is_simple && first == 0 => Some(u16::from(second)),

@@ -135,9 +135,10 @@ pub(crate) fn look<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         let name = page.flatten().and_then(data::name).unwrap_or_default();
         found.hash = hash(found.hash, name);
         let mut digits = [0u8; 32];
-        for (to, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(name) {
-            *to = [byte >> 4, byte & 15]
+        for (to, byte) in digits.chunks_exact_mut(2).zip(name) {
+            let digits = [byte >> 4, byte & 15]
                 .map(|digit| b"0123456789abcdef".get(usize::from(digit)).copied().unwrap_or(0));
+            to.copy_from_slice(&digits);
         }
         found.name = Serial::new(&digits);
     }

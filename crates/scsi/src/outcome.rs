@@ -98,13 +98,14 @@ pub(crate) fn outcome<P: Platform, B>(
                 false => Outcome::Finish(Err(IoError::Device)),
             }
         }
-        // Old hosts have the reads and writes of 10 bytes only, for USB disks and disks that are passed through.
-        Disposition::Failed(IoError::Unsupported) if !is_own && let Some(cdb) = slot.cdb.shortened() => {
-            state.unit_is_short(owner);
-            slot.cdb = cdb;
-            Outcome::RetryAt(Instant::ZERO)
-        }
         Disposition::Failed(error) => {
+            // Old hosts have the reads and writes of 10 bytes only, for USB disks and disks that are passed through.
+            let shortened = slot.cdb.shortened().filter(|_| error == IoError::Unsupported && !is_own);
+            if let Some(cdb) = shortened {
+                state.unit_is_short(owner);
+                slot.cdb = cdb;
+                return Outcome::RetryAt(Instant::ZERO);
+            }
             if error == IoError::ReadOnly {
                 state.unit_changed(owner);
             }

@@ -206,9 +206,8 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
             return None;
         }
         let (owner, mut first, mut came) = (table.owner(), None, false);
-        while let Some(port) = &mut self.port
-            && let Some((id, transferred)) = port.receive_good()
-        {
+        while let Some(port) = &mut self.port {
+            let Some((id, transferred)) = port.receive_good() else { break };
             self.outstanding = self.outstanding.saturating_sub(1);
             came = true;
             let accepted = match owner_of(id) == owner {
@@ -329,12 +328,13 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
         if came {
             self.has_received(owner);
         }
-        if let Some(table) = table
-            && table.has_deferred()
-            && let Some(port) = &mut self.port
-        {
-            let sent = table.retry_due(port, state.now());
-            self.outstanding = self.outstanding.wrapping_add(sent);
+        if let Some(table) = table {
+            if table.has_deferred() {
+                if let Some(port) = &mut self.port {
+                    let sent = table.retry_due(port, state.now());
+                    self.outstanding = self.outstanding.wrapping_add(sent);
+                }
+            }
         }
         Ok(())
     }
@@ -407,13 +407,14 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
     #[cold]
     fn wake(&mut self) {
         self.wake_those(self.ready);
-        if self.armed != 0
-            && let Some(port) = &mut self.port
-            && port.arm() == Arm::Pending
-        {
-            // Something came in just now: those who sleep are to look.
-            self.armed = 0;
-            self.wakers.wake_all();
+        if self.armed != 0 {
+            if let Some(port) = &mut self.port {
+                if port.arm() == Arm::Pending {
+                    // Something came in just now: those who sleep are to look.
+                    self.armed = 0;
+                    self.wakers.wake_all();
+                }
+            }
         }
     }
 
@@ -450,10 +451,10 @@ impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
     /// Asks for no interrupts, unless others want them.
     pub fn disarm(&mut self, owner: u16) {
         self.armed &= !bit(owner);
-        if self.armed == 0
-            && let Some(port) = &mut self.port
-        {
-            port.disarm();
+        if self.armed == 0 {
+            if let Some(port) = &mut self.port {
+                port.disarm();
+            }
         }
     }
 

@@ -125,10 +125,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         };
         let (blocks, is_short) = (unit.blocks(), unit.is_short());
         // The gate word that is kept is one of a controller in service.
-        if (self.shared.state.gate() != self.gate || !unit.accepts(is_write))
-            && let Err(reason) = self.pass_gate(is_write)
-        {
-            return Err((reason, buffer));
+        if self.shared.state.gate() != self.gate || !unit.accepts(is_write) {
+            if let Err(reason) = self.pass_gate(is_write) {
+                return Err((reason, buffer));
+            }
         }
         if !self.table.has_room() {
             return Err((Rejected::Full, buffer));

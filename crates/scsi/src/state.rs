@@ -168,10 +168,10 @@ impl<P: Platform> ControllerState<P> {
 
     /// The unit of `owner` answered that it is not there; the controller scans then.
     pub fn unit_gone(&self, owner: u16, address: Address) {
-        if let Some(unit) = self.unit(owner).filter(|unit| unit.address() == address)
-            && unit.set_gone()
-        {
-            self.request_scan();
+        if let Some(unit) = self.unit(owner).filter(|unit| unit.address() == address) {
+            if unit.set_gone() {
+                self.request_scan();
+            }
         }
     }
 

@@ -7,12 +7,27 @@ const BLOCK_WORDS: usize = 8;
 /// The number of words below which they are copied one by one, inline.
 const SHORT_WORDS: usize = 2 * BLOCK_WORDS;
 
+/// Splits `bytes` into whole words and what is left. `as_chunks` of Rust 1.88
+#[inline(always)]
+fn words_of(bytes: &[u8]) -> (&[[u8; 8]], &[u8]) {
+    let (whole, rest) = bytes.split_at(bytes.len() & !7);
+    // SAFETY: the pointer is valid for the bytes of `whole`, of which there are eight for each word; arrays of bytes have no alignment.
+    (unsafe { core::slice::from_raw_parts(whole.as_ptr().cast(), whole.len() >> 3) }, rest)
+}
+
+/// As [`words_of`], without what is left.
+#[inline(always)]
+fn words_of_mut(bytes: &mut [u8]) -> &mut [[u8; 8]] {
+    // SAFETY: the pointer is valid for all bytes and borrowed from them, and eight of them make a word; arrays of bytes have no alignment.
+    unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() >> 3) }
+}
+
 /// Writes `bytes` to the beginning of `words`, padding the last word with zeros. Returns the words after them.
 ///
 /// Bytes that do not fit are not written; the returned slice is then empty.
 #[inline(always)]
 pub fn copy_words_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64] {
-    let (whole, rest) = bytes.as_chunks::<8>();
+    let (whole, rest) = words_of(bytes);
     let Some((now, later)) = words.split_at_checked(whole.len()) else { return &[] };
     if whole.len() < SHORT_WORDS {
         for (to, from) in now.iter().zip(whole) {
@@ -61,7 +76,7 @@ fn copy_last_word_in<'a>(words: &'a [AtomicU64], bytes: &[u8]) -> &'a [AtomicU64
 /// Reads `words` into the beginning of `bytes`, each word once. Copies as many whole words as both have.
 #[inline(always)]
 pub fn copy_words_out(words: &[AtomicU64], bytes: &mut [u8]) {
-    let (chunks, _) = bytes.as_chunks_mut::<8>();
+    let chunks = words_of_mut(bytes);
     if chunks.len() < SHORT_WORDS {
         for (from, to) in words.iter().zip(chunks) {
             *to = from.load(Ordering::Relaxed).to_le_bytes();

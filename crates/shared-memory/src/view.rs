@@ -61,7 +61,7 @@ impl SharedMemory {
     pub fn at<T: SharedAtom>(&self, offset: usize) -> Option<&T> {
         let end = offset.checked_add(size_of::<T>())?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
-        if end > self.len || !address.is_multiple_of(align_of::<T>()) {
+        if end > self.len || address & align_of::<T>().wrapping_sub(1) != 0 {
             return None;
         }
         // SAFETY: in bounds and aligned by the checks above; valid and accessed only as atomics by the contract of `new`.
@@ -72,7 +72,7 @@ impl SharedMemory {
     pub fn slice_at<T: SharedAtom>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let end = offset.checked_add(count.checked_mul(size_of::<T>())?)?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
-        if end > self.len || !address.is_multiple_of(align_of::<T>()) {
+        if end > self.len || address & align_of::<T>().wrapping_sub(1) != 0 {
             return None;
         }
         // SAFETY: in bounds and aligned by the checks above; valid and accessed only as atomics by the contract of `new`.
@@ -89,7 +89,7 @@ impl SharedMemory {
         let len = count.checked_mul(size_of::<T>())?;
         let end = offset.checked_add(len)?;
         let address = (self.base.as_ptr() as usize).checked_add(offset)?;
-        if end > self.len || !count.is_power_of_two() || !address.is_multiple_of(align_of::<T>()) {
+        if end > self.len || !count.is_power_of_two() || address & align_of::<T>().wrapping_sub(1) != 0 {
             return None;
         }
         // SAFETY: in bounds by the checks above.

@@ -48,7 +48,7 @@ struct StorvspExecuteHead {
 pub const GOOD_WORDS: usize = size_of::<StorvspExecuteHead>() / 8;
 const _: () = {
     const fn at(field: usize) -> usize {
-        size_of::<StorvspHeader>().strict_add(field)
+        size_of::<StorvspHeader>().wrapping_add(field)
     }
     assert!(offset_of!(StorvspExecuteHead, srb_status) == at(offset_of!(StorvspScsiRequest, srb_status)));
     assert!(offset_of!(StorvspExecuteHead, scsi_status) == at(offset_of!(StorvspScsiRequest, scsi_status)));

@@ -126,7 +126,7 @@ impl Payload<WORDS> for Execute<'_> {
 // The offsets at which `Execute` sets the fields of a command.
 const _: () = {
     const fn is_at(field: usize, word: usize, byte: usize) -> bool {
-        size_of::<StorvspHeader>().strict_add(field) == word.strict_mul(8).strict_add(byte)
+        size_of::<StorvspHeader>().wrapping_add(field) == word.wrapping_mul(8).wrapping_add(byte)
     }
     assert!(is_at(offset_of!(StorvspScsiRequest, path_id), 2, 1));
     assert!(is_at(offset_of!(StorvspScsiRequest, target_id), 2, 2));

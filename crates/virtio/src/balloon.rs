@@ -149,14 +149,13 @@ impl<P: Platform> PageQueue<P> {
         buffer.set_len(buffer.capacity());
         let mut left = max.min(MAX_REQUEST_PAGES as u64);
         let (mut len, mut count) = (0usize, 0usize);
-        let (words, _) = buffer.bytes_mut().as_chunks_mut::<4>();
-        while left > 0
-            && let Some(slot) = self.runs.get_mut(count)
-            && let Some(run) = next(left)
-        {
-            for (word, frame) in words.iter_mut().skip(len).zip(run.first..run.end()) {
+        let words = buffer.bytes_mut();
+        while left > 0 {
+            let Some(slot) = self.runs.get_mut(count) else { break };
+            let Some(run) = next(left) else { break };
+            for (word, frame) in words.chunks_exact_mut(4).skip(len).zip(run.first..run.end()) {
                 // The callers take no page whose number has more than 32 bits.
-                *word = (frame as u32).to_le_bytes();
+                word.copy_from_slice(&(frame as u32).to_le_bytes());
             }
             *slot = run;
             count = count.saturating_add(1);
@@ -456,10 +455,9 @@ impl<P: Platform> Balloon for VirtioBalloon<P> {
         let mut pages =
             FreePages { segments: [Segment::default(); MAX_REPORT_RUNS], count: 0, is_in_flight: false };
         let mut total = 0u64;
-        while total < max
-            && let Some(segment) = pages.segments.get_mut(pages.count)
-            && let Some(run) = memory.take(max.saturating_sub(total).min(1 << 18))
-        {
+        while total < max {
+            let Some(segment) = pages.segments.get_mut(pages.count) else { break };
+            let Some(run) = memory.take(max.saturating_sub(total).min(1 << 18)) else { break };
             let len = u32::try_from(run.count.saturating_mul(PAGE_SIZE as u64)).unwrap_or(0);
             *segment = Segment { addr: BusAddr(run.first.saturating_mul(PAGE_SIZE as u64)), len };
             pages.count = pages.count.saturating_add(1);

@@ -612,14 +612,14 @@ impl<P: Platform> VirtioDevice<P> {
     }
 
     fn forget_in(&self, inner: &mut Inner<P>, place: usize) {
-        if let Some(slot) = inner.queues.get_mut(place)
-            && let Some(queue) = slot.take()
-            && !queue.is_drained
-            && self.fault().is_some()
-        {
-            let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
-            self.undrained.store(left, Ordering::Relaxed);
-            self.restart_if_drained(inner, left);
+        if let Some(slot) = inner.queues.get_mut(place) {
+            if let Some(queue) = slot.take() {
+                if !queue.is_drained && self.fault().is_some() {
+                    let left = self.undrained.load(Ordering::Relaxed).saturating_sub(1);
+                    self.undrained.store(left, Ordering::Relaxed);
+                    self.restart_if_drained(inner, left);
+                }
+            }
         }
     }
 

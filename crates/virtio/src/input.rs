@@ -96,7 +96,7 @@ impl Range {
 /// Decodes an event of a device whose absolute axes have the ranges `x` and `y`. Total: an unknown event is
 /// [`InputEvent::Other`].
 pub fn decode(event: WireEvent, x: Range, y: Range) -> InputEvent {
-    let (kind, code, value) = (event.kind.get(), event.code.get(), event.value.get().cast_signed());
+    let (kind, code, value) = (event.kind.get(), event.code.get(), event.value.get() as i32);
     let relative = |axis| InputEvent::Relative { axis, by: value };
     match (kind, code) {
         (kind::SYNC, 0) => InputEvent::Sync,
@@ -146,7 +146,7 @@ fn range(transport: &mut dyn VirtioTransport, axis: u16) -> Range {
     let config = config.filter(|config| usize::from(config.size) >= size_of::<WireAxis>());
     let Some(config) = config else { return Range::default() };
     let Ok((axis, _)) = WireAxis::read_from_prefix(&config.value) else { return Range::default() };
-    let (min, max) = (axis.min.get().cast_signed(), axis.max.get().cast_signed());
+    let (min, max) = (axis.min.get() as i32, axis.max.get() as i32);
     let span = i64::from(max).saturating_sub(min.into());
     Range { min, span: u32::try_from(span).unwrap_or(0) }
 }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     fn of(kind: u16, code: u16, value: i32, range: Range) -> InputEvent {
-        let value = value.cast_unsigned();
+        let value = value as u32;
         decode(
             WireEvent { kind: kind.into(), code: code.into(), value: value.into() },
             range,

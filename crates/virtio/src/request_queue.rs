@@ -156,10 +156,10 @@ impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
 
 impl<P: Platform, Q: Ring> Drop for QueueBuilder<P, Q> {
     fn drop(&mut self) {
-        if let Some(queue) = &mut self.queue
-            && let Some(proof) = self.device.retire(self.place)
-        {
-            queue.quiesce(&proof);
+        if let Some(queue) = &mut self.queue {
+            if let Some(proof) = self.device.retire(self.place) {
+                queue.quiesce(&proof);
+            }
         }
     }
 }
@@ -297,12 +297,12 @@ impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
         if let Some(used) = self.queue.reclaim_next(proof.as_ref()) {
             return Ok(Some(Outcome::Aborted(used)));
         }
-        if !self.is_drained()
-            && let Some(proof) = &proof
-        {
-            self.queue.quiesce(proof);
-            // The restart gives the device the addresses of the queue again, once all queues are drained.
-            let _ = self.queue.addresses();
+        if !self.is_drained() {
+            if let Some(proof) = &proof {
+                self.queue.quiesce(proof);
+                // The restart gives the device the addresses of the queue again, once all queues are drained.
+                let _ = self.queue.addresses();
+            }
         }
         self.report_drained().map(|()| None)
     }
@@ -449,11 +449,12 @@ impl<P: Platform> BufferQueue<P, DmaSlice<P>> {
 
     /// Submits the buffers of `spare` for the device to write, until the queue is full, and kicks the device.
     pub fn refill(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) {
-        while self.fault().is_none()
-            && self.queue.has_room(1)
-            && let Some(buffer) = spare.pop()
-            && self.submit_from(buffer, Direction::FromDevice, spare)
-        {}
+        while self.fault().is_none() && self.queue.has_room(1) {
+            let Some(buffer) = spare.pop() else { break };
+            if !self.submit_from(buffer, Direction::FromDevice, spare) {
+                break;
+            }
+        }
         self.kick();
     }
 

@@ -193,11 +193,13 @@ impl<M: RingMemory> Outgoing<M> {
         payload: impl Payload<WORDS>,
     ) -> Result<bool, RingError> {
         // Descriptor, range, frame number and footer: six words besides the payload.
-        let total = const { (WORDS as u32).strict_add(6).strict_mul(8) };
+        #[allow(clippy::arithmetic_side_effects, reason = "an overflow does not compile")]
+        let total = const { (WORDS as u32 + 6) * 8 };
+        #[allow(clippy::arithmetic_side_effects, reason = "an overflow does not compile")]
         let head = const {
             let (Kind(kind), header8) = (Kind::GPA_DIRECT, 5);
             let flags = (COMPLETION_REQUESTED as u64) << 48;
-            kind as u64 | header8 << 16 | (WORDS as u64).strict_add(header8) << 32 | flags
+            kind as u64 | header8 << 16 | (WORDS as u64 + header8) << 32 | flags
         };
         let offset = address & PAGE_MASK;
         if offset.wrapping_add(u64::from(len)) > PAGE_MASK.wrapping_add(1) {

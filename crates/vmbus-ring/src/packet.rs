@@ -123,10 +123,13 @@ pub struct TransferRanges<'a> {
 impl TransferRanges<'_> {
     /// Returns the ranges.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = TransferRange> + '_ {
-        let (ranges, _) = self.ranges.as_chunks::<{ size_of::<RingTransferPageRange>() }>();
-        ranges.iter().map(|range| {
-            let RingTransferPageRange { byte_count, byte_offset } = zerocopy::transmute!(*range);
-            TransferRange { len: byte_count, offset: byte_offset }
+        self.ranges.chunks_exact(size_of::<RingTransferPageRange>()).map(|range| {
+            let range = RingTransferPageRange::read_from_bytes(range);
+            // A chunk has the length of a range.
+            range.map_or(TransferRange { len: 0, offset: 0 }, |range| TransferRange {
+                len: range.byte_count,
+                offset: range.byte_offset,
+            })
         })
     }
 }
@@ -193,7 +196,7 @@ pub struct ParsedRange<'a> {
 impl ParsedRange<'_> {
     /// Returns the frame numbers of the pages.
     pub fn pages(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
-        self.pages.as_chunks::<8>().0.iter().map(|page| u64::from_le_bytes(*page))
+        self.pages.chunks_exact(8).map(|page| page.first_chunk().copied().map_or(0, u64::from_le_bytes))
     }
 }
 

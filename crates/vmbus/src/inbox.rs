@@ -50,8 +50,9 @@ impl<P: Platform> Inbox<P> {
         self.cursors.put(|index| {
             let Some(entry) = self.entries.get(index) else { return };
             entry.len.store(message.len as u32, Ordering::Relaxed);
-            for (to, from) in entry.payload.iter().zip(message.payload.as_chunks::<8>().0) {
-                to.store(u64::from_le_bytes(*from), Ordering::Relaxed);
+            for (to, from) in entry.payload.iter().zip(message.payload.chunks_exact(8)) {
+                let word = from.first_chunk().copied().map_or(0, u64::from_le_bytes);
+                to.store(word, Ordering::Relaxed);
             }
         });
     }
@@ -61,8 +62,8 @@ impl<P: Platform> Inbox<P> {
         let taken = self.cursors.take(|index| {
             let entry = self.entries.get(index)?;
             let mut payload = [0; PAYLOAD];
-            for (from, to) in entry.payload.iter().zip(payload.as_chunks_mut::<8>().0) {
-                *to = from.load(Ordering::Relaxed).to_le_bytes();
+            for (from, to) in entry.payload.iter().zip(payload.chunks_exact_mut(8)) {
+                to.copy_from_slice(&from.load(Ordering::Relaxed).to_le_bytes());
             }
             Some((payload, (entry.len.load(Ordering::Relaxed) as usize).min(PAYLOAD)))
         });

@@ -139,9 +139,8 @@ impl<P: Platform> VmbusShared<P> {
             if self.is_handling.swap(true, Ordering::AcqRel) {
                 return;
             }
-            while left > 0
-                && let Some((bytes, len)) = self.interrupts.inbox.take()
-            {
+            while left > 0 {
+                let Some((bytes, len)) = self.interrupts.inbox.take() else { break };
                 self.handle(bytes.get(..len).unwrap_or(&bytes));
                 left = left.saturating_sub(1);
             }

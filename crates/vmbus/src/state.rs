@@ -258,43 +258,43 @@ impl<P: Platform> State<P> {
         match message {
             HostMessage::Offer(offer) => return self.add_offer(offer),
             HostMessage::Rescind { channel } => {
-                if let Some(place) = self.place(channel)
-                    && let Some(entry) = self.entry(place)
-                {
-                    entry.is_rescinded = true;
-                    return Then::Gone(place, channel);
+                if let Some(place) = self.place(channel) {
+                    if let Some(entry) = self.entry(place) {
+                        entry.is_rescinded = true;
+                        return Then::Gone(place, channel);
+                    }
                 }
                 log::warn!("vmbus: rescind of channel {channel}, which was not offered: ignored");
             }
             HostMessage::AllOffersDelivered => self.are_offers_delivered = true,
             HostMessage::OpenResult { channel, open_id, status } => {
-                if let Some(place) = self.place(channel)
-                    && open_id == channel
-                    && let Some(entry) = self.entry(place)
-                {
-                    entry.open.accept(status);
+                if let Some(place) = self.place(channel) {
+                    if open_id == channel {
+                        if let Some(entry) = self.entry(place) {
+                            entry.open.accept(status);
+                        }
+                    }
                 }
             }
             HostMessage::ModifyResponse { channel, status } => {
-                if let Some(place) = self.place(channel)
-                    && let Some(entry) = self.entry(place)
-                {
-                    entry.modify.accept(status);
+                if let Some(place) = self.place(channel) {
+                    if let Some(entry) = self.entry(place) {
+                        entry.modify.accept(status);
+                    }
                 }
             }
             HostMessage::GpadlCreated { channel, gpadl, status } => {
-                if let Some(gpadl) = self.gpadl(gpadl)
-                    && gpadl.channel == channel
-                    && gpadl.phase == GpadlPhase::Creating
-                {
-                    gpadl.phase = GpadlPhase::Created(status);
+                if let Some(gpadl) = self.gpadl(gpadl) {
+                    if gpadl.channel == channel && gpadl.phase == GpadlPhase::Creating {
+                        gpadl.phase = GpadlPhase::Created(status);
+                    }
                 }
             }
             HostMessage::GpadlTorndown { gpadl } => {
-                if let Some(gpadl) = self.gpadl(gpadl)
-                    && gpadl.phase == GpadlPhase::TearingDown
-                {
-                    gpadl.phase = GpadlPhase::TornDown;
+                if let Some(gpadl) = self.gpadl(gpadl) {
+                    if gpadl.phase == GpadlPhase::TearingDown {
+                        gpadl.phase = GpadlPhase::TornDown;
+                    }
                 }
             }
             // Where it is granted, the host offers a channel.

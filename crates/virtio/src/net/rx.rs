@@ -125,18 +125,19 @@ impl<P: Platform> VirtioRx<P> {
     /// Receives a buffer to which the device has written `len` bytes.
     #[inline(always)]
     fn take_in(&mut self, buffer: DmaSlice<P>, len: u32) -> Result<(), Fault> {
-        if self.missing == 0
-            && let Some(bytes) = buffer.bytes().first_chunk::<HEADER_LEN>()
-            && let Some(payload) = len.checked_sub(HEADER_LEN as u32)
-        {
-            let (meta, buffers) = header::parse(bytes);
-            // VIRTIO 1.3 §5.1.6.1: without mergeable buffers a frame is always in one buffer.
-            if buffers == 1 || !self.is_merging {
-                let frame = RxFrame::new(payload as usize, 1, meta);
-                // Each buffer is in one queue or pool only, so there is room.
-                let _ = self.ready.push(Part { buffer, start: HEADER_LEN as u32, end: len, frame });
-                self.complete = self.complete.wrapping_add(1);
-                return Ok(());
+        if self.missing == 0 {
+            if let Some(bytes) = buffer.bytes().first_chunk::<HEADER_LEN>() {
+                if let Some(payload) = len.checked_sub(HEADER_LEN as u32) {
+                    let (meta, buffers) = header::parse(bytes);
+                    // VIRTIO 1.3 §5.1.6.1: without mergeable buffers a frame is always in one buffer.
+                    if buffers == 1 || !self.is_merging {
+                        let frame = RxFrame::new(payload as usize, 1, meta);
+                        // Each buffer is in one queue or pool only, so there is room.
+                        let _ = self.ready.push(Part { buffer, start: HEADER_LEN as u32, end: len, frame });
+                        self.complete = self.complete.wrapping_add(1);
+                        return Ok(());
+                    }
+                }
             }
         }
         self.take_in_part(buffer, len)
@@ -202,10 +203,11 @@ impl<P: Platform> VirtioRx<P> {
 
     /// Submits the spare buffers.
     fn refill(&mut self) {
-        while self.queue.is_open()
-            && self.queue.queue().has_room(1)
-            && let Some(buffer) = self.spare.pop()
-        {
+        while self.queue.is_open() {
+            if !self.queue.queue().has_room(1) {
+                break;
+            }
+            let Some(buffer) = self.spare.pop() else { break };
             if !self.submit(buffer) {
                 return;
             }

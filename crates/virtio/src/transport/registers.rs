@@ -133,10 +133,10 @@ impl<'a, P: Platform> Config<'a, P> {
     /// Reads `bytes.len()` bytes: by one access of 8 or 16 bits or by 32-bit words if they are aligned, otherwise byte by byte.
     fn read_bytes(&self, offset: usize, bytes: &mut [u8]) {
         match bytes {
-            [_, _] if offset.is_multiple_of(2) => {
+            [_, _] if offset % 2 == 0 => {
                 bytes.copy_from_slice(&self.region.read16(self.at(offset)).to_le_bytes());
             }
-            _ if bytes.len().is_multiple_of(4) && offset.is_multiple_of(4) => {
+            _ if bytes.len() % 4 == 0 && offset % 4 == 0 => {
                 for (i, word) in bytes.chunks_exact_mut(4).enumerate() {
                     let at = self.at(offset).wrapping_add(i.wrapping_mul(4));
                     word.copy_from_slice(&self.region.read32(at).to_le_bytes());
@@ -154,10 +154,10 @@ impl<'a, P: Platform> Config<'a, P> {
     pub fn read(&self, fields: &[(u8, u8)], into: &mut [u8]) {
         for &(offset, width) in fields {
             let (offset, width) = (usize::from(offset), usize::from(width));
-            if let Some(to) = into.get_mut(offset..offset.wrapping_add(width))
-                && self.has(offset, width)
-            {
-                self.read_bytes(offset, to);
+            if let Some(to) = into.get_mut(offset..offset.wrapping_add(width)) {
+                if self.has(offset, width) {
+                    self.read_bytes(offset, to);
+                }
             }
         }
     }
@@ -168,10 +168,8 @@ impl<'a, P: Platform> Config<'a, P> {
             return false;
         }
         match *bytes {
-            [a, b] if offset.is_multiple_of(2) => {
-                self.region.write16(self.at(offset), u16::from_le_bytes([a, b]))
-            }
-            [a, b, c, d] if offset.is_multiple_of(4) => {
+            [a, b] if offset % 2 == 0 => self.region.write16(self.at(offset), u16::from_le_bytes([a, b])),
+            [a, b, c, d] if offset % 4 == 0 => {
                 self.region.write32(self.at(offset), u32::from_le_bytes([a, b, c, d]));
             }
             _ => {

@@ -363,10 +363,10 @@ impl<P: Platform> Channel<P> {
     #[inline(always)]
     pub fn receive<'b>(&mut self, buffer: &'b mut [u8]) -> Result<Option<Packet<'b>>, Fault> {
         // Checked at every look at the ring, rather than for every packet that a look has shown.
-        if (self.fault.is_some() || !self.incoming.is_next_known())
-            && let Some(fault) = self.fault()
-        {
-            return Err(fault);
+        if self.fault.is_some() || !self.incoming.is_next_known() {
+            if let Some(fault) = self.fault() {
+                return Err(fault);
+            }
         }
         match self.incoming.next(buffer) {
             Ok(Some(packet)) => {

@@ -26,10 +26,10 @@ impl<P: Platform> Drop for Claim<'_, P> {
         if !self.is_kept {
             let mut state = self.shared.state.lock();
             // On a later connection, the entry is of another channel.
-            if self.shared.generation() == self.generation
-                && let Some(entry) = state.entry(self.place)
-            {
-                entry.is_taken = false;
+            if self.shared.generation() == self.generation {
+                if let Some(entry) = state.entry(self.place) {
+                    entry.is_taken = false;
+                }
             }
             drop(state);
             self.shared.release_if_gone(self.place);
@@ -185,10 +185,10 @@ impl<P: Platform> Channel<P> {
             }
         };
         let mut state = self.shared.state.lock();
-        if self.shared.generation() == generation
-            && let Some(entry) = state.entry(self.place)
-        {
-            entry.is_taken = false;
+        if self.shared.generation() == generation {
+            if let Some(entry) = state.entry(self.place) {
+                entry.is_taken = false;
+            }
         }
         drop(state);
         self.shared.release_if_gone(self.place);

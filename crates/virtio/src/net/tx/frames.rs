@@ -98,10 +98,10 @@ impl<P: Platform, B: DmaBuffer> FrameTx<P, B> {
         if !self.is_ready(len) {
             return false;
         }
-        if self.reserved == NONE
-            && let Some(slot) = self.queue.queue_mut().reserve()
-        {
-            self.reserved = slot;
+        if self.reserved == NONE {
+            if let Some(slot) = self.queue.queue_mut().reserve() {
+                self.reserved = slot;
+            }
         }
         true
     }
