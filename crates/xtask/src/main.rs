@@ -20,6 +20,7 @@ mod serve;
 mod soak;
 mod tap;
 mod test;
+mod toolchains;
 mod tools;
 
 use anyhow::Result;

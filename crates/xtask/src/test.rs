@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all checks and tests.
 
 use crate::scratch::Scratch;
-use crate::{api, bindings, examples, fuzz, kernel, matrix, tools};
+use crate::{api, bindings, examples, fuzz, kernel, matrix, toolchains, tools};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::path::PathBuf;
@@ -12,6 +12,9 @@ pub struct Options {
     /// Run only the QEMU cases whose names contain this text
     #[arg(long, value_name = "TEXT")]
     qemu: Option<String>,
+    /// Run only the checks with other compilers and for other processors
+    #[arg(long, conflicts_with = "qemu")]
+    compilers: bool,
 }
 
 /// Arguments that select all packages with all features, except the kernel, which is built separately, and the fuzz targets.
@@ -145,6 +148,12 @@ pub fn doc() -> Result<()> {
 }
 
 pub fn test(options: &Options) -> Result<()> {
+    if options.compilers {
+        if let Some(why) = toolchains::check()? {
+            println!("skipped: {why}");
+        }
+        return Ok(());
+    }
     let mut skipped = vec![];
     if options.qemu.is_none() {
         cargo("fmt --all --check")?;
@@ -154,12 +163,8 @@ pub fn test(options: &Options) -> Result<()> {
         cargo(&format!("clippy --quiet {LIBRARIES} --all-targets -- -D warnings"))?;
         cargo("clippy --quiet -p paravirt-kernel --features bare-metal -- -D warnings")?;
         // Builds the library crates with default features only: no allocator, no standard library.
-        cargo(
-            "build --quiet -p hyperv-bindings -p paravirt-platform -p paravirt-shared-memory -p paravirt-device -p paravirt-pci \
-             -p paravirt-virtio -p paravirt-firmware \
-             -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus -p paravirt-hv-balloon \
-             -p paravirt-scsi -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt-hv-input -p paravirt-hv-socket -p paravirt",
-        )?;
+        cargo(&format!("build --quiet {}", toolchains::PORTABLE))?;
+        skipped.extend(toolchains::check()?);
         families()?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;
