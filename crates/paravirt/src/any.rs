@@ -22,7 +22,7 @@ use paravirt_hyperv::ReferenceClock;
 use paravirt_kvm::KvmClock;
 #[cfg(feature = "hyperv")]
 use paravirt_netvsc::{NetVsc, NetVscQueue};
-use paravirt_platform::{DmaBuffer, Instant, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, Instant, PageBox, Platform};
 #[cfg(feature = "virtio")]
 use paravirt_scsi::{Disk, DiskQueue};
 #[cfg(feature = "hyperv")]
@@ -43,6 +43,22 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(feature = "virtio")]
 use paravirt_virtio::socket::VirtioSockets;
+
+/// Opens a device and puts it into pages of its own: it is passed on by value, on stacks that may be small. A frame of its own, so that
+/// the caller's has no room for every kind of device.
+#[inline(never)]
+pub(crate) fn boxed<P: Platform, T, E: From<AllocError>>(
+    platform: &P,
+    open: impl FnOnce() -> Result<T, E>,
+) -> Result<PageBox<P, T>, E> {
+    Ok(PageBox::new(platform, open()?)?)
+}
+
+/// Calls `work` in a frame of its own, whose size the caller's does not include.
+#[inline(never)]
+pub(crate) fn separately<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
 
 /// The payload of a variant that cannot be constructed. It keeps the type parameters of a device enumeration in use when the
 /// features of all its other variants are off.
@@ -223,7 +239,7 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
 pub enum Net<P: Platform, B: DmaBuffer> {
     /// A virtio network device.
     #[cfg(feature = "virtio")]
-    Virtio(VirtioNet<P, B>),
+    Virtio(PageBox<P, VirtioNet<P, B>>),
     /// A NetVSC network device.
     #[cfg(feature = "hyperv")]
     HyperV(NetVsc<P, B>),
@@ -325,7 +341,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
 pub enum AnyConsole<P: Platform> {
     /// A virtio console.
     #[cfg(feature = "virtio")]
-    Virtio(VirtioConsole<P>),
+    Virtio(PageBox<P, VirtioConsole<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -355,7 +371,7 @@ impl<P: Platform> Console for AnyConsole<P> {
 pub enum AnyEntropy<P: Platform> {
     /// A virtio entropy device.
     #[cfg(feature = "virtio")]
-    Virtio(VirtioRng<P>),
+    Virtio(PageBox<P, VirtioRng<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -376,10 +392,10 @@ impl<P: Platform> Entropy for AnyEntropy<P> {
 pub enum AnyInput<P: Platform> {
     /// A virtio input device.
     #[cfg(feature = "virtio")]
-    Virtio(VirtioInput<P>),
+    Virtio(PageBox<P, VirtioInput<P>>),
     /// A synthetic keyboard or mouse on VMBus.
     #[cfg(feature = "hyperv")]
-    HyperV(HvInput<P>),
+    HyperV(PageBox<P, HvInput<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -406,7 +422,7 @@ impl<P: Platform> Input for AnyInput<P> {
 pub enum AnySockets<P: Platform> {
     /// A virtio socket device (vsock).
     #[cfg(feature = "virtio")]
-    Virtio(VirtioSockets<P>),
+    Virtio(PageBox<P, VirtioSockets<P>>),
     /// Hyper-V sockets on VMBus.
     #[cfg(feature = "hyperv")]
     HyperV(HvSockets<P>),
@@ -460,10 +476,10 @@ impl<P: Platform> Sockets for AnySockets<P> {
 pub enum AnyBalloon<P: Platform> {
     /// A virtio memory balloon.
     #[cfg(feature = "virtio")]
-    Virtio(VirtioBalloon<P>),
+    Virtio(PageBox<P, VirtioBalloon<P>>),
     /// The Dynamic Memory device on VMBus.
     #[cfg(feature = "hyperv")]
-    HyperV(HvBalloon<P>),
+    HyperV(PageBox<P, HvBalloon<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }

@@ -48,6 +48,7 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
         }
     }
 
+    #[inline(never)]
     fn poll(&mut self) -> Option<AnyEvent<P, B>> {
         match self {
             #[cfg(feature = "virtio")]
@@ -96,6 +97,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
 
     /// Opens the controller that VMBus offers, with up to `queues` queues for each disk. [`poll`](Self::poll) reports its disks.
     #[cfg(feature = "hyperv")]
+    #[inline(never)]
     pub fn open_offer(
         &mut self,
         platform: &P,
@@ -114,6 +116,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
 
     /// Opens a virtio controller.
     #[cfg(feature = "virtio")]
+    #[inline(never)]
     pub fn open_virtio(
         &mut self,
         platform: &P,
@@ -153,6 +156,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     }
 
     /// Passes each hot-plug event of the controller at `only`, or of all controllers, to `each`.
+    #[inline(never)]
     pub fn poll(&mut self, only: Option<Place>, each: &mut dyn FnMut(Event<P, B>)) {
         for (place, controller) in self.iter_mut().filter(|(at, _)| only.is_none_or(|only| only == *at)) {
             for _ in 0..MAX_EVENTS {

@@ -5,17 +5,17 @@ use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
-use paravirt_platform::{InterruptLine, Platform, Polarity, Trigger};
+use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
+use paravirt_platform::{AllocError, InterruptLine, PageTable, Platform, Polarity, Trigger};
 
 /// Maximum number of ECAM ranges, of host bridges, and of MMIO devices.
 const MAX_ENTRIES: usize = 32;
 
-/// The buses of the machine.
-pub(crate) struct Map {
-    pub ecam: List<Ecam, MAX_ENTRIES>,
-    bridges: List<Bridge, MAX_ENTRIES>,
-    pub mmio: List<VirtioMmio, MAX_ENTRIES>,
+/// The buses of the machine, in pages of their own: a kernel's stack may have no room for them.
+pub(crate) struct Map<P: Platform> {
+    pub ecam: List<P, Ecam>,
+    bridges: List<P, Bridge>,
+    pub mmio: List<P, VirtioMmio>,
 }
 
 /// A host bridge: its buses and its memory windows.
@@ -39,15 +39,15 @@ pub(crate) struct Root<P: Platform> {
     pub unused: Windows,
 }
 
-/// A list of fixed capacity. Elements that do not fit are counted, and reported in the log.
-pub(crate) struct List<T, const N: usize> {
-    entries: [Option<T>; N],
+/// A list of up to [`MAX_ENTRIES`]. Elements that do not fit are counted, and reported in the log.
+pub(crate) struct List<P: Platform, T> {
+    entries: PageTable<P, Option<T>>,
     dropped: usize,
 }
 
-impl<T, const N: usize> List<T, N> {
-    const fn new() -> Self {
-        Self { entries: [const { None }; N], dropped: 0 }
+impl<P: Platform, T> List<P, T> {
+    fn new(platform: &P) -> Result<Self, AllocError> {
+        Ok(Self { entries: PageTable::new(platform, MAX_ENTRIES, |_| None)?, dropped: 0 })
     }
 
     fn push(&mut self, value: T) {
@@ -62,9 +62,14 @@ impl<T, const N: usize> List<T, N> {
     }
 }
 
-impl Map {
-    pub fn collect<P: Platform>(memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Self {
-        let mut map = Self { ecam: List::new(), bridges: List::new(), mmio: List::new() };
+impl<P: Platform> Map<P> {
+    pub fn collect(
+        platform: &P,
+        memory: &Physical<'_, P>,
+        firmware: &Firmware<'_>,
+    ) -> Result<Self, AllocError> {
+        let (ecam, bridges, mmio) = (List::new(platform)?, List::new(platform)?, List::new(platform)?);
+        let mut map = Self { ecam, bridges, mmio };
         acpi_tables(memory, firmware.rsdp, |table| {
             let read = match &table.signature {
                 b"MCFG" => {
@@ -103,7 +108,7 @@ impl Map {
                 "more than {MAX_ENTRIES} entries of a kind: ignored {ecam} ECAM ranges, {bridges} bridges, {mmio} MMIO devices"
             );
         }
-        map
+        Ok(map)
     }
 
     fn add_aml(&mut self, aml: &[u8]) {
@@ -125,16 +130,16 @@ impl Map {
     }
 
     /// Enumerates the host bridges whose buses `access` reaches, or its first bus if firmware declares no bridge there. Buses that are in
-    /// `walked` are left out, however often firmware describes them: a device has one owner.
+    /// `seen` are left out, however often firmware describes them: a device has one owner.
     ///
     /// # Safety
     ///
     /// Firmware describes this machine, and no other driver uses its devices.
-    pub unsafe fn enumerate<P: Platform>(
+    pub unsafe fn enumerate(
         &self,
         access: &ConfigAccess<P>,
         is_driven: fn(&FunctionInfo) -> bool,
-        walked: &mut Walked,
+        seen: &mut Seen<P>,
         visit: &mut dyn FnMut(PciSlot<P>),
         rooted: &mut dyn FnMut(Root<P>),
     ) {
@@ -145,12 +150,12 @@ impl Map {
         for bridge in self.bridges.iter().filter(is_reached) {
             is_declared = true;
             // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of this function.
-            let root = unsafe { walk(access, bridge.first, &bridge.windows, is_driven, walked, visit) };
+            let root = unsafe { walk(access, bridge.first, &bridge.windows, is_driven, seen, visit) };
             root.into_iter().for_each(&mut *rooted);
         }
         if !is_declared {
             // SAFETY: there are no windows to allocate from; the rest is the contract of this function.
-            let root = unsafe { walk(access, first, &Windows::new(), is_driven, walked, visit) };
+            let root = unsafe { walk(access, first, &Windows::new(), is_driven, seen, visit) };
             root.into_iter().for_each(rooted);
         }
     }
@@ -166,17 +171,18 @@ unsafe fn walk<P: Platform>(
     first: u8,
     declared: &Windows,
     is_driven: fn(&FunctionInfo) -> bool,
-    walked: &mut Walked,
+    seen: &mut Seen<P>,
     visit: &mut dyn FnMut(PciSlot<P>),
 ) -> Option<Root<P>> {
     let segment = access.segment();
-    if walked.contains(segment, first) {
+    if seen.contains_bus(segment, first) {
         return None;
     }
     let mut current = None;
     let new = |slot: PciSlot<P>| {
         let bus = slot.address().bus;
-        if current != Some(bus) && !walked.add(segment, bus) {
+        // A bus that another walk has reached is left to it.
+        if current != Some(bus) && seen.contains_bus(segment, bus) || !seen.add(slot.address()) {
             return;
         }
         current = Some(bus);
@@ -188,50 +194,68 @@ unsafe fn walk<P: Platform>(
     Some(Root { access: access.clone(), first, declared: declared.clone(), unused })
 }
 
-/// The PCI buses whose functions were visited, of every segment.
-pub(crate) struct Walked(List<(u16, [u64; 4]), MAX_ENTRIES>);
+/// Maximum number of buses with devices; those of further ones are not visited.
+const MAX_BUSES: usize = 256;
 
-impl Walked {
-    pub const fn new() -> Self {
-        Self(List::new())
+/// The buses that were visited, of every segment, and their devices.
+pub(crate) struct Seen<P: Platform>(Option<PageTable<P, Option<SeenBus>>>);
+
+#[derive(Copy, Clone)]
+struct SeenBus {
+    segment: u16,
+    bus: u8,
+    /// A bit for each device.
+    devices: u32,
+}
+
+impl<P: Platform> Seen<P> {
+    /// An empty set; without memory for it, nothing is visited.
+    pub fn new(platform: &P) -> Self {
+        Self(PageTable::new(platform, MAX_BUSES, |_| None).ok())
     }
 
-    fn contains(&self, segment: u16, bus: u8) -> bool {
-        let (word, bit) = (usize::from(bus >> 6), 1u64 << (bus & 63));
-        self.0
-            .iter()
-            .filter(|(s, _)| *s == segment)
-            .any(|(_, buses)| buses.get(word).is_some_and(|w| w & bit != 0))
+    fn find(&self, segment: u16, bus: u8) -> Option<&SeenBus> {
+        let mut buses = self.0.iter().flat_map(|table| table.iter()).flatten();
+        buses.find(|seen| (seen.segment, seen.bus) == (segment, bus))
     }
 
-    /// Adds a bus; returns false if it is there already, or if it cannot be recorded.
-    fn add(&mut self, segment: u16, bus: u8) -> bool {
-        if self.contains(segment, bus) {
-            return false;
-        }
-        if !self.0.iter().any(|(s, _)| *s == segment) {
-            self.0.push((segment, [0; 4]));
-        }
-        let (word, bit) = (usize::from(bus >> 6), 1u64 << (bus & 63));
-        let entry = self.0.entries.iter_mut().flatten().find(|(s, _)| *s == segment);
-        entry.and_then(|(_, buses)| buses.get_mut(word)).map(|w| *w |= bit).is_some()
+    fn contains_bus(&self, segment: u16, bus: u8) -> bool {
+        self.find(segment, bus).is_some()
+    }
+
+    /// Returns whether a device was visited.
+    pub fn contains(&self, at: Address) -> bool {
+        let bit = 1u32.wrapping_shl(u32::from(at.device));
+        self.find(at.segment, at.bus).is_some_and(|seen| seen.devices & bit != 0)
+    }
+
+    /// Adds a device; returns false if it cannot be recorded.
+    fn add(&mut self, at: Address) -> bool {
+        let is_its = |seen: &SeenBus| (seen.segment, seen.bus) == (at.segment, at.bus);
+        let mut slots = self.0.iter_mut().flat_map(|table| table.iter_mut());
+        let Some(slot) = slots.find(|slot| slot.as_ref().is_none_or(is_its)) else { return false };
+        let empty = SeenBus { segment: at.segment, bus: at.bus, devices: 0 };
+        slot.get_or_insert(empty).devices |= 1u32.wrapping_shl(u32::from(at.device));
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use paravirt_testhost::Guest;
 
     #[test]
-    fn a_bus_is_visited_once_in_each_segment() {
-        let mut walked = Walked::new();
-        assert!(walked.add(0, 0) && walked.add(1, 0) && walked.add(0, 255) && walked.add(0, 64));
-        assert!(!walked.add(0, 0) && !walked.add(1, 0) && !walked.add(0, 255));
-        assert!(walked.contains(0, 64) && !walked.contains(1, 64));
+    fn a_bus_is_visited_by_one_walk_in_each_segment() {
+        let mut seen = Seen::new(&Guest::new());
+        let at = |segment, bus, device| Address { segment, bus, device, function: 0 };
+        assert!(seen.add(at(0, 0, 3)) && seen.add(at(0, 0, 31)) && seen.add(at(1, 255, 0)));
+        assert!(seen.contains_bus(0, 0) && !seen.contains_bus(1, 0) && seen.contains_bus(1, 255));
+        assert!(seen.contains(at(0, 0, 31)) && !seen.contains(at(0, 0, 4)) && !seen.contains(at(0, 255, 0)));
         // What cannot be recorded is not visited.
-        for segment in 2..MAX_ENTRIES as u16 {
-            assert!(walked.add(segment, 9));
+        for segment in 2..MAX_BUSES as u16 {
+            assert!(seen.add(at(segment, 9, 0)));
         }
-        assert!(!walked.add(100, 9));
+        assert!(!seen.add(at(1000, 9, 0)) && seen.add(at(1, 255, 7)));
     }
 }

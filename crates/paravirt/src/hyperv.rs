@@ -1,5 +1,6 @@
 //! Hyper-V: the hypervisor, VMBus and the devices on it, the integration services.
 
+use crate::any::{boxed, separately};
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
@@ -32,6 +33,7 @@ pub(crate) struct HyperVHost<P: Platform> {
 
 impl<P: Platform> HyperVHost<P> {
     /// Connects to the hypervisor and VMBus, as far as the host offers them. Each device gets up to `queues` queues.
+    #[inline(never)]
     pub fn open(platform: &P, queues: u16, newest: Version, timeouts: Timeouts) -> Self {
         let (platform, integration) = (platform.clone(), Integration::new(platform));
         let mut this = Self { platform, hypervisor: None, vmbus: None, integration, queues };
@@ -89,19 +91,21 @@ impl<P: Platform> HyperVHost<P> {
         let processor = offer.channel.checked_rem(processors).unwrap_or(0);
         let options = ChannelOptions::default().with_processor(ProcessorId(processor));
         let device = match offer.interface {
-            paravirt_hv_balloon::INTERFACE => match HvBalloon::open(&self.platform, vmbus, offer, &options) {
-                Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
-                Err(error) => unclaimed(Reason::HvBalloon(error)),
-            },
+            paravirt_hv_balloon::INTERFACE => {
+                match boxed(&self.platform, || HvBalloon::open(&self.platform, vmbus, offer, &options)) {
+                    Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
+                    Err(error) => unclaimed(Reason::HvBalloon(error)),
+                }
+            }
             interface if paravirt_hv_input::is_input(&interface) => {
-                match HvInput::open(&self.platform, vmbus, offer, &options) {
+                match boxed(&self.platform, || HvInput::open(&self.platform, vmbus, offer, &options)) {
                     Ok(input) => Device::Input(AnyInput::HyperV(input)),
                     Err(error) => unclaimed(Reason::HvInput(error)),
                 }
             }
             paravirt_netvsc::INTERFACE => {
                 let options = NetOptions::default().with_queues(self.queues, processors);
-                match NetVsc::open(&self.platform, vmbus, offer, &options) {
+                match separately(|| NetVsc::open(&self.platform, vmbus, offer, &options)) {
                     Ok(card) => Device::Net(Net::HyperV(card)),
                     Err(error) => unclaimed(Reason::NetVsc(error)),
                 }

@@ -1,13 +1,14 @@
 //! virtio devices on PCI and MMIO.
 
+use crate::any::{boxed, separately};
 use crate::controllers::Controllers;
-use crate::firmware::{Map, Root, Walked};
+use crate::firmware::{Map, Root, Seen};
 use crate::hot_plug::HotPlug;
 use crate::{
     AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
     Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
 };
-use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot};
+use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot};
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
@@ -20,8 +21,7 @@ use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
 
-/// Maximum number of buses and of host bridges whose devices can be added and removed.
-const MAX_BUSES: usize = 256;
+/// Maximum number of host bridges whose devices can be added and removed.
 const MAX_ROOTS: usize = 32;
 
 /// How devices are opened.
@@ -31,45 +31,13 @@ pub(crate) struct Opener {
     pub options: Options,
 }
 
-/// The devices that the enumeration found: a bit for each device of a bus.
-struct Seen<P: Platform>(Option<PageTable<P, Option<SeenBus>>>);
-
-#[derive(Copy, Clone)]
-struct SeenBus {
-    segment: u16,
-    bus: u8,
-    devices: u32,
-}
-
-impl<P: Platform> Seen<P> {
-    fn new(platform: &P) -> Self {
-        Self(PageTable::new(platform, MAX_BUSES, |_| None).ok())
-    }
-
-    fn add(&mut self, at: Address) {
-        let Some(table) = &mut self.0 else { return };
-        let bit = 1u32.wrapping_shl(u32::from(at.device));
-        let is_its = |seen: &SeenBus| (seen.segment, seen.bus) == (at.segment, at.bus);
-        if let Some(bus) = table.iter_mut().flatten().find(|bus| is_its(bus)) {
-            bus.devices |= bit;
-        } else if let Some(free) = table.iter_mut().find(|bus| bus.is_none()) {
-            *free = Some(SeenBus { segment: at.segment, bus: at.bus, devices: bit });
-        }
-    }
-
-    fn contains(&self, at: Address) -> bool {
-        let bit = 1u32.wrapping_shl(u32::from(at.device));
-        let mut buses = self.0.iter().flat_map(|table| table.iter()).flatten();
-        buses.any(|seen| (seen.segment, seen.bus) == (at.segment, at.bus) && seen.devices & bit != 0)
-    }
-}
-
 /// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address. Returns the buses that devices are added
 /// to and removed from.
 ///
 /// # Safety
 ///
 /// As for [`probe`](crate::probe).
+#[inline(never)]
 pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     platform: &P,
     firmware: &Firmware<'_>,
@@ -79,12 +47,16 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
 ) -> HotPlug<P> {
     // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
     let memory = unsafe { Physical::new(platform) };
-    let map = Map::collect(&memory, firmware);
+    let map = match Map::collect(platform, &memory, firmware) {
+        Ok(map) => map,
+        Err(error) => {
+            log::warn!("pci: {error}: no device is looked for");
+            return HotPlug::open(platform, &memory, firmware, opener);
+        }
+    };
     let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
-    let mut seen = Seen::new(platform);
     let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
     let mut visit = |slot: PciSlot<P>| {
-        seen.add(slot.address());
         // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
         unsafe { opener.open_slot(platform, &slot, controllers, found) };
     };
@@ -95,14 +67,14 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
             *free = Some(root);
         }
     };
-    let (mut is_reached, mut walked) = (false, Walked::new());
+    let (mut is_reached, mut seen) = (false, Seen::new(platform));
     for range in map.ecam.iter() {
         // SAFETY: the MCFG reports configuration space there, and by the contract of `probe` firmware's tables are true.
         match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
             Ok(access) => {
                 is_reached = true;
                 // SAFETY: the caller upholds the same contract.
-                unsafe { map.enumerate(&access, Opener::is_driven, &mut walked, &mut visit, &mut rooted) };
+                unsafe { map.enumerate(&access, Opener::is_driven, &mut seen, &mut visit, &mut rooted) };
             }
             Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
         }
@@ -111,7 +83,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         // SAFETY: ECAM is not in use; the rest is the caller's contract.
         let access = unsafe { ConfigAccess::ports(platform) };
         // SAFETY: the caller upholds the same contract.
-        unsafe { map.enumerate(&access, Opener::is_driven, &mut walked, &mut visit, &mut rooted) };
+        unsafe { map.enumerate(&access, Opener::is_driven, &mut seen, &mut visit, &mut rooted) };
     }
     let mut roots = roots.iter_mut().flat_map(|roots| roots.iter_mut()).filter_map(Option::take);
     hot_plug.add_buses(&memory, firmware, &mut roots, &|at| seen.contains(at));
@@ -150,6 +122,7 @@ impl Opener {
     /// # Safety
     ///
     /// No other driver uses the function.
+    #[inline(never)]
     pub unsafe fn open_slot<P: Platform, B: DmaBuffer>(
         &self,
         platform: &P,
@@ -221,6 +194,7 @@ impl Opener {
 
 /// Opens a SCSI host device as a controller, whose disks are reported by the controller's `poll`. Returns the device if it is of another
 /// type, or could not be opened.
+#[inline(never)]
 fn scsi_host<P: Platform, B: DmaBuffer>(
     platform: &P,
     place: Place,
@@ -231,12 +205,13 @@ fn scsi_host<P: Platform, B: DmaBuffer>(
     if device.device_type != DeviceType::SCSI {
         return Some(Device::Passthrough(device));
     }
-    let opened = ScsiAdapter::open(platform, device.transport, open).map_err(Reason::Open);
+    let opened = separately(|| ScsiAdapter::open(platform, device.transport, open)).map_err(Reason::Open);
     let added = opened.and_then(|adapter| controllers.open_virtio(platform, place, adapter, open.queues));
     let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Virtio(DeviceType::SCSI), reason });
     added.err().map(unclaimed)
 }
 
+#[inline(never)]
 fn virtio_device<P: Platform, B: DmaBuffer>(
     platform: &P,
     transport: Transport<P>,
@@ -249,24 +224,20 @@ fn virtio_device<P: Platform, B: DmaBuffer>(
             Ok(Device::Passthrough(Passthrough { device_type, transport }))
         }
         DeviceType::BLOCK => {
-            VirtioBlk::open(platform, transport, open).map(|d| Device::Block(Block::Virtio(d)))
+            separately(|| VirtioBlk::open(platform, transport, open)).map(|d| Device::Block(Block::Virtio(d)))
         }
-        DeviceType::NET => VirtioNet::open(platform, transport, open).map(|d| Device::Net(Net::Virtio(d))),
-        DeviceType::CONSOLE => {
-            VirtioConsole::open(platform, transport, open).map(|d| Device::Console(AnyConsole::Virtio(d)))
-        }
-        DeviceType::ENTROPY => {
-            VirtioRng::open(platform, transport, open).map(|d| Device::Entropy(AnyEntropy::Virtio(d)))
-        }
-        DeviceType::BALLOON => {
-            VirtioBalloon::open(platform, transport, open).map(|d| Device::Balloon(AnyBalloon::Virtio(d)))
-        }
-        DeviceType::INPUT => {
-            VirtioInput::open(platform, transport, open).map(|d| Device::Input(AnyInput::Virtio(d)))
-        }
-        DeviceType::SOCKET => {
-            VirtioSockets::open(platform, transport, open).map(|d| Device::Sockets(AnySockets::Virtio(d)))
-        }
+        DeviceType::NET => boxed(platform, || VirtioNet::open(platform, transport, open))
+            .map(|d| Device::Net(Net::Virtio(d))),
+        DeviceType::CONSOLE => boxed(platform, || VirtioConsole::open(platform, transport, open))
+            .map(|d| Device::Console(AnyConsole::Virtio(d))),
+        DeviceType::ENTROPY => boxed(platform, || VirtioRng::open(platform, transport, open))
+            .map(|d| Device::Entropy(AnyEntropy::Virtio(d))),
+        DeviceType::BALLOON => boxed(platform, || VirtioBalloon::open(platform, transport, open))
+            .map(|d| Device::Balloon(AnyBalloon::Virtio(d))),
+        DeviceType::INPUT => boxed(platform, || VirtioInput::open(platform, transport, open))
+            .map(|d| Device::Input(AnyInput::Virtio(d))),
+        DeviceType::SOCKET => boxed(platform, || VirtioSockets::open(platform, transport, open))
+            .map(|d| Device::Sockets(AnySockets::Virtio(d))),
         // The caller opens it as a controller.
         DeviceType::SCSI => Ok(Device::Passthrough(Passthrough { device_type, transport })),
         DeviceType::GPU | DeviceType::SOUND | DeviceType::P9 => {

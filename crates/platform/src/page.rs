@@ -147,6 +147,20 @@ impl<P: Platform, T> PageBox<P, T> {
         Ok(Self { value: place, raw, platform: platform.clone() })
     }
 
+    /// Moves the value out, and frees the pages.
+    #[inline]
+    pub fn into_inner(self) -> T {
+        let this = core::mem::ManuallyDrop::new(self);
+        // SAFETY: the box owns the value, and is not dropped: the value is moved out once, and its pages, which came from `state_alloc`,
+        // are freed once.
+        unsafe {
+            let value = this.value.read();
+            let platform = core::ptr::read(&raw const this.platform);
+            platform.state_free(this.raw);
+            value
+        }
+    }
+
     /// Converts the box to one of an unsized type, such as a trait object.
     ///
     /// # Safety

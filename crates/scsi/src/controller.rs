@@ -108,6 +108,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
     /// # Errors
     ///
     /// [`OpenError`]; the transport is then closed.
+    #[inline(never)]
     pub fn open(platform: &P, transport: T, options: &Options) -> Result<Self, OpenError> {
         let ports = usize::from(options.queues).clamp(1, MAX_PORTS);
         let depth = options.depth.clamp(1, 1024);

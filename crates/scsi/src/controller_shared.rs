@@ -95,6 +95,7 @@ pub(crate) struct ControllerShared<P: Platform, T: ScsiTransport, B: DmaBuffer> 
 
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     /// Opens up to `ports` ports of `transport`.
+    #[inline(never)]
     pub fn open(
         platform: &P,
         mut transport: T,
@@ -107,7 +108,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         let zeroes = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let table = CommandTable::new(platform, CONTROLLER, Address::default(), 1)?;
         let first = transport.open(0, ports)?.ok_or(Fault::Refused)?;
-        let mut opened = [const { None }; MAX_PORTS];
+        // In pages of its own: on a small stack there is no room for so many ports.
+        let mut opened = PageTable::new(platform, MAX_PORTS, |_| None)?;
         let mut count = 0usize;
         for (index, slot) in opened.iter_mut().enumerate().take(ports.max(1)) {
             *slot = if index == 0 { None } else { transport.open(index, ports)? };

@@ -3,7 +3,7 @@
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::VirtQueue;
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::request_queue::{BoxedQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
@@ -12,8 +12,8 @@ use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, ControlError, Fault, HeldPages, Notify, PageRange,
 };
 use paravirt_platform::{
-    BusAddr, Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, PAGE_SIZE, PageArc, Platform, ProcessorId,
-    Segment, SubmitError,
+    BusAddr, Direction, DmaBuffer, DmaSegments, DmaSlice, Instant, PAGE_SIZE, PageArc, PageTable, Platform,
+    ProcessorId, Segment, SubmitError,
 };
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -114,11 +114,11 @@ enum Completion {
 
 /// The inflate or deflate queue, with one request in flight at most.
 struct PageQueue<P: Platform> {
-    queue: BufferQueue<P, DmaSlice<P>>,
+    queue: BoxedQueue<P, DmaSlice<P>>,
     /// The buffer of the request while it is not in flight.
     spare: Option<DmaSlice<P>>,
     /// The runs of the request: a private copy, since the device may be able to write the buffer.
-    runs: [PageRange; MAX_REQUEST_PAGES],
+    runs: PageTable<P, PageRange>,
     /// Valid entries of `runs`; 0 if no request is outstanding.
     count: usize,
 }
@@ -126,7 +126,8 @@ struct PageQueue<P: Platform> {
 impl<P: Platform> PageQueue<P> {
     fn new(builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>, platform: &P) -> Result<Self, OpenError> {
         let spare = Some(DmaSlice::alloc(platform, MAX_REQUEST_PAGES.saturating_mul(4))?);
-        Ok(Self { queue: builder.build()?, spare, runs: [PageRange::default(); MAX_REQUEST_PAGES], count: 0 })
+        let runs = PageTable::new(platform, MAX_REQUEST_PAGES, |_| PageRange::default())?;
+        Ok(Self { queue: builder.build_boxed()?, spare, runs, count: 0 })
     }
 
     /// Takes a completed request: how it ended. Its runs stay in `runs` until the next request.
@@ -181,10 +182,10 @@ pub struct VirtioBalloon<P: Platform> {
     device: PageArc<P, VirtioDevice<P>>,
     inflate: PageQueue<P>,
     deflate: PageQueue<P>,
-    statistics: Option<BufferQueue<P, DmaSlice<P>>>,
+    statistics: Option<BoxedQueue<P, DmaSlice<P>>>,
     /// The buffer of the statistics while it is not in flight.
     statistics_buffer: Option<DmaSlice<P>>,
-    reporting: Option<BufferQueue<P, FreePages>>,
+    reporting: Option<BoxedQueue<P, FreePages>>,
     held: HeldPages<P>,
     /// Statistics reports that the device has used.
     reports: u64,
@@ -230,9 +231,9 @@ impl<P: Platform> VirtioBalloon<P> {
         let mut this = Self {
             inflate: PageQueue::new(inflate, platform)?,
             deflate: PageQueue::new(deflate, platform)?,
-            statistics: statistics.map(QueueBuilder::build).transpose()?,
+            statistics: statistics.map(QueueBuilder::build_boxed).transpose()?,
             statistics_buffer: Some(DmaSlice::alloc(platform, STATISTICS_LEN)?),
-            reporting: reporting.map(QueueBuilder::build).transpose()?,
+            reporting: reporting.map(QueueBuilder::build_boxed).transpose()?,
             held: HeldPages::new(platform, MAX_HELD_RUNS)?,
             reports: 0,
             target: 0,
@@ -356,16 +357,16 @@ impl<P: Platform> Notify for VirtioBalloon<P> {
             return Arm::Pending;
         }
         let queues = [self.inflate.queue.arm(), self.deflate.queue.arm()];
-        let statistics = self.statistics.as_mut().map_or(Arm::Armed, BufferQueue::arm);
-        let reporting = self.reporting.as_mut().map_or(Arm::Armed, BufferQueue::arm);
+        let statistics = self.statistics.as_mut().map_or(Arm::Armed, |queue| queue.arm());
+        let reporting = self.reporting.as_mut().map_or(Arm::Armed, |queue| queue.arm());
         queues.into_iter().chain([statistics, reporting]).fold(Arm::Armed, Arm::and)
     }
 
     fn disarm(&mut self) {
         self.inflate.queue.disarm();
         self.deflate.queue.disarm();
-        self.statistics.iter_mut().for_each(BufferQueue::disarm);
-        self.reporting.iter_mut().for_each(BufferQueue::disarm);
+        self.statistics.iter_mut().for_each(|queue| queue.disarm());
+        self.reporting.iter_mut().for_each(|queue| queue.disarm());
     }
 
     fn next_deadline(&self) -> Instant {

@@ -2,7 +2,7 @@
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::request_queue::{BoxedQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
@@ -36,8 +36,8 @@ struct Input<P: Platform> {
 
 /// A virtio console with one port.
 pub struct VirtioConsole<P: Platform> {
-    rx: BufferQueue<P, DmaSlice<P>>,
-    tx: BufferQueue<P, DmaSlice<P>>,
+    rx: BoxedQueue<P, DmaSlice<P>>,
+    tx: BoxedQueue<P, DmaSlice<P>>,
     input: Fifo<P, Input<P>>,
     rx_spare: Fifo<P, DmaSlice<P>>,
     tx_spare: Fifo<P, DmaSlice<P>>,
@@ -57,8 +57,8 @@ impl<P: Platform> VirtioConsole<P> {
         let tx = QueueBuilder::new(&device, &params(1))?;
         device.start(|_| ProcessorId(0))?;
         let mut console = Self {
-            rx: rx.build()?,
-            tx: tx.build()?,
+            rx: rx.build_boxed()?,
+            tx: tx.build_boxed()?,
             input: Fifo::new(platform, usize::from(BUFFERS))?,
             rx_spare: Fifo::new(platform, usize::from(BUFFERS))?,
             tx_spare: Fifo::new(platform, usize::from(BUFFERS))?,

@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, 
 use core::time::Duration;
 use paravirt_device::{Arm, Connection, Fault, RingKind, Signalling};
 use paravirt_platform::{
-    Handled, InterruptCell, PageArc, PageBox, Platform, ProcessorId, RawHandler, Vector,
+    Handled, InterruptCell, PageArc, PageBox, PageTable, Platform, ProcessorId, RawHandler, Vector,
 };
 use spin::Mutex;
 
@@ -91,15 +91,16 @@ struct Setup {
     is_untouched: bool,
 }
 
+/// The tables are pages of their own: on a small stack there is no room for them.
 struct Inner<P: Platform> {
     transport: Transport<P>,
-    queues: [Option<Setup>; MAX_QUEUES],
+    queues: PageTable<P, Option<Setup>>,
     /// The memory of queues that were dropped idle while the device could access it, until the next reset.
-    parked: [Option<QueueMemory<P>>; MAX_QUEUES],
+    parked: PageTable<P, Option<QueueMemory<P>>>,
     config_message: Option<u16>,
     /// Whether the interrupt line is bound.
     has_line: bool,
-    vectors: [Option<Vector>; MAX_QUEUES + 1],
+    vectors: PageTable<P, Option<Vector>>,
     /// Whether the device confirmed the last reset and has not been given queue addresses since.
     is_quiesced: bool,
 }
@@ -117,14 +118,14 @@ impl<P: Platform> Inner<P> {
 
 /// The state that interrupt handlers access: a separate allocation that neither moves nor is freed until every handler has been
 /// unbound.
-struct InterruptState {
-    cells: [InterruptCell; MAX_QUEUES],
+struct InterruptState<P: Platform> {
+    cells: PageTable<P, InterruptCell>,
     config_cell: InterruptCell,
     config_changed: AtomicBool,
     ack: InterruptAck,
 }
 
-impl InterruptState {
+impl<P: Platform> InterruptState<P> {
     fn wake_all(&self) {
         self.cells.iter().for_each(InterruptCell::wake);
         self.config_changed.store(true, Ordering::Release);
@@ -172,7 +173,7 @@ pub(crate) struct VirtioDevice<P: Platform> {
     features: u64,
     inner: Mutex<Inner<P>>,
     /// `drop` unbinds every handler before this or the transport is freed, so that the order of the fields does not matter.
-    interrupts: PageBox<P, InterruptState>,
+    interrupts: PageBox<P, InterruptState<P>>,
     platform: P,
 }
 
@@ -211,7 +212,7 @@ impl<P: Platform> VirtioDevice<P> {
         }
         let features = transport::negotiate(&mut *transport, choose)?;
         let interrupts = InterruptState {
-            cells: [const { InterruptCell::new() }; MAX_QUEUES],
+            cells: PageTable::new(platform, MAX_QUEUES, |_| InterruptCell::new())?,
             config_cell: InterruptCell::new(),
             config_changed: AtomicBool::new(false),
             ack: transport.interrupt_ack(),
@@ -219,11 +220,11 @@ impl<P: Platform> VirtioDevice<P> {
         let interrupts = PageBox::new(platform, interrupts)?;
         let inner = Inner {
             transport,
-            queues: [None; MAX_QUEUES],
-            parked: [const { None }; MAX_QUEUES],
+            queues: PageTable::new(platform, MAX_QUEUES, |_| None)?,
+            parked: PageTable::new(platform, MAX_QUEUES, |_| None)?,
             config_message: None,
             has_line: false,
-            vectors: [None; MAX_QUEUES + 1],
+            vectors: PageTable::new(platform, MAX_QUEUES.saturating_add(1), |_| None)?,
             is_quiesced: true,
         };
         Ok(PageArc::new(
@@ -354,7 +355,7 @@ impl<P: Platform> VirtioDevice<P> {
         let is_plenty = places.saturating_add(1).saturating_mul(2) <= platform.free_vectors() as usize;
         if usize::from(entries) > places && is_plenty {
             // Also serves queues for which no further message is available.
-            let handler = RawHandler::new(state, InterruptState::on_any);
+            let handler = RawHandler::new(state, InterruptState::<P>::on_any);
             *config_message = message(transport, 0, handler, processor(0));
             for (place, queue) in queues.iter_mut().flatten().enumerate() {
                 if let Some(cell) = self.interrupts.cells.get(place) {
@@ -364,7 +365,7 @@ impl<P: Platform> VirtioDevice<P> {
                 }
             }
         } else if entries > 0 {
-            let handler = RawHandler::new(state, InterruptState::on_any);
+            let handler = RawHandler::new(state, InterruptState::<P>::on_any);
             let shared = message(transport, 0, handler, processor(0));
             *config_message = shared;
             queues.iter_mut().flatten().for_each(|queue| queue.message = shared);
@@ -391,7 +392,7 @@ impl<P: Platform> VirtioDevice<P> {
         let platform = self.platform.interrupts();
         let (Some(line), Some(slot)) = (transport.line(), vectors.first_mut()) else { return };
         transport.disable_messages();
-        let handler = RawHandler::new(self.interrupts.as_ptr(), InterruptState::on_line);
+        let handler = RawHandler::new(self.interrupts.as_ptr(), InterruptState::<P>::on_line);
         // SAFETY: the handler's data is the interrupt state, which, like the transport, stays until `drop` has unbound the handler.
         let Ok(vector) = (unsafe { platform.bind(handler, processor) }) else { return };
         match platform.route(line, vector) {

@@ -2,7 +2,7 @@
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::request_queue::{BoxedQueue, BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, VirtioTransport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
@@ -113,8 +113,8 @@ pub fn decode(event: WireEvent, x: Range, y: Range) -> InputEvent {
 
 /// A virtio input device: keyboard, mouse or tablet.
 pub struct VirtioInput<P: Platform> {
-    events: BufferQueue<P, DmaSlice<P>>,
-    status: BufferQueue<P, DmaSlice<P>>,
+    events: BoxedQueue<P, DmaSlice<P>>,
+    status: BoxedQueue<P, DmaSlice<P>>,
     event_spare: Fifo<P, DmaSlice<P>>,
     status_spare: Fifo<P, DmaSlice<P>>,
     info: InputInfo,
@@ -180,7 +180,7 @@ impl<P: Platform> VirtioInput<P> {
         device.start(|_| ProcessorId(0))?;
         let event_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, EVENT_BUFFERS, EVENT_LEN)?;
         let status_spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, STATUS_BUFFERS, EVENT_LEN)?;
-        let (events, mut status) = (events.build()?, status.build()?);
+        let (events, mut status) = (events.build_boxed()?, status.build_boxed()?);
         // QEMU up to 10.0 reports the bytes that it has read as written.
         status.queue_mut().ignore_lengths();
         let mut input = Self { events, status, event_spare, status_spare, info, has_leds, x, y };

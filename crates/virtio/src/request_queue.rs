@@ -9,7 +9,7 @@ use crate::queue::{
 use crate::transport::{Doorbell, OpenError};
 use core::task::Waker;
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, PageArc, Platform};
+use paravirt_platform::{AllocError, Direction, DmaBuffer, DmaSlice, Fifo, PageArc, PageBox, Platform};
 
 /// A completed request.
 pub(crate) enum Outcome<U> {
@@ -38,8 +38,10 @@ impl QueueParams {
 
 /// A queue that has been allocated and registered with its device, which has not been started yet. Dropping it removes the queue
 /// from the device.
+///
+/// The queue is in pages of its own until it is built, so that several fit on a small stack.
 pub(crate) struct QueueBuilder<P: Platform, Q: Ring> {
-    queue: Option<Q>,
+    queue: Option<PageBox<P, Q>>,
     device: PageArc<P, VirtioDevice<P>>,
     index: u16,
     place: usize,
@@ -49,6 +51,7 @@ pub(crate) struct QueueBuilder<P: Platform, Q: Ring> {
 
 impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, VirtQueue<P, B, X>> {
     /// Allocates queue `params.index` and registers it with the device.
+    #[inline(never)]
     pub fn new(device: &PageArc<P, VirtioDevice<P>>, params: &QueueParams) -> Result<Self, OpenError> {
         let features = Features::from_bits_truncate(device.features());
         let in_order = features.contains(Features::IN_ORDER);
@@ -72,6 +75,7 @@ impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, VirtQueue<P, B, X>> {
 impl<P: Platform, B: DmaBuffer, X> QueueBuilder<P, RecordQueue<P, B, X>> {
     /// Allocates record queue `index`, for data of up to `segments` segments, and registers it with the device. Returns `None` if
     /// the negotiated features do not allow record queues.
+    #[inline(never)]
     pub fn with_records(
         device: &PageArc<P, VirtioDevice<P>>,
         index: u16,
@@ -93,6 +97,7 @@ impl<P: Platform, B: DmaBuffer> QueueBuilder<P, FrameQueue<P, B>> {
     /// Allocates frame queue `params.index` with a frame buffer of `frame_len` bytes per entry, for caller's buffers of up to
     /// `segments` segments, and registers it with the device. Returns `None` if the negotiated features do not allow frame queues,
     /// or if the frame buffers together would exceed `max_bytes`.
+    #[inline(never)]
     pub fn with_frames(
         device: &PageArc<P, VirtioDevice<P>>,
         params: &QueueParams,
@@ -121,12 +126,14 @@ fn has_split_tables(features: Features) -> bool {
 }
 
 impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
+    #[inline(never)]
     fn register(
         device: &PageArc<P, VirtioDevice<P>>,
         index: u16,
         size: u16,
-        mut queue: Q,
+        queue: Q,
     ) -> Result<Self, OpenError> {
+        let mut queue = PageBox::new(device.platform(), queue)?;
         let place = device.add_queue(index, queue.addresses()).ok_or(OpenError::Queue)?;
         let generation = device.generation();
         Ok(Self { queue: Some(queue), device: device.clone(), index, place, size, generation })
@@ -138,9 +145,10 @@ impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
     }
 
     /// Returns the queue in service. The device has been started.
+    #[inline(never)]
     pub fn build(mut self) -> Result<RequestQueue<P, Q>, OpenError> {
         let doorbell = self.device.doorbell(self.index).ok_or(OpenError::Queue)?;
-        let queue = self.queue.take().ok_or(OpenError::Queue)?;
+        let queue = self.queue.take().ok_or(OpenError::Queue)?.into_inner();
         Ok(RequestQueue {
             gate: u64::from(self.generation),
             queue,
@@ -151,6 +159,15 @@ impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
             drained: None,
             reset: None,
         })
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> QueueBuilder<P, VirtQueue<P, B, ()>> {
+    /// As [`build`](Self::build), in pages of its own: for queues of which a device has several, and which are not fast.
+    #[inline(never)]
+    pub fn build_boxed(self) -> Result<BoxedQueue<P, B>, OpenError> {
+        let platform = self.device.platform().clone();
+        Ok(PageBox::new(&platform, self.build()?)?)
     }
 }
 
@@ -407,6 +424,7 @@ impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
     }
 
     /// Registers the waker to wake at the next event.
+    #[inline(never)]
     pub fn register(&self, waker: &Waker) {
         if let Some(cell) = self.device.cell(self.place) {
             cell.register(waker);
@@ -416,6 +434,8 @@ impl<P: Platform, Q: Ring<Platform = P>> RequestQueue<P, Q> {
 
 /// A queue whose requests consist of one buffer each.
 pub(crate) type BufferQueue<P, B> = RequestQueue<P, VirtQueue<P, B, ()>>;
+/// The same in pages of its own.
+pub(crate) type BoxedQueue<P, B> = PageBox<P, BufferQueue<P, B>>;
 
 impl<P: Platform, B: DmaBuffer> BufferQueue<P, B> {
     /// Submits `buffer` as a request.

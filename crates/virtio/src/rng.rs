@@ -2,7 +2,7 @@
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::request_queue::{BoxedQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport};
 use core::fmt;
 use core::task::Waker;
@@ -14,7 +14,7 @@ const REQUEST_LEN: usize = 1024;
 
 /// A virtio entropy device.
 pub struct VirtioRng<P: Platform> {
-    queue: BufferQueue<P, DmaSlice<P>>,
+    queue: BoxedQueue<P, DmaSlice<P>>,
     /// The buffer while it is not in flight; its bytes from `next` to `end` are random data that have not been returned yet.
     buffer: Option<DmaSlice<P>>,
     next: usize,
@@ -33,7 +33,7 @@ impl<P: Platform> VirtioRng<P> {
         let builder = QueueBuilder::new(&device, &QueueParams::new(0, size))?;
         device.start(|_| ProcessorId(0))?;
         let buffer = Some(DmaSlice::alloc(platform, REQUEST_LEN)?);
-        Ok(Self { queue: builder.build()?, buffer, next: 0, end: 0 })
+        Ok(Self { queue: builder.build_boxed()?, buffer, next: 0, end: 0 })
     }
 }
 

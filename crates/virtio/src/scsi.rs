@@ -3,7 +3,7 @@
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
 use crate::queue::{AreaRange, DataPlace, Parts, Ring, VirtQueue};
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams, RequestQueue};
+use crate::request_queue::{BoxedQueue, BufferQueue, Outcome, QueueBuilder, QueueParams, RequestQueue};
 use crate::transport::{OpenError, Transport, config_fields, read_config};
 use core::fmt;
 use core::sync::atomic::AtomicU64;
@@ -132,7 +132,7 @@ type CommandQueue<P> = RequestQueue<P, VirtQueue<P, DmaSlice<P>, InFlight>>;
 
 /// The event queue.
 struct Events<P: Platform> {
-    queue: BufferQueue<P, DmaSlice<P>>,
+    queue: BoxedQueue<P, DmaSlice<P>>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
@@ -236,7 +236,7 @@ impl<P: Platform> ScsiAdapter<P> {
             ProcessorId(place.checked_rem(processors).unwrap_or(0))
         })?;
         let spare = BufferQueue::<P, DmaSlice<P>>::pool(platform, EVENT_COUNT as u16, EVENT_LEN)?;
-        let events = Some(Events { queue: event_builder.build()?, spare });
+        let events = Some(Events { queue: event_builder.build_boxed()?, spare });
         let queues = PageTable::try_new(platform, usize::from(count), |_| {
             let Some(builder) = builders.pop() else { return Ok(None) };
             let builder: QueueBuilder<P, VirtQueue<P, DmaSlice<P>, InFlight>> = builder;

@@ -68,7 +68,10 @@ fn main(info: BootInfo) -> ! {
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
-    let mut devices = Devices::find(rsdp, line, &options);
+    let (mut devices, used) = arch::stack::measure(|| Devices::find(rsdp, line, &options));
+    if options.stack {
+        println!("stack=probe bytes={used}");
+    }
     if let Some(reporter) = devices.services.crash_reporter() {
         exit::CRASH.call_once(|| reporter);
     }

@@ -208,7 +208,7 @@ impl<P: Platform, B: DmaBuffer> VirtioBlk<P, B> {
         let mut queues = PageTable::new(platform, usize::from(info.queues), |_| None)?;
         for slot in queues.iter_mut() {
             let Some(builder) = builders.pop() else { break };
-            *slot = Some(builder.build(&limits)?);
+            builder.build_in(slot, &limits)?;
         }
         if let Some(Some(first)) = queues.first_mut() {
             info.serial = first.serial().unwrap_or_default();
@@ -256,12 +256,19 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
         }
     }
 
-    fn build(self, limits: &PageArc<P, Limits>) -> Result<BlkQueue<P, B>, OpenError> {
+    /// Builds the queue in its place, in a frame that the caller's does not include.
+    #[inline(never)]
+    fn build_in(
+        self,
+        slot: &mut Option<BlkQueue<P, B>>,
+        limits: &PageArc<P, Limits>,
+    ) -> Result<(), OpenError> {
         let size = self.size();
-        Ok(match self {
+        *slot = Some(match self {
             Self::Records(builder) => BlkQueue::with_records(builder.build()?, limits, size)?,
             Self::General(builder) => BlkQueue::general(builder.build()?, limits, size)?,
-        })
+        });
+        Ok(())
     }
 }
 

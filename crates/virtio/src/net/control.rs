@@ -1,7 +1,7 @@
 //! The control queue of a network device. VIRTIO 1.3 §5.1.6.5
 
 use crate::queue::{AreaRange, Parts};
-use crate::request_queue::{BufferQueue, Outcome};
+use crate::request_queue::{BoxedQueue, Outcome};
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use paravirt_device::{ControlError, Fault, MacAddr, ReceiveMode};
@@ -28,12 +28,12 @@ const GUEST_OFFLOADS_SET: [u8; 2] = [5, 0];
 
 /// The control queue, with one command in flight at most; each call polls until the device has completed its command.
 pub(super) struct Control<P: Platform> {
-    queue: BufferQueue<P, DmaSlice<P>>,
+    queue: BoxedQueue<P, DmaSlice<P>>,
     buffer: Option<DmaSlice<P>>,
 }
 
 impl<P: Platform> Control<P> {
-    pub fn new(queue: BufferQueue<P, DmaSlice<P>>) -> Result<Self, AllocError> {
+    pub fn new(queue: BoxedQueue<P, DmaSlice<P>>) -> Result<Self, AllocError> {
         let buffer = DmaSlice::alloc(queue.device().platform(), COMMAND_LEN)?;
         Ok(Self { queue, buffer: Some(buffer) })
     }

@@ -124,6 +124,28 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
 
 type RxBuilder<P> = QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>;
 
+/// Builds a pair of queues in its place, in a frame that the caller's does not include.
+#[inline(never)]
+fn build_pair<P: Platform, B: DmaBuffer>(
+    slot: &mut Option<VirtioNetQueue<P, B>>,
+    rx: RxBuilder<P>,
+    tx: TxBuilder<P, B>,
+    rx_len: usize,
+    is_merging: bool,
+    max_frame: usize,
+    offloads: Offloads,
+) -> Result<(), OpenError> {
+    // With long frames in one buffer each, fewer than the queue has room for.
+    let most = MAX_RX_BYTES.checked_div(rx_len).unwrap_or(0).max(MIN_RX_BUFFERS);
+    let rx_size = rx.depth(1).min(u16::try_from(most).unwrap_or(u16::MAX));
+    let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
+    let tx = tx.build(max_frame, offloads)?;
+    let _ = rx.poll();
+    rx.publish();
+    *slot = Some(VirtioNetQueue { rx, tx });
+    Ok(())
+}
+
 impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
     /// Opens the device with all its queues. One pair is in use until [`set_active_queues`](NetDevice::set_active_queues) is
     /// called.
@@ -170,19 +192,11 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         let mut depth = u16::MAX;
         for queue in queues.iter_mut() {
             let Some((rx, tx)) = builders.pop() else { break };
-            let (rx_size, tx_size) = (rx.depth(1), tx.depth());
-            depth = depth.min(rx_size).min(tx_size);
-            // With long frames in one buffer each, fewer than the queue has room for.
-            let most = MAX_RX_BYTES.checked_div(rx_len).unwrap_or(0).max(MIN_RX_BUFFERS);
-            let rx_size = rx_size.min(u16::try_from(most).unwrap_or(u16::MAX));
-            let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
-            let tx = tx.build(max_frame, offloads)?;
-            let _ = rx.poll();
-            rx.publish();
-            *queue = Some(VirtioNetQueue { rx, tx });
+            depth = depth.min(rx.depth(1)).min(tx.depth());
+            build_pair(queue, rx, tx, rx_len, is_merging, max_frame, offloads)?;
         }
         let control =
-            control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build()?)?)).transpose()?;
+            control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build_boxed()?)?)).transpose()?;
         let can_segment = offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6 | Offloads::TX_UDP);
         // §5.1.4: without an address from the device, the driver chooses a locally administered one.
         let mac = config.mac.unwrap_or(MacAddr([0x02, 0, 0, 0, 0, 1]));

@@ -8,7 +8,7 @@ mod stream;
 
 use crate::device::{OpenOptions, VirtioDevice};
 use crate::features::Features;
-use crate::request_queue::{BufferQueue, Outcome, QueueBuilder, QueueParams};
+use crate::request_queue::{BoxedQueue, BufferQueue, Outcome, QueueBuilder, QueueParams};
 use crate::transport::{OpenError, Transport, VirtioTransport, config_fields, read_config};
 use core::fmt;
 use core::task::Waker;
@@ -41,7 +41,7 @@ const FIRST_EPHEMERAL_PORT: u32 = 49152;
 
 /// The transmit queue and its unused buffers.
 struct Sender<P: Platform> {
-    queue: BufferQueue<P, DmaSlice<P>>,
+    queue: BoxedQueue<P, DmaSlice<P>>,
     spare: Fifo<P, DmaSlice<P>>,
 }
 
@@ -62,9 +62,9 @@ impl<P: Platform> Sender<P> {
 /// A virtio socket device: up to 16 streams.
 pub struct VirtioSockets<P: Platform> {
     platform: P,
-    rx: BufferQueue<P, DmaSlice<P>>,
+    rx: BoxedQueue<P, DmaSlice<P>>,
     tx: Sender<P>,
-    events: BufferQueue<P, DmaSlice<P>>,
+    events: BoxedQueue<P, DmaSlice<P>>,
     rx_spare: Fifo<P, DmaSlice<P>>,
     event_spare: Fifo<P, DmaSlice<P>>,
     streams: PageTable<P, Option<Stream<P>>>,
@@ -108,9 +108,9 @@ impl<P: Platform> VirtioSockets<P> {
         let pool = |count, len| BufferQueue::<P, DmaSlice<P>>::pool(platform, count, len);
         let mut this = Self {
             platform: platform.clone(),
-            rx: rx.build()?,
-            tx: Sender { queue: tx.build()?, spare: pool(TX_BUFFERS, BUFFER_LEN)? },
-            events: events.build()?,
+            rx: rx.build_boxed()?,
+            tx: Sender { queue: tx.build_boxed()?, spare: pool(TX_BUFFERS, BUFFER_LEN)? },
+            events: events.build_boxed()?,
             rx_spare: pool(RX_BUFFERS, BUFFER_LEN)?,
             event_spare: pool(EVENT_BUFFERS, EVENT_LEN)?,
             streams: PageTable::new(platform, MAX_STREAMS, |_| None)?,

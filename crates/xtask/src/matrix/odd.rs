@@ -10,6 +10,7 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("line interrupts that are bound again", Bench::lines_again),
     ("two queues that cannot be reset alone", Bench::no_queue_reset),
     ("disks by serial number and by address", Bench::disk_names),
+    ("the stack that the search for devices takes", Bench::stack),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
 ];
@@ -94,6 +95,24 @@ impl Bench {
         machine.command_line = "test=disk1 mount=disk0 bench".into();
         must_end(&machine.run(|_| ())?, 0)?;
         std::fs::remove_file(&disk)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// Kernels have small stacks.
+    fn stack(&self) -> Result<Outcome> {
+        const MOST: u64 = 20_000;
+        let disk = self.scratch("stack.img", DISK1)?;
+        let mut machine = self.machine("q35", 2);
+        machine.drive("d0", &self.ext4, ",readonly=on").drive("d1", &disk, "");
+        machine.add("-device virtio-blk-pci,drive=d0 -device virtio-scsi-pci,id=s0");
+        machine.add("-device scsi-hd,drive=d1,bus=s0.0 -netdev user,id=n0 -device virtio-net-pci,netdev=n0");
+        machine.add("-device virtio-balloon-pci -device virtio-rng-pci -device virtio-serial-pci");
+        machine.add("-device virtio-keyboard-pci -device pcie-root-port,id=rp0,chassis=1");
+        machine.command_line = "stack mount=disk0".into();
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        let bytes = transcript.value("stack=probe", "bytes").and_then(|bytes| bytes.parse::<u64>().ok());
+        ensure!(bytes.is_some_and(|bytes| (1000..MOST).contains(&bytes)), "{}", transcript.text());
         Ok(Outcome::Passed)
     }
 

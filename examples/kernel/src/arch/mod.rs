@@ -4,4 +4,5 @@ pub mod acpi;
 pub mod apic;
 pub mod interrupts;
 pub mod smp;
+pub mod stack;
 pub mod time;

@@ -231,6 +231,7 @@ boot_pdpt:
     .skip 4096
 boot_pd:
     .skip 4 * 4096
+.global boot_stack
 boot_stack:
     .skip 128 * 1024
 boot_stack_end:

@@ -9,6 +9,8 @@ use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 #[derive(Default)]
 pub struct Options {
     pub list: bool,
+    /// Print how much stack the search for devices took.
+    pub stack: bool,
     pub mount: Option<DiskName>,
     pub test: Option<DiskName>,
     /// Bytes between the requests of a test, which then skips the blocks in between.
@@ -99,6 +101,7 @@ impl Options {
             let (key, text) = word.split_once('=').map_or((word, None), |(key, text)| (key, Some(text)));
             match (key, text) {
                 ("list", None) => options.list = true,
+                ("stack", None) => options.stack = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
                 ("bench", Some(text)) => {
