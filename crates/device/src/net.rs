@@ -300,6 +300,9 @@ pub trait NetQueue: Notify + Send {
     /// Returns both sides, for use at the same time. Has no other effect.
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx);
 
+    /// Returns the transmit side, for [`NetTx::is_ready`] where only a shared reference is at hand.
+    fn tx(&self) -> &Self::Tx;
+
     /// Takes back what is in flight: [`NetTx::sent`] returns the buffers as aborted, and frames received before can still be read. Blocks
     /// until the device has stopped or the driver's timeout ends.
     ///
@@ -321,6 +324,9 @@ impl<Q: NetQueue + ?Sized> NetQueue for &mut Q {
     }
     fn split(&mut self) -> (&mut Q::Rx, &mut Q::Tx) {
         (**self).split()
+    }
+    fn tx(&self) -> &Q::Tx {
+        (**self).tx()
     }
     fn reset(&mut self) -> Result<(), Fault> {
         (**self).reset()
@@ -364,6 +370,9 @@ where
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
         let (rx, tx) = self.0.split();
         (rx, tx)
+    }
+    fn tx(&self) -> &Self::Tx {
+        self.0.tx()
     }
     fn reset(&mut self) -> Result<(), Fault> {
         self.0.reset()

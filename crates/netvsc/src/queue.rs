@@ -133,6 +133,10 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetVscQueue<P, B> {
         (&mut self.rx, &mut self.tx)
     }
 
+    fn tx(&self) -> &NetVscTx<P, B> {
+        &self.tx
+    }
+
     fn reset(&mut self) -> Result<(), Fault> {
         let fault = self.tx.shared.fail(Fault::Timeout);
         self.end_if_closed();

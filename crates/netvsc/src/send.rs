@@ -48,6 +48,8 @@ enum Reserved {
 
 // SAFETY: the pointer is into the queue's own sections of the send buffer: see `SendBuffer`.
 unsafe impl Send for Reserved {}
+// SAFETY: only the queue that owns the value, borrowed mutably, accesses what the pointer is to.
+unsafe impl Sync for Reserved {}
 
 /// What came of [`TxState::reserve`].
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -40,6 +40,8 @@ pub(crate) struct SendBuffer {
 
 // SAFETY: the sections from `first` on are used by one queue only: `open` gives each queue sections of its own.
 unsafe impl Send for SendBuffer {}
+// SAFETY: only the queue that owns the value, borrowed mutably, accesses what the pointer is to.
+unsafe impl Sync for SendBuffer {}
 
 /// The NVSP message that an RNDIS message comes with: in section `section` of the send buffer, or in the packet's own ranges.
 pub(crate) fn nvsp_packet(channel_type: NvspChannelType, section: u32, len: u32) -> NvspSendRndisPacket {

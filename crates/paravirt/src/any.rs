@@ -287,6 +287,15 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
             Self::Never((never, _)) => match *never {},
         }
     }
+    fn tx(&self) -> &Self::Tx {
+        match self {
+            #[cfg(feature = "virtio")]
+            Self::Virtio(q) => q.tx(),
+            #[cfg(feature = "hyperv")]
+            Self::HyperV(q) => q.tx(),
+            Self::Never((never, _)) => match *never {},
+        }
+    }
     fn reset(&mut self) -> Result<(), Fault> {
         both!(self, q => q.reset())
     }

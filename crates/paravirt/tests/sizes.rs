@@ -1,7 +1,8 @@
 //! The sizes of what a kernel passes about by value: its stacks may be small.
 
 use paravirt::{
-    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Net, Services,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Device, Event, Found, Net, NetQ,
+    Services,
 };
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::Guest;
@@ -24,4 +25,20 @@ fn no_device_value_is_above_512_bytes() {
         size_of::<Services<Guest, Buffer>>(),
     ];
     assert!(sizes.iter().all(|size| *size <= 512), "{sizes:?}");
+}
+
+/// Kernels keep devices and queues in tables that several processors reach.
+#[test]
+fn devices_and_queues_are_shared_between_processors() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Block<Guest, Buffer>>();
+    is_shared::<BlockQ<Guest, Buffer>>();
+    is_shared::<Net<Guest, Buffer>>();
+    is_shared::<NetQ<Guest, Buffer>>();
+    is_shared::<AnyBalloon<Guest>>();
+    is_shared::<AnyConsole<Guest>>();
+    is_shared::<AnyEntropy<Guest>>();
+    is_shared::<AnyInput<Guest>>();
+    is_shared::<AnySockets<Guest>>();
+    is_shared::<Services<Guest, Buffer>>();
 }

@@ -89,6 +89,10 @@ impl<P: Platform, B: DmaBuffer> NetQueue for VirtioNetQueue<P, B> {
         (&mut self.rx, &mut self.tx)
     }
 
+    fn tx(&self) -> &VirtioTx<P, B> {
+        &self.tx
+    }
+
     fn reset(&mut self) -> Result<(), Fault> {
         self.tx.reset_alone()?;
         self.rx.queue().reset_alone()
