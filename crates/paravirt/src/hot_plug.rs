@@ -72,7 +72,7 @@ impl<P: Platform> Bus<P> {
 /// Buses that devices are added to and removed from.
 pub(crate) struct HotPlug<P: Platform> {
     platform: P,
-    opener: Opener,
+    pub opener: Opener,
     events: Option<AcpiEvents<P>>,
     registers: Option<AcpiHotPlug<P>>,
     /// `None` if there was no memory for it.

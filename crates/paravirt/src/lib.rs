@@ -81,6 +81,8 @@ pub use any::{
 #[cfg(feature = "virtio")]
 pub use found::Passthrough;
 pub use found::{Address, Device, Found, Place, Reason, Unclaimed, What};
+#[cfg(feature = "virtio")]
+pub use paravirt_pci as pci;
 pub use paravirt_scsi::Address as UnitAddress;
 #[cfg(feature = "hyperv")]
 pub use paravirt_vmbus as vmbus;

@@ -44,6 +44,9 @@ pub struct Options {
     /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
     /// comparison.
     pub passthrough_disks: bool,
+    /// Whether the buses that firmware describes are walked. A kernel with buses of its own sets it to false, and passes each device to
+    /// `Services::open_pci` or `Services::open_mmio`.
+    pub walks_buses: bool,
     /// Whether events that ACPI reports are handled: PCI devices that are added and removed, and the power button. A kernel that runs the
     /// machine's ACPI code itself sets it to false: the registers have one user.
     pub host_events: bool,
@@ -66,6 +69,7 @@ impl Default for Options {
             queue_size: 1024,
             segments: 14,
             passthrough_disks: false,
+            walks_buses: true,
             host_events: true,
             command_timeout: paravirt_scsi::Options::default().command_timeout,
             reset_timeout: paravirt_scsi::Options::default().reset_timeout,

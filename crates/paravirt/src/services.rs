@@ -17,6 +17,8 @@ use paravirt_device::PowerRequest;
 use paravirt_device::{Agent, Arm, Fault};
 #[cfg(feature = "virtio")]
 use paravirt_kvm::KvmClock;
+#[cfg(feature = "virtio")]
+use paravirt_platform::InterruptLine;
 #[cfg(feature = "hyperv")]
 use paravirt_platform::PageArc;
 use paravirt_platform::{DmaBuffer, Instant, Platform, ProcessorId};
@@ -122,6 +124,38 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
         self.controllers.poll(None, each);
+    }
+
+    /// Opens a PCI function that the kernel has enumerated ([`PciSlot::read`](paravirt_pci::PciSlot::read)), and passes what is found to
+    /// `found`: the device, the disks of a SCSI host, or why it is unclaimed. Blocks as [`probe`](crate::probe) does for the device.
+    ///
+    /// # Safety
+    ///
+    /// No other driver uses the function, and its memory BARs, where they have addresses, are forwarded to it.
+    #[cfg(feature = "virtio")]
+    pub unsafe fn open_pci(&mut self, slot: &paravirt_pci::PciSlot<P>, found: &mut dyn FnMut(Found<P, B>)) {
+        let Self { platform, controllers, hot_plug, .. } = self;
+        // SAFETY: the caller upholds the same contract.
+        unsafe { hot_plug.opener.open_slot(platform, slot, controllers, found) };
+    }
+
+    /// Opens the virtio device whose `len` bytes of registers are at physical address `base`, with its interrupt line, and passes what is
+    /// found to `found`; nothing if the place is empty. Blocks as [`probe`](crate::probe) does for the device.
+    ///
+    /// # Safety
+    ///
+    /// There are registers of a virtio device, which no other driver uses.
+    #[cfg(feature = "virtio")]
+    pub unsafe fn open_mmio(
+        &mut self,
+        base: u64,
+        len: usize,
+        line: Option<InterruptLine>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let Self { platform, controllers, hot_plug, .. } = self;
+        // SAFETY: the caller upholds the same contract.
+        unsafe { hot_plug.opener.open_mmio(platform, base, len, line, controllers, found) };
     }
 
     /// Opens a device on VMBus again that could not be opened, or that reported a fault: what was found of it at `place` has been dropped.

@@ -9,7 +9,7 @@ use crate::{
     Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
 };
 use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot};
-use paravirt_platform::{DmaBuffer, PageTable, Platform};
+use paravirt_platform::{DmaBuffer, InterruptLine, PageTable, Platform};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
@@ -47,6 +47,9 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
 ) -> HotPlug<P> {
     // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
     let memory = unsafe { Physical::new(platform) };
+    if !opener.options.walks_buses {
+        return HotPlug::open(platform, &memory, firmware, opener);
+    }
     let map = match Map::collect(platform, &memory, firmware) {
         Ok(map) => map,
         Err(error) => {
@@ -94,19 +97,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         floor = next.base.saturating_add(next.len.max(1));
         let len = usize::try_from(next.len).unwrap_or(usize::MAX);
         // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
-        let device = match unsafe { transport::mmio(platform, next.base, len, next.line) } {
-            Err(MmioError::Empty) => continue,
-            Err(error) => {
-                let device_type = match error {
-                    MmioError::Version { device_id, .. } => DeviceType(device_id),
-                    _ => DeviceType(0),
-                };
-                let what = What::Virtio(device_type);
-                Device::Unclaimed(Unclaimed { what, reason: Reason::Mmio(error) })
-            }
-            Ok(transport) => opener.open_transport(platform, transport),
-        };
-        opener.hand_over(platform, Place::Mmio(next.base), device, controllers, found);
+        unsafe { opener.open_mmio(platform, next.base, len, next.line, controllers, found) };
     }
     hot_plug
 }
@@ -133,6 +124,36 @@ impl Opener {
         // SAFETY: the caller upholds the same contract.
         let device = unsafe { self.open_function(platform, slot) };
         self.hand_over(platform, Place::Pci(slot.address()), device, controllers, found);
+    }
+
+    /// Opens the device whose registers are at `base`, if there is one, and passes what is found to `found`.
+    ///
+    /// # Safety
+    ///
+    /// There are registers of a virtio device, which no other driver uses.
+    pub unsafe fn open_mmio<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        base: u64,
+        len: usize,
+        line: Option<InterruptLine>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        // SAFETY: the caller upholds the same contract.
+        let device = match unsafe { transport::mmio(platform, base, len, line) } {
+            Err(MmioError::Empty) => return,
+            Err(error) => {
+                let device_type = match error {
+                    MmioError::Version { device_id, .. } => DeviceType(device_id),
+                    _ => DeviceType(0),
+                };
+                let what = What::Virtio(device_type);
+                Device::Unclaimed(Unclaimed { what, reason: Reason::Mmio(error) })
+            }
+            Ok(transport) => self.open_transport(platform, transport),
+        };
+        self.hand_over(platform, Place::Mmio(base), device, controllers, found);
     }
 
     /// Passes an opened device to `found`; the disks of a SCSI host instead of itself.

@@ -11,12 +11,39 @@ const PORT_ADDRESS: u16 = 0xcf8;
 const PORT_DATA: u16 = 0xcfc;
 const PORT_ENABLE: u32 = 1 << 31;
 
+/// Configuration space as the kernel accesses it: for a kernel with a PCI bus of its own.
+///
+/// All methods are called in task context, some under a spin lock of the driver, and do not block.
+///
+/// # Safety
+///
+/// A read has no effect on memory safety, and the accesses have the width in the name of the method.
+pub unsafe trait ConfigSpace: Send + Sync {
+    /// Reads the aligned 32-bit word at `offset` of the function at `at`; all ones if there is no function.
+    fn read(&self, at: Address, offset: u8) -> u32;
+
+    /// Writes the aligned 32-bit word at `offset` of the function at `at`.
+    ///
+    /// # Safety
+    ///
+    /// The effect of the write does not violate memory safety.
+    unsafe fn write(&self, at: Address, offset: u8, value: u32);
+
+    /// Writes the aligned 16-bit word at `offset` of the function at `at`, and nothing beside it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`write`](Self::write).
+    unsafe fn write16(&self, at: Address, offset: u8, value: u16);
+}
+
 /// Access to the configuration space of a PCI segment.
 pub struct ConfigAccess<P: Platform>(Mechanism<P>);
 
 enum Mechanism<P: Platform> {
     Ecam { registers: PageArc<P, MmioRegion<P>>, segment: u16, first: u8, last: u8 },
     Ports { platform: P },
+    Kernel { space: &'static dyn ConfigSpace, segment: u16, first: u8, last: u8 },
 }
 
 impl<P: Platform> ConfigAccess<P> {
@@ -48,10 +75,15 @@ impl<P: Platform> ConfigAccess<P> {
         Self(Mechanism::Ports { platform: platform.clone() })
     }
 
+    /// Accesses buses `first` to `last` of `segment` through the kernel.
+    pub const fn kernel(space: &'static dyn ConfigSpace, segment: u16, first: u8, last: u8) -> Self {
+        Self(Mechanism::Kernel { space, segment, first, last })
+    }
+
     /// Returns the PCI segment group.
     pub fn segment(&self) -> u16 {
         match self.0 {
-            Mechanism::Ecam { segment, .. } => segment,
+            Mechanism::Ecam { segment, .. } | Mechanism::Kernel { segment, .. } => segment,
             Mechanism::Ports { .. } => 0,
         }
     }
@@ -59,7 +91,7 @@ impl<P: Platform> ConfigAccess<P> {
     /// Returns the first and the last bus number.
     pub fn buses(&self) -> (u8, u8) {
         match self.0 {
-            Mechanism::Ecam { first, last, .. } => (first, last),
+            Mechanism::Ecam { first, last, .. } | Mechanism::Kernel { first, last, .. } => (first, last),
             Mechanism::Ports { .. } => (0, u8::MAX),
         }
     }
@@ -78,6 +110,7 @@ impl<P: Platform> ConfigAccess<P> {
                     platform.port_io().in32(PORT_DATA)
                 }
             }
+            Mechanism::Kernel { space, .. } => space.read(at, offset & 0xfc),
         }
     }
 
@@ -101,6 +134,8 @@ impl<P: Platform> ConfigAccess<P> {
                     platform.port_io().out32(PORT_DATA, value);
                 }
             }
+            // SAFETY: the caller guarantees that the effect is safe.
+            Mechanism::Kernel { space, .. } => unsafe { space.write(at, offset & 0xfc, value) },
         }
     }
 
@@ -126,6 +161,8 @@ impl<P: Platform> ConfigAccess<P> {
                     platform.port_io().out16(PORT_DATA.wrapping_add(within), value);
                 }
             }
+            // SAFETY: what the write does is the caller's promise.
+            Mechanism::Kernel { space, .. } => unsafe { space.write16(at, offset & 0xfe, value) },
         }
     }
 }
@@ -154,6 +191,9 @@ impl<P: Platform> Clone for ConfigAccess<P> {
                 last: *last,
             },
             Mechanism::Ports { platform } => Mechanism::Ports { platform: platform.clone() },
+            Mechanism::Kernel { space, segment, first, last } => {
+                Mechanism::Kernel { space: *space, segment: *segment, first: *first, last: *last }
+            }
         })
     }
 }

@@ -28,6 +28,23 @@ pub struct PciSlot<P: Platform> {
 }
 
 impl<P: Platform> PciSlot<P> {
+    /// The function at `address`, which the kernel has enumerated: its bus numbers and addresses are left as they are. `None` if there is
+    /// no function.
+    ///
+    /// # Safety
+    ///
+    /// No other driver uses the function, and there is one value for it.
+    pub unsafe fn read(access: &ConfigAccess<P>, address: Address) -> Option<Self> {
+        let info = FunctionInfo::read(access, address)?;
+        let function = PciFunction::new(access, address);
+        let bars = match info.header_type {
+            // SAFETY: by the contract of this function, nothing else uses its registers.
+            HeaderType::Device => unsafe { Bars::read(&function) },
+            _ => Bars::default(),
+        };
+        Some(Self { function, info, bars })
+    }
+
     /// Returns its configuration space.
     pub fn function(&self) -> &PciFunction<P> {
         &self.function

@@ -41,7 +41,7 @@ mod hot_plug;
 mod window;
 
 pub use bar::{Bar, Bars};
-pub use config::ConfigAccess;
+pub use config::{ConfigAccess, ConfigSpace};
 pub use enumerate::{PciSlot, enumerate, enumerate_device, forwarded, secondary_bus};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};
 pub use hot_plug::{AcpiHotPlug, HotPlugPort, PortEvent, SlotChanges};

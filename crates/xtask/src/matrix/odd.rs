@@ -10,6 +10,7 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("line interrupts that are bound again", Bench::lines_again),
     ("two queues that cannot be reset alone", Bench::no_queue_reset),
     ("disks by serial number and by address", Bench::disk_names),
+    ("a PCI bus of the kernel's own", Bench::own_bus),
     ("the stack that the search for devices takes", Bench::stack),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
@@ -94,6 +95,26 @@ impl Bench {
         must_contain(&transcript, "bench=read-depth32 end")?;
         machine.command_line = "test=disk1 mount=disk0 bench".into();
         must_end(&machine.run(|_| ())?, 0)?;
+        std::fs::remove_file(&disk)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// Many kernels have a PCI bus already: the devices on it are opened one by one.
+    fn own_bus(&self) -> Result<Outcome> {
+        let disk = self.scratch("own-bus.img", DISK1)?;
+        let mut machine = self.machine("q35", 2);
+        machine.drive("d0", &self.ext4, ",readonly=on").drive("d1", &disk, "");
+        machine.add("-device virtio-blk-pci,drive=d0 -device virtio-scsi-pci,id=s0");
+        machine.add("-device scsi-hd,drive=d1,bus=s0.0 -netdev user,id=n0 -device virtio-net-pci,netdev=n0");
+        let page = format!("http://10.0.2.2:{}/large.bin", self.port);
+        machine.command_line =
+            format!("own-bus list mount=disk0 test=disk1 dhcp http={page} idle=1 reconnect=3");
+        let transcript = machine.run(|_| ())?;
+        must_end(&transcript, 0)?;
+        must_contain(&transcript, "device=disk1 at=pci:0000:00:")?;
+        must_contain(&transcript, "same test=pass")?;
+        must_contain(&transcript, "same http=/large.bin status=200")?;
+        must_contain(&transcript, "different=0 lost_pages=0")?;
         std::fs::remove_file(&disk)?;
         Ok(Outcome::Passed)
     }

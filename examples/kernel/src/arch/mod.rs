@@ -3,6 +3,7 @@
 pub mod acpi;
 pub mod apic;
 pub mod interrupts;
+pub mod pci;
 pub mod smp;
 pub mod stack;
 pub mod time;

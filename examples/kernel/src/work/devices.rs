@@ -153,6 +153,7 @@ impl Devices {
         let firmware = Firmware::new(rsdp).with_command_line(command_line);
         let mut open = paravirt::Options::default();
         (open.queues, open.passthrough_disks) = (options.queues, options.peer);
+        open.walks_buses = !options.own_bus;
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }
@@ -161,7 +162,15 @@ impl Devices {
         }
         let mut all = Found::default();
         // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
-        let services = unsafe { paravirt::probe(&Machine, &firmware, &open, &mut |found| all.add(found)) };
+        let mut services =
+            unsafe { paravirt::probe(&Machine, &firmware, &open, &mut |found| all.add(found)) };
+        if options.own_bus {
+            // SAFETY: no other driver uses the devices: `probe` walked no bus.
+            for slot in unsafe { crate::arch::pci::functions() } {
+                // SAFETY: as above; firmware has assigned the addresses.
+                unsafe { services.open_pci(&slot, &mut |found| all.add(found)) };
+            }
+        }
         Self { found: all, services }
     }
 

@@ -9,6 +9,8 @@ use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 #[derive(Default)]
 pub struct Options {
     pub list: bool,
+    /// Use a PCI bus of the kernel's own, and open its devices one by one.
+    pub own_bus: bool,
     /// Print how much stack the search for devices took.
     pub stack: bool,
     pub mount: Option<DiskName>,
@@ -102,6 +104,7 @@ impl Options {
             match (key, text) {
                 ("list", None) => options.list = true,
                 ("stack", None) => options.stack = true,
+                ("own-bus", None) => options.own_bus = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
                 ("bench", Some(text)) => {
