@@ -58,6 +58,8 @@ fn events(bench: &Bench) -> Result<Outcome> {
         json!({ "driver": "scsi-hd", "id": "hot", "drive": "d1", "bus": "s0.0", "scsi-id": 2, "lun": 1 });
     qmp.execute("device_add", disk)?;
     running.wait_for("event=found at=pci:")?;
+    // A request to a unit that is being removed is retried until its deadline.
+    running.wait_for("event=read device=disk1 first=00000000")?;
     qmp.execute("device_del", json!({ "id": "hot" }))?;
     let removed = running.wait_for("event=removed at=pci:")?;
     anyhow::ensure!(removed.contains("/0:2:1 "), "the wrong disk was removed: {removed}");
