@@ -5,7 +5,8 @@
 mod events;
 
 pub use events::{
-    EventDevice, EventRegister, HotPlugBus, MAX_BRIDGES, Region, Space, event_device, hot_plug_buses, region,
+    EventDevice, EventRegister, HOT_PLUG_REGION, HotPlugBus, MAX_BRIDGES, Region, Space, event_device,
+    hot_plug_buses, region,
 };
 
 use crate::{field, u32_at, u64_at};

@@ -133,10 +133,11 @@ impl<P: Platform> Sockets for HvSockets<P> {
         for slot in self.streams.iter_mut() {
             let Some(stream) = slot else { continue };
             stream.work(now);
-            // One in each call too: closing the channel waits for the host.
-            if !has_closed && stream.is_over(now) {
+            // One channel in each call too, since closing it waits for the host.
+            let has_channel = stream.has_channel();
+            if !(has_closed && has_channel) && stream.is_over(now) {
                 *slot = None;
-                has_closed = true;
+                has_closed |= has_channel;
             }
         }
         self.vmbus.fault().map_or(Ok(()), Err)

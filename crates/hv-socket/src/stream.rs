@@ -269,14 +269,19 @@ impl<P: Platform> Stream<P> {
 
     pub fn deadline(&self, now: Instant) -> Instant {
         match self.phase {
-            Phase::Connecting { until, .. } => until,
             // No interrupt tells what the host has read, and not every host signals room.
             Phase::Open(_) if self.has_to_look() => now.saturating_add(POLL_INTERVAL),
             Phase::Open(_) => Instant::NEVER,
             // It was closed, and gives its place up in the next call.
-            Phase::Closed(_) if self.lingers_until.is_some() => now,
+            _ if self.lingers_until.is_some() => now,
+            Phase::Connecting { until, .. } => until,
             Phase::Closed(_) => Instant::NEVER,
         }
+    }
+
+    /// Whether dropping it closes a channel, which waits for the host.
+    pub fn has_channel(&self) -> bool {
+        matches!(self.phase, Phase::Open(_))
     }
 }
 

@@ -23,8 +23,8 @@ const GPE_HOT_PLUG: u16 = 1 << 1;
 
 /// The registers that say what happened.
 enum Source<P: Platform> {
-    /// Fixed hardware, in I/O space.
-    Fixed { platform: P, registers: EventRegisters },
+    /// Fixed hardware, in I/O space; with the event of hot plug if AML declares registers for it.
+    Fixed { platform: P, registers: EventRegisters, has_hot_plug: bool },
     /// A generic event device of QEMU: 32 bits, cleared by reading.
     Qemu(MmioRegion<P>),
     /// One of Cloud Hypervisor: 8 bits, cleared by reading.
@@ -41,8 +41,8 @@ struct Shared<P: Platform> {
 impl<P: Platform> Shared<P> {
     /// Reads and clears the registers, and records what happened. Lock-free.
     fn collect(&self) -> Handled {
-        let events = match &self.source {
-            Source::Fixed { platform, registers } => {
+        let (has_button, has_plug) = match &self.source {
+            Source::Fixed { platform, registers, has_hot_plug } => {
                 let ports = platform.port_io();
                 let take = |port: u16, bit: u16| {
                     // SAFETY: the FADT describes status registers there, whose bits are cleared by writing ones.
@@ -54,21 +54,22 @@ impl<P: Platform> Shared<P> {
                         is_set
                     }
                 };
-                let has_button = registers.has_power_button && take(registers.pm1.0, PM1_POWER_BUTTON);
-                let has_plug = registers.gpe0.is_some_and(|(port, _)| take(port, GPE_HOT_PLUG));
-                (if has_button { POWER_BUTTON } else { 0 }) | (if has_plug { HOT_PLUG } else { 0 })
+                let gpe0 = registers.gpe0.filter(|_| *has_hot_plug);
+                (
+                    registers.has_power_button && take(registers.pm1.0, PM1_POWER_BUTTON),
+                    gpe0.is_some_and(|(port, _)| take(port, GPE_HOT_PLUG)),
+                )
             }
             Source::Qemu(register) => {
                 let events = register.read32(0);
-                (if events & 1 << 1 != 0 { POWER_BUTTON } else { 0 })
-                    | (if events & 1 << 4 != 0 { HOT_PLUG } else { 0 })
+                (events & 1 << 1 != 0, events & 1 << 4 != 0)
             }
             Source::CloudHypervisor(register) => {
                 let events = register.read8(0);
-                (if events & 1 << 3 != 0 { POWER_BUTTON } else { 0 })
-                    | (if events & 1 << 2 != 0 { HOT_PLUG } else { 0 })
+                (events & 1 << 3 != 0, events & 1 << 2 != 0)
             }
         };
+        let events = if has_button { POWER_BUTTON } else { 0 } | if has_plug { HOT_PLUG } else { 0 };
         if events == 0 {
             return Handled::No;
         }
@@ -77,29 +78,28 @@ impl<P: Platform> Shared<P> {
         Handled::Yes
     }
 
-    /// Switches the events on or off that are handled here.
+    /// Switches the events on or off that are handled here, and all others off: nothing would clear one that firmware or an earlier kernel
+    /// left on, and its interrupt would not end.
     fn set_enabled(&self, is_enabled: bool) {
-        let Source::Fixed { platform, registers } = &self.source else { return };
-        let ports = platform.port_io();
+        let Source::Fixed { platform, registers, has_hot_plug } = &self.source else { return };
         let set = |(port, half): (u16, u16), bit: u16| {
-            let enable = port.wrapping_add(half);
-            // SAFETY: the FADT describes enable registers there; events affect no memory.
-            unsafe {
-                let others = ports.in16(enable) & !bit;
-                ports.out16(enable, if is_enabled { others | bit } else { others });
+            for word in 0..half / 2 {
+                let value = if word == 0 && is_enabled { bit } else { 0 };
+                let enable = port.wrapping_add(half).wrapping_add(word.wrapping_mul(2));
+                // SAFETY: the FADT describes enable registers there; events affect no memory.
+                unsafe { platform.port_io().out16(enable, value) };
             }
         };
-        if registers.has_power_button {
-            set(registers.pm1, PM1_POWER_BUTTON);
-        }
-        registers.gpe0.into_iter().for_each(|block| set(block, GPE_HOT_PLUG));
+        set(registers.pm1, if registers.has_power_button { PM1_POWER_BUTTON } else { 0 });
+        let plug = if *has_hot_plug { GPE_HOT_PLUG } else { 0 };
+        registers.gpe0.into_iter().for_each(|block| set(block, plug));
     }
 
     /// Whether the platform has the ports of fixed hardware.
     fn is_there(&self) -> bool {
         match &self.source {
             // SAFETY: the FADT describes a status register there; reading it has no effect.
-            Source::Fixed { platform, registers } => unsafe {
+            Source::Fixed { platform, registers, .. } => unsafe {
                 platform.port_io().in16(registers.pm1.0) != u16::MAX
             },
             Source::Qemu(_) | Source::CloudHypervisor(_) => true,
@@ -126,14 +126,15 @@ impl<P: Platform> AcpiEvents<P> {
     /// Finds the event registers that ACPI describes, and switches their events and their interrupt on; `None` if there are none that
     /// are known here.
     pub fn open(platform: &P, memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Option<Self> {
-        let (mut fixed, mut device) = (None, None);
+        let (mut fixed, mut device, mut has_hot_plug) = (None, None, false);
         acpi_tables(memory, firmware.rsdp, |table| {
             // A table that cannot be read has no events.
             let _ = match &table.signature {
                 b"FACP" => with_table(memory, &table, |bytes| fixed = fixed.or(fadt::event_registers(bytes))),
-                b"DSDT" | b"SSDT" => {
-                    with_table(memory, &table, |bytes| device = device.or_else(|| aml::event_device(bytes)))
-                }
+                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| {
+                    has_hot_plug |= aml::region(bytes, aml::HOT_PLUG_REGION).is_some();
+                    device = device.or_else(|| aml::event_device(bytes));
+                }),
                 _ => Ok(()),
             };
             ControlFlow::Continue(())
@@ -152,7 +153,7 @@ impl<P: Platform> AcpiEvents<P> {
             (Some(registers), None) => {
                 let (number, trigger) = (registers.interrupt, Trigger::Level);
                 let line = InterruptLine { number, trigger, polarity: Polarity::Low };
-                (Source::Fixed { platform: platform.clone(), registers }, line)
+                (Source::Fixed { platform: platform.clone(), registers, has_hot_plug }, line)
             }
             (None, None) => return None,
         };
@@ -160,10 +161,17 @@ impl<P: Platform> AcpiEvents<P> {
         if !shared.is_there() {
             return None;
         }
+        if matches!(shared.source, Source::Fixed { .. }) {
+            // What is left from before this boot is no news.
+            shared.collect();
+            shared.pending.store(0, Ordering::Relaxed);
+        }
         let shared = PageArc::new(platform, shared).ok()?;
         let mut this = Self { platform: platform.clone(), shared, vector: None };
         this.bind(line);
         this.shared.set_enabled(true);
+        // An edge that came before the interrupt was bound does not come again.
+        this.shared.collect();
         Some(this)
     }
 
@@ -186,9 +194,9 @@ impl<P: Platform> AcpiEvents<P> {
         self.shared.pending.fetch_and(!which, Ordering::AcqRel) & which != 0
     }
 
-    /// Returns whether an event has happened that was not taken.
-    pub fn is_pending(&self) -> bool {
-        self.shared.pending.load(Ordering::Acquire) != 0
+    /// Returns whether an event in `which` has happened that was not taken.
+    pub fn is_pending(&self, which: u8) -> bool {
+        self.shared.pending.load(Ordering::Acquire) & which != 0
     }
 
     /// Returns whether an interrupt wakes the registered task.

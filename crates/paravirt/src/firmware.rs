@@ -5,7 +5,7 @@ use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
+use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
 use paravirt_platform::{AllocError, InterruptLine, PageTable, Platform, Polarity, Trigger};
 
 /// Maximum number of ECAM ranges, of host bridges, and of MMIO devices.
@@ -175,17 +175,19 @@ unsafe fn walk<P: Platform>(
     visit: &mut dyn FnMut(PciSlot<P>),
 ) -> Option<Root<P>> {
     let segment = access.segment();
-    if seen.contains_bus(segment, first) {
+    if seen.contains(segment, first) {
         return None;
     }
     let mut current = None;
     let new = |slot: PciSlot<P>| {
         let bus = slot.address().bus;
-        // A bus that another walk has reached is left to it.
-        if current != Some(bus) && seen.contains_bus(segment, bus) || !seen.add(slot.address()) {
-            return;
+        if current != Some(bus) {
+            // A bus that another walk has reached is left to it.
+            if seen.contains(segment, bus) || !seen.add(segment, bus) {
+                return;
+            }
+            current = Some(bus);
         }
-        current = Some(bus);
         visit(slot);
     };
     let mut unused = declared.clone();
@@ -197,16 +199,8 @@ unsafe fn walk<P: Platform>(
 /// Maximum number of buses with devices; those of further ones are not visited.
 const MAX_BUSES: usize = 256;
 
-/// The buses that were visited, of every segment, and their devices.
-pub(crate) struct Seen<P: Platform>(Option<PageTable<P, Option<SeenBus>>>);
-
-#[derive(Copy, Clone)]
-struct SeenBus {
-    segment: u16,
-    bus: u8,
-    /// A bit for each device.
-    devices: u32,
-}
+/// The buses that were visited, of every segment: segment and number of each.
+pub(crate) struct Seen<P: Platform>(Option<PageTable<P, Option<(u16, u8)>>>);
 
 impl<P: Platform> Seen<P> {
     /// An empty set; without memory for it, nothing is visited.
@@ -214,29 +208,15 @@ impl<P: Platform> Seen<P> {
         Self(PageTable::new(platform, MAX_BUSES, |_| None).ok())
     }
 
-    fn find(&self, segment: u16, bus: u8) -> Option<&SeenBus> {
-        let mut buses = self.0.iter().flat_map(|table| table.iter()).flatten();
-        buses.find(|seen| (seen.segment, seen.bus) == (segment, bus))
+    fn contains(&self, segment: u16, bus: u8) -> bool {
+        self.0.iter().flat_map(|table| table.iter()).flatten().any(|seen| *seen == (segment, bus))
     }
 
-    fn contains_bus(&self, segment: u16, bus: u8) -> bool {
-        self.find(segment, bus).is_some()
-    }
-
-    /// Returns whether a device was visited.
-    pub fn contains(&self, at: Address) -> bool {
-        let bit = 1u32.wrapping_shl(u32::from(at.device));
-        self.find(at.segment, at.bus).is_some_and(|seen| seen.devices & bit != 0)
-    }
-
-    /// Adds a device; returns false if it cannot be recorded.
-    fn add(&mut self, at: Address) -> bool {
-        let is_its = |seen: &SeenBus| (seen.segment, seen.bus) == (at.segment, at.bus);
+    /// Adds a bus; returns false if it cannot be recorded.
+    fn add(&mut self, segment: u16, bus: u8) -> bool {
         let mut slots = self.0.iter_mut().flat_map(|table| table.iter_mut());
-        let Some(slot) = slots.find(|slot| slot.as_ref().is_none_or(is_its)) else { return false };
-        let empty = SeenBus { segment: at.segment, bus: at.bus, devices: 0 };
-        slot.get_or_insert(empty).devices |= 1u32.wrapping_shl(u32::from(at.device));
-        true
+        let free = slots.find(|slot| slot.is_none_or(|seen| seen == (segment, bus)));
+        free.map(|slot| *slot = Some((segment, bus))).is_some()
     }
 }
 
@@ -248,14 +228,12 @@ mod tests {
     #[test]
     fn a_bus_is_visited_by_one_walk_in_each_segment() {
         let mut seen = Seen::new(&Guest::new());
-        let at = |segment, bus, device| Address { segment, bus, device, function: 0 };
-        assert!(seen.add(at(0, 0, 3)) && seen.add(at(0, 0, 31)) && seen.add(at(1, 255, 0)));
-        assert!(seen.contains_bus(0, 0) && !seen.contains_bus(1, 0) && seen.contains_bus(1, 255));
-        assert!(seen.contains(at(0, 0, 31)) && !seen.contains(at(0, 0, 4)) && !seen.contains(at(0, 255, 0)));
+        assert!(seen.add(0, 0) && seen.add(0, 0) && seen.add(1, 255));
+        assert!(seen.contains(0, 0) && !seen.contains(1, 0) && seen.contains(1, 255));
         // What cannot be recorded is not visited.
         for segment in 2..MAX_BUSES as u16 {
-            assert!(seen.add(at(segment, 9, 0)));
+            assert!(seen.add(segment, 9));
         }
-        assert!(!seen.add(at(1000, 9, 0)) && seen.add(at(1, 255, 7)));
+        assert!(!seen.add(1000, 9) && seen.add(1, 255));
     }
 }

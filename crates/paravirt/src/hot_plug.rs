@@ -1,8 +1,9 @@
 //! PCI devices that are added and removed while the machine runs, by ACPI's registers or by hot-plug ports.
 
-use crate::acpi_events::{AcpiEvents, HOT_PLUG};
+use crate::acpi_events::{AcpiEvents, HOT_PLUG, POWER_BUTTON};
 use crate::controllers::Controllers;
 use crate::firmware::Root;
+use crate::functions::Functions;
 use crate::virtio::Opener;
 use crate::{Event, Firmware, Physical, Place, acpi_tables, with_table};
 use core::ops::ControlFlow;
@@ -11,8 +12,8 @@ use core::time::Duration;
 use paravirt_device::Arm;
 use paravirt_firmware::aml::{self, HotPlugBus, Space};
 use paravirt_pci::{
-    AcpiHotPlug, Address, Bar, Bars, ConfigAccess, HotPlugPort, PciFunction, PciSlot, PortEvent, SlotChanges,
-    Windows, enumerate_device, forwarded, secondary_bus,
+    AcpiHotPlug, Address, ConfigAccess, HotPlugPort, PciFunction, PciSlot, PortEvent, Windows, buses_behind,
+    enumerate_device, forwarded, reserve_forwarded,
 };
 use paravirt_platform::{DmaBuffer, Instant, PageTable, Platform};
 
@@ -32,101 +33,139 @@ enum Control<P: Platform> {
     Port(HotPlugPort<P>),
 }
 
+/// What has changed on a bus: a bit for each device.
+#[derive(Copy, Clone, Default)]
+struct Changes {
+    added: u32,
+    /// The host asks for them.
+    requested: u32,
+    /// They are gone.
+    removed: u32,
+}
+
 /// A bus with hot plug.
 struct Bus<P: Platform> {
     access: ConfigAccess<P>,
     number: u8,
     control: Control<P>,
-    /// The devices that were opened, a bit each.
-    devices: u32,
-    /// The addresses that the bridge above forwards.
+    /// The addresses that the host bridge forwards.
     declared: Windows,
-    /// Those that no device has.
+    /// Those that the bridges above forward to this bus, and no device has.
     unused: Windows,
 }
 
 impl<P: Platform> Bus<P> {
-    fn function(&self, device: u8, function: u8) -> PciFunction<P> {
-        let (segment, bus) = (self.access.segment(), self.number);
-        PciFunction::new(&self.access, Address { segment, bus, device, function })
+    fn at(&self, device: u8) -> Address {
+        Address { segment: self.access.segment(), bus: self.number, device, function: 0 }
+    }
+
+    fn is_at(&self, segment: u16, number: u8) -> bool {
+        (self.access.segment(), self.number) == (segment, number)
     }
 
     /// Returns what has changed since the last call.
-    fn take(&mut self, platform: &P, registers: Option<&mut AcpiHotPlug<P>>) -> SlotChanges {
-        let mut changes = SlotChanges::default();
-        let first = self.function(0, 0);
+    fn take(&mut self, registers: Option<&mut AcpiHotPlug<P>>) -> Changes {
+        let first = PciFunction::new(&self.access, self.at(0));
+        let mut changes = Changes::default();
         match &mut self.control {
-            Control::Acpi(selector) => registers.map_or(changes, |registers| registers.take(*selector)),
-            Control::Port(port) => {
-                match port.take(platform, || first.is_present()) {
-                    Some(PortEvent::Added) => changes.added = 1,
-                    Some(PortEvent::Requested | PortEvent::Removed) => changes.requested = 1,
-                    _ => {}
+            Control::Acpi(selector) => {
+                if let Some(registers) = registers {
+                    let taken = registers.take(*selector);
+                    (changes.added, changes.requested) = (taken.added, taken.requested);
                 }
-                changes
             }
+            Control::Port(port) => match port.take(|| first.is_present()) {
+                Some(PortEvent::Added) => changes.added = 1,
+                Some(PortEvent::Requested) => changes.requested = 1,
+                Some(PortEvent::Removed) => changes.removed = 1,
+                _ => {}
+            },
         }
+        changes
     }
 }
 
-/// Buses that devices are added to and removed from.
+/// Iterates over the devices whose bits are set.
+fn devices(bits: u32) -> impl Iterator<Item = u8> {
+    (0..32).filter(move |device| bits & 1 << device != 0)
+}
+
+/// Buses that devices are added to and removed from, in pages of their own.
+struct Watched<P: Platform> {
+    functions: Functions<P>,
+    buses: PageTable<P, Option<Bus<P>>>,
+}
+
+/// Adds and removes PCI devices.
 pub(crate) struct HotPlug<P: Platform> {
     platform: P,
     pub opener: Opener,
     events: Option<AcpiEvents<P>>,
     registers: Option<AcpiHotPlug<P>>,
-    /// `None` if there was no memory for it.
-    buses: Option<PageTable<P, Option<Bus<P>>>>,
+    /// `None` if the kernel handles the events itself, or there was no memory.
+    watched: Option<Watched<P>>,
     has_ports: bool,
+    /// Whether the kernel takes requests of the power button.
+    serves: bool,
     next_look: Instant,
 }
 
 impl<P: Platform> HotPlug<P> {
     /// Switches the host's events on, before the buses are enumerated, so that no change is missed.
     pub fn open(platform: &P, memory: &Physical<'_, P>, firmware: &Firmware<'_>, opener: Opener) -> Self {
-        let buses = PageTable::new(platform, MAX_BUSES, |_| None).ok();
-        let mut this = Self {
+        let watch = || {
+            let (functions, buses) =
+                (Functions::new(platform).ok()?, PageTable::new(platform, MAX_BUSES, |_| None).ok()?);
+            Some(Watched { functions, buses })
+        };
+        let is_ours = opener.options.host_events;
+        Self {
             platform: platform.clone(),
             opener,
-            events: None,
+            events: if is_ours { AcpiEvents::open(platform, memory, firmware) } else { None },
             registers: None,
-            buses,
+            watched: if is_ours { watch() } else { None },
             has_ports: false,
+            serves: false,
             next_look: Instant::ZERO,
-        };
-        if opener.options.host_events {
-            this.events = AcpiEvents::open(platform, memory, firmware);
         }
-        this
     }
 
-    /// Adds the buses with hot plug among those behind `roots`, whose devices were enumerated. `is_open` returns whether the device at an
-    /// address was found then.
+    /// Records a function that the enumeration has found: when it is removed, its driver is cut off from it.
+    pub fn record(&mut self, slot: PciSlot<P>) -> PciSlot<P> {
+        match &mut self.watched {
+            Some(watched) => {
+                let (slot, is_recorded) = watched.functions.add(slot);
+                watched.functions.is_partial |= !is_recorded;
+                slot
+            }
+            None => slot,
+        }
+    }
+
+    /// Adds the buses with hot plug among those behind `roots`, whose devices were enumerated and [recorded](Self::record).
     pub fn add_buses(
         &mut self,
         memory: &Physical<'_, P>,
         firmware: &Firmware<'_>,
-        roots: &mut dyn Iterator<Item = Root<P>>,
-        is_open: &dyn Fn(Address) -> bool,
+        roots: &[Option<Root<P>>],
     ) {
-        if !self.opener.options.host_events {
+        if self.watched.is_none() {
             return;
         }
-        for root in roots {
-            acpi_tables(memory, firmware.rsdp, |table| {
-                if matches!(&table.signature, b"DSDT" | b"SSDT") {
-                    // What cannot be read declares nothing.
-                    let _ = with_table(memory, &table, |bytes| self.add_acpi(bytes, &root, is_open));
-                }
-                ControlFlow::Continue(())
-            });
-            self.add_ports(&root, is_open);
-        }
+        acpi_tables(memory, firmware.rsdp, |table| {
+            if matches!(&table.signature, b"DSDT" | b"SSDT") {
+                // What cannot be read declares nothing.
+                let _ = with_table(memory, &table, |bytes| self.add_acpi(bytes, roots));
+            }
+            ControlFlow::Continue(())
+        });
+        self.add_ports(roots);
     }
 
-    /// Adds the buses behind `root` that this AML declares.
-    fn add_acpi(&mut self, bytes: &[u8], root: &Root<P>, is_open: &dyn Fn(Address) -> bool) {
-        let Some(region) = aml::region(bytes, b"PCST") else { return };
+    /// Adds the buses that this AML declares.
+    fn add_acpi(&mut self, bytes: &[u8], roots: &[Option<Root<P>>]) {
+        let Some(region) = aml::region(bytes, aml::HOT_PLUG_REGION) else { return };
         let is_qemu = aml::region(bytes, b"BNMR").is_some();
         let select = if is_qemu { QEMU_SELECT } else { CLOUD_HYPERVISOR_SELECT };
         if self.registers.is_none() {
@@ -138,82 +177,92 @@ impl<P: Platform> HotPlug<P> {
                 _ => unsafe { AcpiHotPlug::memory(&self.platform, region.base, select) }.ok(),
             };
         }
-        if !is_qemu {
-            let selector = u32::from(root.access.segment());
-            return self.add(root, root.first, Control::Acpi(selector), None, is_open);
-        }
-        for bus in aml::hot_plug_buses(bytes) {
-            if root.access.segment() == 0 && root.first == 0 {
-                self.add_selected(&bus, root, is_open);
+        for root in roots.iter().flatten() {
+            match (is_qemu, root.access.segment(), root.first) {
+                (false, segment, first) => self.add(root, first, Control::Acpi(segment.into()), None),
+                (true, 0, 0) => aml::hot_plug_buses(bytes).for_each(|bus| self.add_selected(&bus, root)),
+                _ => {}
             }
         }
     }
 
-    fn add_selected(&mut self, bus: &HotPlugBus, root: &Root<P>, is_open: &dyn Fn(Address) -> bool) {
+    fn add_selected(&mut self, bus: &HotPlugBus, root: &Root<P>) {
         let (mut number, mut bridge) = (root.first, None);
         for (device, function) in bus.bridges() {
             let at = Address { segment: root.access.segment(), bus: number, device, function };
-            let Some(secondary) = secondary_bus(&root.access, at) else { return };
+            let Some((secondary, _)) = buses_behind(&PciFunction::new(&root.access, at)) else { return };
             (number, bridge) = (secondary, Some(at));
         }
-        self.add(root, number, Control::Acpi(bus.selector), bridge, is_open);
+        self.add(root, number, Control::Acpi(bus.selector), bridge);
     }
 
-    /// Adds the buses of the hot-plug ports on the root bus.
-    fn add_ports(&mut self, root: &Root<P>, is_open: &dyn Fn(Address) -> bool) {
-        let segment = root.access.segment();
-        for place in 0..=u8::MAX {
-            let at = Address { segment, bus: root.first, device: place >> 3, function: place & 7 };
-            if !is_open(at) {
+    /// Adds the buses of the hot-plug ports that ACPI's registers do not control.
+    fn add_ports(&mut self, roots: &[Option<Root<P>>]) {
+        let mut last = None;
+        // In the order of addresses: a port is above the ports of a switch behind it.
+        while let Some((at, (secondary, _))) = self.watched.as_ref().and_then(|watched| {
+            let bridges = watched.functions.iter().filter_map(|f| Some((f.address, f.behind?)));
+            bridges.filter(|(at, _)| last < Some(*at)).min()
+        }) {
+            last = Some(at);
+            let is_its = |root: &&Root<P>| root.access.segment() == at.segment && root.first <= at.bus;
+            let Some(root) = roots.iter().flatten().filter(is_its).max_by_key(|root| root.first) else {
+                continue;
+            };
+            let first = Address { bus: secondary, device: 0, function: 0, ..at };
+            let is_occupied =
+                self.watched.as_ref().is_some_and(|watched| watched.functions.has_device(first));
+            if self.is_watched(at.segment, secondary) {
                 continue;
             }
-            let Some(secondary) = secondary_bus(&root.access, at) else { continue };
-            let Some(port) = HotPlugPort::find(&PciFunction::new(&root.access, at)) else { continue };
-            self.has_ports = true;
-            self.add(root, secondary, Control::Port(port), Some(at), is_open);
+            let port = HotPlugPort::find(&PciFunction::new(&root.access, at), is_occupied);
+            port.into_iter().for_each(|port| self.add(root, secondary, Control::Port(port), Some(at)));
         }
+    }
+
+    fn is_watched(&self, segment: u16, number: u8) -> bool {
+        let mut buses = self.watched.iter().flat_map(|watched| watched.buses.iter()).flatten();
+        buses.any(|bus| bus.is_at(segment, number))
     }
 
     /// Adds a bus, unless it was added. `bridge` is the bridge above it; `None` for the bus of the host bridge.
-    fn add(
-        &mut self,
-        root: &Root<P>,
-        number: u8,
-        mut control: Control<P>,
-        bridge: Option<Address>,
-        is_open: &dyn Fn(Address) -> bool,
-    ) {
-        let segment = root.access.segment();
-        let Some(buses) = &mut self.buses else { return };
-        let is_known = |bus: &Bus<P>| (bus.access.segment(), bus.number) == (segment, number);
-        if buses.iter().flatten().any(is_known) {
+    fn add(&mut self, root: &Root<P>, number: u8, control: Control<P>, bridge: Option<Address>) {
+        let Root { access, declared, .. } = root;
+        let segment = access.segment();
+        if self.is_watched(segment, number) {
             return;
         }
+        let Some(Watched { functions, buses }) = &mut self.watched else { return };
         let Some(free) = buses.iter_mut().find(|bus| bus.is_none()) else {
             return log::warn!(
                 "pci: more than {MAX_BUSES} buses with hot plug: bus {number:02x} is not watched"
             );
         };
-        let is_found = |device: &u8| is_open(Address { segment, bus: number, device: *device, function: 0 });
-        let devices = (0..32u8).filter(is_found).fold(0, |devices, device| devices | 1u32 << device);
-        let (declared, unused) = match bridge {
-            None => (root.declared.clone(), root.unused.clone()),
+        let unused = match bridge {
+            None => root.unused.clone(),
+            // What a function that was not recorded uses is not known.
+            Some(_) if functions.is_partial => Windows::new(),
             Some(at) => {
-                let forwarded = forwarded(&root.access, at);
-                // What devices behind a bridge use is not known: only an empty bus has room.
-                let unused = if devices == 0 { forwarded.clone() } else { Windows::new() };
-                (forwarded, unused)
+                let mut unused = forwarded(access, at, declared);
+                let there =
+                    functions.iter().filter(|f| (f.address.segment, f.address.bus) == (segment, number));
+                for function in there {
+                    function.bars.reserve_in(&mut unused);
+                    if function.behind.is_some() {
+                        reserve_forwarded(access, function.address, &mut unused);
+                    }
+                }
+                unused
             }
         };
-        if let Control::Port(port) = &mut control {
-            port.set_occupied(devices != 0);
-        }
-        *free = Some(Bus { access: root.access.clone(), number, control, devices, declared, unused });
+        self.has_ports |= matches!(control, Control::Port(_));
+        *free = Some(Bus { access: access.clone(), number, control, declared: declared.clone(), unused });
     }
 
     /// Returns whether the power button was pressed since the last call.
     pub fn take_power_button(&mut self) -> bool {
-        self.events.as_ref().is_some_and(|events| events.take(crate::acpi_events::POWER_BUTTON))
+        self.serves = true;
+        self.events.as_ref().is_some_and(|events| events.take(POWER_BUTTON))
     }
 
     /// Opens devices that were added, and passes each to `each`; reports removed ones, and gives back those that the host asks for.
@@ -229,24 +278,28 @@ impl<P: Platform> HotPlug<P> {
             return;
         }
         self.next_look = now.saturating_add(INTERVAL);
-        let Self { platform, opener, registers, buses, .. } = self;
-        // A device that the host asks for and one that it adds may have the same number: removals first.
-        for bus in buses.iter_mut().flat_map(|buses| buses.iter_mut()).flatten() {
-            let SlotChanges { added, requested, .. } = bus.take(platform, registers.as_mut());
-            for device in (0..32u8).filter(|device| requested & 1 << device != 0) {
-                remove(bus, device, registers.as_mut(), controllers, each);
+        let Self { platform, opener, registers, watched: Some(watched), .. } = self else { return };
+        watched.release();
+        for index in 0..MAX_BUSES {
+            let Some(bus) = watched.bus(index) else { continue };
+            let Changes { added, requested, removed } = bus.take(registers.as_mut());
+            // A device that the host asks for and one that it adds may have the same number: removals first.
+            for device in devices(requested | removed) {
+                let is_asked_for = requested & 1 << device != 0;
+                watched.remove(index, device, is_asked_for, registers.as_mut(), controllers, each);
             }
-            let added = added & !bus.devices;
-            for device in (0..32u8).filter(|device| added & 1 << device != 0) {
-                add(platform, opener, bus, device, controllers, each);
+            watched.release();
+            for device in devices(added) {
+                watched.add(platform, opener, index, device, controllers, each);
             }
         }
     }
 
     /// Whether the registers have to be looked at though no interrupt came.
     fn has_to_look(&self) -> bool {
-        let is_signalled = self.events.as_ref().is_none_or(AcpiEvents::is_signalled);
-        self.has_ports || !is_signalled
+        let is_signalled = self.events.as_ref().is_some_and(AcpiEvents::is_signalled);
+        let has_registers = self.events.is_some() || self.registers.is_some();
+        self.has_ports || has_registers && !is_signalled
     }
 
     /// Returns by when [`poll`](Self::poll) is to be called though no interrupt came.
@@ -258,73 +311,100 @@ impl<P: Platform> HotPlug<P> {
         self.events.iter().for_each(|events| events.register(waker));
     }
 
+    /// Arms the wake-up. A power button that the kernel does not ask for is no work.
     pub fn arm(&self) -> Arm {
-        if self.events.as_ref().is_some_and(AcpiEvents::is_pending) { Arm::Pending } else { Arm::Armed }
+        let which = HOT_PLUG | if self.serves { POWER_BUTTON } else { 0 };
+        if self.events.as_ref().is_some_and(|events| events.is_pending(which)) {
+            Arm::Pending
+        } else {
+            Arm::Armed
+        }
     }
 }
 
-/// Opens the functions of a device that was added.
-fn add<P: Platform, B: DmaBuffer>(
-    platform: &P,
-    opener: &Opener,
-    bus: &mut Bus<P>,
-    device: u8,
-    controllers: &mut Controllers<P, B>,
-    each: &mut dyn FnMut(Event<P, B>),
-) {
-    if !bus.function(device, 0).is_present() {
-        return;
+impl<P: Platform> Watched<P> {
+    fn bus(&mut self, index: usize) -> Option<&mut Bus<P>> {
+        self.buses.get_mut(index)?.as_mut()
     }
-    bus.devices |= 1 << device;
-    let visit = |slot: PciSlot<P>| {
-        // SAFETY: by the contract of `probe`, no other driver uses the devices; the device was not open.
-        unsafe { opener.open_slot(platform, &slot, controllers, &mut |found| each(Event::Found(found))) };
-    };
-    let Bus { access, number, declared, unused, .. } = bus;
-    // SAFETY: the bridge forwards the addresses, and `unused` has those that no device has; the device was added and has no driver.
-    unsafe { enumerate_device(access, *number, device, declared, unused, Opener::is_driven, visit) };
-}
 
-/// Reports the functions of a device as removed, and gives it back to the host.
-fn remove<P: Platform, B: DmaBuffer>(
-    bus: &mut Bus<P>,
-    device: u8,
-    registers: Option<&mut AcpiHotPlug<P>>,
-    controllers: &mut Controllers<P, B>,
-    each: &mut dyn FnMut(Event<P, B>),
-) {
-    if bus.devices & 1 << device != 0 {
-        for function in 0..8 {
-            let function = bus.function(device, function);
-            // A device that is gone without a request is not there to ask.
-            if function.is_present() || function.address().function == 0 {
-                let place = Place::Pci(function.address());
-                controllers.remove(place);
-                each(Event::Removed(place.into()));
-                release(&function, &mut bus.unused);
+    /// Takes back the addresses of removed functions whose drivers have let go of them.
+    fn release(&mut self) {
+        let Self { functions, buses } = self;
+        functions.release(|function| {
+            let Address { segment, bus, .. } = function.address;
+            let mut buses = buses.iter_mut().flatten();
+            let Some(bus) = buses.find(|watched| watched.is_at(segment, bus)) else { return };
+            for (address, size) in function.bars.ranges() {
+                if bus.declared.contains(address, size) {
+                    bus.unused.release(address, size);
+                }
+            }
+        });
+    }
+
+    /// Opens the functions of a device that was added.
+    fn add<B: DmaBuffer>(
+        &mut self,
+        platform: &P,
+        opener: &Opener,
+        index: usize,
+        device: u8,
+        controllers: &mut Controllers<P, B>,
+        each: &mut dyn FnMut(Event<P, B>),
+    ) {
+        let Self { functions, buses } = self;
+        let Some(bus) = buses.get_mut(index).and_then(Option::as_mut) else { return };
+        let at = bus.at(device);
+        if functions.has_device(at) || !PciFunction::new(&bus.access, at).is_present() {
+            return;
+        }
+        let Bus { access, number, declared, unused, .. } = bus;
+        let visit = |slot: PciSlot<P>| {
+            let (slot, is_recorded) = functions.add(slot);
+            if !is_recorded {
+                return log::warn!("pci {}: too many functions, not used", slot.address());
+            }
+            // SAFETY: by the contract of `probe`, no other driver uses the devices; the device was not open.
+            unsafe { opener.open_slot(platform, &slot, controllers, &mut |found| each(Event::Found(found))) };
+        };
+        // SAFETY: the bridges forward the addresses, and `unused` has those that no device has; the device was added and has no driver.
+        unsafe { enumerate_device(access, *number, device, declared, unused, Opener::is_driven, visit) };
+    }
+
+    /// Reports the functions of a device as removed, with those behind its bridges, cuts their drivers off, and gives the device back to
+    /// the host if that has asked for it.
+    fn remove<B: DmaBuffer>(
+        &mut self,
+        index: usize,
+        device: u8,
+        is_asked_for: bool,
+        registers: Option<&mut AcpiHotPlug<P>>,
+        controllers: &mut Controllers<P, B>,
+        each: &mut dyn FnMut(Event<P, B>),
+    ) {
+        let Self { functions, buses } = self;
+        let Some(bus) = buses.get_mut(index).and_then(Option::as_mut) else { return };
+        let (at, access) = (bus.at(device), bus.access.clone());
+        if functions.is_partial && !functions.has_device(at) {
+            return log::warn!("pci {at}: it may be in use, and is not removed");
+        }
+        while let Some((function, behind)) = functions.next_to_remove(at) {
+            let place = Place::Pci(function);
+            each(Event::Removed(place.into()));
+            controllers.remove(place);
+            functions.cut_off(&access, function);
+            let is_behind = |bus: &mut Bus<P>| {
+                behind.is_some_and(|(first, last)| (first..=last).any(|number| bus.is_at(at.segment, number)))
+            };
+            for slot in buses.iter_mut() {
+                let _ = slot.take_if(is_behind);
             }
         }
-        bus.devices &= !(1 << device);
-    }
-    match (&mut bus.control, registers) {
-        (Control::Acpi(selector), Some(registers)) => registers.eject(*selector, device),
-        (Control::Port(port), _) => port.power_off(),
-        _ => {}
-    }
-}
-
-/// Takes the addresses of a function that is about to go.
-fn release<P: Platform>(function: &PciFunction<P>, unused: &mut Windows) {
-    if !function.is_present() {
-        return;
-    }
-    // SAFETY: its driver was told to let go of it, and reads all ones from now on.
-    let bars = unsafe { Bars::read(function) };
-    for (_, bar) in bars.iter() {
-        if let Bar::Memory { address, size, .. } = bar {
-            if address != 0 {
-                unused.release(address, size);
-            }
+        let Some(bus) = self.bus(index).filter(|_| is_asked_for) else { return };
+        match (&mut bus.control, registers) {
+            (Control::Acpi(selector), Some(registers)) => registers.eject(*selector, device),
+            (Control::Port(port), _) => port.power_off(),
+            _ => {}
         }
     }
 }

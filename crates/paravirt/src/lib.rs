@@ -59,6 +59,8 @@ mod controllers;
 mod firmware;
 mod found;
 #[cfg(feature = "virtio")]
+mod functions;
+#[cfg(feature = "virtio")]
 mod hot_plug;
 #[cfg(feature = "hyperv")]
 mod hyperv;

@@ -1,6 +1,5 @@
 //! Host services that belong to no single device: hot plug, clock, timers, crash reports, reset, integration services.
 
-#[cfg(feature = "hyperv")]
 use crate::Place;
 use crate::controllers::Controllers;
 #[cfg(feature = "virtio")]
@@ -50,7 +49,8 @@ pub enum Event<P: Platform, B: DmaBuffer> {
     /// [`Fault::Removed`]; its owner drops it.
     ///
     /// A PCI device that the host asks for still works during the call, and is gone when the call has returned: its owner stops and drops
-    /// it meanwhile, so that nothing that it was doing is lost.
+    /// it meanwhile, so that nothing that it was doing is lost. One that is kept longer is cut off from what is added in its place, which
+    /// cannot have the addresses of its registers until it was dropped.
     Removed(Address),
 }
 
@@ -116,8 +116,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Passes each hot-plug event since the last call to `each`. An added device is opened here, which blocks for some round
     /// trips to the host.
     ///
-    /// PCI devices are added and removed by the ACPI registers of QEMU and Cloud Hypervisor, and by hot-plug ports of PCI Express;
-    /// [`Options::host_events`](crate::Options::host_events) leaves them to the kernel.
+    /// PCI devices are added and removed by the ACPI registers of QEMU and Cloud Hypervisor, and by hot-plug ports of PCI Express; what is
+    /// behind a bridge that is added itself is not looked for. [`Options::host_events`](crate::Options::host_events) leaves them to the kernel.
     pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
         #[cfg(feature = "virtio")]
         self.hot_plug.poll(&mut self.controllers, each);
@@ -127,7 +127,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     }
 
     /// Opens a PCI function that the kernel has enumerated ([`PciSlot::read`](paravirt_pci::PciSlot::read)), and passes what is found to
-    /// `found`: the device, the disks of a SCSI host, or why it is unclaimed. Blocks as [`probe`](crate::probe) does for the device.
+    /// `found`: the device, the disks of a SCSI host, or why it is unclaimed. A SCSI host that is open there is closed first. Blocks as [`probe`](crate::probe) does for the device.
     ///
     /// # Safety
     ///
@@ -137,6 +137,12 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         let Self { platform, controllers, hot_plug, .. } = self;
         // SAFETY: the caller upholds the same contract.
         unsafe { hot_plug.opener.open_slot(platform, slot, controllers, found) };
+    }
+
+    /// Closes the SCSI host at `place`, whose disks are out of service from then on; nothing if there is none. Other devices are closed
+    /// when they are dropped. Blocks until the host has reset the device, for five seconds at most.
+    pub fn close(&mut self, place: Place) {
+        self.controllers.remove(place);
     }
 
     /// Opens the virtio device whose `len` bytes of registers are at physical address `base`, with its interrupt line, and passes what is

@@ -60,6 +60,7 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
     let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
     let mut visit = |slot: PciSlot<P>| {
+        let slot = hot_plug.record(slot);
         // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
         unsafe { opener.open_slot(platform, &slot, controllers, found) };
     };
@@ -88,8 +89,9 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
         // SAFETY: the caller upholds the same contract.
         unsafe { map.enumerate(&access, Opener::is_driven, &mut seen, &mut visit, &mut rooted) };
     }
-    let mut roots = roots.iter_mut().flat_map(|roots| roots.iter_mut()).filter_map(Option::take);
-    hot_plug.add_buses(&memory, firmware, &mut roots, &|at| seen.contains(at));
+    if let Some(roots) = roots {
+        hot_plug.add_buses(&memory, firmware, &roots);
+    }
 
     // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
     let mut floor = 0;
@@ -121,6 +123,8 @@ impl Opener {
         controllers: &mut Controllers<P, B>,
         found: &mut dyn FnMut(Found<P, B>),
     ) {
+        // A controller that is open there still is no longer used, by the contract of this function.
+        controllers.remove(Place::Pci(slot.address()));
         // SAFETY: the caller upholds the same contract.
         let device = unsafe { self.open_function(platform, slot) };
         self.hand_over(platform, Place::Pci(slot.address()), device, controllers, found);
@@ -140,6 +144,7 @@ impl Opener {
         controllers: &mut Controllers<P, B>,
         found: &mut dyn FnMut(Found<P, B>),
     ) {
+        controllers.remove(Place::Mmio(base));
         // SAFETY: the caller upholds the same contract.
         let device = match unsafe { transport::mmio(platform, base, len, line) } {
             Err(MmioError::Empty) => return,

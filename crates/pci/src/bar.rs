@@ -1,7 +1,7 @@
 //! Base address registers. PCI 3.0 §6.2.5
 
 use crate::function::PciFunction;
-use crate::{AddressWidth, Command};
+use crate::{AddressWidth, Command, Windows};
 use paravirt_platform::Platform;
 
 /// The first base address register.
@@ -83,6 +83,19 @@ impl Bars {
                 }
             }
         }
+    }
+
+    /// Iterates over the ranges of addresses that are assigned: address and size of each.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().flatten().filter_map(|bar| match *bar {
+            Bar::Memory { address, size, .. } if address != 0 => Some((address, size)),
+            _ => None,
+        })
+    }
+
+    /// Reserves the assigned addresses in `windows`.
+    pub fn reserve_in(&self, windows: &mut Windows) {
+        self.ranges().for_each(|(address, size)| windows.reserve(address, size));
     }
 
     /// Iterates over the existing BARs with their indices.

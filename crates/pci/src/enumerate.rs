@@ -1,20 +1,18 @@
 //! Bus enumeration: visits every function in the order of addresses, including those behind bridges.
 
 use crate::bar::set_address;
+use crate::bridge::{
+    BUS_NUMBERS, MEMORY_WINDOW, PREFETCH_BASE_HIGH, PREFETCH_LIMIT_HIGH, PREFETCH_WINDOW, bridge_windows,
+    bus_numbers, reserve_forwarded,
+};
 use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
 use crate::{
-    Address, AddressWidth, Bar, Bars, Command, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Window,
-    Windows,
+    Address, AddressWidth, Bar, Bars, Command, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Presence,
+    Window, Windows,
 };
 use core::fmt;
 use paravirt_platform::Platform;
 
-/// Registers of a bridge. PCI-to-PCI Bridge 1.2 §3.2
-const BUS_NUMBERS: u8 = 0x18;
-const MEMORY_WINDOW: u8 = 0x20;
-const PREFETCH_WINDOW: u8 = 0x24;
-const PREFETCH_BASE_HIGH: u8 = 0x28;
-const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
 /// Maximum depth of nested bridges: the enumeration recurses on the kernel's stack.
 const MAX_DEPTH: u8 = 16;
 /// The unit of a bridge's window.
@@ -36,13 +34,15 @@ impl<P: Platform> PciSlot<P> {
     /// No other driver uses the function, and there is one value for it.
     pub unsafe fn read(access: &ConfigAccess<P>, address: Address) -> Option<Self> {
         let info = FunctionInfo::read(access, address)?;
-        let function = PciFunction::new(access, address);
-        let bars = match info.header_type {
-            // SAFETY: by the contract of this function, nothing else uses its registers.
-            HeaderType::Device => unsafe { Bars::read(&function) },
-            _ => Bars::default(),
-        };
-        Some(Self { function, info, bars })
+        // SAFETY: by the contract of this function, nothing else uses its registers.
+        let bars = unsafe { bars(access, address, &info) };
+        Some(Self { function: PciFunction::new(access, address), info, bars })
+    }
+
+    /// The same function, until `presence` says that it is gone: its driver is then cut off from whatever is at its address.
+    #[must_use]
+    pub fn with_presence(self, presence: Presence<P>) -> Self {
+        Self { function: self.function.with_presence(presence), ..self }
     }
 
     /// Returns its configuration space.
@@ -55,8 +55,7 @@ impl<P: Platform> PciSlot<P> {
         &self.info
     }
 
-    /// Returns its base address registers with their current addresses; empty for functions that the enumeration was not asked to assign
-    /// addresses to.
+    /// Returns its base address registers with their current addresses; none for a bridge.
     pub fn bars(&self) -> &Bars {
         &self.bars
     }
@@ -107,13 +106,15 @@ pub unsafe fn enumerate<P: Platform>(
     for bus in first..=last {
         if walk.seen.contains(bus) {
             let devices = walk.devices(bus);
-            walk.visit(bus, devices, &declared, &mut visit);
+            // SAFETY: the caller upholds the same contract.
+            unsafe { visit_functions(access, bus, devices, &declared, &mut visit) };
         }
     }
 }
 
 /// Assigns addresses from `unused` to the functions of a device that has been added on `bus`, if `is_driven`, and calls `visit` for each.
-/// Nothing is written to other devices. A BAR outside `declared`, the windows of its bridge, is left out as [`enumerate`] does.
+/// Addresses that they have already are kept, and taken from `unused`. Nothing is written to other devices, and what is behind a bridge
+/// among the functions is not visited. A BAR outside `declared`, the windows of the host bridge, is left out as [`enumerate`] does.
 ///
 /// # Safety
 ///
@@ -127,29 +128,122 @@ pub unsafe fn enumerate_device<P: Platform>(
     is_driven: fn(&FunctionInfo) -> bool,
     mut visit: impl FnMut(PciSlot<P>),
 ) {
-    let mut walk = Walk::new(access, bus, is_driven);
     let devices = 1u32.checked_shl(u32::from(device)).unwrap_or(0);
-    walk.assign(bus, devices, unused);
-    walk.visit(bus, devices, declared, &mut visit);
+    for (at, info) in functions(access, bus, devices) {
+        // SAFETY: by the contract of this function, no other driver uses the device.
+        unsafe { reserve_function(access, at, &info, unused) };
+    }
+    // SAFETY: as above; the addresses are unused and forwarded to the bus.
+    unsafe {
+        assign(access, bus, devices, is_driven, unused);
+        visit_functions(access, bus, devices, declared, &mut visit);
+    }
 }
 
-/// Returns the memory windows of the bridge at `at`: the addresses that it forwards to its secondary bus.
-pub fn forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Windows {
-    let mut windows = Windows::new();
-    let walk = Walk::new(access, at.bus, |_| false);
-    for window in walk.bridge_windows(at).into_iter().flatten() {
-        windows.add(window);
+/// Returns the BARs of a function; none of a bridge.
+///
+/// # Safety
+///
+/// No other driver uses the function: for a moment it decodes no addresses.
+unsafe fn bars<P: Platform>(access: &ConfigAccess<P>, at: Address, info: &FunctionInfo) -> Bars {
+    match info.header_type {
+        // SAFETY: by the contract of this function.
+        HeaderType::Device => unsafe { Bars::read(&PciFunction::new(access, at)) },
+        _ => Bars::default(),
     }
-    windows
 }
 
-/// Returns the secondary bus of the bridge at `at`; `None` if there is no bridge, or it has no bus number.
-pub fn secondary_bus<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<u8> {
-    let info = FunctionInfo::read(access, at)?;
-    if info.header_type != HeaderType::Bridge {
-        return None;
+/// Reserves the assigned addresses of a function's BARs, or of a bridge, in `windows`.
+///
+/// # Safety
+///
+/// No other driver uses the function.
+unsafe fn reserve_function<P: Platform>(
+    access: &ConfigAccess<P>,
+    at: Address,
+    info: &FunctionInfo,
+    windows: &mut Windows,
+) {
+    if info.header_type == HeaderType::Bridge {
+        reserve_forwarded(access, at, windows);
     }
-    Walk::new(access, at.bus, |_| false).secondary(at)
+    // SAFETY: by the contract of this function.
+    unsafe { bars(access, at, info) }.reserve_in(windows);
+}
+
+/// Assigns addresses to the memory BARs on `bus` that have none, the largest first, so that alignment wastes nothing.
+///
+/// # Safety
+///
+/// `windows` are unused addresses that are forwarded to this bus, and no other driver uses the devices.
+unsafe fn assign<P: Platform>(
+    access: &ConfigAccess<P>,
+    bus: u8,
+    devices: u32,
+    is_driven: fn(&FunctionInfo) -> bool,
+    windows: &mut Windows,
+) {
+    let place = |bar: &Unassigned, windows: &mut Windows| {
+        let Unassigned { at, index, size, width } = *bar;
+        match windows.take(size, width) {
+            // SAFETY: the address is from the window of the upstream bridges, and was allocated once.
+            Some(address) => unsafe {
+                set_address(&PciFunction::new(access, at), index, address, width);
+            },
+            None => log::warn!("pci {at}: no address for BAR {index}, {size} bytes"),
+        }
+    };
+    let (mut unassigned, mut count) = ([None; MAX_UNASSIGNED], 0usize);
+    for (at, info) in functions(access, bus, devices).filter(|(_, info)| is_driven(info)) {
+        // SAFETY: by the contract of this function, no other driver uses the devices.
+        for (index, bar) in unsafe { bars(access, at, &info) }.iter() {
+            let Bar::Memory { address: 0, size, width } = bar else { continue };
+            let bar = Unassigned { at, index, size, width };
+            match unassigned.get_mut(count) {
+                Some(slot) => {
+                    *slot = Some(bar);
+                    count = count.saturating_add(1);
+                }
+                None => place(&bar, windows),
+            }
+        }
+    }
+    let ordered = unassigned.get_mut(..count).unwrap_or_default();
+    // The sort is of few and in place; functions of one size stay in their order.
+    ordered.sort_unstable_by_key(|bar: &Option<Unassigned>| {
+        bar.map(|bar| (core::cmp::Reverse(bar.size), bar.at, bar.index))
+    });
+    for bar in ordered.iter().flatten() {
+        place(bar, windows);
+    }
+}
+
+/// Calls `visit` for every function of `devices`, without BARs whose addresses are not in `declared`.
+///
+/// # Safety
+///
+/// No other driver uses the devices.
+unsafe fn visit_functions<P: Platform>(
+    access: &ConfigAccess<P>,
+    bus: u8,
+    devices: u32,
+    declared: &Windows,
+    visit: &mut impl FnMut(PciSlot<P>),
+) {
+    for (address, info) in functions(access, bus, devices) {
+        // SAFETY: by the contract of this function.
+        let mut bars = unsafe { bars(access, address, &info) };
+        bars.retain(|index, start, size| {
+            let is_forwarded = declared.may_contain(start, size);
+            if !is_forwarded {
+                log::warn!(
+                    "pci {address}: BAR {index} at {start:#x} is outside the windows of its host bridge, ignored"
+                );
+            }
+            is_forwarded
+        });
+        visit(PciSlot { function: PciFunction::new(access, address), info, bars });
+    }
 }
 
 /// Iterates over the functions of the devices of `bus` whose bits are set in `devices`; of a single-function device, only function 0.
@@ -232,23 +326,6 @@ impl<'a, P: Platform> Walk<'a, P> {
         }
     }
 
-    /// Calls `visit` for every function of `devices`, without BARs whose addresses are not in `declared`.
-    fn visit(&self, bus: u8, devices: u32, declared: &Windows, visit: &mut impl FnMut(PciSlot<P>)) {
-        for (address, info) in functions(self.access, bus, devices) {
-            let mut bars = if (self.is_driven)(&info) { self.bars(address, &info) } else { Bars::default() };
-            bars.retain(|index, start, size| {
-                let is_forwarded = declared.may_contain(start, size);
-                if !is_forwarded {
-                    log::warn!(
-                        "pci {address}: BAR {index} at {start:#x} is outside the windows of its host bridge, ignored"
-                    );
-                }
-                is_forwarded
-            });
-            visit(PciSlot { function: PciFunction::new(self.access, address), info, bars });
-        }
-    }
-
     /// The devices on `bus`, a bit each. Every device number is read once in a walk.
     fn devices(&mut self, bus: u8) -> u32 {
         if self.known.add(bus) {
@@ -265,25 +342,11 @@ impl<'a, P: Platform> Walk<'a, P> {
         self.devices.get(usize::from(bus)).copied().unwrap_or(0)
     }
 
-    fn bars(&self, at: Address, info: &FunctionInfo) -> Bars {
-        if info.header_type != HeaderType::Device {
-            return Bars::default();
-        }
-        // SAFETY: by the contract of `enumerate`, no other driver uses the function.
-        unsafe { Bars::read(&PciFunction::new(self.access, at)) }
-    }
-
     /// Writes a register of the bridge at `at`.
     fn write(&self, at: Address, offset: u8, value: u32) {
         // SAFETY: by the contract of `enumerate`, no other driver uses the functions, and the windows are for them: bus numbers and
         // bridge windows affect nothing else.
         unsafe { self.access.write(at, offset, value) }
-    }
-
-    /// Returns the secondary bus of the bridge at `at`, if it is valid.
-    fn secondary(&self, at: Address) -> Option<u8> {
-        let [_, secondary, subordinate, _] = self.access.read(at, BUS_NUMBERS).to_le_bytes();
-        (secondary > at.bus && subordinate >= secondary && secondary <= self.last).then_some(secondary)
     }
 
     /// Visits each bus once, down to the maximum depth, to find the highest bus number.
@@ -294,8 +357,7 @@ impl<'a, P: Platform> Walk<'a, P> {
         self.highest = self.highest.max(bus);
         for (at, info) in functions(self.access, bus, self.devices(bus)) {
             if info.header_type == HeaderType::Bridge {
-                if let Some(secondary) = self.secondary(at) {
-                    let subordinate = self.access.read(at, BUS_NUMBERS).to_le_bytes()[2];
+                if let Some((secondary, subordinate)) = bus_numbers(self.access, at) {
                     self.highest = self.highest.max(subordinate.min(self.last));
                     self.find_highest(secondary, depth.saturating_add(1));
                 }
@@ -309,45 +371,14 @@ impl<'a, P: Platform> Walk<'a, P> {
             return;
         }
         for (at, info) in functions(self.access, bus, self.devices(bus)) {
-            match info.header_type {
-                HeaderType::Bridge => {
-                    for window in self.bridge_windows(at).into_iter().flatten() {
-                        windows.reserve(window.start, window.end.wrapping_sub(window.start));
-                    }
-                    if let Some(secondary) = self.secondary(at) {
-                        self.reserve(secondary, windows, depth.saturating_add(1));
-                    }
+            // SAFETY: by the contract of `enumerate`, no other driver uses the functions.
+            unsafe { reserve_function(self.access, at, &info, windows) };
+            if info.header_type == HeaderType::Bridge {
+                if let Some((secondary, _)) = bus_numbers(self.access, at) {
+                    self.reserve(secondary, windows, depth.saturating_add(1));
                 }
-                HeaderType::Device => {
-                    for (_, bar) in self.bars(at, &info).iter() {
-                        if let Bar::Memory { address, size, .. } = bar {
-                            if address != 0 {
-                                windows.reserve(address, size);
-                            }
-                        }
-                    }
-                }
-                _ => {}
             }
         }
-    }
-
-    /// Returns the memory window and the prefetchable window of a bridge, if they are open.
-    fn bridge_windows(&self, at: Address) -> [Option<Window>; 2] {
-        let open = |start: u64, last: u64| {
-            (last >= start && start != 0).then(|| Window { start, end: (last | 0xf_ffff).saturating_add(1) })
-        };
-        let memory = self.access.read(at, MEMORY_WINDOW);
-        let prefetch = self.access.read(at, PREFETCH_WINDOW);
-        let high = |register| u64::from(self.access.read(at, register)) << 32;
-        let (base, limit) = (u64::from(prefetch & 0xfff0) << 16, u64::from(prefetch & 0xfff0_0000));
-        let wide = prefetch & 0xf == 1;
-        let (base_high, limit_high) =
-            if wide { (high(PREFETCH_BASE_HIGH), high(PREFETCH_LIMIT_HIGH)) } else { (0, 0) };
-        [
-            open(u64::from(memory & 0xfff0) << 16, u64::from(memory & 0xfff0_0000)),
-            open(base_high | base, limit_high | limit),
-        ]
     }
 
     /// Assigns missing bus numbers and addresses on `bus` and below, and visits the functions.
@@ -356,7 +387,8 @@ impl<'a, P: Platform> Walk<'a, P> {
             return;
         }
         let devices = self.devices(bus);
-        self.assign(bus, devices, windows);
+        // SAFETY: by the contract of `enumerate`, the windows are forwarded to its buses, whose functions have no other driver.
+        unsafe { assign(self.access, bus, devices, self.is_driven, windows) };
         for (at, info) in functions(self.access, bus, devices) {
             if info.header_type == HeaderType::Bridge {
                 self.bridge(at, windows, depth.saturating_add(1));
@@ -365,7 +397,7 @@ impl<'a, P: Platform> Walk<'a, P> {
     }
 
     fn bridge(&mut self, at: Address, windows: &mut Windows, depth: u8) {
-        let numbered = self.secondary(at);
+        let numbered = bus_numbers(self.access, at).map(|(secondary, _)| secondary);
         let secondary = match numbered {
             Some(secondary) => secondary,
             None => {
@@ -381,7 +413,7 @@ impl<'a, P: Platform> Walk<'a, P> {
                 next
             }
         };
-        let had_windows = self.bridge_windows(at).iter().any(Option::is_some);
+        let had_windows = bridge_windows(self.access, at).iter().any(Option::is_some);
         if had_windows {
             // Firmware has set its windows: functions behind it without an address cannot be assigned one.
             self.descend(secondary, &mut Windows::new(), depth);
@@ -425,45 +457,5 @@ impl<'a, P: Platform> Walk<'a, P> {
         let command = bridge.command() | Command::MEMORY_SPACE | Command::BUS_MASTER;
         // SAFETY: the bridge forwards to functions behind it, which no other driver uses.
         unsafe { bridge.set_command(command) };
-    }
-
-    /// Assigns addresses to the memory BARs on `bus` that have none, the largest first, so that alignment wastes nothing.
-    fn assign(&mut self, bus: u8, devices: u32, windows: &mut Windows) {
-        let (mut unassigned, mut count) = ([None; MAX_UNASSIGNED], 0usize);
-        for (at, info) in functions(self.access, bus, devices) {
-            if info.header_type != HeaderType::Device || !(self.is_driven)(&info) {
-                continue;
-            }
-            for (index, bar) in self.bars(at, &info).iter() {
-                let Bar::Memory { address: 0, size, width } = bar else { continue };
-                let bar = Unassigned { at, index, size, width };
-                match unassigned.get_mut(count) {
-                    Some(slot) => {
-                        *slot = Some(bar);
-                        count = count.saturating_add(1);
-                    }
-                    None => self.place(&bar, windows),
-                }
-            }
-        }
-        let ordered = unassigned.get_mut(..count).unwrap_or_default();
-        // The sort is of few and in place; functions of one size stay in their order.
-        ordered.sort_unstable_by_key(|bar: &Option<Unassigned>| {
-            bar.map(|bar| (core::cmp::Reverse(bar.size), bar.at, bar.index))
-        });
-        for bar in ordered.iter().flatten() {
-            self.place(bar, windows);
-        }
-    }
-
-    fn place(&self, bar: &Unassigned, windows: &mut Windows) {
-        let Unassigned { at, index, size, width } = *bar;
-        match windows.take(size, width) {
-            // SAFETY: the address is from the window of the upstream bridges, and was allocated once.
-            Some(address) => unsafe {
-                set_address(&PciFunction::new(self.access, at), index, address, width);
-            },
-            None => log::warn!("pci {at}: no address for BAR {index}, {size} bytes"),
-        }
     }
 }

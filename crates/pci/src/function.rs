@@ -1,6 +1,6 @@
 //! A PCI function: its address, its identity, and its configuration space.
 
-use crate::ConfigAccess;
+use crate::{ConfigAccess, Presence};
 use bitflags::bitflags;
 use core::fmt;
 use paravirt_platform::{InterruptLine, Platform, Polarity, Trigger};
@@ -104,14 +104,17 @@ bitflags! {
 /// The configuration space of one PCI function.
 ///
 /// Reading is safe. Writing is not: it can make a function decode addresses of RAM, or access RAM.
+///
+/// With a [`Presence`], the function reads as all ones and is not written once it is gone, whatever is at its address then.
 pub struct PciFunction<P: Platform> {
     access: ConfigAccess<P>,
     address: Address,
+    presence: Option<Presence<P>>,
 }
 
 impl<P: Platform> Clone for PciFunction<P> {
     fn clone(&self) -> Self {
-        Self { access: self.access.clone(), address: self.address }
+        Self { access: self.access.clone(), address: self.address, presence: self.presence.clone() }
     }
 }
 
@@ -124,7 +127,23 @@ impl<P: Platform> fmt::Debug for PciFunction<P> {
 impl<P: Platform> PciFunction<P> {
     /// Creates access to the function at `address`, which need not exist.
     pub fn new(access: &ConfigAccess<P>, address: Address) -> Self {
-        Self { access: access.clone(), address }
+        Self { access: access.clone(), address, presence: None }
+    }
+
+    /// The same function, until `presence` says that it is gone.
+    #[must_use]
+    pub fn with_presence(mut self, presence: Presence<P>) -> Self {
+        self.presence = Some(presence);
+        self
+    }
+
+    /// Returns whether the function was removed, according to its [`Presence`].
+    pub fn is_gone(&self) -> bool {
+        self.presence.as_ref().is_some_and(Presence::is_gone)
+    }
+
+    pub(crate) fn access(&self) -> &ConfigAccess<P> {
+        &self.access
     }
 
     /// Returns its address.
@@ -139,7 +158,7 @@ impl<P: Platform> PciFunction<P> {
 
     /// Reads the aligned 32-bit word at `offset`; all ones if there is no function.
     pub fn read(&self, offset: u8) -> u32 {
-        self.access.read(self.address, offset)
+        if self.is_gone() { u32::MAX } else { self.access.read(self.address, offset) }
     }
 
     /// Writes the aligned 32-bit word at `offset`.
@@ -149,8 +168,10 @@ impl<P: Platform> PciFunction<P> {
     /// The effect of the write does not violate memory safety: the function decodes no addresses of RAM, and accesses only memory that
     /// its driver gave it. No other driver uses the function.
     pub unsafe fn write(&self, offset: u8, value: u32) {
-        // SAFETY: the caller's guarantee applies to this function.
-        unsafe { self.access.write(self.address, offset, value) }
+        if !self.is_gone() {
+            // SAFETY: the caller's guarantee applies to this function.
+            unsafe { self.access.write(self.address, offset, value) }
+        }
     }
 
     /// Writes the aligned 16-bit word at `offset`, and nothing beside it.
@@ -159,8 +180,10 @@ impl<P: Platform> PciFunction<P> {
     ///
     /// As for [`write`](Self::write).
     pub unsafe fn write16(&self, offset: u8, value: u16) {
-        // SAFETY: the caller's promise is about this function.
-        unsafe { self.access.write16(self.address, offset, value) }
+        if !self.is_gone() {
+            // SAFETY: the caller's promise is about this function.
+            unsafe { self.access.write16(self.address, offset, value) }
+        }
     }
 
     /// The command register.

@@ -2,7 +2,6 @@
 
 use crate::PciFunction;
 use core::fmt;
-use core::time::Duration;
 use paravirt_platform::{MapError, MmioRegion, Platform};
 
 /// What has changed on a bus: a bit for each device number.
@@ -82,7 +81,8 @@ impl<P: Platform> AcpiHotPlug<P> {
         }
     }
 
-    /// Returns what has changed on the bus of `selector` since the last call. A request stays until its device is ejected.
+    /// Returns what has changed on the bus of `selector` since the last call. What it returns is not reported again: QEMU repeats a request
+    /// until its device is ejected, Cloud Hypervisor does not.
     pub fn take(&mut self, selector: u32) -> SlotChanges {
         self.write(self.select, selector);
         let (added, requested) = (self.read(ADDED), self.read(REQUESTED));
@@ -113,19 +113,31 @@ impl<P: Platform> fmt::Debug for AcpiHotPlug<P> {
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum PortEvent {
-    /// A device was added; it is powered on.
+    /// A device was added, and is there.
     Added,
     /// The host asks for the device: see [`HotPlugPort::power_off`].
     Requested,
-    /// The device is gone.
+    /// The device is gone. There may be another one already, which is reported after it.
     Removed,
+}
+
+/// The slot of a port, as far as this side knows.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Slot {
+    Empty,
+    /// Powered on, with a device that has not answered yet.
+    Starting,
+    /// With a device that is in use.
+    Occupied,
+    /// Powered off; the device that was in it may still be there.
+    Released,
 }
 
 /// A PCI Express port whose slot takes a device while the machine runs. PCI Express 6.0 §6.7, §7.5.3
 pub struct HotPlugPort<P: Platform> {
     function: PciFunction<P>,
     capability: u8,
-    is_occupied: bool,
+    slot: Slot,
 }
 
 /// The PCI Express capability. PCI Express 6.0 §7.5.3
@@ -148,12 +160,11 @@ const PRESENCE_CHANGED: u16 = 1 << 3;
 const COMMAND_COMPLETED: u16 = 1 << 4;
 const LINK_CHANGED: u16 = 1 << 8;
 const IS_PRESENT: u16 = 1 << 6;
-/// How long a device may take to appear after its slot was powered on. PCI Express 6.0 §6.6.1
-const POWER_ON: Duration = Duration::from_secs(1);
 
 impl<P: Platform> HotPlugPort<P> {
-    /// Returns the slot of `function`; `None` if it is not a port with a slot that takes devices while the machine runs.
-    pub fn find(function: &PciFunction<P>) -> Option<Self> {
+    /// Returns the slot of `function`; `None` if it is not a port with a slot that takes devices while the machine runs. `is_occupied`
+    /// tells whether the slot has a device that is in use.
+    pub fn find(function: &PciFunction<P>, is_occupied: bool) -> Option<Self> {
         let mut capability = function.read(CAPABILITIES) as u8 & 0xfc;
         // A list of capabilities has at most 48 entries.
         for _ in 0..48 {
@@ -162,20 +173,23 @@ impl<P: Platform> HotPlugPort<P> {
             }
             let word = function.read(capability);
             if word as u8 == PCI_EXPRESS {
-                let (port, has_slot) = (word >> 20 & 0xf, word >> 16 & SLOT_IMPLEMENTED != 0);
+                let (kind, has_slot) = (word >> 20 & 0xf, word >> 16 & SLOT_IMPLEMENTED != 0);
                 let slot = function.read(capability.checked_add(SLOT_CAPABILITIES)?);
-                let is_hot = SLOT_PORTS.contains(&port) && has_slot && slot & HOT_PLUG_CAPABLE != 0;
-                let port = Self { function: function.clone(), capability, is_occupied: false };
-                return is_hot.then_some(port);
+                if !SLOT_PORTS.contains(&kind) || !has_slot || slot & HOT_PLUG_CAPABLE == 0 {
+                    return None;
+                }
+                let slot = if is_occupied { Slot::Occupied } else { Slot::Empty };
+                let port = Self { function: function.clone(), capability, slot };
+                if is_occupied {
+                    // What changed before the device was found is not news.
+                    let (_, status) = port.control();
+                    port.write(SLOT_STATUS, status & (BUTTON | PRESENCE_CHANGED | LINK_CHANGED));
+                }
+                return Some(port);
             }
             capability = (word >> 8) as u8 & 0xfc;
         }
         None
-    }
-
-    /// Sets whether the slot has a device that is in use.
-    pub fn set_occupied(&mut self, is_occupied: bool) {
-        self.is_occupied = is_occupied;
     }
 
     fn at(&self, register: u8) -> u8 {
@@ -193,47 +207,46 @@ impl<P: Platform> HotPlugPort<P> {
         unsafe { self.function.write16(self.at(register), value) }
     }
 
-    /// Returns what happened since the last call. An added device is powered on first, which takes a second at most. `is_present` returns
-    /// whether its configuration space can be read.
-    pub fn take(&mut self, platform: &P, is_present: impl Fn() -> bool) -> Option<PortEvent> {
+    /// Returns what happened since the last call; call it until it returns `None`. A device that was added is powered on, and reported
+    /// once `is_present` returns that its configuration space can be read, however long that takes. Does not block.
+    pub fn take(&mut self, is_present: impl Fn() -> bool) -> Option<PortEvent> {
         let (control, status) = self.control();
+        let was_occupied = self.slot == Slot::Occupied;
         if status == u16::MAX {
             // The port itself is gone.
-            return core::mem::take(&mut self.is_occupied).then_some(PortEvent::Removed);
+            self.slot = Slot::Empty;
+            return was_occupied.then_some(PortEvent::Removed);
         }
         let seen = status & (BUTTON | PRESENCE_CHANGED | LINK_CHANGED | COMMAND_COMPLETED);
         if seen != 0 {
             self.write(SLOT_STATUS, seen);
         }
-        match (status & IS_PRESENT != 0, self.is_occupied) {
-            // A slot without news whose device did not appear is not waited for again.
-            (true, false) if seen == 0 && control & POWER_OFF == 0 => None,
-            (true, false) => {
-                self.write(SLOT_CONTROL, control & !(INDICATOR_MASK | POWER_OFF) | INDICATOR_ON);
-                let end = platform.now().saturating_add(POWER_ON);
-                while !is_present() {
-                    if platform.now() >= end {
-                        return None;
-                    }
-                    platform.relax();
-                }
-                self.is_occupied = true;
-                Some(PortEvent::Added)
+        if status & IS_PRESENT == 0 || seen & PRESENCE_CHANGED != 0 && self.slot != Slot::Starting {
+            self.slot = Slot::Empty;
+            if was_occupied {
+                return Some(PortEvent::Removed);
             }
-            (true, true) => (status & BUTTON != 0).then_some(PortEvent::Requested),
-            (false, true) => {
-                self.is_occupied = false;
-                Some(PortEvent::Removed)
-            }
-            (false, false) => None,
         }
+        match self.slot {
+            Slot::Occupied => return (seen & BUTTON != 0).then_some(PortEvent::Requested),
+            Slot::Empty if status & IS_PRESENT != 0 => {
+                self.write(SLOT_CONTROL, control & !(INDICATOR_MASK | POWER_OFF) | INDICATOR_ON);
+                self.slot = Slot::Starting;
+            }
+            _ => {}
+        }
+        if self.slot != Slot::Starting || !is_present() {
+            return None;
+        }
+        self.slot = Slot::Occupied;
+        Some(PortEvent::Added)
     }
 
     /// Powers the slot off: the host takes the device away.
     pub fn power_off(&mut self) {
         let (control, _) = self.control();
         self.write(SLOT_CONTROL, control & !INDICATOR_MASK | INDICATOR_OFF | POWER_OFF);
-        self.is_occupied = false;
+        self.slot = Slot::Released;
     }
 }
 
@@ -241,7 +254,7 @@ impl<P: Platform> fmt::Debug for HotPlugPort<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HotPlugPort")
             .field("address", &self.function.address())
-            .field("is_occupied", &self.is_occupied)
+            .field("slot", &self.slot)
             .finish()
     }
 }

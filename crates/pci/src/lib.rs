@@ -34,15 +34,19 @@
 )]
 
 mod bar;
+mod bridge;
 mod config;
 mod enumerate;
 mod function;
 mod hot_plug;
+mod presence;
 mod window;
 
 pub use bar::{Bar, Bars};
+pub use bridge::{buses_behind, forwarded, reserve_forwarded};
 pub use config::{ConfigAccess, ConfigSpace};
-pub use enumerate::{PciSlot, enumerate, enumerate_device, forwarded, secondary_bus};
+pub use enumerate::{PciSlot, enumerate, enumerate_device};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};
 pub use hot_plug::{AcpiHotPlug, HotPlugPort, PortEvent, SlotChanges};
+pub use presence::{Presence, PresenceTable};
 pub use window::{AddressWidth, Window, Windows};

@@ -9,6 +9,17 @@ pub struct Window {
     pub end: u64,
 }
 
+impl Window {
+    fn is_high(&self) -> bool {
+        self.start >= FOUR_GIB
+    }
+
+    /// Whether the windows overlap, or one begins where the other ends.
+    fn touches(&self, other: &Self) -> bool {
+        self.start <= other.end && self.end >= other.start
+    }
+}
+
 /// The memory windows of a host bridge, and how much of each is allocated.
 ///
 /// Addresses are allocated upwards.
@@ -51,9 +62,14 @@ impl Windows {
     /// or nothing is known of the windows.
     pub fn may_contain(&self, address: u64, size: u64) -> bool {
         let is_unknown = self.is_partial || self.windows.iter().all(Option::is_none);
+        is_unknown || self.contains(address, size)
+    }
+
+    /// Returns whether `size` bytes at `address` are in one of the windows, of which nothing has been allocated yet.
+    pub fn contains(&self, address: u64, size: u64) -> bool {
         let end = address.checked_add(size);
         let is_in = |w: &Window| w.start <= address && end.is_some_and(|end| end <= w.end);
-        is_unknown || self.windows.iter().flatten().any(is_in)
+        self.windows.iter().flatten().any(is_in)
     }
 
     /// Marks `start` to `start + size` as in use: later allocations are above it, or below it if there is more room.
@@ -74,28 +90,30 @@ impl Windows {
     /// Returns `size` bytes at `address`, which nothing uses any more, for later allocations. They are lost if they adjoin no window and
     /// the set is full.
     pub fn release(&mut self, address: u64, size: u64) {
-        let end = address.saturating_add(size);
-        let adjoins = |window: &&mut Window| window.start == end || window.end == address;
-        match self.windows.iter_mut().flatten().find(adjoins) {
-            Some(window) => {
-                window.start = window.start.min(address);
-                window.end = window.end.max(end);
-            }
-            None => {
-                self.add(Window { start: address, end });
+        let mut whole = Window { start: address, end: address.saturating_add(size) };
+        for slot in &mut self.windows {
+            match *slot {
+                Some(window) if window.start >= window.end => *slot = None,
+                // What is below 4 GiB stays apart from what is above.
+                Some(window) if window.touches(&whole) && window.is_high() == whole.is_high() => {
+                    whole.start = whole.start.min(window.start);
+                    whole.end = whole.end.max(window.end);
+                    *slot = None;
+                }
+                _ => {}
             }
         }
+        self.add(whole);
     }
 
     /// Allocates `size` bytes, a power of two, aligned to `size`. A BAR of 64 bits gets an address above 4 GiB if there is room, so that
     /// the room below is left to BARs of 32 bits. `None` if there is no room.
     pub fn take(&mut self, size: u64, width: AddressWidth) -> Option<u64> {
-        let is_high = |w: &Window| w.start >= FOUR_GIB;
         let high = match width {
-            AddressWidth::Bits64 => self.take_where(size, is_high),
+            AddressWidth::Bits64 => self.take_where(size, Window::is_high),
             AddressWidth::Bits32 => None,
         };
-        high.or_else(|| self.take_where(size, |w| !is_high(w)))
+        high.or_else(|| self.take_where(size, |w| !w.is_high()))
     }
 
     fn take_where(&mut self, size: u64, which: impl Fn(&Window) -> bool) -> Option<u64> {
@@ -134,6 +152,7 @@ pub enum AddressWidth {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
 
     #[test]
@@ -172,9 +191,34 @@ mod tests {
     }
 
     #[test]
+    fn released_addresses_join_their_neighbours_and_stay_on_their_side_of_4_gib() {
+        let mut windows = Windows::new();
+        assert!(windows.add(Window { start: 0xffff_0000, end: 0x1_0001_0000 }));
+        assert_eq!(windows.take(0x1_0000, AddressWidth::Bits32), Some(0xffff_0000));
+        assert_eq!(windows.take(0x1_0000, AddressWidth::Bits64), Some(0x1_0000_0000));
+        for page in [0xffff_0000, 0xffff_2000, 0xffff_1000, 0x1_0000_0000, 0xffff_3000] {
+            windows.release(page, 0x1000);
+        }
+        let left: std::vec::Vec<_> =
+            windows.remaining().into_iter().flatten().map(|w| (w.start, w.end)).collect();
+        assert_eq!(left, [(0x1_0000_0000, 0x1_0000_1000), (0xffff_0000, 0xffff_4000)]);
+        assert_eq!(windows.take(0x4000, AddressWidth::Bits64), Some(0xffff_0000));
+        // A set that is used and released for ever has room for it.
+        for start in (0x10..0x40).map(|page: u64| page << 20) {
+            windows.release(start, 0x1000);
+            assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(start));
+        }
+        // Released twice, it is allocated once.
+        windows.release(0x8000_0000, 0x1000);
+        windows.release(0x8000_0000, 0x1000);
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), Some(0x8000_0000));
+        assert_eq!(windows.take(0x1000, AddressWidth::Bits32), None);
+    }
+
+    #[test]
     fn an_address_is_in_a_window_or_nothing_is_known_of_them() {
         let mut windows = Windows::new();
-        assert!(windows.may_contain(0, 1));
+        assert!(windows.may_contain(0, 1) && !windows.contains(0, 1));
         assert!(windows.add(Window { start: 0x1000, end: 0x3000 }));
         assert!(windows.may_contain(0x1000, 0x2000) && windows.may_contain(0x2fff, 1));
         assert!(!windows.may_contain(0xfff, 2) && !windows.may_contain(0x2fff, 2));

@@ -87,8 +87,8 @@ fn an_empty_bus_is_read_once_a_device() {
 #[test]
 fn only_a_device_with_several_functions_is_asked_for_them() {
     let (guest, bus) = machine(&[(1, function(&[])), (2, function(&[]).with_functions())]);
-    bus.add_function(1, 3, function(&[]));
-    bus.add_function(2, 3, function(&[]));
+    bus.add_at((0, 1, 3), function(&[]));
+    bus.add_at((0, 2, 3), function(&[]));
     let found: Vec<_> = walk(&guest, Windows::new()).iter().map(|(at, _)| (at.device, at.function)).collect();
     assert_eq!(found, [(1, 0), (2, 0), (2, 3)]);
 }

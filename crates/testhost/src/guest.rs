@@ -1,10 +1,10 @@
 //! A platform whose memory is rust-vmm's guest memory.
 
 use crate::count::uncounted;
-use crate::{HvHost, KvmHost, Memory, PciHost};
+use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost};
 use paravirt_platform::{
-    AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, Message, PAGE_SIZE, Platform,
-    PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, PAGE_SIZE,
+    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -40,6 +40,9 @@ struct Inner {
     interrupts: AtomicU64,
     hypervisor: Mutex<Option<Hypervisor>>,
     pci: Mutex<Option<PciHost>>,
+    acpi: Mutex<Option<AcpiHost>>,
+    /// Registers outside memory: physical address, and what they hold.
+    registers: Mutex<Vec<(u64, Box<[AtomicU64]>)>>,
 }
 
 /// What the guest runs on.
@@ -115,6 +118,8 @@ impl Guest {
             interrupts: AtomicU64::new(0),
             hypervisor: Mutex::new(None),
             pci: Mutex::new(None),
+            acpi: Mutex::new(None),
+            registers: Mutex::new(vec![]),
         }))
     }
 
@@ -138,6 +143,41 @@ impl Guest {
 
     pub(crate) fn set_pci(&self, host: PciHost) {
         *self.0.pci.lock().expect("pci") = Some(host);
+    }
+
+    pub(crate) fn set_acpi(&self, host: AcpiHost) {
+        *self.0.acpi.lock().expect("acpi") = Some(host);
+    }
+
+    fn acpi(&self) -> Option<AcpiHost> {
+        self.0.acpi.lock().expect("acpi").clone()
+    }
+
+    /// Puts registers at physical address `at`, outside memory, that read as what was written last: first as `bytes`, a multiple of 8.
+    pub fn add_registers(&self, at: u64, bytes: &[u8]) {
+        let words = bytes
+            .chunks_exact(8)
+            .map(|word| AtomicU64::new(u64::from_le_bytes(word.try_into().expect("8 bytes"))));
+        self.0.registers.lock().expect("registers").push((at, words.collect()));
+    }
+
+    /// A pointer to the registers at physical address `at`, of `len` bytes.
+    fn registers_at(&self, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let registers = self.0.registers.lock().expect("registers");
+        let (start, words) = registers
+            .iter()
+            .find(|(start, words)| *start <= at && at + len as u64 <= start + 8 * words.len() as u64)?;
+        // The words are atomic, so that their address may be written through.
+        let base = NonNull::new(words.as_ptr().cast_mut().cast::<u8>())?;
+        // SAFETY: within the words, which live as long as the guest.
+        Some(unsafe { base.add((at - start) as usize) })
+    }
+
+    /// Reads a byte of registers.
+    pub fn register(&self, at: u64) -> u8 {
+        let byte = self.registers_at(at, 1).expect("a register");
+        // SAFETY: `registers_at` returns a pointer to a byte of them.
+        unsafe { byte.read_volatile() }
     }
 
     fn hypervisor(&self) -> Option<Hypervisor> {
@@ -308,6 +348,10 @@ unsafe impl Platform for Guest {
         unsafe { self.dma_free(region) }
     }
 
+    unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
+        self.registers_at(phys, len).ok_or(MapError)
+    }
+
     fn now(&self) -> Instant {
         let turned = self.0.turned.load(Ordering::SeqCst);
         Instant::from_nanos(self.0.start.elapsed().as_nanos() as u64 + turned)
@@ -389,17 +433,19 @@ unsafe impl Interrupts for Guest {
 // SAFETY: the ports are modelled, or absent.
 unsafe impl PortIo for Guest {
     unsafe fn in32(&self, port: u16) -> u32 {
-        self.pci().map_or(u32::MAX, |host| host.read(port))
+        let acpi = self.acpi().and_then(|host| host.read32(port));
+        acpi.or_else(|| Some(self.pci()?.read(port))).unwrap_or(u32::MAX)
     }
     unsafe fn out32(&self, port: u16, value: u32) {
-        if let Some(host) = self.pci() {
-            host.write(port, &value.to_le_bytes());
-        }
+        self.acpi().into_iter().for_each(|host| host.write32(port, value));
+        self.pci().into_iter().for_each(|host| host.write(port, &value.to_le_bytes()));
+    }
+    unsafe fn in16(&self, port: u16) -> u16 {
+        self.acpi().and_then(|host| host.read16(port)).unwrap_or(u16::MAX)
     }
     unsafe fn out16(&self, port: u16, value: u16) {
-        if let Some(host) = self.pci() {
-            host.write(port, &value.to_le_bytes());
-        }
+        self.acpi().into_iter().for_each(|host| host.write16(port, value));
+        self.pci().into_iter().for_each(|host| host.write(port, &value.to_le_bytes()));
     }
 }
 

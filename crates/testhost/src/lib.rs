@@ -7,7 +7,8 @@
 //! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
 //!   and [`InputHost`] are devices for its bus.
-//! * [`KvmHost`] offers KVM's clock, and [`PciHost`] is a PCI bus behind the configuration ports.
+//! * [`KvmHost`] offers KVM's clock, [`PciHost`] has PCI buses behind the configuration ports, and [`AcpiHost`] adds and removes their
+//!   devices, and has a power button.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue};
@@ -26,6 +27,7 @@
 use paravirt_virtio::features::Features;
 use paravirt_virtio::queue::RingFormat;
 
+mod acpi;
 mod balloon;
 pub mod bench;
 mod blk;
@@ -43,6 +45,7 @@ mod pci;
 mod soundness;
 mod split;
 
+pub use acpi::AcpiHost;
 pub use balloon::VirtioBalloonHost;
 pub use blk::{BlkFaultConfig, BlkHost};
 pub use device::{FakeDevice, QueueState};

@@ -1,4 +1,4 @@
-//! A PCI bus: configuration space behind ports 0xCF8 and 0xCFC, as strict as the strictest monitors.
+//! PCI buses: configuration space behind ports 0xCF8 and 0xCFC, as strict as the strictest monitors.
 
 use crate::Guest;
 use std::collections::BTreeMap;
@@ -13,6 +13,18 @@ const BAR0: usize = 0x10;
 const BARS: usize = 6;
 /// In the command register: the function answers to its memory BARs.
 const MEMORY_SPACE: u8 = 2;
+/// In the header type: a bridge.
+const BRIDGE: u8 = 1;
+/// Registers of a bridge. PCI-to-PCI Bridge 1.2 §3.2
+const BUS_NUMBERS: usize = 0x18;
+const MEMORY_WINDOW: usize = 0x20;
+/// The capabilities: where their list begins, and where the models put theirs. PCI 3.0 §6.7
+const STATUS_CAPABILITIES: (usize, u8) = (0x06, 0x10);
+const CAPABILITIES: usize = 0x34;
+const FIRST_CAPABILITY: u8 = 0x40;
+/// Registers of a PCI Express slot. PCI Express 6.0 §7.5.3
+const SLOT_CONTROL: usize = FIRST_CAPABILITY as usize + 0x18;
+const SLOT_STATUS: usize = FIRST_CAPABILITY as usize + 0x1a;
 /// In a BAR: it takes addresses of 64 bits, and the next register is its upper half.
 const WIDE: u8 = 4;
 
@@ -77,9 +89,75 @@ impl PciDevice {
         self
     }
 
+    /// A modern virtio device of type `device_type`, whose registers are in BAR 0: the common configuration at its start, then a page each
+    /// for doorbells, interrupt status and configuration.
+    pub fn virtio(device_type: u16) -> Self {
+        let mut device = Self::new((0x1af4, 0x1040 + device_type), 0xff, &[PciBar::Wide(0x4000)]);
+        let structure = |kind: u8, page: u32, len: u32| {
+            let mut bytes = vec![0x09, 0, 20, kind, 0, 0, 0, 0];
+            bytes.extend([page << 12, len, 0].map(u32::to_le_bytes).concat());
+            bytes
+        };
+        device.put_capabilities(&[
+            structure(1, 0, 64),
+            structure(2, 1, 4),
+            structure(3, 2, 1),
+            structure(4, 3, 256),
+        ]);
+        device
+    }
+
+    /// A bridge to the buses `secondary` to `subordinate`, which forwards the addresses in `window`, of whole MiB below 4 GiB.
+    pub fn bridge(secondary: u8, subordinate: u8, window: core::ops::Range<u64>) -> Self {
+        let mut bridge = Self::new((0x1b36, 0x000c), 0x06, &[]);
+        bridge.registers[HEADER_TYPE] = BRIDGE;
+        bridge.registers[BUS_NUMBERS + 1..BUS_NUMBERS + 3].copy_from_slice(&[secondary, subordinate]);
+        let half = |address: u64| ((address >> 16) as u16 & 0xfff0).to_le_bytes();
+        bridge.registers[MEMORY_WINDOW..MEMORY_WINDOW + 2].copy_from_slice(&half(window.start));
+        bridge.registers[MEMORY_WINDOW + 2..MEMORY_WINDOW + 4].copy_from_slice(&half(window.end - 1));
+        bridge
+    }
+
+    /// The same, of a root port with a slot that takes devices while the machine runs.
+    pub fn with_slot(mut self) -> Self {
+        let mut capability = vec![0; 0x3c];
+        // Root port, with a slot.
+        (capability[0], capability[2], capability[3]) = (0x10, 0x42, 0x01);
+        capability[0x14] = 1 << 6;
+        self.put_capabilities(&[capability]);
+        self
+    }
+
+    /// Sets bits of the slot's status register, and clears others.
+    pub fn set_slot(&mut self, set: u16, clear: u16) {
+        let status = self.half(SLOT_STATUS) & !clear | set;
+        self.registers[SLOT_STATUS..SLOT_STATUS + 2].copy_from_slice(&status.to_le_bytes());
+    }
+
+    /// The slot's control register.
+    pub fn slot_control(&self) -> u16 {
+        self.half(SLOT_CONTROL)
+    }
+
+    fn put_capabilities(&mut self, capabilities: &[Vec<u8>]) {
+        self.registers[STATUS_CAPABILITIES.0] |= STATUS_CAPABILITIES.1;
+        self.registers[CAPABILITIES] = FIRST_CAPABILITY;
+        let mut at = usize::from(FIRST_CAPABILITY);
+        for (index, capability) in capabilities.iter().enumerate() {
+            let next = at + capability.len();
+            self.registers[at..next].copy_from_slice(capability);
+            self.registers[at + 1] = if index + 1 < capabilities.len() { next as u8 } else { 0 };
+            at = next;
+        }
+    }
+
     /// The command register.
     pub fn command(&self) -> u16 {
-        u16::from_le_bytes([self.registers[COMMAND], self.registers[COMMAND + 1]])
+        self.half(COMMAND)
+    }
+
+    fn half(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.registers[at], self.registers[at + 1]])
     }
 
     /// The address in BAR 0.
@@ -111,7 +189,10 @@ impl PciDevice {
                 self.registers[at..at + 4].copy_from_slice(&kept.to_le_bytes());
             }
             // Some monitors take the command register in its own width only.
-            (_, &[low, high]) if at == COMMAND => self.registers[at..at + 2].copy_from_slice(&[low, high]),
+            (_, &[low, high]) if at == COMMAND || at == SLOT_CONTROL => {
+                self.registers[at..at + 2].copy_from_slice(&[low, high])
+            }
+            (_, &[low, high]) if at == SLOT_STATUS => self.set_slot(0, u16::from_le_bytes([low, high])),
             _ => {}
         }
         if self.registers[COMMAND] & MEMORY_SPACE != 0 {
@@ -126,45 +207,61 @@ struct State {
     selected: u32,
     /// Reads of configuration space.
     reads: usize,
-    /// Functions by device and function number.
-    functions: BTreeMap<(u8, u8), PciDevice>,
+    /// Functions by bus, device and function number.
+    functions: BTreeMap<(u8, u8, u8), PciDevice>,
 }
 
-/// Bus 0 of a PCI segment. A handle: clones are the same bus.
+/// The buses of a PCI segment. A handle: clones are the same buses.
 #[derive(Clone)]
 pub struct PciHost(Arc<Mutex<State>>);
 
 impl PciHost {
-    /// Gives `guest` a bus without devices.
+    /// Gives `guest` buses without devices.
     pub fn new(guest: &Guest) -> Self {
         let host = Self(Arc::default());
         guest.set_pci(host.clone());
         host
     }
 
-    /// Puts function 0 of device `device`, below 32, on the bus.
+    /// Puts function 0 of device `device`, below 32, on bus 0.
     pub fn add(&self, device: u8, function: PciDevice) {
-        self.add_function(device, 0, function);
+        self.add_at((0, device, 0), function);
     }
 
-    /// Puts function `number`, below 8, of device `device`, below 32, on the bus.
-    pub fn add_function(&self, device: u8, number: u8, function: PciDevice) {
-        assert!(device < 32 && number < 8);
-        self.0.lock().expect("the bus").functions.insert((device, number), function);
+    /// Puts a function at bus, device (below 32) and function (below 8).
+    pub fn add_at(&self, at: (u8, u8, u8), function: PciDevice) {
+        assert!(at.1 < 32 && at.2 < 8);
+        self.0.lock().expect("the buses").functions.insert(at, function);
     }
 
-    /// Function 0 of device `device`, as it is now.
+    /// Takes the functions of a device away.
+    pub fn remove(&self, bus: u8, device: u8) {
+        let is_other = |at: &(u8, u8, u8), _: &mut PciDevice| (at.0, at.1) != (bus, device);
+        self.0.lock().expect("the buses").functions.retain(is_other);
+    }
+
+    /// Changes the function at bus, device and function.
+    pub fn change(&self, at: (u8, u8, u8), change: impl FnOnce(&mut PciDevice)) {
+        change(self.0.lock().expect("the buses").functions.get_mut(&at).expect("the function"));
+    }
+
+    /// The function at bus, device and function, as it is now.
+    pub fn function(&self, at: (u8, u8, u8)) -> Option<PciDevice> {
+        self.0.lock().expect("the buses").functions.get(&at).cloned()
+    }
+
+    /// Function 0 of device `device` on bus 0, as it is now.
     pub fn device(&self, device: u8) -> Option<PciDevice> {
-        self.0.lock().expect("the bus").functions.get(&(device, 0)).cloned()
+        self.function((0, device, 0))
     }
 
     /// Reads of configuration space so far.
     pub fn reads(&self) -> usize {
-        self.0.lock().expect("the bus").reads
+        self.0.lock().expect("the buses").reads
     }
 
     pub(crate) fn read(&self, port: u16) -> u32 {
-        let state = &mut *self.0.lock().expect("the bus");
+        let state = &mut *self.0.lock().expect("the buses");
         match port {
             ADDRESS_PORT => state.selected,
             DATA_PORT => {
@@ -178,7 +275,7 @@ impl PciHost {
     }
 
     pub(crate) fn write(&self, port: u16, bytes: &[u8]) {
-        let state = &mut *self.0.lock().expect("the bus");
+        let state = &mut *self.0.lock().expect("the buses");
         match (port, bytes) {
             (ADDRESS_PORT, &[a, b, c, d]) => state.selected = u32::from_le_bytes([a, b, c, d]),
             (DATA_PORT..=0xcff, _) => {
@@ -192,8 +289,8 @@ impl PciHost {
     }
 }
 
-/// The device and function that an address selects, and the register; `None` for another bus.
-fn selected(address: u32) -> (Option<(u8, u8)>, usize) {
+/// The bus, device and function that an address selects, and the register.
+fn selected(address: u32) -> (Option<(u8, u8, u8)>, usize) {
     let [offset, within, bus, enable] = address.to_le_bytes();
-    ((enable == 0x80 && bus == 0).then_some((within >> 3, within & 7)), usize::from(offset & 0xfc))
+    ((enable == 0x80).then_some((bus, within >> 3, within & 7)), usize::from(offset & 0xfc))
 }

@@ -119,6 +119,19 @@ fn a_call_closes_one_socket_as_each_waits_for_the_host() {
     bench.end();
 }
 
+/// A host of VMBus 4.0 does not respond to a connection that nobody listens for.
+#[test]
+fn a_socket_that_is_closed_while_it_connects_gives_its_place_up_at_once() {
+    let mut bench = Bench::new(Version::new(4, 0));
+    let sockets = [(); 3].map(|()| bench.sockets.connect(1).expect("a place"));
+    bench.work();
+    sockets.iter().for_each(|socket| bench.sockets.close(*socket));
+    assert!(bench.sockets.next_deadline() <= bench.guest.now());
+    bench.work();
+    assert_eq!(bench.sockets.next_deadline(), Instant::NEVER);
+    bench.end();
+}
+
 #[test]
 fn refused_and_unanswered_connections_are_errors() {
     let mut bench = Bench::new(Version::NEWEST);

@@ -174,3 +174,22 @@ fn a_host_that_takes_no_message_is_waited_for_once_for_all_channels_that_went() 
     drop((vmbus, hypervisor));
     is_clean(&guest, &host);
 }
+
+#[test]
+fn a_host_that_was_busy_once_is_waited_for_again_later() {
+    let (guest, host) = machine(Duration::from_millis(10));
+    add(&guest, &host, 8);
+    let (hypervisor, vmbus) = connect(&guest, Version::NEWEST);
+    let channels: Vec<u32> = offers(&vmbus).iter().map(|offer| offer.channel).collect();
+    host.rescind(&guest, channels[0]);
+    host.refuse(&[HvStatus::INSUFFICIENT_BUFFERS; 10_000]);
+    assert!(matches!(vmbus.poll(), Some(BusEvent::Removed(_))));
+    assert_eq!(host.channels(), 2, "the host does not know that the channel was released");
+    guest.turn(Duration::from_secs(61));
+    host.stop_refusing();
+    host.refuse(&[HvStatus::INSUFFICIENT_BUFFERS; 3]);
+    host.rescind(&guest, channels[1]);
+    assert!(matches!(vmbus.poll(), Some(BusEvent::Removed(_))));
+    assert_eq!(host.channels(), 1);
+    drop((vmbus, hypervisor));
+}

@@ -3,13 +3,13 @@
 use crate::interrupt::InterruptState;
 use crate::state::{MAX_CHANNELS, Phase, State, Then};
 use crate::{HostMessage, Timeouts, Version};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use core::time::Duration;
 use hyperv_bindings::vmbus::{VmbusChannelMessage, VmbusMessageHeader, VmbusMessageType};
 use paravirt_device::Fault;
 use paravirt_hyperv::{HvStatus, Hypervisor, OpenError, Synic};
 use paravirt_platform::{
-    DmaRegion, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
+    DmaRegion, Instant, InterruptCell, PAGE_SIZE, PageArc, PageTable, Platform, ProcessorId, Vector,
 };
 use spin::Mutex;
 use zerocopy::IntoBytes;
@@ -33,8 +33,8 @@ pub(crate) struct VmbusShared<P: Platform> {
     generation: AtomicU32,
     /// The host sent a malformed message.
     is_faulted: AtomicBool,
-    /// The host was busy for all the time that the last message to it was retried.
-    was_busy: AtomicBool,
+    /// When the host had been busy for all the time that a message to it was retried, in nanoseconds; 0 if it has taken one since.
+    busy_at: AtomicU64,
 }
 
 impl<P: Platform> VmbusShared<P> {
@@ -58,7 +58,7 @@ impl<P: Platform> VmbusShared<P> {
                 vectors: Mutex::new(PageTable::new(platform, count, |_| None)?),
                 generation: AtomicU32::new(0),
                 is_faulted: AtomicBool::new(false),
-                was_busy: AtomicBool::new(false),
+                busy_at: AtomicU64::new(0),
             },
         )?;
         // SAFETY: the drop of `shared` calls `unbind` with the vectors before it releases `interrupts`.
@@ -229,11 +229,21 @@ impl<P: Platform> VmbusShared<P> {
         let is_busy =
             |status| status == HvStatus::INVALID_CONNECTION_ID || Hypervisor::<P>::wants_another_try(status);
         let sent = self.post_while(connection, message, at_most, is_busy);
-        self.was_busy.store(sent.is_err_and(is_busy), Ordering::Relaxed);
+        let now = self.platform().now().as_nanos();
+        self.busy_at.store(if sent.is_err_and(is_busy) { now } else { 0 }, Ordering::Relaxed);
         sent.map_err(|status| {
             log::error!("vmbus: message refused with status {:#x}", status.0);
             Fault::Timeout
         })
+    }
+
+    /// How long to retry one of many messages: a host that has just taken none for all of one wait is not waited for again for each. It
+    /// is once as long has passed again.
+    fn post_timeout(&self) -> Duration {
+        let busy_at = self.busy_at.load(Ordering::Relaxed);
+        let until = Instant::from_nanos(busy_at).saturating_add(self.timeouts.post);
+        let is_busy = busy_at != 0 && self.platform().now() < until;
+        if is_busy { Duration::ZERO } else { self.timeouts.post }
     }
 
     /// Posts a message whose only field is a channel.
@@ -318,9 +328,7 @@ impl<P: Platform> VmbusShared<P> {
             }
         };
         if let Some(channel) = released {
-            // Many channels can go at once: a host that took no message for all of one wait is not waited for again for each.
-            let at_most =
-                if self.was_busy.load(Ordering::Relaxed) { Duration::ZERO } else { self.timeouts.post };
+            let at_most = self.post_timeout();
             let message = channel_message(VmbusMessageType::REL_ID_RELEASED, channel);
             let _ = self.post_within(at_most, message.as_bytes());
         }

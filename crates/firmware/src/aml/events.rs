@@ -50,6 +50,9 @@ fn region_body(bytes: &[u8]) -> Option<Region> {
     Some(Region { space, base, len })
 }
 
+/// The name that QEMU and Cloud Hypervisor give to the registers for hot plug of PCI devices.
+pub const HOT_PLUG_REGION: &[u8; 4] = b"PCST";
+
 /// Maximum number of bridges between a host bridge and a bus with hot plug; buses further down are skipped.
 pub const MAX_BRIDGES: usize = 8;
 

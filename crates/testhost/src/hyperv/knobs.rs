@@ -116,6 +116,11 @@ impl HvHost {
         (state.bus.gpadls.len(), state.bus.gpadls.values().map(|gpadl| gpadl.frames.len()).sum())
     }
 
+    /// Returns the number of channels that were offered, and not released by the guest after a rescind.
+    pub fn channels(&self) -> usize {
+        self.0.lock().expect("the host").bus.channels.len()
+    }
+
     /// Returns the versions that the guest has proposed, and the negotiated one.
     pub fn versions(&self) -> (Vec<u32>, u32) {
         let state = self.0.lock().expect("the host");

@@ -109,6 +109,9 @@ impl From<AllocError> for PciError {
 }
 
 /// A modern virtio device on PCI.
+///
+/// Once its function is gone, its registers read as all ones and are not written: they may be those of another device then. A doorbell is
+/// rung all the same, and an interrupt acknowledged, which are harmless.
 struct PciTransport<P: Platform> {
     device_type: DeviceType,
     common: MmioRegion<P>,
@@ -159,15 +162,55 @@ pub unsafe fn pci<P: Platform>(
     Ok(transport)
 }
 
+/// The common configuration; `None` once the device is gone.
+struct Common<'a, P: Platform>(Option<&'a MmioRegion<P>>);
+
+impl<P: Platform> Common<'_, P> {
+    fn read8(&self, offset: usize) -> u8 {
+        self.0.map_or(u8::MAX, |region| region.read8(offset))
+    }
+
+    fn read16(&self, offset: usize) -> u16 {
+        self.0.map_or(u16::MAX, |region| region.read16(offset))
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        self.0.map_or(u32::MAX, |region| region.read32(offset))
+    }
+
+    fn write8(&self, offset: usize, value: u8) {
+        self.0.iter().for_each(|region| region.write8(offset, value));
+    }
+
+    fn write16(&self, offset: usize, value: u16) {
+        self.0.iter().for_each(|region| region.write16(offset, value));
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.0.iter().for_each(|region| region.write32(offset, value));
+    }
+}
+
 impl<P: Platform> PciTransport<P> {
+    /// The common configuration, of a device that is still there.
+    fn common(&self) -> Common<'_, P> {
+        Common(if self.function.is_gone() { None } else { Some(&self.common) })
+    }
+
     fn select(&self, queue: u16) {
-        self.common.write16(common::QUEUE_SELECT, queue);
+        self.common().write16(common::QUEUE_SELECT, queue);
+    }
+
+    /// The device's configuration, of a device that is still there and has one.
+    fn config(&self) -> Option<Config<'_, P>> {
+        let region = self.config.as_ref().filter(|_| !self.function.is_gone())?;
+        Some(Config::new(region, 0))
     }
 
     /// Writes a 64-bit field as two 32-bit words. VIRTIO 1.3 §4.1.3.1
     fn write_address(&self, offset: usize, address: u64) {
-        self.common.write32(offset, address as u32);
-        self.common.write32(offset.wrapping_add(4), (address >> 32) as u32);
+        self.common().write32(offset, address as u32);
+        self.common().write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
 
     /// Sets or clears bits of the MSI-X message control and of the command register. Returns whether the message control reads
@@ -239,35 +282,35 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn device_features(&mut self) -> u64 {
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 0);
-        let low = self.common.read32(common::DEVICE_FEATURE);
-        self.common.write32(common::DEVICE_FEATURE_SELECT, 1);
-        u64::from(low) | (u64::from(self.common.read32(common::DEVICE_FEATURE)) << 32)
+        self.common().write32(common::DEVICE_FEATURE_SELECT, 0);
+        let low = self.common().read32(common::DEVICE_FEATURE);
+        self.common().write32(common::DEVICE_FEATURE_SELECT, 1);
+        u64::from(low) | (u64::from(self.common().read32(common::DEVICE_FEATURE)) << 32)
     }
 
     fn set_driver_features(&mut self, features: u64) {
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 0);
-        self.common.write32(common::DRIVER_FEATURE, features as u32);
-        self.common.write32(common::DRIVER_FEATURE_SELECT, 1);
-        self.common.write32(common::DRIVER_FEATURE, (features >> 32) as u32);
+        self.common().write32(common::DRIVER_FEATURE_SELECT, 0);
+        self.common().write32(common::DRIVER_FEATURE, features as u32);
+        self.common().write32(common::DRIVER_FEATURE_SELECT, 1);
+        self.common().write32(common::DRIVER_FEATURE, (features >> 32) as u32);
     }
 
     fn status(&self) -> DeviceStatus {
-        DeviceStatus::from_bits_retain(self.common.read8(common::DEVICE_STATUS))
+        DeviceStatus::from_bits_retain(self.common().read8(common::DEVICE_STATUS))
     }
 
     fn set_status(&mut self, status: DeviceStatus) {
-        self.common.write8(common::DEVICE_STATUS, status.bits());
+        self.common().write8(common::DEVICE_STATUS, status.bits());
     }
 
     fn is_present(&self) -> bool {
-        self.common.read8(common::DEVICE_STATUS) != 0xff
-            || self.common.read32(common::DEVICE_FEATURE_SELECT) != u32::MAX
+        self.common().read8(common::DEVICE_STATUS) != 0xff
+            || self.common().read32(common::DEVICE_FEATURE_SELECT) != u32::MAX
     }
 
     fn max_queue_size(&mut self, index: u16) -> u32 {
         self.select(index);
-        match self.common.read16(common::QUEUE_SIZE) {
+        match self.common().read16(common::QUEUE_SIZE) {
             u16::MAX => 0,
             size => u32::from(size),
         }
@@ -275,24 +318,24 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
 
     fn set_queue_size(&mut self, index: u16, size: u16) -> u32 {
         self.select(index);
-        self.common.write16(common::QUEUE_SIZE, size);
-        u32::from(self.common.read16(common::QUEUE_SIZE))
+        self.common().write16(common::QUEUE_SIZE, size);
+        u32::from(self.common().read16(common::QUEUE_SIZE))
     }
 
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         self.select(index);
-        self.common.write16(common::QUEUE_SIZE, addresses.size);
+        self.common().write16(common::QUEUE_SIZE, addresses.size);
         self.write_address(common::QUEUE_DESC, addresses.desc.0);
         self.write_address(common::QUEUE_DRIVER, addresses.driver.0);
         self.write_address(common::QUEUE_DEVICE, addresses.device.0);
-        let size = self.common.read16(common::QUEUE_SIZE);
-        self.common.write16(common::QUEUE_ENABLE, 1);
-        size == addresses.size && self.common.read16(common::QUEUE_ENABLE) == 1
+        let size = self.common().read16(common::QUEUE_SIZE);
+        self.common().write16(common::QUEUE_ENABLE, 1);
+        size == addresses.size && self.common().read16(common::QUEUE_ENABLE) == 1
     }
 
     fn doorbell(&mut self, index: u16) -> Option<Doorbell> {
         self.select(index);
-        let offset = usize::from(self.common.read16(common::QUEUE_NOTIFY_OFF))
+        let offset = usize::from(self.common().read16(common::QUEUE_NOTIFY_OFF))
             .checked_mul(usize::try_from(self.notify_multiplier).ok()?)?;
         let register = self.notify.pointer::<u16>(offset)?;
         // SAFETY: the register is in the notification structure, which is mapped while the transport lives, and any processor may
@@ -312,12 +355,12 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
 
     fn start_queue_reset(&mut self, index: u16) {
         self.select(index);
-        self.common.write16(common::QUEUE_RESET, 1);
+        self.common().write16(common::QUEUE_RESET, 1);
     }
 
     fn is_queue_reset(&mut self, index: u16) -> bool {
         self.select(index);
-        self.common.read16(common::QUEUE_RESET) == 0 && self.common.read16(common::QUEUE_ENABLE) == 0
+        self.common().read16(common::QUEUE_RESET) == 0 && self.common().read16(common::QUEUE_ENABLE) == 0
     }
 
     fn messages(&self) -> u16 {
@@ -325,7 +368,7 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn set_message(&mut self, entry: u16, message: Message) {
-        if let Some((_, table)) = &self.msix {
+        if let (Some((_, table)), false) = (&self.msix, self.function.is_gone()) {
             let at = usize::from(entry).wrapping_mul(16);
             table.write32(at, message.address as u32);
             table.write32(at.wrapping_add(4), (message.address >> 32) as u32);
@@ -345,14 +388,14 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {
         let entry = entry.unwrap_or(NO_VECTOR);
         self.select(index);
-        self.common.write16(common::QUEUE_MSIX_VECTOR, entry);
-        self.common.read16(common::QUEUE_MSIX_VECTOR) == entry
+        self.common().write16(common::QUEUE_MSIX_VECTOR, entry);
+        self.common().read16(common::QUEUE_MSIX_VECTOR) == entry
     }
 
     fn set_config_message(&mut self, entry: Option<u16>) -> bool {
         let entry = entry.unwrap_or(NO_VECTOR);
-        self.common.write16(common::CONFIG_MSIX_VECTOR, entry);
-        self.common.read16(common::CONFIG_MSIX_VECTOR) == entry
+        self.common().write16(common::CONFIG_MSIX_VECTOR, entry);
+        self.common().read16(common::CONFIG_MSIX_VECTOR) == entry
     }
 
     fn line(&self) -> Option<InterruptLine> {
@@ -367,16 +410,16 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn config_generation(&self) -> u32 {
-        u32::from(self.common.read8(common::CONFIG_GENERATION))
+        u32::from(self.common().read8(common::CONFIG_GENERATION))
     }
 
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {
-        if let Some(region) = &self.config {
-            Config::new(region, 0).read(fields, into);
+        if let Some(config) = self.config() {
+            config.read(fields, into);
         }
     }
 
     fn write_config(&mut self, offset: usize, bytes: &[u8]) -> bool {
-        self.config.as_ref().is_some_and(|region| Config::new(region, 0).write(offset, bytes))
+        self.config().is_some_and(|config| config.write(offset, bytes))
     }
 }

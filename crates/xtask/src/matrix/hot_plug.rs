@@ -9,6 +9,7 @@ pub const CASES: &[(&str, super::Special)] = &[
     ("pc: PCI devices added and removed by ACPI", on_pc),
     ("q35: PCI devices added and removed by ACPI", on_q35),
     ("q35: PCI devices added and removed at a hot-plug port", at_a_port),
+    ("pc: a SCSI host added behind a bridge, and given back", behind_a_bridge),
     ("the power button", power_button),
 ];
 
@@ -59,6 +60,10 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
                 running.wait_for("event=read device=disk1 first=5a5a5a5a")?;
             }
             qmp.execute("device_del", json!({ "id": "hot" }))?;
+            if is_disk {
+                let flushed = running.wait_for("event=flushed device=disk1")?;
+                ensure!(!flushed.contains("error"), "{flushed}");
+            }
             let removed = running.wait_for("event=removed at=")?;
             ensure!(removed.contains(place), "removed elsewhere: {removed}");
             free.push(removed.rsplit('=').next().map(String::from));
@@ -75,6 +80,45 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
     ensure!(!transcript.lines.iter().any(is_warning), "{}", transcript.text());
     // The first disk and the first card may have taken memory that is kept.
     ensure!(free[2..4] == free[4..6], "memory was lost: {free:?}");
+    Ok(Outcome::Passed)
+}
+
+/// A disk on a SCSI host that is added and given back whole, beside a disk behind a bridge that was not empty.
+fn behind_a_bridge(bench: &Bench) -> Result<Outcome> {
+    let disks = [bench.scratch("hot-bridge-0.img", MIB)?, bench.scratch("hot-bridge-1.img", MIB)?];
+    std::fs::write(&disks[1], [0x5a; MIB as usize])?;
+    let socket = bench.folder.join("hot-bridge");
+    let mut machine = bench.machine("pc", 2);
+    machine.add("-device pci-bridge,id=b0,chassis_nr=1");
+    machine.drive("d0", &disks[0], "").add("-device virtio-blk-pci,drive=d0,bus=b0,addr=1");
+    machine.add(&format!("-blockdev driver=file,filename={},node-name=n1", disks[1].display()));
+    machine.qmp = Some(socket.clone());
+    machine.command_line = "idle=60".into();
+    let mut running = machine.start()?;
+    running.wait_for("idle=begin")?;
+    let mut qmp = Qmp::connect(&socket)?;
+    for _ in 0..2 {
+        qmp.execute(
+            "device_add",
+            json!({ "driver": "virtio-scsi-pci", "id": "hot", "bus": "b0", "addr": "2" }),
+        )?;
+        // The host has no disk yet: its event tells of one.
+        qmp.execute(
+            "device_add",
+            json!({ "driver": "scsi-hd", "id": "disk", "drive": "n1", "bus": "hot.0" }),
+        )?;
+        let found = running.wait_for("event=found at=")?;
+        ensure!(found.contains("pci:0000:01:02.0/"), "found elsewhere: {found}");
+        running.wait_for("event=read device=disk1 first=5a5a5a5a")?;
+        qmp.execute("device_del", json!({ "id": "hot" }))?;
+        // While its removal is reported the disk still works.
+        let flushed = running.wait_for("event=flushed device=disk1")?;
+        ensure!(!flushed.contains("error"), "{flushed}");
+        running.wait_for("event=removed at=pci:0000:01:02.0 ")?;
+        while qmp.event("DEVICE_DELETED")?["data"]["device"] != "hot" {}
+    }
+    qmp.execute("system_powerdown", json!({}))?;
+    must_end(&running.finish()?, 0)?;
     Ok(Outcome::Passed)
 }
 

@@ -1,5 +1,6 @@
 //! The devices of the machine, as `paravirt::probe` returns them.
 
+use super::mount::blocking;
 use super::options::{Options, number};
 use crate::memory;
 use crate::platform::Machine;
@@ -97,6 +98,27 @@ impl Found {
         }
     }
 
+    /// Flushes the disks at `address` that the host asks for: they still work. One that is gone already is not flushed.
+    fn flush(&mut self, address: Address) {
+        if address.unit.is_some() {
+            return;
+        }
+        for index in 0..self.disks.len() {
+            if !self.disks.get(index).is_some_and(|disk| address.covers(&disk.address)) {
+                continue;
+            }
+            let flushed = self.disk_queues(index).and_then(|mut queues| {
+                let info = self.disk(index)?.info();
+                let mut disk = blocking(queues.remove(0), &info, info.block_size as usize)?;
+                disk.flush().map_err(|error| format!("{error}"))
+            });
+            match flushed {
+                Ok(()) => println!("event=flushed device=disk{index}"),
+                Err(error) => println!("event=flushed device=disk{index} error=\"{error}\""),
+            }
+        }
+    }
+
     /// Drops the device at `address`, or those of the controller there.
     fn remove(&mut self, address: Address) {
         let is_there =
@@ -113,6 +135,26 @@ impl Found {
         self.inputs.retain(|device| !address.covers(&device.address));
         self.balloons.retain(|device| !address.covers(&device.address));
         self.unclaimed.retain(|device| !address.covers(&device.address));
+    }
+
+    /// Returns disk `index`, or an error if there is none.
+    pub fn disk(&mut self, index: usize) -> Result<&mut Disk, String> {
+        let count = self.disks.len();
+        self.disks
+            .get_mut(index)
+            .map(|d| &mut *d.device)
+            .ok_or_else(|| format!("there is no disk{index}: {count} in all"))
+    }
+
+    /// Takes the queues of disk `index`, the first one first; [`return_queues`](Self::return_queues) puts them back for the next part.
+    pub fn disk_queues(&mut self, index: usize) -> Result<Vec<DiskQueue>, String> {
+        self.disk(index)?;
+        if let Some(at) = self.queues.iter().position(|(disk, _)| *disk == index) {
+            return Ok(self.queues.swap_remove(at).1);
+        }
+        let disk = self.disk(index)?;
+        let queues: Vec<_> = (0..disk.info().queues).filter_map(|queue| disk.take_queue(queue)).collect();
+        if queues.is_empty() { Err(format!("the queues of disk{index} are taken")) } else { Ok(queues) }
     }
 
     /// Returns the number of devices of all kinds.
@@ -183,20 +225,12 @@ impl Devices {
                 found.add(new);
             }
             Event::Removed(address) => {
+                found.flush(address);
                 found.remove(address);
                 println!("event=removed at={address} free_pages={}", memory::statistics().1);
             }
             _ => {}
         });
-    }
-
-    /// Returns disk `index`, or an error if there is none.
-    pub fn disk(&mut self, index: usize) -> Result<&mut Disk, String> {
-        let count = self.disks.len();
-        self.disks
-            .get_mut(index)
-            .map(|d| &mut *d.device)
-            .ok_or_else(|| format!("there is no disk{index}: {count} in all"))
     }
 
     /// Returns the index of the disk with this name; an error unless there is exactly one.
@@ -215,17 +249,6 @@ impl Devices {
             (Some(_), Some(_)) => Err(format!("there is more than one {name}")),
             (None, _) => Err(format!("there is no {name}: {} in all", self.disks.len())),
         }
-    }
-
-    /// Takes the queues of disk `index`, the first one first; [`return_queues`](Self::return_queues) puts them back for the next part.
-    pub fn disk_queues(&mut self, index: usize) -> Result<Vec<DiskQueue>, String> {
-        self.disk(index)?;
-        if let Some(at) = self.queues.iter().position(|(disk, _)| *disk == index) {
-            return Ok(self.queues.swap_remove(at).1);
-        }
-        let disk = self.disk(index)?;
-        let queues: Vec<_> = (0..disk.info().queues).filter_map(|queue| disk.take_queue(queue)).collect();
-        if queues.is_empty() { Err(format!("the queues of disk{index} are taken")) } else { Ok(queues) }
     }
 
     /// Puts queues back that [`disk_queues`](Self::disk_queues) returned.

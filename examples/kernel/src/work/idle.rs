@@ -48,10 +48,13 @@ fn read_added(devices: &mut Devices, first: usize) {
 
 fn read_first(devices: &mut Devices, index: usize) -> Result<(), String> {
     let info = devices.disk(index)?.info();
-    let queue = devices.disk_queues(index)?.remove(0);
+    let mut queues = devices.disk_queues(index)?;
     let mut bytes = vec![0; info.block_size as usize];
-    let mut disk = blocking(queue, &info, bytes.len())?;
-    disk.read(0, &mut bytes).map_err(|error| error.to_string())?;
+    let mut disk = blocking(queues.remove(0), &info, bytes.len())?;
+    let read = disk.read(0, &mut bytes).map_err(|error| error.to_string());
+    queues.insert(0, disk.into_queue());
+    devices.return_queues(index, queues);
+    read?;
     println!("event=read device=disk{index} first={}", hex(&bytes[..4]));
     Ok(())
 }

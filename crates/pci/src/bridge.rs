@@ -1,0 +1,62 @@
+//! Bridges: the buses behind them, and the addresses that they forward.
+
+use crate::{Address, ConfigAccess, FunctionInfo, HeaderType, PciFunction, Window, Windows};
+use paravirt_platform::Platform;
+
+/// Registers of a bridge. PCI-to-PCI Bridge 1.2 §3.2
+pub(crate) const BUS_NUMBERS: u8 = 0x18;
+pub(crate) const MEMORY_WINDOW: u8 = 0x20;
+pub(crate) const PREFETCH_WINDOW: u8 = 0x24;
+pub(crate) const PREFETCH_BASE_HIGH: u8 = 0x28;
+pub(crate) const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
+
+/// Returns the memory windows of the bridge at `at`, as far as they are in `declared`, the windows of the host bridge: the addresses that
+/// it forwards to its secondary bus. None where nothing is declared, since the host writes the registers of a bridge.
+pub fn forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address, declared: &Windows) -> Windows {
+    let mut windows = Windows::new();
+    for window in bridge_windows(access, at).into_iter().flatten() {
+        if declared.contains(window.start, window.end.wrapping_sub(window.start)) {
+            windows.add(window);
+        }
+    }
+    windows
+}
+
+/// Reserves what the bridge at `at` forwards in `windows`, of the bus that it is on.
+pub fn reserve_forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address, windows: &mut Windows) {
+    for window in bridge_windows(access, at).into_iter().flatten() {
+        windows.reserve(window.start, window.end.wrapping_sub(window.start));
+    }
+}
+
+/// Returns the first and the last bus behind a bridge; `None` if `function` is no bridge, or has no bus numbers.
+pub fn buses_behind<P: Platform>(function: &PciFunction<P>) -> Option<(u8, u8)> {
+    let (access, at) = (function.access(), function.address());
+    let info = FunctionInfo::read(access, at)?;
+    if info.header_type == HeaderType::Bridge { bus_numbers(access, at) } else { None }
+}
+
+/// Returns the first and the last bus behind the bridge at `at`, if its registers are valid.
+pub(crate) fn bus_numbers<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<(u8, u8)> {
+    let [_, secondary, subordinate, _] = access.read(at, BUS_NUMBERS).to_le_bytes();
+    let is_valid = secondary > at.bus && subordinate >= secondary && secondary <= access.buses().1;
+    is_valid.then_some((secondary, subordinate))
+}
+
+/// Returns the memory window and the prefetchable window of a bridge, if they are open.
+pub(crate) fn bridge_windows<P: Platform>(access: &ConfigAccess<P>, at: Address) -> [Option<Window>; 2] {
+    let open = |start: u64, last: u64| {
+        (last >= start && start != 0).then(|| Window { start, end: (last | 0xf_ffff).saturating_add(1) })
+    };
+    let memory = access.read(at, MEMORY_WINDOW);
+    let prefetch = access.read(at, PREFETCH_WINDOW);
+    let high = |register| u64::from(access.read(at, register)) << 32;
+    let (base, limit) = (u64::from(prefetch & 0xfff0) << 16, u64::from(prefetch & 0xfff0_0000));
+    let wide = prefetch & 0xf == 1;
+    let (base_high, limit_high) =
+        if wide { (high(PREFETCH_BASE_HIGH), high(PREFETCH_LIMIT_HIGH)) } else { (0, 0) };
+    [
+        open(u64::from(memory & 0xfff0) << 16, u64::from(memory & 0xfff0_0000)),
+        open(base_high | base, limit_high | limit),
+    ]
+}
