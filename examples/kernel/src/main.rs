@@ -68,10 +68,14 @@ fn main(info: BootInfo) -> ! {
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
-    let (mut devices, used) = arch::stack::measure(|| Devices::find(rsdp, line, &options));
-    if options.stack {
+    let find = || Devices::find(rsdp, line, &options);
+    let mut devices = if options.stack {
+        let (devices, used) = arch::stack::measure(find);
         println!("stack=probe bytes={used}");
-    }
+        devices
+    } else {
+        find()
+    };
     if let Some(reporter) = devices.services.crash_reporter() {
         exit::CRASH.call_once(|| reporter);
     }

@@ -200,6 +200,14 @@ fn must_contain(transcript: &Transcript, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the search for devices, which the kernel's word `stack` measures, takes no more stack than is documented.
+fn must_fit_the_stack(transcript: &Transcript) -> Result<()> {
+    const MOST: u64 = 20_000;
+    let bytes = transcript.value("stack=probe", "bytes").and_then(|bytes| bytes.parse::<u64>().ok());
+    ensure!(bytes.is_some_and(|bytes| (1000..MOST).contains(&bytes)), "{}", transcript.text());
+    Ok(())
+}
+
 impl Bench {
     fn scratch(&self, name: &str, len: u64) -> Result<PathBuf> {
         let path = self.folder.join(name);

@@ -2,7 +2,7 @@
 //! and by Linux, an independent implementation of the guest.
 
 use super::hyperv::{must_be, number, with_lab};
-use super::{Bench, DISK1, Outcome, must_contain, must_end};
+use super::{Bench, DISK1, Outcome, must_contain, must_end, must_fit_the_stack};
 use crate::bench::guests;
 use crate::guest::Transcript;
 use crate::lab::Lab;
@@ -68,9 +68,10 @@ fn usual(bench: &Bench) -> Result<Outcome> {
             folder.join("web").display()
         );
         let mut machine = lab.monitored(&bench.kernel, folder, &words)?;
-        machine.command_line = format!("{WORK} clock timer input=30");
+        machine.command_line = format!("stack {WORK} clock timer input=30");
         let transcript = machine.run(|_| ())?;
         must_have_worked(bench, &transcript, &disk1)?;
+        must_fit_the_stack(&transcript)?;
         for text in [
             "processors=2",
             "bus=vmbus version=6.0",

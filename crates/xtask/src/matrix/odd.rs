@@ -1,7 +1,7 @@
 //! Odd machines: no interrupts, too few vectors, lines that are bound again, queues that cannot be reset alone, disks by name, a command
 //! line that is too long, more memory than the kernel uses.
 
-use super::{Bench, DISK1, Outcome, Special, must_contain, must_end};
+use super::{Bench, DISK1, Outcome, Special, must_contain, must_end, must_fit_the_stack};
 use anyhow::{Result, ensure};
 
 pub(super) const CASES: &[(&str, Special)] = &[
@@ -121,7 +121,6 @@ impl Bench {
 
     /// Kernels have small stacks.
     fn stack(&self) -> Result<Outcome> {
-        const MOST: u64 = 20_000;
         let disk = self.scratch("stack.img", DISK1)?;
         let mut machine = self.machine("q35", 2);
         machine.drive("d0", &self.ext4, ",readonly=on").drive("d1", &disk, "");
@@ -132,8 +131,7 @@ impl Bench {
         machine.command_line = "stack mount=disk0".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        let bytes = transcript.value("stack=probe", "bytes").and_then(|bytes| bytes.parse::<u64>().ok());
-        ensure!(bytes.is_some_and(|bytes| (1000..MOST).contains(&bytes)), "{}", transcript.text());
+        must_fit_the_stack(&transcript)?;
         Ok(Outcome::Passed)
     }
 
