@@ -15,7 +15,7 @@ use paravirt_pci::{
     AcpiHotPlug, Address, ConfigAccess, HotPlugPort, PciFunction, PciSlot, PortEvent, Windows, buses_behind,
     enumerate_device, forwarded, reserve_forwarded,
 };
-use paravirt_platform::{DmaBuffer, Instant, PageTable, Platform};
+use paravirt_platform::{DmaBuffer, Instant, PageBox, PageTable, Platform};
 
 /// Maximum number of buses with hot plug; the devices of others are found by another probe.
 const MAX_BUSES: usize = 64;
@@ -90,7 +90,7 @@ fn devices(bits: u32) -> impl Iterator<Item = u8> {
     (0..32).filter(move |device| bits & 1 << device != 0)
 }
 
-/// Buses that devices are added to and removed from, in pages of their own.
+/// Buses that devices are added to and removed from.
 struct Watched<P: Platform> {
     functions: Functions<P>,
     buses: PageTable<P, Option<Bus<P>>>,
@@ -103,7 +103,7 @@ pub(crate) struct HotPlug<P: Platform> {
     events: Option<AcpiEvents<P>>,
     registers: Option<AcpiHotPlug<P>>,
     /// `None` if the kernel handles the events itself, or there was no memory.
-    watched: Option<Watched<P>>,
+    watched: Option<PageBox<P, Watched<P>>>,
     has_ports: bool,
     /// Whether the kernel takes requests of the power button.
     serves: bool,
@@ -116,7 +116,7 @@ impl<P: Platform> HotPlug<P> {
         let watch = || {
             let (functions, buses) =
                 (Functions::new(platform).ok()?, PageTable::new(platform, MAX_BUSES, |_| None).ok()?);
-            Some(Watched { functions, buses })
+            PageBox::new(platform, Watched { functions, buses }).ok()
         };
         let is_ours = opener.options.host_events;
         Self {
@@ -232,7 +232,8 @@ impl<P: Platform> HotPlug<P> {
         if self.is_watched(segment, number) {
             return;
         }
-        let Some(Watched { functions, buses }) = &mut self.watched else { return };
+        let Some(watched) = &mut self.watched else { return };
+        let Watched { functions, buses } = &mut **watched;
         let Some(free) = buses.iter_mut().find(|bus| bus.is_none()) else {
             return log::warn!(
                 "pci: more than {MAX_BUSES} buses with hot plug: bus {number:02x} is not watched"
