@@ -201,7 +201,7 @@ mod tests {
         }
         let left: std::vec::Vec<_> =
             windows.remaining().into_iter().flatten().map(|w| (w.start, w.end)).collect();
-        assert_eq!(left, [(0x1_0000_0000, 0x1_0000_1000), (0xffff_0000, 0xffff_4000)]);
+        assert_eq!(left, [(0xffff_0000, 0xffff_4000), (0x1_0000_0000, 0x1_0000_1000)]);
         assert_eq!(windows.take(0x4000, AddressWidth::Bits64), Some(0xffff_0000));
         // A set that is used and released for ever has room for it.
         for start in (0x10..0x40).map(|page: u64| page << 20) {
