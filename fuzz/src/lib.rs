@@ -6,6 +6,7 @@
 //! ```
 
 use paravirt_device::{HeldPages, PageRange};
+use paravirt_firmware::device_tree::{self as trees, DeviceTree};
 use paravirt_firmware::{PhysicalMemory, aml as scan, command_line as words, fadt, mcfg, tables};
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::Guest;
@@ -30,6 +31,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pci_caps", pci_caps),
     ("acpi_tables", acpi_tables),
     ("aml", aml),
+    ("device_tree", device_tree),
     ("command_line", command_line),
     ("device_config", device_config),
     ("vmbus_ring", vmbus_ring),
@@ -189,6 +191,20 @@ pub fn aml(data: &[u8]) {
         assert!(bus.bridges().all(|(device, function)| device < 32 && function < 8));
     }
     let _ = (scan::event_device(data), scan::region(data, b"PCST"));
+}
+
+/// The device tree.
+pub fn device_tree(data: &[u8]) {
+    let Some(tree) = DeviceTree::parse(data) else { return };
+    assert!(tree.nodes().count() <= data.len());
+    for device in trees::virtio_mmio_devices(tree).take(32) {
+        assert!(device.len > 0);
+    }
+    for bridge in trees::host_bridges(tree).take(32) {
+        assert!(bridge.first <= bridge.last);
+        assert!(bridge.windows().count() <= data.len());
+        let _ = (bridge.line(0, 0, 1), bridge.line(31, 7, 4));
+    }
 }
 
 /// The command line.

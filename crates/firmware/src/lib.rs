@@ -1,8 +1,8 @@
 //! Parsers of firmware tables and of the kernel command line, for finding devices.
 //!
 //! All parsers are pure, total and fuzzed functions of bytes, for use once at boot: the ACPI table directory ([`tables`]), the MCFG
-//! ([`mcfg`]), the event registers of the FADT ([`fadt`]), a scan of AML for declarations, without an interpreter ([`aml`]), and the `virtio_mmio.device=` parameters of the
-//! command line ([`command_line`]). Physical memory is read through [`PhysicalMemory`].
+//! ([`mcfg`]), the event registers of the FADT ([`fadt`]), a scan of AML for declarations, without an interpreter ([`aml`]), the flattened
+//! device tree ([`device_tree`]), and the `virtio_mmio.device=` parameters of the command line ([`command_line`]). Physical memory is read through [`PhysicalMemory`].
 //!
 //! The scan finds declarations (`Name`, ACPI 6.5 §19.6), not methods. Virtual machine monitors declare the resources of MMIO
 //! devices, the windows of host bridges and the sleep type of S5 that way. `paravirt` uses the results to find buses.
@@ -28,6 +28,7 @@
 
 pub mod aml;
 pub mod command_line;
+pub mod device_tree;
 pub mod fadt;
 pub mod mcfg;
 pub mod tables;

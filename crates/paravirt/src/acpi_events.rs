@@ -1,6 +1,6 @@
 //! Events that a host reports by ACPI: the power button, and devices that come and go.
 
-use crate::{Firmware, Physical, acpi_tables, with_table};
+use crate::{Firmware, Physical, with_table};
 use core::ops::ControlFlow;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -127,7 +127,7 @@ impl<P: Platform> AcpiEvents<P> {
     /// are known here.
     pub fn open(platform: &P, memory: &Physical<'_, P>, firmware: &Firmware<'_>) -> Option<Self> {
         let (mut fixed, mut device, mut has_hot_plug) = (None, None, false);
-        acpi_tables(memory, firmware.rsdp, |table| {
+        firmware.acpi_tables(memory, |table| {
             // A table that cannot be read has no events.
             let _ = match &table.signature {
                 b"FACP" => with_table(memory, &table, |bytes| fixed = fixed.or(fadt::event_registers(bytes))),

@@ -1,11 +1,12 @@
 //! The buses that firmware and the command line describe, collected before any device is accessed.
 
-use crate::{Firmware, Physical, acpi_tables, with_table};
+use crate::{Firmware, Physical, with_table};
 use core::ops::ControlFlow;
 use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
+use paravirt_firmware::device_tree::{self, DeviceTree};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
+use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
 use paravirt_platform::{AllocError, InterruptLine, PageTable, Platform, Polarity, Trigger};
 
 /// Maximum number of ECAM ranges, of host bridges, and of MMIO devices.
@@ -70,7 +71,7 @@ impl<P: Platform> Map<P> {
     ) -> Result<Self, AllocError> {
         let (ecam, bridges, mmio) = (List::new(platform)?, List::new(platform)?, List::new(platform)?);
         let mut map = Self { ecam, bridges, mmio };
-        acpi_tables(memory, firmware.rsdp, |table| {
+        firmware.acpi_tables(memory, |table| {
             let read = match &table.signature {
                 b"MCFG" => {
                     with_table(memory, &table, |bytes| mcfg::entries(bytes).for_each(|e| map.ecam.push(e)))
@@ -83,6 +84,9 @@ impl<P: Platform> Map<P> {
             }
             ControlFlow::Continue(())
         });
+        if let Some(bytes) = firmware.device_tree {
+            map.add_tree(bytes);
+        }
         if map.ecam.iter().count() == 0 {
             for Bridge { segment, ecam, first, last, .. } in map.bridges.iter() {
                 if let Some(base) = *ecam {
@@ -109,6 +113,21 @@ impl<P: Platform> Map<P> {
             );
         }
         Ok(map)
+    }
+
+    fn add_tree(&mut self, bytes: &[u8]) {
+        let Some(tree) = DeviceTree::parse(bytes) else {
+            return log::warn!("device tree: malformed, ignored");
+        };
+        device_tree::virtio_mmio_devices(tree).take(MAX_ENTRIES).for_each(|device| self.mmio.push(device));
+        for found in device_tree::host_bridges(tree).take(MAX_ENTRIES) {
+            let device_tree::HostBridge { segment, first, last, ecam, .. } = found;
+            let mut windows = Windows::new();
+            for (start, len) in found.windows() {
+                windows.add(Window { start, end: start.saturating_add(len) });
+            }
+            self.bridges.push(Bridge { segment, ecam: Some(ecam), first, last, windows });
+        }
     }
 
     fn add_aml(&mut self, aml: &[u8]) {
@@ -194,6 +213,15 @@ unsafe fn walk<P: Platform>(
     // SAFETY: the contract of this function is that of the callee.
     unsafe { enumerate(access, first, &mut unused, is_driven, new) };
     Some(Root { access: access.clone(), first, declared: declared.clone(), unused })
+}
+
+/// Returns the interrupt line of a function on the first bus of a host bridge, if the device tree declares it.
+pub(crate) fn line<P: Platform>(firmware: &Firmware<'_>, slot: &PciSlot<P>) -> Option<InterruptLine> {
+    let Address { segment, bus, device, function } = slot.address();
+    let tree = DeviceTree::parse(firmware.device_tree?)?;
+    let pin = slot.function().pin()?;
+    let mut bridges = device_tree::host_bridges(tree).take(MAX_ENTRIES);
+    bridges.find(|bridge| (bridge.segment, bridge.first) == (segment, bus))?.line(device, function, pin)
 }
 
 /// Maximum number of buses with devices; those of further ones are not visited.

@@ -5,7 +5,7 @@ use crate::controllers::Controllers;
 use crate::firmware::Root;
 use crate::functions::Functions;
 use crate::virtio::Opener;
-use crate::{Event, Firmware, Physical, Place, acpi_tables, with_table};
+use crate::{Event, Firmware, Physical, Place, with_table};
 use core::ops::ControlFlow;
 use core::task::Waker;
 use core::time::Duration;
@@ -153,7 +153,7 @@ impl<P: Platform> HotPlug<P> {
         if self.watched.is_none() {
             return;
         }
-        acpi_tables(memory, firmware.rsdp, |table| {
+        firmware.acpi_tables(memory, |table| {
             if matches!(&table.signature, b"DSDT" | b"SSDT") {
                 // What cannot be read declares nothing.
                 let _ = with_table(memory, &table, |bytes| self.add_acpi(bytes, roots));

@@ -1,5 +1,6 @@
 //! Reads firmware tables through mappings of the platform. No other module of this crate reads memory.
 
+use crate::Firmware;
 use core::fmt;
 use core::ops::ControlFlow;
 use paravirt_firmware::PhysicalMemory;
@@ -45,6 +46,19 @@ pub fn acpi_tables<P: Platform>(
     let walked = tables::walk(memory, rsdp, |table| is_done = is_done || visit(table).is_break());
     if walked.is_none() {
         log::warn!("acpi: no valid RSDP at {rsdp:#x}, tables are ignored");
+    }
+}
+
+impl Firmware<'_> {
+    /// Calls `visit` for every ACPI table that the boot loader passed on. The BIOS area is that of a PC, which has no device tree.
+    pub(crate) fn acpi_tables<P: Platform>(
+        &self,
+        memory: &Physical<'_, P>,
+        visit: impl FnMut(TableAt) -> ControlFlow<()>,
+    ) {
+        if self.rsdp.is_some() || self.device_tree.is_none() {
+            acpi_tables(memory, self.rsdp, visit);
+        }
     }
 }
 

@@ -11,16 +11,25 @@ use paravirt_vmbus::{Timeouts, Version};
 #[derive(Copy, Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Firmware<'a> {
-    /// The physical address of ACPI's RSDP. If it is `None`, the BIOS area is searched.
+    /// The physical address of ACPI's RSDP. If it is `None`, and there is no device tree, the BIOS area is searched.
     pub rsdp: Option<u64>,
     /// The command line, which may have `virtio_mmio.device=` parameters.
     pub command_line: &'a str,
+    /// The flattened device tree, on machines that have one: PCI host bridges with ECAM, and virtio MMIO devices.
+    pub device_tree: Option<&'a [u8]>,
 }
 
 impl<'a> Firmware<'a> {
     /// The RSDP at this physical address, and no command line.
     pub const fn new(rsdp: Option<u64>) -> Self {
-        Self { rsdp, command_line: "" }
+        Self { rsdp, command_line: "", device_tree: None }
+    }
+
+    /// Sets the flattened device tree, which may be followed by other bytes.
+    #[must_use]
+    pub const fn with_device_tree(mut self, device_tree: &'a [u8]) -> Self {
+        self.device_tree = Some(device_tree);
+        self
     }
 
     /// Sets the command line.

@@ -2,7 +2,7 @@
 
 use crate::any::{boxed, separately};
 use crate::controllers::Controllers;
-use crate::firmware::{Map, Root, Seen};
+use crate::firmware::{self, Map, Root, Seen};
 use crate::hot_plug::HotPlug;
 use crate::{
     AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
@@ -60,7 +60,11 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
     let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
     let mut visit = |slot: PciSlot<P>| {
-        let slot = hot_plug.record(slot);
+        let line = firmware::line(firmware, &slot);
+        let slot = hot_plug.record(match line {
+            Some(line) => slot.with_line(line),
+            None => slot,
+        });
         // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
         unsafe { opener.open_slot(platform, &slot, controllers, found) };
     };

@@ -11,7 +11,7 @@ use crate::{
     Window, Windows,
 };
 use core::fmt;
-use paravirt_platform::Platform;
+use paravirt_platform::{InterruptLine, Platform};
 
 /// Maximum depth of nested bridges: the enumeration recurses on the kernel's stack.
 const MAX_DEPTH: u8 = 16;
@@ -43,6 +43,12 @@ impl<P: Platform> PciSlot<P> {
     #[must_use]
     pub fn with_presence(self, presence: Presence<P>) -> Self {
         Self { function: self.function.with_presence(presence), ..self }
+    }
+
+    /// The same function with this interrupt line, where configuration space does not tell it.
+    #[must_use]
+    pub fn with_line(self, line: InterruptLine) -> Self {
+        Self { function: self.function.with_line(line), ..self }
     }
 
     /// Returns its configuration space.

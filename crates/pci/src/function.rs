@@ -110,11 +110,13 @@ pub struct PciFunction<P: Platform> {
     access: ConfigAccess<P>,
     address: Address,
     presence: Option<Presence<P>>,
+    line: Option<InterruptLine>,
 }
 
 impl<P: Platform> Clone for PciFunction<P> {
     fn clone(&self) -> Self {
-        Self { access: self.access.clone(), address: self.address, presence: self.presence.clone() }
+        let Self { access, address, presence, line } = self;
+        Self { access: access.clone(), address: *address, presence: presence.clone(), line: *line }
     }
 }
 
@@ -127,7 +129,7 @@ impl<P: Platform> fmt::Debug for PciFunction<P> {
 impl<P: Platform> PciFunction<P> {
     /// Creates access to the function at `address`, which need not exist.
     pub fn new(access: &ConfigAccess<P>, address: Address) -> Self {
-        Self { access: access.clone(), address, presence: None }
+        Self { access: access.clone(), address, presence: None, line: None }
     }
 
     /// The same function, until `presence` says that it is gone.
@@ -135,6 +137,19 @@ impl<P: Platform> PciFunction<P> {
     pub fn with_presence(mut self, presence: Presence<P>) -> Self {
         self.presence = Some(presence);
         self
+    }
+
+    /// The same function with this interrupt line, where configuration space does not tell it.
+    #[must_use]
+    pub fn with_line(mut self, line: InterruptLine) -> Self {
+        self.line = Some(line);
+        self
+    }
+
+    /// Returns the interrupt pin that it uses, 1 to 4; `None` if it uses none.
+    pub fn pin(&self) -> Option<u8> {
+        let [_, pin, ..] = self.read(INTERRUPT).to_le_bytes();
+        (1..=4).contains(&pin).then_some(pin)
     }
 
     /// Returns whether the function was removed, according to its [`Presence`].
@@ -201,11 +216,15 @@ impl<P: Platform> PciFunction<P> {
         unsafe { self.write16(COMMAND, command.bits()) }
     }
 
-    /// Returns the ISA interrupt to which firmware routed the function's pin; `None` if it has no pin, or firmware did not set the
-    /// register. PCI 3.0 §6.2.4
+    /// Returns its interrupt line: the one that it was [given](Self::with_line), or on a PC the ISA interrupt to which firmware routed its
+    /// pin; `None` if it has no pin, or nothing tells. PCI 3.0 §6.2.4
     pub fn line(&self) -> Option<InterruptLine> {
+        if self.line.is_some() {
+            return self.line;
+        }
         let [line, pin, ..] = self.read(INTERRUPT).to_le_bytes();
-        (pin != 0 && line != 0 && line < 0xff).then_some(InterruptLine {
+        let is_routed = cfg!(target_arch = "x86_64") && pin != 0 && line != 0 && line < 0xff;
+        is_routed.then_some(InterruptLine {
             number: u32::from(line),
             trigger: Trigger::Level,
             polarity: Polarity::Low,

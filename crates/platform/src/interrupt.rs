@@ -35,7 +35,8 @@ pub enum Polarity {
 /// A legacy interrupt line.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub struct InterruptLine {
-    /// The number: on x86 the global system interrupt, or the ISA interrupt in a PCI function's interrupt line register.
+    /// The number: on x86 the global system interrupt, or the ISA interrupt in a PCI function's interrupt line register; the INTID of a GIC;
+    /// that of another controller as the device tree has it.
     pub number: u32,
     /// The trigger mode.
     pub trigger: Trigger,
