@@ -159,7 +159,7 @@ impl<P: Platform> Map<P> {
         access: &ConfigAccess<P>,
         is_driven: fn(&FunctionInfo) -> bool,
         seen: &mut Seen<P>,
-        visit: &mut dyn FnMut(PciSlot<P>),
+        visit: &mut dyn FnMut(PciSlot<P>, &Windows),
         rooted: &mut dyn FnMut(Root<P>),
     ) {
         let (first, last) = access.buses();
@@ -191,7 +191,7 @@ unsafe fn walk<P: Platform>(
     declared: &Windows,
     is_driven: fn(&FunctionInfo) -> bool,
     seen: &mut Seen<P>,
-    visit: &mut dyn FnMut(PciSlot<P>),
+    visit: &mut dyn FnMut(PciSlot<P>, &Windows),
 ) -> Option<Root<P>> {
     let segment = access.segment();
     if seen.contains(segment, first) {
@@ -207,7 +207,7 @@ unsafe fn walk<P: Platform>(
             }
             current = Some(bus);
         }
-        visit(slot);
+        visit(slot, declared);
     };
     let mut unused = declared.clone();
     // SAFETY: the contract of this function is that of the callee.

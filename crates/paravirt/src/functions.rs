@@ -1,7 +1,8 @@
 //! The PCI functions that were found, with what they use, so that removed ones are cut off from their drivers.
 
 use paravirt_pci::{
-    Address, Bars, Command, ConfigAccess, PciFunction, PciSlot, Presence, PresenceTable, buses_behind,
+    Address, Bars, Command, ConfigAccess, PciFunction, PciSlot, Presence, PresenceTable, Windows,
+    buses_behind, forwarded,
 };
 use paravirt_platform::{AllocError, PageTable, Platform};
 
@@ -11,17 +12,34 @@ const MAX_FUNCTIONS: usize = 256;
 /// A function that was found.
 pub(crate) struct Function<P: Platform> {
     pub address: Address,
-    pub bars: Bars,
+    bars: Bars,
+    /// The addresses that it forwards, if it is a bridge.
+    forwarded: Windows,
     /// The buses behind it, first and last, if it is a bridge.
     pub behind: Option<(u8, u8)>,
     presence: Presence<P>,
+}
+
+impl<P: Platform> Function<P> {
+    /// Iterates over the addresses that it uses on its bus: address and length.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.bars.ranges().chain(self.forwarded.ranges())
+    }
+
+    fn uses(&self, (start, len): (u64, u64)) -> bool {
+        self.ranges().any(|(at, size)| at < start.saturating_add(len) && start < at.saturating_add(size))
+    }
+
+    fn is_on(&self, segment: u16, bus: u8) -> bool {
+        (self.address.segment, self.address.bus) == (segment, bus)
+    }
 }
 
 /// The functions that were found and have not been removed, and those whose drivers have not let go of them.
 pub(crate) struct Functions<P: Platform> {
     entries: PageTable<P, Option<Function<P>>>,
     presence: PresenceTable<P>,
-    /// Whether a function was not recorded. What is not known to be free is not removed then.
+    /// Whether a function was not recorded: it may be behind any bridge. Nothing is given back to the host then.
     pub is_partial: bool,
 }
 
@@ -31,14 +49,25 @@ impl<P: Platform> Functions<P> {
         Ok(Self { entries, presence: PresenceTable::new(platform)?, is_partial: false })
     }
 
-    /// Records a function, whose driver is then cut off when it is removed. Returns false if there is no room.
-    pub fn add(&mut self, slot: PciSlot<P>) -> (PciSlot<P>, bool) {
+    /// Records a function, whose driver is then cut off when it is removed; `declared` are the windows of its host bridge. Returns false if
+    /// there is no room.
+    pub fn add(&mut self, slot: PciSlot<P>, declared: &Windows) -> (PciSlot<P>, bool) {
         let free = self.entries.iter_mut().find(|entry| entry.is_none());
         let (Some(free), Some(presence)) = (free, self.presence.insert()) else { return (slot, false) };
         let (address, bars) = (slot.address(), *slot.bars());
-        let behind = buses_behind(slot.function());
-        *free = Some(Function { address, bars, behind, presence: presence.clone() });
+        let (behind, forwarded) = (buses_behind(slot.function()), forwarded(slot.function(), declared));
+        *free = Some(Function { address, bars, forwarded, behind, presence: presence.clone() });
         (slot.with_presence(presence), true)
+    }
+
+    /// Returns whether there is room for all functions of a device.
+    pub fn has_room(&self) -> bool {
+        self.entries.iter().filter(|entry| entry.is_none()).count() >= 8
+    }
+
+    /// Iterates over the functions on a bus.
+    pub fn on(&self, segment: u16, bus: u8) -> impl Iterator<Item = &Function<P>> {
+        self.iter().filter(move |function| function.is_on(segment, bus))
     }
 
     /// Iterates over the functions that have not been removed.
@@ -80,15 +109,33 @@ impl<P: Platform> Functions<P> {
         removed.for_each(|function| unsafe { function.presence.set_gone() });
     }
 
-    /// Forgets the removed functions whose drivers have let go of them, and passes each to `released`: what it used is free. Until then
-    /// its addresses are not given to another one, to which a driver that still has them would write.
-    pub fn release(&mut self, mut released: impl FnMut(&Function<P>)) {
-        for entry in self.entries.iter_mut() {
-            let is_free = |function: &mut Function<P>| {
-                let is_free = function.presence.is_gone() && !function.presence.is_shared();
-                is_free.then(|| released(function)).is_some()
+    /// Forgets the removed functions whose drivers have let go of them, and passes what each used to `released`, with its address. Until
+    /// then its addresses are not given to another one, to which a driver that still has them would write. A range that another function
+    /// on the bus has too, as the host wants it, is released by the last one.
+    pub fn release(&mut self, mut released: impl FnMut(Address, (u64, u64))) {
+        for index in 0..self.entries.len() {
+            let Some(function) = self.entries.get(index).and_then(Option::as_ref) else { continue };
+            let Address { segment, bus, .. } = function.address;
+            let others = || {
+                let all = self.entries.iter().enumerate().filter(move |(at, _)| *at != index);
+                all.filter_map(|(_, other)| other.as_ref())
             };
-            let _ = entry.take_if(is_free);
+            // A bridge that is gone forwarded the addresses that drivers of devices behind it may still have.
+            let is_awaited = |other: &Function<P>| {
+                let is_behind = other.address.segment == segment && other.address.bus > bus;
+                is_behind && other.presence.is_gone() && function.ranges().any(|range| other.uses(range))
+            };
+            if !function.presence.is_gone() || function.presence.is_shared() || others().any(is_awaited) {
+                continue;
+            }
+            for range in function.ranges() {
+                if !others().any(|other| other.is_on(segment, bus) && other.uses(range)) {
+                    released(function.address, range);
+                }
+            }
+            if let Some(entry) = self.entries.get_mut(index) {
+                *entry = None;
+            }
         }
     }
 }

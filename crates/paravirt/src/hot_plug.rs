@@ -13,7 +13,7 @@ use paravirt_device::Arm;
 use paravirt_firmware::aml::{self, HotPlugBus, Space};
 use paravirt_pci::{
     AcpiHotPlug, Address, ConfigAccess, HotPlugPort, PciFunction, PciSlot, PortEvent, Windows, buses_behind,
-    enumerate_device, forwarded, reserve_forwarded,
+    enumerate_device, forwarded,
 };
 use paravirt_platform::{DmaBuffer, Instant, PageBox, PageTable, Platform};
 
@@ -74,12 +74,17 @@ impl<P: Platform> Bus<P> {
                     (changes.added, changes.requested) = (taken.added, taken.requested);
                 }
             }
-            Control::Port(port) => match port.take(|| first.is_present()) {
-                Some(PortEvent::Added) => changes.added = 1,
-                Some(PortEvent::Requested) => changes.requested = 1,
-                Some(PortEvent::Removed) => changes.removed = 1,
-                _ => {}
-            },
+            Control::Port(port) => {
+                // A device that was replaced is two events.
+                for event in (0..2).map_while(|_| port.take(|| first.is_present())) {
+                    match event {
+                        PortEvent::Added => changes.added = 1,
+                        PortEvent::Requested => changes.requested = 1,
+                        PortEvent::Removed => changes.removed = 1,
+                        _ => {}
+                    }
+                }
+            }
         }
         changes
     }
@@ -131,12 +136,15 @@ impl<P: Platform> HotPlug<P> {
         }
     }
 
-    /// Records a function that the enumeration has found: when it is removed, its driver is cut off from it.
-    pub fn record(&mut self, slot: PciSlot<P>) -> PciSlot<P> {
+    /// Records a function that the enumeration has found: when it is removed, its driver is cut off from it. `declared` are the windows of
+    /// its host bridge.
+    pub fn record(&mut self, slot: PciSlot<P>, declared: &Windows) -> PciSlot<P> {
         match &mut self.watched {
             Some(watched) => {
-                let (slot, is_recorded) = watched.functions.add(slot);
-                watched.functions.is_partial |= !is_recorded;
+                let (slot, is_recorded) = watched.functions.add(slot, declared);
+                if !is_recorded && !core::mem::replace(&mut watched.functions.is_partial, true) {
+                    log::warn!("pci: there are too many functions: none is given back to the host");
+                }
                 slot
             }
             None => slot,
@@ -244,15 +252,9 @@ impl<P: Platform> HotPlug<P> {
             // What a function that was not recorded uses is not known.
             Some(_) if functions.is_partial => Windows::new(),
             Some(at) => {
-                let mut unused = forwarded(access, at, declared);
-                let there =
-                    functions.iter().filter(|f| (f.address.segment, f.address.bus) == (segment, number));
-                for function in there {
-                    function.bars.reserve_in(&mut unused);
-                    if function.behind.is_some() {
-                        reserve_forwarded(access, function.address, &mut unused);
-                    }
-                }
+                let mut unused = forwarded(&PciFunction::new(access, at), declared);
+                let used = functions.on(segment, number).flat_map(|function| function.ranges());
+                used.for_each(|(address, len)| unused.exclude(address, len));
                 unused
             }
         };
@@ -331,14 +333,11 @@ impl<P: Platform> Watched<P> {
     /// Takes back the addresses of removed functions whose drivers have let go of them.
     fn release(&mut self) {
         let Self { functions, buses } = self;
-        functions.release(|function| {
-            let Address { segment, bus, .. } = function.address;
+        functions.release(|Address { segment, bus, .. }, (address, len)| {
             let mut buses = buses.iter_mut().flatten();
             let Some(bus) = buses.find(|watched| watched.is_at(segment, bus)) else { return };
-            for (address, size) in function.bars.ranges() {
-                if bus.declared.contains(address, size) {
-                    bus.unused.release(address, size);
-                }
+            if bus.declared.contains(address, len) {
+                bus.unused.release(address, len);
             }
         });
     }
@@ -359,12 +358,13 @@ impl<P: Platform> Watched<P> {
         if functions.has_device(at) || !PciFunction::new(&bus.access, at).is_present() {
             return;
         }
+        if !functions.has_room() {
+            return log::warn!("pci {at}: there are too many functions: it is not used");
+        }
         let Bus { access, number, declared, unused, .. } = bus;
+        let declared: &Windows = declared;
         let visit = |slot: PciSlot<P>| {
-            let (slot, is_recorded) = functions.add(slot);
-            if !is_recorded {
-                return log::warn!("pci {}: too many functions, not used", slot.address());
-            }
+            let (slot, _) = functions.add(slot, declared);
             // SAFETY: by the contract of `probe`, no other driver uses the devices; the device was not open.
             unsafe { opener.open_slot(platform, &slot, controllers, &mut |found| each(Event::Found(found))) };
         };
@@ -386,14 +386,21 @@ impl<P: Platform> Watched<P> {
         let Self { functions, buses } = self;
         let Some(bus) = buses.get_mut(index).and_then(Option::as_mut) else { return };
         let (at, access) = (bus.at(device), bus.access.clone());
-        if functions.is_partial && !functions.has_device(at) {
-            return log::warn!("pci {at}: it may be in use, and is not removed");
+        if is_asked_for && functions.is_partial {
+            // A function behind it may be in use that is not known.
+            return;
         }
         while let Some((function, behind)) = functions.next_to_remove(at) {
             let place = Place::Pci(function);
+            // One that is gone may have another one in its place already; one that the host asks for works until it was reported.
+            if !is_asked_for {
+                functions.cut_off(&access, function);
+            }
             each(Event::Removed(place.into()));
             controllers.remove(place);
-            functions.cut_off(&access, function);
+            if is_asked_for {
+                functions.cut_off(&access, function);
+            }
             let is_behind = |bus: &mut Bus<P>| {
                 behind.is_some_and(|(first, last)| (first..=last).any(|number| bus.is_at(at.segment, number)))
             };

@@ -49,8 +49,8 @@ pub enum Event<P: Platform, B: DmaBuffer> {
     /// [`Fault::Removed`]; its owner drops it.
     ///
     /// A PCI device that the host asks for still works during the call, and is gone when the call has returned: its owner stops and drops
-    /// it meanwhile, so that nothing that it was doing is lost. One that is kept longer is cut off from what is added in its place, which
-    /// cannot have the addresses of its registers until it was dropped.
+    /// it meanwhile, so that nothing that it was doing is lost. One that is kept longer is cut off from what is added in its place, to which
+    /// the addresses of its registers are not given before it is dropped.
     Removed(Address),
 }
 

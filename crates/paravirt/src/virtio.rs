@@ -8,7 +8,7 @@ use crate::{
     AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
     Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
 };
-use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot};
+use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Windows};
 use paravirt_platform::{DmaBuffer, InterruptLine, PageTable, Platform};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
@@ -59,12 +59,9 @@ pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
     };
     let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
     let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
-    let mut visit = |slot: PciSlot<P>| {
+    let mut visit = |slot: PciSlot<P>, declared: &Windows| {
         let line = firmware::line(firmware, &slot);
-        let slot = hot_plug.record(match line {
-            Some(line) => slot.with_line(line),
-            None => slot,
-        });
+        let slot = hot_plug.record(if let Some(line) = line { slot.with_line(line) } else { slot }, declared);
         // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
         unsafe { opener.open_slot(platform, &slot, controllers, found) };
     };

@@ -4,7 +4,7 @@
 use paravirt::{Address, Device, Event, Firmware, Found, Options, Place, Services, pci, probe};
 use paravirt_device::{Agent, Arm, PowerRequest};
 use paravirt_platform::{DmaSlice, Instant, Platform};
-use paravirt_testhost::{AcpiHost, Guest, PciDevice, PciHost};
+use paravirt_testhost::{AcpiHost, Guest, PciBar, PciDevice, PciHost};
 use std::time::Duration;
 
 /// The addresses that the host bridge forwards: room for four devices.
@@ -114,6 +114,11 @@ fn a_device_that_is_kept_after_its_removal_does_not_act_on_the_next_one() {
     assert!(before.0 & DRIVER_OK != 0 && before.1 & BUS_MASTER != 0);
     drop(kept);
     assert_eq!((guest.register(old + STATUS), pci.device(3).expect("the device").command()), before);
+    // The address of the first is that of the second.
+    acpi.plug(0, 4, PciDevice::virtio(ENTROPY));
+    kernel.poll();
+    assert_eq!(kernel.entropy(), [at(0, 3, 0), at(0, 4, 0)]);
+    assert_ne!(address(&pci, (0, 4, 0)), old);
     drop(kernel);
     assert_eq!((guest.register(old + STATUS), guest.pages()), (0, 0));
 }
@@ -231,6 +236,47 @@ fn every_function_and_what_is_behind_a_bridge_is_reported_as_removed() {
     assert!(kernel.devices.is_empty() && pci.device(1).is_none());
 }
 
+#[test]
+fn a_bridge_has_addresses_of_its_own_and_gives_back_those_that_it_forwards() {
+    let window = 0xc000_0000..0xc040_0000;
+    let (guest, pci, acpi) = machine(&[(1, 1)], window.clone());
+    devices_at(&guest, window);
+    pci.add(1, PciDevice::bridge(1, 2, 0xc010_0000..0xc030_0000));
+    // It forwards the first half of what the bridge above forwards, and has its own registers right after.
+    let inner =
+        || PciDevice::bridge(2, 2, 0xc010_0000..0xc020_0000).with_bar(PciBar::Wide(0x1000)).at(0xc020_0000);
+    pci.add_at((1, 0, 0), inner());
+    let mut kernel = Kernel::boot(&guest, Some(AcpiHost::RSDP));
+    acpi.plug(1, 3, PciDevice::virtio(ENTROPY));
+    kernel.poll();
+    assert_eq!(address(&pci, (1, 3, 0)), 0xc020_4000);
+    acpi.request(1, 0);
+    kernel.poll();
+    acpi.plug(1, 4, PciDevice::virtio(ENTROPY));
+    kernel.poll();
+    assert_eq!(kernel.entropy(), [at(1, 3, 0), at(1, 4, 0)]);
+}
+
+/// Of more functions than are recorded, some may be behind the bridge that the host asks for.
+#[test]
+fn nothing_is_given_back_while_there_are_drivers_that_are_not_known() {
+    let window = 0xc000_0000..0xc040_0000;
+    let (guest, pci, acpi) = machine(&[(1, 1)], window.clone());
+    devices_at(&guest, window);
+    pci.add(1, PciDevice::bridge(1, 1, 0xc010_0000..0xc020_0000));
+    for place in 16..255u8 {
+        pci.add_at((0, place >> 3, place & 7), PciDevice::new((0x8086, 1), 6, &[]).with_functions());
+    }
+    for device in 0..30 {
+        let registers = 0xc010_0000 + u64::from(device) * BAR;
+        pci.add_at((1, device, 0), PciDevice::virtio(ENTROPY).at(registers));
+    }
+    let mut kernel = Kernel::boot(&guest, Some(AcpiHost::RSDP));
+    assert_eq!(kernel.entropy().len(), 30);
+    acpi.request(0, 1);
+    assert_eq!((kernel.poll(), acpi.ejected().len()), (vec![], 0));
+}
+
 /// A machine with a port on which a device of `functions` is at boot.
 fn port(functions: u8) -> (Guest, PciHost, Kernel) {
     let guest = Guest::with(1, true);
@@ -243,6 +289,19 @@ fn port(functions: u8) -> (Guest, PciHost, Kernel) {
     let kernel = Kernel::boot(&guest, None);
     assert_eq!(kernel.entropy().len(), usize::from(functions));
     (guest, pci, kernel)
+}
+
+#[test]
+fn a_request_from_before_the_boot_is_kept() {
+    let guest = Guest::with(1, true);
+    let pci = PciHost::new(&guest);
+    devices_at(&guest, 0xc010_0000..0xc014_0000);
+    let mut port = PciDevice::bridge(1, 1, 0xc010_0000..0xc020_0000).with_slot();
+    port.set_slot(IS_PRESENT | BUTTON, 0);
+    pci.add(1, port);
+    pci.add_at((1, 0, 0), port_device(0));
+    let mut kernel = Kernel::boot(&guest, None);
+    assert_eq!(look(&guest, &mut kernel), [at(1, 0, 0)]);
 }
 
 fn port_device(number: u8) -> PciDevice {
@@ -279,7 +338,6 @@ fn a_device_may_take_its_time_at_a_port_and_be_replaced_between_two_looks() {
     pci.add_at((1, 0, 0), port_device(1));
     pci.change((0, 1, 0), |port| port.set_slot(PRESENCE_CHANGED, 0));
     assert_eq!(look(&guest, &mut kernel), [at(1, 0, 0)]);
-    look(&guest, &mut kernel);
     assert_eq!(kernel.entropy(), [at(1, 0, 0)]);
 
     // A device that the host asked for, and leaves in the slot, is not started again.

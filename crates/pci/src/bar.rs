@@ -1,7 +1,7 @@
 //! Base address registers. PCI 3.0 §6.2.5
 
 use crate::function::PciFunction;
-use crate::{AddressWidth, Command, Windows};
+use crate::{AddressWidth, Command, HeaderType};
 use paravirt_platform::Platform;
 
 /// The first base address register.
@@ -34,13 +34,18 @@ pub enum Bar {
 pub struct Bars([Option<Bar>; COUNT as usize]);
 
 impl Bars {
-    /// Reads the registers of a function with six BARs. Sizes are determined by writing all ones, while decoding of the BARs is disabled.
+    /// Reads the registers of a device, which has six, or of a bridge, which has two; those of others are not known. Sizes are determined by writing all ones, while decoding of the BARs is disabled.
     /// Each register is restored, its lower half first, so that the hypervisor does not move the BAR meanwhile.
     ///
     /// # Safety
     ///
     /// Nothing else uses the function's registers meanwhile.
-    pub unsafe fn read<P: Platform>(function: &PciFunction<P>) -> Self {
+    pub unsafe fn read<P: Platform>(function: &PciFunction<P>, header_type: HeaderType) -> Self {
+        let count = match header_type {
+            HeaderType::Device => COUNT,
+            HeaderType::Bridge => 2,
+            HeaderType::Other(_) => return Self::default(),
+        };
         let command = function.command();
         // SAFETY: decoding is disabled, which the contract of this function allows.
         unsafe {
@@ -48,12 +53,12 @@ impl Bars {
         }
         let mut bars = [None; COUNT as usize];
         let mut is_upper_half = false;
-        for (index, slot) in (0u8..).zip(bars.iter_mut()) {
+        for (index, slot) in (0u8..count).zip(bars.iter_mut()) {
             if core::mem::take(&mut is_upper_half) {
                 continue;
             }
             // SAFETY: decoding of the BARs is disabled.
-            *slot = unsafe { read_one(function, index) };
+            *slot = unsafe { read_one(function, index, count) };
             is_upper_half = matches!(slot, Some(Bar::Memory { width: AddressWidth::Bits64, .. }));
         }
         // SAFETY: the registers are restored, and so is the command.
@@ -93,11 +98,6 @@ impl Bars {
         })
     }
 
-    /// Reserves the assigned addresses in `windows`.
-    pub fn reserve_in(&self, windows: &mut Windows) {
-        self.ranges().for_each(|(address, size)| windows.reserve(address, size));
-    }
-
     /// Iterates over the existing BARs with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, Bar)> + '_ {
         (0u8..).zip(self.0.iter()).filter_map(|(index, bar)| Some((index, (*bar)?)))
@@ -111,7 +111,7 @@ const fn register(index: u8) -> u8 {
 /// # Safety
 ///
 /// The function does not decode its BARs.
-unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<Bar> {
+unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8, count: u8) -> Option<Bar> {
     let at = register(index);
     let old = function.read(at);
     // SAFETY: by the contract of this function, the value of the register is not decoded.
@@ -122,7 +122,7 @@ unsafe fn read_one<P: Platform>(function: &PciFunction<P>, index: u8) -> Option<
     }
     let low = u64::from(mask & !0xf);
     let (address, mask, width) = match (old >> 1) & 3 {
-        2 if index < COUNT.wrapping_sub(1) => {
+        2 if index.wrapping_add(1) < count => {
             let above = register(index.saturating_add(1));
             let old_high = function.read(above);
             // SAFETY: by the contract of this function, the value of the register is not decoded.

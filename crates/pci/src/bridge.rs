@@ -10,23 +10,19 @@ pub(crate) const PREFETCH_WINDOW: u8 = 0x24;
 pub(crate) const PREFETCH_BASE_HIGH: u8 = 0x28;
 pub(crate) const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
 
-/// Returns the memory windows of the bridge at `at`, as far as they are in `declared`, the windows of the host bridge: the addresses that
-/// it forwards to its secondary bus. None where nothing is declared, since the host writes the registers of a bridge.
-pub fn forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address, declared: &Windows) -> Windows {
+/// Returns the memory windows of a bridge, as far as they are in `declared`, the windows of the host bridge: the addresses that it
+/// forwards to its secondary bus. None where nothing is declared, since the host writes the registers of a bridge, and of what is no bridge.
+pub fn forwarded<P: Platform>(function: &PciFunction<P>, declared: &Windows) -> Windows {
+    let (access, at) = (function.access(), function.address());
     let mut windows = Windows::new();
-    for window in bridge_windows(access, at).into_iter().flatten() {
-        if declared.contains(window.start, window.end.wrapping_sub(window.start)) {
-            windows.add(window);
+    if buses_behind(function).is_some() {
+        for window in bridge_windows(access, at).into_iter().flatten() {
+            if declared.contains(window.start, window.end.wrapping_sub(window.start)) {
+                windows.add(window);
+            }
         }
     }
     windows
-}
-
-/// Reserves what the bridge at `at` forwards in `windows`, of the bus that it is on.
-pub fn reserve_forwarded<P: Platform>(access: &ConfigAccess<P>, at: Address, windows: &mut Windows) {
-    for window in bridge_windows(access, at).into_iter().flatten() {
-        windows.reserve(window.start, window.end.wrapping_sub(window.start));
-    }
 }
 
 /// Returns the first and the last bus behind a bridge; `None` if `function` is no bridge, or has no bus numbers.
@@ -36,11 +32,12 @@ pub fn buses_behind<P: Platform>(function: &PciFunction<P>) -> Option<(u8, u8)> 
     if info.header_type == HeaderType::Bridge { bus_numbers(access, at) } else { None }
 }
 
-/// Returns the first and the last bus behind the bridge at `at`, if its registers are valid.
+/// Returns the first and the last bus behind the bridge at `at`, if its registers are valid, as far as they can be reached.
 pub(crate) fn bus_numbers<P: Platform>(access: &ConfigAccess<P>, at: Address) -> Option<(u8, u8)> {
     let [_, secondary, subordinate, _] = access.read(at, BUS_NUMBERS).to_le_bytes();
-    let is_valid = secondary > at.bus && subordinate >= secondary && secondary <= access.buses().1;
-    is_valid.then_some((secondary, subordinate))
+    let last = access.buses().1;
+    let is_valid = secondary > at.bus && subordinate >= secondary && secondary <= last;
+    is_valid.then_some((secondary, subordinate.min(last)))
 }
 
 /// Returns the memory window and the prefetchable window of a bridge, if they are open.

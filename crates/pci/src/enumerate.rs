@@ -3,7 +3,7 @@
 use crate::bar::set_address;
 use crate::bridge::{
     BUS_NUMBERS, MEMORY_WINDOW, PREFETCH_BASE_HIGH, PREFETCH_LIMIT_HIGH, PREFETCH_WINDOW, bridge_windows,
-    bus_numbers, reserve_forwarded,
+    bus_numbers,
 };
 use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
 use crate::{
@@ -61,7 +61,7 @@ impl<P: Platform> PciSlot<P> {
         &self.info
     }
 
-    /// Returns its base address registers with their current addresses; none for a bridge.
+    /// Returns its base address registers with their current addresses.
     pub fn bars(&self) -> &Bars {
         &self.bars
     }
@@ -137,7 +137,7 @@ pub unsafe fn enumerate_device<P: Platform>(
     let devices = 1u32.checked_shl(u32::from(device)).unwrap_or(0);
     for (at, info) in functions(access, bus, devices) {
         // SAFETY: by the contract of this function, no other driver uses the device.
-        unsafe { reserve_function(access, at, &info, unused) };
+        unsafe { for_each_range(access, at, &info, |address, len| unused.exclude(address, len)) };
     }
     // SAFETY: as above; the addresses are unused and forwarded to the bus.
     unsafe {
@@ -146,35 +146,34 @@ pub unsafe fn enumerate_device<P: Platform>(
     }
 }
 
-/// Returns the BARs of a function; none of a bridge.
+/// Returns the BARs of a function.
 ///
 /// # Safety
 ///
 /// No other driver uses the function: for a moment it decodes no addresses.
 unsafe fn bars<P: Platform>(access: &ConfigAccess<P>, at: Address, info: &FunctionInfo) -> Bars {
-    match info.header_type {
-        // SAFETY: by the contract of this function.
-        HeaderType::Device => unsafe { Bars::read(&PciFunction::new(access, at)) },
-        _ => Bars::default(),
-    }
+    // SAFETY: by the contract of this function.
+    unsafe { Bars::read(&PciFunction::new(access, at), info.header_type) }
 }
 
-/// Reserves the assigned addresses of a function's BARs, or of a bridge, in `windows`.
+/// Calls `each` with the addresses and lengths that a function has: those of its BARs, and what it forwards if it is a bridge.
 ///
 /// # Safety
 ///
 /// No other driver uses the function.
-unsafe fn reserve_function<P: Platform>(
+unsafe fn for_each_range<P: Platform>(
     access: &ConfigAccess<P>,
     at: Address,
     info: &FunctionInfo,
-    windows: &mut Windows,
+    mut each: impl FnMut(u64, u64),
 ) {
     if info.header_type == HeaderType::Bridge {
-        reserve_forwarded(access, at, windows);
+        for window in bridge_windows(access, at).into_iter().flatten() {
+            each(window.start, window.end.wrapping_sub(window.start));
+        }
     }
     // SAFETY: by the contract of this function.
-    unsafe { bars(access, at, info) }.reserve_in(windows);
+    unsafe { bars(access, at, info) }.ranges().for_each(|(address, len)| each(address, len));
 }
 
 /// Assigns addresses to the memory BARs on `bus` that have none, the largest first, so that alignment wastes nothing.
@@ -378,7 +377,7 @@ impl<'a, P: Platform> Walk<'a, P> {
         }
         for (at, info) in functions(self.access, bus, self.devices(bus)) {
             // SAFETY: by the contract of `enumerate`, no other driver uses the functions.
-            unsafe { reserve_function(self.access, at, &info, windows) };
+            unsafe { for_each_range(self.access, at, &info, |address, len| windows.reserve(address, len)) };
             if info.header_type == HeaderType::Bridge {
                 if let Some((secondary, _)) = bus_numbers(self.access, at) {
                     self.reserve(secondary, windows, depth.saturating_add(1));

@@ -138,6 +138,8 @@ pub struct HotPlugPort<P: Platform> {
     function: PciFunction<P>,
     capability: u8,
     slot: Slot,
+    /// The host has asked for the device.
+    is_requested: bool,
 }
 
 /// The PCI Express capability. PCI Express 6.0 §7.5.3
@@ -161,6 +163,11 @@ const COMMAND_COMPLETED: u16 = 1 << 4;
 const LINK_CHANGED: u16 = 1 << 8;
 const IS_PRESENT: u16 = 1 << 6;
 
+/// Whether the status says that the host asks for the device: QEMU presses the button for a new device too, with its presence.
+fn is_request(status: u16) -> bool {
+    status & (BUTTON | PRESENCE_CHANGED) == BUTTON
+}
+
 impl<P: Platform> HotPlugPort<P> {
     /// Returns the slot of `function`; `None` if it is not a port with a slot that takes devices while the machine runs. `is_occupied`
     /// tells whether the slot has a device that is in use.
@@ -179,10 +186,11 @@ impl<P: Platform> HotPlugPort<P> {
                     return None;
                 }
                 let slot = if is_occupied { Slot::Occupied } else { Slot::Empty };
-                let port = Self { function: function.clone(), capability, slot };
+                let mut port = Self { function: function.clone(), capability, slot, is_requested: false };
                 if is_occupied {
-                    // What changed before the device was found is not news.
+                    // That the device came before it was found is not news; that the host has asked for it since is.
                     let (_, status) = port.control();
+                    port.is_requested = is_request(status);
                     port.write(SLOT_STATUS, status & (BUTTON | PRESENCE_CHANGED | LINK_CHANGED));
                 }
                 return Some(port);
@@ -222,13 +230,16 @@ impl<P: Platform> HotPlugPort<P> {
             self.write(SLOT_STATUS, seen);
         }
         if status & IS_PRESENT == 0 || seen & PRESENCE_CHANGED != 0 && self.slot != Slot::Starting {
-            self.slot = Slot::Empty;
+            (self.slot, self.is_requested) = (Slot::Empty, false);
             if was_occupied {
                 return Some(PortEvent::Removed);
             }
         }
+        self.is_requested |= self.slot != Slot::Empty && is_request(seen);
         match self.slot {
-            Slot::Occupied => return (seen & BUTTON != 0).then_some(PortEvent::Requested),
+            Slot::Occupied => {
+                return core::mem::take(&mut self.is_requested).then_some(PortEvent::Requested);
+            }
             Slot::Empty if status & IS_PRESENT != 0 => {
                 self.write(SLOT_CONTROL, control & !(INDICATOR_MASK | POWER_OFF) | INDICATOR_ON);
                 self.slot = Slot::Starting;
@@ -246,7 +257,7 @@ impl<P: Platform> HotPlugPort<P> {
     pub fn power_off(&mut self) {
         let (control, _) = self.control();
         self.write(SLOT_CONTROL, control & !INDICATOR_MASK | INDICATOR_OFF | POWER_OFF);
-        self.slot = Slot::Released;
+        (self.slot, self.is_requested) = (Slot::Released, false);
     }
 }
 

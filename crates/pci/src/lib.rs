@@ -43,7 +43,7 @@ mod presence;
 mod window;
 
 pub use bar::{Bar, Bars};
-pub use bridge::{buses_behind, forwarded, reserve_forwarded};
+pub use bridge::{buses_behind, forwarded};
 pub use config::{ConfigAccess, ConfigSpace};
 pub use enumerate::{PciSlot, enumerate, enumerate_device};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};

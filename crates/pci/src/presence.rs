@@ -62,7 +62,8 @@ impl<P: Platform> Presence<P> {
     ///
     /// # Safety
     ///
-    /// The function was removed, or is not a bus master any more: its driver takes memory back that the function was given.
+    /// Every function that was given this value was removed, or is not a bus master any more: its driver takes memory back that the
+    /// function was given.
     pub unsafe fn set_gone(&self) {
         self.entry().fetch_or(GONE, Ordering::AcqRel);
     }

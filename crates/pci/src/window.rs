@@ -87,6 +87,24 @@ impl Windows {
         }
     }
 
+    /// Takes `size` bytes at `start` out of the windows, as they are in use: of a window around them, both sides remain, or the larger one if
+    /// the set is full.
+    pub fn exclude(&mut self, start: u64, size: u64) {
+        let end = start.saturating_add(size);
+        let around = |window: &Window| window.start < start && end < window.end;
+        let upper = self.windows.iter_mut().flatten().find(|window| around(window)).map(|window| window.end);
+        if let (Some(upper), true) = (upper, self.windows.iter().any(Option::is_none)) {
+            self.windows
+                .iter_mut()
+                .flatten()
+                .filter(|window| around(window))
+                .for_each(|window| window.end = start);
+            self.add(Window { start: end, end: upper });
+        } else {
+            self.reserve(start, size);
+        }
+    }
+
     /// Returns `size` bytes at `address`, which nothing uses any more, for later allocations. They are lost if they adjoin no window and
     /// the set is full.
     pub fn release(&mut self, address: u64, size: u64) {
@@ -126,6 +144,11 @@ impl Windows {
             window.start = end;
             Some(start)
         })
+    }
+
+    /// Iterates over the rest of each window: address and length.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.windows.iter().flatten().map(|window| (window.start, window.end.saturating_sub(window.start)))
     }
 
     /// Advances every window to a multiple of `to`, so that later allocations share no such unit with earlier ones.
@@ -188,6 +211,22 @@ mod tests {
         windows.release(0xfd00_0000, 0x1000);
         windows.reserve(0xc000_2000, 0x3000_0000);
         assert!(windows.take(0x1000, AddressWidth::Bits32).is_some());
+    }
+
+    #[test]
+    fn both_sides_of_what_is_excluded_remain() {
+        let mut windows = Windows::new();
+        assert!(windows.add(Window { start: 0x1_0000, end: 0x4_0000 }));
+        windows.exclude(0x2_0000, 0x1_0000);
+        windows.exclude(0, 0x1_1000);
+        let left: std::vec::Vec<_> = windows.ranges().collect();
+        assert_eq!(left, [(0x1_1000, 0xf000), (0x3_0000, 0x1_0000)]);
+        // A full set keeps the larger side.
+        for start in (0..16u64).map(|index| 0x10_0000 + index * 0x1_0000) {
+            windows.add(Window { start, end: start + 0x1000 });
+        }
+        windows.exclude(0x3_2000, 0x1000);
+        assert_eq!(windows.ranges().nth(1), Some((0x3_3000, 0xd000)));
     }
 
     #[test]

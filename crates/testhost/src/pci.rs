@@ -56,20 +56,30 @@ impl PciDevice {
         function.registers[..2].copy_from_slice(&vendor.to_le_bytes());
         function.registers[2..4].copy_from_slice(&device.to_le_bytes());
         function.registers[0xb] = class;
-        let mut index = 0;
-        for bar in bars {
-            match *bar {
-                PciBar::Narrow(size) => function.sizes[index] = u64::from(size),
-                PciBar::Wide(size) => {
-                    function.sizes[index] = size;
-                    function.registers[BAR0 + 4 * index] = WIDE;
-                    index += 1;
-                    function.wide[index] = true;
-                }
-            }
-            index += 1;
-        }
+        bars.iter().fold(0, |index, bar| function.put_bar(index, *bar));
         function
+    }
+
+    /// Puts a BAR at `index`; returns the index of the next one.
+    fn put_bar(&mut self, index: usize, bar: PciBar) -> usize {
+        match bar {
+            PciBar::Narrow(size) => {
+                self.sizes[index] = u64::from(size);
+                index + 1
+            }
+            PciBar::Wide(size) => {
+                self.sizes[index] = size;
+                self.registers[BAR0 + 4 * index] = WIDE;
+                self.wide[index + 1] = true;
+                index + 2
+            }
+        }
+    }
+
+    /// The same, with a first BAR.
+    pub fn with_bar(mut self, bar: PciBar) -> Self {
+        self.put_bar(0, bar);
+        self
     }
 
     /// The same, of a device that has several functions.

@@ -229,8 +229,12 @@ impl<P: Platform> VmbusShared<P> {
         let is_busy =
             |status| status == HvStatus::INVALID_CONNECTION_ID || Hypervisor::<P>::wants_another_try(status);
         let sent = self.post_while(connection, message, at_most, is_busy);
-        let now = self.platform().now().as_nanos();
-        self.busy_at.store(if sent.is_err_and(is_busy) { now } else { 0 }, Ordering::Relaxed);
+        match sent.is_err_and(is_busy) {
+            // A single try says nothing of how long the host is busy.
+            true if at_most == Duration::ZERO => {}
+            true => self.busy_at.store(self.platform().now().as_nanos(), Ordering::Relaxed),
+            false => self.busy_at.store(0, Ordering::Relaxed),
+        }
         sent.map_err(|status| {
             log::error!("vmbus: message refused with status {:#x}", status.0);
             Fault::Timeout

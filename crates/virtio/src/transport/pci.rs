@@ -110,8 +110,8 @@ impl From<AllocError> for PciError {
 
 /// A modern virtio device on PCI.
 ///
-/// Once its function is gone, its registers read as all ones and are not written: they may be those of another device then. A doorbell is
-/// rung all the same, and an interrupt acknowledged, which are harmless.
+/// Once its function is gone, its registers read as all ones and are not written, and it has no configuration: what is there may be another
+/// device then. A doorbell is rung all the same, and an interrupt acknowledged, which are harmless.
 struct PciTransport<P: Platform> {
     device_type: DeviceType,
     common: MmioRegion<P>,
