@@ -1,19 +1,23 @@
-//! Links the kernel as a static ELF file at its physical address, for the host target, for which stable Rust has a prebuilt `core`.
+//! Links the kernel as a static ELF file at its physical address, for targets of Linux, for which there is a prebuilt `core`.
 
 fn main() {
     let here = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
-    println!("cargo:rerun-if-changed=link.ld");
-    for argument in [
-        "-nostartfiles",
-        "-nostdlib",
-        "-static",
-        "-no-pie",
-        "-Wl,--build-id=none",
-        "-Wl,-z,norelro",
-        "-Wl,-z,noexecstack",
-        "-Wl,-z,max-page-size=4096",
-        &format!("-Wl,-T,{here}/link.ld"),
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    println!("cargo:rerun-if-changed=src/arch");
+    let script = format!("{here}/src/arch/{arch}/link.ld");
+    // The compiler of the machine links through the C compiler; that of another processor calls the linker itself.
+    let is_native = arch == "x86_64";
+    if is_native {
+        for argument in ["-nostartfiles", "-nostdlib", "-static", "-no-pie"] {
+            println!("cargo:rustc-link-arg-bins={argument}");
+        }
+    }
+    for words in [
+        "--build-id=none", "-z norelro", "-z noexecstack", "-z max-page-size=4096", &format!("-T {script}"),
     ] {
-        println!("cargo:rustc-link-arg-bins={argument}");
+        for word in words.split(' ') {
+            let prefix = if is_native { "-Wl," } else { "" };
+            println!("cargo:rustc-link-arg-bins={prefix}{word}");
+        }
     }
 }

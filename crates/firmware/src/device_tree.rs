@@ -198,7 +198,7 @@ impl<'a> Node<'a> {
     }
 
     /// Iterates over the ranges of its registers: address and length.
-    pub fn registers(&self) -> impl Iterator<Item = (u64, u64)> + 'a {
+    pub fn registers(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
         let (mut rest, scope) = (self.property("reg").unwrap_or_default(), self.scope);
         core::iter::from_fn(move || {
             let (address, after) = cells(rest, scope.address_cells)?;
@@ -299,7 +299,7 @@ const PCI_MEMORY: [u32; 2] = [2, 3];
 
 impl<'a> HostBridge<'a> {
     /// Iterates over the memory windows that the bridge forwards: address and length. One whose addresses on PCI differ is left out.
-    pub fn windows(&self) -> impl Iterator<Item = (u64, u64)> + 'a {
+    pub fn windows(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
         let mut rest = self.node.property("ranges").unwrap_or_default();
         let (address_cells, size_cells) = (self.node.scope.address_cells, 2);
         core::iter::from_fn(move || {

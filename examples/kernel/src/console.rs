@@ -1,13 +1,10 @@
-//! Output to the first serial port (COM1), one line at a time.
+//! Output to the serial port, one line at a time.
 
+use crate::arch::console as serial;
+use crate::arch::cpu::without_interrupts;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Mutex;
-use x86_64::instructions::{interrupts, port::Port};
-
-const COM1: u16 = 0x3f8;
-const LINE_STATUS: u16 = COM1 + 5;
-const TRANSMITTER_EMPTY: u8 = 1 << 5;
 
 static OUT: Mutex<Serial> = Mutex::new(Serial);
 
@@ -25,16 +22,12 @@ impl Serial {
     /// Writes a byte, or drops it if nobody reads the port: a pipe without a reader must not stop the kernel.
     fn byte(&mut self, byte: u8) {
         let looks = if IS_STUCK.load(Ordering::Relaxed) { 1 } else { MAX_LOOKS };
-        // SAFETY: the ports belong to the first serial port or to no device. Without one the register reads as all ones.
-        unsafe {
-            let mut status = Port::<u8>::new(LINE_STATUS);
-            let has_room = (0..looks).any(|_| status.read() & TRANSMITTER_EMPTY != 0);
-            IS_STUCK.store(!has_room, Ordering::Relaxed);
-            if has_room {
-                Port::<u8>::new(COM1).write(byte);
-            } else {
-                DROPPED.fetch_add(1, Ordering::Relaxed);
-            }
+        let has_room = (0..looks).any(|_| serial::has_room());
+        IS_STUCK.store(!has_room, Ordering::Relaxed);
+        if has_room {
+            serial::put(byte);
+        } else {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -59,18 +52,15 @@ impl Write for Serial {
     }
 }
 
-/// Sets the port up (8 data bits, FIFO on; the baud rate does not matter to an emulated port) and installs the logger.
+/// Sets the port up and installs the logger.
 pub fn init() {
-    for (offset, value) in [(1u16, 0u8), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
-        // SAFETY: as in `byte`.
-        unsafe { Port::<u8>::new(COM1 + offset).write(value) }
-    }
+    serial::init();
     let _ = log::set_logger(&Log).map(|()| log::set_max_level(log::LevelFilter::Info));
 }
 
 /// Writes a line. Several processors may call this at once: the port is locked, with interrupts disabled.
 pub fn line(text: fmt::Arguments<'_>) {
-    interrupts::without_interrupts(|| {
+    without_interrupts(|| {
         let mut out = OUT.lock();
         out.report_dropped();
         let _ = out.write_fmt(text);

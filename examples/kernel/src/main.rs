@@ -8,42 +8,27 @@
 extern crate alloc;
 
 mod arch;
-mod boot;
 mod console;
 mod exit;
+mod interrupts;
 mod memory;
 mod platform;
 mod runtime;
+mod smp;
+mod stack;
 mod work;
 
-use arch::interrupts::PerProcessor;
-use boot::{BootInfo, Protocol};
+use arch::boot::BootInfo;
+use paravirt::Firmware;
 use work::devices::Devices;
 use work::options::Options;
-
-static mut FIRST: PerProcessor = PerProcessor::new();
 
 /// Runs the kernel; called by the entry code with what the boot loader reported.
 fn main(info: BootInfo) -> ! {
     console::init();
-    // A boot loader may leave the cursor, and terminal escape sequences, in the middle of a line.
-    if info.protocol == Protocol::Multiboot2 {
-        exit::TRIPLE_FAULT_ON_EXIT.store(false, core::sync::atomic::Ordering::Relaxed);
-        println!("");
-    }
-    let first = &raw mut FIRST;
-    // SAFETY: only the first processor runs this, and only once.
-    unsafe { (*first).install() }
+    arch::early(&info);
     let ram = memory::init(&info);
-    let rsdp = arch::acpi::init(info.rsdp);
-    let (clock, hz) = arch::time::init();
-    // Before the local APIC is enabled: an interrupt that is pending in the PIC would be spurious once LINT0 is masked.
-    mask_pic();
-    if arch::apic::init().is_err() {
-        log::error!("cannot map the registers of the local APIC");
-        exit::exit(1);
-    }
-    arch::apic::calibrate();
+    let (rsdp, machine) = arch::init(&info);
     let parsed = info.command_line().map_err(alloc::string::String::from);
     let (line, options) = match parsed.and_then(|line| Ok((line, Options::parse(line)?))) {
         Ok(parsed) => parsed,
@@ -52,25 +37,21 @@ fn main(info: BootInfo) -> ! {
             exit::exit(2);
         }
     };
-    arch::smp::start(options.cpus.unwrap_or(u32::MAX), info.ram());
-    x86_64::instructions::interrupts::enable();
+    smp::start(options.cpus.unwrap_or(u32::MAX), &info);
+    arch::cpu::enable_interrupts();
 
-    let entry = match info.protocol {
-        Protocol::Pvh => "pvh",
-        Protocol::Linux => "linux",
-        Protocol::Multiboot2 => "multiboot2",
-    };
-    let apic = if arch::apic::is_x2apic() { "x2apic" } else { "xapic" };
-    let processors = arch::smp::count();
-    println!(
-        "kernel=paravirt entry={entry} processors={processors} apic={apic} ram={ram} clock={clock} hz={hz}"
-    );
+    let (entry, processors) = (info.entry(), smp::count());
+    println!("kernel=paravirt entry={entry} processors={processors} {machine} ram={ram}");
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
-    let find = || Devices::find(rsdp, line, &options);
+    let mut firmware = Firmware::new(rsdp).with_command_line(line);
+    if let Some(tree) = info.device_tree() {
+        firmware = firmware.with_device_tree(tree);
+    }
+    let find = || Devices::find(&firmware, &options);
     let mut devices = if options.stack {
-        let (devices, used) = arch::stack::measure(find);
+        let (devices, used) = stack::measure(find);
         println!("stack=probe bytes={used}");
         devices
     } else {
@@ -80,7 +61,7 @@ fn main(info: BootInfo) -> ! {
         exit::CRASH.call_once(|| reporter);
     }
     if let Some(times) = options.reconnect {
-        devices = reconnect(devices, times, || Devices::find(rsdp, line, &options));
+        devices = reconnect(devices, times, find);
     }
     let code = match work::run(&mut devices, &options) {
         Ok(()) => 0,
@@ -114,12 +95,4 @@ fn reconnect(mut devices: Devices, times: u32, find: impl Fn() -> Devices) -> De
     let lost = before.saturating_sub(memory::statistics().1);
     println!("reconnect={times} devices={expected} different={different} lost_pages={lost}");
     devices
-}
-
-/// Masks all pins of the PICs, if there are any: interrupts are delivered through the APICs.
-fn mask_pic() {
-    for port in [0x21, 0xa1] {
-        // SAFETY: the ports belong to the PICs or to no device.
-        unsafe { x86_64::instructions::port::Port::<u8>::new(port).write(0xff) }
-    }
 }

@@ -1,16 +1,16 @@
 //! Physical memory: the allocator of pages, the heap, and the page tables.
 
-use crate::boot::{self, BootInfo};
+use crate::arch::boot::{self, BootInfo};
+use crate::arch::cpu::without_interrupts;
+use crate::arch::paging;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use linked_list_allocator::Heap;
 use paravirt_platform::{AllocError, BusAddr, MapError, PAGE_SIZE, RawDma};
 use spin::Mutex;
-use x86_64::instructions::interrupts;
 
 const PAGE: u64 = PAGE_SIZE as u64;
-const LARGE: u64 = 2 << 20;
 /// Only pages below this address are allocated, 64 GiB: enough for this kernel, and for memory that a host hot-adds.
 const REACH: u64 = 64 << 30;
 const FRAMES: usize = (REACH / PAGE) as usize;
@@ -84,7 +84,7 @@ static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 unsafe impl core::alloc::GlobalAlloc for KernelHeap {
     unsafe fn alloc(&self, layout: core::alloc::Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        interrupts::without_interrupts(|| {
+        without_interrupts(|| {
             self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
         })
     }
@@ -92,7 +92,7 @@ unsafe impl core::alloc::GlobalAlloc for KernelHeap {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: core::alloc::Layout) {
         if let Some(pointer) = NonNull::new(pointer) {
             // SAFETY: by the contract of this function, which is that of the callee.
-            interrupts::without_interrupts(|| unsafe { self.0.lock().deallocate(pointer, layout) });
+            without_interrupts(|| unsafe { self.0.lock().deallocate(pointer, layout) });
         }
     }
 }
@@ -145,7 +145,7 @@ pub fn init(info: &BootInfo) -> u64 {
 
 /// Allocates contiguous pages and zeroes them.
 pub fn alloc(pages: NonZeroUsize) -> Result<RawDma, AllocError> {
-    let at = interrupts::without_interrupts(|| FRAMES_FREE.lock().take(pages.get(), 1)).ok_or(AllocError)?;
+    let at = without_interrupts(|| FRAMES_FREE.lock().take(pages.get(), 1)).ok_or(AllocError)?;
     let cpu = NonNull::new(at as *mut u8).ok_or(AllocError)?;
     // SAFETY: the pages are RAM, mapped one to one, and were just allocated to the caller.
     unsafe { cpu.write_bytes(0, pages.get() * PAGE_SIZE) }
@@ -159,7 +159,7 @@ pub fn alloc(pages: NonZeroUsize) -> Result<RawDma, AllocError> {
 /// The pages came from [`alloc`] and nothing uses them any more.
 pub unsafe fn free(region: RawDma) {
     let first = (region.bus.0 / PAGE) as usize;
-    interrupts::without_interrupts(|| {
+    without_interrupts(|| {
         FRAMES_FREE.lock().mark_free(first..first + region.pages.get());
     });
 }
@@ -178,13 +178,13 @@ pub fn ballooned() -> u64 {
 
 /// Returns how many pages of RAM there are in total, and how many of them are free.
 pub fn statistics() -> (u64, u64) {
-    let free = interrupts::without_interrupts(|| FRAMES_FREE.lock().count());
+    let free = without_interrupts(|| FRAMES_FREE.lock().count());
     (PAGES.load(Ordering::Relaxed), free as u64)
 }
 
 /// Allocates a range of at most `max` pages for a balloon; returns its first frame number and its length in pages.
 pub fn take_for_balloon(max: u64) -> Option<(u64, u64)> {
-    interrupts::without_interrupts(|| {
+    without_interrupts(|| {
         let mut frames = FRAMES_FREE.lock();
         let room = frames.count().checked_sub(RESERVE)?;
         let mut count = room.min(usize::try_from(max).unwrap_or(usize::MAX));
@@ -207,7 +207,7 @@ pub fn return_from_balloon(first: u64, count: u64) {
 }
 
 fn free_frames(first: u64, count: u64) {
-    interrupts::without_interrupts(|| {
+    without_interrupts(|| {
         FRAMES_FREE.lock().mark_free(first as usize..(first + count) as usize);
     });
 }
@@ -266,7 +266,7 @@ impl Ram {
 /// window. RAM is refused: the address may come from a device.
 pub fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
     let end = phys.checked_add(len as u64).filter(|end| *end > phys).ok_or(MapError)?;
-    if interrupts::without_interrupts(|| RAM.lock().overlaps(phys, end)) {
+    if without_interrupts(|| RAM.lock().overlaps(phys, end)) {
         log::warn!("memory: {len} bytes of registers at {phys:#x} would be in RAM: refused");
         return Err(MapError);
     }
@@ -279,141 +279,5 @@ pub fn map_firmware(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
     if end <= paging::identity_end() {
         return NonNull::new(phys as *mut u8).ok_or(MapError);
     }
-    interrupts::without_interrupts(|| paging::map_device(phys, end))
-}
-
-pub mod paging {
-    //! The kernel's page tables: RAM is mapped one to one, device memory above it in a window.
-
-    use super::*;
-    use x86_64::registers::control::{Cr3, Cr3Flags};
-    use x86_64::structures::paging::PhysFrame;
-
-    const PRESENT: u64 = 1;
-    const WRITABLE: u64 = 2;
-    const WRITE_THROUGH: u64 = 1 << 3;
-    const NO_CACHE: u64 = 1 << 4;
-    const HUGE: u64 = 1 << 7;
-    const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-    /// The virtual address where device memory above the one-to-one mapping is mapped.
-    const WINDOW: u64 = 0xffff_8000_0000_0000;
-
-    /// The maximum number of ranges in the device window that are found again.
-    const MAPPINGS: usize = 256;
-
-    /// A range in the device window.
-    #[derive(Copy, Clone)]
-    struct Mapping {
-        phys: u64,
-        end: u64,
-        virt: u64,
-    }
-
-    struct Tables {
-        root: u64,
-        next: u64,
-        /// Ranges stay mapped: they are used again when a device is opened again.
-        mappings: [Option<Mapping>; MAPPINGS],
-    }
-
-    static TABLES: Mutex<Tables> = Mutex::new(Tables { root: 0, next: WINDOW, mappings: [None; MAPPINGS] });
-    static IDENTITY_END: AtomicU64 = AtomicU64::new(4 << 30);
-
-    pub fn identity_end() -> u64 {
-        IDENTITY_END.load(Ordering::Relaxed)
-    }
-
-    fn new_table() -> Option<u64> {
-        alloc(NonZeroUsize::MIN).ok().map(|raw| raw.bus.0)
-    }
-
-    /// Returns the page table entry for `address` at `level` (3 to 0), allocating the tables above it.
-    fn entry(root: u64, address: u64, level: u32) -> Option<*mut u64> {
-        let mut table = root;
-        for above in (level + 1..4).rev() {
-            let at = (table as *mut u64).wrapping_add((address >> (12 + 9 * above)) as usize & 511);
-            // SAFETY: tables come from `alloc` and are mapped one to one.
-            unsafe {
-                if *at & PRESENT == 0 {
-                    *at = new_table()? | PRESENT | WRITABLE;
-                }
-                table = *at & ADDRESS;
-            }
-        }
-        Some((table as *mut u64).wrapping_add((address >> (12 + 9 * level)) as usize & 511))
-    }
-
-    /// Maps everything below 4 GiB and all RAM one to one, in pages of 2 MiB; uncached where there is no RAM.
-    pub fn init(info: &BootInfo) {
-        // The first page is never allocated, so that a table's address is never 0.
-        let Some(root) = new_table() else { return };
-        let mut tables = TABLES.lock();
-        tables.root = root;
-        let highest = info.ram().iter().map(|range| range.end).max().unwrap_or(0).max(4 << 30);
-        let end = highest.min(1 << 46).next_multiple_of(LARGE);
-        for at in (0..end).step_by(LARGE as usize) {
-            let is_ram = info.ram().iter().any(|range| range.start < at + LARGE && range.end > at);
-            let cache = if is_ram { 0 } else { NO_CACHE | WRITE_THROUGH };
-            let Some(entry) = entry(root, at, 1) else { return };
-            // SAFETY: as in `entry`.
-            unsafe { *entry = at | PRESENT | WRITABLE | HUGE | cache }
-        }
-        // SAFETY: the tables map the kernel, its stack and its data at the addresses that they have now.
-        unsafe { Cr3::write(PhysFrame::containing_address(x86_64::PhysAddr::new(root)), Cr3Flags::empty()) }
-        IDENTITY_END.store(end, Ordering::Relaxed);
-    }
-
-    /// Records that memory is mapped one to one up to `end`; returns whether that is more than before.
-    pub fn extend(end: u64) -> bool {
-        IDENTITY_END.fetch_max(end, Ordering::Relaxed) < end
-    }
-
-    /// Maps hot-added memory one to one; `None` if there is no page for a table.
-    pub fn map_ram(range: core::ops::Range<u64>) -> Option<()> {
-        interrupts::without_interrupts(|| {
-            let root = TABLES.lock().root;
-            for at in (range.start & !(LARGE - 1)..range.end).step_by(LARGE as usize) {
-                let entry = entry(root, at, 1)?;
-                // SAFETY: as in `entry`; the new mapping is not used before this returns.
-                unsafe { *entry = at | PRESENT | WRITABLE | HUGE }
-            }
-            x86_64::instructions::tlb::flush_all();
-            Some(())
-        })
-    }
-
-    /// Returns the physical address of the top-level page table, for other processors.
-    pub fn root() -> u64 {
-        TABLES.lock().root
-    }
-
-    /// Maps the physical range from `phys` to `end` (exclusive) uncached in the device window. A range that is mapped already is not
-    /// mapped again.
-    pub fn map_device(phys: u64, end: u64) -> Result<NonNull<u8>, MapError> {
-        if end > 1 << 52 {
-            return Err(MapError);
-        }
-        let mut tables = TABLES.lock();
-        let covers = |mapping: &&Mapping| mapping.phys <= phys && end <= mapping.end;
-        if let Some(mapping) = tables.mappings.iter().flatten().find(covers) {
-            return NonNull::new((mapping.virt + (phys - mapping.phys)) as *mut u8).ok_or(MapError);
-        }
-        // The virtual address has the same offset within a large page, so that long ranges need few entries.
-        let base = tables.next.next_multiple_of(LARGE) + phys % LARGE;
-        let (mut at, last) = (phys & !(PAGE - 1), end);
-        while at < last {
-            let virt = base - phys % LARGE + (at - (phys & !(LARGE - 1)));
-            let is_large = at.is_multiple_of(LARGE) && at + LARGE <= last;
-            let entry = entry(tables.root, virt, u32::from(is_large)).ok_or(MapError)?;
-            let flags = PRESENT | WRITABLE | NO_CACHE | WRITE_THROUGH | if is_large { HUGE } else { 0 };
-            // SAFETY: the entry is of a part of the window that is not used before this returns.
-            unsafe { *entry = at | flags }
-            at += if is_large { LARGE } else { PAGE };
-        }
-        tables.next = (base + (end - phys)).next_multiple_of(LARGE);
-        if let Some(free) = tables.mappings.iter_mut().find(|mapping| mapping.is_none()) {
-            *free = Some(Mapping { phys, end, virt: base });
-        }
-        NonNull::new(base as *mut u8).ok_or(MapError)
-    }
+    without_interrupts(|| paging::map_device(phys, end))
 }

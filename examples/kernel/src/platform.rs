@@ -1,26 +1,25 @@
 //! The implementation of `paravirt`'s platform traits: memory, interrupts, processors, ports and time for the drivers.
 
-use crate::arch::{apic, interrupts, smp, time};
-use crate::memory;
+use crate::arch::cpu::{self, without_interrupts};
+use crate::arch::{self, time};
+use crate::{interrupts, memory, smp};
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::task::{RawWaker, RawWakerVTable, Waker};
 use core::time::Duration;
 use paravirt_device::Arm;
 use paravirt_platform::{
-    AllocError, BindError, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, Platform, PortIo,
-    ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    AllocError, BindError, Instant, InterruptLine, Interrupts, MapError, Message, Platform, ProcessorId,
+    Processors, RawDma, RawHandler, RunError, Vector,
 };
 use spin::Mutex;
-use x86_64::instructions::port::Port;
 
 /// The platform handle that drivers hold.
 #[derive(Copy, Clone, Debug)]
 pub struct Machine;
 
-/// The APIC id of the processor that each vector is delivered to.
-static TARGETS: Mutex<[u8; 256]> = Mutex::new([0; 256]);
-const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
+/// The hardware's id of the processor that each vector is delivered to.
+static TARGETS: Mutex<[u64; 256]> = Mutex::new([0; 256]);
 
 // SAFETY: pages are zeroed RAM, mapped one to one, and used by the caller only until they are freed; all processors read the same
 // clock.
@@ -48,34 +47,17 @@ unsafe impl Platform for Machine {
     fn processors(&self) -> &dyn Processors {
         self
     }
-    fn port_io(&self) -> &dyn PortIo {
+    #[cfg(target_arch = "x86_64")]
+    fn port_io(&self) -> &dyn paravirt_platform::PortIo {
         self
     }
-    fn registers(&self) -> &dyn Registers {
+    #[cfg(target_arch = "x86_64")]
+    fn registers(&self) -> &dyn paravirt_platform::Registers {
         self
     }
-    fn hyperv(&self) -> &dyn HyperV {
+    #[cfg(target_arch = "x86_64")]
+    fn hyperv(&self) -> &dyn paravirt_platform::HyperV {
         self
-    }
-}
-
-// SAFETY: the instructions have the widths that the methods promise.
-unsafe impl PortIo for Machine {
-    unsafe fn in32(&self, port: u16) -> u32 {
-        // SAFETY: by the contract of this function, which is that of the callee.
-        unsafe { Port::new(port).read() }
-    }
-    unsafe fn out32(&self, port: u16, value: u32) {
-        // SAFETY: by the contract of this function, which is that of the callee.
-        unsafe { Port::new(port).write(value) }
-    }
-    unsafe fn in16(&self, port: u16) -> u16 {
-        // SAFETY: by the contract of this function, which is that of the callee.
-        unsafe { Port::new(port).read() }
-    }
-    unsafe fn out16(&self, port: u16, value: u16) {
-        // SAFETY: by the contract of this function, which is that of the callee.
-        unsafe { Port::new(port).write(value) }
     }
 }
 
@@ -83,18 +65,13 @@ unsafe impl PortIo for Machine {
 unsafe impl Interrupts for Machine {
     unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
         let vector = interrupts::bind(handler)?;
-        let target = smp::apic_id(processor.0.min(smp::count() - 1));
-        // An MSI address has 8 bits for the APIC id; larger ids are replaced by the first processor's.
-        let target = u8::try_from(target).or(u8::try_from(smp::apic_id(0)));
-        x86_64::instructions::interrupts::without_interrupts(|| {
-            TARGETS.lock()[vector.0 as usize & 0xff] = target.unwrap_or(0);
-        });
+        let target = smp::id(processor.0.min(smp::count() - 1));
+        without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff] = target);
         Ok(vector)
     }
     fn message(&self, vector: Vector) -> Option<Message> {
-        let target =
-            x86_64::instructions::interrupts::without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff]);
-        Some(Message { address: MESSAGE_ADDRESS | u64::from(target) << 12, data: vector.0 })
+        let target = without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff]);
+        arch::interrupts::message(vector, target)
     }
     fn free_vectors(&self) -> u32 {
         interrupts::free_vectors()
@@ -119,23 +96,6 @@ impl Processors for Machine {
     }
 }
 
-// SAFETY: the kernel runs in ring 0, where the instructions are allowed.
-unsafe impl Registers for Machine {}
-
-// SAFETY: RAM is mapped one to one and executable, and the kernel does not write to an allocated page.
-unsafe impl HyperV for Machine {
-    fn hypercall_page(&self) -> Option<RawDma> {
-        memory::alloc(NonZeroUsize::MIN).ok()
-    }
-    unsafe fn free_hypercall_page(&self, page: RawDma) {
-        // SAFETY: by the contract of this function, which is that of the callee.
-        unsafe { memory::free(page) }
-    }
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        u8::try_from(vector.0).ok()
-    }
-}
-
 /// Returns a waker that interrupts the processor on which it was made, so that it leaves [`sleep`].
 pub fn waker() -> Waker {
     const TABLE: RawWakerVTable = RawWakerVTable::new(|data| RawWaker::new(data, &TABLE), wake, wake, |_| {});
@@ -154,24 +114,24 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// processor has queued a job, which is run. Halts only for a short time if `arm` says that no interrupt comes. Returns with
 /// interrupts enabled.
 pub fn sleep(until: Instant, arm: impl FnOnce() -> Arm) {
-    x86_64::instructions::interrupts::disable();
+    cpu::disable_interrupts();
     if smp::run_pending_job() {
         return;
     }
     let arm = arm();
     if arm == Arm::Pending {
-        x86_64::instructions::interrupts::enable();
+        cpu::enable_interrupts();
         return;
     }
     let now = time::now();
     let until = if arm == Arm::Unsignalled { until.min(now.saturating_add(POLL_INTERVAL)) } else { until };
     if until <= now {
-        x86_64::instructions::interrupts::enable();
+        cpu::enable_interrupts();
         return;
     }
-    apic::set_timer((until != Instant::NEVER).then(|| until.since(now).as_nanos() as u64));
-    x86_64::instructions::interrupts::enable_and_hlt();
+    cpu::set_timer((until != Instant::NEVER).then(|| until.since(now).as_nanos() as u64));
+    cpu::enable_interrupts_and_wait();
     if until != Instant::NEVER {
-        apic::set_timer(None);
+        cpu::set_timer(None);
     }
 }

@@ -1,9 +1,11 @@
-//! The x86-64 PC: interrupts, processors, time, ACPI.
+//! What depends on the processor and the machine around it; each folder has the same modules.
 
-pub mod acpi;
-pub mod apic;
-pub mod interrupts;
-pub mod pci;
-pub mod smp;
-pub mod stack;
-pub mod time;
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;

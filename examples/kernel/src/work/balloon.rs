@@ -3,8 +3,9 @@
 
 use super::devices::At;
 use super::options::Options;
-use crate::arch::{interrupts, smp, time};
+use crate::arch::time;
 use crate::platform::{self, Machine};
+use crate::{interrupts, smp};
 use crate::{memory, println};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};

@@ -5,7 +5,8 @@
 use super::devices::{Buffer, Devices, DiskQueue};
 use super::options::Options;
 use super::passthrough::Pool;
-use crate::arch::{interrupts, time};
+use crate::arch::time;
+use crate::interrupts;
 use crate::platform::{self, Machine};
 use crate::{memory, println};
 use alloc::format;

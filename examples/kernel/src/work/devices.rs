@@ -191,8 +191,7 @@ impl DerefMut for Devices {
 
 impl Devices {
     /// Probes for all devices. No other code depends on the kind of host.
-    pub fn find(rsdp: Option<u64>, command_line: &str, options: &Options) -> Self {
-        let firmware = Firmware::new(rsdp).with_command_line(command_line);
+    pub fn find(firmware: &Firmware<'_>, options: &Options) -> Self {
         let mut open = paravirt::Options::default();
         (open.queues, open.passthrough_disks) = (options.queues, options.peer);
         open.walks_buses = !options.own_bus;
@@ -204,8 +203,7 @@ impl Devices {
         }
         let mut all = Found::default();
         // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
-        let mut services =
-            unsafe { paravirt::probe(&Machine, &firmware, &open, &mut |found| all.add(found)) };
+        let mut services = unsafe { paravirt::probe(&Machine, firmware, &open, &mut |found| all.add(found)) };
         if options.own_bus {
             // SAFETY: no other driver uses the devices: `probe` walked no bus.
             for slot in unsafe { crate::arch::pci::functions() } {

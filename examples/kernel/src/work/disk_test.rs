@@ -4,8 +4,8 @@
 use super::devices::{Buffer, Devices, DiskQueue};
 use super::mount;
 use super::options::Options;
-use crate::arch::{interrupts, smp};
 use crate::platform::{self, Machine};
+use crate::{interrupts, smp};
 use crate::{memory, println};
 use alloc::format;
 use alloc::string::{String, ToString};

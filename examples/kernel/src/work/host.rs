@@ -2,8 +2,9 @@
 
 use super::devices::Devices;
 use super::options::Options;
-use crate::arch::{interrupts, smp, time};
+use crate::arch::time;
 use crate::{exit, platform, println};
+use crate::{interrupts, smp};
 use alloc::string::String;
 use core::time::Duration;
 use paravirt::AnyClock;

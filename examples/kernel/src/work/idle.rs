@@ -4,7 +4,8 @@
 use super::agent::Kernel;
 use super::devices::Devices;
 use super::mount::{blocking, hex};
-use crate::arch::{interrupts, time};
+use crate::arch::time;
+use crate::interrupts;
 use crate::{platform, println};
 use alloc::string::{String, ToString};
 use alloc::vec;

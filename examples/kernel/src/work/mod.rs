@@ -16,7 +16,7 @@ pub mod options;
 mod passthrough;
 mod socket;
 
-use crate::arch::smp;
+use crate::smp;
 use alloc::string::String;
 use devices::Devices;
 use options::Options;

@@ -217,7 +217,7 @@ fn set_entry(number: u32, low: u32) -> Result<(), BindError> {
             // SAFETY: the MADT names an I/O APIC at this address.
             unsafe {
                 if pin <= io_access(base, IO_VERSION, None) >> 16 & 0xff {
-                    io_access(base, IO_TABLE + pin * 2 + 1, Some(super::smp::apic_id(0) << 24));
+                    io_access(base, IO_TABLE + pin * 2 + 1, Some((crate::smp::id(0) as u32) << 24));
                     io_access(base, IO_TABLE + pin * 2, Some(low));
                     return Ok(());
                 }

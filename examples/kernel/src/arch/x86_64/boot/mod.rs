@@ -2,7 +2,7 @@
 
 mod info;
 
-pub use info::{BootInfo, Memory};
+pub use info::BootInfo;
 
 use core::arch::{asm, global_asm};
 

@@ -1,6 +1,6 @@
 //! How deep calls go on the boot stack. Interrupts have stacks of their own.
 
-use core::arch::asm;
+use crate::arch::cpu::stack_pointer;
 
 unsafe extern "C" {
     static boot_stack: u8;
@@ -10,9 +10,7 @@ const PATTERN: u64 = 0x5aa5_c33c_5aa5_c33c;
 
 /// Runs `work` on the boot stack; returns its result, and how many bytes of the stack it used.
 pub fn measure<R>(work: impl FnOnce() -> R) -> (R, usize) {
-    let top: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("mov {}, rsp", out(reg) top, options(nomem, nostack, preserves_flags)) }
+    let top = stack_pointer();
     // Below the frame of this function, and what the compiler may use below the stack pointer.
     let words = (&raw const boot_stack as u64..top - 512).step_by(8);
     for at in words.clone() {

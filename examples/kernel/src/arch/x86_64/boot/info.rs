@@ -93,6 +93,20 @@ unsafe fn peek<T: Copy + Default>(address: u64) -> T {
 }
 
 impl BootInfo {
+    /// Returns the name of the boot protocol.
+    pub fn entry(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Pvh => "pvh",
+            Protocol::Linux => "linux",
+            Protocol::Multiboot2 => "multiboot2",
+        }
+    }
+
+    /// Returns the device tree: a PC has none.
+    pub fn device_tree(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Reads the information that a loader passed.
     ///
     /// # Safety

@@ -14,8 +14,8 @@ use x86_64::instructions::port::Port;
 
 use super::time;
 use crate::platform::Machine;
+use crate::smp::MAX_PROCESSORS;
 
-pub const MAX_PROCESSORS: usize = 256;
 const MAX_IO_APICS: usize = 8;
 const ISA_LINES: usize = 16;
 /// The I/O APIC of a PC without ACPI.

@@ -1,0 +1,201 @@
+//! Boot: the entry code, and the information in the device tree.
+
+use super::{console, paging};
+use core::arch::global_asm;
+use paravirt_firmware::device_tree::DeviceTree;
+
+global_asm!(
+    r#"
+.section .text.boot, "ax"
+.global start
+start:
+    mov x19, x0
+    bl to_el1
+    adrp x1, boot_stack_end
+    add x1, x1, :lo12:boot_stack_end
+    mov sp, x1
+    adrp x1, bss_start
+    add x1, x1, :lo12:bss_start
+    adrp x2, bss_end
+    add x2, x2, :lo12:bss_end
+1:  cmp x1, x2
+    b.hs 2f
+    str xzr, [x1], #8
+    b 1b
+2:  mov x0, x19
+    b rust_start
+
+.global processor_start
+processor_start:
+    mov x19, x0
+    bl to_el1
+    mov sp, x19
+    b rust_processor_start
+
+// Leaves the exception level of a hypervisor, and switches floating point on.
+to_el1:
+    mrs x1, CurrentEL
+    cmp x1, #8
+    b.ne 1f
+    mov x1, #(1 << 31)
+    msr hcr_el2, x1
+    mov x1, #3
+    msr cnthctl_el2, x1
+    msr cntvoff_el2, xzr
+    mov x1, #0x3c5
+    msr spsr_el2, x1
+    msr elr_el2, x30
+    mov x1, #(3 << 20)
+    msr cpacr_el1, x1
+    eret
+1:  mov x1, #(3 << 20)
+    msr cpacr_el1, x1
+    isb
+    ret
+
+.section .bss
+.balign 4096
+.global boot_stack
+boot_stack:
+    .skip 262144
+.global boot_stack_end
+boot_stack_end:
+"#
+);
+
+unsafe extern "C" {
+    static kernel_start: u8;
+    static kernel_end: u8;
+    fn processor_start();
+}
+
+/// Returns the address range of the kernel image and its data: the first address, and one past the last.
+pub fn kernel_range() -> (u64, u64) {
+    (&raw const kernel_start as u64, &raw const kernel_end as u64)
+}
+
+/// Returns the address at which other processors start.
+pub fn processor_entry() -> u64 {
+    processor_start as *const () as u64
+}
+
+/// Where QEMU puts the device tree for a kernel that is an ELF file: at the start of RAM.
+const DEFAULT_TREE: u64 = 0x4000_0000;
+/// Maximum number of RAM ranges; further ones are counted and ignored.
+const RANGES: usize = 64;
+/// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
+const COMMAND_LINE: usize = 4096;
+/// Maximum length of a device tree.
+const MAX_TREE: usize = 2 << 20;
+
+/// A range of usable RAM.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Memory {
+    /// The first physical address.
+    pub start: u64,
+    /// One past the last physical address.
+    pub end: u64,
+}
+
+/// What the loader passed.
+pub struct BootInfo {
+    tree: Option<&'static [u8]>,
+    ram: [Memory; RANGES],
+    ranges: usize,
+    /// RAM ranges beyond [`RANGES`].
+    pub ignored_ranges: usize,
+}
+
+impl BootInfo {
+    /// Reads the device tree at `address`.
+    ///
+    /// # Safety
+    ///
+    /// The memory there is mapped, and is not written as long as the kernel runs.
+    unsafe fn read(address: u64) -> Self {
+        // SAFETY: by the contract of this function.
+        let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
+        let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
+        let mut this = Self { tree, ram: [Memory::default(); RANGES], ranges: 0, ignored_ranges: 0 };
+        let Some(parsed) = this.tree() else { return this };
+        let memory = parsed.nodes().filter(|node| node.property("device_type") == Some(b"memory\0"));
+        // The tree itself is not memory to allocate.
+        let taken = address & !4095..(address + tree.map_or(0, <[u8]>::len) as u64).next_multiple_of(4096);
+        for (start, len) in memory.flat_map(|node| node.registers()) {
+            let end = start.saturating_add(len);
+            this.add(start, end.min(taken.start.max(start)));
+            this.add(start.max(taken.end.min(end)), end);
+        }
+        this
+    }
+
+    /// Adds a range of RAM, unless it is empty.
+    fn add(&mut self, start: u64, end: u64) {
+        match self.ram.get_mut(self.ranges) {
+            _ if start >= end => {}
+            Some(slot) => {
+                *slot = Memory { start, end };
+                self.ranges += 1;
+            }
+            None => self.ignored_ranges += 1,
+        }
+    }
+
+    /// Returns the device tree.
+    pub fn tree(&self) -> Option<DeviceTree<'static>> {
+        DeviceTree::parse(self.tree?)
+    }
+
+    /// Returns the bytes of the device tree.
+    pub fn device_tree(&self) -> Option<&'static [u8]> {
+        self.tree
+    }
+
+    /// Returns the name of the boot protocol.
+    pub fn entry(&self) -> &'static str {
+        "device-tree"
+    }
+
+    /// Returns the ranges of RAM.
+    pub fn ram(&self) -> &[Memory] {
+        &self.ram[..self.ranges]
+    }
+
+    /// Returns the command line.
+    ///
+    /// # Errors
+    ///
+    /// A sentence if it is too long, or no text.
+    pub fn command_line(&self) -> Result<&str, &'static str> {
+        let line = self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs")).unwrap_or_default();
+        let line = line.strip_suffix(&[0]).unwrap_or(line);
+        if line.len() > COMMAND_LINE {
+            return Err("the command line is longer than 4096 bytes: shorten it");
+        }
+        core::str::from_utf8(line).map_err(|_| "the command line is not UTF-8")
+    }
+}
+
+/// Switches address translation on, reads the device tree and runs the kernel; called by the entry code, on the boot stack.
+#[unsafe(no_mangle)]
+extern "C" fn rust_start(tree: u64) -> ! {
+    // SAFETY: only this processor runs, and this is the first that it does.
+    unsafe {
+        paging::fill(kernel_range().0);
+        paging::enable();
+    }
+    let tree = if tree == 0 { DEFAULT_TREE } else { tree };
+    // SAFETY: everything is mapped, and the loader's tree is not in memory that the kernel allocates.
+    let info = unsafe { BootInfo::read(tree) };
+    let port = info.tree().and_then(|tree| tree.nodes().find(|node| node.is_compatible("arm,pl011")));
+    console::set_base(port.and_then(|port| port.registers().next()).map(|(base, _)| base));
+    crate::main(info)
+}
+
+/// Runs a processor that was started; called by the entry code, on its own stack.
+#[unsafe(no_mangle)]
+extern "C" fn rust_processor_start() -> ! {
+    // SAFETY: the first processor has filled in the tables.
+    unsafe { paging::enable() }
+    crate::smp::rust_processor()
+}

@@ -1,0 +1,62 @@
+//! The other processors: the device tree reports them, and PSCI starts them.
+
+use super::boot::{self, BootInfo};
+use super::{exceptions, gic, power};
+use crate::smp::MAX_PROCESSORS;
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The affinity fields of MPIDR.
+const AFFINITY: u64 = 0xff_00ff_ffff;
+/// The ids of all processors, and how many there are.
+static ALL: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns this processor's affinity.
+pub fn id() -> u64 {
+    let id: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, mpidr_el1", out(reg) id, options(nomem, nostack)) }
+    id & AFFINITY
+}
+
+/// Iterates over the affinities of all processors.
+pub fn all() -> impl Iterator<Item = u64> {
+    ALL.iter().take(COUNT.load(Ordering::Relaxed)).map(|id| id.load(Ordering::Relaxed))
+}
+
+/// Returns the number of processors that are not in [`all`].
+pub fn ignored() -> usize {
+    COUNT.load(Ordering::Relaxed).saturating_sub(MAX_PROCESSORS)
+}
+
+/// Prepares interrupts on a processor that was started.
+pub fn init_this() {
+    exceptions::install();
+    gic::init_processor();
+}
+
+/// Starts processors.
+pub struct Starter;
+
+impl Starter {
+    /// Reads which processors there are.
+    pub fn new(info: &BootInfo) -> Option<Self> {
+        let nodes = info.tree()?.nodes().filter(|node| node.property("device_type") == Some(b"cpu\0"));
+        let ids = nodes.filter_map(|node| node.registers().next()).map(|(id, _)| id & AFFINITY);
+        let mut count = 0;
+        for id in ids {
+            if let Some(slot) = ALL.get(count) {
+                slot.store(id, Ordering::Relaxed);
+            }
+            count += 1;
+        }
+        COUNT.store(count, Ordering::Relaxed);
+        Some(Self)
+    }
+
+    /// Starts a processor, on the stack that ends at `top`.
+    pub fn start(&self, id: u64, top: u64, _is_running: &dyn Fn() -> bool) {
+        power::start_processor(id, boot::processor_entry(), top);
+    }
+}
