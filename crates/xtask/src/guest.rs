@@ -15,6 +15,10 @@ pub struct Nest {
     pub share: PathBuf,
 }
 
+/// QEMU's programs.
+const PC: &str = "qemu-system-x86_64";
+const ARM: &str = "qemu-system-aarch64";
+
 /// The virtual machine monitor.
 pub enum Monitor {
     Qemu,
@@ -28,6 +32,8 @@ pub enum Monitor {
 
 /// The configuration of a machine.
 pub struct Machine {
+    /// QEMU's program.
+    program: &'static str,
     pub kernel: PathBuf,
     pub nest: Option<Nest>,
     pub monitor: Monitor,
@@ -59,7 +65,8 @@ pub struct Running {
     seen: Vec<String>,
     deadline: Instant,
     is_nested: bool,
-    is_scripted: bool,
+    /// Whether the monitor's exit code is 0 whatever the kernel's is.
+    ends_with_0: bool,
 }
 
 impl Drop for Running {
@@ -81,7 +88,21 @@ impl Machine {
             "-nodefaults -no-user-config -display none -no-reboot -M {machine} -accel {accelerator} -m {memory} \
              -smp {cpus} -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4"
         );
+        Self::of(PC, kernel, &words)
+    }
+
+    /// Creates a machine of 64-bit ARM, of QEMU's type `machine`, with the kernel and no devices, under TCG.
+    pub fn arm(kernel: &Path, machine: &str, cpus: u16, memory: &str) -> Self {
+        let words = format!(
+            "-nodefaults -no-user-config -display none -no-reboot -M {machine} -accel tcg,thread=multi -cpu cortex-a57 \
+             -m {memory} -smp {cpus} -serial stdio -global virtio-mmio.force-legacy=false"
+        );
+        Self::of(ARM, kernel, &words)
+    }
+
+    fn of(program: &'static str, kernel: &Path, words: &str) -> Self {
         Self {
+            program,
             kernel: kernel.into(),
             nest: None,
             monitor: Monitor::Qemu,
@@ -118,7 +139,7 @@ impl Machine {
             Monitor::Ours(words) => return [words, &[kernel, self.command_line.clone()][..]].concat(),
             Monitor::Script(script) => return vec!["sh".into(), script.display().to_string()],
         }
-        let mut words = vec!["qemu-system-x86_64".to_string()];
+        let mut words = vec![self.program.to_string()];
         words.extend(self.arguments.iter().cloned());
         if matches!(self.monitor, Monitor::Qemu) {
             words.extend(["-kernel".into(), kernel, "-append".into(), self.command_line.clone()]);
@@ -188,7 +209,7 @@ impl Machine {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("cannot start qemu-system-x86_64")?;
+            .with_context(|| format!("cannot start {}", self.program))?;
         let (sender, lines) = channel();
         let (out, err) =
             (child.stdout.take().context("no output")?, child.stderr.take().context("no output")?);
@@ -205,7 +226,7 @@ impl Machine {
             seen: vec![],
             deadline: Instant::now() + self.timeout,
             is_nested: self.nest.is_some(),
-            is_scripted: matches!(self.monitor, Monitor::Script(_)),
+            ends_with_0: matches!(self.monitor, Monitor::Script(_)) || self.program == ARM,
         })
     }
 
@@ -299,7 +320,7 @@ impl Running {
             false => status.code(),
         };
         // With isa-debug-exit, QEMU exits with 2 * code + 1.
-        let expected = |code: u8| if self.is_scripted { 0 } else { (i32::from(code) << 1 | 1) & 0xff };
+        let expected = |code: u8| if self.ends_with_0 { 0 } else { (i32::from(code) << 1 | 1) & 0xff };
         let exit = printed.filter(|code| ended == Some(expected(*code)));
         Ok(Transcript { lines, exit, ended })
     }

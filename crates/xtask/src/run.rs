@@ -3,8 +3,8 @@
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::serve::Fixture;
-use crate::{image, kernel, openvmm, tools};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{image, kernel, openvmm, toolchains, tools};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,14 +20,26 @@ enum Host {
     Openvmm,
 }
 
+#[derive(Copy, Clone, Debug, Eq, PartialEq, ValueEnum)]
+enum Arch {
+    /// 64-bit x86
+    #[value(name = "x86_64")]
+    X86_64,
+    /// 64-bit ARM
+    Aarch64,
+}
+
 #[derive(Args)]
 pub struct Options {
     /// Host to boot on; by default QEMU and a Hyper-V host, whose outputs are compared
     #[arg(long, value_enum)]
     host: Option<Host>,
-    /// Machine type of QEMU: q35, pc, microvm, or one of these with options
-    #[arg(long, default_value = "q35", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    machine: String,
+    /// Processor of the machine; on another one than x86-64 the host is QEMU
+    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    arch: Arch,
+    /// Machine type of QEMU: q35, pc, microvm, for aarch64 virt, or one of these with options [default: q35, or virt]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    machine: Option<String>,
     /// Size of memory, such as 512M or 2G: 16M to 1024G
     #[arg(long, default_value = "512M", value_parser = mebibytes)]
     memory: u64,
@@ -64,9 +76,10 @@ pub struct Options {
 pub const NESTED_PORT: u16 = 8080;
 
 pub fn run(options: &Options) -> Result<()> {
-    match options.host {
-        Some(host) => on(options, host).map(drop),
-        None => both(options),
+    match (options.host, options.arch) {
+        (Some(host), _) => on(options, host).map(drop),
+        (None, Arch::Aarch64) => on(options, Host::Qemu).map(drop),
+        (None, Arch::X86_64) => both(options),
     }
 }
 
@@ -113,22 +126,30 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         Host::Openvmm => Some(openvmm::binary()?),
         _ => None,
     };
-    tools::need_qemu()?;
+    let is_arm = options.arch == Arch::Aarch64;
+    if is_arm {
+        tools::need_qemu_for_arm()?
+    } else {
+        tools::need_qemu()?
+    }
     println!("building the kernel");
     let elf = match &options.kernel {
         Some(path) => path.clone(),
+        None if is_arm => toolchains::arm_kernel()?.map_err(Error::msg)?,
         None => kernel::build()?,
     };
     let Fixture { folder, tree, ext4: disk0, server } = Fixture::new()?;
     let disk1 = folder.path().join("disk1.img");
     std::fs::File::create(&disk1)?.set_len(16 << 20)?;
 
-    let is_mmio = options.machine.starts_with("microvm");
+    let kind = options.machine.as_deref().unwrap_or(if is_arm { "virt" } else { "q35" });
+    let is_mmio = kind.starts_with("microvm");
     let bus = if is_mmio { "device" } else { "pci" };
     let mut props = if options.packed { ",packed=on" } else { "" }.to_string();
     let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
     let mut machine = match host {
-        Host::Qemu => Machine::new(&elf, &options.machine, options.cpus, &format!("{}M", options.memory)),
+        Host::Qemu if is_arm => Machine::arm(&elf, kind, options.cpus, &format!("{}M", options.memory)),
+        Host::Qemu => Machine::new(&elf, kind, options.cpus, &format!("{}M", options.memory)),
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
@@ -218,6 +239,10 @@ fn check(options: &Options, host: Host) -> Result<()> {
     ensure!(
         queues == 1 || queues <= cpus * 8,
         "{queues} queues are too many for {cpus} processors: use at most 8 per processor"
+    );
+    ensure!(
+        host == Host::Qemu || options.arch == Arch::X86_64,
+        "there is no such host for aarch64: leave out --host, or use --host qemu"
     );
     ensure!(host == Host::Qemu || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
     for file in options.disk.iter().chain(&options.kernel) {

@@ -1,5 +1,5 @@
 //! Compilers from Debian 13's packages, unpacked into a folder of cargo's target directory: an older one, and one with the core libraries
-//! of other processors. Nothing is installed; each is started through its own dynamic loader.
+//! of other processors, for which the kernel is built too. Nothing is installed; each is started through its own dynamic loader.
 
 use crate::scratch::Scratch;
 use crate::tools;
@@ -34,7 +34,14 @@ const CROSS: Packages = Packages {
 };
 
 /// The targets other than the machine's for which the library crates are checked.
-const TARGETS: [&str; 2] = ["aarch64-unknown-linux-gnu", "riscv64gc-unknown-linux-gnu"];
+const TARGETS: [&str; 2] = [ARM, "riscv64gc-unknown-linux-gnu"];
+const ARM: &str = "aarch64-unknown-linux-gnu";
+/// The kernel.
+const KERNEL: &str = "-p paravirt-kernel --features bare-metal";
+/// With which the kernel is compiled for another processor: it is linked at its address, by the linker itself.
+const KERNEL_FLAGS: &str = "-Clinker-flavor=ld.lld -Crelocation-model=static -Cpanic=abort";
+/// The libraries of the system and the linker's own name, which the compiler passes to the linker though the kernel has none.
+const DROPPED: &str = "-flavor|gnu|-lc|-lm|-lrt|-lpthread|-ldl|-lutil|-lgcc*";
 
 /// The crates that build without the standard library, for every processor and with the oldest compiler.
 pub const PORTABLE: &str = "-p hyperv-bindings -p paravirt-platform -p paravirt-shared-memory -p paravirt-device -p paravirt-pci \
@@ -52,15 +59,8 @@ struct Toolchain {
 /// Checks that the library crates build with the oldest compiler, and for other processors, there under clippy too. Returns why that was
 /// skipped, if it was.
 pub fn check() -> Result<Option<String>> {
-    for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg")] {
-        if !tools::has(program) {
-            return Ok(Some(format!(
-                "other compilers: no {program}; install {package}, on Debian or a derivative"
-            )));
-        }
-    }
-    if !Path::new(KEYRING).is_file() {
-        return Ok(Some(format!("other compilers: no {KEYRING}; apt-get install debian-archive-keyring")));
+    if let Some(why) = missing() {
+        return Ok(Some(why));
     }
     let oldest = Toolchain::get(&OLDEST)?;
     for packages in [PORTABLE, PORTABLE_ADAPTERS] {
@@ -70,7 +70,32 @@ pub fn check() -> Result<Option<String>> {
     for target in TARGETS {
         cross.cargo(&format!("check --quiet --target {target} {PORTABLE}"), true)?;
     }
+    cross.cargo(&format!("check --quiet --target {ARM} {KERNEL}"), true)?;
     Ok(None)
+}
+
+/// Builds the kernel for 64-bit ARM, and returns the path of its ELF file; `Err` with the reason if a program that it takes is not there.
+pub fn arm_kernel() -> Result<Result<PathBuf, String>> {
+    if let Some(why) = missing() {
+        return Ok(Err(why));
+    }
+    let cross = Toolchain::get(&CROSS)?;
+    cross.write_linker()?;
+    cross.cargo(&format!("build --quiet --release --target {ARM} {KERNEL}"), false)?;
+    Ok(Ok(cross.target().join(ARM).join("release/paravirt-kernel")))
+}
+
+/// Returns which program or file is missing that the compilers are unpacked with, if one is.
+fn missing() -> Option<String> {
+    for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg")] {
+        if !tools::has(program) {
+            return Some(format!(
+                "other compilers: no {program}; install {package}, on Debian or a derivative"
+            ));
+        }
+    }
+    let has_keyring = Path::new(KEYRING).is_file();
+    (!has_keyring).then(|| format!("other compilers: no {KEYRING}; apt-get install debian-archive-keyring"))
 }
 
 impl Toolchain {
@@ -107,11 +132,38 @@ impl Toolchain {
                 "#!/bin/sh\nexport SYSROOT='{root}/usr'\nexec '{library}/ld-linux-x86-64.so.2' --library-path '{library}' \
                  '{root}/usr/bin/{name}' {arguments} \"$@\"\n"
             );
-            let path = self.starter(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+            self.write_script(name, &text)?;
         }
         Ok(())
+    }
+
+    /// Writes the script that links the kernel for another processor: by the linker of the Rust toolchain, or by LLVM's.
+    fn write_linker(&self) -> Result<()> {
+        let sysroot = tools::output(Command::new("rustc").args(["--print", "sysroot"])).unwrap_or_default();
+        let own = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
+        let linker = if own.is_file() {
+            format!("'{}' -flavor gnu", own.display())
+        } else {
+            tools::need("ld.lld", "lld")?;
+            "ld.lld".into()
+        };
+        let text = format!(
+            "#!/bin/sh\nleft=$#\nwhile [ $left -gt 0 ]; do\n  word=$1; shift; left=$((left - 1))\n  case \"$word\" in {DROPPED}) ;; \
+             *) set -- \"$@\" \"$word\" ;; esac\ndone\nexec {linker} \"$@\"\n"
+        );
+        self.write_script("linker", &text)
+    }
+
+    fn write_script(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.starter(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+
+    /// Cargo's folder for what is compiled with it.
+    fn target(&self) -> PathBuf {
+        tools::target().join(self.folder.file_name().unwrap_or_default())
     }
 
     fn starter(&self, name: &str) -> PathBuf {
@@ -126,12 +178,14 @@ impl Toolchain {
         let words: Vec<&str> = words.split_whitespace().collect();
         let mut command = tools::cargo(&words);
         command.env("RUSTC", self.starter("rustc")).env("CARGO_TERM_COLOR", "never");
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", self.starter("linker"));
+        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", KERNEL_FLAGS);
         if is_clippy {
             // As `cargo clippy -- -D warnings` does.
             command.env("RUSTC_WORKSPACE_WRAPPER", self.starter("clippy-driver"));
             command.env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
         }
-        tools::run(command.arg("--target-dir").arg(tools::target().join(name.as_ref())))
+        tools::run(command.arg("--target-dir").arg(self.target()))
     }
 }
 

@@ -248,32 +248,42 @@ pub fn has_device(device: &str) -> bool {
     output(Command::new("qemu-system-x86_64").args(["-device", &format!("{device},help")])).is_some()
 }
 
-/// Returns the major version of the installed QEMU.
-pub fn qemu_version() -> Option<u32> {
-    let text = output(Command::new("qemu-system-x86_64").arg("--version"))?;
+/// Returns the major version of an installed QEMU.
+fn qemu_version(program: &str) -> Option<u32> {
+    let text = output(Command::new(program).arg("--version"))?;
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
+}
+
+/// Installs QEMU for PCs if there is none.
+pub fn need_qemu() -> Result<()> {
+    need_qemu_for("qemu-system-x86_64", "qemu-system-x86")
+}
+
+/// Installs QEMU for ARM if there is none.
+pub fn need_qemu_for_arm() -> Result<()> {
+    need_qemu_for("qemu-system-aarch64", "qemu-system-arm")
 }
 
 /// Installs QEMU if there is none. On Debian 12 it is installed from the backports: the version in the main archive lacks features
 /// that are tested.
-pub fn need_qemu() -> Result<()> {
-    if qemu_version().is_some_and(|version| version >= 8) {
+fn need_qemu_for(program: &str, package: &str) -> Result<()> {
+    if qemu_version(program).is_some_and(|version| version >= 8) {
         return Ok(());
     }
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let is_bookworm = release.contains("VERSION_CODENAME=bookworm") && release.contains("ID=debian");
     if is_bookworm && let Some(prefix) = installer() {
-        add_backports(&prefix)?;
-        return install(&["qemu-system-x86"], Some("bookworm-backports"));
+        add_backports(&prefix, package)?;
+        return install(&[package], Some("bookworm-backports"));
     }
-    if qemu_version().is_none() {
-        return install(&["qemu-system-x86"], None);
+    if qemu_version(program).is_none() {
+        return install(&[package], None);
     }
     Ok(())
 }
 
 /// Adds Debian 12's backports to apt's sources: a copy of the system's source with the suite's name changed.
-fn add_backports(prefix: &[&str]) -> Result<()> {
+fn add_backports(prefix: &[&str], package: &str) -> Result<()> {
     const FOLDER: &str = "/etc/apt/sources.list.d";
     let new = format!("{FOLDER}/debian-backports.sources");
     let all: String = fs::read_dir(FOLDER)
@@ -289,7 +299,7 @@ fn add_backports(prefix: &[&str]) -> Result<()> {
     let own = fs::read_to_string(format!("{FOLDER}/debian.sources"));
     let stanza = own.as_deref().ok().and_then(|text| text.split("\n\n").find(|s| !s.contains("security")));
     let Some(stanza) = stanza else {
-        bail!("add the suite bookworm-backports to apt's sources and install qemu-system-x86 from it");
+        bail!("add the suite bookworm-backports to apt's sources and install {package} from it");
     };
     let changed: Vec<String> =
         stanza

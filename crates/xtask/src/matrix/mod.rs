@@ -12,15 +12,15 @@ mod socket;
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
 use crate::serve::Fixture;
-use crate::{image, tap, tools};
+use crate::{image, tap, toolchains, tools};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 const MIB: u64 = 1 << 20;
 const DISK1: u64 = 16 * MIB;
@@ -30,6 +30,8 @@ const DISK1: u64 = 16 * MIB;
 struct Usual {
     name: &'static str,
     machine: &'static str,
+    /// Whether the devices are on MMIO.
+    is_mmio: bool,
     /// Properties of every virtio device.
     props: &'static str,
     queues: u16,
@@ -48,7 +50,7 @@ const fn usual(
     cpus: u16,
     block: u16,
 ) -> Usual {
-    Usual { name, machine, props, queues, cpus, block, kernel: "", needs: "" }
+    Usual { name, machine, is_mmio: false, props, queues, cpus, block, kernel: "", needs: "" }
 }
 
 const USUAL: &[Usual] = &[
@@ -75,9 +77,12 @@ const USUAL: &[Usual] = &[
         2,
         512,
     ),
+    usual("aarch64: PCI, messages", "virt", ",packed=on", 4, 2, 4096),
+    usual("aarch64: PCI, GICv3, lines", "virt,gic-version=3", "", 2, 4, 512),
+    Usual { is_mmio: true, ..usual("aarch64: MMIO, one processor", "virt", "", 1, 1, 512) },
     usual("pc no event index", "pc", ",event_idx=off", 1, 1, 512),
-    usual("microvm acpi=on", "microvm,acpi=on", "", 1, 2, 512),
-    usual("microvm acpi=off", "microvm,acpi=off", "", 1, 1, 4096),
+    Usual { is_mmio: true, ..usual("microvm acpi=on", "microvm,acpi=on", "", 1, 2, 512) },
+    Usual { is_mmio: true, ..usual("microvm acpi=off", "microvm,acpi=off", "", 1, 1, 4096) },
     Usual { needs: "in_order", ..usual("pc in order", "pc", ",in_order=on", 1, 1, 512) },
     Usual { needs: "in_order", ..usual("q35 packed in order", "q35", ",packed=on,in_order=on", 4, 2, 512) },
     Usual { kernel: "reenter=linux", ..usual("q35 by the 64-bit Linux boot protocol", "q35", "", 4, 2, 512) },
@@ -89,6 +94,8 @@ const USUAL: &[Usual] = &[
 /// The files and the server that all cases share.
 struct Bench {
     kernel: PathBuf,
+    /// The kernel for 64-bit ARM, or why there is none, once a case needs it.
+    arm_kernel: Mutex<Option<Result<PathBuf, String>>>,
     tree: PathBuf,
     ext4: PathBuf,
     folder: PathBuf,
@@ -107,7 +114,14 @@ type Case<'a> = (String, Box<dyn Fn() -> Result<Outcome> + Send + Sync + 'a>);
 /// Runs the cases whose names contain `filter`; returns how many passed and which were skipped.
 pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> {
     let Fixture { folder, tree, ext4, server } = Fixture::new()?;
-    let bench = Bench { kernel: kernel.into(), tree, ext4, folder: folder.path().into(), port: server.port };
+    let bench = Bench {
+        kernel: kernel.into(),
+        arm_kernel: Mutex::new(None),
+        tree,
+        ext4,
+        folder: folder.path().into(),
+        port: server.port,
+    };
     let mut cases: Vec<Case<'_>> = vec![];
     for (i, case) in USUAL.iter().enumerate() {
         let bench = &bench;
@@ -215,6 +229,16 @@ impl Bench {
         Ok(path)
     }
 
+    /// Returns the kernel for 64-bit ARM, which is built by the first case that asks for it.
+    fn arm_kernel(&self) -> Result<Result<PathBuf, String>> {
+        let mut built = self.arm_kernel.lock().unwrap_or_else(PoisonError::into_inner);
+        if built.is_none() {
+            tools::need_qemu_for_arm()?;
+            *built = Some(toolchains::arm_kernel()?);
+        }
+        Ok(built.clone().unwrap_or_else(|| Err("the kernel was not built".into())))
+    }
+
     fn machine(&self, machine: &str, cpus: u16) -> Machine {
         Machine::new(&self.kernel, machine, cpus, "512M")
     }
@@ -225,10 +249,17 @@ impl Bench {
             return Ok(Outcome::Skipped(why));
         }
         let disk1 = self.scratch(&format!("scratch{number}.img"), DISK1)?;
-        let Usual { props, queues, block, .. } = *case;
-        let is_mmio = case.machine.starts_with("microvm");
+        let Usual { props, queues, block, is_mmio, .. } = *case;
         let bus = if is_mmio { "device" } else { "pci" };
-        let mut machine = self.machine(case.machine, case.cpus);
+        let is_arm = case.machine.starts_with("virt");
+        let mut machine = if is_arm {
+            match self.arm_kernel()? {
+                Ok(kernel) => Machine::arm(&kernel, case.machine, case.cpus, "512M"),
+                Err(why) => return Ok(Outcome::Skipped(why)),
+            }
+        } else {
+            self.machine(case.machine, case.cpus)
+        };
         if is_mmio {
             machine.add("-global virtio-mmio.force-legacy=false");
         }
@@ -241,7 +272,7 @@ impl Bench {
             })
             .collect();
         if is_mmio {
-            // On microvm the last device has the lowest address.
+            // The last device on MMIO has the lowest address.
             disks.reverse();
         }
         disks.iter().for_each(|words| {
@@ -276,7 +307,19 @@ impl Bench {
             );
         }
         must_contain(&transcript, "serial=\"sn1\"")?;
-        must_contain(&transcript, if case.kernel == "reenter=linux" { "entry=linux" } else { "entry=pvh" })?;
+        let entry = match case.kernel {
+            "reenter=linux" => "entry=linux",
+            _ if is_arm => "entry=device-tree",
+            _ => "entry=pvh",
+        };
+        must_contain(&transcript, entry)?;
+        if is_arm {
+            let is_signalled = |how: &str| must_contain(&transcript, &format!("ring=split signalling={how}"));
+            match (is_mmio, case.machine) {
+                (false, "virt") => must_contain(&transcript, "ring=packed signalling=messages")?,
+                _ => is_signalled("line")?,
+            }
+        }
         Ok(Outcome::Passed)
     }
 

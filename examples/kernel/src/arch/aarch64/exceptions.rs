@@ -108,7 +108,7 @@ unsafe extern "C" {
 pub fn install() {
     // SAFETY: the vectors are code that is aligned as they must be.
     unsafe {
-        asm!("msr vbar_el1, {}", "isb", in(reg) &raw const exception_vectors, options(nomem, nostack));
+        asm!("msr vbar_el1, {}", "isb", in(reg) &raw const exception_vectors, options(nostack));
     }
 }
 

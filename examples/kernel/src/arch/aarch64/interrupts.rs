@@ -33,7 +33,8 @@ pub fn handle() {
             _ if id == WAKE => {}
             Some(vector) => dispatch(vector),
             None => {
-                let vector = ROUTED.get(id as usize).and_then(|slot| slot.load(Ordering::Acquire).checked_sub(1));
+                let vector =
+                    ROUTED.get(id as usize).and_then(|slot| slot.load(Ordering::Acquire).checked_sub(1));
                 vector.into_iter().for_each(|vector| dispatch(vector as usize));
             }
         }

@@ -33,8 +33,7 @@ struct Table(UnsafeCell<[u64; ENTRIES]>);
 unsafe impl Sync for Table {}
 
 static ROOT: Table = Table(UnsafeCell::new([0; ENTRIES]));
-static BLOCKS: [Table; 2] =
-    [Table(UnsafeCell::new([0; ENTRIES])), Table(UnsafeCell::new([0; ENTRIES]))];
+static BLOCKS: [Table; 2] = [Table(UnsafeCell::new([0; ENTRIES])), Table(UnsafeCell::new([0; ENTRIES]))];
 
 /// Writes the descriptor of the block at `address`.
 ///

@@ -46,7 +46,8 @@ pub fn init() -> u64 {
 
 /// Sets this processor's timer to raise an interrupt in `nanos` nanoseconds, or to raise none.
 pub fn set_timer(nanos: Option<u64>) {
-    let at = nanos.map(|nanos| counter().saturating_add(scaled(nanos, INVERSE.load(Ordering::Relaxed)).max(1)));
+    let at =
+        nanos.map(|nanos| counter().saturating_add(scaled(nanos, INVERSE.load(Ordering::Relaxed)).max(1)));
     // SAFETY: the timer is this processor's, and its interrupt is handled.
     unsafe {
         if let Some(at) = at {
