@@ -3,7 +3,7 @@
 use crate::{ConfigAccess, Presence};
 use bitflags::bitflags;
 use core::fmt;
-use paravirt_platform::{InterruptLine, Platform, Polarity, Trigger};
+use paravirt_platform::{InterruptLine, Platform, Polarity, Requester, Trigger};
 
 /// Registers that every function has. PCI 3.0 §6.1
 pub(crate) const ID: u8 = 0x00;
@@ -164,6 +164,13 @@ impl<P: Platform> PciFunction<P> {
     /// Returns its address.
     pub fn address(&self) -> Address {
         self.address
+    }
+
+    /// Returns its identity as the sender of messages.
+    pub fn requester(&self) -> Requester {
+        let Address { segment, bus, device, function } = self.address;
+        let id = u16::from(bus) << 8 | u16::from(device & 31) << 3 | u16::from(function & 7);
+        Requester { segment, id }
     }
 
     /// Returns whether there is a function at this address.

@@ -14,6 +14,15 @@ pub struct Message {
     pub data: u32,
 }
 
+/// The device that sends a message, as an interrupt controller or an IOMMU tells devices apart.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Requester {
+    /// The PCI segment group.
+    pub segment: u16,
+    /// The requester id: bus, device and function number, from the upper byte down. PCI Express 6.0 §2.2.6.2
+    pub id: u16,
+}
+
 /// The trigger mode of an interrupt line.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub enum Trigger {
@@ -133,9 +142,11 @@ pub unsafe trait Interrupts: Send + Sync {
     /// Unbinds the handler: blocks until it runs on no processor, and it is not called again. Handlers return soon and take no lock.
     fn unbind(&self, vector: Vector);
 
-    /// Returns the message with which a device raises `vector`; `None` if the platform has no message-signalled interrupts.
-    fn message(&self, vector: Vector) -> Option<Message> {
-        let _ = vector;
+    /// Returns the message with which a device raises `vector`; `None` if it has none, and the device is to use its line. `from` is the
+    /// device, by which an interrupt translation service or interrupt remapping finds what the message means; `None` if the device is on no
+    /// PCI bus.
+    fn message(&self, vector: Vector, from: Option<Requester>) -> Option<Message> {
+        let _ = (vector, from);
         None
     }
 

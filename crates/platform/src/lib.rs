@@ -99,8 +99,8 @@ pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
 pub use fifo::Fifo;
 pub use hyperv::HyperV;
 pub use interrupt::{
-    BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Trigger,
-    Vector,
+    BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Requester,
+    Trigger, Vector,
 };
 pub use io::{MapError, MmioRegion, PortIo, RegisterWord, read_register, write_register};
 pub use page::{PageArc, PageBox, PageRing, PageTable};

@@ -4,7 +4,7 @@ use crate::count::uncounted;
 use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, PAGE_SIZE,
-    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, RunError, Vector,
+    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -415,7 +415,7 @@ unsafe impl Interrupts for Guest {
         self.0.vectors.load(Ordering::SeqCst).saturating_sub(self.bound_handlers() as u32)
     }
 
-    fn message(&self, vector: Vector) -> Option<Message> {
+    fn message(&self, vector: Vector, _from: Option<Requester>) -> Option<Message> {
         Some(Message { address: 0xfee0_0000, data: vector.0 })
     }
 

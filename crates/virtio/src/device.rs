@@ -340,7 +340,7 @@ impl<P: Platform> VirtioDevice<P> {
             let slot = slots.next()?;
             // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound the handler.
             let vector = unsafe { platform.bind(handler, processor) }.ok()?;
-            match platform.message(vector) {
+            match platform.message(vector, transport.requester()) {
                 Some(message) => {
                     transport.set_message(entry, message);
                     *slot = Some(vector);

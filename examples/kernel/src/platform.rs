@@ -10,7 +10,7 @@ use core::time::Duration;
 use paravirt_device::Arm;
 use paravirt_platform::{
     AllocError, BindError, Instant, InterruptLine, Interrupts, MapError, Message, Platform, ProcessorId,
-    Processors, RawDma, RawHandler, RunError, Vector,
+    Processors, RawDma, RawHandler, Requester, RunError, Vector,
 };
 use spin::Mutex;
 
@@ -69,9 +69,9 @@ unsafe impl Interrupts for Machine {
         without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff] = target);
         Ok(vector)
     }
-    fn message(&self, vector: Vector) -> Option<Message> {
+    fn message(&self, vector: Vector, from: Option<Requester>) -> Option<Message> {
         let target = without_interrupts(|| TARGETS.lock()[vector.0 as usize & 0xff]);
-        arch::interrupts::message(vector, target)
+        arch::interrupts::message(vector, target, from)
     }
     fn free_vectors(&self) -> u32 {
         interrupts::free_vectors()

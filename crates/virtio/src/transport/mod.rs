@@ -18,7 +18,7 @@ pub use registers::{DeviceStatus, DeviceType, InterruptStatus};
 use crate::queue::QueueAddresses;
 use core::fmt;
 use core::ptr::NonNull;
-use paravirt_platform::{AllocError, InterruptLine, Message, PageBox, Platform};
+use paravirt_platform::{AllocError, InterruptLine, Message, PageBox, Platform, Requester};
 
 /// A transport of any bus.
 pub type Transport<P> = PageBox<P, dyn VirtioTransport>;
@@ -187,6 +187,11 @@ pub unsafe trait VirtioTransport: Send + 'static {
 
     /// Returns the number of message-signalled interrupts that the device supports; 0 if it supports none.
     fn messages(&self) -> u16;
+
+    /// Returns who sends its messages; `None` if it is on no PCI bus, as by default.
+    fn requester(&self) -> Option<Requester> {
+        None
+    }
 
     /// Programs and unmasks message `entry`.
     fn set_message(&mut self, entry: u16, message: Message);

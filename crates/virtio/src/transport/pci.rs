@@ -9,7 +9,7 @@ use crate::queue::QueueAddresses;
 use core::fmt;
 use core::ptr::NonNull;
 use paravirt_pci::{Bars, Command, FunctionInfo, PciFunction, PciSlot};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform};
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform, Requester};
 
 /// The PCI vendor id of virtio devices, and the range of their modern device ids: `MODERN` plus the device id of §5. VIRTIO 1.3
 /// §4.1.2
@@ -361,6 +361,10 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     fn is_queue_reset(&mut self, index: u16) -> bool {
         self.select(index);
         self.common().read16(common::QUEUE_RESET) == 0 && self.common().read16(common::QUEUE_ENABLE) == 0
+    }
+
+    fn requester(&self) -> Option<Requester> {
+        Some(self.function.requester())
     }
 
     fn messages(&self) -> u16 {

@@ -1,11 +1,12 @@
-//! The interrupt controller: a GICv2, with a frame for messages (v2m) where there is one, or a GICv3. Arm IHI 0048, IHI 0069
+//! The interrupt controller: a GICv2, with a frame for messages (v2m) where there is one, or a GICv3, with its translation service (ITS)
+//! where there is one. Arm IHI 0048, IHI 0069
 
 use super::boot::BootInfo;
-use super::{processors, time};
+use super::{its, processors, time};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use paravirt_firmware::device_tree::Node;
-use paravirt_platform::Message;
+use paravirt_platform::{Message, Requester};
 
 /// Registers of the distributor.
 const CONTROL: u64 = 0x000;
@@ -89,10 +90,13 @@ pub fn init(info: &BootInfo) -> Option<&'static str> {
         MESSAGES.store(kind & 0x3ff, Ordering::Relaxed);
     }
     write(&DISTRIBUTOR, CONTROL, if version == 3 { V3_CONTROL } else { 1 });
+    let service = find(&["arm,gic-v3-its"]).and_then(|node| node.registers().next());
+    let has_service = version == 3 && service.is_some_and(|(base, _)| its::init(base));
     init_processor();
     Some(match (version, MESSAGES.load(Ordering::Relaxed)) {
         (2, 0) => "gic-v2",
         (2, _) => "gic-v2m",
+        _ if has_service => "gic-v3-its",
         _ => "gic-v3",
     })
 }
@@ -124,40 +128,50 @@ fn init_v3_processor() {
         asm!("msr S3_0_C12_C12_7, {}", "isb", in(reg) 1u64, options(nomem, nostack));
     }
     let this = processors::id();
+    let Some((frame, number)) = redistributor(this) else {
+        return log::error!("gic: there is no redistributor for processor {this:#x}");
+    };
+    let base = AtomicU64::new(frame);
+    write(&base, WAKER, read(&base, WAKER) & !IS_ASLEEP);
+    while read(&base, WAKER) & CHILDREN_ASLEEP != 0 {
+        core::hint::spin_loop();
+    }
+    let own = AtomicU64::new(frame + SECOND_FRAME);
+    write(&own, GROUP, u32::MAX);
+    for id in [0, time::INTERRUPT] {
+        write8(&own, PRIORITY + u64::from(id), USUAL);
+        write(&own, SET_ENABLE, 1 << id);
+    }
+    its::init_processor(frame, number);
+}
+
+/// Returns the address of the redistributor of the processor with this affinity, and the processor's number there.
+fn redistributor(affinity: u64) -> Option<(u64, u16)> {
     let mut frame = INTERFACE.load(Ordering::Relaxed);
     loop {
         let base = AtomicU64::new(frame);
         let kind = u64::from(read(&base, TYPE)) | u64::from(read(&base, TYPE + 4)) << 32;
         // The affinity is in four bytes there.
-        if kind >> 32 == (this & 0xff_ffff | this >> 8 & 0xff00_0000) {
-            write(&base, WAKER, read(&base, WAKER) & !IS_ASLEEP);
-            while read(&base, WAKER) & CHILDREN_ASLEEP != 0 {
-                core::hint::spin_loop();
-            }
-            let own = AtomicU64::new(frame + SECOND_FRAME);
-            write(&own, GROUP, u32::MAX);
-            for id in [0, time::INTERRUPT] {
-                write8(&own, PRIORITY + u64::from(id), USUAL);
-                write(&own, SET_ENABLE, 1 << id);
-            }
-            return;
+        if kind >> 32 == (affinity & 0xff_ffff | affinity >> 8 & 0xff00_0000) {
+            return Some((frame, (kind >> 8) as u16));
         }
         if kind & IS_LAST != 0 {
-            return log::error!("gic: there is no redistributor for processor {this:#x}");
+            return None;
         }
         frame += if kind & HAS_FOUR_FRAMES != 0 { 0x4_0000 } else { 0x2_0000 };
     }
 }
 
-/// Takes the pending interrupt of the highest priority; its INTID is in the lowest ten bits.
-pub fn acknowledge() -> u32 {
+/// Takes the pending interrupt of the highest priority; returns its INTID, and what to pass to [`end`].
+pub fn acknowledge() -> (u32, u32) {
     if !is_v3() {
-        return read(&INTERFACE, PROCESSOR_ACKNOWLEDGE);
+        let taken = read(&INTERFACE, PROCESSOR_ACKNOWLEDGE);
+        return (taken & 0x3ff, taken);
     }
     let id: u64;
     // SAFETY: as in `init_v3_processor`.
     unsafe { asm!("mrs {}, S3_0_C12_C12_0", "dsb sy", out(reg) id, options(nostack)) }
-    id as u32
+    (id as u32 & 0xff_ffff, id as u32)
 }
 
 /// Ends an interrupt that [`acknowledge`] returned.
@@ -213,12 +227,18 @@ pub fn send(target: u64, id: u32) {
 
 /// Returns the vector whose message raises the interrupt `id`, if one does.
 pub fn message_vector(id: u32) -> Option<usize> {
+    if id >= its::FIRST {
+        return Some((id - its::FIRST) as usize);
+    }
     let vector = id.checked_sub(FIRST_MESSAGE.load(Ordering::Relaxed))?;
     (vector < MESSAGES.load(Ordering::Relaxed)).then_some(vector as usize)
 }
 
-/// Returns the message that raises `vector` on the processor with this affinity.
-pub fn message(vector: u32, target: u64) -> Option<Message> {
+/// Returns the message with which the device `from` raises `vector` on the processor with this affinity.
+pub fn message(vector: u32, target: u64, from: Option<Requester>) -> Option<Message> {
+    if is_v3() {
+        return its::message(vector, redistributor(target)?.1, from?);
+    }
     if vector >= MESSAGES.load(Ordering::Relaxed) {
         return None;
     }

@@ -3,7 +3,7 @@
 use super::gic;
 use crate::interrupts::{count_timer, dispatch};
 use core::sync::atomic::{AtomicU32, Ordering};
-use paravirt_platform::{BindError, InterruptLine, Message, Trigger, Vector};
+use paravirt_platform::{BindError, InterruptLine, Message, Requester, Trigger, Vector};
 
 /// The vectors that are bound to devices.
 pub const DEVICE_VECTORS: core::ops::Range<usize> = 0..256;
@@ -11,8 +11,8 @@ pub const DEVICE_VECTORS: core::ops::Range<usize> = 0..256;
 const LINES: usize = 256;
 /// Wakes a processor from its wait: an interrupt that processors send each other.
 const WAKE: u32 = 0;
-/// INTIDs from here on are none. GICv2 §3.2
-const NONE: u32 = 1020;
+/// INTIDs that are none. GICv3 §2.2.1
+const NONE: core::ops::Range<u32> = 1020..1024;
 
 /// The vector of each line, plus 1; or 0.
 static ROUTED: [AtomicU32; LINES] = [const { AtomicU32::new(0) }; LINES];
@@ -20,9 +20,8 @@ static ROUTED: [AtomicU32; LINES] = [const { AtomicU32::new(0) }; LINES];
 /// Handles the pending interrupts; called by the entry code.
 pub fn handle() {
     loop {
-        let taken = gic::acknowledge();
-        let id = taken & 0x3ff;
-        if id >= NONE {
+        let (id, taken) = gic::acknowledge();
+        if NONE.contains(&id) {
             return;
         }
         match gic::message_vector(id) {
@@ -61,7 +60,7 @@ pub fn send_wake(id: u64) {
     gic::send(id, WAKE);
 }
 
-/// Returns the message that raises `vector` on the processor with this affinity; `None` if it is none of those that the GIC takes.
-pub fn message(vector: Vector, target: u64) -> Option<Message> {
-    gic::message(vector.0, target)
+/// Returns the message with which the device `from` raises `vector` on the processor with this affinity; `None` if the GIC takes none.
+pub fn message(vector: Vector, target: u64, from: Option<Requester>) -> Option<Message> {
+    gic::message(vector.0, target, from)
 }

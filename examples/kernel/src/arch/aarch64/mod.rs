@@ -6,6 +6,7 @@ pub mod cpu;
 mod exceptions;
 mod gic;
 pub mod interrupts;
+mod its;
 pub mod paging;
 pub mod pci;
 pub mod power;

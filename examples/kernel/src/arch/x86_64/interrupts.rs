@@ -6,7 +6,7 @@ use super::apic;
 use crate::interrupts::{count_timer, dispatch};
 use crate::smp;
 use core::arch::global_asm;
-use paravirt_platform::{BindError, InterruptLine, Message, Vector};
+use paravirt_platform::{BindError, InterruptLine, Message, Requester, Vector};
 use x86_64::VirtAddr;
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
@@ -224,9 +224,9 @@ pub fn send_wake(id: u64) {
 
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
 
-/// Returns the message that raises `vector` on the processor with this APIC id. It has 8 bits for the id; larger ones are replaced by the
+/// Returns the message that raises `vector` on the processor with this APIC id, whichever device sends it. It has 8 bits for the id; larger ones are replaced by the
 /// first processor's.
-pub fn message(vector: Vector, target: u64) -> Option<Message> {
+pub fn message(vector: Vector, target: u64, _from: Option<Requester>) -> Option<Message> {
     let target = u8::try_from(target).or(u8::try_from(smp::id(0))).unwrap_or(0);
     Some(Message { address: MESSAGE_ADDRESS | u64::from(target) << 12, data: vector.0 })
 }
