@@ -26,16 +26,20 @@ pub struct PciSlot<P: Platform> {
 }
 
 impl<P: Platform> PciSlot<P> {
-    /// The function at `address`, which the kernel has enumerated: its bus numbers and addresses are left as they are. `None` if there is
-    /// no function.
+    /// The function at `address`, which the kernel has enumerated: its bus numbers and addresses are left as they are. Nothing is written to
+    /// a bridge, whose BARs are not read. `None` if there is no function.
     ///
     /// # Safety
     ///
     /// No other driver uses the function, and there is one value for it.
     pub unsafe fn read(access: &ConfigAccess<P>, address: Address) -> Option<Self> {
         let info = FunctionInfo::read(access, address)?;
-        // SAFETY: by the contract of this function, nothing else uses its registers.
-        let bars = unsafe { bars(access, address, &info) };
+        let bars = match info.header_type {
+            // SAFETY: by the contract of this function, nothing else uses its registers.
+            HeaderType::Device => unsafe { bars(access, address, &info) },
+            // What is behind a bridge may be in use.
+            _ => Bars::default(),
+        };
         Some(Self { function: PciFunction::new(access, address), info, bars })
     }
 
