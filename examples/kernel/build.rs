@@ -12,12 +12,10 @@ fn main() {
             println!("cargo:rustc-link-arg-bins={argument}");
         }
     }
-    for words in
-        ["--build-id=none", "-z norelro", "-z noexecstack", "-z max-page-size=4096", &format!("-T {script}")]
+    let prefix = if is_native { "-Wl," } else { "" };
+    for word in
+        ["--build-id=none", "-z", "norelro", "-z", "noexecstack", "-z", "max-page-size=4096", "-T", &script]
     {
-        for word in words.split(' ') {
-            let prefix = if is_native { "-Wl," } else { "" };
-            println!("cargo:rustc-link-arg-bins={prefix}{word}");
-        }
+        println!("cargo:rustc-link-arg-bins={prefix}{word}");
     }
 }

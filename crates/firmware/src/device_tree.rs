@@ -50,10 +50,13 @@ struct Scope {
     size_cells: u32,
     /// The phandle of the interrupt parent.
     interrupt_parent: Option<u32>,
+    /// Whether addresses below it are those of processors: all buses above pass them on as they are.
+    is_identity: bool,
 }
 
 /// The values of §2.3.5 for a parent that declares none.
-const DEFAULT_SCOPE: Scope = Scope { address_cells: 2, size_cells: 1, interrupt_parent: None };
+const DEFAULT_SCOPE: Scope =
+    Scope { address_cells: 2, size_cells: 1, interrupt_parent: None, is_identity: true };
 
 /// Reads the big-endian word at `at`.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -197,7 +200,12 @@ impl<'a> Node<'a> {
         self.property("status").is_none_or(|status| matches!(text(status), Some(b"okay" | b"ok")))
     }
 
-    /// Iterates over the ranges of its registers: address and length.
+    /// Whether it is enabled, and its registers are at the addresses that it declares.
+    fn is_usable(&self) -> bool {
+        self.scope.is_identity && self.is_enabled()
+    }
+
+    /// Iterates over the ranges of its registers, as its bus has them: address and length.
     pub fn registers(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
         let (mut rest, scope) = (self.property("reg").unwrap_or_default(), self.scope);
         core::iter::from_fn(move || {
@@ -224,6 +232,9 @@ impl<'a> Node<'a> {
             address_cells: self.number("#address-cells").unwrap_or(DEFAULT_SCOPE.address_cells),
             size_cells: self.number("#size-cells").unwrap_or(DEFAULT_SCOPE.size_cells),
             interrupt_parent: self.number("interrupt-parent").or(self.scope.interrupt_parent),
+            // The root has no such property; a bus without it passes nothing on, and one with a value translates.
+            is_identity: self.is_usable()
+                && (self.name.is_empty() || self.property("ranges").is_some_and(<[u8]>::is_empty)),
         }
     }
 }
@@ -250,9 +261,9 @@ fn interrupt(controller: &Node<'_>, specifier: &[u8]) -> Option<InterruptLine> {
     })
 }
 
-/// Returns the virtio MMIO devices that the tree declares.
+/// Returns the virtio MMIO devices that the tree declares. One on a bus that translates addresses is left out.
 pub fn virtio_mmio_devices(tree: DeviceTree<'_>) -> impl Iterator<Item = VirtioMmio> {
-    let is_one = |node: &Node<'_>| node.is_compatible("virtio,mmio") && node.is_enabled();
+    let is_one = |node: &Node<'_>| node.is_usable() && node.is_compatible("virtio,mmio");
     tree.nodes().filter(is_one).filter_map(|node| {
         let (base, len) = node.registers().next().filter(|(_, len)| *len > 0)?;
         Some(VirtioMmio::new(base, len, node.interrupt()))
@@ -273,9 +284,9 @@ pub struct HostBridge<'a> {
     pub last: u8,
 }
 
-/// Returns the PCI host bridges that the tree declares.
+/// Returns the PCI host bridges that the tree declares. One on a bus that translates addresses is left out.
 pub fn host_bridges(tree: DeviceTree<'_>) -> impl Iterator<Item = HostBridge<'_>> {
-    let is_one = |node: &Node<'_>| node.is_compatible("pci-host-ecam-generic") && node.is_enabled();
+    let is_one = |node: &Node<'_>| node.is_usable() && node.is_compatible("pci-host-ecam-generic");
     tree.nodes().filter(is_one).filter_map(|node| {
         let (base, len) = node.registers().next()?;
         let buses = node.property("bus-range").unwrap_or_default();
@@ -492,6 +503,28 @@ mod tests {
         let bytes = tree.finish();
         let bridge = host_bridges(DeviceTree::parse(&bytes).unwrap()).next().unwrap();
         assert_eq!((bridge.segment, bridge.first, bridge.last, bridge.ecam), (3, 0x10, 0x11, 0x3f00_0000));
+    }
+
+    #[test]
+    fn devices_on_a_bus_that_translates_addresses_are_left_out() {
+        let found = |ranges: Option<&[u32]>, status: &str| {
+            let mut tree = Writer::default();
+            tree.node("", |root| {
+                root.node("bus@1c000000", |bus| {
+                    bus.cells("#address-cells", &[2]);
+                    bus.cells("#size-cells", &[1]);
+                    ranges.into_iter().for_each(|ranges| bus.cells("ranges", ranges));
+                    bus.text("status", status);
+                    bus.node("virtio@130000", |device| {
+                        device.cells("reg", &[0, 0x13_0000, 0x200]);
+                        device.text("compatible", "virtio,mmio");
+                    });
+                });
+            });
+            virtio_mmio_devices(DeviceTree::parse(&tree.finish()).unwrap()).count()
+        };
+        assert_eq!((found(Some(&[]), "okay"), found(Some(&[]), "disabled"), found(None, "okay")), (1, 0, 0));
+        assert_eq!(found(Some(&[0, 0, 0, 0x1c00_0000, 0x20_0000]), "okay"), 0);
     }
 
     #[test]

@@ -40,6 +40,37 @@ pub(crate) fn bus_numbers<P: Platform>(access: &ConfigAccess<P>, at: Address) ->
     is_valid.then_some((secondary, subordinate.min(last)))
 }
 
+/// Returns the requester id of what is behind the bridge at `at`, whose secondary bus is `secondary`, if the bridge replaces it: one to
+/// conventional PCI takes ownership of what it passes on. PCI Express to PCI/PCI-X Bridge 1.0 §2.3
+pub(crate) fn alias<P: Platform>(access: &ConfigAccess<P>, at: Address, secondary: u8) -> Option<u16> {
+    /// The type of a PCI Express bridge to PCI, in its capabilities. PCI Express 6.0 §7.5.3.2
+    const TO_PCI: u32 = 7;
+    match express_capability(&PciFunction::new(access, at)) {
+        None => Some(at.requester_id()),
+        Some((_, word)) if word >> 20 & 0xf == TO_PCI => Some(u16::from(secondary) << 8),
+        Some(_) => None,
+    }
+}
+
+/// Returns the offset of the PCI Express capability, and its first word. PCI Express 6.0 §7.5.3
+pub(crate) fn express_capability<P: Platform>(function: &PciFunction<P>) -> Option<(u8, u32)> {
+    const POINTER: u8 = 0x34;
+    const PCI_EXPRESS: u8 = 0x10;
+    let mut at = function.read(POINTER) as u8 & 0xfc;
+    // A list of capabilities has at most 48 entries.
+    for _ in 0..48 {
+        if at < 0x40 {
+            return None;
+        }
+        let word = function.read(at);
+        if word as u8 == PCI_EXPRESS {
+            return Some((at, word));
+        }
+        at = (word >> 8) as u8 & 0xfc;
+    }
+    None
+}
+
 /// Returns the memory window and the prefetchable window of a bridge, if they are open.
 pub(crate) fn bridge_windows<P: Platform>(access: &ConfigAccess<P>, at: Address) -> [Option<Window>; 2] {
     let open = |start: u64, last: u64| {

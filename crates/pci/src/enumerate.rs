@@ -2,8 +2,8 @@
 
 use crate::bar::set_address;
 use crate::bridge::{
-    BUS_NUMBERS, MEMORY_WINDOW, PREFETCH_BASE_HIGH, PREFETCH_LIMIT_HIGH, PREFETCH_WINDOW, bridge_windows,
-    bus_numbers,
+    BUS_NUMBERS, MEMORY_WINDOW, PREFETCH_BASE_HIGH, PREFETCH_LIMIT_HIGH, PREFETCH_WINDOW, alias,
+    bridge_windows, bus_numbers,
 };
 use crate::function::{HEADER_TYPE, MULTI_FUNCTION};
 use crate::{
@@ -117,7 +117,7 @@ pub unsafe fn enumerate<P: Platform>(
         if walk.seen.contains(bus) {
             let devices = walk.devices(bus);
             // SAFETY: the caller upholds the same contract.
-            unsafe { visit_functions(access, bus, devices, &declared, &mut visit) };
+            unsafe { visit_functions(access, bus, devices, walk.alias(bus), &declared, &mut visit) };
         }
     }
 }
@@ -146,7 +146,7 @@ pub unsafe fn enumerate_device<P: Platform>(
     // SAFETY: as above; the addresses are unused and forwarded to the bus.
     unsafe {
         assign(access, bus, devices, is_driven, unused);
-        visit_functions(access, bus, devices, declared, &mut visit);
+        visit_functions(access, bus, devices, None, declared, &mut visit);
     }
 }
 
@@ -236,6 +236,7 @@ unsafe fn visit_functions<P: Platform>(
     access: &ConfigAccess<P>,
     bus: u8,
     devices: u32,
+    alias: Option<u16>,
     declared: &Windows,
     visit: &mut impl FnMut(PciSlot<P>),
 ) {
@@ -251,7 +252,7 @@ unsafe fn visit_functions<P: Platform>(
             }
             is_forwarded
         });
-        visit(PciSlot { function: PciFunction::new(access, address), info, bars });
+        visit(PciSlot { function: PciFunction::new(access, address).with_alias(alias), info, bars });
     }
 }
 
@@ -317,6 +318,8 @@ struct Walk<'a, P: Platform> {
     highest: u8,
     /// The buses that this pass has reached.
     seen: BusSet,
+    /// The requester id of what is on a bus, if a bridge above replaces it; or 0.
+    aliases: [u16; 256],
     /// The buses whose devices are known, and these devices, a bit each.
     known: BusSet,
     devices: [u32; 256],
@@ -330,6 +333,7 @@ impl<'a, P: Platform> Walk<'a, P> {
             last: access.buses().1,
             highest: first,
             seen: BusSet::default(),
+            aliases: [0; 256],
             known: BusSet::default(),
             devices: [0; 256],
         }
@@ -349,6 +353,11 @@ impl<'a, P: Platform> Walk<'a, P> {
             }
         }
         self.devices.get(usize::from(bus)).copied().unwrap_or(0)
+    }
+
+    /// The requester id of what is on a bus, if it is not its own.
+    fn alias(&self, bus: u8) -> Option<u16> {
+        self.aliases.get(usize::from(bus)).copied().filter(|alias| *alias != 0)
     }
 
     /// Writes a register of the bridge at `at`.
@@ -422,6 +431,11 @@ impl<'a, P: Platform> Walk<'a, P> {
                 next
             }
         };
+        // The bridge next to the root is the one whose id arrives there.
+        let alias = self.alias(at.bus).or_else(|| alias(self.access, at, secondary));
+        if let Some(slot) = self.aliases.get_mut(usize::from(secondary)) {
+            *slot = alias.unwrap_or(0);
+        }
         let had_windows = bridge_windows(self.access, at).iter().any(Option::is_some);
         if had_windows {
             // Firmware has set its windows: functions behind it without an address cannot be assigned one.

@@ -27,6 +27,13 @@ pub struct Address {
     pub function: u8,
 }
 
+impl Address {
+    /// The requester id of the function: bus, device and function number.
+    pub(crate) fn requester_id(self) -> u16 {
+        u16::from(self.bus) << 8 | u16::from(self.device & 31) << 3 | u16::from(self.function & 7)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:02x}:{:02x}.{}", self.segment, self.bus, self.device, self.function)
@@ -111,12 +118,15 @@ pub struct PciFunction<P: Platform> {
     address: Address,
     presence: Option<Presence<P>>,
     line: Option<InterruptLine>,
+    /// The requester id that its messages have behind a bridge to conventional PCI, if it is not its own.
+    alias: Option<u16>,
 }
 
 impl<P: Platform> Clone for PciFunction<P> {
     fn clone(&self) -> Self {
-        let Self { access, address, presence, line } = self;
-        Self { access: access.clone(), address: *address, presence: presence.clone(), line: *line }
+        let Self { access, address, presence, line, alias } = self;
+        let (access, presence) = (access.clone(), presence.clone());
+        Self { access, address: *address, presence, line: *line, alias: *alias }
     }
 }
 
@@ -129,7 +139,7 @@ impl<P: Platform> fmt::Debug for PciFunction<P> {
 impl<P: Platform> PciFunction<P> {
     /// Creates access to the function at `address`, which need not exist.
     pub fn new(access: &ConfigAccess<P>, address: Address) -> Self {
-        Self { access: access.clone(), address, presence: None, line: None }
+        Self { access: access.clone(), address, presence: None, line: None, alias: None }
     }
 
     /// The same function, until `presence` says that it is gone.
@@ -166,11 +176,19 @@ impl<P: Platform> PciFunction<P> {
         self.address
     }
 
-    /// Returns its identity as the sender of messages.
+    /// The same function, whose messages have this requester id.
+    pub(crate) fn with_alias(mut self, alias: Option<u16>) -> Self {
+        self.alias = alias;
+        self
+    }
+
+    /// Returns its identity as the sender of messages. Behind a bridge to conventional PCI it is the bridge's, as far as the enumeration
+    /// has found the function. PCI Express to PCI/PCI-X Bridge 1.0 §2.3
     pub fn requester(&self) -> Requester {
-        let Address { segment, bus, device, function } = self.address;
-        let id = u16::from(bus) << 8 | u16::from(device & 31) << 3 | u16::from(function & 7);
-        Requester { segment, id }
+        Requester {
+            segment: self.address.segment,
+            id: self.alias.unwrap_or_else(|| self.address.requester_id()),
+        }
     }
 
     /// Returns whether there is a function at this address.

@@ -1,6 +1,7 @@
 //! Hot plug: the registers by which a host says that devices come and go, and by which the guest gives one back.
 
 use crate::PciFunction;
+use crate::bridge::express_capability;
 use core::fmt;
 use paravirt_platform::{MapError, MmioRegion, Platform};
 
@@ -142,9 +143,6 @@ pub struct HotPlugPort<P: Platform> {
     is_requested: bool,
 }
 
-/// The PCI Express capability. PCI Express 6.0 §7.5.3
-const PCI_EXPRESS: u8 = 0x10;
-const CAPABILITIES: u8 = 0x34;
 /// Port types with a slot: root port and downstream port of a switch.
 const SLOT_PORTS: [u32; 2] = [4, 6];
 const SLOT_IMPLEMENTED: u32 = 1 << 8;
@@ -172,32 +170,21 @@ impl<P: Platform> HotPlugPort<P> {
     /// Returns the slot of `function`; `None` if it is not a port with a slot that takes devices while the machine runs. `is_occupied`
     /// tells whether the slot has a device that is in use.
     pub fn find(function: &PciFunction<P>, is_occupied: bool) -> Option<Self> {
-        let mut capability = function.read(CAPABILITIES) as u8 & 0xfc;
-        // A list of capabilities has at most 48 entries.
-        for _ in 0..48 {
-            if capability < 0x40 {
-                return None;
-            }
-            let word = function.read(capability);
-            if word as u8 == PCI_EXPRESS {
-                let (kind, has_slot) = (word >> 20 & 0xf, word >> 16 & SLOT_IMPLEMENTED != 0);
-                let slot = function.read(capability.checked_add(SLOT_CAPABILITIES)?);
-                if !SLOT_PORTS.contains(&kind) || !has_slot || slot & HOT_PLUG_CAPABLE == 0 {
-                    return None;
-                }
-                let slot = if is_occupied { Slot::Occupied } else { Slot::Empty };
-                let mut port = Self { function: function.clone(), capability, slot, is_requested: false };
-                if is_occupied {
-                    // That the device came before it was found is not news; that the host has asked for it since is.
-                    let (_, status) = port.control();
-                    port.is_requested = is_request(status);
-                    port.write(SLOT_STATUS, status & (BUTTON | PRESENCE_CHANGED | LINK_CHANGED));
-                }
-                return Some(port);
-            }
-            capability = (word >> 8) as u8 & 0xfc;
+        let (capability, word) = express_capability(function)?;
+        let (kind, has_slot) = (word >> 20 & 0xf, word >> 16 & SLOT_IMPLEMENTED != 0);
+        let slot = function.read(capability.checked_add(SLOT_CAPABILITIES)?);
+        if !SLOT_PORTS.contains(&kind) || !has_slot || slot & HOT_PLUG_CAPABLE == 0 {
+            return None;
         }
-        None
+        let slot = if is_occupied { Slot::Occupied } else { Slot::Empty };
+        let mut port = Self { function: function.clone(), capability, slot, is_requested: false };
+        if is_occupied {
+            // That the device came before it was found is not news; that the host has asked for it since is.
+            let (_, status) = port.control();
+            port.is_requested = is_request(status);
+            port.write(SLOT_STATUS, status & (BUTTON | PRESENCE_CHANGED | LINK_CHANGED));
+        }
+        Some(port)
     }
 
     fn at(&self, register: u8) -> u8 {

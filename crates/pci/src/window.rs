@@ -100,9 +100,9 @@ impl Windows {
                 .filter(|window| around(window))
                 .for_each(|window| window.end = start);
             self.add(Window { start: end, end: upper });
-        } else {
-            self.reserve(start, size);
         }
+        // What is in another window, or in one that could not be split.
+        self.reserve(start, size);
     }
 
     /// Returns `size` bytes at `address`, which nothing uses any more, for later allocations. They are lost if they adjoin no window and

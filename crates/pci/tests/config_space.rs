@@ -76,6 +76,32 @@ fn an_address_that_the_host_bridge_does_not_forward_is_not_a_bar() {
     assert_eq!(walk(&guest, Windows::new())[0].1.len(), 1);
 }
 
+/// An interrupt translation service sees the bridge next to the root as the sender of a message.
+#[test]
+fn behind_a_bridge_to_conventional_pci_messages_have_the_bridge_s_id() {
+    let (guest, bus) = machine(&[
+        (1, PciDevice::bridge(1, 2, 0xc010_0000..0xc020_0000)),
+        (2, PciDevice::bridge(3, 3, 0xc020_0000..0xc030_0000).with_slot()),
+    ]);
+    bus.add_at((1, 4, 0), PciDevice::bridge(2, 2, 0xc010_0000..0xc020_0000));
+    for at in [(0, 3, 1), (1, 5, 0), (2, 6, 0), (3, 0, 0)] {
+        bus.add_at(at, function(&[]));
+    }
+    bus.add_at((0, 3, 0), function(&[]).with_functions());
+    let mut found = vec![];
+    // SAFETY: the ports are the model's, and nothing else uses it.
+    unsafe {
+        let access = ConfigAccess::ports(&guest);
+        let visit = |slot: paravirt_pci::PciSlot<_>| {
+            found.push((slot.address().bus, slot.address().device, slot.function().requester().id));
+        };
+        enumerate(&access, 0, &mut Windows::new(), |_| true, visit);
+    }
+    let ids = |bus| found.iter().filter(|(at, ..)| *at == bus).map(|(.., id)| *id).collect::<Vec<_>>();
+    assert_eq!(ids(0), [0x8, 0x10, 0x18, 0x19]);
+    assert_eq!((ids(1), ids(2), ids(3)), (vec![0x8, 0x8], vec![0x8], vec![0x300]));
+}
+
 #[test]
 fn an_empty_bus_is_read_once_a_device() {
     let (guest, bus) = machine(&[]);

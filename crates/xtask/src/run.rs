@@ -261,7 +261,7 @@ fn check(options: &Options, host: Host) -> Result<()> {
         let is_linux = bytes.get(0x202..0x206) == Some(b"HdrS");
         ensure!(
             bytes.starts_with(b"\x7fELF") || is_linux,
-            "{} is no kernel: give an ELF file with a PVH note, or a bzImage",
+            "{} is no kernel: give an ELF file, for x86_64 with a PVH note, or a bzImage",
             kernel.display()
         );
     }

@@ -90,12 +90,14 @@ fn missing() -> Option<String> {
     for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg")] {
         if !tools::has(program) {
             return Some(format!(
-                "other compilers: no {program}; install {package}, on Debian or a derivative"
+                "compilers from Debian's packages: no {program}; install {package}, on Debian or a derivative"
             ));
         }
     }
     let has_keyring = Path::new(KEYRING).is_file();
-    (!has_keyring).then(|| format!("other compilers: no {KEYRING}; apt-get install debian-archive-keyring"))
+    (!has_keyring).then(|| {
+        format!("compilers from Debian's packages: no {KEYRING}; apt-get install debian-archive-keyring")
+    })
 }
 
 impl Toolchain {
@@ -178,6 +180,8 @@ impl Toolchain {
         let words: Vec<&str> = words.split_whitespace().collect();
         let mut command = tools::cargo(&words);
         command.env("RUSTC", self.starter("rustc")).env("CARGO_TERM_COLOR", "never");
+        // Cargo would take these instead of the flags of the target.
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", self.starter("linker"));
         command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", KERNEL_FLAGS);
         if is_clippy {

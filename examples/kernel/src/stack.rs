@@ -1,4 +1,4 @@
-//! How deep calls go on the boot stack. Interrupts have stacks of their own.
+//! How deep calls go on the boot stack. Interrupts have stacks of their own on x86-64; on ARM they count as calls.
 
 use crate::arch::cpu::stack_pointer;
 

@@ -12,6 +12,7 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("disks by serial number and by address", Bench::disk_names),
     ("a PCI bus of the kernel's own", Bench::own_bus),
     ("the stack that the search for devices takes", Bench::stack),
+    ("aarch64: behind a bridge to conventional PCI", Bench::conventional),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
 ];
@@ -132,6 +133,30 @@ impl Bench {
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         must_fit_the_stack(&transcript)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// The bridge replaces the sender of a message, by which the translation service finds what it means.
+    fn conventional(&self) -> Result<Outcome> {
+        let kernel = match self.arm_kernel()? {
+            Ok(kernel) => kernel,
+            Err(why) => return Ok(Outcome::Skipped(why)),
+        };
+        for bridges in [
+            "-device pcie-pci-bridge,id=b",
+            "-device i82801b11-bridge,id=a -device pci-bridge,id=b,bus=a,chassis_nr=1",
+        ] {
+            let mut machine = crate::guest::Machine::arm(&kernel, "virt,gic-version=3", 2, "512M");
+            machine.drive("d0", &self.ext4, ",readonly=on").add(bridges);
+            machine.add("-device virtio-blk-pci,drive=d0,bus=b,addr=1");
+            machine.command_line = "list mount=disk0".into();
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_contain(&transcript, "signalling=messages")?;
+            for line in crate::image::expected_files(&self.tree)? {
+                must_contain(&transcript, &line)?;
+            }
+        }
         Ok(Outcome::Passed)
     }
 

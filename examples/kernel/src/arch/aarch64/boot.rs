@@ -118,7 +118,9 @@ impl BootInfo {
         let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
         let mut this = Self { tree, ram: [Memory::default(); RANGES], ranges: 0, ignored_ranges: 0 };
         let Some(parsed) = this.tree() else { return this };
-        let memory = parsed.nodes().filter(|node| node.property("device_type") == Some(b"memory\0"));
+        let memory = parsed
+            .nodes()
+            .filter(|node| node.is_enabled() && node.property("device_type") == Some(b"memory\0"));
         // The tree itself is not memory to allocate.
         let taken = address & !4095..(address + tree.map_or(0, <[u8]>::len) as u64).next_multiple_of(4096);
         for (start, len) in memory.flat_map(|node| node.registers()) {
@@ -187,7 +189,9 @@ extern "C" fn rust_start(tree: u64) -> ! {
     let tree = if tree == 0 { DEFAULT_TREE } else { tree };
     // SAFETY: everything is mapped, and the loader's tree is not in memory that the kernel allocates.
     let info = unsafe { BootInfo::read(tree) };
-    let port = info.tree().and_then(|tree| tree.nodes().find(|node| node.is_compatible("arm,pl011")));
+    let port = info
+        .tree()
+        .and_then(|tree| tree.nodes().find(|node| node.is_enabled() && node.is_compatible("arm,pl011")));
     console::set_base(port.and_then(|port| port.registers().next()).map(|(base, _)| base));
     crate::main(info)
 }

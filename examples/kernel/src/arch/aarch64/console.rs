@@ -7,7 +7,10 @@ const DEFAULT: u64 = 0x900_0000;
 /// Registers.
 const DATA: u64 = 0x00;
 const FLAGS: u64 = 0x18;
+const CONTROL: u64 = 0x30;
 const TRANSMIT_FULL: u32 = 1 << 5;
+/// The port, its transmitter and its receiver.
+const ENABLE: u32 = 1 << 0 | 1 << 8 | 1 << 9;
 
 /// The address of its registers; 0 for no port.
 static BASE: AtomicU64 = AtomicU64::new(DEFAULT);
@@ -17,8 +20,14 @@ pub fn set_base(base: Option<u64>) {
     BASE.store(base.unwrap_or(0), Ordering::Relaxed);
 }
 
-/// Nothing: the port sends bytes as it is.
-pub fn init() {}
+/// Switches the port on; its rate does not matter to an emulated port.
+pub fn init() {
+    let base = BASE.load(Ordering::Relaxed);
+    if base != 0 {
+        // SAFETY: as in `has_room`.
+        unsafe { ((base + CONTROL) as *mut u32).write_volatile(ENABLE) }
+    }
+}
 
 /// Returns whether the port takes a byte.
 pub fn has_room() -> bool {

@@ -6,16 +6,16 @@ use core::arch::asm;
 /// The mask of interrupts (IRQ) in DAIF.
 const MASKED: u64 = 1 << 7;
 
-/// Masks interrupts.
+/// Masks interrupts. Accesses to memory stay on their side of this, as the compiler is not told otherwise.
 pub fn disable_interrupts() {
     // SAFETY: masks interrupts of this processor.
-    unsafe { asm!("msr daifset, #2", options(nomem, nostack)) }
+    unsafe { asm!("msr daifset, #2", options(nostack)) }
 }
 
 /// Takes interrupts from now on.
 pub fn enable_interrupts() {
     // SAFETY: the exception vectors are installed.
-    unsafe { asm!("msr daifclr, #2", options(nomem, nostack)) }
+    unsafe { asm!("msr daifclr, #2", options(nostack)) }
 }
 
 /// Waits for an interrupt, one that is masked too.
@@ -34,7 +34,7 @@ pub fn enable_interrupts_and_wait() {
 pub fn without_interrupts<R>(work: impl FnOnce() -> R) -> R {
     let before: u64;
     // SAFETY: reads a register.
-    unsafe { asm!("mrs {}, daif", out(reg) before, options(nomem, nostack)) }
+    unsafe { asm!("mrs {}, daif", out(reg) before, options(nostack)) }
     disable_interrupts();
     let result = work();
     if before & MASKED == 0 {

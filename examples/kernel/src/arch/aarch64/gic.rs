@@ -73,7 +73,9 @@ pub fn init(info: &BootInfo) -> Option<&'static str> {
         let mut ranges = node.registers().map(|(base, _)| base);
         Some((ranges.next()?, ranges.next()?))
     };
-    let find = |names: &[&str]| tree.nodes().find(|node| names.iter().any(|name| node.is_compatible(name)));
+    let find = |names: &[&str]| {
+        tree.nodes().find(|node| node.is_enabled() && names.iter().any(|name| node.is_compatible(name)))
+    };
     let old = find(&["arm,cortex-a15-gic", "arm,gic-400"]);
     let (version, (distributor, interface)) = match find(&["arm,gic-v3"]) {
         Some(node) => (3, registers(node)?),
@@ -216,6 +218,8 @@ pub fn disable(id: u32) {
 pub fn send(target: u64, id: u32) {
     if !is_v3() {
         let bit = BITS[target as usize & 7].load(Ordering::Relaxed);
+        // SAFETY: orders writes: what was written for the other processor is there before it is woken.
+        unsafe { asm!("dsb ishst", options(nostack)) }
         return write(&DISTRIBUTOR, SOFTWARE, u32::from(bit) << 16 | id);
     }
     let [first, second, third, ..] = target.to_le_bytes();

@@ -2,6 +2,7 @@
 
 use crate::arch::cpu::without_interrupts;
 use crate::memory;
+use crate::smp::MAX_PROCESSORS;
 use core::arch::asm;
 use core::num::NonZeroUsize;
 use paravirt_platform::{Message, PAGE_SIZE, Requester};
@@ -33,14 +34,15 @@ const CONFIGURATION: u64 = 0x70;
 const PENDING: u64 = 0x78;
 const REDISTRIBUTOR_CACHED: u64 = 7 << 7 | 1 << 10;
 const PENDING_IS_ZERO: u64 = 1 << 62;
-/// In the configuration of an interrupt: a priority that is not masked, and that it is enabled.
-const ENABLED: u8 = 0xa1;
+/// In the configuration of an interrupt: a priority that is not masked, a bit that is always set, and that it is enabled.
+const ENABLED: u8 = 0xa3;
 /// Commands.
 const SYNC: u64 = 0x05;
 const MAP_DEVICE: u64 = 0x08;
 const MAP_COLLECTION: u64 = 0x09;
 const MAP_EVENT: u64 = 0x0a;
 const INVALIDATE: u64 = 0x0c;
+const DISCARD: u64 = 0x0f;
 const COMMAND_LEN: u64 = 32;
 /// Memory that the service reads is aligned to this.
 const ALIGN: u64 = 64 << 10;
@@ -60,10 +62,10 @@ struct Service {
     by_address: bool,
     /// The length of an entry of a device's table.
     entry_len: u64,
-    /// The devices that have a table.
-    devices: [Option<u16>; MAX_DEVICES],
+    /// The devices that have a table, and their mapped events, a bit each.
+    devices: [Option<(u16, [u64; 4])>; MAX_DEVICES],
     /// The redistributors, by the processor's number.
-    redistributors: [u64; MAX_DEVICES],
+    redistributors: [u64; MAX_PROCESSORS],
 }
 
 static SERVICE: Mutex<Option<Service>> = Mutex::new(None);
@@ -113,6 +115,7 @@ pub fn init(base: u64) -> bool {
         }
         write(base + COMMANDS, VALID | CACHED | queue);
         write(base + WRITE, 0);
+        barrier();
         enable(base + CONTROL);
         Some(Service {
             base,
@@ -122,7 +125,7 @@ pub fn init(base: u64) -> bool {
             by_address: kind & 1 << 19 != 0,
             entry_len: (kind >> 4 & 15) + 1,
             devices: [None; MAX_DEVICES],
-            redistributors: [0; MAX_DEVICES],
+            redistributors: [0; MAX_PROCESSORS],
         })
     };
     let service = prepare();
@@ -175,14 +178,25 @@ impl Service {
 
     /// Gives a device a table of its events, unless it has one; `None` if there is no room.
     fn add_device(&mut self, device: u16) -> Option<()> {
-        if self.devices.contains(&Some(device)) {
+        if self.devices.iter().flatten().any(|(known, _)| *known == device) {
             return Some(());
         }
         let free = self.devices.iter().position(Option::is_none)?;
         let table = allocate(self.entry_len << EVENT_BITS)?;
         self.command([MAP_DEVICE | u64::from(device) << 32, EVENT_BITS - 1, VALID | table, 0]);
-        self.devices[free] = Some(device);
+        self.devices[free] = Some((device, [0; 4]));
         Some(())
+    }
+
+    /// Marks an event of a device as mapped; returns whether it was.
+    fn mark_mapped(&mut self, device: u16, event: u32) -> bool {
+        let Some((_, events)) = self.devices.iter_mut().flatten().find(|(known, _)| *known == device) else {
+            return false;
+        };
+        let (word, bit) = (&mut events[event as usize >> 6 & 3], 1 << (event & 63));
+        let was_mapped = *word & bit != 0;
+        *word |= bit;
+        was_mapped
     }
 }
 
@@ -196,6 +210,14 @@ pub fn message(vector: u32, processor: u16, from: Requester) -> Option<Message> 
         unsafe { ((service.configuration + u64::from(vector)) as *mut u8).write_volatile(ENABLED) }
         barrier();
         let (device, event) = (u64::from(from.id) << 32, u64::from(vector));
+        // An event that was mapped for another processor is not mapped again otherwise.
+        if service.mark_mapped(from.id, vector) {
+            service.command([DISCARD | device, event, 0, 0]);
+        }
+        // An event that was mapped for another processor is not mapped again otherwise.
+        if service.mark_mapped(from.id, vector) {
+            service.command([DISCARD | device, event, 0, 0]);
+        }
         service.command([
             MAP_EVENT | device,
             event | u64::from(FIRST + vector) << 32,

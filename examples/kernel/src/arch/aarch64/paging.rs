@@ -16,8 +16,8 @@ const VALID_BLOCK: u64 = 1;
 const ACCESSED: u64 = 1 << 10;
 const INNER_SHAREABLE: u64 = 3 << 8;
 const NEVER_EXECUTE: u64 = 3 << 53;
-/// The kinds of memory, as numbers in MAIR: normal memory, written back; and registers of devices, without early write acknowledgement
-/// withheld.
+/// The kinds of memory, as numbers in MAIR: normal memory, written back; and registers of devices, whose writes may be acknowledged early
+/// (Device-nGnRE).
 const NORMAL: u64 = 0 << 2;
 const DEVICE: u64 = 1 << 2;
 const KINDS: u64 = 0xff | 0x04 << 8;
