@@ -1,6 +1,7 @@
 //! PCI devices that are added and removed while the kernel runs, and the power button.
 
 use super::{Bench, MIB, Outcome, must_contain, must_end};
+use crate::guest::{Machine, Running};
 use crate::qmp::Qmp;
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -28,12 +29,28 @@ fn at_a_port(bench: &Bench) -> Result<Outcome> {
     plug(bench, "hot-port", "q35", &port, "rp0", "pci:0000:01:00.0")
 }
 
+/// Starts a machine whose kernel waits for events for a minute at most; `name` is that of its QMP socket.
+fn start_idle(bench: &Bench, name: &str, mut machine: Machine) -> Result<(Running, Qmp)> {
+    let socket = bench.folder.join(name);
+    machine.qmp = Some(socket.clone());
+    machine.command_line = "idle=60".into();
+    let mut running = machine.start()?;
+    running.wait_for("idle=begin")?;
+    Ok((running, Qmp::connect(&socket)?))
+}
+
+/// Checks that the kernel could flush the second disk before it gave it back.
+fn must_be_flushed(running: &mut Running) -> Result<()> {
+    let flushed = running.wait_for("event=flushed device=disk1")?;
+    ensure!(!flushed.contains("error"), "{flushed}");
+    Ok(())
+}
+
 /// Adds a disk and a card in turn, reads from the disk, and removes them, three times.
 fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: &str) -> Result<Outcome> {
     let disks =
         [bench.scratch(&format!("{name}-0.img"), MIB)?, bench.scratch(&format!("{name}-1.img"), MIB)?];
     std::fs::write(&disks[1], [0x5a; MIB as usize])?;
-    let socket = bench.folder.join(name);
     let mut machine = bench.machine(machine, 2);
     machine.drive("d0", &disks[0], "").add("-device virtio-blk-pci,drive=d0");
     machine.add(more);
@@ -41,11 +58,7 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
         "-blockdev driver=file,filename={},node-name=n1 -netdev user,id=c1",
         disks[1].display()
     ));
-    machine.qmp = Some(socket.clone());
-    machine.command_line = "idle=60".into();
-    let mut running = machine.start()?;
-    running.wait_for("idle=begin")?;
-    let mut qmp = Qmp::connect(&socket)?;
+    let (mut running, mut qmp) = start_idle(bench, name, machine)?;
     let mut free = vec![];
     for _ in 0..3 {
         for device in [
@@ -61,8 +74,7 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
             }
             qmp.execute("device_del", json!({ "id": "hot" }))?;
             if is_disk {
-                let flushed = running.wait_for("event=flushed device=disk1")?;
-                ensure!(!flushed.contains("error"), "{flushed}");
+                must_be_flushed(&mut running)?;
             }
             let removed = running.wait_for("event=removed at=")?;
             ensure!(removed.contains(place), "removed elsewhere: {removed}");
@@ -76,7 +88,7 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
     let transcript = running.finish()?;
     must_end(&transcript, 0)?;
     must_contain(&transcript, "idle=end")?;
-    let is_warning = |line: &String| !line.starts_with("qemu: ") && line.contains("warn");
+    let is_warning = |line: &String| line.starts_with("log=WARN");
     ensure!(!transcript.lines.iter().any(is_warning), "{}", transcript.text());
     // The first disk and the first card may have taken memory that is kept.
     ensure!(free[2..4] == free[4..6], "memory was lost: {free:?}");
@@ -87,16 +99,11 @@ fn plug(bench: &Bench, name: &str, machine: &str, more: &str, bus: &str, place: 
 fn behind_a_bridge(bench: &Bench) -> Result<Outcome> {
     let disks = [bench.scratch("hot-bridge-0.img", MIB)?, bench.scratch("hot-bridge-1.img", MIB)?];
     std::fs::write(&disks[1], [0x5a; MIB as usize])?;
-    let socket = bench.folder.join("hot-bridge");
     let mut machine = bench.machine("pc", 2);
     machine.add("-device pci-bridge,id=b0,chassis_nr=1");
     machine.drive("d0", &disks[0], "").add("-device virtio-blk-pci,drive=d0,bus=b0,addr=1");
     machine.add(&format!("-blockdev driver=file,filename={},node-name=n1", disks[1].display()));
-    machine.qmp = Some(socket.clone());
-    machine.command_line = "idle=60".into();
-    let mut running = machine.start()?;
-    running.wait_for("idle=begin")?;
-    let mut qmp = Qmp::connect(&socket)?;
+    let (mut running, mut qmp) = start_idle(bench, "hot-bridge", machine)?;
     for _ in 0..2 {
         qmp.execute(
             "device_add",
@@ -112,8 +119,7 @@ fn behind_a_bridge(bench: &Bench) -> Result<Outcome> {
         running.wait_for("event=read device=disk1 first=5a5a5a5a")?;
         qmp.execute("device_del", json!({ "id": "hot" }))?;
         // While its removal is reported the disk still works.
-        let flushed = running.wait_for("event=flushed device=disk1")?;
-        ensure!(!flushed.contains("error"), "{flushed}");
+        must_be_flushed(&mut running)?;
         running.wait_for("event=removed at=pci:0000:01:02.0 ")?;
         while qmp.event("DEVICE_DELETED")?["data"]["device"] != "hot" {}
     }
@@ -124,13 +130,8 @@ fn behind_a_bridge(bench: &Bench) -> Result<Outcome> {
 
 fn power_button(bench: &Bench) -> Result<Outcome> {
     for machine in ["pc", "q35", "microvm,acpi=on"] {
-        let socket = bench.folder.join("power-button");
-        let mut machine = bench.machine(machine, 1);
-        machine.qmp = Some(socket.clone());
-        machine.command_line = "idle=60".into();
-        let mut running = machine.start()?;
-        running.wait_for("idle=begin")?;
-        Qmp::connect(&socket)?.execute("system_powerdown", json!({}))?;
+        let (mut running, mut qmp) = start_idle(bench, "power-button", bench.machine(machine, 1))?;
+        qmp.execute("system_powerdown", json!({}))?;
         running.wait_for("event=power request=PowerOff forced=false")?;
         must_end(&running.finish()?, 0)?;
     }
