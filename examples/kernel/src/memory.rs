@@ -18,6 +18,52 @@ const FRAMES: usize = (REACH / PAGE) as usize;
 const FLOOR: u64 = 1 << 20;
 const MAX_HEAP: usize = 64 << 20;
 
+/// A range of usable RAM.
+#[derive(Copy, Clone, Debug, Default)]
+pub struct Range {
+    /// The first physical address.
+    pub start: u64,
+    /// One past the last physical address.
+    pub end: u64,
+}
+
+/// Maximum number of ranges in [`Ranges`]; further ones are counted and ignored.
+const MAX_RANGES: usize = 64;
+
+/// The ranges of RAM that a boot loader reports.
+#[derive(Copy, Clone)]
+pub struct Ranges {
+    ranges: [Range; MAX_RANGES],
+    count: usize,
+    /// Ranges beyond [`MAX_RANGES`].
+    pub ignored: usize,
+}
+
+impl Ranges {
+    /// No ranges.
+    pub const fn new() -> Self {
+        Self { ranges: [Range { start: 0, end: 0 }; MAX_RANGES], count: 0, ignored: 0 }
+    }
+
+    /// Adds a range.
+    pub fn add(&mut self, start: u64, end: u64) {
+        match self.ranges.get_mut(self.count) {
+            Some(slot) => {
+                *slot = Range { start, end };
+                self.count += 1;
+            }
+            None => self.ignored += 1,
+        }
+    }
+}
+
+impl core::ops::Deref for Ranges {
+    type Target = [Range];
+    fn deref(&self) -> &[Range] {
+        &self.ranges[..self.count]
+    }
+}
+
 /// A bitmap with a bit for each page below [`REACH`]: set if the page is free RAM.
 struct Frames {
     free: [u64; FRAMES / 64],
@@ -109,7 +155,7 @@ pub fn init(info: &BootInfo) -> u64 {
     {
         let mut frames = FRAMES_FREE.lock();
         let mut ram = RAM.lock();
-        for range in info.ram() {
+        for range in info.ram().iter() {
             total += range.end - range.start;
             unused += range.end.saturating_sub(range.start.max(REACH));
             ram.add(range.start..range.end);
@@ -126,8 +172,8 @@ pub fn init(info: &BootInfo) -> u64 {
     if unused > 0 {
         log::warn!("memory: {} MiB of RAM above {} GiB are not used", unused >> 20, REACH >> 30);
     }
-    if info.ignored_ranges > 0 {
-        log::warn!("memory: {} ranges of RAM are not used: there are too many", info.ignored_ranges);
+    if info.ram().ignored > 0 {
+        log::warn!("memory: {} ranges of RAM are not used: there are too many", info.ram().ignored);
     }
     paging::init(info);
     let mut len = MAX_HEAP.min((total / 4) as usize) & !(PAGE_SIZE - 1);

@@ -1,6 +1,7 @@
 //! Boot: the entry code, and the information in the device tree.
 
 use super::{console, paging};
+use crate::memory::Ranges;
 use core::arch::global_asm;
 use paravirt_firmware::device_tree::DeviceTree;
 
@@ -81,29 +82,15 @@ pub fn processor_entry() -> u64 {
 
 /// Where QEMU puts the device tree for a kernel that is an ELF file: at the start of RAM.
 const DEFAULT_TREE: u64 = 0x4000_0000;
-/// Maximum number of RAM ranges; further ones are counted and ignored.
-const RANGES: usize = 64;
 /// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
 const COMMAND_LINE: usize = 4096;
 /// Maximum length of a device tree.
 const MAX_TREE: usize = 2 << 20;
 
-/// A range of usable RAM.
-#[derive(Copy, Clone, Debug, Default)]
-pub struct Memory {
-    /// The first physical address.
-    pub start: u64,
-    /// One past the last physical address.
-    pub end: u64,
-}
-
 /// What the loader passed.
 pub struct BootInfo {
     tree: Option<&'static [u8]>,
-    ram: [Memory; RANGES],
-    ranges: usize,
-    /// RAM ranges beyond [`RANGES`].
-    pub ignored_ranges: usize,
+    ram: Ranges,
 }
 
 impl BootInfo {
@@ -116,7 +103,7 @@ impl BootInfo {
         // SAFETY: by the contract of this function.
         let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
         let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
-        let mut this = Self { tree, ram: [Memory::default(); RANGES], ranges: 0, ignored_ranges: 0 };
+        let mut this = Self { tree, ram: Ranges::new() };
         let Some(parsed) = this.tree() else { return this };
         let memory = parsed
             .nodes()
@@ -133,13 +120,8 @@ impl BootInfo {
 
     /// Adds a range of RAM, unless it is empty.
     fn add(&mut self, start: u64, end: u64) {
-        match self.ram.get_mut(self.ranges) {
-            _ if start >= end => {}
-            Some(slot) => {
-                *slot = Memory { start, end };
-                self.ranges += 1;
-            }
-            None => self.ignored_ranges += 1,
+        if start < end {
+            self.ram.add(start, end);
         }
     }
 
@@ -159,8 +141,8 @@ impl BootInfo {
     }
 
     /// Returns the ranges of RAM.
-    pub fn ram(&self) -> &[Memory] {
-        &self.ram[..self.ranges]
+    pub fn ram(&self) -> &Ranges {
+        &self.ram
     }
 
     /// Returns the command line.

@@ -86,7 +86,7 @@ pub unsafe fn enable() {
 
 /// Marks all RAM as such.
 pub fn init(info: &BootInfo) {
-    for range in info.ram() {
+    for range in info.ram().iter() {
         for address in (range.start & !(BLOCK - 1)..range.end.min(END)).step_by(BLOCK as usize) {
             // SAFETY: only the first processor runs. What is used of the block stays as it is, or was not used before.
             unsafe { set(address, true) }

@@ -1,19 +1,9 @@
 //! The boot information of the loader: reads the structures of each boot protocol into [`BootInfo`].
 
 use super::Protocol;
+use crate::memory::Ranges;
 use core::ptr::read_unaligned;
 
-/// A range of usable RAM.
-#[derive(Copy, Clone, Debug, Default)]
-pub struct Memory {
-    /// The first physical address.
-    pub start: u64,
-    /// One past the last physical address.
-    pub end: u64,
-}
-
-/// Maximum number of RAM ranges; further ones are counted and ignored.
-const RANGES: usize = 64;
 /// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
 const COMMAND_LINE: usize = 4096;
 /// The loader's structures are below this address.
@@ -24,13 +14,10 @@ const RAM: u32 = 1;
 /// A copy of what the loader passed.
 pub struct BootInfo {
     pub protocol: Protocol,
-    ram: [Memory; RANGES],
-    ranges: usize,
+    ram: Ranges,
     command_line: [u8; COMMAND_LINE],
     command_line_len: usize,
     is_cut: bool,
-    /// RAM ranges beyond [`RANGES`].
-    pub ignored_ranges: usize,
     pub rsdp: Option<u64>,
 }
 
@@ -115,12 +102,10 @@ impl BootInfo {
     pub unsafe fn read(protocol: Protocol, information: u64) -> Self {
         let mut info = Self {
             protocol,
-            ram: [Memory::default(); RANGES],
-            ranges: 0,
+            ram: Ranges::new(),
             command_line: [0; COMMAND_LINE],
             command_line_len: 0,
             is_cut: false,
-            ignored_ranges: 0,
             rsdp: None,
         };
         // SAFETY: by the contract of this function, which is that of the callee.
@@ -233,13 +218,7 @@ impl BootInfo {
         // SAFETY: by the contract of this function, which is that of the callee.
         let (start, len, kind) = unsafe { (peek::<u64>(at), peek::<u64>(at + 8), peek::<u32>(at + 16)) };
         let (RAM, Some(end)) = (kind, start.checked_add(len)) else { return };
-        match self.ram.get_mut(self.ranges) {
-            Some(slot) => {
-                *slot = Memory { start, end };
-                self.ranges += 1;
-            }
-            None => self.ignored_ranges += 1,
-        }
+        self.ram.add(start, end);
     }
 
     /// Copies the command line.
@@ -276,7 +255,7 @@ impl BootInfo {
         put(4096, &self.command_line[..self.command_line_len.min(COMMAND_LINE - 1)]);
         put(linux::COMMAND_LINE, &(command_line as u32).to_le_bytes());
         put(linux::EXT_COMMAND_LINE, &((command_line >> 32) as u32).to_le_bytes());
-        put(linux::E820_ENTRIES, &[self.ranges as u8]);
+        put(linux::E820_ENTRIES, &[self.ram.len() as u8]);
         for (i, range) in self.ram().iter().enumerate() {
             let at = linux::E820 + i as u64 * linux::E820_ENTRY_LEN;
             put(at, &range.start.to_le_bytes());
@@ -286,8 +265,8 @@ impl BootInfo {
     }
 
     /// Returns the ranges of RAM.
-    pub fn ram(&self) -> &[Memory] {
-        &self.ram[..self.ranges]
+    pub fn ram(&self) -> &Ranges {
+        &self.ram
     }
 
     /// Returns the command line, or why it cannot be used.
