@@ -1,8 +1,7 @@
 //! The PCI functions that were found, with what they use, so that removed ones are cut off from their drivers.
 
 use paravirt_pci::{
-    Address, Bars, Command, ConfigAccess, PciFunction, PciSlot, Presence, PresenceTable, Windows,
-    buses_behind, forwarded,
+    Address, Bars, Command, ConfigAccess, PciFunction, PciSlot, Presence, PresenceTable, Windows, forwarded,
 };
 use paravirt_platform::{AllocError, PageTable, Platform};
 
@@ -54,8 +53,8 @@ impl<P: Platform> Functions<P> {
     pub fn add(&mut self, slot: PciSlot<P>, declared: &Windows) -> (PciSlot<P>, bool) {
         let free = self.entries.iter_mut().find(|entry| entry.is_none());
         let (Some(free), Some(presence)) = (free, self.presence.insert()) else { return (slot, false) };
-        let (address, bars) = (slot.address(), *slot.bars());
-        let (behind, forwarded) = (buses_behind(slot.function()), forwarded(slot.function(), declared));
+        let (address, bars, behind) = (slot.address(), *slot.bars(), slot.buses_behind());
+        let forwarded = behind.map(|_| forwarded(slot.function(), declared)).unwrap_or_default();
         *free = Some(Function { address, bars, forwarded, behind, presence: presence.clone() });
         (slot.with_presence(presence), true)
     }
@@ -90,7 +89,7 @@ impl<P: Platform> Functions<P> {
         };
         let concerned = self.iter().filter(|function| {
             let Address { segment, bus, .. } = function.address;
-            is_its(function) || segment == at.segment && bus != at.bus && is_behind(bus)
+            is_its(function) || segment == at.segment && is_behind(bus)
         });
         let next =
             concerned.min_by_key(|function| (core::cmp::Reverse(function.address.bus), function.address))?;

@@ -107,7 +107,7 @@ pub(crate) struct HotPlug<P: Platform> {
     pub opener: Opener,
     events: Option<AcpiEvents<P>>,
     registers: Option<AcpiHotPlug<P>>,
-    /// `None` if the kernel handles the events itself, or there was no memory.
+    /// `None` if the kernel handles the events or the buses itself, or there was no memory.
     watched: Option<PageBox<P, Watched<P>>>,
     has_ports: bool,
     /// Whether the kernel takes requests of the power button.
@@ -123,13 +123,13 @@ impl<P: Platform> HotPlug<P> {
                 (Functions::new(platform).ok()?, PageTable::new(platform, MAX_BUSES, |_| None).ok()?);
             PageBox::new(platform, Watched { functions, buses }).ok()
         };
-        let is_ours = opener.options.host_events;
+        let (is_ours, walks) = (opener.options.host_events, opener.options.walks_buses);
         Self {
             platform: platform.clone(),
             opener,
             events: if is_ours { AcpiEvents::open(platform, memory, firmware) } else { None },
             registers: None,
-            watched: if is_ours { watch() } else { None },
+            watched: if is_ours && walks { watch() } else { None },
             has_ports: false,
             serves: false,
             next_look: Instant::ZERO,
@@ -217,12 +217,13 @@ impl<P: Platform> HotPlug<P> {
             let Some(root) = roots.iter().flatten().filter(is_its).max_by_key(|root| root.first) else {
                 continue;
             };
-            let first = Address { bus: secondary, device: 0, function: 0, ..at };
-            let is_occupied =
-                self.watched.as_ref().is_some_and(|watched| watched.functions.has_device(first));
+            // A port that ACPI's registers control is left alone.
             if self.is_watched(at.segment, secondary) {
                 continue;
             }
+            let first = Address { bus: secondary, device: 0, function: 0, ..at };
+            let is_occupied =
+                self.watched.as_ref().is_some_and(|watched| watched.functions.has_device(first));
             let port = HotPlugPort::find(&PciFunction::new(&root.access, at), is_occupied);
             port.into_iter().for_each(|port| self.add(root, secondary, Control::Port(port), Some(at)));
         }
@@ -282,7 +283,6 @@ impl<P: Platform> HotPlug<P> {
         }
         self.next_look = now.saturating_add(INTERVAL);
         let Self { platform, opener, registers, watched: Some(watched), .. } = self else { return };
-        watched.release();
         for index in 0..MAX_BUSES {
             let Some(bus) = watched.bus(index) else { continue };
             let Changes { added, requested, removed } = bus.take(registers.as_mut());
@@ -291,7 +291,6 @@ impl<P: Platform> HotPlug<P> {
                 let is_asked_for = requested & 1 << device != 0;
                 watched.remove(index, device, is_asked_for, registers.as_mut(), controllers, each);
             }
-            watched.release();
             for device in devices(added) {
                 watched.add(platform, opener, index, device, controllers, each);
             }
@@ -352,6 +351,7 @@ impl<P: Platform> Watched<P> {
         controllers: &mut Controllers<P, B>,
         each: &mut dyn FnMut(Event<P, B>),
     ) {
+        self.release();
         let Self { functions, buses } = self;
         let Some(bus) = buses.get_mut(index).and_then(Option::as_mut) else { return };
         let at = bus.at(device);
@@ -401,9 +401,9 @@ impl<P: Platform> Watched<P> {
             if is_asked_for {
                 functions.cut_off(&access, function);
             }
-            let is_behind = |bus: &mut Bus<P>| {
-                behind.is_some_and(|(first, last)| (first..=last).any(|number| bus.is_at(at.segment, number)))
-            };
+            let Some((first, last)) = behind else { continue };
+            let is_behind =
+                |bus: &mut Bus<P>| bus.at(0).segment == at.segment && (first..=last).contains(&bus.number);
             for slot in buses.iter_mut() {
                 let _ = slot.take_if(is_behind);
             }

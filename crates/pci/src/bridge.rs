@@ -11,15 +11,12 @@ pub(crate) const PREFETCH_BASE_HIGH: u8 = 0x28;
 pub(crate) const PREFETCH_LIMIT_HIGH: u8 = 0x2c;
 
 /// Returns the memory windows of a bridge, as far as they are in `declared`, the windows of the host bridge: the addresses that it
-/// forwards to its secondary bus. None where nothing is declared, since the host writes the registers of a bridge, and of what is no bridge.
+/// forwards to its secondary bus. None where nothing is declared, since the host writes the registers of a bridge. `function` is one.
 pub fn forwarded<P: Platform>(function: &PciFunction<P>, declared: &Windows) -> Windows {
-    let (access, at) = (function.access(), function.address());
     let mut windows = Windows::new();
-    if buses_behind(function).is_some() {
-        for window in bridge_windows(access, at).into_iter().flatten() {
-            if declared.contains(window.start, window.end.wrapping_sub(window.start)) {
-                windows.add(window);
-            }
+    for window in bridge_windows(function.access(), function.address()).into_iter().flatten() {
+        if declared.contains(window.start, window.end.wrapping_sub(window.start)) {
+            windows.add(window);
         }
     }
     windows

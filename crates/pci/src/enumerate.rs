@@ -70,6 +70,14 @@ impl<P: Platform> PciSlot<P> {
         &self.bars
     }
 
+    /// Returns the first and the last bus behind it; `None` if it is no bridge, or has no bus numbers.
+    pub fn buses_behind(&self) -> Option<(u8, u8)> {
+        match self.info.header_type {
+            HeaderType::Bridge => bus_numbers(self.function.access(), self.address()),
+            _ => None,
+        }
+    }
+
     /// Returns its address.
     pub fn address(&self) -> Address {
         self.function.address()

@@ -91,15 +91,11 @@ impl Windows {
     /// the set is full.
     pub fn exclude(&mut self, start: u64, size: u64) {
         let end = start.saturating_add(size);
-        let around = |window: &Window| window.start < start && end < window.end;
-        let upper = self.windows.iter_mut().flatten().find(|window| around(window)).map(|window| window.end);
-        if let (Some(upper), true) = (upper, self.windows.iter().any(Option::is_none)) {
-            self.windows
-                .iter_mut()
-                .flatten()
-                .filter(|window| around(window))
-                .for_each(|window| window.end = start);
-            self.add(Window { start: end, end: upper });
+        let is_full = self.windows.iter().all(Option::is_some);
+        let is_around = |window: &&mut Window| !is_full && window.start < start && end < window.end;
+        if let Some(window) = self.windows.iter_mut().flatten().find(is_around) {
+            let upper = Window { start: end, end: core::mem::replace(&mut window.end, start) };
+            self.add(upper);
         }
         // What is in another window, or in one that could not be split.
         self.reserve(start, size);
