@@ -21,11 +21,9 @@ fn main() {
 
     // SAFETY: the machine has no ECAM, and its ports 0xCF8 and 0xCFC are those of the model.
     let access = unsafe { ConfigAccess::ports(&guest) };
-    let mut slots = vec![];
     // SAFETY: the window is forwarded to this bus and holds nothing else; no other driver uses its functions.
-    unsafe {
-        enumerate(&access, 0, &mut windows, |info| info.vendor == VIRTIO, |slot| slots.push(slot));
-    }
+    let found = unsafe { enumerate(&guest, &access, 0, &mut windows, |info| info.vendor == VIRTIO) };
+    let slots: Vec<_> = found.expect("the guest has memory").collect();
 
     for slot in &slots {
         let info = slot.info();

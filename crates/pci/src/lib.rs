@@ -1,7 +1,7 @@
 //! PCI for guest drivers: configuration space through ECAM or ports, and bus enumeration.
 //!
-//! [`ConfigAccess`] accesses the configuration space of a segment. [`enumerate`] visits its buses, assigns bus numbers and BAR
-//! addresses that firmware left unassigned, and returns each function as a [`PciSlot`]: its identity ([`FunctionInfo`]), its BARs,
+//! [`ConfigAccess`] accesses the configuration space of a segment. [`enumerate`] assigns bus numbers and BAR addresses
+//! that firmware left unassigned, and returns each function as a [`PciSlot`]: its identity ([`FunctionInfo`]), its BARs,
 //! and its configuration space as a [`PciFunction`].
 //!
 //! Devices are not trusted: every loop is bounded, and drivers check an address from a register against the bounds of its BAR.
@@ -38,15 +38,19 @@ mod bridge;
 mod config;
 mod enumerate;
 mod function;
+mod functions;
 mod hot_plug;
 mod presence;
+mod slot;
+mod walk;
 mod window;
 
 pub use bar::{Bar, Bars};
 pub use bridge::{buses_behind, forwarded};
 pub use config::{ConfigAccess, ConfigSpace};
-pub use enumerate::{PciSlot, enumerate, enumerate_device};
+pub use enumerate::{Enumeration, enumerate, enumerate_device};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};
 pub use hot_plug::{AcpiHotPlug, HotPlugPort, PortEvent, SlotChanges};
 pub use presence::{Presence, PresenceTable};
+pub use slot::PciSlot;
 pub use window::{AddressWidth, Window, Windows};

@@ -2,9 +2,9 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use paravirt_platform::{AllocError, PageArc, Platform};
+use paravirt_platform::{AllocError, PageArc, PageTable, Platform};
 
-/// Maximum number of functions in a table: with them it fills a page.
+/// Maximum number of functions in a table: with it their table fills most of a page.
 const MAX_FUNCTIONS: usize = 480;
 /// Set in an entry when the function is gone; the rest is the number of values that refer to it.
 const GONE: usize = 1 << (usize::BITS - 1);
@@ -13,7 +13,7 @@ const SATURATED: usize = GONE / 2;
 
 /// The functions that drivers use: a driver is cut off from a function that is removed, and does not act on the one that is added in its
 /// place.
-pub struct PresenceTable<P: Platform>(PageArc<P, [AtomicUsize; MAX_FUNCTIONS]>);
+pub struct PresenceTable<P: Platform>(PageArc<P, PageTable<P, AtomicUsize>>);
 
 impl<P: Platform> PresenceTable<P> {
     /// Creates an empty table.
@@ -22,7 +22,7 @@ impl<P: Platform> PresenceTable<P> {
     ///
     /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P) -> Result<Self, AllocError> {
-        PageArc::new(platform, [const { AtomicUsize::new(0) }; MAX_FUNCTIONS]).map(Self)
+        PageArc::new(platform, PageTable::new(platform, MAX_FUNCTIONS, |_| AtomicUsize::new(0))?).map(Self)
     }
 
     /// Adds a function, which is there; `None` if the table is full with 480 functions.
@@ -42,7 +42,7 @@ impl<P: Platform> fmt::Debug for PresenceTable<P> {
 
 /// Whether a function is still there. Clones are about the same function. Lock-free.
 pub struct Presence<P: Platform> {
-    table: PageArc<P, [AtomicUsize; MAX_FUNCTIONS]>,
+    table: PageArc<P, PageTable<P, AtomicUsize>>,
     index: usize,
 }
 

@@ -1,6 +1,8 @@
 //! The walk over a model of configuration space.
 
-use paravirt_pci::{Address, Bar, Command, ConfigAccess, PciFunction, Window, Windows, enumerate};
+use paravirt_pci::{
+    Address, Bar, Command, ConfigAccess, PciFunction, PciSlot, Window, Windows, buses_behind, enumerate,
+};
 use paravirt_testhost::PciBar::{Narrow, Wide};
 use paravirt_testhost::{Guest, PciBar, PciDevice, PciHost};
 
@@ -17,21 +19,10 @@ fn machine(devices: &[(u8, PciDevice)]) -> (Guest, PciHost) {
 
 /// Walks with `windows`; the BARs of each function.
 fn walk(guest: &Guest, mut windows: Windows) -> Vec<(Address, Vec<Bar>)> {
-    let mut found = vec![];
     // SAFETY: the ports are the model's, and nothing else uses it.
-    unsafe {
-        let access = ConfigAccess::ports(guest);
-        enumerate(
-            &access,
-            0,
-            &mut windows,
-            |_| true,
-            |slot| {
-                found.push((slot.address(), slot.bars().iter().map(|(_, bar)| bar).collect()));
-            },
-        );
-    }
-    found
+    let found = unsafe { enumerate(guest, &ConfigAccess::ports(guest), 0, &mut windows, |_| true) };
+    let bars = |slot: &PciSlot<_>| slot.bars().iter().map(|(_, bar)| bar).collect();
+    found.expect("memory").map(|slot| (slot.address(), bars(&slot))).collect()
 }
 
 fn windows(ranges: &[(u64, u64)]) -> Windows {
@@ -88,18 +79,45 @@ fn behind_a_bridge_to_conventional_pci_messages_have_the_bridge_s_id() {
         bus.add_at(at, function(&[]));
     }
     bus.add_at((0, 3, 0), function(&[]).with_functions());
-    let mut found = vec![];
     // SAFETY: the ports are the model's, and nothing else uses it.
-    unsafe {
-        let access = ConfigAccess::ports(&guest);
-        let visit = |slot: paravirt_pci::PciSlot<_>| {
-            found.push((slot.address().bus, slot.address().device, slot.function().requester().id));
-        };
-        enumerate(&access, 0, &mut Windows::new(), |_| true, visit);
-    }
+    let slots = unsafe { enumerate(&guest, &ConfigAccess::ports(&guest), 0, &mut Windows::new(), |_| true) }
+        .expect("memory");
+    let found: Vec<_> = slots
+        .map(|slot| (slot.address().bus, slot.address().device, slot.function().requester().id))
+        .collect();
     let ids = |bus| found.iter().filter(|(at, ..)| *at == bus).map(|(.., id)| *id).collect::<Vec<_>>();
     assert_eq!(ids(0), [0x8, 0x10, 0x18, 0x19]);
     assert_eq!((ids(1), ids(2), ids(3)), (vec![0x8, 0x8], vec![0x8], vec![0x300]));
+}
+
+/// The host decides how deep bridges are nested; a kernel's stack is small.
+#[test]
+fn bridges_behind_bridges_get_numbers_and_windows_down_to_a_depth() {
+    let (guest, bus) = machine(&[]);
+    let bridge = || PciDevice::bridge(0, 0, 0..0);
+    for number in 0..20 {
+        bus.add_at((number, 1, 0), bridge());
+        bus.add_at((number, 2, 0), function(&[Narrow(0x1000)]));
+    }
+    let found = walk(&guest, windows(&[(0xe000_0000, 0xe800_0000)]));
+    let deepest = found.iter().map(|(at, _)| at.bus).max();
+    assert_eq!(deepest, Some(16), "{found:x?}");
+    // SAFETY: the ports are the model's, and nothing else uses it.
+    let access = unsafe { ConfigAccess::ports(&guest) };
+    for (at, bars) in found.iter().filter(|(at, _)| at.device == 2) {
+        let [Bar::Memory { address, .. }] = bars[..] else { panic!("{at}: {bars:x?}") };
+        // Each bridge above forwards it.
+        for above in 0..at.bus {
+            let above = PciFunction::new(&access, Address { bus: above, device: 1, ..Address::default() });
+            let window = above.read(0x20);
+            let (base, limit) = ((window & 0xfff0) << 16, window | 0xf_ffff);
+            assert!(
+                (u64::from(base)..=u64::from(limit)).contains(&address),
+                "{at}: {address:#x}, {window:#x}"
+            );
+            assert_eq!(buses_behind(&above), Some((above.address().bus + 1, 16)));
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ const BRIDGE: u8 = 1;
 /// Registers of a bridge. PCI-to-PCI Bridge 1.2 §3.2
 const BUS_NUMBERS: usize = 0x18;
 const MEMORY_WINDOW: usize = 0x20;
+/// The register behind those of what a bridge forwards.
+const IO_HIGH: usize = 0x30;
 /// The capabilities: where their list begins, and where the models put theirs. PCI 3.0 §6.7
 const STATUS_CAPABILITIES: (usize, u8) = (0x06, 0x10);
 const CAPABILITIES: usize = 0x34;
@@ -117,14 +119,16 @@ impl PciDevice {
         device
     }
 
-    /// A bridge to the buses `secondary` to `subordinate`, which forwards the addresses in `window`, of whole MiB below 4 GiB.
+    /// A bridge to the buses `secondary` to `subordinate`, which forwards the addresses in `window`, of whole MiB below 4 GiB; an
+    /// empty one at 0, and buses 0, where firmware has left that out.
     pub fn bridge(secondary: u8, subordinate: u8, window: core::ops::Range<u64>) -> Self {
         let mut bridge = Self::new((0x1b36, 0x000c), 0x06, &[]);
         bridge.registers[HEADER_TYPE] = BRIDGE;
         bridge.registers[BUS_NUMBERS + 1..BUS_NUMBERS + 3].copy_from_slice(&[secondary, subordinate]);
         let half = |address: u64| ((address >> 16) as u16 & 0xfff0).to_le_bytes();
         bridge.registers[MEMORY_WINDOW..MEMORY_WINDOW + 2].copy_from_slice(&half(window.start));
-        bridge.registers[MEMORY_WINDOW + 2..MEMORY_WINDOW + 4].copy_from_slice(&half(window.end - 1));
+        bridge.registers[MEMORY_WINDOW + 2..MEMORY_WINDOW + 4]
+            .copy_from_slice(&half(window.end.saturating_sub(1)));
         bridge
     }
 
@@ -187,7 +191,10 @@ impl PciDevice {
 
     fn write(&mut self, at: usize, bytes: &[u8]) {
         let bar = at.checked_sub(BAR0).map(|at| at / 4).filter(|bar| *bar < BARS);
+        let is_forwarding =
+            self.registers[HEADER_TYPE] & 0x7f == BRIDGE && (BUS_NUMBERS..IO_HIGH).contains(&at);
         match (bar, bytes) {
+            (_, &[_, _, _, _]) if is_forwarding => self.registers[at..at + 4].copy_from_slice(bytes),
             (Some(index), &[a, b, c, d]) => {
                 let mask = match index.checked_sub(1).filter(|_| self.wide[index]) {
                     Some(low) => (self.sizes[low].wrapping_neg() >> 32) as u32,
