@@ -1,6 +1,6 @@
 //! The public side of a controller: the disks that are found on it, and events.
 
-use crate::controller_shared::{CommandError, Control, ControllerShared, MAX_ANSWER, MAX_PORTS, Progress};
+use crate::controller_shared::{CommandError, Control, ControllerShared, MAX_ANSWER, MAX_PORTS};
 use crate::data::{self, Peripheral};
 use crate::disk::Disk;
 use crate::identify::{Ignored, identify, look};
@@ -12,8 +12,10 @@ use core::fmt;
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{DmaBuffer, PageArc, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, Platform};
 
+/// The first address.
+const ZERO: Address = Address { path: 0, target: 0, lun: 0 };
 /// Units of a target that does not report them, at most.
 const MAX_SEQUENTIAL: u16 = 64;
 
@@ -83,13 +85,75 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for ControllerEvent
     }
 }
 
+/// What scans have found.
+struct ScanState {
+    progress: Progress,
+    /// Whether a scan is to be continued.
+    is_under_way: bool,
+    /// The units that a target reports.
+    answer: [u8; MAX_ANSWER],
+    /// Addresses of new units, in reverse order.
+    found: [Address; MAX_UNITS],
+    count: usize,
+}
+
+/// How far a scan has come.
+struct Progress {
+    /// The path and the target that are asked next.
+    path: u8,
+    target: u16,
+    /// Whether that target did not answer already.
+    is_second_try: bool,
+    /// The units that were found.
+    there: [Address; MAX_UNITS],
+    len: usize,
+    /// The known unit that is compared next.
+    unit: usize,
+}
+
+impl ScanState {
+    const NEW: Self = Self {
+        progress: Progress {
+            path: 0,
+            target: 0,
+            is_second_try: false,
+            there: [ZERO; MAX_UNITS],
+            len: 0,
+            unit: 0,
+        },
+        is_under_way: false,
+        answer: [0; MAX_ANSWER],
+        found: [ZERO; MAX_UNITS],
+        count: 0,
+    };
+
+    /// Adds the units of a scan that has ended, but for those that `is_known` holds for.
+    fn end(&mut self, is_known: impl Fn(Address) -> bool) {
+        let Self { progress, found, count, .. } = self;
+        // In reverse order, so that the first is popped first.
+        for address in progress.there.get(..progress.len).unwrap_or_default().iter().rev() {
+            if !is_known(*address) {
+                if let Some(place) = found.get_mut(*count) {
+                    *place = *address;
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Returns the address of a new unit.
+    fn pop(&mut self) -> Option<Address> {
+        self.count = self.count.checked_sub(1)?;
+        self.found.get(self.count).copied()
+    }
+}
+
 /// A controller. It stays open until the last of its disks and their queues has been dropped too.
 pub struct Controller<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     shared: PageArc<P, ControllerShared<P, T, B>>,
     depth: u16,
-    /// Addresses of new units that a scan has found, in reverse order.
-    found: [Address; MAX_UNITS],
-    count: usize,
+    /// In pages of its own: it is large for a small stack.
+    scan: PageBox<P, ScanState>,
     reported: Option<Fault>,
 }
 
@@ -102,6 +166,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> fmt::Debug for Controller<P, T
     }
 }
 
+#[inline(never)]
+fn new_scan<P: Platform>(platform: &P) -> Result<PageBox<P, ScanState>, AllocError> {
+    PageBox::new(platform, ScanState::NEW)
+}
+
 impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
     /// Opens the controller of `transport`. [`poll`](Self::poll) returns its disks. Blocks as [`ScsiTransport::open`] does.
     ///
@@ -112,8 +181,9 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
     pub fn open(platform: &P, transport: T, options: &Options) -> Result<Self, OpenError> {
         let ports = usize::from(options.queues).clamp(1, MAX_PORTS);
         let depth = options.depth.clamp(1, 1024);
+        let scan = new_scan(platform)?;
         let shared = ControllerShared::open(platform, transport, ports, options)?;
-        Ok(Self { shared, depth, found: [Address::default(); MAX_UNITS], count: 0, reported: None })
+        Ok(Self { shared, depth, scan, reported: None })
     }
 
     /// The next event since the last call; the first ones are the disks that are there.
@@ -132,8 +202,8 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             return Some(ControllerEvent::Faulted(fault));
         }
         self.shared.control.lock().is_late = false;
-        if self.count == 0 && self.shared.state.take_scan() {
-            if let Err(fault) = self.scan() {
+        if self.scan.count == 0 && self.shared.state.take_scan() {
+            if let Err(fault) = self.look_for_units() {
                 log::warn!("scsi: scan failed: {fault}: tried again after recovery");
                 return None;
             }
@@ -142,28 +212,29 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         if let Some(unit) = gone {
             return Some(ControllerEvent::Removed(unit.address()));
         }
-        while let Some(left) = self.count.checked_sub(1) {
-            self.count = left;
-            let address = self.found.get(left).copied()?;
-            let control = &mut self.shared.control.lock();
-            let identity = identify(&self.shared, control, address, self.depth);
-            let is_late = control.is_late;
-            let disk = match identity {
-                _ if is_late => Err(Ignored::Silent),
-                Ok(Ok(identity)) => Disk::new(&self.shared, address, &identity).ok_or(Ignored::TooMany),
-                Ok(Err(ignored)) => Err(ignored),
+        while let Some(address) = self.scan.pop() {
+            match self.open_disk(address) {
+                Ok(Ok(disk)) => return Some(ControllerEvent::Added(disk)),
                 Err(_) => return None,
-            };
-            match disk {
-                Ok(disk) => return Some(ControllerEvent::Added(disk)),
-                Err(Ignored::Absent) => {}
-                Err(ignored) => {
+                Ok(Err(Ignored::Absent)) => {}
+                Ok(Err(ignored)) => {
                     log::warn!("scsi: unit {address}: {ignored}");
                     return Some(ControllerEvent::Ignored(address, ignored));
                 }
             }
         }
         None
+    }
+
+    /// Identifies a unit, in a frame that the caller's does not include.
+    #[inline(never)]
+    fn open_disk(&self, address: Address) -> Result<Result<Disk<P, T, B>, Ignored>, Fault> {
+        let control = &mut self.shared.control.lock();
+        let identity = identify(&self.shared, control, address, self.depth);
+        if control.is_late {
+            return Ok(Err(Ignored::Silent));
+        }
+        Ok(identity?.and_then(|identity| Disk::new(&self.shared, address, &identity).ok_or(Ignored::TooMany)))
     }
 
     /// Receives what the host sent, which may be that units were added or removed.
@@ -198,7 +269,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
     #[must_use]
     pub fn arm(&self) -> Arm {
         match self.shared.fault() {
-            None if self.shared.state.is_scan_due() || self.count > 0 => return Arm::Pending,
+            None if self.shared.state.is_scan_due() || self.scan.count > 0 => return Arm::Pending,
             Some(fault) if fault != Fault::Reset => {
                 return if self.reported == Some(fault) { Arm::Armed } else { Arm::Pending };
             }
@@ -219,32 +290,21 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
 
     /// Scans for units: marks those that are gone, and records the addresses of new ones. If a command is not answered in time, leaves the
     /// rest to the next call. REPORT LUNS, SPC-4 §6.33
-    fn scan(&mut self) -> Result<(), Fault> {
-        let Self { shared, found, count, .. } = self;
+    #[inline(never)]
+    fn look_for_units(&mut self) -> Result<(), Fault> {
+        let Self { shared, scan, .. } = self;
+        let scan = &mut **scan;
         let control = &mut *shared.control.lock();
-        let mut progress = control.scan.take().unwrap_or(Progress {
-            path: 0,
-            target: 0,
-            is_second_try: false,
-            there: [Address::default(); MAX_UNITS],
-            len: 0,
-            unit: 0,
-        });
-        let is_over = Self::ask_targets(shared, control, &mut progress)?
-            && Self::compare_units(shared, control, &mut progress)?;
-        if !is_over {
-            control.scan = Some(progress);
-            shared.state.request_scan();
-            return Ok(());
+        if !core::mem::take(&mut scan.is_under_way) {
+            scan.progress = ScanState::NEW.progress;
         }
-        // In reverse order, so that the first is popped first.
-        for address in progress.there.get(..progress.len).unwrap_or_default().iter().rev() {
-            if !shared.state.has_unit(*address) {
-                if let Some(place) = found.get_mut(*count) {
-                    *place = *address;
-                    *count = count.saturating_add(1);
-                }
-            }
+        let is_over = Self::ask_targets(shared, control, &mut scan.progress, &mut scan.answer)?
+            && Self::compare_units(shared, control, &mut scan.progress)?;
+        if is_over {
+            scan.end(|address| shared.state.has_unit(address));
+        } else {
+            scan.is_under_way = true;
+            shared.state.request_scan();
         }
         Ok(())
     }
@@ -254,6 +314,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         shared: &ControllerShared<P, T, B>,
         control: &mut Control<P, T, B>,
         progress: &mut Progress,
+        answer: &mut [u8],
     ) -> Result<bool, Fault> {
         let Progress { path, target, is_second_try, there, len, .. } = progress;
         let mut add = |address| match there.get_mut(*len) {
@@ -281,7 +342,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
                 }
                 *target = target.saturating_add(1);
                 let address = Address { path: *path, target: next, lun: 0 };
-                Self::scan_target(shared, control, address, &mut add)?;
+                Self::scan_target(shared, control, address, answer, &mut add)?;
                 let is_again = core::mem::take(is_second_try);
                 if control.is_late && !is_again {
                     // Its answer may have been lost.
@@ -341,12 +402,12 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         shared: &ControllerShared<P, T, B>,
         control: &mut Control<P, T, B>,
         address: Address,
+        answer: &mut [u8],
         add: &mut impl FnMut(Address),
     ) -> Result<(), Fault> {
-        let mut bytes = [0; MAX_ANSWER];
-        match shared.command(control, address, Cdb::report_luns(MAX_ANSWER as u32), &mut bytes) {
+        match shared.command(control, address, Cdb::report_luns(answer.len() as u32), answer) {
             Ok(len) => {
-                let luns = data::luns(bytes.get(..len).unwrap_or_default());
+                let luns = data::luns(answer.get(..len).unwrap_or_default());
                 luns.for_each(|lun| add(Address { lun, ..address }));
                 return Ok(());
             }

@@ -2,7 +2,6 @@
 
 use crate::command::{Data, PendingCommand, RESET_ID, Stage};
 use crate::command_table::CommandTable;
-use crate::inbox::Inbox;
 use crate::owner::{CONTROLLER, MAX_OWNERS, NOBODY};
 use crate::port_state::PortState;
 use crate::state::{ControllerState, Phase};
@@ -59,22 +58,49 @@ pub(crate) struct Control<P: Platform, T, B> {
     /// Whether a command was not answered by its deadline since [`Controller::poll`](crate::Controller::poll) was called: it sends no more
     /// then, so that a silent unit costs one deadline and not one for each command.
     pub is_late: bool,
-    /// A scan that is to be continued.
-    pub scan: Option<Progress>,
 }
 
-/// How far a scan has come.
-pub(crate) struct Progress {
-    /// The path and the target that are asked next.
-    pub path: u8,
-    pub target: u16,
-    /// Whether that target did not answer already.
-    pub is_second_try: bool,
-    /// The units that were found.
-    pub there: [Address; MAX_UNITS],
-    pub len: usize,
-    /// The known unit that is compared next.
-    pub unit: usize,
+type Ports<P, Q, B> = PageTable<P, Mutex<PortState<P, Q, B>>>;
+
+/// Opens up to `wanted` ports of `transport`, each with its state.
+#[inline(never)]
+fn open_ports<P: Platform, T: ScsiTransport, B: DmaBuffer>(
+    platform: &P,
+    transport: &mut T,
+    wanted: usize,
+) -> Result<Ports<P, T::Port, B>, OpenError> {
+    // In pages of their own: on a small stack there is no room for them.
+    let mut opened = PageTable::new(platform, wanted.clamp(1, MAX_PORTS), |_| None)?;
+    let mut count = 0usize;
+    for (index, slot) in opened.iter_mut().enumerate() {
+        transport.open(index, wanted, slot)?;
+        if slot.is_none() {
+            break;
+        }
+        count = index.saturating_add(1);
+    }
+    if count == 0 {
+        return Err(Fault::Refused.into());
+    }
+    let mut ports: Ports<P, T::Port, B> = closed_ports(platform, count)?;
+    for (state, port) in ports.iter_mut().zip(opened.iter_mut()) {
+        move_port(state.get_mut(), port);
+    }
+    Ok(ports)
+}
+
+#[inline(never)]
+fn closed_ports<P: Platform, Q: ScsiPort, B: DmaBuffer>(
+    platform: &P,
+    count: usize,
+) -> Result<Ports<P, Q, B>, AllocError> {
+    PageTable::try_new(platform, count, |_| PortState::new(platform))
+}
+
+#[inline(never)]
+fn move_port<P: Platform, Q: ScsiPort, B: DmaBuffer>(state: &mut PortState<P, Q, B>, port: &mut Option<Q>) {
+    port.iter_mut().for_each(|port| port.register(&state.wakers.waker()));
+    core::mem::swap(&mut state.port, port);
 }
 
 /// How long the host may take: see [`Options`].
@@ -85,7 +111,7 @@ struct Timeouts {
 
 pub(crate) struct ControllerShared<P: Platform, T: ScsiTransport, B: DmaBuffer> {
     timeouts: Timeouts,
-    pub ports: PageTable<P, Mutex<PortState<P, T::Port, B>>>,
+    pub ports: Ports<P, T::Port, B>,
     pub control: Mutex<Control<P, T, B>>,
     pub state: ControllerState<P>,
     /// A page of zeroes, for WRITE SAME. Leaked where the host did not release it.
@@ -107,32 +133,10 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         // Freed where opening fails: the host has not been told of it.
         let zeroes = DmaRegion::alloc(platform, PAGE_SIZE)?;
         let table = CommandTable::new(platform, CONTROLLER, Address::default(), 1)?;
-        let first = transport.open(0, ports)?.ok_or(Fault::Refused)?;
-        // In pages of its own: on a small stack there is no room for so many ports.
-        let mut opened = PageTable::new(platform, MAX_PORTS, |_| None)?;
-        let mut count = 0usize;
-        for (index, slot) in opened.iter_mut().enumerate().take(ports.max(1)) {
-            *slot = if index == 0 { None } else { transport.open(index, ports)? };
-            if index > 0 && slot.is_none() {
-                break;
-            }
-            count = index.saturating_add(1);
-        }
-        if let Some(slot) = opened.first_mut() {
-            *slot = Some(first);
-        }
+        let ports = open_ports(platform, &mut transport, ports)?;
         let limits = transport.limits();
-        let ports = PageTable::try_new(platform, count, |at| {
-            let mut state = PortState::new(platform, MAX_UNITS.saturating_add(1))?;
-            if let Some(mut port) = opened.get_mut(at).and_then(Option::take) {
-                port.register(&state.wakers.waker());
-                state.port = Some(port);
-            }
-            state.add_owner(CONTROLLER, Inbox::new(platform, 1)?);
-            Ok::<_, AllocError>(Mutex::new(state))
-        })?;
         state.set_phase(Phase::Running);
-        let control = Mutex::new(Control { transport, page: Some(page), table, is_late: false, scan: None });
+        let control = Mutex::new(Control { transport, page: Some(page), table, is_late: false });
         let timeouts = Timeouts { command: options.command_timeout, reset: options.reset_timeout };
         let zeroes = ManuallyDrop::new(zeroes);
         Ok(PageArc::new(platform, Self { ports, control, state, zeroes, limits, timeouts })?)
@@ -254,12 +258,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
     fn close(&self, control: &mut Control<P, T, B>) -> Result<(), Fault> {
         let mut closed = Ok(());
         for state in self.ports.iter().rev() {
-            // Without the lock of the port, as it takes its time.
-            let port = state.lock().port.take();
-            if let Some(mut port) = port {
-                port.register(Waker::noop());
-                closed = closed.and(control.transport.close(port));
-            }
+            closed = closed.and(Self::close_port(control, state));
         }
         for port in self.ports.iter() {
             // SAFETY: every port was taken out above and none is opened meanwhile, as that takes the control lock, which the
@@ -272,14 +271,39 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         closed
     }
 
+    #[inline(never)]
+    fn close_port(
+        control: &mut Control<P, T, B>,
+        state: &Mutex<PortState<P, T::Port, B>>,
+    ) -> Result<(), Fault> {
+        // Without the lock of the port, as it takes its time.
+        let Some(mut port) = state.lock().port.take() else { return Ok(()) };
+        port.register(Waker::noop());
+        control.transport.close(port)
+    }
+
     fn open_again(&self, control: &mut Control<P, T, B>) -> Result<(), Fault> {
         for (index, state) in self.ports.iter().enumerate() {
-            let mut port = control.transport.open(index, self.ports.len())?.ok_or(Fault::Refused)?;
-            let mut state = state.lock();
-            port.register(&state.wakers.waker());
-            state.port = Some(port);
+            Self::open_port_again(control, index, self.ports.len(), state)?;
         }
         if control.transport.limits() == self.limits { Ok(()) } else { Err(Fault::Refused) }
+    }
+
+    #[inline(never)]
+    fn open_port_again(
+        control: &mut Control<P, T, B>,
+        index: usize,
+        ports: usize,
+        state: &Mutex<PortState<P, T::Port, B>>,
+    ) -> Result<(), Fault> {
+        // Without the lock of the port, as it takes its time.
+        let mut port = None;
+        control.transport.open(index, ports, &mut port)?;
+        if port.is_none() {
+            return Err(Fault::Refused);
+        }
+        move_port(&mut state.lock(), &mut port);
+        Ok(())
     }
 
     /// Sends a command of the controller's own and waits for it. Its data are in `answer`, whose length is how many are asked

@@ -68,7 +68,7 @@
 //! struct Liar<P>(P);
 //! impl<P: ScsiPort> ScsiTransport for Liar<P> {
 //!     type Port = P;
-//!     fn open(&mut self, _: usize, _: usize) -> Result<Option<P>, Fault> { Ok(None) }
+//!     fn open(&mut self, _: usize, _: usize, _: &mut Option<P>) -> Result<(), Fault> { Ok(()) }
 //!     fn close(&mut self, _: P) -> Result<(), Fault> { Ok(()) }
 //!     fn limits(&self) -> Limits { Limits::new(4096, 1) }
 //!     fn scan(&self) -> Scan { Scan::Targets(1) }
@@ -85,7 +85,7 @@
 //! // SAFETY: it opens no port, so that no command is ever sent.
 //! unsafe impl<P: ScsiPort> ScsiTransport for Absent<P> {
 //!     type Port = P;
-//!     fn open(&mut self, _: usize, _: usize) -> Result<Option<P>, Fault> { Ok(None) }
+//!     fn open(&mut self, _: usize, _: usize, _: &mut Option<P>) -> Result<(), Fault> { Ok(()) }
 //!     fn close(&mut self, _: P) -> Result<(), Fault> { Ok(()) }
 //!     fn limits(&self) -> Limits { Limits::new(4096, 1) }
 //!     fn scan(&self) -> Scan { Scan::Targets(1) }

@@ -11,11 +11,13 @@
 use crate::command::{BuildCdb, Data, PendingCommand, RESET_ID, owner_of};
 use crate::command_table::{Accepted, CommandTable};
 use crate::inbox::{Inbox, Reply};
-use crate::owner::{MAX_OWNERS, Owners, bit};
+use crate::owner::{CONTROLLER, Owners, bit};
 use crate::state::ControllerState;
 use crate::transport::{Event, ScsiPort, Status};
+use crate::unit::MAX_UNITS;
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{AllocError, Direction, DmaBuffer, PageTable, Platform, WakerGroup};
+use spin::Mutex;
 
 /// An owner, as the port knows it.
 struct Owner<P: Platform, B> {
@@ -48,23 +50,31 @@ pub(crate) struct PortState<P: Platform, Q, B> {
 }
 
 impl<P: Platform, Q: ScsiPort, B: DmaBuffer> PortState<P, Q, B> {
-    /// The state of a port that is not open, for up to `owners` owners.
-    pub fn new(platform: &P, owners: usize) -> Result<Self, AllocError> {
-        let owners = owners.min(MAX_OWNERS);
-        Ok(Self {
+    /// The state of a port that is not open, with the controller as its owner, and room for the units.
+    ///
+    /// It is behind its lock already, and made in one piece: each copy is much for a small stack.
+    #[inline(never)]
+    pub fn new(platform: &P) -> Result<Mutex<Self>, AllocError> {
+        let mut inbox = Some(Inbox::new(platform, 1)?);
+        let owners = PageTable::new(platform, MAX_UNITS.saturating_add(1), |at| {
+            let inbox = if at == usize::from(CONTROLLER) { inbox.take() } else { None };
+            Owner { inbox, orphan: None }
+        })?;
+        let wakers = WakerGroup::new(platform, owners.len())?;
+        Ok(Mutex::new(Self {
             port: None,
             failed: None,
             generation: 0,
             first_unreleased: None,
             outstanding: 0,
-            owners: PageTable::new(platform, owners, |_| Owner { inbox: None, orphan: None })?,
+            owners,
             orphans: 0,
             armed: 0,
             ready: 0,
             waiting: 0,
             roomy: 0,
-            wakers: WakerGroup::new(platform, owners)?,
-        })
+            wakers,
+        }))
     }
 
     /// Adds an owner, whose commands have their replies filed in `inbox`; whether it was free.

@@ -197,13 +197,13 @@ pub unsafe trait ScsiTransport: Send {
     /// Its ports.
     type Port: ScsiPort;
 
-    /// Opens port `index` of the `ports` that are wanted. Port 0 comes first, and initialises the controller; `None` where there
-    /// are no more.
+    /// Opens port `index` of the `ports` that are wanted in `place`, which is empty, and stays so where there are no more. Port 0 comes
+    /// first, and initialises the controller. Ports are large for a small stack: they are not returned by value.
     ///
     /// # Errors
     ///
     /// The [`Fault`] where the port cannot be opened. What was opened of it has been closed.
-    fn open(&mut self, index: usize, ports: usize) -> Result<Option<Self::Port>, Fault>;
+    fn open(&mut self, index: usize, ports: usize, place: &mut Option<Self::Port>) -> Result<(), Fault>;
 
     /// Closes a port; port 0 comes last.
     ///

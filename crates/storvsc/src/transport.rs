@@ -148,6 +148,37 @@ impl<P: Platform> StorTransport<P> {
         self.vmbus.open(offer, &options).map_err(fault)
     }
 
+    /// Opens the primary channel, and initialises the controller for `ports` ports.
+    #[inline(never)]
+    fn open_primary(&mut self, ports: usize) -> Result<Channel<P>, Fault> {
+        // The host rescinds the subchannels of an earlier opening after the primary channel was closed, with a delay.
+        let end = self.answer_deadline();
+        for index in 1..=self.subchannels {
+            self.wait_for_offer(index, false, end);
+        }
+        let offer = self.vmbus.find(&self.offer.instance, 0).ok_or(Fault::Removed)?;
+        let mut channel = self.open_channel(&offer, 0)?;
+        let wanted = u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX);
+        self.initialize(&mut channel, wanted)?;
+        Ok(channel)
+    }
+
+    /// Opens subchannel `index`; `None` if the host has granted fewer, or does not offer it.
+    #[inline(never)]
+    fn open_subchannel(&mut self, index: u16) -> Result<Option<Channel<P>>, Fault> {
+        if index > self.subchannels {
+            return Ok(None);
+        }
+        let Some(offer) = self.wait_for_offer(index, true, self.subchannels_due) else {
+            log::warn!(
+                "storvsc: {}: subchannel {index} was granted but not offered: using fewer queues",
+                self.offer
+            );
+            return Ok(None);
+        };
+        self.open_channel(&offer, usize::from(index)).map(Some)
+    }
+
     /// Performs one step of the initialisation: sends a packet and blocks until its completion, at most [`TIMEOUT`].
     fn step(&self, channel: &mut Channel<P>, packet: &(impl IntoBytes + Immutable)) -> Result<Answer, Fault> {
         // A completion that comes twice is not that of the next step.
@@ -273,32 +304,15 @@ struct Answer {
 unsafe impl<P: Platform> ScsiTransport for StorTransport<P> {
     type Port = StorPort<P>;
 
-    fn open(&mut self, index: usize, ports: usize) -> Result<Option<StorPort<P>>, Fault> {
-        let index = u16::try_from(index).unwrap_or(u16::MAX);
-        if index == 0 {
-            // The host rescinds the subchannels of an earlier opening after the primary channel was closed, with a delay.
-            let end = self.answer_deadline();
-            for index in 1..=self.subchannels {
-                self.wait_for_offer(index, false, end);
-            }
-            let offer = self.vmbus.find(&self.offer.instance, 0).ok_or(Fault::Removed)?;
-            let mut channel = self.open_channel(&offer, 0)?;
-            let wanted = u16::try_from(ports.saturating_sub(1)).unwrap_or(u16::MAX);
-            self.initialize(&mut channel, wanted)?;
-            return Ok(Some(StorPort::new(channel, self.version)));
-        }
-        if index > self.subchannels {
-            return Ok(None);
-        }
-        let Some(offer) = self.wait_for_offer(index, true, self.subchannels_due) else {
-            log::warn!(
-                "storvsc: {}: subchannel {index} was granted but not offered: using fewer queues",
-                self.offer
-            );
-            return Ok(None);
+    fn open(&mut self, index: usize, ports: usize, place: &mut Option<StorPort<P>>) -> Result<(), Fault> {
+        let channel = match u16::try_from(index).unwrap_or(u16::MAX) {
+            0 => Some(self.open_primary(ports)?),
+            index => self.open_subchannel(index)?,
         };
-        let channel = self.open_channel(&offer, usize::from(index))?;
-        Ok(Some(StorPort::new(channel, self.version)))
+        if let Some(channel) = channel {
+            *place = Some(StorPort::new(channel, self.version));
+        }
+        Ok(())
     }
 
     fn close(&mut self, port: StorPort<P>) -> Result<(), Fault> {

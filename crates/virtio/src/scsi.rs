@@ -262,19 +262,19 @@ impl<P: Platform> ScsiAdapter<P> {
 unsafe impl<P: Platform> ScsiTransport for ScsiAdapter<P> {
     type Port = ScsiPort<P>;
 
-    fn open(&mut self, index: usize, _ports: usize) -> Result<Option<ScsiPort<P>>, Fault> {
+    fn open(&mut self, index: usize, _ports: usize, place: &mut Option<ScsiPort<P>>) -> Result<(), Fault> {
         self.drain();
-        let Some(slot) = self.queues.get_mut(index) else { return Ok(None) };
-        let Some(queue) = slot.take() else { return Ok(None) };
-        if let Some(fault) = queue.fault() {
-            *slot = Some(queue);
+        let Some(slot) = self.queues.get_mut(index) else { return Ok(()) };
+        if let Some(fault) = slot.as_ref().and_then(RequestQueue::fault) {
             return Err(fault);
         }
+        let Some(queue) = slot.take() else { return Ok(()) };
         let mut events = if index == 0 { self.events.take() } else { None };
         if let Some(events) = &mut events {
             events.refill();
         }
-        Ok(Some(ScsiPort { queue, events, index, response: UNWRITTEN }))
+        *place = Some(ScsiPort { queue, events, index, response: UNWRITTEN });
+        Ok(())
     }
 
     /// Resets the device, which aborts the commands of all ports.
