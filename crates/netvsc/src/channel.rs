@@ -12,6 +12,7 @@ use hyperv_bindings::netvsp::{NVSP_NO_SECTION, NvspChannelType};
 use paravirt_device::{Arm, Fault, Rejected};
 use paravirt_platform::{AllocError, DmaBuffer, PageBox, PageTable, Platform, SharedMemory, WakerGroup};
 use paravirt_vmbus::{Channel, GpaRange};
+use spin::Mutex;
 use zerocopy::IntoBytes;
 
 /// The tasks that a channel wakes: that of its queue, and that of the device.
@@ -74,14 +75,13 @@ pub(crate) struct ChannelState<P: Platform, B: DmaBuffer> {
 }
 
 impl<P: Platform, B: DmaBuffer> ChannelState<P, B> {
-    pub fn new(platform: &P, frames: usize, state: QueueState<P, B>) -> Result<Self, AllocError> {
-        Ok(Self {
-            channel: None,
-            buffer: PageTable::new(platform, MAX_PACKET, |_| 0)?,
-            idle: Some(state),
-            backlog: Backlog::new(platform, frames, MAX_RANGES)?,
-            wakers: WakerGroup::new(platform, 2)?,
-        })
+    /// The state of a channel that is not open yet, behind its lock: each copy is much for a small stack.
+    #[inline(never)]
+    pub fn new(platform: &P, frames: usize, state: QueueState<P, B>) -> Result<Mutex<Self>, AllocError> {
+        let buffer = PageTable::new(platform, MAX_PACKET, |_| 0)?;
+        let backlog = Backlog::new(platform, frames, MAX_RANGES)?;
+        let wakers = WakerGroup::new(platform, 2)?;
+        Ok(Mutex::new(Self { channel: None, buffer, idle: Some(state), backlog, wakers }))
     }
 
     /// Takes in everything that came for a queue, whose state is `rx` and `tx`, and writes what waits for room in the ring.

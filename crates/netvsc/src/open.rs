@@ -19,7 +19,7 @@ use hyperv_bindings::netvsp::{
 };
 use hyperv_bindings::rndis::*;
 use paravirt_device::{ControlError, Fault, Offloads};
-use paravirt_platform::{DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
+use paravirt_platform::{AllocError, DmaBuffer, DmaRegion, PageArc, PageTable, Platform, ProcessorId};
 use paravirt_vmbus::{Channel, ChannelOptions, Gpadl, Kind, Offer, Version, Vmbus};
 use spin::Mutex;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -261,30 +261,21 @@ fn open_channel<P: Platform>(
     Ok(vmbus.open(offer, &channel)?)
 }
 
-/// Opens the device of `offer`.
-pub(crate) fn open<P: Platform, B: DmaBuffer>(
-    platform: &P,
-    vmbus: &Vmbus<P>,
-    offer: &Offer,
-    options: &NetOptions,
-) -> Result<Opened<P, B>, OpenError> {
-    let wanted = usize::from(options.queues).clamp(1, MAX_QUEUES);
-    // Where something fails, the channel is dropped, and so closed, before the buffers.
-    let send;
-    let receive;
-    let mut channel = open_channel(vmbus, offer, options, 0)?;
-    let mut setup = Setup { channel: &mut channel, platform, version: NvspVersion(0), step: 0x5e7 };
-    setup.agree(options.newest)?;
-    setup.configure(options)?;
-    let max = if setup.version <= NvspVersion::V2 { MAX_RECEIVE_V2 } else { MAX_RECEIVE };
-    let len = options.receive_bytes.saturating_mul(wanted).clamp(MIN_BUFFER, max);
-    receive = setup.channel.add_memory(DmaRegion::alloc(platform, len)?)?;
-    setup.share_receive_buffer(&receive, len)?;
-    let send_len = options.send_bytes.saturating_mul(wanted).clamp(MIN_BUFFER, MAX_SEND);
-    send = setup.channel.add_memory(DmaRegion::alloc(platform, send_len)?)?;
-    let section_size = setup.share_send_buffer(&send)?;
-    let version = setup.version;
+/// The size of the receive buffer in bytes.
+fn receive_len(options: &NetOptions, queues: usize, version: NvspVersion) -> usize {
+    let max = if version <= NvspVersion::V2 { MAX_RECEIVE_V2 } else { MAX_RECEIVE };
+    options.receive_bytes.saturating_mul(queues).clamp(MIN_BUFFER, max)
+}
 
+type Channels<P, B> = PageTable<P, Mutex<ChannelState<P, B>>>;
+
+/// The states of `count` channels that are not open yet, for `frames` received frames each.
+#[inline(never)]
+fn closed_channels<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    count: usize,
+    frames: usize,
+) -> Result<Channels<P, B>, AllocError> {
     // RNDIS uses the channel as it does in service. The sending state depends on its answers, and is made again then.
     let limits = SendLimits {
         offloads: Offloads::empty(),
@@ -292,22 +283,65 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
         max_segmented: ETHERNET,
         max_packets: 1,
     };
-    let frames = frame_capacity(len);
-    let mut first = Some(channel);
-    let channels = PageTable::try_new(platform, wanted, |_| {
+    PageTable::try_new(platform, count, |_| {
         let queue = QueueState::new(platform, frames, TxState::new(platform, None, limits, 0, 1)?)?;
-        let mut state = ChannelState::new(platform, frames, queue)?;
-        if let Some(channel) = first.take() {
-            channel.register(&state.wakers.waker());
-            state.channel = Some(channel);
-        }
-        Ok::<_, OpenError>(Mutex::new(state))
-    })?;
+        ChannelState::new(platform, frames, queue)
+    })
+}
+
+/// The device before frames come: what is shared, and the size of the sections of the send buffer.
+type Prepared<P, B> = (PageArc<P, NetShared<P, B>>, Option<u32>);
+
+/// Opens the primary channel, and shares the buffers with the host.
+#[inline(never)]
+fn prepare<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    vmbus: &Vmbus<P>,
+    offer: &Offer,
+    options: &NetOptions,
+    mut channels: Channels<P, B>,
+) -> Result<Prepared<P, B>, OpenError> {
+    let wanted = channels.len();
+    // Where something fails, the channel is dropped, and so closed, before the buffers.
+    let send;
+    let receive;
+    let mut channel = open_channel(vmbus, offer, options, 0)?;
+    let mut setup = Setup { channel: &mut channel, platform, version: NvspVersion(0), step: 0x5e7 };
+    setup.agree(options.newest)?;
+    setup.configure(options)?;
+    let len = receive_len(options, wanted, setup.version);
+    receive = setup.channel.add_memory(DmaRegion::alloc(platform, len)?)?;
+    setup.share_receive_buffer(&receive, len)?;
+    let send_len = options.send_bytes.saturating_mul(wanted).clamp(MIN_BUFFER, MAX_SEND);
+    send = setup.channel.add_memory(DmaRegion::alloc(platform, send_len)?)?;
+    let section_size = setup.share_send_buffer(&send)?;
+    let version = setup.version;
+
+    if let Some(first) = channels.first_mut().map(Mutex::get_mut) {
+        channel.register(&first.wakers.waker());
+        first.channel = Some(channel);
+    }
     let requests = Mutex::new(Requests::new(platform)?);
     let host = HostState::new(platform, version, vmbus.timeouts().answer);
     let revokes_first = vmbus.version() < Version::new(4, 0);
     let shared =
         PageArc::new(platform, NetShared { channels, requests, host, receive, send, revokes_first })?;
+    Ok((shared, section_size))
+}
+
+/// Opens the device of `offer`.
+#[inline(never)]
+pub(crate) fn open<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    vmbus: &Vmbus<P>,
+    offer: &Offer,
+    options: &NetOptions,
+) -> Result<Opened<P, B>, OpenError> {
+    let wanted = usize::from(options.queues).clamp(1, MAX_QUEUES);
+    // An older version than the newest has the same buffer, or a smaller one.
+    let channels =
+        closed_channels(platform, wanted, frame_capacity(receive_len(options, wanted, NvspVersion::V61)))?;
+    let (shared, section_size) = prepare(platform, vmbus, offer, options, channels)?;
     shared.initialize()?;
     let found = offloads::negotiate(&shared)?;
     let mtu = match shared.query(RndisOid::GEN_MAXIMUM_FRAME_SIZE, &[]) {
@@ -316,7 +350,8 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
         Err(_) => options.mtu,
     };
     let mtu = mtu.clamp(MIN_MTU, options.mtu.max(MIN_MTU));
-    let queues = if wanted > 1 { open_subchannels(&shared, vmbus, offer, options, version)? } else { 1 };
+    let queues =
+        if shared.channels.len() > 1 { open_subchannels(&shared, vmbus, offer, options)? } else { 1 };
     let max_frame = usize::from(mtu).saturating_add(ETHERNET);
     let max_packets = shared.host.answer.lock().max_packets;
     let limits = SendLimits {
@@ -325,20 +360,33 @@ pub(crate) fn open<P: Platform, B: DmaBuffer>(
         max_segmented: found.max_segmented.max(max_frame),
         max_packets: max_packets.clamp(1, MAX_PACKETS),
     };
+    let depth = start_sending(platform, &shared, section_size, queues, limits)?;
+    Ok(Opened { shared, queues, mtu, receives: found.receives, limits, depth })
+}
+
+/// Makes the sending state of each queue by what was negotiated; returns how many frames can be in flight.
+#[inline(never)]
+fn start_sending<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    shared: &NetShared<P, B>,
+    section_size: Option<u32>,
+    queues: u16,
+    limits: SendLimits,
+) -> Result<u16, OpenError> {
     let mut depth = 0;
     for (index, channel) in (0u16..queues).zip(shared.channels.iter()) {
-        let buffer = section_size.and_then(|size| send_buffer(&shared, size, index, queues));
+        let buffer = section_size.and_then(|size| send_buffer(shared, size, index, queues));
         depth = buffer.map_or(MAX_CALLER_FRAMES, |buffer| buffer.count);
         // Bounce slots are also for hosts whose sections do not hold the largest frame.
         let room = buffer.map_or(0, |buffer| buffer.section_size as usize);
-        let is_too_large = max_frame.saturating_add(HEADROOM).saturating_add(ALIGNMENT) > room;
-        let lso_slots = if limits.max_segmented > max_frame || is_too_large { LSO_SLOTS } else { 0 };
+        let is_too_large = limits.max_frame.saturating_add(HEADROOM).saturating_add(ALIGNMENT) > room;
+        let lso_slots = if limits.max_segmented > limits.max_frame || is_too_large { LSO_SLOTS } else { 0 };
         let tx = TxState::new(platform, buffer, limits, lso_slots, MAX_CALLER_FRAMES)?;
         if let Some(queue) = &mut channel.lock().idle {
             *queue.tx = tx;
         }
     }
-    Ok(Opened { shared, queues, mtu, receives: found.receives, limits, depth })
+    Ok(depth)
 }
 
 /// Bytes of an MTU, at least: what every IPv4 host accepts.
@@ -378,9 +426,8 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
     vmbus: &Vmbus<P>,
     offer: &Offer,
     options: &NetOptions,
-    version: NvspVersion,
 ) -> Result<u16, OpenError> {
-    if version < NvspVersion::V5 {
+    if shared.host.version() < NvspVersion::V5 {
         return Ok(1);
     }
     let mut input = NdisRssCapabilities::new_zeroed();
@@ -423,10 +470,22 @@ fn open_subchannels<P: Platform, B: DmaBuffer>(
             log::warn!("netvsc: {offer}: the host offers no subchannel {index}, using {index} channels");
             return Ok(u16::try_from(index).unwrap_or(1));
         };
-        let channel = open_channel(vmbus, &subchannel, options, index)?;
-        let mut state = state.lock();
-        channel.register(&state.wakers.waker());
-        state.channel = Some(channel);
+        open_subchannel(vmbus, &subchannel, options, index, state)?;
     }
     Ok(u16::try_from(granted).unwrap_or(0).saturating_add(1))
+}
+
+#[inline(never)]
+fn open_subchannel<P: Platform, B: DmaBuffer>(
+    vmbus: &Vmbus<P>,
+    offer: &Offer,
+    options: &NetOptions,
+    index: u32,
+    state: &Mutex<ChannelState<P, B>>,
+) -> Result<(), OpenError> {
+    let channel = open_channel(vmbus, offer, options, index)?;
+    let mut state = state.lock();
+    channel.register(&state.wakers.waker());
+    state.channel = Some(channel);
+    Ok(())
 }

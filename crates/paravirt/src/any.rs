@@ -1,5 +1,6 @@
 //! The devices of all buses as enumerations that implement the traits of [`paravirt_device`], without allocation or `dyn`.
 
+use crate::{Device, Found, Place};
 use core::convert::Infallible;
 use core::fmt;
 use core::marker::PhantomData;
@@ -58,6 +59,16 @@ pub(crate) fn boxed<P: Platform, T, E: From<AllocError>>(
 #[inline(never)]
 pub(crate) fn separately<R>(work: impl FnOnce() -> R) -> R {
     work()
+}
+
+/// Passes a device to `found`, in a frame that the caller's does not include.
+#[inline(never)]
+pub(crate) fn pass<P: Platform, B: DmaBuffer>(
+    place: Place,
+    device: Device<P, B>,
+    found: &mut dyn FnMut(Found<P, B>),
+) {
+    found(Found { address: place.into(), device });
 }
 
 /// The payload of a variant that cannot be constructed. It keeps the type parameters of a device enumeration in use when the

@@ -1,5 +1,7 @@
 //! The SCSI controllers, which are kept for hot plug of their disks.
 
+#[cfg(feature = "virtio")]
+use crate::any::separately;
 use crate::{Address, Block, Device, Event, Found, Place, Reason, Unclaimed, What};
 use core::task::Waker;
 use paravirt_device::Arm;
@@ -8,7 +10,11 @@ use paravirt_scsi::{Controller, ControllerEvent, Disk, OpenError, Options, ScsiT
 #[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 #[cfg(feature = "virtio")]
+use paravirt_virtio::OpenOptions;
+#[cfg(feature = "virtio")]
 use paravirt_virtio::scsi::ScsiAdapter;
+#[cfg(feature = "virtio")]
+use paravirt_virtio::transport::Transport;
 #[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Offer, Vmbus};
 
@@ -60,6 +66,7 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
 }
 
 /// The next event of a controller whose disks are `block`s. Events that are not known here are skipped.
+#[inline(never)]
 fn next_event<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     controller: &mut Controller<P, T, B>,
     block: impl Fn(Disk<P, T, B>) -> Block<P, B>,
@@ -105,42 +112,51 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         offer: &Offer,
         queues: u16,
     ) -> Result<(), Reason> {
-        let stor = StorOptions::default().with_processors(platform.processors().count());
         let mut options = self.options;
         options.queues = queues;
-        self.add(Place::from(offer), || {
-            let adapter = StorTransport::new(platform, vmbus, offer, &stor);
-            Ok(Any::HyperV(Controller::open(platform, adapter, &options)?))
-        })
+        let free = self.free(Place::from(offer))?;
+        let stor = StorOptions::default().with_processors(platform.processors().count());
+        let adapter = StorTransport::new(platform, vmbus, offer, &stor);
+        let controller = Controller::open(platform, adapter, &options).map_err(Reason::Scsi)?;
+        *free = Some((Place::from(offer), Any::HyperV(controller)));
+        self.register_with(Place::from(offer));
+        Ok(())
     }
 
-    /// Opens a virtio controller.
+    /// Opens the SCSI host behind a virtio transport as a controller.
     #[cfg(feature = "virtio")]
     #[inline(never)]
     pub fn open_virtio(
         &mut self,
         platform: &P,
         place: Place,
-        adapter: ScsiAdapter<P>,
-        queues: u16,
+        transport: Transport<P>,
+        open: &OpenOptions,
     ) -> Result<(), Reason> {
         let mut options = self.options;
-        options.queues = queues;
-        self.add(place, || Ok(Any::Virtio(Controller::open(platform, adapter, &options)?)))
+        options.queues = open.queues;
+        let free = self.free(place)?;
+        let adapter = separately(|| ScsiAdapter::open(platform, transport, open)).map_err(Reason::Open)?;
+        let controller = Controller::open(platform, adapter, &options).map_err(Reason::Scsi)?;
+        *free = Some((place, Any::Virtio(controller)));
+        self.register_with(place);
+        Ok(())
     }
 
-    fn add(
-        &mut self,
-        place: Place,
-        open: impl FnOnce() -> Result<Any<P, B>, OpenError>,
-    ) -> Result<(), Reason> {
+    /// Closes the controller at `place`, and returns a free entry of the table.
+    #[inline(never)]
+    fn free(&mut self, place: Place) -> Result<&mut Entry<P, B>, Reason> {
         self.remove(place);
         let table = self.table.as_mut().ok_or(Reason::Scsi(OpenError::Memory))?;
-        let free = table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)?;
-        let controller = open().map_err(Reason::Scsi)?;
-        self.waker.iter().for_each(|waker| controller.register(waker));
-        *free = Some((place, controller));
-        Ok(())
+        table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)
+    }
+
+    /// Registers the waker with a controller that was opened.
+    fn register_with(&mut self, place: Place) {
+        let Some(waker) = self.waker.clone() else { return };
+        self.iter_mut()
+            .filter(|(at, _)| *at == place)
+            .for_each(|(_, controller)| controller.register(&waker));
     }
 
     /// Closes a controller.

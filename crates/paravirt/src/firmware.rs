@@ -6,7 +6,7 @@ use paravirt_firmware::aml::{self, Resource, VirtioMmio};
 use paravirt_firmware::command_line::{MmioDevice, mmio_devices};
 use paravirt_firmware::device_tree::{self, DeviceTree};
 use paravirt_firmware::mcfg::{self, Ecam};
-use paravirt_pci::{Address, ConfigAccess, FunctionInfo, PciSlot, Window, Windows, enumerate};
+use paravirt_pci::{Address, ConfigAccess, Enumeration, FunctionInfo, PciSlot, Window, Windows, enumerate};
 use paravirt_platform::{AllocError, InterruptLine, PageTable, Platform, Polarity, Trigger};
 
 /// Maximum number of ECAM ranges, of host bridges, and of MMIO devices.
@@ -47,15 +47,25 @@ pub(crate) struct List<P: Platform, T> {
 }
 
 impl<P: Platform, T> List<P, T> {
-    fn new(platform: &P) -> Result<Self, AllocError> {
+    pub fn new(platform: &P) -> Result<Self, AllocError> {
         Ok(Self { entries: PageTable::new(platform, MAX_ENTRIES, |_| None)?, dropped: 0 })
     }
 
+    /// Appends an element; returns false if it does not fit.
+    pub fn try_push(&mut self, value: T) -> bool {
+        let free = self.entries.iter_mut().find(|entry| entry.is_none());
+        free.map(|free| *free = Some(value)).is_some()
+    }
+
+    /// Appends an element, or counts it if it does not fit.
     fn push(&mut self, value: T) {
-        match self.entries.iter_mut().find(|entry| entry.is_none()) {
-            Some(free) => *free = Some(value),
-            None => self.dropped = self.dropped.saturating_add(1),
+        if !self.try_push(value) {
+            self.dropped = self.dropped.saturating_add(1);
         }
+    }
+
+    pub fn last(&self) -> Option<&T> {
+        self.iter().last()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {
@@ -64,6 +74,7 @@ impl<P: Platform, T> List<P, T> {
 }
 
 impl<P: Platform> Map<P> {
+    #[inline(never)]
     pub fn collect(
         platform: &P,
         memory: &Physical<'_, P>,
@@ -76,7 +87,10 @@ impl<P: Platform> Map<P> {
                 b"MCFG" => {
                     with_table(memory, &table, |bytes| mcfg::entries(bytes).for_each(|e| map.ecam.push(e)))
                 }
-                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| map.add_aml(bytes)),
+                b"DSDT" | b"SSDT" => with_table(memory, &table, |bytes| {
+                    map.add_mmio_of(bytes);
+                    map.add_bridges_of(bytes);
+                }),
                 _ => Ok(()),
             };
             if let Err(error) = read {
@@ -115,6 +129,7 @@ impl<P: Platform> Map<P> {
         Ok(map)
     }
 
+    #[inline(never)]
     fn add_tree(&mut self, bytes: &[u8]) {
         let Some(tree) = DeviceTree::parse(bytes) else {
             return log::warn!("device tree: malformed, ignored");
@@ -130,8 +145,13 @@ impl<P: Platform> Map<P> {
         }
     }
 
-    fn add_aml(&mut self, aml: &[u8]) {
+    #[inline(never)]
+    fn add_mmio_of(&mut self, aml: &[u8]) {
         aml::virtio_mmio_devices(aml).for_each(|device| self.mmio.push(device));
+    }
+
+    #[inline(never)]
+    fn add_bridges_of(&mut self, aml: &[u8]) {
         for aml::HostBridge { segment, ecam, template, .. } in aml::host_bridges(aml) {
             let mut bridge = Bridge { segment, ecam, first: 0, last: 0, windows: Windows::new() };
             for resource in aml::resources(template) {
@@ -148,71 +168,61 @@ impl<P: Platform> Map<P> {
         }
     }
 
-    /// Enumerates the host bridges whose buses `access` reaches, or its first bus if firmware declares no bridge there. Buses that are in
-    /// `seen` are left out, however often firmware describes them: a device has one owner.
+    /// The ways to the configuration space of the machine: ECAM as firmware declares it, or ports.
     ///
     /// # Safety
     ///
-    /// Firmware describes this machine, and no other driver uses its devices.
-    pub unsafe fn enumerate(
-        &self,
-        access: &ConfigAccess<P>,
-        is_driven: fn(&FunctionInfo) -> bool,
-        seen: &mut Seen<P>,
-        visit: &mut dyn FnMut(PciSlot<P>, &Windows),
-        rooted: &mut dyn FnMut(Root<P>),
-    ) {
+    /// As for [`probe`](crate::probe).
+    #[inline(never)]
+    pub unsafe fn accesses(&self, platform: &P) -> Result<List<P, ConfigAccess<P>>, AllocError> {
+        let mut all = List::new(platform)?;
+        for range in self.ecam.iter() {
+            // SAFETY: the MCFG reports configuration space there, and by the contract of this function firmware's tables are true.
+            match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) }
+            {
+                Ok(access) => all.push(access),
+                Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
+            }
+        }
+        if all.iter().next().is_none() {
+            // SAFETY: ECAM is not in use; the rest is the caller's contract.
+            all.push(unsafe { ConfigAccess::ports(platform) });
+        }
+        Ok(all)
+    }
+
+    /// Returns the `index`th of the host bridges whose buses `access` reaches: its first bus and its windows. Where firmware declares none,
+    /// it is the first bus that `access` reaches.
+    pub fn host_bridge(&self, access: &ConfigAccess<P>, index: usize) -> Option<(u8, Windows)> {
         let (first, last) = access.buses();
-        let segment = access.segment();
-        let is_reached = |b: &&Bridge| b.segment == segment && (first..=last).contains(&b.first);
-        let mut is_declared = false;
-        for bridge in self.bridges.iter().filter(is_reached) {
-            is_declared = true;
-            // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of this function.
-            let root = unsafe { walk(access, bridge.first, &bridge.windows, is_driven, seen, visit) };
-            root.into_iter().for_each(&mut *rooted);
-        }
-        if !is_declared {
-            // SAFETY: there are no windows to allocate from; the rest is the contract of this function.
-            let root = unsafe { walk(access, first, &Windows::new(), is_driven, seen, visit) };
-            root.into_iter().for_each(rooted);
-        }
+        let is_reached = |b: &&Bridge| b.segment == access.segment() && (first..=last).contains(&b.first);
+        let declared = self.bridges.iter().filter(is_reached).nth(index);
+        let declared = declared.map(|bridge| (bridge.first, bridge.windows.clone()));
+        let is_undeclared = index == 0 && declared.is_none();
+        declared.or_else(|| is_undeclared.then(|| (first, Windows::new())))
     }
 }
 
-/// Enumerates from bus `first` on, and passes on the functions of buses that are new. Returns the bus, unless it was walked.
-///
-/// # Safety
-///
-/// As for [`enumerate`].
-unsafe fn walk<P: Platform>(
-    access: &ConfigAccess<P>,
-    first: u8,
-    declared: &Windows,
-    is_driven: fn(&FunctionInfo) -> bool,
-    seen: &mut Seen<P>,
-    visit: &mut dyn FnMut(PciSlot<P>, &Windows),
-) -> Option<Root<P>> {
-    let segment = access.segment();
-    if seen.contains(segment, first) {
-        return None;
+impl<P: Platform> Root<P> {
+    /// The host bridge whose first bus is `first`, and which forwards `declared`.
+    pub fn new(access: &ConfigAccess<P>, first: u8, declared: Windows) -> Self {
+        Self { access: access.clone(), first, unused: declared.clone(), declared }
     }
-    let mut current = None;
-    let new = |slot: PciSlot<P>| {
-        let bus = slot.address().bus;
-        if current != Some(bus) {
-            // A bus that another walk has reached is left to it.
-            if seen.contains(segment, bus) || !seen.add(segment, bus) {
-                return;
-            }
-            current = Some(bus);
-        }
-        visit(slot, declared);
-    };
-    let mut unused = declared.clone();
-    // SAFETY: the contract of this function is that of the callee.
-    unsafe { enumerate(access, first, &mut unused, is_driven, new) };
-    Some(Root { access: access.clone(), first, declared: declared.clone(), unused })
+
+    /// Assigns addresses on its buses, and returns their functions.
+    ///
+    /// # Safety
+    ///
+    /// The bridge forwards the declared addresses, and no other driver uses the devices on its buses.
+    #[inline(never)]
+    pub unsafe fn enumerate(
+        &mut self,
+        platform: &P,
+        is_driven: fn(&FunctionInfo) -> bool,
+    ) -> Result<Enumeration<P>, AllocError> {
+        // SAFETY: the contract of this function is that of the callee.
+        unsafe { enumerate(platform, &self.access, self.first, &mut self.unused, is_driven) }
+    }
 }
 
 /// Returns the interrupt line of a function on the first bus of a host bridge, if the device tree declares it.
@@ -227,22 +237,45 @@ pub(crate) fn line<P: Platform>(firmware: &Firmware<'_>, slot: &PciSlot<P>) -> O
 /// Maximum number of buses with devices; those of further ones are not visited.
 const MAX_BUSES: usize = 256;
 
-/// The buses that were visited, of every segment: segment and number of each.
-pub(crate) struct Seen<P: Platform>(Option<PageTable<P, Option<(u16, u8)>>>);
+/// The buses that were visited, of every segment: segment and number of each. A bus belongs to the walk that reaches it first, however
+/// often firmware describes it: a device has one owner.
+pub(crate) struct Seen<P: Platform> {
+    buses: Option<PageTable<P, Option<(u16, u8)>>>,
+    /// The bus of the walk in progress, and whether it belongs to it.
+    current: Option<(u8, bool)>,
+}
 
 impl<P: Platform> Seen<P> {
     /// An empty set; without memory for it, nothing is visited.
     pub fn new(platform: &P) -> Self {
-        Self(PageTable::new(platform, MAX_BUSES, |_| None).ok())
+        Self { buses: PageTable::new(platform, MAX_BUSES, |_| None).ok(), current: None }
     }
 
-    fn contains(&self, segment: u16, bus: u8) -> bool {
-        self.0.iter().flat_map(|table| table.iter()).flatten().any(|seen| *seen == (segment, bus))
+    pub fn contains(&self, segment: u16, bus: u8) -> bool {
+        self.buses.iter().flat_map(|table| table.iter()).flatten().any(|seen| *seen == (segment, bus))
+    }
+
+    /// Begins the walk of another host bridge.
+    pub fn begin_walk(&mut self) {
+        self.current = None;
+    }
+
+    /// Returns whether the function is on a bus that no other walk has reached. Walks are bus by bus.
+    pub fn is_first(&mut self, slot: &PciSlot<P>) -> bool {
+        let Address { segment, bus, .. } = slot.address();
+        match self.current {
+            Some((current, is_first)) if current == bus => is_first,
+            _ => {
+                let is_first = !self.contains(segment, bus) && self.add(segment, bus);
+                self.current = Some((bus, is_first));
+                is_first
+            }
+        }
     }
 
     /// Adds a bus; returns false if it cannot be recorded.
     fn add(&mut self, segment: u16, bus: u8) -> bool {
-        let mut slots = self.0.iter_mut().flat_map(|table| table.iter_mut());
+        let mut slots = self.buses.iter_mut().flat_map(|table| table.iter_mut());
         let free = slots.find(|slot| slot.is_none_or(|seen| seen == (segment, bus)));
         free.map(|slot| *slot = Some((segment, bus))).is_some()
     }

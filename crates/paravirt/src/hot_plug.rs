@@ -1,11 +1,12 @@
 //! PCI devices that are added and removed while the machine runs, by ACPI's registers or by hot-plug ports.
 
 use crate::acpi_events::{AcpiEvents, HOT_PLUG, POWER_BUTTON};
+use crate::buses::Buses;
 use crate::controllers::Controllers;
-use crate::firmware::Root;
+use crate::firmware::{List, Map, Root};
 use crate::functions::Functions;
 use crate::virtio::Opener;
-use crate::{Event, Firmware, Physical, Place, with_table};
+use crate::{Event, Firmware, Found, Physical, Place, with_table};
 use core::ops::ControlFlow;
 use core::task::Waker;
 use core::time::Duration;
@@ -15,7 +16,7 @@ use paravirt_pci::{
     AcpiHotPlug, Address, ConfigAccess, HotPlugPort, PciFunction, PciSlot, PortEvent, Windows, buses_behind,
     enumerate_device, forwarded,
 };
-use paravirt_platform::{DmaBuffer, Instant, PageBox, PageTable, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, Instant, PageBox, PageTable, Platform};
 
 /// Maximum number of buses with hot plug; the devices of others are found by another probe.
 const MAX_BUSES: usize = 64;
@@ -116,23 +117,105 @@ pub(crate) struct HotPlug<P: Platform> {
 }
 
 impl<P: Platform> HotPlug<P> {
-    /// Switches the host's events on, before the buses are enumerated, so that no change is missed.
-    pub fn open(platform: &P, memory: &Physical<'_, P>, firmware: &Firmware<'_>, opener: Opener) -> Self {
-        let watch = || {
-            let (functions, buses) =
-                (Functions::new(platform).ok()?, PageTable::new(platform, MAX_BUSES, |_| None).ok()?);
-            PageBox::new(platform, Watched { functions, buses }).ok()
-        };
-        let (is_ours, walks) = (opener.options.host_events, opener.options.walks_buses);
+    pub fn new(platform: &P, opener: Opener) -> Self {
         Self {
             platform: platform.clone(),
             opener,
-            events: if is_ours { AcpiEvents::open(platform, memory, firmware) } else { None },
+            events: None,
             registers: None,
-            watched: if is_ours && walks { watch() } else { None },
+            watched: None,
             has_ports: false,
             serves: false,
             next_look: Instant::ZERO,
+        }
+    }
+
+    /// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[inline(never)]
+    pub unsafe fn find<B: DmaBuffer>(
+        &mut self,
+        firmware: &Firmware<'_>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let platform = self.platform.clone();
+        // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
+        let memory = unsafe { Physical::new(&platform) };
+        self.switch_on(&memory, firmware);
+        if !self.opener.options.walks_buses {
+            return;
+        }
+        match Map::collect(&platform, &memory, firmware) {
+            // SAFETY: the caller upholds the same contract.
+            Ok(map) => unsafe {
+                self.open_buses(&memory, firmware, &map, controllers, found);
+                self.open_mmio(&map, controllers, found);
+            },
+            Err(error) => log::warn!("pci: {error}: no device is looked for"),
+        }
+    }
+
+    /// Switches the host's events on, before the buses are enumerated, so that no change is missed.
+    #[inline(never)]
+    fn switch_on(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>) {
+        let (is_ours, walks) = (self.opener.options.host_events, self.opener.options.walks_buses);
+        if is_ours {
+            self.events = AcpiEvents::open(&self.platform, memory, firmware);
+        }
+        if is_ours && walks {
+            self.watched = Watched::new(&self.platform).ok();
+        }
+    }
+
+    /// Opens the PCI functions of the machine, and passes what is found to `found`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[inline(never)]
+    pub unsafe fn open_buses<B: DmaBuffer>(
+        &mut self,
+        memory: &Physical<'_, P>,
+        firmware: &Firmware<'_>,
+        map: &Map<P>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let platform = self.platform.clone();
+        // SAFETY: the caller upholds the same contract.
+        let Ok(mut buses) = (unsafe { Buses::new(&platform, firmware, map, Opener::is_driven) }) else {
+            return log::warn!("pci: out of memory: no device is looked for");
+        };
+        while let Some(slot) = buses.next(self) {
+            // SAFETY: the caller upholds the same contract, and each function is returned once.
+            unsafe { self.opener.open_slot(&platform, &slot, controllers, found) };
+        }
+        self.add_buses(memory, firmware, &buses.roots);
+    }
+
+    /// Opens the MMIO devices of the machine, and passes what is found to `found`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[inline(never)]
+    pub unsafe fn open_mmio<B: DmaBuffer>(
+        &mut self,
+        map: &Map<P>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
+        let mut floor = 0;
+        while let Some(next) = map.mmio.iter().filter(|d| d.base >= floor).min_by_key(|d| d.base) {
+            floor = next.base.saturating_add(next.len.max(1));
+            let len = usize::try_from(next.len).unwrap_or(usize::MAX);
+            // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
+            unsafe { self.opener.open_mmio(&self.platform, next.base, len, next.line, controllers, found) };
         }
     }
 
@@ -152,12 +235,8 @@ impl<P: Platform> HotPlug<P> {
     }
 
     /// Adds the buses with hot plug among those behind `roots`, whose devices were enumerated and [recorded](Self::record).
-    pub fn add_buses(
-        &mut self,
-        memory: &Physical<'_, P>,
-        firmware: &Firmware<'_>,
-        roots: &[Option<Root<P>>],
-    ) {
+    #[inline(never)]
+    fn add_buses(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>, roots: &List<P, Root<P>>) {
         if self.watched.is_none() {
             return;
         }
@@ -172,7 +251,8 @@ impl<P: Platform> HotPlug<P> {
     }
 
     /// Adds the buses that this AML declares.
-    fn add_acpi(&mut self, bytes: &[u8], roots: &[Option<Root<P>>]) {
+    #[inline(never)]
+    fn add_acpi(&mut self, bytes: &[u8], roots: &List<P, Root<P>>) {
         let Some(region) = aml::region(bytes, aml::HOT_PLUG_REGION) else { return };
         let is_qemu = aml::region(bytes, b"BNMR").is_some();
         let select = if is_qemu { QEMU_SELECT } else { CLOUD_HYPERVISOR_SELECT };
@@ -185,7 +265,7 @@ impl<P: Platform> HotPlug<P> {
                 _ => unsafe { AcpiHotPlug::memory(&self.platform, region.base, select) }.ok(),
             };
         }
-        for root in roots.iter().flatten() {
+        for root in roots.iter() {
             match (is_qemu, root.access.segment(), root.first) {
                 (false, segment, first) => self.add(root, first, Control::Acpi(segment.into()), None),
                 (true, 0, 0) => aml::hot_plug_buses(bytes).for_each(|bus| self.add_selected(&bus, root)),
@@ -205,7 +285,8 @@ impl<P: Platform> HotPlug<P> {
     }
 
     /// Adds the buses of the hot-plug ports that ACPI's registers do not control.
-    fn add_ports(&mut self, roots: &[Option<Root<P>>]) {
+    #[inline(never)]
+    fn add_ports(&mut self, roots: &List<P, Root<P>>) {
         let mut last = None;
         // In the order of addresses: a port is above the ports of a switch behind it.
         while let Some((at, (secondary, _))) = self.watched.as_ref().and_then(|watched| {
@@ -214,7 +295,7 @@ impl<P: Platform> HotPlug<P> {
         }) {
             last = Some(at);
             let is_its = |root: &&Root<P>| root.access.segment() == at.segment && root.first <= at.bus;
-            let Some(root) = roots.iter().flatten().filter(is_its).max_by_key(|root| root.first) else {
+            let Some(root) = roots.iter().filter(is_its).max_by_key(|root| root.first) else {
                 continue;
             };
             // A port that ACPI's registers control is left alone.
@@ -325,6 +406,11 @@ impl<P: Platform> HotPlug<P> {
 }
 
 impl<P: Platform> Watched<P> {
+    fn new(platform: &P) -> Result<PageBox<P, Self>, AllocError> {
+        let (functions, buses) = (Functions::new(platform)?, PageTable::new(platform, MAX_BUSES, |_| None)?);
+        PageBox::new(platform, Self { functions, buses })
+    }
+
     fn bus(&mut self, index: usize) -> Option<&mut Bus<P>> {
         self.buses.get_mut(index)?.as_mut()
     }

@@ -1,6 +1,6 @@
 //! Hyper-V: the hypervisor, VMBus and the devices on it, the integration services.
 
-use crate::any::{boxed, separately};
+use crate::any::{boxed, pass, separately};
 use crate::controllers::Controllers;
 use crate::integration::Integration;
 use crate::{
@@ -32,26 +32,26 @@ pub(crate) struct HyperVHost<P: Platform> {
 }
 
 impl<P: Platform> HyperVHost<P> {
-    /// Connects to the hypervisor and VMBus, as far as the host offers them. Each device gets up to `queues` queues.
+    /// The host before it was connected to. Each device gets up to `queues` queues.
+    pub fn new(platform: &P, queues: u16) -> Self {
+        let integration = Integration::new(platform);
+        Self { platform: platform.clone(), hypervisor: None, vmbus: None, integration, queues }
+    }
+
+    /// Connects to the hypervisor and VMBus, as far as the host offers them.
     #[inline(never)]
-    pub fn open(platform: &P, queues: u16, newest: Version, timeouts: Timeouts) -> Self {
-        let (platform, integration) = (platform.clone(), Integration::new(platform));
-        let mut this = Self { platform, hypervisor: None, vmbus: None, integration, queues };
-        match Hypervisor::open(&this.platform) {
-            Ok(hypervisor) => this.hypervisor = Some(hypervisor),
+    pub fn connect(&mut self, newest: Version, timeouts: Timeouts) {
+        match Hypervisor::open(&self.platform) {
+            Ok(hypervisor) => self.hypervisor = Some(hypervisor),
             // A platform without a hypercall page does not use Hyper-V.
-            Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return this,
-            Err(error) => {
-                log::warn!("hyper-v: {error}");
-                return this;
-            }
+            Err(OpenError::Absent | OpenError::Unsupported | OpenError::NoPage) => return,
+            Err(error) => return log::warn!("hyper-v: {error}"),
         }
-        match this.hypervisor.as_ref().map(|hypervisor| Vmbus::connect_with(hypervisor, newest, timeouts)) {
-            Some(Ok(vmbus)) => this.vmbus = Some(vmbus),
+        match self.hypervisor.as_ref().map(|hypervisor| Vmbus::connect_with(hypervisor, newest, timeouts)) {
+            Some(Ok(vmbus)) => self.vmbus = Some(vmbus),
             Some(Err(ConnectError::Absent | ConnectError::Hypervisor(OpenError::Unsupported))) | None => {}
             Some(Err(error)) => log::warn!("vmbus: {error}"),
         }
-        this
     }
 
     /// Opens every offered device, and passes it to `found`.
@@ -131,7 +131,7 @@ impl<P: Platform> HyperVHost<P> {
             }
             _ => unclaimed(Reason::NoDriver),
         };
-        found(Found { address: place.into(), device });
+        pass(place, device, found);
     }
 
     /// Opens the device at `place` again; returns whether the host offers it.

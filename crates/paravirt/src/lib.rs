@@ -54,6 +54,8 @@ compile_error!("paravirt has no drivers without a family: enable feature `virtio
 #[cfg(feature = "virtio")]
 mod acpi_events;
 mod any;
+#[cfg(feature = "virtio")]
+mod buses;
 mod controllers;
 #[cfg(feature = "virtio")]
 mod firmware;

@@ -1,5 +1,7 @@
 //! Host services that belong to no single device: hot plug, clock, timers, crash reports, reset, integration services.
 
+#[cfg(feature = "virtio")]
+use crate::Firmware;
 use crate::Place;
 use crate::controllers::Controllers;
 #[cfg(feature = "virtio")]
@@ -8,7 +10,9 @@ use crate::hot_plug::HotPlug;
 use crate::hyperv::HyperVHost;
 #[cfg(feature = "virtio")]
 use crate::hypervisor::{Hypervisor as Kind, detect};
-use crate::{Address, AnyClock, Found, HostTimer, Never};
+#[cfg(feature = "virtio")]
+use crate::virtio::Opener;
+use crate::{Address, AnyClock, Found, HostTimer, Never, Options};
 use core::fmt;
 use core::task::Waker;
 #[cfg(feature = "virtio")]
@@ -84,25 +88,38 @@ impl<P: Platform> fmt::Debug for CrashReporter<P> {
 }
 
 impl<P: Platform, B: DmaBuffer> Services<P, B> {
-    pub(crate) fn new(
-        platform: &P,
-        controllers: Controllers<P, B>,
-        #[cfg(feature = "virtio")] hot_plug: HotPlug<P>,
-        #[cfg(feature = "hyperv")] hyperv: HyperVHost<P>,
-    ) -> Self {
+    /// The services before any host was looked for. They are filled in place: moved, they would take much of a small stack.
+    pub(crate) fn new(platform: &P, options: &Options) -> Self {
+        let processors = platform.processors().count().max(1);
+        let queues = options.queues.unwrap_or(u16::try_from(processors).unwrap_or(u16::MAX));
+        let scsi = paravirt_scsi::Options::default()
+            .with_command_timeout(options.command_timeout)
+            .with_reset_timeout(options.reset_timeout);
         Self {
             platform: platform.clone(),
-            controllers,
+            controllers: Controllers::new(platform, scsi),
             #[cfg(feature = "virtio")]
-            hot_plug,
+            hot_plug: HotPlug::new(platform, Opener::new(options, queues, processors)),
             #[cfg(feature = "hyperv")]
-            hyperv,
+            hyperv: HyperVHost::new(platform, queues),
         }
     }
 
-    /// Opens every device that VMBus offers and passes it to `found`.
+    /// Opens every virtio device and passes it to `found`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[cfg(feature = "virtio")]
+    pub(crate) unsafe fn find_virtio(&mut self, firmware: &Firmware<'_>, found: &mut dyn FnMut(Found<P, B>)) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.hot_plug.find(firmware, &mut self.controllers, found) }
+    }
+
+    /// Connects to Hyper-V, opens every device that VMBus offers, and passes it to `found`.
     #[cfg(feature = "hyperv")]
-    pub(crate) fn offers(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
+    pub(crate) fn find_hyperv(&mut self, options: &Options, found: &mut dyn FnMut(Found<P, B>)) {
+        self.hyperv.connect(options.vmbus, options.timeouts);
         self.hyperv.offers(&mut self.controllers, found);
     }
 

@@ -1,15 +1,13 @@
 //! virtio devices on PCI and MMIO.
 
-use crate::any::{boxed, separately};
+use crate::any::{boxed, pass, separately};
 use crate::controllers::Controllers;
-use crate::firmware::{self, Map, Root, Seen};
-use crate::hot_plug::HotPlug;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
-    Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Net, Options,
+    Passthrough, Place, Reason, Unclaimed, What,
 };
-use paravirt_pci::{ConfigAccess, FunctionInfo, PciSlot, Windows};
-use paravirt_platform::{DmaBuffer, InterruptLine, PageTable, Platform};
+use paravirt_pci::{FunctionInfo, PciSlot};
+use paravirt_platform::{DmaBuffer, InterruptLine, Platform};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
@@ -17,12 +15,8 @@ use paravirt_virtio::console::VirtioConsole;
 use paravirt_virtio::input::VirtioInput;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::rng::VirtioRng;
-use paravirt_virtio::scsi::ScsiAdapter;
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
-
-/// Maximum number of host bridges whose devices can be added and removed.
-const MAX_ROOTS: usize = 32;
 
 /// How devices are opened.
 #[derive(Copy, Clone)]
@@ -31,81 +25,16 @@ pub(crate) struct Opener {
     pub options: Options,
 }
 
-/// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address. Returns the buses that devices are added
-/// to and removed from.
-///
-/// # Safety
-///
-/// As for [`probe`](crate::probe).
-#[inline(never)]
-pub(crate) unsafe fn probe<P: Platform, B: DmaBuffer>(
-    platform: &P,
-    firmware: &Firmware<'_>,
-    opener: Opener,
-    controllers: &mut Controllers<P, B>,
-    found: &mut dyn FnMut(Found<P, B>),
-) -> HotPlug<P> {
-    // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
-    let memory = unsafe { Physical::new(platform) };
-    if !opener.options.walks_buses {
-        return HotPlug::open(platform, &memory, firmware, opener);
-    }
-    let map = match Map::collect(platform, &memory, firmware) {
-        Ok(map) => map,
-        Err(error) => {
-            log::warn!("pci: {error}: no device is looked for");
-            return HotPlug::open(platform, &memory, firmware, opener);
-        }
-    };
-    let mut hot_plug = HotPlug::open(platform, &memory, firmware, opener);
-    let mut roots = PageTable::new(platform, MAX_ROOTS, |_| None).ok();
-    let mut visit = |slot: PciSlot<P>, declared: &Windows| {
-        let line = firmware::line(firmware, &slot);
-        let slot = hot_plug.record(if let Some(line) = line { slot.with_line(line) } else { slot }, declared);
-        // SAFETY: by the contract of this function, no other driver uses the devices, and the enumeration returns each function once.
-        unsafe { opener.open_slot(platform, &slot, controllers, found) };
-    };
-    let mut rooted = |root: Root<P>| {
-        let mut slots = roots.iter_mut().flat_map(|roots| roots.iter_mut());
-        // Without a place for it, its devices are not hot-plugged.
-        if let Some(free) = slots.find(|slot| slot.is_none()) {
-            *free = Some(root);
-        }
-    };
-    let (mut is_reached, mut seen) = (false, Seen::new(platform));
-    for range in map.ecam.iter() {
-        // SAFETY: the MCFG reports configuration space there, and by the contract of `probe` firmware's tables are true.
-        match unsafe { ConfigAccess::ecam(platform, range.base, range.segment, range.first, range.last) } {
-            Ok(access) => {
-                is_reached = true;
-                // SAFETY: the caller upholds the same contract.
-                unsafe { map.enumerate(&access, Opener::is_driven, &mut seen, &mut visit, &mut rooted) };
-            }
-            Err(error) => log::warn!("pci: ECAM at {:#x}: {error}", range.base),
-        }
-    }
-    if !is_reached {
-        // SAFETY: ECAM is not in use; the rest is the caller's contract.
-        let access = unsafe { ConfigAccess::ports(platform) };
-        // SAFETY: the caller upholds the same contract.
-        unsafe { map.enumerate(&access, Opener::is_driven, &mut seen, &mut visit, &mut rooted) };
-    }
-    if let Some(roots) = roots {
-        hot_plug.add_buses(&memory, firmware, &roots);
-    }
-
-    // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
-    let mut floor = 0;
-    while let Some(next) = map.mmio.iter().filter(|d| d.base >= floor).min_by_key(|d| d.base) {
-        floor = next.base.saturating_add(next.len.max(1));
-        let len = usize::try_from(next.len).unwrap_or(usize::MAX);
-        // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
-        unsafe { opener.open_mmio(platform, next.base, len, next.line, controllers, found) };
-    }
-    hot_plug
-}
-
 impl Opener {
+    pub fn new(options: &Options, queues: u16, processors: u32) -> Self {
+        let open = OpenOptions::new()
+            .with_queues(queues)
+            .with_queue_size(options.queue_size)
+            .with_processors(processors)
+            .with_segments(options.segments);
+        Self { open, options: *options }
+    }
+
     /// Returns whether there is a driver for the function, so that it is to have addresses.
     pub fn is_driven(info: &FunctionInfo) -> bool {
         transport::is_virtio(info).is_some()
@@ -171,22 +100,41 @@ impl Opener {
         controllers: &mut Controllers<P, B>,
         found: &mut dyn FnMut(Found<P, B>),
     ) {
-        let Device::Passthrough(device) = device else {
-            return found(Found { address: place.into(), device });
-        };
-        match scsi_host(platform, place, device, &self.open, controllers) {
-            Some(device) => found(Found { address: place.into(), device }),
-            None => controllers.poll(Some(place), &mut |event| {
+        match device {
+            Device::Passthrough(host) if host.device_type == DeviceType::SCSI => {
+                self.open_scsi(platform, place, host.transport, controllers, found);
+            }
+            device => pass(place, device, found),
+        }
+    }
+
+    /// Opens a SCSI host as a controller, and passes its disks to `found`; or why it could not be opened.
+    #[inline(never)]
+    fn open_scsi<P: Platform, B: DmaBuffer>(
+        &self,
+        platform: &P,
+        place: Place,
+        transport: Transport<P>,
+        controllers: &mut Controllers<P, B>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        match controllers.open_virtio(platform, place, transport, &self.open) {
+            Ok(()) => controllers.poll(Some(place), &mut |event| {
                 if let Event::Found(disk) = event {
                     found(disk);
                 }
             }),
+            Err(reason) => {
+                let unclaimed = Unclaimed { what: What::Virtio(DeviceType::SCSI), reason };
+                pass(place, Device::Unclaimed(unclaimed), found);
+            }
         }
     }
 
     /// # Safety
     ///
     /// No other driver uses the function.
+    #[inline(never)]
     unsafe fn open_function<P: Platform, B: DmaBuffer>(
         &self,
         platform: &P,
@@ -217,25 +165,6 @@ impl Opener {
     ) -> Device<P, B> {
         virtio_device(platform, transport, &self.open, &self.options)
     }
-}
-
-/// Opens a SCSI host device as a controller, whose disks are reported by the controller's `poll`. Returns the device if it is of another
-/// type, or could not be opened.
-#[inline(never)]
-fn scsi_host<P: Platform, B: DmaBuffer>(
-    platform: &P,
-    place: Place,
-    device: Passthrough<P>,
-    open: &OpenOptions,
-    controllers: &mut Controllers<P, B>,
-) -> Option<Device<P, B>> {
-    if device.device_type != DeviceType::SCSI {
-        return Some(Device::Passthrough(device));
-    }
-    let opened = separately(|| ScsiAdapter::open(platform, device.transport, open)).map_err(Reason::Open);
-    let added = opened.and_then(|adapter| controllers.open_virtio(platform, place, adapter, open.queues));
-    let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Virtio(DeviceType::SCSI), reason });
-    added.err().map(unclaimed)
 }
 
 #[inline(never)]

@@ -41,8 +41,15 @@ impl<P: Platform, T> PageArc<P, T> {
         let raw = alloc_for::<P, ArcInner<P, T>>(platform, 1)?;
         let inner = raw.cpu.cast::<ArcInner<P, T>>();
         let platform = platform.clone();
-        // SAFETY: `alloc_for` checked size and alignment; nothing else uses the memory.
-        unsafe { inner.write(ArcInner { count: AtomicUsize::new(1), raw, platform, value }) };
+        // Field by field: the value is not copied on the stack once more.
+        let fields = inner.as_ptr();
+        // SAFETY: `alloc_for` checked size and alignment; nothing else uses the memory. All fields are written.
+        unsafe {
+            (&raw mut (*fields).count).write(AtomicUsize::new(1));
+            (&raw mut (*fields).raw).write(raw);
+            (&raw mut (*fields).platform).write(platform);
+            (&raw mut (*fields).value).write(value);
+        }
         Ok(Self { inner })
     }
 
@@ -235,7 +242,19 @@ impl<P: Platform, T> PageTable<P, T> {
     ///
     /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P, len: usize, mut make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
-        Self::try_new(platform, len, |at| Ok(make(at)))
+        let mut table = Self::empty(platform, len)?;
+        for i in 0..len {
+            // SAFETY: as in `try_new`. An element that is made here is written in its place, without a copy on the stack.
+            unsafe { table.base.add(i).write(make(i)) };
+            table.len = i.wrapping_add(1);
+        }
+        Ok(table)
+    }
+
+    /// A table that has room for `len` elements.
+    fn empty(platform: &P, len: usize) -> Result<Self, AllocError> {
+        let raw = alloc_for::<P, T>(platform, len)?;
+        Ok(Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() })
     }
 
     /// As [`new`](Self::new), but `make` may fail.
@@ -248,11 +267,10 @@ impl<P: Platform, T> PageTable<P, T> {
         len: usize,
         mut make: impl FnMut(usize) -> Result<T, E>,
     ) -> Result<Self, E> {
-        let raw = alloc_for::<P, T>(platform, len)?;
-        let mut table = Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() };
+        let mut table = Self::empty(platform, len)?;
         for i in 0..len {
             let value = make(i)?;
-            // SAFETY: `alloc_for` allocated aligned memory for `len` elements; `table.len` counts those that are written, so that exactly
+            // SAFETY: `empty` allocated aligned memory for `len` elements; `table.len` counts those that are written, so that exactly
             // these are dropped if `make` fails or panics.
             unsafe { table.base.add(i).write(value) };
             table.len = i.wrapping_add(1);

@@ -170,6 +170,7 @@ impl<P: Platform> VmbusShared<P> {
         came
     }
 
+    #[inline(never)]
     fn handle(&self, bytes: &[u8]) {
         let message = match HostMessage::parse(bytes) {
             Ok(message) => message,

@@ -50,13 +50,7 @@ fn main(info: BootInfo) -> ! {
         firmware = firmware.with_device_tree(tree);
     }
     let find = || Devices::find(&firmware, &options);
-    let mut devices = if options.stack {
-        let (devices, used) = stack::measure(find);
-        println!("stack=probe bytes={used}");
-        devices
-    } else {
-        find()
-    };
+    let mut devices = find();
     if let Some(reporter) = devices.services.crash_reporter() {
         exit::CRASH.call_once(|| reporter);
     }

@@ -264,12 +264,33 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
         limits: &PageArc<P, Limits>,
     ) -> Result<(), OpenError> {
         let size = self.size();
-        *slot = Some(match self {
-            Self::Records(builder) => BlkQueue::with_records(builder.build()?, limits, size)?,
-            Self::General(builder) => BlkQueue::general(builder.build()?, limits, size)?,
-        });
-        Ok(())
+        match self {
+            Self::Records(builder) => build_records(builder, slot, limits, size),
+            Self::General(builder) => build_general(builder, slot, limits, size),
+        }
     }
+}
+
+#[inline(never)]
+fn build_records<P: Platform, B: DmaBuffer>(
+    builder: QueueBuilder<P, RecordQueue<P, B, Pending>>,
+    slot: &mut Option<BlkQueue<P, B>>,
+    limits: &PageArc<P, Limits>,
+    size: u16,
+) -> Result<(), OpenError> {
+    *slot = Some(BlkQueue::with_records(builder.build()?, limits, size)?);
+    Ok(())
+}
+
+#[inline(never)]
+fn build_general<P: Platform, B: DmaBuffer>(
+    builder: QueueBuilder<P, VirtQueue<P, B, Pending>>,
+    slot: &mut Option<BlkQueue<P, B>>,
+    limits: &PageArc<P, Limits>,
+    size: u16,
+) -> Result<(), OpenError> {
+    *slot = Some(BlkQueue::general(builder.build()?, limits, size)?);
+    Ok(())
 }
 
 impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {

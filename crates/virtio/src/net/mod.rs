@@ -25,7 +25,7 @@ use paravirt_device::{
     ReceiveMode,
 };
 use paravirt_platform::Fifo;
-use paravirt_platform::{DmaBuffer, DmaSlice, Instant, PageArc, PageTable, Platform, ProcessorId};
+use paravirt_platform::{DmaBuffer, DmaSlice, Instant, PageArc, PageBox, PageTable, Platform, ProcessorId};
 
 /// The maximum number of queue pairs that are used.
 pub const MAX_PAIRS: usize = 16;
@@ -115,11 +115,12 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
     device: PageArc<P, VirtioDevice<P>>,
     control: Option<Control<P>>,
     /// A separate allocation: the device may be moved on small stacks.
-    queues: PageTable<P, Option<VirtioNetQueue<P, B>>>,
+    queues: PageTable<P, Pair<P, B>>,
     features: NetFeatures,
     info: NetInfo,
     link: Link,
-    settings: Settings,
+    /// A separate allocation, as the queues are.
+    settings: PageBox<P, Settings>,
     was_asked_to_announce: bool,
     /// The configuration whose changes are being reported.
     snapshot: Option<NetConfig>,
@@ -128,26 +129,34 @@ pub struct VirtioNet<P: Platform, B: DmaBuffer> {
 
 type RxBuilder<P> = QueueBuilder<P, VirtQueue<P, DmaSlice<P>, ()>>;
 
-/// Builds a pair of queues in its place, in a frame that the caller's does not include.
-#[inline(never)]
-fn build_pair<P: Platform, B: DmaBuffer>(
-    slot: &mut Option<VirtioNetQueue<P, B>>,
-    rx: RxBuilder<P>,
-    tx: TxBuilder<P, B>,
-    rx_len: usize,
-    is_merging: bool,
-    max_frame: usize,
-    offloads: Offloads,
-) -> Result<(), OpenError> {
-    // With long frames in one buffer each, fewer than the queue has room for.
-    let most = MAX_RX_BYTES.checked_div(rx_len).unwrap_or(0).max(MIN_RX_BUFFERS);
-    let rx_size = rx.depth(1).min(u16::try_from(most).unwrap_or(u16::MAX));
-    let mut rx = VirtioRx::new(rx.build()?, rx_size, rx_len, is_merging)?;
-    let tx = tx.build(max_frame, offloads)?;
-    let _ = rx.poll();
-    rx.publish();
-    *slot = Some(VirtioNetQueue { rx, tx });
-    Ok(())
+/// A pair of queues that has not been taken. Each half is built in its place: both together are much for a small stack.
+struct Pair<P: Platform, B: DmaBuffer> {
+    rx: Option<VirtioRx<P>>,
+    tx: Option<VirtioTx<P, B>>,
+}
+
+impl<P: Platform, B: DmaBuffer> Pair<P, B> {
+    /// Builds the receive queue, with buffers of `len` bytes, and submits them.
+    #[inline(never)]
+    fn build_rx(&mut self, builder: RxBuilder<P>, len: usize, is_merging: bool) -> Result<(), OpenError> {
+        // With long frames in one buffer each, fewer than the queue has room for.
+        let most = MAX_RX_BYTES.checked_div(len).unwrap_or(0).max(MIN_RX_BUFFERS);
+        let size = builder.depth(1).min(u16::try_from(most).unwrap_or(u16::MAX));
+        let rx = self.rx.insert(VirtioRx::new(builder.build()?, size, len, is_merging)?);
+        let _ = rx.poll();
+        rx.publish();
+        Ok(())
+    }
+
+    fn take(&mut self) -> Option<VirtioNetQueue<P, B>> {
+        Some(VirtioNetQueue { rx: self.rx.take()?, tx: self.tx.take()? })
+    }
+
+    /// Drains the queues after a reset.
+    fn poll(&mut self) {
+        let _ = self.tx.as_mut().map(VirtioTx::poll);
+        let _ = self.rx.as_mut().map(VirtioRx::poll);
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
@@ -157,6 +166,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
     /// # Errors
     ///
     /// [`OpenError`]; the device has then been reset.
+    #[inline(never)]
     pub fn open(platform: &P, transport: Transport<P>, options: &OpenOptions) -> Result<Self, OpenError> {
         let choose = |offered| {
             NetFeatures::choose(NetFeatures::from_bits_truncate(offered)).bits() | Features::SUPPORTED.bits()
@@ -192,12 +202,13 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         let offloads = features.offloads();
         let is_merging = features.contains(NetFeatures::MRG_RXBUF);
         let rx_len = if is_merging { MERGEABLE_LEN } else { max_frame.saturating_add(HEADER_LEN + VLAN_LEN) };
-        let mut queues = PageTable::new(platform, usize::from(pairs), |_| None)?;
+        let mut queues = PageTable::new(platform, usize::from(pairs), |_| Pair { rx: None, tx: None })?;
         let mut depth = u16::MAX;
-        for queue in queues.iter_mut() {
+        for pair in queues.iter_mut() {
             let Some((rx, tx)) = builders.pop() else { break };
             depth = depth.min(rx.depth(1)).min(tx.depth());
-            build_pair(queue, rx, tx, rx_len, is_merging, max_frame, offloads)?;
+            pair.build_rx(rx, rx_len, is_merging)?;
+            tx.build_in(&mut pair.tx, max_frame, offloads)?;
         }
         let control =
             control.map(|builder| Ok::<_, OpenError>(Control::new(builder.build_boxed()?)?)).transpose()?;
@@ -211,15 +222,18 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         info.max_segmented = if can_segment { MAX_SEGMENTED } else { max_frame as u32 };
         info.speed = config.speed;
         info.connection = device.connection();
-        let settings = Settings {
-            mode: None,
-            multicast: [MacAddr::default(); MAX_MULTICAST],
-            multicast_len: 0,
-            mac: None,
-            pairs: 1,
-            offloads: None,
-            generation: device.generation(),
-        };
+        let settings = PageBox::new(
+            platform,
+            Settings {
+                mode: None,
+                multicast: [MacAddr::default(); MAX_MULTICAST],
+                multicast_len: 0,
+                mac: None,
+                pairs: 1,
+                offloads: None,
+                generation: device.generation(),
+            },
+        )?;
         let mut net = Self {
             device,
             control,
@@ -274,7 +288,7 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         if let Some(mode) = self.settings.mode {
             let _ = self.set_receive_mode(mode);
         }
-        let Settings { multicast, multicast_len, mac, pairs, offloads, .. } = self.settings;
+        let Settings { multicast, multicast_len, mac, pairs, offloads, .. } = *self.settings;
         if let Some(addresses) = multicast.get(..multicast_len).filter(|list| !list.is_empty()) {
             let _ = self.set_multicast(addresses);
         }
@@ -313,9 +327,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for VirtioNet<P, B> {
         let changed = self.device.take_config_change();
         if self.device.fault() == Some(Fault::Reset) {
             // Pairs that were not taken have to be drained here, since the restart waits for them.
-            for queue in self.queues.iter_mut().flatten() {
-                let _ = queue.poll();
-            }
+            self.queues.iter_mut().for_each(Pair::poll);
         }
         if let Some(fault) = self.device.fault() {
             if fault != Fault::Reset && self.reported != Some(fault) {

@@ -5,6 +5,7 @@ use super::options::{Options, number};
 use crate::memory;
 use crate::platform::Machine;
 use crate::println;
+use crate::stack;
 use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{boxed::Box, format};
@@ -202,8 +203,16 @@ impl Devices {
             open.vmbus = version;
         }
         let mut all = Found::default();
+        let mut add = |found| all.add(found);
         // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
-        let mut services = unsafe { paravirt::probe(&Machine, firmware, &open, &mut |found| all.add(found)) };
+        let mut probe = || unsafe { paravirt::probe(&Machine, firmware, &open, &mut add) };
+        let mut services = if options.stack {
+            let (services, used) = stack::measure(probe);
+            println!("stack=probe bytes={used}");
+            services
+        } else {
+            probe()
+        };
         if options.own_bus {
             // SAFETY: no other driver uses the devices: `probe` walked no bus.
             for slot in unsafe { crate::arch::pci::functions() } {

@@ -89,15 +89,43 @@ impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
         }
     }
 
-    pub fn build(self, max_frame: usize, offloads: Offloads) -> Result<VirtioTx<P, B>, OpenError> {
+    /// Builds the queue in its place, in a frame that the caller's does not include.
+    #[inline(never)]
+    pub fn build_in(
+        self,
+        slot: &mut Option<VirtioTx<P, B>>,
+        max_frame: usize,
+        offloads: Offloads,
+    ) -> Result<(), OpenError> {
         let depth = self.depth();
-        Ok(VirtioTx(match self {
-            Self::Frames(builder) => Kind::Frames(FrameTx::new(builder.build()?, max_frame, offloads)?),
-            Self::General(builder) => {
-                Kind::General(GeneralTx::new(builder.build()?, depth, max_frame, offloads)?)
-            }
-        }))
+        match self {
+            Self::Frames(builder) => build_frames(builder, slot, max_frame, offloads),
+            Self::General(builder) => build_general(builder, slot, depth, max_frame, offloads),
+        }
     }
+}
+
+#[inline(never)]
+fn build_frames<P: Platform, B: DmaBuffer>(
+    builder: QueueBuilder<P, FrameQueue<P, B>>,
+    slot: &mut Option<VirtioTx<P, B>>,
+    max_frame: usize,
+    offloads: Offloads,
+) -> Result<(), OpenError> {
+    *slot = Some(VirtioTx(Kind::Frames(FrameTx::new(builder.build()?, max_frame, offloads)?)));
+    Ok(())
+}
+
+#[inline(never)]
+fn build_general<P: Platform, B: DmaBuffer>(
+    builder: QueueBuilder<P, TxRing<P, B>>,
+    slot: &mut Option<VirtioTx<P, B>>,
+    depth: u16,
+    max_frame: usize,
+    offloads: Offloads,
+) -> Result<(), OpenError> {
+    *slot = Some(VirtioTx(Kind::General(GeneralTx::new(builder.build()?, depth, max_frame, offloads)?)));
+    Ok(())
 }
 
 /// The transmit side of a queue pair.
