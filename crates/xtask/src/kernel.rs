@@ -23,6 +23,13 @@ pub fn linux_load() -> Result<PathBuf> {
     Ok(release().join("examples/linux-load"))
 }
 
+/// Builds the kernel in one file and returns the path of its ELF file.
+pub fn minimal() -> Result<PathBuf> {
+    let words = "build --quiet --release --package paravirt-minimal --features bare-metal";
+    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
+    Ok(release().join("paravirt-minimal"))
+}
+
 /// Builds the kernel and returns the path of its ELF file.
 pub fn build() -> Result<PathBuf> {
     let words = "build --quiet --release --package paravirt-kernel --features bare-metal";

@@ -18,7 +18,8 @@ pub struct Options {
 }
 
 /// Arguments that select all packages with all features, except the kernel, which is built separately, and the fuzz targets.
-const LIBRARIES: &str = "--workspace --exclude paravirt-kernel --exclude paravirt-fuzz --all-features";
+const LIBRARIES: &str =
+    "--workspace --exclude paravirt-kernel --exclude paravirt-minimal --exclude paravirt-fuzz --all-features";
 
 /// Runs `cargo` with the arguments in `words`.
 fn cargo(words: &str) -> Result<()> {
@@ -162,6 +163,7 @@ pub fn test(options: &Options) -> Result<()> {
         cargo("clippy --quiet --workspace --all-targets -- -D warnings")?;
         cargo(&format!("clippy --quiet {LIBRARIES} --all-targets -- -D warnings"))?;
         cargo("clippy --quiet -p paravirt-kernel --features bare-metal -- -D warnings")?;
+        cargo("clippy --quiet -p paravirt-minimal --features bare-metal -- -D warnings")?;
         // Builds the library crates with default features only: no allocator, no standard library.
         cargo(&format!("build --quiet {}", toolchains::PORTABLE))?;
         skipped.extend(toolchains::check()?);

@@ -2,7 +2,10 @@
 //! line that is too long, more memory than the kernel uses.
 
 use super::{Bench, DISK1, Outcome, Special, must_contain, must_end, must_fit_the_stack};
+use crate::guest::Machine;
+use crate::kernel;
 use anyhow::{Result, ensure};
+use std::fs::File;
 
 pub(super) const CASES: &[(&str, Special)] = &[
     ("PCI without any interrupt", Bench::no_interrupts),
@@ -13,6 +16,7 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("a PCI bus of the kernel's own", Bench::own_bus),
     ("the stack that the search for devices takes", Bench::stack),
     ("aarch64: behind a bridge to conventional PCI", Bench::conventional),
+    ("a kernel in one file, on PCI and MMIO", Bench::minimal),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
 ];
@@ -133,6 +137,25 @@ impl Bench {
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
         must_fit_the_stack(&transcript)?;
+        Ok(Outcome::Passed)
+    }
+
+    /// What a port begins with: polled, with the drivers of virtio alone.
+    fn minimal(&self) -> Result<Outcome> {
+        let kernel = kernel::minimal()?;
+        let disk = self.scratch("minimal.img", DISK1)?;
+        std::fs::write(&disk, [[1; 512], [2; 512]].concat())?;
+        File::options().write(true).open(&disk)?.set_len(DISK1)?;
+        for (machine, bus) in [("q35", "pci"), ("pc", "pci"), ("microvm,acpi=on", "device")] {
+            let mut machine = Machine::new(&kernel, machine, 1, "512M");
+            machine.drive("d0", &disk, "");
+            machine.add("-global virtio-mmio.force-legacy=false -netdev user,id=n0");
+            machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_contain(&transcript, &format!("disk blocks={} first=512", DISK1 / 512))?;
+            must_contain(&transcript, "gateway mac=52:55:0a:00:02:02")?;
+        }
         Ok(Outcome::Passed)
     }
 
