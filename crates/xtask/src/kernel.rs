@@ -4,35 +4,29 @@ use crate::tools;
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// Returns cargo's folder for release builds.
-fn release() -> PathBuf {
-    tools::target().join("release")
+/// Builds what `words` select, for release, and returns the path of its `file`.
+fn build_release(words: &str, file: &str) -> Result<PathBuf> {
+    let words = format!("build --quiet --release --package {words}");
+    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
+    Ok(tools::target().join("release").join(file))
 }
 
 /// Builds `paravirt-monitor` and returns its path.
 pub fn monitor() -> Result<PathBuf> {
-    let words = "build --quiet --release --package paravirt-monitor";
-    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
-    Ok(release().join("paravirt-monitor"))
+    build_release("paravirt-monitor", "paravirt-monitor")
 }
 
 /// Builds `linux-load`, the kernel's benchmark as a program for Linux, and returns its path.
 pub fn linux_load() -> Result<PathBuf> {
-    let words = "build --quiet --release --package paravirt-monitor --example linux-load";
-    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
-    Ok(release().join("examples/linux-load"))
+    build_release("paravirt-monitor --example linux-load", "examples/linux-load")
 }
 
 /// Builds the kernel in one file and returns the path of its ELF file.
 pub fn minimal() -> Result<PathBuf> {
-    let words = "build --quiet --release --package paravirt-minimal --features bare-metal";
-    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
-    Ok(release().join("paravirt-minimal"))
+    build_release("paravirt-minimal --features bare-metal", "paravirt-minimal")
 }
 
 /// Builds the kernel and returns the path of its ELF file.
 pub fn build() -> Result<PathBuf> {
-    let words = "build --quiet --release --package paravirt-kernel --features bare-metal";
-    tools::run(&mut tools::cargo(&words.split(' ').collect::<Vec<_>>()))?;
-    Ok(release().join("paravirt-kernel"))
+    build_release("paravirt-kernel --features bare-metal", "paravirt-kernel")
 }

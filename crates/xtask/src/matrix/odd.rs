@@ -6,6 +6,7 @@ use crate::guest::Machine;
 use crate::kernel;
 use anyhow::{Result, ensure};
 use std::fs::File;
+use std::io::Write;
 
 pub(super) const CASES: &[(&str, Special)] = &[
     ("PCI without any interrupt", Bench::no_interrupts),
@@ -144,8 +145,7 @@ impl Bench {
     fn minimal(&self) -> Result<Outcome> {
         let kernel = kernel::minimal()?;
         let disk = self.scratch("minimal.img", DISK1)?;
-        std::fs::write(&disk, [[1; 512], [2; 512]].concat())?;
-        File::options().write(true).open(&disk)?.set_len(DISK1)?;
+        File::options().write(true).open(&disk)?.write_all(&[[1; 512], [2; 512]].concat())?;
         for (machine, bus) in [("q35", "pci"), ("pc", "pci"), ("microvm,acpi=on", "device")] {
             let mut machine = Machine::new(&kernel, machine, 1, "512M");
             machine.drive("d0", &disk, "");
