@@ -19,8 +19,8 @@ use paravirt_platform::{AllocError, PageTable, Platform};
 const MAX_DEPTH: usize = 16;
 /// The unit of a bridge's window.
 const BRIDGE_UNIT: u64 = 1 << 20;
-/// BARs of one bus that are ordered by size before they get addresses; what is beyond follows in the order of the functions.
-const MAX_UNASSIGNED: usize = 32;
+/// BARs of one bus that are ordered by size before they get addresses; what is beyond comes first, in the order of the functions.
+const MAX_UNASSIGNED: usize = 64;
 
 /// A bus number.
 #[derive(Copy, Clone, Default)]
@@ -65,7 +65,8 @@ pub(crate) struct Walk<P: Platform> {
 struct Unassigned {
     at: Address,
     index: u8,
-    size: u64,
+    /// The power of two that is its size in bytes.
+    order: u8,
     width: AddressWidth,
 }
 
@@ -324,7 +325,8 @@ pub(crate) unsafe fn assign<P: Platform>(
     windows: &mut Windows,
 ) {
     let place = |bar: Unassigned, windows: &mut Windows| {
-        let Unassigned { at, index, size, width } = bar;
+        let Unassigned { at, index, order, width } = bar;
+        let size = 1u64.checked_shl(order.into()).unwrap_or(0);
         match windows.take(size, width) {
             // SAFETY: the address is from the window of the upstream bridges, and was allocated once.
             Some(address) => unsafe {
@@ -338,7 +340,7 @@ pub(crate) unsafe fn assign<P: Platform>(
         // SAFETY: by the contract of this function, no other driver uses the devices.
         for (index, bar) in unsafe { bars(access, at, &info) }.iter() {
             let Bar::Memory { address: 0, size, width } = bar else { continue };
-            let bar = Unassigned { at, index, size, width };
+            let bar = Unassigned { at, index, order: size.trailing_zeros() as u8, width };
             match unassigned.iter_mut().find(|slot| slot.is_none()) {
                 Some(slot) => *slot = Some(bar),
                 None => place(bar, windows),
@@ -346,8 +348,8 @@ pub(crate) unsafe fn assign<P: Platform>(
         }
     }
     // They are in the order of the functions, in which those of one size stay.
-    while let Some(largest) = unassigned.iter().flatten().map(|bar| bar.size).max() {
-        let is_largest = |bar: &mut Unassigned| bar.size == largest;
+    while let Some(largest) = unassigned.iter().flatten().map(|bar| bar.order).max() {
+        let is_largest = |bar: &mut Unassigned| bar.order == largest;
         unassigned
             .iter_mut()
             .find_map(|slot| slot.take_if(is_largest))
