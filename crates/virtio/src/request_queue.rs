@@ -160,6 +160,18 @@ impl<P: Platform, Q: Ring<Platform = P>> QueueBuilder<P, Q> {
             reset: None,
         })
     }
+
+    /// Builds the queue, and what `make` makes of it in `place`, in a frame that the caller's does not include: each copy is much for a
+    /// small stack.
+    #[inline(never)]
+    pub fn build_in<T>(
+        self,
+        place: &mut Option<T>,
+        make: impl FnOnce(RequestQueue<P, Q>) -> Result<T, AllocError>,
+    ) -> Result<(), OpenError> {
+        *place = Some(make(self.build()?)?);
+        Ok(())
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> QueueBuilder<P, VirtQueue<P, B, ()>> {

@@ -256,8 +256,7 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
         }
     }
 
-    /// Builds the queue in its place, in a frame that the caller's does not include.
-    #[inline(never)]
+    /// Builds the queue in its place.
     fn build_in(
         self,
         slot: &mut Option<BlkQueue<P, B>>,
@@ -265,32 +264,12 @@ impl<P: Platform, B: DmaBuffer> Builder<P, B> {
     ) -> Result<(), OpenError> {
         let size = self.size();
         match self {
-            Self::Records(builder) => build_records(builder, slot, limits, size),
-            Self::General(builder) => build_general(builder, slot, limits, size),
+            Self::Records(builder) => {
+                builder.build_in(slot, |queue| BlkQueue::with_records(queue, limits, size))
+            }
+            Self::General(builder) => builder.build_in(slot, |queue| BlkQueue::general(queue, limits, size)),
         }
     }
-}
-
-#[inline(never)]
-fn build_records<P: Platform, B: DmaBuffer>(
-    builder: QueueBuilder<P, RecordQueue<P, B, Pending>>,
-    slot: &mut Option<BlkQueue<P, B>>,
-    limits: &PageArc<P, Limits>,
-    size: u16,
-) -> Result<(), OpenError> {
-    *slot = Some(BlkQueue::with_records(builder.build()?, limits, size)?);
-    Ok(())
-}
-
-#[inline(never)]
-fn build_general<P: Platform, B: DmaBuffer>(
-    builder: QueueBuilder<P, VirtQueue<P, B, Pending>>,
-    slot: &mut Option<BlkQueue<P, B>>,
-    limits: &PageArc<P, Limits>,
-    size: u16,
-) -> Result<(), OpenError> {
-    *slot = Some(BlkQueue::general(builder.build()?, limits, size)?);
-    Ok(())
 }
 
 impl<P: Platform, B: DmaBuffer> BlockDevice for VirtioBlk<P, B> {

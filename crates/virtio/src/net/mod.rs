@@ -137,14 +137,15 @@ struct Pair<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> Pair<P, B> {
     /// Builds the receive queue, with buffers of `len` bytes, and submits them.
-    #[inline(never)]
     fn build_rx(&mut self, builder: RxBuilder<P>, len: usize, is_merging: bool) -> Result<(), OpenError> {
         // With long frames in one buffer each, fewer than the queue has room for.
         let most = MAX_RX_BYTES.checked_div(len).unwrap_or(0).max(MIN_RX_BUFFERS);
         let size = builder.depth(1).min(u16::try_from(most).unwrap_or(u16::MAX));
-        let rx = self.rx.insert(VirtioRx::new(builder.build()?, size, len, is_merging)?);
-        let _ = rx.poll();
-        rx.publish();
+        builder.build_in(&mut self.rx, |queue| VirtioRx::new(queue, size, len, is_merging))?;
+        if let Some(rx) = &mut self.rx {
+            let _ = rx.poll();
+            rx.publish();
+        }
         Ok(())
     }
 

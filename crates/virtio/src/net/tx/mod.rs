@@ -89,8 +89,7 @@ impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
         }
     }
 
-    /// Builds the queue in its place, in a frame that the caller's does not include.
-    #[inline(never)]
+    /// Builds the queue in its place.
     pub fn build_in(
         self,
         slot: &mut Option<VirtioTx<P, B>>,
@@ -99,33 +98,14 @@ impl<P: Platform, B: DmaBuffer> TxBuilder<P, B> {
     ) -> Result<(), OpenError> {
         let depth = self.depth();
         match self {
-            Self::Frames(builder) => build_frames(builder, slot, max_frame, offloads),
-            Self::General(builder) => build_general(builder, slot, depth, max_frame, offloads),
+            Self::Frames(builder) => builder.build_in(slot, |queue| {
+                Ok(VirtioTx(Kind::Frames(FrameTx::new(queue, max_frame, offloads)?)))
+            }),
+            Self::General(builder) => builder.build_in(slot, |queue| {
+                Ok(VirtioTx(Kind::General(GeneralTx::new(queue, depth, max_frame, offloads)?)))
+            }),
         }
     }
-}
-
-#[inline(never)]
-fn build_frames<P: Platform, B: DmaBuffer>(
-    builder: QueueBuilder<P, FrameQueue<P, B>>,
-    slot: &mut Option<VirtioTx<P, B>>,
-    max_frame: usize,
-    offloads: Offloads,
-) -> Result<(), OpenError> {
-    *slot = Some(VirtioTx(Kind::Frames(FrameTx::new(builder.build()?, max_frame, offloads)?)));
-    Ok(())
-}
-
-#[inline(never)]
-fn build_general<P: Platform, B: DmaBuffer>(
-    builder: QueueBuilder<P, TxRing<P, B>>,
-    slot: &mut Option<VirtioTx<P, B>>,
-    depth: u16,
-    max_frame: usize,
-    offloads: Offloads,
-) -> Result<(), OpenError> {
-    *slot = Some(VirtioTx(Kind::General(GeneralTx::new(builder.build()?, depth, max_frame, offloads)?)));
-    Ok(())
 }
 
 /// The transmit side of a queue pair.
