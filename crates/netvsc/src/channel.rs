@@ -84,6 +84,12 @@ impl<P: Platform, B: DmaBuffer> ChannelState<P, B> {
         Ok(Mutex::new(Self { channel: None, buffer, idle: Some(state), backlog, wakers }))
     }
 
+    /// Takes the channel into service, which wakes its tasks from now on.
+    pub fn set_channel(&mut self, channel: Channel<P>) {
+        channel.register(&self.wakers.waker());
+        self.channel = Some(channel);
+    }
+
     /// Takes in everything that came for a queue, whose state is `rx` and `tx`, and writes what waits for room in the ring.
     #[inline]
     pub fn pump_queue(

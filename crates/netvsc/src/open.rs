@@ -302,7 +302,7 @@ fn prepare<P: Platform, B: DmaBuffer>(
     mut channels: Channels<P, B>,
 ) -> Result<Prepared<P, B>, OpenError> {
     let wanted = channels.len();
-    // Where something fails, the channel is dropped, and so closed, before the buffers.
+    // Where something fails, the channel is dropped, and so closed, before the buffers; in `channels`, it would be after them.
     let send;
     let receive;
     let mut channel = open_channel(vmbus, offer, options, 0)?;
@@ -317,11 +317,10 @@ fn prepare<P: Platform, B: DmaBuffer>(
     let section_size = setup.share_send_buffer(&send)?;
     let version = setup.version;
 
-    if let Some(first) = channels.first_mut().map(Mutex::get_mut) {
-        channel.register(&first.wakers.waker());
-        first.channel = Some(channel);
-    }
     let requests = Mutex::new(Requests::new(platform)?);
+    if let Some(first) = channels.first_mut() {
+        first.get_mut().set_channel(channel);
+    }
     let host = HostState::new(platform, version, vmbus.timeouts().answer);
     let revokes_first = vmbus.version() < Version::new(4, 0);
     let shared =
@@ -484,8 +483,6 @@ fn open_subchannel<P: Platform, B: DmaBuffer>(
     state: &Mutex<ChannelState<P, B>>,
 ) -> Result<(), OpenError> {
     let channel = open_channel(vmbus, offer, options, index)?;
-    let mut state = state.lock();
-    channel.register(&state.wakers.waker());
-    state.channel = Some(channel);
+    state.lock().set_channel(channel);
     Ok(())
 }

@@ -70,15 +70,13 @@ fn open_ports<P: Platform, T: ScsiTransport, B: DmaBuffer>(
     wanted: usize,
 ) -> Result<Ports<P, T::Port, B>, OpenError> {
     // In pages of their own: on a small stack there is no room for them.
-    let mut opened = PageTable::new(platform, wanted.clamp(1, MAX_PORTS), |_| None)?;
-    let mut count = 0usize;
-    for (index, slot) in opened.iter_mut().enumerate() {
-        transport.open(index, wanted, slot)?;
-        if slot.is_none() {
-            break;
-        }
-        count = index.saturating_add(1);
+    let mut opened = PageTable::new(platform, wanted, |_| None)?;
+    if let Err(fault) = open_each(transport, &mut opened) {
+        // In the order of `close`.
+        opened.iter_mut().rev().for_each(|port| *port = None);
+        return Err(fault.into());
     }
+    let count = opened.iter().flatten().count();
     if count == 0 {
         return Err(Fault::Refused.into());
     }
@@ -87,6 +85,18 @@ fn open_ports<P: Platform, T: ScsiTransport, B: DmaBuffer>(
         move_port(state.get_mut(), port);
     }
     Ok(ports)
+}
+
+/// Opens the ports of `transport` in their places, as many as there are.
+fn open_each<T: ScsiTransport>(transport: &mut T, places: &mut [Option<T::Port>]) -> Result<(), Fault> {
+    let wanted = places.len();
+    for (index, place) in places.iter_mut().enumerate() {
+        transport.open(index, wanted, place)?;
+        if place.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 #[inline(never)]
