@@ -3,7 +3,7 @@
 use crate::Firmware;
 use crate::firmware::{self, List, Map, Root, Seen};
 use crate::hot_plug::HotPlug;
-use paravirt_pci::{ConfigAccess, Enumeration, FunctionInfo, PciSlot};
+use paravirt_pci::{ConfigAccess, Enumeration, FunctionInfo, PciSlot, Windows};
 use paravirt_platform::{AllocError, PageBox, Platform};
 
 /// The PCI functions on all buses that firmware describes.
@@ -17,8 +17,9 @@ pub(crate) struct Buses<'a, P: Platform> {
     accesses: List<P, ConfigAccess<P>>,
     /// The access and the host bridge that follow.
     next: (usize, usize),
-    /// The functions that are left of the newest root.
-    functions: Option<Enumeration<P>>,
+    /// The host bridge whose buses are visited, and the functions that are left.
+    current: Option<(Root<P>, Enumeration<P>)>,
+    /// The host bridges whose buses were visited. One that does not fit has no hot plug.
     pub roots: List<P, Root<P>>,
     seen: Seen<P>,
 }
@@ -40,7 +41,7 @@ impl<'a, P: Platform> Buses<'a, P> {
         let accesses = unsafe { map.accesses(platform) }?;
         let (roots, seen) = (List::new(platform)?, Seen::new(platform));
         let buses =
-            Self { platform, firmware, map, is_driven, accesses, next: (0, 0), functions: None, roots, seen };
+            Self { platform, firmware, map, is_driven, accesses, next: (0, 0), current: None, roots, seen };
         PageBox::new(platform, buses)
     }
 
@@ -48,24 +49,24 @@ impl<'a, P: Platform> Buses<'a, P> {
     #[inline(never)]
     pub fn next(&mut self, hot_plug: &mut HotPlug<P>) -> Option<PciSlot<P>> {
         loop {
-            if let Some(slot) = self.functions.as_mut().and_then(Enumeration::next) {
-                if self.seen.is_first(&slot) {
-                    return Some(self.record(slot, hot_plug));
-                }
-            } else {
-                self.functions = None;
+            let Some((root, functions)) = &mut self.current else {
                 self.enumerate_next()?;
+                continue;
+            };
+            match functions.next() {
+                Some(slot) if self.seen.is_first(&slot) => {
+                    return Some(record(self.firmware, slot, &root.declared, hot_plug));
+                }
+                Some(_) => {}
+                None => self.end_current(),
             }
         }
     }
 
     #[inline(never)]
-    fn record(&self, slot: PciSlot<P>, hot_plug: &mut HotPlug<P>) -> PciSlot<P> {
-        let line = firmware::line(self.firmware, &slot);
-        let slot = if let Some(line) = line { slot.with_line(line) } else { slot };
-        match self.roots.last() {
-            Some(root) => hot_plug.record(slot, &root.declared),
-            None => slot,
+    fn end_current(&mut self) {
+        if let Some((root, _)) = self.current.take() {
+            self.roots.push(root);
         }
     }
 
@@ -74,12 +75,11 @@ impl<'a, P: Platform> Buses<'a, P> {
     fn enumerate_next(&mut self) -> Option<()> {
         let (at, index) = self.next;
         let access = self.accesses.iter().nth(at)?;
-        let Some(bridge) = self.map.host_bridge(access, index) else {
+        let Some((first, windows)) = self.map.host_bridge(access, index) else {
             self.next = (at.saturating_add(1), 0);
             return Some(());
         };
         self.next = (at, index.saturating_add(1));
-        let (first, windows) = bridge;
         self.seen.begin_walk();
         if self.seen.contains(access.segment(), first) {
             return Some(());
@@ -87,10 +87,21 @@ impl<'a, P: Platform> Buses<'a, P> {
         let mut root = Root::new(access, first, windows);
         // SAFETY: firmware reports that the bridge forwards the windows; the rest is the contract of `new`.
         match unsafe { root.enumerate(self.platform, self.is_driven) } {
-            Ok(functions) if self.roots.try_push(root) => self.functions = Some(functions),
-            Ok(_) => log::warn!("pci: there are too many host bridges: bus {first:02x} is not used"),
+            Ok(functions) => self.current = Some((root, functions)),
             Err(error) => log::warn!("pci: {error}: bus {first:02x} is not enumerated"),
         }
         Some(())
     }
+}
+
+/// Records a function that was found on a bus of a host bridge, which forwards the `declared` addresses.
+#[inline(never)]
+fn record<P: Platform>(
+    firmware: &Firmware<'_>,
+    slot: PciSlot<P>,
+    declared: &Windows,
+    hot_plug: &mut HotPlug<P>,
+) -> PciSlot<P> {
+    let line = firmware::line(firmware, &slot);
+    hot_plug.record(if let Some(line) = line { slot.with_line(line) } else { slot }, declared)
 }

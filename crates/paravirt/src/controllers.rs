@@ -27,7 +27,6 @@ const MAX_EVENTS: usize = 256;
 type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
 
 /// A controller of either bus.
-#[allow(clippy::large_enum_variant, reason = "there are few, and they are not moved")]
 enum Any<P: Platform, B: DmaBuffer> {
     #[cfg(feature = "virtio")]
     Virtio(VirtioController<P, B>),
@@ -112,15 +111,11 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         offer: &Offer,
         queues: u16,
     ) -> Result<(), Reason> {
-        let mut options = self.options;
-        options.queues = queues;
-        let free = self.free(Place::from(offer))?;
         let stor = StorOptions::default().with_processors(platform.processors().count());
-        let adapter = StorTransport::new(platform, vmbus, offer, &stor);
-        let controller = Controller::open(platform, adapter, &options).map_err(Reason::Scsi)?;
-        *free = Some((Place::from(offer), Any::HyperV(controller)));
-        self.register_with(Place::from(offer));
-        Ok(())
+        self.add(Place::from(offer), queues, |options| {
+            let adapter = StorTransport::new(platform, vmbus, offer, &stor);
+            Controller::open(platform, adapter, options).map(Any::HyperV).map_err(Reason::Scsi)
+        })
     }
 
     /// Opens the SCSI host behind a virtio transport as a controller.
@@ -133,30 +128,28 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
         transport: Transport<P>,
         open: &OpenOptions,
     ) -> Result<(), Reason> {
-        let mut options = self.options;
-        options.queues = open.queues;
-        let free = self.free(place)?;
-        let adapter = separately(|| ScsiAdapter::open(platform, transport, open)).map_err(Reason::Open)?;
-        let controller = Controller::open(platform, adapter, &options).map_err(Reason::Scsi)?;
-        *free = Some((place, Any::Virtio(controller)));
-        self.register_with(place);
-        Ok(())
+        self.add(place, open.queues, |options| {
+            let adapter =
+                separately(|| ScsiAdapter::open(platform, transport, open)).map_err(Reason::Open)?;
+            Controller::open(platform, adapter, options).map(Any::Virtio).map_err(Reason::Scsi)
+        })
     }
 
-    /// Closes the controller at `place`, and returns a free entry of the table.
-    #[inline(never)]
-    fn free(&mut self, place: Place) -> Result<&mut Entry<P, B>, Reason> {
+    fn add(
+        &mut self,
+        place: Place,
+        queues: u16,
+        open: impl FnOnce(&Options) -> Result<Any<P, B>, Reason>,
+    ) -> Result<(), Reason> {
         self.remove(place);
+        let mut options = self.options;
+        options.queues = queues;
         let table = self.table.as_mut().ok_or(Reason::Scsi(OpenError::Memory))?;
-        table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)
-    }
-
-    /// Registers the waker with a controller that was opened.
-    fn register_with(&mut self, place: Place) {
-        let Some(waker) = self.waker.clone() else { return };
-        self.iter_mut()
-            .filter(|(at, _)| *at == place)
-            .for_each(|(_, controller)| controller.register(&waker));
+        let free = table.iter_mut().find(|entry| entry.is_none()).ok_or(Reason::TooMany)?;
+        let controller = open(&options)?;
+        self.waker.iter().for_each(|waker| controller.register(waker));
+        *free = Some((place, controller));
+        Ok(())
     }
 
     /// Closes a controller.

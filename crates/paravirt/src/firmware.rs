@@ -51,21 +51,11 @@ impl<P: Platform, T> List<P, T> {
         Ok(Self { entries: PageTable::new(platform, MAX_ENTRIES, |_| None)?, dropped: 0 })
     }
 
-    /// Appends an element; returns false if it does not fit.
-    pub fn try_push(&mut self, value: T) -> bool {
-        let free = self.entries.iter_mut().find(|entry| entry.is_none());
-        free.map(|free| *free = Some(value)).is_some()
-    }
-
-    /// Appends an element, or counts it if it does not fit.
-    fn push(&mut self, value: T) {
-        if !self.try_push(value) {
-            self.dropped = self.dropped.saturating_add(1);
+    pub fn push(&mut self, value: T) {
+        match self.entries.iter_mut().find(|entry| entry.is_none()) {
+            Some(free) => *free = Some(value),
+            None => self.dropped = self.dropped.saturating_add(1),
         }
-    }
-
-    pub fn last(&self) -> Option<&T> {
-        self.iter().last()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &T> {

@@ -1,12 +1,11 @@
 //! PCI devices that are added and removed while the machine runs, by ACPI's registers or by hot-plug ports.
 
 use crate::acpi_events::{AcpiEvents, HOT_PLUG, POWER_BUTTON};
-use crate::buses::Buses;
 use crate::controllers::Controllers;
-use crate::firmware::{List, Map, Root};
+use crate::firmware::{List, Root};
 use crate::functions::Functions;
 use crate::virtio::Opener;
-use crate::{Event, Firmware, Found, Physical, Place, with_table};
+use crate::{Event, Firmware, Physical, Place, with_table};
 use core::ops::ControlFlow;
 use core::task::Waker;
 use core::time::Duration;
@@ -130,92 +129,15 @@ impl<P: Platform> HotPlug<P> {
         }
     }
 
-    /// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address.
-    ///
-    /// # Safety
-    ///
-    /// As for [`probe`](crate::probe).
-    #[inline(never)]
-    pub unsafe fn find<B: DmaBuffer>(
-        &mut self,
-        firmware: &Firmware<'_>,
-        controllers: &mut Controllers<P, B>,
-        found: &mut dyn FnMut(Found<P, B>),
-    ) {
-        let platform = self.platform.clone();
-        // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
-        let memory = unsafe { Physical::new(&platform) };
-        self.switch_on(&memory, firmware);
-        if !self.opener.options.walks_buses {
-            return;
-        }
-        match Map::collect(&platform, &memory, firmware) {
-            // SAFETY: the caller upholds the same contract.
-            Ok(map) => unsafe {
-                self.open_buses(&memory, firmware, &map, controllers, found);
-                self.open_mmio(&map, controllers, found);
-            },
-            Err(error) => log::warn!("pci: {error}: no device is looked for"),
-        }
-    }
-
     /// Switches the host's events on, before the buses are enumerated, so that no change is missed.
     #[inline(never)]
-    fn switch_on(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>) {
+    pub fn switch_on(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>) {
         let (is_ours, walks) = (self.opener.options.host_events, self.opener.options.walks_buses);
         if is_ours {
             self.events = AcpiEvents::open(&self.platform, memory, firmware);
         }
         if is_ours && walks {
             self.watched = Watched::new(&self.platform).ok();
-        }
-    }
-
-    /// Opens the PCI functions of the machine, and passes what is found to `found`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`probe`](crate::probe).
-    #[inline(never)]
-    pub unsafe fn open_buses<B: DmaBuffer>(
-        &mut self,
-        memory: &Physical<'_, P>,
-        firmware: &Firmware<'_>,
-        map: &Map<P>,
-        controllers: &mut Controllers<P, B>,
-        found: &mut dyn FnMut(Found<P, B>),
-    ) {
-        let platform = self.platform.clone();
-        // SAFETY: the caller upholds the same contract.
-        let Ok(mut buses) = (unsafe { Buses::new(&platform, firmware, map, Opener::is_driven) }) else {
-            return log::warn!("pci: out of memory: no device is looked for");
-        };
-        while let Some(slot) = buses.next(self) {
-            // SAFETY: the caller upholds the same contract, and each function is returned once.
-            unsafe { self.opener.open_slot(&platform, &slot, controllers, found) };
-        }
-        self.add_buses(memory, firmware, &buses.roots);
-    }
-
-    /// Opens the MMIO devices of the machine, and passes what is found to `found`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`probe`](crate::probe).
-    #[inline(never)]
-    pub unsafe fn open_mmio<B: DmaBuffer>(
-        &mut self,
-        map: &Map<P>,
-        controllers: &mut Controllers<P, B>,
-        found: &mut dyn FnMut(Found<P, B>),
-    ) {
-        // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
-        let mut floor = 0;
-        while let Some(next) = map.mmio.iter().filter(|d| d.base >= floor).min_by_key(|d| d.base) {
-            floor = next.base.saturating_add(next.len.max(1));
-            let len = usize::try_from(next.len).unwrap_or(usize::MAX);
-            // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
-            unsafe { self.opener.open_mmio(&self.platform, next.base, len, next.line, controllers, found) };
         }
     }
 
@@ -236,7 +158,7 @@ impl<P: Platform> HotPlug<P> {
 
     /// Adds the buses with hot plug among those behind `roots`, whose devices were enumerated and [recorded](Self::record).
     #[inline(never)]
-    fn add_buses(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>, roots: &List<P, Root<P>>) {
+    pub fn add_buses(&mut self, memory: &Physical<'_, P>, firmware: &Firmware<'_>, roots: &List<P, Root<P>>) {
         if self.watched.is_none() {
             return;
         }

@@ -94,8 +94,8 @@ impl Default for Options {
 /// used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are out of service, and
 /// nothing is hot-plugged any more.
 ///
-/// Takes up to 8 KB of stack in a release build on x86-64, without that of the platform's own methods and of `found`, and blocks for the
-/// answers of the hosts of all devices.
+/// Takes up to 8 KB of stack in a release build on x86-64, 10 KB where a SCSI controller has to be reset meanwhile, without that of the
+/// platform's own methods and of `found`; and blocks for the answers of the hosts of all devices.
 ///
 /// # Safety
 ///

@@ -113,7 +113,9 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     #[cfg(feature = "virtio")]
     pub(crate) unsafe fn find_virtio(&mut self, firmware: &Firmware<'_>, found: &mut dyn FnMut(Found<P, B>)) {
         // SAFETY: the caller upholds the same contract.
-        unsafe { self.hot_plug.find(firmware, &mut self.controllers, found) }
+        unsafe {
+            crate::virtio::find(&self.platform, firmware, &mut self.hot_plug, &mut self.controllers, found);
+        }
     }
 
     /// Connects to Hyper-V, opens every device that VMBus offers, and passes it to `found`.

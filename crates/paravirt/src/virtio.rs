@@ -1,10 +1,13 @@
 //! virtio devices on PCI and MMIO.
 
 use crate::any::{boxed, pass, separately};
+use crate::buses::Buses;
 use crate::controllers::Controllers;
+use crate::firmware::Map;
+use crate::hot_plug::HotPlug;
 use crate::{
-    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Found, Net, Options,
-    Passthrough, Place, Reason, Unclaimed, What,
+    AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Device, Event, Firmware, Found, Net,
+    Options, Passthrough, Physical, Place, Reason, Unclaimed, What,
 };
 use paravirt_pci::{FunctionInfo, PciSlot};
 use paravirt_platform::{DmaBuffer, InterruptLine, Platform};
@@ -23,6 +26,51 @@ use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transpo
 pub(crate) struct Opener {
     pub open: OpenOptions,
     pub options: Options,
+}
+
+/// Finds every virtio device, and passes each to `found`: PCI by address, then MMIO by address. Those on PCI can be added and removed
+/// from then on by `hot_plug`.
+///
+/// # Safety
+///
+/// As for [`probe`](crate::probe).
+#[inline(never)]
+pub(crate) unsafe fn find<P: Platform, B: DmaBuffer>(
+    platform: &P,
+    firmware: &Firmware<'_>,
+    hot_plug: &mut HotPlug<P>,
+    controllers: &mut Controllers<P, B>,
+    found: &mut dyn FnMut(Found<P, B>),
+) {
+    // SAFETY: by the contract of this function, reading the firmware's tables has no side effects.
+    let memory = unsafe { Physical::new(platform) };
+    hot_plug.switch_on(&memory, firmware);
+    if !hot_plug.opener.options.walks_buses {
+        return;
+    }
+    let map = match Map::collect(platform, &memory, firmware) {
+        Ok(map) => map,
+        Err(error) => return log::warn!("pci: {error}: no device is looked for"),
+    };
+    // SAFETY: the caller upholds the same contract.
+    match unsafe { Buses::new(platform, firmware, &map, Opener::is_driven) } {
+        Ok(mut buses) => {
+            while let Some(slot) = buses.next(hot_plug) {
+                // SAFETY: the caller upholds the same contract, and each function is returned once.
+                unsafe { hot_plug.opener.open_slot(platform, &slot, controllers, found) };
+            }
+            hot_plug.add_buses(&memory, firmware, &buses.roots);
+        }
+        Err(error) => log::warn!("pci: {error}: no function is looked for"),
+    }
+    // Firmware and the command line may both describe a device: registers that begin in those of an earlier one are the earlier one's.
+    let mut floor = 0;
+    while let Some(next) = map.mmio.iter().filter(|d| d.base >= floor).min_by_key(|d| d.base) {
+        floor = next.base.saturating_add(next.len.max(1));
+        let len = usize::try_from(next.len).unwrap_or(usize::MAX);
+        // SAFETY: the DSDT or the command line reports registers there, and by the contract of `probe` that is true.
+        unsafe { hot_plug.opener.open_mmio(platform, next.base, len, next.line, controllers, found) };
+    }
 }
 
 impl Opener {

@@ -242,19 +242,7 @@ impl<P: Platform, T> PageTable<P, T> {
     ///
     /// [`AllocError`] if the platform is out of memory.
     pub fn new(platform: &P, len: usize, mut make: impl FnMut(usize) -> T) -> Result<Self, AllocError> {
-        let mut table = Self::empty(platform, len)?;
-        for i in 0..len {
-            // SAFETY: as in `try_new`. An element that is made here is written in its place, without a copy on the stack.
-            unsafe { table.base.add(i).write(make(i)) };
-            table.len = i.wrapping_add(1);
-        }
-        Ok(table)
-    }
-
-    /// A table that has room for `len` elements.
-    fn empty(platform: &P, len: usize) -> Result<Self, AllocError> {
-        let raw = alloc_for::<P, T>(platform, len)?;
-        Ok(Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() })
+        Self::try_new(platform, len, |at| Ok(make(at)))
     }
 
     /// As [`new`](Self::new), but `make` may fail.
@@ -267,10 +255,11 @@ impl<P: Platform, T> PageTable<P, T> {
         len: usize,
         mut make: impl FnMut(usize) -> Result<T, E>,
     ) -> Result<Self, E> {
-        let mut table = Self::empty(platform, len)?;
+        let raw = alloc_for::<P, T>(platform, len)?;
+        let mut table = Self { base: raw.cpu.cast(), len: 0, raw, platform: platform.clone() };
         for i in 0..len {
             let value = make(i)?;
-            // SAFETY: `empty` allocated aligned memory for `len` elements; `table.len` counts those that are written, so that exactly
+            // SAFETY: `alloc_for` allocated aligned memory for `len` elements; `table.len` counts those that are written, so that exactly
             // these are dropped if `make` fails or panics.
             unsafe { table.base.add(i).write(value) };
             table.len = i.wrapping_add(1);
