@@ -58,6 +58,8 @@ pub struct Registers {
     pub are_messages_on: bool,
     /// Fault: they cannot be switched on.
     pub ignores_messages: bool,
+    /// Whether it has the legacy interface only.
+    pub is_legacy: bool,
     /// The message of each queue.
     pub queue_messages: Vec<Option<u16>>,
     /// The interrupt line.
@@ -100,6 +102,7 @@ impl FakeDevice {
             messages: 0,
             are_messages_on: false,
             ignores_messages: false,
+            is_legacy: false,
             queue_messages: vec![None; sizes.len()],
             line: None,
             resets: 0,
@@ -174,6 +177,9 @@ unsafe fn take(causes: NonNull<()>) -> InterruptStatus {
 unsafe impl VirtioTransport for FakeTransport {
     fn device_type(&self) -> DeviceType {
         self.0.registers().device_type
+    }
+    fn is_legacy(&self) -> bool {
+        self.0.registers().is_legacy
     }
     fn device_features(&mut self) -> u64 {
         let registers = self.0.registers();

@@ -10,6 +10,7 @@ use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
 use paravirt_virtio::features::Features;
+use paravirt_virtio::transport::DeviceStatus;
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -314,6 +315,27 @@ fn features_that_do_not_stick_and_legacy_devices_are_refused() {
     let error = Disk::open(&guest, legacy.transport(), &OPTIONS).expect_err("refused");
     assert_eq!(error, paravirt_virtio::transport::OpenError::Legacy);
     assert_eq!(guest.pages(), 0, "memory leaked");
+}
+
+#[test]
+fn a_legacy_device_is_driven_without_what_it_does_not_have() {
+    let guest = Guest::new();
+    let offered = BlkFeatures::FLUSH.bits() | Features::INDIRECT_DESC.bits() | Features::ANY_LAYOUT.bits();
+    let host = BlkHost::with(&guest, Ring::Split, 64, offered, &[16]);
+    host.device().registers().is_legacy = true;
+    let (_disk, mut queue) = open(&guest, &host);
+    {
+        let registers = host.device().registers();
+        assert_eq!(registers.accepted, offered);
+        // FEATURES_OK is not a bit of its status.
+        let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::DRIVER_OK;
+        assert_eq!(registers.status, status);
+        // The formula of VIRTIO 1.3 §2.7.2, for 16 entries and an alignment of 64.
+        let queue = registers.queues[0].expect("a queue").addresses;
+        assert_eq!(queue.desc.0 % 4096, 0);
+        assert_eq!((queue.driver.0 - queue.desc.0, queue.device.0 - queue.desc.0), (256, 320));
+    }
+    is_in_service(&guest, &host, [&mut queue]);
 }
 
 #[test]

@@ -270,6 +270,24 @@ fn a_silent_host_does_not_keep_frames() {
     }
 }
 
+#[test]
+fn a_legacy_card_needs_mergeable_buffers() {
+    let guest = Guest::new();
+    for features in [NetFeatures::MAC, NetFeatures::MAC | NetFeatures::MRG_RXBUF] {
+        let host = NetHost::new(&guest, Ring::Split, features);
+        {
+            let mut registers = host.device().registers();
+            registers.is_legacy = true;
+            // A legacy device has no feature bits above 31.
+            registers.offered &= u64::from(u32::MAX);
+        }
+        // Without them the header of a frame has 10 bytes.
+        let error = Card::open(&guest, host.transport(), &OpenOptions::new()).err();
+        let is_mergeable = features.contains(NetFeatures::MRG_RXBUF);
+        assert_eq!(error, (!is_mergeable).then_some(paravirt_virtio::transport::OpenError::Legacy));
+    }
+}
+
 /// A device with the longest frames and no mergeable buffers made the driver allocate 67 MB a direction.
 #[test]
 fn the_memory_of_a_queue_has_a_limit() {

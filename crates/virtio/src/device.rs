@@ -437,8 +437,9 @@ impl<P: Platform> VirtioDevice<P> {
             log::warn!("virtio: no interrupt can be bound for the device: its queues have to be polled");
         }
         self.signalled.store(signalled, Ordering::Relaxed);
-        let status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK;
-        transport.set_status(status | DeviceStatus::DRIVER_OK);
+        let mut status = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::DRIVER_OK;
+        status.set(DeviceStatus::FEATURES_OK, !transport.is_legacy());
+        transport.set_status(status);
         Ok(())
     }
 

@@ -6,6 +6,8 @@ bitflags! {
     /// Reserved feature bits.
     #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
     pub struct Features: u64 {
+        /// A legacy device takes a request in any number of descriptors, whatever they contain. VIRTIO 1.3 §6.3
+        const ANY_LAYOUT = 1 << 27;
         /// A descriptor may refer to an indirect table of descriptors. VIRTIO 1.3 §2.7.5.3
         const INDIRECT_DESC = 1 << 28;
         /// Each side publishes the ring index at which it wants a notification. VIRTIO 1.3 §2.7.7, §2.7.10

@@ -174,6 +174,11 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         };
         let device = VirtioDevice::open(platform, transport, choose)?;
         let features = NetFeatures::from_bits_truncate(device.features());
+        // The header of a frame has 12 bytes on a modern device, and on a legacy device only with mergeable buffers.
+        let is_legacy = device.features() & Features::VERSION_1.bits() == 0;
+        if is_legacy && !features.contains(NetFeatures::MRG_RXBUF) {
+            return Err(OpenError::Legacy);
+        }
         let bytes = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
         let config = config::parse(&bytes, features).ok_or(OpenError::Config)?;
         let pairs = config.pairs.min(options.queues.clamp(1, MAX_PAIRS as u16));

@@ -30,6 +30,7 @@ mod virtqueue;
 
 pub use frame::{FrameQueue, FrameUsed};
 pub use record::{Body, RecordQueue, TransferCheck};
+pub(crate) use split::USED_ALIGN;
 pub use types::{
     AreaRange, DataPlace, Parts, QueueAddresses, QueueConfig, Quiesced, Ring, RingFormat, Unsubmitted, Used,
 };

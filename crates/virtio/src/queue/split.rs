@@ -2,7 +2,7 @@
 
 use super::DescWords;
 use super::decide::{ask_then_look, need_event, publish_then_look};
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use paravirt_device::Fault;
 use paravirt_platform::{BusAddr, DmaRegion, Platform, RingArray, Segment};
 
@@ -12,6 +12,9 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 /// The size of a descriptor in bytes.
 const DESC_LEN: usize = 16;
+/// The alignment of the used ring in bytes: a cache line, of which driver and device write no other part. A device with the legacy
+/// interface is told it and computes the address.
+pub(crate) const USED_ALIGN: usize = 64;
 
 pub(super) struct Split {
     desc: RingArray<DescWords>,
@@ -22,8 +25,8 @@ pub(super) struct Split {
     used_event: RingArray<AtomicU16>,
     used_flags: RingArray<AtomicU16>,
     used_idx: RingArray<AtomicU16>,
-    /// The used elements, each as one word: the id in the lower half, the length in the upper half.
-    used: RingArray<AtomicU64>,
+    /// The used elements: id and length.
+    used: RingArray<[AtomicU32; 2]>,
     avail_event: RingArray<AtomicU16>,
     /// The available index, and its value at the last publish.
     avail_next: u16,
@@ -46,10 +49,8 @@ pub(super) struct Layout {
 pub(super) const fn layout(size: u16) -> Layout {
     let size = size as usize;
     let avail = size.saturating_mul(DESC_LEN);
-    // flags, idx, ring, used_event. The used ring's elements, which follow 4 bytes later, are aligned to 8 so that one load reads
-    // each.
-    let used =
-        avail.saturating_add(size.saturating_mul(2)).saturating_add(6).next_multiple_of(8).saturating_add(4);
+    // flags, idx, ring, used_event.
+    let used = avail.saturating_add(size.saturating_mul(2)).saturating_add(6).next_multiple_of(USED_ALIGN);
     let len = used.saturating_add(size.saturating_mul(8)).saturating_add(6);
     Layout { avail, used, len }
 }
@@ -145,8 +146,8 @@ impl Split {
             }
             self.used_read = read;
         }
-        let element = u64::from_le(self.used.at(usize::from(self.used_next)).load(Ordering::Relaxed));
-        Ok(Some((element as u32, (element >> 32) as u32)))
+        let [id, len] = self.used.at(usize::from(self.used_next));
+        Ok(Some((u32::from_le(id.load(Ordering::Relaxed)), u32::from_le(len.load(Ordering::Relaxed)))))
     }
 
     /// Like [`peek`](Self::peek), for a queue that is not used in order: each used element completes one request.

@@ -11,7 +11,7 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It offers only the legacy interface.
+    /// It offers only the legacy interface, and this driver or transport needs the modern one.
     Legacy,
     /// It cleared FEATURES_OK: it rejected features that it offers.
     FeaturesRefused,
@@ -78,9 +78,9 @@ pub(crate) fn reset<P: Platform>(
 }
 
 /// Initialises a device after a reset, up to the point where queues can be enabled. Returns the negotiated features: those offered
-/// ones that `choose` returns, and always VERSION_1.
+/// ones that `choose` returns, and always VERSION_1; of a legacy device ANY_LAYOUT in its place, and nothing confirms them.
 ///
-/// VIRTIO 1.3 §3.1.1
+/// VIRTIO 1.3 §3.1.1, §3.1.2
 pub(crate) fn negotiate(
     transport: &mut dyn VirtioTransport,
     choose: impl FnOnce(u64) -> u64,
@@ -88,11 +88,17 @@ pub(crate) fn negotiate(
     transport.set_status(DeviceStatus::ACKNOWLEDGE);
     transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
     let offered = transport.device_features();
+    if transport.is_legacy() {
+        let features = offered & (choose(offered) | Features::ANY_LAYOUT.bits());
+        transport.set_driver_features(features);
+        return Ok(features);
+    }
     if offered & Features::VERSION_1.bits() == 0 {
         transport.set_status(DeviceStatus::FAILED);
         return Err(OpenError::Legacy);
     }
-    let mut features = offered & (choose(offered) | Features::VERSION_1.bits());
+    let chosen = choose(offered) & !Features::ANY_LAYOUT.bits();
+    let mut features = offered & (chosen | Features::VERSION_1.bits());
     if !transport.can_reset_queues() {
         features &= !Features::RING_RESET.bits();
     }

@@ -1,15 +1,15 @@
-//! virtio over MMIO, version 2. VIRTIO 1.3 §4.2
+//! virtio over MMIO: version 2, and the legacy interface, version 1. VIRTIO 1.3 §4.2
 
 use super::registers::Config;
 use super::{
     DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
 };
-use crate::queue::QueueAddresses;
+use crate::queue::{QueueAddresses, USED_ALIGN};
 use core::fmt;
 use core::ptr::NonNull;
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform};
+use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, PAGE_SIZE, Platform};
 
-/// Register offsets. VIRTIO 1.3 §4.2.2
+/// Register offsets. VIRTIO 1.3 §4.2.2, §4.2.4
 mod reg {
     pub const MAGIC: usize = 0x00;
     pub const VERSION: usize = 0x04;
@@ -18,9 +18,15 @@ mod reg {
     pub const DEVICE_FEATURES_SEL: usize = 0x14;
     pub const DRIVER_FEATURES: usize = 0x20;
     pub const DRIVER_FEATURES_SEL: usize = 0x24;
+    /// Legacy: the unit of `QUEUE_PFN` in bytes.
+    pub const GUEST_PAGE_SIZE: usize = 0x28;
     pub const QUEUE_SEL: usize = 0x30;
     pub const QUEUE_NUM_MAX: usize = 0x34;
     pub const QUEUE_NUM: usize = 0x38;
+    /// Legacy: the alignment of the used ring in bytes.
+    pub const QUEUE_ALIGN: usize = 0x3c;
+    /// Legacy: the page number of the queue, which enables it.
+    pub const QUEUE_PFN: usize = 0x40;
     pub const QUEUE_READY: usize = 0x44;
     pub const QUEUE_NOTIFY: usize = 0x50;
     pub const INTERRUPT_STATUS: usize = 0x60;
@@ -47,7 +53,7 @@ pub enum MmioError {
     NoDevice,
     /// The register block exists, but contains no device (device id 0).
     Empty,
-    /// The device has another interface version than 2.
+    /// The device has another interface version than 1 and 2.
     Version {
         /// The value of the version register.
         version: u32,
@@ -65,9 +71,6 @@ impl fmt::Display for MmioError {
         match self {
             Self::NoDevice => f.write_str("there is no virtio device"),
             Self::Empty => f.write_str("there is no device behind the transport"),
-            Self::Version { version: 1, .. } => f.write_str(
-                "it has the legacy interface (version 1): under QEMU give -global virtio-mmio.force-legacy=false",
-            ),
             Self::Version { version, .. } => write!(f, "it has the unknown interface version {version}"),
             Self::Map => f.write_str("its registers cannot be mapped"),
             Self::Memory => f.write_str("there is no memory for it"),
@@ -95,6 +98,8 @@ struct MmioTransport<P: Platform> {
     /// The address of the first register, for accesses without the region.
     base: NonNull<()>,
     device_type: DeviceType,
+    /// Whether it has version 1 of the interface.
+    is_legacy: bool,
     line: Option<InterruptLine>,
 }
 
@@ -126,11 +131,13 @@ pub unsafe fn mmio<P: Platform>(
         return Err(MmioError::Empty);
     }
     let version = registers.read32(reg::VERSION);
-    if version != 2 {
+    let is_legacy = version == 1;
+    if !is_legacy && version != 2 {
         return Err(MmioError::Version { version, device_id });
     }
     let base = registers.pointer::<u32>(0).ok_or(MmioError::NoDevice)?.cast();
-    Ok(boxed(platform, MmioTransport { registers, base, device_type: DeviceType(device_id), line })?)
+    let device_type = DeviceType(device_id);
+    Ok(boxed(platform, MmioTransport { registers, base, device_type, is_legacy, line })?)
 }
 
 impl<P: Platform> MmioTransport<P> {
@@ -141,6 +148,25 @@ impl<P: Platform> MmioTransport<P> {
     fn write_address(&self, offset: usize, address: u64) {
         self.registers.write32(offset, address as u32);
         self.registers.write32(offset.wrapping_add(4), (address >> 32) as u32);
+    }
+
+    /// Gives a legacy device the page of its selected queue, which it takes to be laid out as here. Returns whether it accepted that.
+    /// VIRTIO 1.3 §2.7.2, §4.2.4
+    fn enable_legacy_queue(&self, addresses: &QueueAddresses) -> bool {
+        const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
+        let Ok(page) = u32::try_from(addresses.desc.0 >> PAGE_SHIFT) else { return false };
+        let descs = usize::from(addresses.size).wrapping_mul(16);
+        let avail_end = descs.wrapping_add(usize::from(addresses.size).wrapping_mul(2)).wrapping_add(6);
+        let is_laid_out = addresses.desc.0 == u64::from(page) << PAGE_SHIFT
+            && addresses.driver == addresses.desc.offset(descs as u64)
+            && addresses.device == addresses.desc.offset(avail_end.next_multiple_of(USED_ALIGN) as u64);
+        if !is_laid_out || page == 0 {
+            return false;
+        }
+        self.registers.write32(reg::GUEST_PAGE_SIZE, PAGE_SIZE as u32);
+        self.registers.write32(reg::QUEUE_ALIGN, USED_ALIGN as u32);
+        self.registers.write32(reg::QUEUE_PFN, page);
+        self.registers.read32(reg::QUEUE_PFN) == page
     }
 
     fn config(&self) -> Config<'_, P> {
@@ -182,9 +208,16 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
         self.device_type
     }
 
+    fn is_legacy(&self) -> bool {
+        self.is_legacy
+    }
+
     fn device_features(&mut self) -> u64 {
         self.registers.write32(reg::DEVICE_FEATURES_SEL, 0);
         let low = self.registers.read32(reg::DEVICE_FEATURES);
+        if self.is_legacy {
+            return u64::from(low);
+        }
         self.registers.write32(reg::DEVICE_FEATURES_SEL, 1);
         u64::from(low) | (u64::from(self.registers.read32(reg::DEVICE_FEATURES)) << 32)
     }
@@ -220,6 +253,9 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
     fn enable_queue(&mut self, index: u16, addresses: &QueueAddresses) -> bool {
         self.select(index);
         self.registers.write32(reg::QUEUE_NUM, u32::from(addresses.size));
+        if self.is_legacy {
+            return self.enable_legacy_queue(addresses);
+        }
         self.write_address(reg::QUEUE_DESC, addresses.desc.0);
         self.write_address(reg::QUEUE_DRIVER, addresses.driver.0);
         self.write_address(reg::QUEUE_DEVICE, addresses.device.0);
@@ -269,7 +305,8 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
     }
 
     fn config_generation(&self) -> u32 {
-        self.registers.read32(reg::CONFIG_GENERATION)
+        // A legacy device does not have the register.
+        if self.is_legacy { 0 } else { self.registers.read32(reg::CONFIG_GENERATION) }
     }
 
     fn read_config(&self, fields: &[(u8, u8)], into: &mut [u8]) {

@@ -136,6 +136,12 @@ pub unsafe trait VirtioTransport: Send + 'static {
     /// Returns the type of the device.
     fn device_type(&self) -> DeviceType;
 
+    /// Returns whether the device has the legacy interface only: no VIRTIO_F_VERSION_1, no FEATURES_OK, and the three parts of a queue
+    /// follow each other in memory. VIRTIO 1.3 §1.3.1. The default is `false`.
+    fn is_legacy(&self) -> bool {
+        false
+    }
+
     /// Returns the features that the device offers.
     fn device_features(&mut self) -> u64;
 

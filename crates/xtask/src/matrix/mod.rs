@@ -32,6 +32,8 @@ struct Usual {
     machine: &'static str,
     /// Whether the devices are on MMIO.
     is_mmio: bool,
+    /// Whether they have the legacy interface (version 1), which is QEMU's default.
+    is_legacy: bool,
     /// Properties of every virtio device.
     props: &'static str,
     queues: u16,
@@ -50,7 +52,18 @@ const fn usual(
     cpus: u16,
     block: u16,
 ) -> Usual {
-    Usual { name, machine, is_mmio: false, props, queues, cpus, block, kernel: "", needs: "" }
+    Usual {
+        name,
+        machine,
+        is_mmio: false,
+        is_legacy: false,
+        props,
+        queues,
+        cpus,
+        block,
+        kernel: "",
+        needs: "",
+    }
 }
 
 const USUAL: &[Usual] = &[
@@ -88,6 +101,12 @@ const USUAL: &[Usual] = &[
     ),
     usual("aarch64: PCI, lines of a GICv3", "virt,gic-version=3,its=off", "", 2, 4, 512),
     Usual { is_mmio: true, ..usual("aarch64: MMIO, one processor", "virt", "", 1, 1, 512) },
+    Usual { is_mmio: true, is_legacy: true, ..usual("aarch64: legacy MMIO", "virt", "", 1, 2, 512) },
+    Usual {
+        is_mmio: true,
+        is_legacy: true,
+        ..usual("microvm legacy MMIO", "microvm,acpi=on", "", 1, 2, 512)
+    },
     usual("pc no event index", "pc", ",event_idx=off", 1, 1, 512),
     Usual { is_mmio: true, ..usual("microvm acpi=on", "microvm,acpi=on", "", 1, 2, 512) },
     Usual { is_mmio: true, ..usual("microvm acpi=off", "microvm,acpi=off", "", 1, 1, 4096) },
@@ -145,7 +164,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         ("disk resize and link changes", Bench::events),
         ("input and output errors", Bench::errors),
         ("an echo server", Bench::echo),
-        ("legacy MMIO is reported", Bench::legacy),
+        ("legacy MMIO: reconnects, SCSI, balloon", Bench::legacy),
         ("a malformed command line", Bench::bad_command_line),
         ("checksum and segmentation offload, two pairs of queues", Bench::offload),
     ];
@@ -257,7 +276,7 @@ impl Bench {
             return Ok(Outcome::Skipped(why));
         }
         let disk1 = self.scratch(&format!("scratch{number}.img"), DISK1)?;
-        let Usual { props, queues, block, is_mmio, .. } = *case;
+        let Usual { props, queues, block, is_mmio, is_legacy, .. } = *case;
         let bus = if is_mmio { "device" } else { "pci" };
         let is_arm = case.machine.starts_with("virt");
         let mut machine = if is_arm {
@@ -269,7 +288,7 @@ impl Bench {
             self.machine(case.machine, case.cpus)
         };
         if is_mmio {
-            machine.add("-global virtio-mmio.force-legacy=false");
+            machine.add(&format!("-global virtio-mmio.force-legacy={is_legacy}"));
         }
         machine.drive("d0", &self.ext4, ",readonly=on");
         machine.drive("d1", &disk1, ",discard=unmap");
@@ -538,14 +557,18 @@ impl Bench {
         Ok(Outcome::Passed)
     }
 
+    /// The devices that the usual legacy cases do not have, and resets.
     fn legacy(&self) -> Result<Outcome> {
         let mut machine = self.machine("microvm,acpi=on", 1);
-        machine.add("-global virtio-mmio.force-legacy=true -device virtio-rng-device");
-        machine.command_line = "list".into();
+        machine.add("-global virtio-mmio.force-legacy=true");
+        machine.drive("d0", &self.ext4, ",readonly=on");
+        machine.drive("d1", &self.ext4, ",readonly=on");
+        machine.add("-device virtio-scsi-device -device scsi-hd,drive=d1");
+        machine.add("-device virtio-balloon-device -device virtio-blk-device,drive=d0");
+        machine.command_line = "reconnect=3 list mount=disk0 mount=disk1 balloon bench".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 0)?;
-        must_contain(&transcript, "unclaimed=\"virtio entropy\"")?;
-        must_contain(&transcript, "virtio-mmio.force-legacy=false")?;
+        must_contain(&transcript, "different=0 lost_pages=0")?;
         Ok(Outcome::Passed)
     }
 
