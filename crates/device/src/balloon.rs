@@ -184,17 +184,16 @@ impl<P: Platform> HeldPages<P> {
 
     fn insert_at(&mut self, place: usize, range: PageRange) -> bool {
         let Some(runs) = self.runs.get_mut(place..=self.len) else { return false };
-        runs.rotate_right(1);
-        if let Some(run) = runs.first_mut() {
-            *run = range;
-        }
+        let mut carried = range;
+        runs.iter_mut().for_each(|run| core::mem::swap(run, &mut carried));
         self.len = self.len.saturating_add(1);
         true
     }
 
     fn remove_at(&mut self, place: usize) {
         if let Some(runs) = self.runs.get_mut(place..self.len) {
-            runs.rotate_left(1);
+            let mut carried = PageRange::default();
+            runs.iter_mut().rev().for_each(|run| core::mem::swap(run, &mut carried));
             self.len = self.len.saturating_sub(1);
         }
     }

@@ -47,14 +47,19 @@ pub fn mmio_devices(command_line: &str) -> impl Iterator<Item = Result<MmioDevic
 }
 
 fn parse(value: &str) -> Option<MmioDevice> {
-    let (len, rest) = value.split_once('@')?;
-    let mut parts = rest.split(':');
-    let base = number(parts.next()?)?;
-    let irq = u32::try_from(number(parts.next()?)?).ok()?;
-    let id = parts.next().map(number);
-    let len = number(len)?;
-    let fits = len > 0 && base.checked_add(len).is_some() && id != Some(None) && parts.next().is_none();
+    let (len, rest) = split(value, b'@')?;
+    let (base, rest) = split(rest, b':')?;
+    let (irq, id) = split(rest, b':').map_or((rest, None), |(irq, id)| (irq, Some(id)));
+    let (len, base) = (number(len)?, number(base)?);
+    let irq = u32::try_from(number(irq)?).ok()?;
+    let fits = len > 0 && base.checked_add(len).is_some() && id.is_none_or(|id| number(id).is_some());
     fits.then_some(MmioDevice { base, len, irq })
+}
+
+/// Splits at the first `mark`. The function of `str` has a path that panics.
+fn split(text: &str, mark: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|byte| byte == mark)?;
+    Some((text.get(..at)?, text.get(at.saturating_add(1)..)?))
 }
 
 fn number(text: &str) -> Option<u64> {

@@ -38,6 +38,9 @@ pub struct Options {
     /// Folder whose files the router serves
     #[arg(long, value_name = "FOLDER", requires = "net")]
     web: Option<PathBuf>,
+    /// Ping the guest at the address that is leased to it, until it has answered this many times
+    #[arg(long, default_value_t = 0, requires = "net")]
+    ping: u16,
     /// Newest version of VMBus to accept, such as 4.0
     #[arg(long, value_name = "VERSION", value_parser = version)]
     vmbus: Option<VmbusVersion>,
@@ -163,6 +166,6 @@ impl Options {
             (fault_config.mtu, fault_config.queues, fault_config.lacks_offloads) =
                 (1500, self.queues.into(), true);
         });
-        Ok(self.net.then(|| (card, Peer::new(self.web.clone()))))
+        Ok(self.net.then(|| (card, Peer::new(self.web.clone(), self.ping))))
     }
 }

@@ -1,9 +1,11 @@
 //! The network peer of the guest: a router at 10.0.2.2 that leases 10.0.2.15, answers pings, echoes TCP and UDP on port 7 and
 //! serves files on port 80.
 
+mod ping;
 mod web;
 
 use paravirt_testhost::WireFrame;
+use ping::Ping;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
@@ -82,6 +84,7 @@ pub struct Peer {
     echo: SocketHandle,
     echoes: Vec<SocketHandle>,
     web: Web,
+    ping: Option<Ping>,
 }
 
 fn tcp_socket() -> tcp::Socket<'static> {
@@ -97,8 +100,8 @@ fn udp_socket(port: u16) -> udp::Socket<'static> {
 }
 
 impl Peer {
-    /// Creates a router that serves the files in `root`.
-    pub fn new(root: Option<PathBuf>) -> Self {
+    /// Creates a router that serves the files in `root`, and that pings the guest until it has answered `pings` times.
+    pub fn new(root: Option<PathBuf>, pings: u16) -> Self {
         let mut wire = Wire::default();
         let mut interface =
             Interface::new(Config::new(HardwareAddress::Ethernet(MAC)), &mut wire, Instant::ZERO);
@@ -110,7 +113,9 @@ impl Peer {
         let echo = sockets.add(udp_socket(ECHO));
         let echoes = (0..CONNECTIONS).map(|_| sockets.add(tcp_socket())).collect();
         let web = Web::new(root, (0..CONNECTIONS).map(|_| sockets.add(tcp_socket())));
-        Self { start: std::time::Instant::now(), wire, interface, sockets, lease, echo, echoes, web }
+        let ping = (pings > 0).then(|| Ping::new(&mut sockets, pings));
+        let start = std::time::Instant::now();
+        Self { start, wire, interface, sockets, lease, echo, echoes, web, ping }
     }
 
     fn now(&self) -> Instant {
@@ -126,6 +131,10 @@ impl Peer {
             self.lease();
             self.echo();
             self.web.serve(&mut self.sockets);
+            let is_sent = self.ping.as_mut().is_some_and(|ping| ping.serve(&mut self.sockets, now));
+            if is_sent {
+                continue;
+            }
             if result == PollResult::None && self.wire.from_guest.is_empty() {
                 return self.wire.to_guest.drain(..).collect();
             }
@@ -135,7 +144,9 @@ impl Peer {
     /// Returns when the router has to be polled even if no frame arrives.
     pub fn delay(&mut self) -> Option<Duration> {
         let now = self.now();
-        self.interface.poll_delay(now, &self.sockets).map(Into::into)
+        let delay = self.interface.poll_delay(now, &self.sockets).map(Into::into);
+        let ping = self.ping.as_ref().and_then(|ping| ping.delay(now));
+        delay.into_iter().chain(ping).min()
     }
 
     /// Serves the echo ports.

@@ -76,7 +76,8 @@ impl<P: Platform> PendingCompletions<P> {
                     self.pending.pop();
                     if let Some(at) = failed {
                         self.failures = self.failures.saturating_sub(1);
-                        self.failed.swap(at, self.failures);
+                        let last = self.failed.get(self.failures).copied();
+                        self.failed.get_mut(at).into_iter().zip(last).for_each(|(to, last)| *to = last);
                     }
                     self.unannounced = self.unannounced.saturating_add(1);
                 }

@@ -66,10 +66,10 @@ struct Request {
 
 impl Request {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        let end = self.len.saturating_add(bytes.len());
-        let to = self.bytes.get_mut(self.len..end).ok_or(Fault::Refused)?;
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        let (to, _) = room.split_at_mut_checked(bytes.len()).ok_or(Fault::Refused)?;
         to.copy_from_slice(bytes);
-        self.len = end;
+        self.len = self.len.saturating_add(bytes.len());
         Ok(())
     }
 }

@@ -219,7 +219,10 @@ impl<P: Platform> HostState<P> {
             }
             // A queue sends by its own channel, whatever the table advises.
             Ok(HostMessage::SendTable(_)) => {}
-            Ok(other) => log::debug!("netvsc: unexpected NVSP message {other:?}, ignored"),
+            Ok(_) => {
+                let kind = payload.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+                log::debug!("netvsc: unexpected NVSP message of type {kind}, ignored");
+            }
             Err(_) => log::warn!("netvsc: malformed NVSP message of {} bytes, ignored", payload.len()),
         }
     }

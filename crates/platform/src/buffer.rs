@@ -3,6 +3,7 @@ use core::fmt;
 
 /// A contiguous part of a buffer, in bus addresses.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
 pub struct Segment {
     /// The bus address of the first byte.
     pub addr: BusAddr,

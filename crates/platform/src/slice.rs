@@ -131,7 +131,7 @@ impl<P: Platform> DmaSlice<P> {
     pub fn set_len(&mut self, len: usize) {
         let header = self.header_mut();
         if !header.in_flight {
-            header.segment.len = u32::try_from(len).unwrap_or(u32::MAX).clamp(1, header.capacity);
+            header.segment.len = u32::try_from(len).unwrap_or(u32::MAX).min(header.capacity).max(1);
         }
     }
 

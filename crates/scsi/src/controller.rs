@@ -363,7 +363,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
         }
         // In the order of addresses, whatever order the host lists them in.
         if let Some(there) = there.get_mut(..*len) {
-            there.sort_unstable();
+            sort(there);
         }
         Ok(true)
     }
@@ -429,5 +429,19 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Controller<P, T, B> {
             }
         }
         Ok(())
+    }
+}
+
+/// Sorts by insertion: the lists are short, and the sort of `core` is a hundred times as much code, which can panic.
+fn sort(list: &mut [Address]) {
+    for end in 1..list.len() {
+        let mut at = end;
+        while let Some([before, last]) = at.checked_sub(1).and_then(|before| list.get_mut(before..=at)) {
+            if *before <= *last {
+                break;
+            }
+            core::mem::swap(before, last);
+            at = at.saturating_sub(1);
+        }
     }
 }

@@ -142,7 +142,7 @@ impl<P: Platform> Console for VirtioConsole<P> {
             }
             let Some(mut buffer) = self.tx_spare.pop() else { break };
             buffer.set_len(chunk.len());
-            buffer.bytes_mut().copy_from_slice(chunk);
+            buffer.bytes_mut().iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
             if !self.tx.submit_from(buffer, Direction::ToDevice, &mut self.tx_spare) {
                 break;
             }

@@ -258,7 +258,7 @@ impl<P: Platform> Input for VirtioInput<P> {
             let Some(mut buffer) = self.status_spare.pop() else { break };
             let value = u32::from(leds.contains(led));
             let event = WireEvent { kind: kind::LED.into(), code: code.into(), value: value.into() };
-            buffer.bytes_mut().copy_from_slice(event.as_bytes());
+            buffer.bytes_mut().iter_mut().zip(event.as_bytes()).for_each(|(to, from)| *to = *from);
             if !self.status.submit_from(buffer, Direction::ToDevice, &mut self.status_spare) {
                 break;
             }

@@ -8,10 +8,12 @@ mod deny;
 mod examples;
 mod fuzz;
 mod guest;
+mod header;
 mod image;
 mod kernel;
 mod lab;
 mod matrix;
+mod objects;
 mod openvmm;
 mod qmp;
 mod run;
@@ -48,7 +50,7 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run disks, connections and reconnects on both hosts for some minutes, on QEMU with hot plug
     Soak(soak::Options),
-    /// Generate the Rust of bindings/hyperv from its C headers
+    /// Generate the Rust of bindings/hyperv from its C headers, and the C header of crates/c from its Rust
     Bindgen,
     /// Check licences, duplicates, sources and advisories of the dependencies with cargo-deny
     Deny,
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::bench(&options),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Soak(options) => soak::run(&options),
-        Command::Bindgen => bindings::bindgen(),
+        Command::Bindgen => bindings::bindgen().and_then(|()| header::write()),
         Command::Deny => deny::deny(),
         Command::Doc => test::doc(),
         Command::Api => api::write(),

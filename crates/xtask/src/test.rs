@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all checks and tests.
 
 use crate::scratch::Scratch;
-use crate::{api, bindings, examples, fuzz, kernel, matrix, toolchains, tools};
+use crate::{api, bindings, examples, fuzz, header, kernel, matrix, objects, toolchains, tools};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::path::PathBuf;
@@ -15,11 +15,14 @@ pub struct Options {
     /// Run only the checks with other compilers and for other processors
     #[arg(long, conflicts_with = "qemu")]
     compilers: bool,
+    /// Run only the check of what the library is compiled to
+    #[arg(long, conflicts_with_all = ["qemu", "compilers"])]
+    objects: bool,
 }
 
-/// Arguments that select all packages with all features, except the kernel, which is built separately, and the fuzz targets.
-const LIBRARIES: &str =
-    "--workspace --exclude paravirt-kernel --exclude paravirt-minimal --exclude paravirt-fuzz --all-features";
+/// Arguments that select all packages with all features, except the kernels and the library for C, which are built separately, and the
+/// fuzz targets.
+const LIBRARIES: &str = "--workspace --exclude paravirt-kernel --exclude paravirt-minimal --exclude paravirt-c --exclude paravirt-fuzz --all-features";
 
 /// Runs `cargo` with the arguments in `words`.
 fn cargo(words: &str) -> Result<()> {
@@ -155,19 +158,25 @@ pub fn test(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
+    if options.objects {
+        return objects::check();
+    }
     let mut skipped = vec![];
     if options.qemu.is_none() {
         cargo("fmt --all --check")?;
         bindings::check()?;
+        header::check()?;
         api::check()?;
         cargo("clippy --quiet --workspace --all-targets -- -D warnings")?;
         cargo(&format!("clippy --quiet {LIBRARIES} --all-targets -- -D warnings"))?;
         cargo("clippy --quiet -p paravirt-kernel --features bare-metal -- -D warnings")?;
         cargo("clippy --quiet -p paravirt-minimal --features bare-metal -- -D warnings")?;
+        cargo("clippy --quiet -p paravirt-c --features bare-metal -- -D warnings")?;
         // Builds the library crates with default features only: no allocator, no standard library.
         cargo(&format!("build --quiet {}", toolchains::PORTABLE))?;
         skipped.extend(toolchains::check()?);
         families()?;
+        objects::check()?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;
         examples::run(LIBRARIES)?;

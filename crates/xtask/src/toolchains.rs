@@ -47,7 +47,7 @@ const DROPPED: &str = "-flavor|gnu|-lc|-lm|-lrt|-lpthread|-ldl|-lutil|-lgcc*";
 pub const PORTABLE: &str = "-p hyperv-bindings -p paravirt-platform -p paravirt-shared-memory -p paravirt-device -p paravirt-pci \
      -p paravirt-virtio -p paravirt-firmware -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus \
      -p paravirt-hv-balloon -p paravirt-scsi -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt-hv-input \
-     -p paravirt-hv-socket -p paravirt";
+     -p paravirt-hv-socket -p paravirt -p paravirt-c";
 /// The adapters whose dependencies support the oldest compiler.
 const PORTABLE_ADAPTERS: &str = "-p paravirt-adapters --features embassy,embedded-io";
 

@@ -60,7 +60,7 @@ impl<P: Platform> Control<P> {
         for part in [&command[..]].into_iter().chain(parts) {
             let next = end.saturating_add(part.len());
             match buffer.bytes_mut().get_mut(end..next) {
-                Some(to) => to.copy_from_slice(part),
+                Some(to) => to.iter_mut().zip(part.iter()).for_each(|(to, from)| *to = *from),
                 None => {
                     self.buffer = Some(buffer);
                     return Err(ControlError::Refused);

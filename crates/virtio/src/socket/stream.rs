@@ -237,7 +237,7 @@ impl<P: Platform> Stream<P> {
     /// Moves received data to `bytes` and returns how many bytes that were.
     pub fn read(&mut self, bytes: &mut [u8]) -> usize {
         let count = bytes.len().min(self.len);
-        let (first, rest) = self.bytes.split_at(self.next);
+        let (first, rest) = self.bytes.split_at_checked(self.next).unwrap_or_default();
         let stored = rest.iter().chain(first);
         bytes.iter_mut().zip(stored.take(count)).for_each(|(to, from)| *to = *from);
         self.next = self.next.wrapping_add(count) & INDEX_MASK;

@@ -1,6 +1,7 @@
 //! The QEMU matrix: the kernel on several machine types, queue layouts and devices.
 
 mod bootable;
+mod c_kernel;
 mod hot_plug;
 mod hyperv;
 mod input;
@@ -171,6 +172,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
     for (name, work) in special
         .iter()
         .chain(odd::CASES)
+        .chain(c_kernel::CASES)
         .chain(hot_plug::CASES)
         .chain(scsi::CASES)
         .chain(input::CASES)

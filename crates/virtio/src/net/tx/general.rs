@@ -238,7 +238,11 @@ impl<P: Platform, B: DmaBuffer> GeneralTx<P, B> {
                 Ok(())
             }
             Err(Unsubmitted { reason, buffer: Some(Either::Right(buffer)), .. }) => refused(reason, buffer),
-            Err(_) => unreachable!("a refused request returns its buffer"),
+            // A refused request returns its buffer. One without is reported as a frame whose memory is not returned.
+            Err(_) => {
+                let _ = self.sent.push(Sent::new(tag, None, Err(IoError::Aborted)));
+                Ok(())
+            }
         }
     }
 

@@ -42,7 +42,9 @@ fn insert_tag(
     let at = HEADER_LEN + VLAN_AT;
     let end = HEADER_LEN.wrapping_add(len).wrapping_add(VLAN_LEN);
     let room = slot.get_mut(at..end).filter(|_| len >= VLAN_AT).ok_or(Rejected::Invalid)?;
-    room.copy_within(..len.wrapping_sub(VLAN_AT), VLAN_LEN);
+    let moved = room.len().checked_sub(VLAN_LEN).ok_or(Rejected::Invalid)?;
+    // SAFETY: the source is the room without its last bytes, the destination the room without its first ones.
+    unsafe { room.as_ptr().copy_to(room.as_mut_ptr().add(VLAN_LEN), moved) };
     if let Some((to, _)) = room.split_first_chunk_mut::<VLAN_LEN>() {
         let ([a, b], [c, d]) = (VLAN_TYPE, tag.to_be_bytes());
         *to = [a, b, c, d];

@@ -1,0 +1,73 @@
+//! What the library is compiled to: that nothing in it panics, allocates from a heap or computes with floating point, and how much it is.
+
+use crate::scratch::Scratch;
+use crate::{kernel, tools};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// Parts of the names of functions that no function of the library may reach.
+const FORBIDDEN: [&str; 8] = [
+    "core::panicking::",
+    "_fail",
+    "panic_on_ord_violation",
+    "rust_begin_unwind",
+    "__rust_alloc",
+    "__rust_realloc",
+    // Floating point by functions, and its conversions.
+    "df3",
+    "sf3",
+];
+
+/// Checks that no function of the C interface, and so none of the front door and the drivers, reaches a panic, an allocator or
+/// floating point, in the release build.
+pub fn check() -> Result<()> {
+    println!("checking that no function of the library panics, allocates or uses floating point");
+    tools::need("objdump", "binutils")?;
+    let folder = Scratch::new()?;
+    let library = kernel::c_library()?;
+    let linked = link(&library, folder.path())?;
+    let text =
+        tools::output(Command::new("objdump").args(["-d", "-r", "-C", "--no-show-raw-insn"]).arg(&linked))
+            .context("objdump cannot read the library")?;
+    let found = callers(&text);
+    if !found.is_empty() {
+        bail!("the library reaches what it may not:\n{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+/// Links what the functions of the C interface reach, and keeps the relocations.
+fn link(library: &Path, folder: &Path) -> Result<std::path::PathBuf> {
+    let names = tools::output(Command::new("nm").args(["-g", "--defined-only"]).arg(library))
+        .context("nm cannot read the library")?;
+    let linked = folder.join("linked");
+    let mut command = Command::new("cc");
+    command.args("-nostdlib -static -no-pie -Wl,--gc-sections -Wl,-q -Wl,-e,paravirt_probe".split(' '));
+    command.args(["-Wl,--unresolved-symbols=ignore-all", "-Wl,--build-id=none"]);
+    let exported = names.lines().filter_map(|line| line.split(" T ").nth(1));
+    for name in exported.filter(|name| name.starts_with("paravirt_")) {
+        command.arg(format!("-Wl,-u,{name}"));
+    }
+    tools::run(command.arg(library).arg("-o").arg(&linked))?;
+    Ok(linked)
+}
+
+/// Returns the functions that refer to a forbidden one, with its name.
+fn callers(disassembly: &str) -> Vec<String> {
+    let is_forbidden = |name: &str| FORBIDDEN.iter().any(|part| name.contains(part));
+    let (mut function, mut found) = ("", vec![]);
+    for line in disassembly.lines() {
+        if let Some(name) = line.strip_suffix(">:").and_then(|line| line.split_once(" <")) {
+            function = name.1;
+        } else if let Some((_, target)) = line.split_once(": R_X86_64_") {
+            if is_forbidden(target) && !is_forbidden(function) && !function.starts_with("core::fmt::") {
+                let target = target.split_once('\t').map_or(target, |(_, name)| name);
+                found.push(format!("{function} refers to {target}"));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
