@@ -11,38 +11,38 @@ use paravirt_device::{
     MacAddr, NetDevice, NetEvent, NetInfo, NetQueue, NetRx, NetTx, Notify, Offloads, ReceiveMode, Refused,
     Request, SocketError, SocketId, SocketState, Sockets,
 };
-#[cfg(feature = "hyperv")]
+#[cfg(all(feature = "hyperv", feature = "balloon"))]
 use paravirt_hv_balloon::HvBalloon;
-#[cfg(feature = "hyperv")]
+#[cfg(all(feature = "hyperv", feature = "input"))]
 use paravirt_hv_input::HvInput;
-#[cfg(feature = "hyperv")]
+#[cfg(all(feature = "hyperv", feature = "sockets"))]
 use paravirt_hv_socket::HvSockets;
 #[cfg(feature = "hyperv")]
 use paravirt_hyperv::ReferenceClock;
 #[cfg(feature = "virtio")]
 use paravirt_kvm::KvmClock;
-#[cfg(feature = "hyperv")]
+#[cfg(all(feature = "hyperv", feature = "net"))]
 use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{AllocError, DmaBuffer, Instant, PageBox, Platform};
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_scsi::{Disk, DiskQueue};
 #[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorDisk, StorQueue};
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "balloon"))]
 use paravirt_virtio::balloon::VirtioBalloon;
 #[cfg(feature = "virtio")]
 use paravirt_virtio::blk::{BlkQueue, VirtioBlk};
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "console"))]
 use paravirt_virtio::console::VirtioConsole;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "input"))]
 use paravirt_virtio::input::VirtioInput;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "net"))]
 use paravirt_virtio::net::{VirtioNet, VirtioNetQueue};
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "entropy"))]
 use paravirt_virtio::rng::VirtioRng;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_virtio::scsi::ScsiAdapter;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "sockets"))]
 use paravirt_virtio::socket::VirtioSockets;
 
 /// Opens a device and puts it into pages of its own: it is passed on by value, on stacks that may be small. A frame of its own, so that
@@ -75,25 +75,63 @@ pub(crate) fn pass<P: Platform, B: DmaBuffer>(
 /// features of all its other variants are off.
 pub type Never<T> = (Infallible, PhantomData<fn() -> T>);
 
+/// Matches the variants of an enumeration of devices of the kind of feature `$kind`.
 macro_rules! each {
-    ($self:expr, $d:ident => $call:expr) => {
+    ($kind:tt: $self:expr, $d:ident => $call:expr) => {
         match $self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = $kind))]
             Self::Virtio($d) => $call,
             Self::Never((never, _)) => match *never {},
         }
     };
 }
 
+/// As `each`, for kinds that both families have.
 macro_rules! both {
-    ($self:expr, $d:ident => $call:expr) => {
+    ($kind:tt: $self:expr, $d:ident => $call:expr) => {
         match $self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = $kind))]
             Self::Virtio($d) => $call,
-            #[cfg(feature = "hyperv")]
+            #[cfg(all(feature = "hyperv", feature = $kind))]
             Self::HyperV($d) => $call,
             Self::Never((never, _)) => match *never {},
         }
+    };
+}
+
+macro_rules! net {
+    ($self:expr, $d:ident => $call:expr) => {
+        both!("net": $self, $d => $call)
+    };
+}
+
+macro_rules! console {
+    ($self:expr, $d:ident => $call:expr) => {
+        each!("console": $self, $d => $call)
+    };
+}
+
+macro_rules! entropy {
+    ($self:expr, $d:ident => $call:expr) => {
+        each!("entropy": $self, $d => $call)
+    };
+}
+
+macro_rules! input {
+    ($self:expr, $d:ident => $call:expr) => {
+        both!("input": $self, $d => $call)
+    };
+}
+
+macro_rules! sockets {
+    ($self:expr, $d:ident => $call:expr) => {
+        both!("sockets": $self, $d => $call)
+    };
+}
+
+macro_rules! balloon {
+    ($self:expr, $d:ident => $call:expr) => {
+        both!("balloon": $self, $d => $call)
     };
 }
 
@@ -102,7 +140,7 @@ macro_rules! block {
         match $self {
             #[cfg(feature = "virtio")]
             Self::Virtio($d) => $call,
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "scsi"))]
             Self::VirtioScsi($d) => $call,
             #[cfg(feature = "hyperv")]
             Self::HyperV($d) => $call,
@@ -112,9 +150,6 @@ macro_rules! block {
 }
 
 macro_rules! notify {
-    () => {
-        notify!(each);
-    };
     ($each:ident) => {
         fn arm(&mut self) -> Arm {
             $each!(self, d => d.arm())
@@ -151,16 +186,16 @@ macro_rules! debug {
 }
 
 debug!(Block<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "virtio")] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
 debug!(BlockQ<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "virtio")] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
-debug!(Net<P: Platform, B: DmaBuffer>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
-debug!(NetQ<P: Platform, B: DmaBuffer>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
-debug!(AnyConsole<P: Platform>; #[cfg(feature = "virtio")] Virtio);
-debug!(AnyEntropy<P: Platform>; #[cfg(feature = "virtio")] Virtio);
-debug!(AnyInput<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
-debug!(AnySockets<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
-debug!(AnyBalloon<P: Platform>; #[cfg(feature = "virtio")] Virtio, #[cfg(feature = "hyperv")] HyperV);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+debug!(Net<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
+debug!(NetQ<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
+debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console"))] Virtio);
+debug!(AnyEntropy<P: Platform>; #[cfg(all(feature = "virtio", feature = "entropy"))] Virtio);
+debug!(AnyInput<P: Platform>; #[cfg(all(feature = "virtio", feature = "input"))] Virtio, #[cfg(all(feature = "hyperv", feature = "input"))] HyperV);
+debug!(AnySockets<P: Platform>; #[cfg(all(feature = "virtio", feature = "sockets"))] Virtio, #[cfg(all(feature = "hyperv", feature = "sockets"))] HyperV);
+debug!(AnyBalloon<P: Platform>; #[cfg(all(feature = "virtio", feature = "balloon"))] Virtio, #[cfg(all(feature = "hyperv", feature = "balloon"))] HyperV);
 debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm);
 
 /// A block device of any bus: see [`BlockDevice`] for its methods, units and contexts.
@@ -171,7 +206,7 @@ pub enum Block<P: Platform, B: DmaBuffer> {
     #[cfg(feature = "virtio")]
     Virtio(VirtioBlk<P, B>),
     /// A disk of a virtio SCSI host.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "scsi"))]
     VirtioScsi(Disk<P, ScsiAdapter<P>, B>),
     /// A disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
@@ -188,7 +223,7 @@ pub enum BlockQ<P: Platform, B: DmaBuffer> {
     #[cfg(feature = "virtio")]
     Virtio(BlkQueue<P, B>),
     /// A queue of a disk of a virtio SCSI host.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "scsi"))]
     VirtioScsi(DiskQueue<P, ScsiAdapter<P>, B>),
     /// A queue of a disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
@@ -229,7 +264,7 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
         match self {
             #[cfg(feature = "virtio")]
             Self::Virtio(d) => d.take_queue(index).map(BlockQ::Virtio),
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "scsi"))]
             Self::VirtioScsi(d) => d.take_queue(index).map(BlockQ::VirtioScsi),
             #[cfg(feature = "hyperv")]
             Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
@@ -249,10 +284,10 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum Net<P: Platform, B: DmaBuffer> {
     /// A virtio network device.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "net"))]
     Virtio(PageBox<P, VirtioNet<P, B>>),
     /// A NetVSC network device.
-    #[cfg(feature = "hyperv")]
+    #[cfg(all(feature = "hyperv", feature = "net"))]
     HyperV(NetVsc<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
@@ -263,17 +298,17 @@ pub enum Net<P: Platform, B: DmaBuffer> {
 #[allow(clippy::large_enum_variant, reason = "one queue is one value; nothing is moved on the data path")]
 pub enum NetQ<P: Platform, B: DmaBuffer> {
     /// A queue pair of a virtio network device.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "net"))]
     Virtio(VirtioNetQueue<P, B>),
     /// A queue pair (one VMBus channel) of a NetVSC network device.
-    #[cfg(feature = "hyperv")]
+    #[cfg(all(feature = "hyperv", feature = "net"))]
     HyperV(NetVscQueue<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
 
 impl<P: Platform, B: DmaBuffer> Notify for NetQ<P, B> {
-    notify!(both);
+    notify!(net);
 }
 
 impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
@@ -281,16 +316,16 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
     type Tx = dyn NetTx<Buffer = B>;
     #[inline]
     fn poll(&mut self) -> Result<(), Fault> {
-        both!(self, q => q.poll())
+        net!(self, q => q.poll())
     }
     fn split(&mut self) -> (&mut Self::Rx, &mut Self::Tx) {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "net"))]
             Self::Virtio(q) => {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
-            #[cfg(feature = "hyperv")]
+            #[cfg(all(feature = "hyperv", feature = "net"))]
             Self::HyperV(q) => {
                 let (rx, tx) = q.split();
                 (rx, tx)
@@ -300,58 +335,58 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
     }
     fn tx(&self) -> &Self::Tx {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "net"))]
             Self::Virtio(q) => q.tx(),
-            #[cfg(feature = "hyperv")]
+            #[cfg(all(feature = "hyperv", feature = "net"))]
             Self::HyperV(q) => q.tx(),
             Self::Never((never, _)) => match *never {},
         }
     }
     fn reset(&mut self) -> Result<(), Fault> {
-        both!(self, q => q.reset())
+        net!(self, q => q.reset())
     }
 }
 
 impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
     type Queue = NetQ<P, B>;
     fn info(&self) -> NetInfo {
-        both!(self, d => d.info())
+        net!(self, d => d.info())
     }
     fn link(&self) -> Link {
-        both!(self, d => d.link())
+        net!(self, d => d.link())
     }
     fn take_queue(&mut self, index: u16) -> Option<NetQ<P, B>> {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "net"))]
             Self::Virtio(d) => d.take_queue(index).map(NetQ::Virtio),
-            #[cfg(feature = "hyperv")]
+            #[cfg(all(feature = "hyperv", feature = "net"))]
             Self::HyperV(d) => d.take_queue(index).map(NetQ::HyperV),
             Self::Never((never, _)) => match *never {},
         }
     }
     fn poll_event(&mut self) -> Option<NetEvent> {
-        both!(self, d => d.poll_event())
+        net!(self, d => d.poll_event())
     }
     fn register(&mut self, waker: &Waker) {
-        both!(self, d => d.register(waker));
+        net!(self, d => d.register(waker));
     }
     fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {
-        both!(self, d => d.set_active_queues(queues))
+        net!(self, d => d.set_active_queues(queues))
     }
     fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
-        both!(self, d => d.set_receive_mode(mode))
+        net!(self, d => d.set_receive_mode(mode))
     }
     fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
-        both!(self, d => d.set_multicast(addresses))
+        net!(self, d => d.set_multicast(addresses))
     }
     fn set_mac(&mut self, mac: MacAddr) -> Result<(), ControlError> {
-        both!(self, d => d.set_mac(mac))
+        net!(self, d => d.set_mac(mac))
     }
     fn set_offloads(&mut self, offloads: Offloads) -> Result<(), ControlError> {
-        both!(self, d => d.set_offloads(offloads))
+        net!(self, d => d.set_offloads(offloads))
     }
     fn announced(&mut self) -> Result<(), ControlError> {
-        both!(self, d => d.announced())
+        net!(self, d => d.announced())
     }
 }
 
@@ -360,28 +395,28 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyConsole<P: Platform> {
     /// A virtio console.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "console"))]
     Virtio(PageBox<P, VirtioConsole<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyConsole<P> {
-    notify!();
+    notify!(console);
 }
 
 impl<P: Platform> Console for AnyConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        each!(self, d => d.write(bytes))
+        console!(self, d => d.write(bytes))
     }
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
-        each!(self, d => d.read(bytes))
+        console!(self, d => d.read(bytes))
     }
     fn is_flushed(&mut self) -> Result<bool, Fault> {
-        each!(self, d => d.is_flushed())
+        console!(self, d => d.is_flushed())
     }
     fn size(&self) -> Option<ConsoleSize> {
-        each!(self, d => d.size())
+        console!(self, d => d.size())
     }
 }
 
@@ -390,19 +425,19 @@ impl<P: Platform> Console for AnyConsole<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyEntropy<P: Platform> {
     /// A virtio entropy device.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "entropy"))]
     Virtio(PageBox<P, VirtioRng<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyEntropy<P> {
-    notify!();
+    notify!(entropy);
 }
 
 impl<P: Platform> Entropy for AnyEntropy<P> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
-        each!(self, d => d.fill(bytes))
+        entropy!(self, d => d.fill(bytes))
     }
 }
 
@@ -411,28 +446,28 @@ impl<P: Platform> Entropy for AnyEntropy<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyInput<P: Platform> {
     /// A virtio input device.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "input"))]
     Virtio(PageBox<P, VirtioInput<P>>),
     /// A synthetic keyboard or mouse on VMBus.
-    #[cfg(feature = "hyperv")]
+    #[cfg(all(feature = "hyperv", feature = "input"))]
     HyperV(PageBox<P, HvInput<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyInput<P> {
-    notify!(both);
+    notify!(input);
 }
 
 impl<P: Platform> Input for AnyInput<P> {
     fn info(&self) -> InputInfo {
-        both!(self, d => d.info())
+        input!(self, d => d.info())
     }
     fn poll(&mut self) -> Result<Option<InputEvent>, Fault> {
-        both!(self, d => d.poll())
+        input!(self, d => d.poll())
     }
     fn set_leds(&mut self, leds: Leds) -> Result<bool, Fault> {
-        both!(self, d => d.set_leds(leds))
+        input!(self, d => d.set_leds(leds))
     }
 }
 
@@ -441,52 +476,52 @@ impl<P: Platform> Input for AnyInput<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnySockets<P: Platform> {
     /// A virtio socket device (vsock).
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "sockets"))]
     Virtio(PageBox<P, VirtioSockets<P>>),
     /// Hyper-V sockets on VMBus.
-    #[cfg(feature = "hyperv")]
+    #[cfg(all(feature = "hyperv", feature = "sockets"))]
     HyperV(HvSockets<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnySockets<P> {
-    notify!(both);
+    notify!(sockets);
 }
 
 impl<P: Platform> Sockets for AnySockets<P> {
     fn capacity(&self) -> u16 {
-        both!(self, d => d.capacity())
+        sockets!(self, d => d.capacity())
     }
     fn poll(&mut self) -> Result<(), Fault> {
-        both!(self, d => d.poll())
+        sockets!(self, d => d.poll())
     }
     fn connect(&mut self, port: u32) -> Result<SocketId, SocketError> {
-        both!(self, d => d.connect(port))
+        sockets!(self, d => d.connect(port))
     }
     fn listen(&mut self, port: u32) -> Result<(), SocketError> {
-        both!(self, d => d.listen(port))
+        sockets!(self, d => d.listen(port))
     }
     fn accept(&mut self, port: u32) -> Option<SocketId> {
-        both!(self, d => d.accept(port))
+        sockets!(self, d => d.accept(port))
     }
     fn state(&self, socket: SocketId) -> Option<SocketState> {
-        both!(self, d => d.state(socket))
+        sockets!(self, d => d.state(socket))
     }
     fn send(&mut self, socket: SocketId, bytes: &[u8]) -> Result<usize, SocketError> {
-        both!(self, d => d.send(socket, bytes))
+        sockets!(self, d => d.send(socket, bytes))
     }
     fn receive(&mut self, socket: SocketId, bytes: &mut [u8]) -> Result<usize, SocketError> {
-        both!(self, d => d.receive(socket, bytes))
+        sockets!(self, d => d.receive(socket, bytes))
     }
     fn finish(&mut self, socket: SocketId) -> Result<(), SocketError> {
-        both!(self, d => d.finish(socket))
+        sockets!(self, d => d.finish(socket))
     }
     fn close(&mut self, socket: SocketId) {
-        both!(self, d => d.close(socket));
+        sockets!(self, d => d.close(socket));
     }
     fn is_flushed(&mut self) -> Result<bool, Fault> {
-        both!(self, d => d.is_flushed())
+        sockets!(self, d => d.is_flushed())
     }
 }
 
@@ -495,28 +530,28 @@ impl<P: Platform> Sockets for AnySockets<P> {
 #[allow(clippy::large_enum_variant, reason = "one device is one value; nothing is moved on the data path")]
 pub enum AnyBalloon<P: Platform> {
     /// A virtio memory balloon.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "balloon"))]
     Virtio(PageBox<P, VirtioBalloon<P>>),
     /// The Dynamic Memory device on VMBus.
-    #[cfg(feature = "hyperv")]
+    #[cfg(all(feature = "hyperv", feature = "balloon"))]
     HyperV(PageBox<P, HvBalloon<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
 
 impl<P: Platform> Notify for AnyBalloon<P> {
-    notify!(both);
+    notify!(balloon);
 }
 
 impl<P: Platform> Balloon for AnyBalloon<P> {
     fn poll(&mut self, memory: &mut dyn BalloonMemory) -> Result<(), Fault> {
-        both!(self, d => d.poll(memory))
+        balloon!(self, d => d.poll(memory))
     }
     fn info(&self) -> BalloonInfo {
-        both!(self, d => d.info())
+        balloon!(self, d => d.info())
     }
     fn report_free(&mut self, memory: &mut dyn BalloonMemory, most: u64) -> Result<u64, ControlError> {
-        both!(self, d => d.report_free(memory, most))
+        balloon!(self, d => d.report_free(memory, most))
     }
 }
 

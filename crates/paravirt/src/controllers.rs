@@ -1,19 +1,19 @@
 //! The SCSI controllers, which are kept for hot plug of their disks.
 
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use crate::any::separately;
-use crate::{Address, Block, Device, Event, Found, Place, Reason, Unclaimed, What};
+use crate::{Address, Block, Device, Event, Found, Never, Place, Reason, Unclaimed, What};
 use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
 use paravirt_scsi::{Controller, ControllerEvent, Disk, OpenError, Options, ScsiTransport};
 #[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_virtio::OpenOptions;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_virtio::scsi::ScsiAdapter;
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_virtio::transport::Transport;
 #[cfg(feature = "hyperv")]
 use paravirt_vmbus::{Offer, Vmbus};
@@ -23,15 +23,17 @@ const MAX_CONTROLLERS: usize = 16;
 /// The maximum number of events of a controller that one call reports: a host may change its units as fast as they are scanned.
 const MAX_EVENTS: usize = 256;
 
-#[cfg(feature = "virtio")]
+#[cfg(all(feature = "virtio", feature = "scsi"))]
 type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
 
 /// A controller of either bus.
 enum Any<P: Platform, B: DmaBuffer> {
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "scsi"))]
     Virtio(VirtioController<P, B>),
     #[cfg(feature = "hyperv")]
     HyperV(StorController<P, B>),
+    #[allow(dead_code, reason = "without controllers it uses the parameters")]
+    Never(Never<(P, B)>),
 }
 
 /// An event of a controller.
@@ -46,20 +48,32 @@ enum AnyEvent<P: Platform, B: DmaBuffer> {
 impl<P: Platform, B: DmaBuffer> Any<P, B> {
     fn register(&self, waker: &Waker) {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "scsi"))]
             Self::Virtio(controller) => controller.register(waker),
             #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => controller.register(waker),
+            Self::Never((never, _)) => match *never {},
+        }
+    }
+
+    fn arm(&mut self) -> Arm {
+        match self {
+            #[cfg(all(feature = "virtio", feature = "scsi"))]
+            Self::Virtio(controller) => controller.arm(),
+            #[cfg(feature = "hyperv")]
+            Self::HyperV(controller) => controller.arm(),
+            Self::Never((never, _)) => match *never {},
         }
     }
 
     #[inline(never)]
     fn poll(&mut self) -> Option<AnyEvent<P, B>> {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(all(feature = "virtio", feature = "scsi"))]
             Self::Virtio(controller) => next_event(controller, Block::VirtioScsi),
             #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => next_event(controller, Block::HyperV),
+            Self::Never((never, _)) => match *never {},
         }
     }
 }
@@ -119,7 +133,7 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     }
 
     /// Opens the SCSI host behind a virtio transport as a controller.
-    #[cfg(feature = "virtio")]
+    #[cfg(all(feature = "virtio", feature = "scsi"))]
     #[inline(never)]
     pub fn open_virtio(
         &mut self,
@@ -194,16 +208,6 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
     }
 
     pub fn arm(&mut self) -> Arm {
-        let mut all = Arm::Armed;
-        for (_, controller) in self.iter_mut() {
-            let arm = match controller {
-                #[cfg(feature = "virtio")]
-                Any::Virtio(controller) => controller.arm(),
-                #[cfg(feature = "hyperv")]
-                Any::HyperV(controller) => controller.arm(),
-            };
-            all = all.and(arm);
-        }
-        all
+        self.iter_mut().fold(Arm::Armed, |all, (_, controller)| all.and(controller.arm()))
     }
 }

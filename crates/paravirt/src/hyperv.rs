@@ -63,6 +63,7 @@ impl<P: Platform> HyperVHost<P> {
         let Some(vmbus) = self.vmbus.clone() else { return };
         vmbus.offers(&mut |offer| self.offered(&vmbus, offer, controllers, found));
         // Sockets belong to the bus: there is no offer for them.
+        #[cfg(feature = "sockets")]
         match HvSockets::new(&self.platform, &vmbus) {
             Ok(Some(sockets)) => {
                 let device = Device::Sockets(AnySockets::HyperV(sockets));
@@ -91,18 +92,21 @@ impl<P: Platform> HyperVHost<P> {
         let processor = offer.channel.checked_rem(processors).unwrap_or(0);
         let options = ChannelOptions::default().with_processor(ProcessorId(processor));
         let device = match offer.interface {
+            #[cfg(feature = "balloon")]
             paravirt_hv_balloon::INTERFACE => {
                 match boxed(&self.platform, || HvBalloon::open(&self.platform, vmbus, offer, &options)) {
                     Ok(balloon) => Device::Balloon(AnyBalloon::HyperV(balloon)),
                     Err(error) => unclaimed(Reason::HvBalloon(error)),
                 }
             }
+            #[cfg(feature = "input")]
             interface if paravirt_hv_input::is_input(&interface) => {
                 match boxed(&self.platform, || HvInput::open(&self.platform, vmbus, offer, &options)) {
                     Ok(input) => Device::Input(AnyInput::HyperV(input)),
                     Err(error) => unclaimed(Reason::HvInput(error)),
                 }
             }
+            #[cfg(feature = "net")]
             paravirt_netvsc::INTERFACE => {
                 let options = NetOptions::default().with_queues(self.queues, processors);
                 match separately(|| NetVsc::open(&self.platform, vmbus, offer, &options)) {

@@ -45,8 +45,21 @@
         clippy::arithmetic_side_effects
     )
 )]
-// Without the feature of its only family, an enumeration is uninhabited, and its methods use no arguments.
-#![cfg_attr(not(all(feature = "virtio", feature = "hyperv")), allow(unused_variables, unused_mut))]
+// Without the features of its families or its kind, an enumeration is uninhabited, and its methods use no arguments.
+#![cfg_attr(
+    not(all(
+        feature = "virtio",
+        feature = "hyperv",
+        feature = "net",
+        feature = "console",
+        feature = "entropy",
+        feature = "input",
+        feature = "sockets",
+        feature = "balloon",
+        feature = "scsi"
+    )),
+    allow(unused_variables, unused_mut, unused_imports, unused_macros, dead_code, unreachable_code)
+)]
 
 #[cfg(not(any(feature = "virtio", feature = "hyperv")))]
 compile_error!("paravirt has no drivers without a family: enable feature `virtio` or `hyperv`");

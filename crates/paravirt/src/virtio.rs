@@ -12,12 +12,18 @@ use crate::{
 use paravirt_pci::{FunctionInfo, PciSlot};
 use paravirt_platform::{DmaBuffer, InterruptLine, Platform};
 use paravirt_virtio::OpenOptions;
+#[cfg(feature = "balloon")]
 use paravirt_virtio::balloon::VirtioBalloon;
 use paravirt_virtio::blk::VirtioBlk;
+#[cfg(feature = "console")]
 use paravirt_virtio::console::VirtioConsole;
+#[cfg(feature = "input")]
 use paravirt_virtio::input::VirtioInput;
+#[cfg(feature = "net")]
 use paravirt_virtio::net::VirtioNet;
+#[cfg(feature = "entropy")]
 use paravirt_virtio::rng::VirtioRng;
+#[cfg(feature = "sockets")]
 use paravirt_virtio::socket::VirtioSockets;
 use paravirt_virtio::transport::{self, DeviceType, MmioError, OpenError, Transport};
 
@@ -149,6 +155,7 @@ impl Opener {
         found: &mut dyn FnMut(Found<P, B>),
     ) {
         match device {
+            #[cfg(feature = "scsi")]
             Device::Passthrough(host) if host.device_type == DeviceType::SCSI => {
                 self.open_scsi(platform, place, host.transport, controllers, found);
             }
@@ -156,6 +163,7 @@ impl Opener {
         }
     }
 
+    #[cfg(feature = "scsi")]
     /// Opens a SCSI host as a controller, and passes its disks to `found`; or why it could not be opened.
     #[inline(never)]
     fn open_scsi<P: Platform, B: DmaBuffer>(
@@ -230,19 +238,26 @@ fn virtio_device<P: Platform, B: DmaBuffer>(
         DeviceType::BLOCK => {
             separately(|| VirtioBlk::open(platform, transport, open)).map(|d| Device::Block(Block::Virtio(d)))
         }
+        #[cfg(feature = "net")]
         DeviceType::NET => boxed(platform, || VirtioNet::open(platform, transport, open))
             .map(|d| Device::Net(Net::Virtio(d))),
+        #[cfg(feature = "console")]
         DeviceType::CONSOLE => boxed(platform, || VirtioConsole::open(platform, transport, open))
             .map(|d| Device::Console(AnyConsole::Virtio(d))),
+        #[cfg(feature = "entropy")]
         DeviceType::ENTROPY => boxed(platform, || VirtioRng::open(platform, transport, open))
             .map(|d| Device::Entropy(AnyEntropy::Virtio(d))),
+        #[cfg(feature = "balloon")]
         DeviceType::BALLOON => boxed(platform, || VirtioBalloon::open(platform, transport, open))
             .map(|d| Device::Balloon(AnyBalloon::Virtio(d))),
+        #[cfg(feature = "input")]
         DeviceType::INPUT => boxed(platform, || VirtioInput::open(platform, transport, open))
             .map(|d| Device::Input(AnyInput::Virtio(d))),
+        #[cfg(feature = "sockets")]
         DeviceType::SOCKET => boxed(platform, || VirtioSockets::open(platform, transport, open))
             .map(|d| Device::Sockets(AnySockets::Virtio(d))),
         // The caller opens it as a controller.
+        #[cfg(feature = "scsi")]
         DeviceType::SCSI => Ok(Device::Passthrough(Passthrough { device_type, transport })),
         DeviceType::GPU | DeviceType::SOUND | DeviceType::P9 => {
             Ok(Device::Passthrough(Passthrough { device_type, transport }))

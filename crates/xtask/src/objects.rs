@@ -1,8 +1,9 @@
-//! What the library is compiled to: that nothing in it panics, allocates from a heap or computes with floating point, and how much it is.
+//! What the library is compiled to: that nothing in it panics, allocates from a heap or computes with floating point, and how much text
+//! it is.
 
 use crate::scratch::Scratch;
 use crate::{kernel, tools};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::process::Command;
 
@@ -19,6 +20,37 @@ const FORBIDDEN: [&str; 8] = [
     "sf3",
 ];
 
+/// The kernel in one file with disks and network cards of virtio, and with all families and kinds of devices: features, and the bytes of
+/// text that it may have at most.
+const SIZES: [(&str, &str, u64); 2] = [
+    ("virtio, disks and network cards", "bare-metal", 150 << 10),
+    ("all families, all devices", "bare-metal,all-devices", 400 << 10),
+];
+
+/// Returns the bytes of text of the kernel in one file, built with `features` for size.
+fn text_len(features: &str) -> Result<u64> {
+    let target = tools::target().join("small");
+    let words = format!("build --quiet --release -p paravirt-minimal --features {features}");
+    let mut command = tools::cargo(&words.split(' ').collect::<Vec<_>>());
+    command.arg("--target-dir").arg(&target);
+    command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s").env("CARGO_PROFILE_RELEASE_LTO", "fat");
+    tools::run(&mut command)?;
+    let sections = tools::output(Command::new("size").arg("-A").arg(target.join("release/paravirt-minimal")))
+        .context("size cannot read the kernel")?;
+    let line = sections.lines().find(|line| line.starts_with(".text ")).context("the kernel has no text")?;
+    Ok(line.split_whitespace().nth(1).context("the text has no size")?.parse()?)
+}
+
+/// Prints how much text a kernel that does little else than use the library has, and checks that it is not more than it may be.
+pub fn sizes() -> Result<()> {
+    for (name, features, most) in SIZES {
+        let len = text_len(features)?;
+        println!("text=\"{name}\" bytes={len} most={most}");
+        ensure!(len <= most, "the text of the kernel in one file has grown to {len} bytes");
+    }
+    Ok(())
+}
+
 /// Checks that no function of the C interface, and so none of the front door and the drivers, reaches a panic, an allocator or
 /// floating point, in the release build.
 pub fn check() -> Result<()> {
@@ -34,7 +66,7 @@ pub fn check() -> Result<()> {
     if !found.is_empty() {
         bail!("the library reaches what it may not:\n{}", found.join("\n"));
     }
-    Ok(())
+    sizes()
 }
 
 /// Links what the functions of the C interface reach, and keeps the relocations.

@@ -89,6 +89,9 @@ fn families() -> Result<()> {
         cargo(&format!(
             "clippy --quiet -p paravirt --no-default-features --features {family} -- -D warnings"
         ))?;
+        cargo(&format!(
+            "clippy --quiet -p paravirt --no-default-features --features {family},devices -- -D warnings"
+        ))?;
     }
     let words = "tree -p paravirt --no-default-features --features virtio -e normal --prefix none";
     println!("cargo {words}");

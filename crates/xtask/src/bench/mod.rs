@@ -6,7 +6,7 @@ mod plot;
 
 use crate::guest::Machine;
 use crate::scratch::Scratch;
-use crate::{image, kernel, serve, tools};
+use crate::{image, kernel, objects, serve, tools};
 use anyhow::Result;
 use std::fs::File;
 use std::process::Command;
@@ -35,6 +35,9 @@ pub fn bench(options: &Options) -> Result<()> {
     for name in ["ring-bench", "channel-bench"] {
         tools::run(Command::new(tools::target().join("release").join(name)).arg("ratio"))?;
     }
+
+    println!("text of the kernel in one file, built for size");
+    objects::sizes()?;
 
     tools::need_qemu()?;
     let elf = kernel::build()?;
