@@ -150,6 +150,37 @@ pub unsafe trait Interrupts: Send + Sync {
         None
     }
 
+    /// Returns how many entries of the MSI-X table of PCI function `from` the kernel has programmed and enabled itself, as kernels do that
+    /// have a PCI layer of their own: the drivers then write neither the table nor the control register, and bind handlers to entries by
+    /// [`bind_entry`](Self::bind_entry). `None`, as by default, leaves both to the drivers, which ask for
+    /// [`message`](Self::message)s.
+    fn own_entries(&self, from: Requester) -> Option<u16> {
+        let _ = from;
+        None
+    }
+
+    /// Binds `handler` to entry `entry` of the MSI-X table of PCI function `from`, of which the kernel
+    /// [owns](Self::own_entries) at least as many, and returns a vector to unbind it by. `processor` is where the interrupt would best
+    /// be handled.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]; the handler is then not bound.
+    ///
+    /// # Safety
+    ///
+    /// As for [`bind`](Self::bind).
+    unsafe fn bind_entry(
+        &self,
+        from: Requester,
+        entry: u16,
+        handler: RawHandler,
+        processor: ProcessorId,
+    ) -> Result<Vector, BindError> {
+        let _ = (from, entry, handler, processor);
+        Err(BindError::Unsupported)
+    }
+
     /// Returns the number of vectors that can still be bound; [`u32::MAX`] if the platform does not count them.
     ///
     /// A device takes a vector for each queue only if at least as many stay free, so that the first devices with many queues do not leave

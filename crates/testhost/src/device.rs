@@ -2,7 +2,7 @@
 
 use crate::Guest;
 use crate::guest::host_side;
-use paravirt_platform::{InterruptLine, Message};
+use paravirt_platform::{InterruptLine, Message, Requester};
 use paravirt_virtio::queue::QueueAddresses;
 use paravirt_virtio::transport::{
     DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
@@ -60,6 +60,10 @@ pub struct Registers {
     pub ignores_messages: bool,
     /// Whether it has the legacy interface only.
     pub is_legacy: bool,
+    /// Who sends its messages.
+    pub requester: Option<Requester>,
+    /// Writes to the table or the control register of its messages.
+    pub message_writes: u32,
     /// The message of each queue.
     pub queue_messages: Vec<Option<u16>>,
     /// The interrupt line.
@@ -103,6 +107,8 @@ impl FakeDevice {
             are_messages_on: false,
             ignores_messages: false,
             is_legacy: false,
+            requester: None,
+            message_writes: 0,
             queue_messages: vec![None; sizes.len()],
             line: None,
             resets: 0,
@@ -253,13 +259,20 @@ unsafe impl VirtioTransport for FakeTransport {
     fn messages(&self) -> u16 {
         self.0.registers().messages
     }
-    fn set_message(&mut self, _entry: u16, _message: Message) {}
+    fn requester(&self) -> Option<Requester> {
+        self.0.registers().requester
+    }
+    fn set_message(&mut self, _entry: u16, _message: Message) {
+        self.0.registers().message_writes += 1;
+    }
     fn enable_messages(&mut self) -> bool {
         let registers = &mut *self.0.registers();
+        registers.message_writes += 1;
         registers.are_messages_on = registers.messages > 0 && !registers.ignores_messages;
         registers.are_messages_on
     }
     fn disable_messages(&mut self) {
+        self.0.registers().message_writes += 1;
         self.0.registers().are_messages_on = false;
     }
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {

@@ -34,6 +34,10 @@ struct Inner {
     has_interrupts: bool,
     /// Vectors that can be bound.
     vectors: AtomicU32,
+    /// How many messages of each PCI function the guest programs itself.
+    own_entries: Mutex<Option<u16>>,
+    /// Those that are bound.
+    entries: Mutex<Vec<(Requester, u16, Vector)>>,
     handlers: Mutex<Vec<Option<(RawHandler, u32)>>>,
     /// Interrupt lines, and the vectors that they are routed to.
     lines: Mutex<Vec<(u32, Vector)>>,
@@ -114,6 +118,8 @@ impl Guest {
             has_interrupts,
             vectors: AtomicU32::new(u32::MAX),
             handlers: Mutex::new(vec![]),
+            own_entries: Mutex::new(None),
+            entries: Mutex::new(vec![]),
             lines: Mutex::new(vec![]),
             interrupts: AtomicU64::new(0),
             hypervisor: Mutex::new(None),
@@ -202,6 +208,21 @@ impl Guest {
     pub fn raise_line(&self, number: u32) {
         let lines = self.0.lines.lock().expect("lines").clone();
         for (_, vector) in lines.iter().filter(|(line, _)| *line == number) {
+            if let Some((handler, processor)) = self.handler(vector.0 as usize) {
+                self.deliver(handler, processor);
+            }
+        }
+    }
+
+    /// Lets the guest program the messages of PCI functions itself, `count` of each.
+    pub fn own_entries(&self, count: u16) {
+        *self.0.own_entries.lock().expect("entries") = Some(count);
+    }
+
+    /// Raises the message of entry `entry` of the function, if the guest has bound it itself.
+    pub fn raise_entry(&self, from: Requester, entry: u16) {
+        let entries = self.0.entries.lock().expect("entries").clone();
+        for (_, _, vector) in entries.iter().filter(|bound| (bound.0, bound.1) == (from, entry)) {
             if let Some((handler, processor)) = self.handler(vector.0 as usize) {
                 self.deliver(handler, processor);
             }
@@ -411,6 +432,23 @@ unsafe impl Interrupts for Guest {
         Ok(Vector(place as u32))
     }
 
+    fn own_entries(&self, _from: Requester) -> Option<u16> {
+        *self.0.own_entries.lock().expect("entries")
+    }
+
+    unsafe fn bind_entry(
+        &self,
+        from: Requester,
+        entry: u16,
+        handler: RawHandler,
+        processor: ProcessorId,
+    ) -> Result<Vector, BindError> {
+        // SAFETY: by the contract of this function.
+        let vector = unsafe { self.bind(handler, processor) }?;
+        self.0.entries.lock().expect("entries").push((from, entry, vector));
+        Ok(vector)
+    }
+
     fn free_vectors(&self) -> u32 {
         self.0.vectors.load(Ordering::SeqCst).saturating_sub(self.bound_handlers() as u32)
     }
@@ -425,6 +463,7 @@ unsafe impl Interrupts for Guest {
     }
 
     fn unbind(&self, vector: Vector) {
+        self.0.entries.lock().expect("entries").retain(|(_, _, bound)| *bound != vector);
         self.0.lines.lock().expect("lines").retain(|(_, routed)| *routed != vector);
         self.0.handlers.lock().expect("handlers")[vector.0 as usize] = None;
     }

@@ -1,7 +1,7 @@
 //! How a virtio device signals: messages where they stay on, else the line.
 
 use paravirt_device::{Arm, BlockDevice, Notify, Signalling};
-use paravirt_platform::{DmaSlice, InterruptLine, Polarity, Trigger};
+use paravirt_platform::{DmaSlice, InterruptLine, Polarity, Requester, Trigger};
 use paravirt_testhost::{BlkHost, Guest, Ring};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
@@ -107,4 +107,31 @@ fn every_device_has_an_interrupt_before_queues_have_their_own() {
     }
     assert_eq!(kinds[0], Signalling::Messages);
     assert_eq!(kinds[1..], [Signalling::SharedMessages; 13]);
+}
+
+/// A kernel with a PCI layer of its own has programmed and enabled the messages before it opens the device.
+#[test]
+fn messages_that_the_kernel_programs_are_left_to_it() {
+    const FROM: Requester = Requester { segment: 0, id: 0x18 };
+    let guest = Guest::with(1, true);
+    guest.own_entries(2);
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    {
+        let mut registers = host.device().registers();
+        (registers.messages, registers.requester, registers.line) = (4, Some(FROM), Some(LINE));
+    }
+    let mut disk = VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default())
+        .expect("a disk");
+    assert_eq!(disk.info().connection.signalling, Signalling::Messages);
+    let mut queue = disk.take_queue(0).expect("a queue");
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    queue.register(&Waker::from(count.clone()));
+    assert_eq!(queue.arm(), Arm::Armed);
+    // The configuration has entry 0, the queue the next one.
+    assert_eq!(host.device().registers().queue_messages[0], Some(1));
+    guest.raise_entry(FROM, 1);
+    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    drop((queue, disk));
+    assert_eq!(guest.bound_handlers(), 0, "a handler stayed bound");
+    assert_eq!(host.device().registers().message_writes, 0, "the driver wrote what the kernel owns");
 }

@@ -100,6 +100,8 @@ struct Inner<P: Platform> {
     config_message: Option<u16>,
     /// Whether the interrupt line is bound.
     has_line: bool,
+    /// Whether the kernel programs and enables the device's messages itself.
+    is_kernels: bool,
     vectors: PageTable<P, Option<Vector>>,
     /// Whether the device confirmed the last reset and has not been given queue addresses since.
     is_quiesced: bool,
@@ -224,6 +226,7 @@ impl<P: Platform> VirtioDevice<P> {
             parked: PageTable::new(platform, MAX_QUEUES, |_| None)?,
             config_message: None,
             has_line: false,
+            is_kernels: false,
             vectors: PageTable::new(platform, MAX_QUEUES.saturating_add(1), |_| None)?,
             is_quiesced: true,
         };
@@ -330,14 +333,21 @@ impl<P: Platform> VirtioDevice<P> {
     /// enough; otherwise one message for all of them; otherwise the interrupt line; otherwise none, and the driver has to poll.
     /// Takes one for each queue only if at least as many stay free for other devices.
     fn bind(&self, inner: &mut Inner<P>, processor: &dyn Fn(usize) -> ProcessorId) {
-        let Inner { transport, queues, config_message, vectors, .. } = inner;
+        let Inner { transport, queues, config_message, vectors, is_kernels, .. } = inner;
         let platform = self.platform.interrupts();
+        let owned = transport.requester().and_then(|from| Some((from, platform.own_entries(from)?)));
+        *is_kernels = owned.is_some();
         let places = queues.iter().flatten().count();
         let state = self.interrupts.as_ptr();
-        let entries = transport.messages();
+        let entries = owned.map_or(u16::MAX, |(_, entries)| entries).min(transport.messages());
         let mut slots = vectors.iter_mut();
         let mut message = |transport: &mut Transport<P>, entry: u16, handler: RawHandler, processor| {
             let slot = slots.next()?;
+            if let Some((from, _)) = owned {
+                // SAFETY: as below.
+                *slot = Some(unsafe { platform.bind_entry(from, entry, handler, processor) }.ok()?);
+                return Some(entry);
+            }
             // SAFETY: the handler's data is part of the interrupt state, which stays until `drop` has unbound the handler.
             let vector = unsafe { platform.bind(handler, processor) }.ok()?;
             match platform.message(vector, transport.requester()) {
@@ -353,7 +363,7 @@ impl<P: Platform> VirtioDevice<P> {
             }
         };
         let is_plenty = places.saturating_add(1).saturating_mul(2) <= platform.free_vectors() as usize;
-        if usize::from(entries) > places && is_plenty {
+        if usize::from(entries) > places && (is_plenty || owned.is_some()) {
             // Also serves queues for which no further message is available.
             let handler = RawHandler::new(state, InterruptState::<P>::on_any);
             *config_message = message(transport, 0, handler, processor(0));
@@ -371,7 +381,7 @@ impl<P: Platform> VirtioDevice<P> {
             queues.iter_mut().flatten().for_each(|queue| queue.message = shared);
         }
         let is_bound = config_message.is_some() || queues.iter().flatten().any(|q| q.message.is_some());
-        if is_bound && transport.enable_messages() {
+        if is_bound && (*is_kernels || transport.enable_messages()) {
             self.has_config_interrupts.store(config_message.is_some(), Ordering::Relaxed);
             return;
         }
@@ -388,10 +398,12 @@ impl<P: Platform> VirtioDevice<P> {
 
     /// Binds the interrupt line, if there is one, for every queue and the configuration.
     fn bind_line(&self, inner: &mut Inner<P>, processor: ProcessorId) {
-        let Inner { transport, vectors, .. } = inner;
+        let Inner { transport, vectors, is_kernels, .. } = inner;
         let platform = self.platform.interrupts();
         let (Some(line), Some(slot)) = (transport.line(), vectors.first_mut()) else { return };
-        transport.disable_messages();
+        if !*is_kernels {
+            transport.disable_messages();
+        }
         let handler = RawHandler::new(self.interrupts.as_ptr(), InterruptState::<P>::on_line);
         // SAFETY: the handler's data is the interrupt state, which, like the transport, stays until `drop` has unbound the handler.
         let Ok(vector) = (unsafe { platform.bind(handler, processor) }) else { return };
@@ -664,7 +676,9 @@ impl<P: Platform> Drop for VirtioDevice<P> {
         let inner = self.inner.get_mut();
         let (proof, _) = transport::reset(&self.platform, &mut *inner.transport);
         inner.release_parked(proof.as_ref());
-        inner.transport.disable_messages();
+        if !inner.is_kernels {
+            inner.transport.disable_messages();
+        }
         for vector in inner.vectors.iter().flatten() {
             self.platform.interrupts().unbind(*vector);
         }
