@@ -22,7 +22,7 @@ pub fn linux_load() -> Result<PathBuf> {
     build_release("paravirt-monitor --example linux-load", "examples/linux-load")
 }
 
-/// Builds the kernel in one file and returns the path of its ELF file.
+/// Builds the small kernel and returns the path of its ELF file.
 pub fn minimal() -> Result<PathBuf> {
     build_release("paravirt-minimal --features bare-metal", "paravirt-minimal")
 }
@@ -43,7 +43,7 @@ pub fn c_kernel(folder: &Path) -> Result<PathBuf> {
     let library = c_library()?;
     let root = tools::root();
     let (entry, elf) = (folder.join("entry.o"), folder.join("c-kernel"));
-    let shared = root.join("examples/minimal/src");
+    let shared = root.join("examples/minimal/src/x86_64");
     let mut assemble = Command::new("cc");
     assemble.args(["-c", "-Wa,-msyntax=intel,-mnaked-reg,--noexecstack", "-x", "assembler"]);
     tools::run(assemble.arg(shared.join("entry.s")).arg("-o").arg(&entry))?;

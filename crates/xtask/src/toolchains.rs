@@ -1,18 +1,15 @@
 //! Compilers from Debian 13's packages, unpacked into a folder of cargo's target directory: an older one, and one with the core libraries
 //! of other processors, for which the kernel is built too. Nothing is installed; each is started through its own dynamic loader.
 
+use crate::debian::{self, Suite};
 use crate::scratch::Scratch;
 use crate::tools;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-/// The archive, and the suite in it. The suites of updates are left out: compilers are in the main one.
-const ARCHIVE: &str = "http://deb.debian.org/debian";
 const SUITE: &str = "trixie";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A compiler to unpack.
 struct Packages {
@@ -38,6 +35,7 @@ const TARGETS: [&str; 2] = [ARM, "riscv64gc-unknown-linux-gnu"];
 const ARM: &str = "aarch64-unknown-linux-gnu";
 /// The kernel.
 const KERNEL: &str = "-p paravirt-kernel --features bare-metal";
+const MINIMAL: &str = "-p paravirt-minimal --features bare-metal";
 /// With which the kernel is compiled for another processor: it is linked at its address, by the linker itself.
 const KERNEL_FLAGS: &str = "-Clinker-flavor=ld.lld -Crelocation-model=static -Cpanic=abort";
 /// The libraries of the system and the linker's own name, which the compiler passes to the linker though the kernel has none.
@@ -70,34 +68,35 @@ pub fn check() -> Result<Option<String>> {
     for target in TARGETS {
         cross.cargo(&format!("check --quiet --target {target} {PORTABLE}"), true)?;
     }
-    cross.cargo(&format!("check --quiet --target {ARM} {KERNEL}"), true)?;
+    for kernel in [KERNEL, MINIMAL] {
+        cross.cargo(&format!("check --quiet --target {ARM} {kernel}"), true)?;
+    }
     Ok(None)
 }
 
 /// Builds the kernel for 64-bit ARM, and returns the path of its ELF file; `Err` with the reason if a program that it takes is not there.
 pub fn arm_kernel() -> Result<Result<PathBuf, String>> {
+    for_arm(KERNEL, "paravirt-kernel")
+}
+
+/// Builds the small kernel, as [`arm_kernel`].
+pub fn arm_minimal() -> Result<Result<PathBuf, String>> {
+    for_arm(MINIMAL, "paravirt-minimal")
+}
+
+fn for_arm(package: &str, file: &str) -> Result<Result<PathBuf, String>> {
     if let Some(why) = missing() {
         return Ok(Err(why));
     }
     let cross = Toolchain::get(&CROSS)?;
     cross.write_linker()?;
-    cross.cargo(&format!("build --quiet --release --target {ARM} {KERNEL}"), false)?;
-    Ok(Ok(cross.target().join(ARM).join("release/paravirt-kernel")))
+    cross.cargo(&format!("build --quiet --release --target {ARM} {package}"), false)?;
+    Ok(Ok(cross.target().join(ARM).join("release").join(file)))
 }
 
 /// Returns which program or file is missing that the compilers are unpacked with, if one is.
 fn missing() -> Option<String> {
-    for (program, package) in [("apt-get", "apt"), ("dpkg-deb", "dpkg")] {
-        if !tools::has(program) {
-            return Some(format!(
-                "compilers from Debian's packages: no {program}; install {package}, on Debian or a derivative"
-            ));
-        }
-    }
-    let has_keyring = Path::new(KEYRING).is_file();
-    (!has_keyring).then(|| {
-        format!("compilers from Debian's packages: no {KEYRING}; apt-get install debian-archive-keyring")
-    })
+    debian::missing().map(|what| format!("compilers from Debian's packages: {what}"))
 }
 
 impl Toolchain {
@@ -110,9 +109,11 @@ impl Toolchain {
             fs::create_dir_all(&parent).with_context(|| format!("cannot create {}", parent.display()))?;
             let scratch = Scratch::new_in(&parent)?;
             let unpacked = scratch.path().join("root");
-            download(packages, scratch.path(), &unpacked).with_context(|| {
-                format!("cannot get the packages of {}: is {} reachable?", packages.name, ARCHIVE)
-            })?;
+            let suite = Suite::open(SUITE, scratch.path())?;
+            suite.unpack(&[packages.runtime], packages.more, &unpacked)?;
+            if !unpacked.join("usr/bin/rustc").is_file() {
+                bail!("the packages have no usr/bin/rustc");
+            }
             // Whole or not at all.
             fs::rename(&unpacked, &folder).with_context(|| format!("cannot create {}", folder.display()))?;
         }
@@ -124,17 +125,12 @@ impl Toolchain {
     /// Writes the scripts that start the compiler and clippy.
     fn write_starters(&self) -> Result<()> {
         let root = self.folder.display();
-        fs::create_dir_all(self.folder.join("start"))?;
-        let library = format!("{root}/usr/lib/x86_64-linux-gnu");
         for (name, arguments) in
             [("rustc", format!("--sysroot '{root}/usr'")), ("clippy-driver", String::new())]
         {
             // Clippy is given the compiler's path first, as a wrapper is, and finds its core library by the variable.
-            let text = format!(
-                "#!/bin/sh\nexport SYSROOT='{root}/usr'\nexec '{library}/ld-linux-x86-64.so.2' --library-path '{library}' \
-                 '{root}/usr/bin/{name}' {arguments} \"$@\"\n"
-            );
-            self.write_script(name, &text)?;
+            let before = format!("export SYSROOT='{root}/usr'");
+            debian::write_starter(&self.starter(name), &self.folder, name, &before, &arguments)?;
         }
         Ok(())
     }
@@ -153,14 +149,7 @@ impl Toolchain {
             "#!/bin/sh\nleft=$#\nwhile [ $left -gt 0 ]; do\n  word=$1; shift; left=$((left - 1))\n  case \"$word\" in {DROPPED}) ;; \
              *) set -- \"$@\" \"$word\" ;; esac\ndone\nexec {linker} \"$@\"\n"
         );
-        self.write_script("linker", &text)
-    }
-
-    fn write_script(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.starter(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Ok(())
+        debian::write_script(&self.starter("linker"), &text)
     }
 
     /// Cargo's folder for what is compiled with it.
@@ -191,58 +180,4 @@ impl Toolchain {
         }
         tools::run(command.arg("--target-dir").arg(self.target()))
     }
-}
-
-/// Downloads the packages with an apt that knows its own folder only, and unpacks them.
-fn download(packages: &Packages, folder: &Path, unpacked: &Path) -> Result<()> {
-    for name in ["lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d", "debs"] {
-        fs::create_dir_all(folder.join(name))?;
-    }
-    fs::write(folder.join("status"), "")?;
-    let at = |name: &str| folder.join(name).display().to_string();
-    let sources = format!(
-        "deb [signed-by={KEYRING}] {ARCHIVE} {SUITE} main
-"
-    );
-    fs::write(folder.join("sources.list"), sources)?;
-    let settings = [
-        ("Dir::Etc", at("etc")),
-        ("Dir::Etc::SourceList", at("sources.list")),
-        ("Dir::State", at("")),
-        ("Dir::State::Lists", at("lists")),
-        ("Dir::State::Status", at("status")),
-        ("Dir::Cache", at("cache")),
-        ("APT::Architecture", "amd64".into()),
-        ("APT::Install-Recommends", "false".into()),
-        ("APT::Sandbox::User", "root".into()),
-        ("Acquire::Languages", "none".into()),
-        ("Acquire::Retries", "3".into()),
-    ];
-    let mut config: String = settings.iter().map(|(key, value)| format!("{key} \"{value}\";\n")).collect();
-    config += "APT::Architectures { \"amd64\"; \"arm64\"; \"riscv64\"; };\n";
-    let config_path = folder.join("apt.conf");
-    fs::write(&config_path, config)?;
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.arg("-qq").args(arguments).env("APT_CONFIG", &config_path).current_dir(folder.join("debs"));
-        command
-    };
-    tools::run(apt(&["update"]).stdout(Stdio::null()))?;
-    let listed = tools::output(&mut apt(&["install", "-y", "--print-uris", packages.runtime]))
-        .with_context(|| format!("{SUITE} has no package {}", packages.runtime))?;
-    // A line is the quoted address, the file's name, its size, its checksum.
-    let names = listed.lines().filter_map(|line| line.split_whitespace().nth(1)?.split('_').next());
-    let mut wanted: Vec<&str> = names.collect();
-    ensure!(!wanted.is_empty(), "apt lists no packages for {}", packages.runtime);
-    wanted.extend(packages.more);
-    let mut arguments = vec!["download"];
-    arguments.extend(wanted);
-    tools::run(apt(&arguments).stdout(Stdio::null()))?;
-    for entry in fs::read_dir(folder.join("debs"))? {
-        tools::run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(unpacked))?;
-    }
-    if !unpacked.join("usr/bin/rustc").is_file() {
-        bail!("the packages have no usr/bin/rustc");
-    }
-    Ok(())
 }

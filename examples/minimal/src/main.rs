@@ -1,14 +1,18 @@
-//! A kernel in one file: reads the first block of its disk, and asks its gateway for an address, without interrupts. Start a port here.
+//! A small kernel: reads the first block of its disk, and asks its gateway for an address, without interrupts. Start a port here: this file
+//! is the same for every processor, `x86_64` and `aarch64` have what is not.
 #![no_std]
 #![no_main]
 
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/machine.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/machine.rs")]
+mod machine;
 // What compiled code expects of the C library.
-#[path = "../../kernel/src/arch/x86_64/runtime.rs"]
+#[cfg_attr(target_arch = "x86_64", path = "../../kernel/src/arch/x86_64/runtime.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "../../kernel/src/arch/aarch64/runtime.rs")]
 mod memory;
 #[path = "../../kernel/src/runtime.rs"]
 mod runtime;
 
-use core::arch::{asm, global_asm};
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;
 use core::num::NonZeroUsize;
@@ -19,10 +23,6 @@ use paravirt::{Block, Device, Firmware, Net, Options, probe};
 use paravirt_device::{BlockDevice, BlockQueue, NetDevice, NetQueue, Op, Request, TxMeta};
 use paravirt_platform::*;
 
-global_asm!(include_str!("entry.s"));
-
-/// Device registers are above this address, and all memory that this kernel uses is below it: a port refuses all RAM of the machine.
-const RAM_END: u64 = 2 << 30;
 /// What devices and drivers get their pages from.
 #[repr(align(4096))]
 #[allow(dead_code, reason = "used by address only")]
@@ -45,77 +45,32 @@ unsafe impl Platform for Machine {
     // Devices are opened once: nothing is worth being given out again.
     unsafe fn dma_free(&self, _region: RawDma) {}
     fn now(&self) -> Instant {
-        // As if the counter ran at 8 GHz, which none exceeds: deadlines are later than they are meant, not earlier.
-        // SAFETY: the instruction only reads the cycle counter.
-        Instant::from_nanos(unsafe { core::arch::x86_64::_rdtsc() } / 8)
+        machine::now()
     }
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
-        if phys < RAM_END { Err(MapError) } else { map(phys, len) }
+        let end = phys.checked_add(len as u64).ok_or(MapError)?;
+        if phys < machine::RAM.end && machine::RAM.start < end {
+            Err(MapError)
+        } else {
+            machine::map(phys, len)
+        }
     }
     // Firmware's tables are in RAM.
     unsafe fn map_firmware(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
-        map(phys, len)
+        machine::map(phys, len)
     }
+    #[cfg(target_arch = "x86_64")]
     fn port_io(&self) -> &dyn PortIo {
-        self
+        &machine::Ports
     }
 }
 
-/// Maps what lies in the first 512 GiB one to one, with pages of 2 MiB.
-fn map(phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
-    unsafe extern "C" {
-        static mut pdpt: [u64; 512];
-    }
-    let last = (len as u64).checked_sub(1).and_then(|more| phys.checked_add(more)).ok_or(MapError)?;
-    for page in (phys >> 21)..=(last >> 21) {
-        // SAFETY: one processor runs, and nothing else changes the tables; the addresses in them are of tables from the
-        // entry code and from the pool.
-        unsafe {
-            let directory =
-                (&raw mut pdpt).as_mut().and_then(|all| all.get_mut((page >> 9) as usize)).ok_or(MapError)?;
-            if *directory == 0 {
-                *directory = Machine.dma_alloc(NonZeroUsize::MIN).map_err(|_| MapError)?.bus.0 | 3;
-            }
-            let entries = (*directory & !0xfff) as *mut u64;
-            let entry = entries.add((page & 511) as usize);
-            // An entry that is there maps the same page. Present, writable, uncached, of 2 MiB.
-            if *entry == 0 {
-                *entry = page << 21 | 0x93;
-            }
-        }
-    }
-    NonNull::new(phys as *mut u8).ok_or(MapError)
-}
-
-// SAFETY: the instructions have the widths that the methods promise.
-unsafe impl PortIo for Machine {
-    unsafe fn in32(&self, port: u16) -> u32 {
-        let value;
-        // SAFETY: by the contract of this function.
-        unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags)) };
-        value
-    }
-    unsafe fn out32(&self, port: u16, value: u32) {
-        // SAFETY: by the contract of this function.
-        unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags)) };
-    }
-    unsafe fn out16(&self, port: u16, value: u16) {
-        // SAFETY: by the contract of this function.
-        unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nostack, preserves_flags)) };
-    }
-}
-
-/// The first serial port.
+/// The serial port.
 struct Serial;
 
 impl Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            // SAFETY: the port is that of the serial port's data.
-            unsafe {
-                asm!("out dx, al", in("dx") 0x3f8u16, in("al") byte, options(nostack, preserves_flags))
-            };
-        }
+        text.bytes().for_each(machine::print);
         Ok(())
     }
 }
@@ -177,14 +132,12 @@ fn ask(mut card: Net<Machine, Buffer>) -> Option<()> {
     None
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn start(start_info: *const u64) -> ! {
-    // SAFETY: the loader passes its start info, in which this is the address of the RSDP.
-    let rsdp = Some(unsafe { start_info.add(4).read() }).filter(|rsdp| *rsdp != 0);
+/// Finds the devices that `firmware` describes, works with a disk and a card, and ends.
+fn run(firmware: &Firmware<'_>) -> ! {
     let (mut disk, mut card) = (None, None);
     // SAFETY: this is a virtual machine that its firmware describes, and no other driver uses its devices.
     let _services = unsafe {
-        probe(&Machine, &Firmware::new(rsdp), &Options::default(), &mut |found| match found.device {
+        probe(&Machine, firmware, &Options::default(), &mut |found| match found.device {
             Device::Block(found) => disk = Some(found),
             Device::Net(found) => card = Some(found),
             _ => {}
@@ -192,18 +145,12 @@ extern "C" fn start(start_info: *const u64) -> ! {
     };
     let is_done = disk.and_then(read).and(card.and_then(ask)).is_some();
     let _ = writeln!(Serial, "exit={}", u32::from(!is_done));
-    // QEMU's `isa-debug-exit` ends the machine.
-    // SAFETY: the port is that device's, or no device's.
-    unsafe { Machine.out32(0xf4, u32::from(!is_done)) };
-    exit::stop()
+    machine::exit(u32::from(!is_done))
 }
 
 mod exit {
     pub fn stop() -> ! {
-        loop {
-            // SAFETY: without interrupts, it stops the processor.
-            unsafe { core::arch::asm!("hlt") };
-        }
+        crate::machine::exit(1)
     }
 }
 

@@ -36,7 +36,7 @@ pub fn bench(options: &Options) -> Result<()> {
         tools::run(Command::new(tools::target().join("release").join(name)).arg("ratio"))?;
     }
 
-    println!("text of the kernel in one file, built for size");
+    println!("text of the small kernel, built for size");
     objects::sizes()?;
 
     tools::need_qemu()?;

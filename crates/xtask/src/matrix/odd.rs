@@ -3,7 +3,7 @@
 
 use super::{Bench, DISK1, Outcome, Special, must_contain, must_end, must_fit_the_stack};
 use crate::guest::Machine;
-use crate::kernel;
+use crate::{kernel, toolchains, tools};
 use anyhow::{Result, ensure};
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +17,8 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("a PCI bus of the kernel's own", Bench::own_bus),
     ("the stack that the search for devices takes", Bench::stack),
     ("aarch64: behind a bridge to conventional PCI", Bench::conventional),
-    ("a kernel in one file, on PCI and MMIO", Bench::minimal),
+    ("the small kernel, on PCI and MMIO", Bench::minimal),
+    ("aarch64: the small kernel, on PCI and MMIO", Bench::arm_minimal),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
 ];
@@ -150,6 +151,26 @@ impl Bench {
             let mut machine = Machine::new(&kernel, machine, 1, "512M");
             machine.drive("d0", &disk, "");
             machine.add("-global virtio-mmio.force-legacy=false -netdev user,id=n0");
+            machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_contain(&transcript, &format!("disk blocks={} first=512", DISK1 / 512))?;
+            must_contain(&transcript, "gateway mac=52:55:0a:00:02:02")?;
+        }
+        Ok(Outcome::Passed)
+    }
+
+    fn arm_minimal(&self) -> Result<Outcome> {
+        tools::need_qemu_for_arm()?;
+        let kernel = match toolchains::arm_minimal()? {
+            Ok(kernel) => kernel,
+            Err(why) => return Ok(Outcome::Skipped(why)),
+        };
+        let disk = self.scratch("arm-minimal.img", DISK1)?;
+        File::options().write(true).open(&disk)?.write_all(&[[1; 512], [2; 512]].concat())?;
+        for bus in ["pci", "device"] {
+            let mut machine = Machine::arm(&kernel, "virt", 1, "512M");
+            machine.drive("d0", &disk, "").add("-netdev user,id=n0");
             machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
             let transcript = machine.run(|_| ())?;
             must_end(&transcript, 0)?;
