@@ -671,6 +671,16 @@ struct paravirt_platform {
                     uint32_t vector,
                     const struct paravirt_requester *from,
                     struct paravirt_message *out);
+    // Returns how many entries of the MSI-X table of function `from` the kernel has programmed and enabled itself: the library then
+    // leaves table and control register to it, and binds handlers by `bind_entry`. -1 leaves both to the library, as without the function.
+    int32_t (*own_entries)(void *context, const struct paravirt_requester *from);
+    // Binds `handler` to entry `entry` of function `from`, as `bind` does. Required with `own_entries`.
+    bool (*bind_entry)(void *context,
+                       const struct paravirt_requester *from,
+                       uint16_t entry,
+                       struct paravirt_handler handler,
+                       uint32_t processor,
+                       uint32_t *vector);
     // Returns the number of vectors that can still be bound. Default: many.
     uint32_t (*free_vectors)(void *context);
     // Lets an interrupt line raise `vector`; several vectors may share a line.
@@ -1035,7 +1045,7 @@ void paravirt_services_open_mmio(struct paravirt_services *services,
                                  void *context);
 
 // Answers what the host asks of the guest as a whole. From the first call on the host expects answers: the kernel calls this on each
-// wake-up of the services. Needs 18 KB of stack on Hyper-V.
+// wake-up of the services. Needs 10 KB of stack on Hyper-V.
 void paravirt_services_serve(struct paravirt_services *services,
                              const struct paravirt_agent *agent);
 

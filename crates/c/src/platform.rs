@@ -108,6 +108,20 @@ pub struct paravirt_platform {
             out: *mut paravirt_message,
         ) -> bool,
     >,
+    /// Returns how many entries of the MSI-X table of function `from` the kernel has programmed and enabled itself: the library then
+    /// leaves table and control register to it, and binds handlers by `bind_entry`. -1 leaves both to the library, as without the function.
+    pub own_entries: Option<extern "C" fn(context: *mut c_void, from: *const paravirt_requester) -> i32>,
+    /// Binds `handler` to entry `entry` of function `from`, as `bind` does. Required with `own_entries`.
+    pub bind_entry: Option<
+        extern "C" fn(
+            context: *mut c_void,
+            from: *const paravirt_requester,
+            entry: u16,
+            handler: paravirt_handler,
+            processor: u32,
+            vector: *mut u32,
+        ) -> bool,
+    >,
     /// Returns the number of vectors that can still be bound. Default: many.
     pub free_vectors: Option<extern "C" fn(context: *mut c_void) -> u32>,
     /// Lets an interrupt line raise `vector`; several vectors may share a line.
@@ -177,6 +191,8 @@ impl Kernel {
             && table.dma_free.is_some()
             && table.now.is_some()
             && table.bind.is_some() == table.unbind.is_some()
+            && table.own_entries.is_some() == table.bind_entry.is_some()
+            && (table.bind_entry.is_none() || table.unbind.is_some())
             && table.hypercall_page.is_some() == table.free_hypercall_page.is_some();
         is_whole.then_some(this)
     }
@@ -299,6 +315,30 @@ unsafe impl Interrupts for Kernel {
         let mut out = paravirt_message { address: 0, data: 0 };
         let is_done = self.table().message?(self.context(), vector.0, from, &raw mut out);
         is_done.then_some(Message { address: out.address, data: out.data })
+    }
+
+    fn own_entries(&self, from: Requester) -> Option<u16> {
+        let from = paravirt_requester { segment: from.segment, id: from.id };
+        u16::try_from(self.table().own_entries?(self.context(), &raw const from)).ok()
+    }
+
+    unsafe fn bind_entry(
+        &self,
+        from: Requester,
+        entry: u16,
+        handler: RawHandler,
+        processor: ProcessorId,
+    ) -> Result<Vector, BindError> {
+        let bind = self.table().bind_entry.ok_or(BindError::Unsupported)?;
+        let from = paravirt_requester { segment: from.segment, id: from.id };
+        // SAFETY: as in `bind`.
+        let handler = unsafe { core::mem::transmute::<RawHandler, paravirt_handler>(handler) };
+        let mut vector = 0;
+        if bind(self.context(), &raw const from, entry, handler, processor.0, &raw mut vector) {
+            Ok(Vector(vector))
+        } else {
+            Err(BindError::Exhausted)
+        }
     }
 
     fn free_vectors(&self) -> u32 {

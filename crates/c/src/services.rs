@@ -329,7 +329,7 @@ pub unsafe extern "C" fn paravirt_services_open_mmio(
 }
 
 /// Answers what the host asks of the guest as a whole. From the first call on the host expects answers: the kernel calls this on each
-/// wake-up of the services. Needs 18 KB of stack on Hyper-V.
+/// wake-up of the services. Needs 10 KB of stack on Hyper-V.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_services_serve(
     services: *mut paravirt_services,

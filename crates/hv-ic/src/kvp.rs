@@ -37,40 +37,58 @@ pub(crate) fn answer(body: &mut [u8], agent: &mut dyn Agent) -> Result<IcStatus,
         _ => return Ok(IcStatus::FAILURE),
     };
     match (header.operation, pool) {
-        (IcKvpOperation::SET, Some(pool)) => {
-            let (value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<MAX_KEY>(&value.key, value.key_size)?;
-            let text = decode(&value)?;
-            Ok(done(agent.set_value(pool, key.as_str(), Some(text.as_str()))))
-        }
-        (IcKvpOperation::DELETE, Some(pool)) => {
-            let (delete, _) = IcKvpDelete::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<MAX_KEY>(&delete.key, delete.key_size)?;
-            Ok(done(agent.set_value(pool, key.as_str(), None)))
-        }
-        (IcKvpOperation::GET, Some(pool)) => {
-            let (mut value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
-            let key = text::<MAX_KEY>(&value.key, value.key_size)?;
-            let mut found = Text::<MAX_VALUE>::new();
-            if agent.value(pool, key.as_str(), &mut found).is_err() {
-                return Ok(IcStatus::NOT_FOUND);
-            }
-            encode(&mut value, key.as_str(), found.as_str()).ok_or(Malformed)?;
-            put(rest, value.as_bytes());
-            Ok(IcStatus::SUCCESS)
-        }
-        (IcKvpOperation::ENUMERATE, pool) => {
-            let (mut asked, _) = IcKvpEnumerate::read_from_prefix(rest).map_err(|_| Malformed)?;
-            asked.value = IcKvpValue::new_zeroed();
-            if enumerate(pool, asked.index, &mut asked.value, agent).is_none() {
-                return Ok(IcStatus::NO_MORE_ITEMS);
-            }
-            put(rest, asked.as_bytes());
-            Ok(IcStatus::SUCCESS)
-        }
+        (IcKvpOperation::SET, Some(pool)) => set(rest, pool, agent),
+        (IcKvpOperation::DELETE, Some(pool)) => delete(rest, pool, agent),
+        (IcKvpOperation::GET, Some(pool)) => get(rest, pool, agent),
+        (IcKvpOperation::ENUMERATE, pool) => list(rest, pool, agent),
         // The host does not set addresses; it reads them as facts.
         _ => Ok(IcStatus::NOT_SUPPORTED),
     }
+}
+
+// Each operation has texts of kilobytes on the stack: a frame of its own, so that they do not add up.
+
+#[inline(never)]
+fn set(rest: &[u8], pool: ValuePool, agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
+    let mut key = Text::<MAX_KEY>::new();
+    decode_text(&value.key, value.key_size, &mut key)?;
+    let mut text = Text::<MAX_VALUE>::new();
+    decode(&value, &mut text)?;
+    Ok(done(agent.set_value(pool, key.as_str(), Some(text.as_str()))))
+}
+
+#[inline(never)]
+fn delete(rest: &[u8], pool: ValuePool, agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (delete, _) = IcKvpDelete::read_from_prefix(rest).map_err(|_| Malformed)?;
+    let mut key = Text::<MAX_KEY>::new();
+    decode_text(&delete.key, delete.key_size, &mut key)?;
+    Ok(done(agent.set_value(pool, key.as_str(), None)))
+}
+
+#[inline(never)]
+fn get(rest: &mut [u8], pool: ValuePool, agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (mut value, _) = IcKvpValue::read_from_prefix(rest).map_err(|_| Malformed)?;
+    let mut key = Text::<MAX_KEY>::new();
+    decode_text(&value.key, value.key_size, &mut key)?;
+    let mut found = Text::<MAX_VALUE>::new();
+    if agent.value(pool, key.as_str(), &mut found).is_err() {
+        return Ok(IcStatus::NOT_FOUND);
+    }
+    encode(&mut value, key.as_str(), found.as_str()).ok_or(Malformed)?;
+    put(rest, value.as_bytes());
+    Ok(IcStatus::SUCCESS)
+}
+
+#[inline(never)]
+fn list(rest: &mut [u8], pool: Option<ValuePool>, agent: &mut dyn Agent) -> Result<IcStatus, Malformed> {
+    let (mut asked, _) = IcKvpEnumerate::read_from_prefix(rest).map_err(|_| Malformed)?;
+    asked.value.zero();
+    if enumerate(pool, asked.index, &mut asked.value, agent).is_none() {
+        return Ok(IcStatus::NO_MORE_ITEMS);
+    }
+    put(rest, asked.as_bytes());
+    Ok(IcStatus::SUCCESS)
 }
 
 fn done(is_done: bool) -> IcStatus {
@@ -82,27 +100,25 @@ fn put(rest: &mut [u8], bytes: &[u8]) {
 }
 
 /// Decodes text of `size` bytes, its terminating zero included.
-fn text<const N: usize>(bytes: &[u8], size: u32) -> Result<Text<N>, Malformed> {
+fn decode_text<const N: usize>(bytes: &[u8], size: u32, out: &mut Text<N>) -> Result<(), Malformed> {
     let bytes = bytes.get(..usize::try_from(size).map_err(|_| Malformed)?).ok_or(Malformed)?;
-    Text::from_utf16(bytes).ok_or(Malformed)
+    out.push_utf16(bytes).ok_or(Malformed)
 }
 
 /// Decodes a value as text, whatever its type.
-fn decode(value: &IcKvpValue) -> Result<Text<MAX_VALUE>, Malformed> {
+fn decode(value: &IcKvpValue, out: &mut Text<MAX_VALUE>) -> Result<(), Malformed> {
     use core::fmt::Write;
-    let mut number = Text::new();
     match value.value_type {
         IcKvpValueType::DWORD => {
             let (word, _) = U32::read_from_prefix(&value.value).map_err(|_| Malformed)?;
-            write!(number, "{word}").map_err(|_| Malformed)?;
+            write!(out, "{word}").map_err(|_| Malformed)
         }
         IcKvpValueType::QWORD => {
             let (word, _) = U64::read_from_prefix(&value.value).map_err(|_| Malformed)?;
-            write!(number, "{word}").map_err(|_| Malformed)?;
+            write!(out, "{word}").map_err(|_| Malformed)
         }
-        _ => return text(&value.value, value.value_size),
+        _ => decode_text(&value.value, value.value_size, out),
     }
-    Ok(number)
 }
 
 fn encode(value: &mut IcKvpValue, key: &str, text: &str) -> Option<()> {
@@ -124,7 +140,7 @@ fn enumerate(
         // A fact that the kernel does not know is empty, so that the others keep their indices.
         let (name, fact) = FACTS.get(usize::try_from(index).ok()?)?;
         if agent.fact(*fact, &mut text).is_err() {
-            text = Text::new();
+            text.clear();
         }
         return encode(value, name, text.as_str());
     };

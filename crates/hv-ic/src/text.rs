@@ -13,20 +13,23 @@ impl<const N: usize> Text<N> {
         Self { bytes: [0; N], len: 0 }
     }
 
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
     pub fn as_str(&self) -> &str {
         // `write_str` writes whole strings only, so that this is valid UTF-8.
         self.bytes.get(..self.len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
-    /// Decodes UTF-16 up to the first zero, or to the end; `None` where it is malformed, or too long.
-    pub fn from_utf16(bytes: &[u8]) -> Option<Self> {
+    /// Appends what is decoded from UTF-16 up to the first zero, or to the end; `None` where it is malformed, or too long.
+    pub fn push_utf16(&mut self, bytes: &[u8]) -> Option<()> {
         let units = bytes.chunks_exact(2).filter_map(<[u8]>::first_chunk);
         let units = units.map(|unit| u16::from_le_bytes(*unit));
-        let mut this = Self::new();
         for character in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
-            fmt::Write::write_char(&mut this, character.ok()?).ok()?;
+            fmt::Write::write_char(self, character.ok()?).ok()?;
         }
-        Some(this)
+        Some(())
     }
 }
 
@@ -60,10 +63,12 @@ mod tests {
     fn text_round_trips_through_utf16() {
         let mut bytes = [0xff; 16];
         assert_eq!(put_utf16("a\u{e9}\u{1f600}", &mut bytes), Some(10));
-        assert_eq!(Text::<16>::from_utf16(&bytes).unwrap().as_str(), "a\u{e9}\u{1f600}");
+        let mut text = Text::<16>::new();
+        text.push_utf16(&bytes).unwrap();
+        assert_eq!(text.as_str(), "a\u{e9}\u{1f600}");
         assert_eq!(put_utf16("12345678", &mut bytes), None);
-        assert!(Text::<3>::from_utf16(&bytes).is_none());
-        assert!(Text::<8>::from_utf16(&[0, 0xd8, 1, 0]).is_none());
-        assert_eq!(Text::<8>::from_utf16(&[]).unwrap().as_str(), "");
+        assert!(Text::<3>::new().push_utf16(&bytes).is_none());
+        assert!(Text::<8>::new().push_utf16(&[0, 0xd8, 1, 0]).is_none());
+        assert!(Text::<8>::new().push_utf16(&[]).is_some());
     }
 }

@@ -173,7 +173,12 @@ impl Tree {
         tools::run(&mut self.make("tinyconfig"))?;
         let config = self.at("build/.config");
         let small = fs::read_to_string(&config)?;
-        fs::write(&config, small + &wanted)?;
+        // What is chosen here is not chosen twice, of which the kernel would warn.
+        let chosen: Vec<&str> =
+            wanted.split([' ', '=', '\n']).filter(|word| word.starts_with("CONFIG_")).collect();
+        let is_other = |line: &&str| !line.split([' ', '=']).any(|word| chosen.contains(&word));
+        let others: Vec<&str> = small.lines().filter(is_other).collect();
+        fs::write(&config, others.join("\n") + "\n" + &wanted)?;
         tools::run(&mut self.make("olddefconfig"))?;
         let chosen = fs::read_to_string(&config)?;
         if !chosen.lines().any(|line| line == "CONFIG_RUST=y") {
@@ -247,7 +252,7 @@ impl Tree {
         let mut machine = crate::guest::Machine::new(&self.at("build/vmlinux"), "q35", 1, "256M");
         machine.add("-initrd").add(&initrd.display().to_string());
         machine.drive("d0", &disk, "").add("-device virtio-blk-pci,drive=d0,disable-legacy=on");
-        machine.command_line = "console=ttyS0 panic=-1 quiet loglevel=6".into();
+        machine.command_line = "console=ttyS0 panic=-1 quiet loglevel=7".into();
         let transcript = machine.run(|line| {
             if line.contains("paravirt_disk:") || line.starts_with("init:") {
                 println!("{line}");

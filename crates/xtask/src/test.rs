@@ -151,6 +151,8 @@ pub fn doc() -> Result<()> {
     println!("cargo doc --no-deps {LIBRARIES}");
     let mut command = tools::cargo(&["doc", "--quiet", "--no-deps"]);
     command.args(LIBRARIES.split(' '));
+    tools::run(command.env("RUSTDOCFLAGS", "-D warnings"))?;
+    let mut command = tools::cargo(&["doc", "--quiet", "--no-deps", "-p", "paravirt-c"]);
     tools::run(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
@@ -182,6 +184,7 @@ pub fn test(options: &Options) -> Result<()> {
         objects::check()?;
         doc()?;
         cargo(&format!("test --quiet {LIBRARIES}"))?;
+        cargo("test --quiet -p paravirt-c")?;
         examples::run(LIBRARIES)?;
         cargo("test --quiet -p paravirt-fuzz")?;
         cargo("test --quiet --release -p paravirt-testhost")?;

@@ -2,7 +2,7 @@
 //! A module of Linux with the drivers of paravirt in it: gives the first virtio disk that is not in use to them.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
-use kernel::{bindings, pr_cont, prelude::*};
+use kernel::{bindings, prelude::*};
 
 module! {
     type: Disk,
@@ -33,9 +33,9 @@ fn order(pages: usize) -> u32 {
 
 #[no_mangle]
 extern "C" fn module_log(text: *const u8, len: usize) {
-    // SAFETY: the library passes the bytes of a `str`.
+    // SAFETY: the library passes a line of text.
     let text = unsafe { core::slice::from_raw_parts(text, len) };
-    pr_cont!("{}", core::str::from_utf8(text).unwrap_or("?"));
+    pr_info!("{}\n", core::str::from_utf8(text).unwrap_or("?"));
 }
 
 #[no_mangle]
@@ -122,7 +122,6 @@ impl kernel::Module for Disk {
         // SAFETY: the module holds a reference to the device; no driver of the kernel's is configured for it.
         unsafe {
             kernel::error::to_result(bindings::pci_enable_device(device))?;
-            pr_info!("");
             kernel::error::to_result(paravirt_read_first_block(bindings::pci_dev_id(device)))?;
         }
         Ok(this)

@@ -27,12 +27,18 @@ unsafe extern "C" {
     safe fn module_config_write16(function: u32, offset: u32, value: u16);
 }
 
-/// The kernel's log.
-struct Log;
+/// A line of the kernel's log.
+struct Line {
+    bytes: [u8; 96],
+    len: usize,
+}
 
-impl Write for Log {
+impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        module_log(text.as_ptr(), text.len());
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        let (to, _) = room.split_at_mut_checked(text.len()).ok_or(fmt::Error)?;
+        to.copy_from_slice(text.as_bytes());
+        self.len = self.len.saturating_add(text.len());
         Ok(())
     }
 }
@@ -116,7 +122,10 @@ fn read(at: Address) -> Option<()> {
     };
     done.result.ok()?;
     let sum = done.buffer?.bytes().iter().fold(0u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
-    writeln!(Log, "disk at={at} blocks={} first={sum}", info.blocks).ok()
+    let mut line = Line { bytes: [0; 96], len: 0 };
+    write!(line, "disk at={at} blocks={} first={sum}", info.blocks).ok()?;
+    module_log(line.bytes.as_ptr(), line.len);
+    Some(())
 }
 
 /// Reads the first block of the disk at PCI function `function` of segment 0: bus, device and function in one number. Returns 0, or `-EIO`.
