@@ -63,7 +63,8 @@ impl From<AllocError> for OpenError {
 pub struct Hypervisor<P: Platform> {
     platform: P,
     features: Features,
-    page: RawDma,
+    /// `None` where calls are made by an instruction.
+    page: Option<RawDma>,
     /// For the text of a crash report.
     pub(crate) text: DmaRegion<P>,
 }
@@ -91,11 +92,15 @@ impl<P: Platform> Hypervisor<P> {
             return Err(OpenError::Unsupported);
         }
         let text = DmaRegion::alloc(platform, PAGE_SIZE)?;
-        let page = platform.hyperv().hypercall_page().ok_or(OpenError::NoPage)?;
+        let page = match platform.hyperv().calls_by_instruction() {
+            true => None,
+            false => Some(platform.hyperv().hypercall_page().ok_or(OpenError::NoPage)?),
+        };
         let this = Self { platform: platform.clone(), features, page, text };
         // SAFETY: both registers are offered. The platform allocated the page of RAM for this purpose.
         unsafe {
             platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, GUEST_OS_ID);
+            let Some(page) = page else { return Ok(PageArc::new(platform, this)?) };
             let old = platform.registers().read_msr(HvMsr::HYPERCALL.0);
             if old & HvPageFlags::LOCKED.bits() != 0 {
                 return Err(OpenError::Locked);
@@ -121,9 +126,9 @@ impl<P: Platform> Hypervisor<P> {
         &self.platform
     }
 
-    /// Returns the virtual address of the hypercall page.
+    /// Returns the virtual address of the hypercall page; null where calls are made by an instruction.
     pub(crate) fn page(&self) -> *const u8 {
-        self.page.cpu.as_ptr()
+        self.page.map_or(core::ptr::null(), |page| page.cpu.as_ptr().cast_const())
     }
 
     /// Returns the VP index of the current processor, by which VMBus identifies processors; `None` if the register is not offered.
@@ -152,14 +157,18 @@ impl<P: Platform> Drop for Hypervisor<P> {
         // SAFETY: the registers are offered, and there are no more hypercalls: this was the last reference. A locked page does not
         // belong to this guest kernel.
         unsafe {
-            let old = self.platform.registers().read_msr(HvMsr::HYPERCALL.0);
-            if old & !PAGE_BITS == self.page.bus.0 {
-                self.platform
-                    .registers()
-                    .write_msr(HvMsr::HYPERCALL.0, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+            if let Some(page) = self.page {
+                let old = self.platform.registers().read_msr(HvMsr::HYPERCALL.0);
+                if old & !PAGE_BITS == page.bus.0 {
+                    self.platform
+                        .registers()
+                        .write_msr(HvMsr::HYPERCALL.0, old & PAGE_BITS & !HvPageFlags::ENABLE.bits());
+                }
             }
             self.platform.registers().write_msr(HvMsr::GUEST_OS_ID.0, 0);
-            self.platform.hyperv().free_hypercall_page(self.page);
+            if let Some(page) = self.page {
+                self.platform.hyperv().free_hypercall_page(page);
+            }
         }
     }
 }

@@ -58,6 +58,7 @@
     )
 )]
 
+pub mod arm64;
 mod clock;
 mod crash;
 pub mod decide;

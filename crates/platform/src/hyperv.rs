@@ -23,7 +23,14 @@ pub unsafe trait HyperV: Send + Sync {
     /// The page came from there, is freed once, and the hypervisor no longer uses it.
     unsafe fn free_hypercall_page(&self, page: RawDma);
 
-    /// Returns the vector's number in the interrupt descriptor table (16 to 255), with which a synthetic interrupt source (SINT) is
+    /// Returns whether hypercalls are made by an instruction, and not through a page: as on 64-bit ARM, which is the default. No
+    /// [`hypercall_page`](Self::hypercall_page) is asked for then.
+    fn calls_by_instruction(&self) -> bool {
+        cfg!(target_arch = "aarch64")
+    }
+
+    /// Returns the vector's number in the interrupt descriptor table (16 to 255), on 64-bit ARM the interrupt's number at
+    /// the GIC, with which a synthetic interrupt source (SINT) is
     /// configured; `None` if it has none: the SINT is then polled.
     fn descriptor(&self, vector: Vector) -> Option<u8> {
         let _ = vector;
@@ -31,11 +38,11 @@ pub unsafe trait HyperV: Send + Sync {
     }
 
     /// Calls the hypervisor through its hypercall page, mapped at `page`: `control` in RCX, `input` in RDX, `output` in R8;
-    /// returns RAX (TLFS §3.7).
+    /// returns RAX (TLFS §3.7). On 64-bit ARM it calls by HVC, with the arguments in X1 to X3 (TLFS §3.8), and `page` is null.
     ///
     /// # Safety
     ///
-    /// The hypercall page is enabled at `page`, and the call with these arguments keeps memory safe.
+    /// The hypercall page is enabled at `page`, unless [calls](Self::calls_by_instruction) are made by an instruction; and the call with these arguments keeps memory safe.
     unsafe fn hypercall(&self, page: *const u8, control: u64, input: u64, output: u64) -> u64 {
         #[cfg(target_arch = "x86_64")]
         {
@@ -56,7 +63,26 @@ pub unsafe trait HyperV: Send + Sync {
             }
             result
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            let _ = page;
+            let result: u64;
+            // SAFETY: the caller promises that this is a guest of Hyper-V, and that the call keeps memory safe. The call preserves what
+            // is not listed (Arm DEN 0028 §2.6). X0 is a call of the hypervisor's vendor, number 1.
+            unsafe {
+                core::arch::asm!(
+                    "hvc #1",
+                    inlateout("x0") 0x4600_0001u64 => result,
+                    inlateout("x1") control => _, inlateout("x2") input => _, inlateout("x3") output => _,
+                    lateout("x4") _, lateout("x5") _, lateout("x6") _, lateout("x7") _, lateout("x8") _, lateout("x9") _,
+                    lateout("x10") _, lateout("x11") _, lateout("x12") _, lateout("x13") _, lateout("x14") _,
+                    lateout("x15") _, lateout("x16") _, lateout("x17") _,
+                    options(nostack)
+                );
+            }
+            result
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             let _ = (page, control, input, output);
             u64::MAX

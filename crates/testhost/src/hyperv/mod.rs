@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub offer: HvOffer,
     os_id: u64,
     hypercall: u64,
+    /// Whether it is a host of 64-bit ARM.
+    is_arm: bool,
     reference_tsc: u64,
     crash: [u64; 5],
     crashes: Vec<Crash>,
@@ -117,6 +119,7 @@ impl HvHost {
             offer,
             os_id: 0,
             hypercall: 0,
+            is_arm: false,
             reference_tsc: 0,
             crash: [0; 5],
             crashes: vec![],
@@ -200,6 +203,11 @@ impl HvHost {
         });
     }
 
+    /// Makes it a host of 64-bit ARM: hypercalls need no page, but the guest's identity.
+    pub fn set_arm(&self) {
+        self.0.lock().expect("the host").is_arm = true;
+    }
+
     /// The identity that the guest has set; 0 for none.
     pub fn os_id(&self) -> u64 {
         self.0.lock().expect("the host").os_id
@@ -276,7 +284,7 @@ impl HvHost {
 
     pub(crate) fn hypercall(&self, guest: &Guest, control: u64, input: u64) -> u64 {
         let status = self.with(guest, |state| {
-            if state.hypercall & HvPageFlags::ENABLE.bits() == 0 {
+            if state.hypercall & HvPageFlags::ENABLE.bits() == 0 && !(state.is_arm && state.os_id != 0) {
                 state.violation("a hypercall without a page for it");
                 return HvStatus::OPERATION_DENIED;
             }
