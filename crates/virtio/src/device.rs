@@ -393,7 +393,10 @@ impl<P: Platform> VirtioDevice<P> {
             queues.iter_mut().flatten().for_each(|queue| queue.message = None);
             inner.vectors.iter_mut().filter_map(Option::take).for_each(|vector| platform.unbind(vector));
         }
-        self.bind_line(inner, processor(0));
+        // A function whose messages the kernel has enabled does not raise its line: it is polled.
+        if owned.is_none_or(|(_, entries)| entries == 0) {
+            self.bind_line(inner, processor(0));
+        }
     }
 
     /// Binds the interrupt line, if there is one, for every queue and the configuration.

@@ -225,6 +225,9 @@ unsafe impl<P: Platform> VirtioTransport for MmioTransport<P> {
     fn set_driver_features(&mut self, features: u64) {
         self.registers.write32(reg::DRIVER_FEATURES_SEL, 0);
         self.registers.write32(reg::DRIVER_FEATURES, features as u32);
+        if self.is_legacy {
+            return;
+        }
         self.registers.write32(reg::DRIVER_FEATURES_SEL, 1);
         self.registers.write32(reg::DRIVER_FEATURES, (features >> 32) as u32);
     }
