@@ -1,5 +1,5 @@
 use core::ffi::c_void;
-use paravirt_platform::{BusAddr, Direction, DmaBuffer, DmaSegments, Segment, SubmitError};
+use paravirt_platform::{Direction, DmaBuffer, DmaSegments, Segment, SubmitError};
 
 /// A contiguous part of a buffer.
 #[repr(C)]
@@ -27,16 +27,13 @@ pub struct paravirt_buffer {
 /// The number of segments that a buffer may have.
 const MAX_SEGMENTS: usize = 64;
 
-/// A buffer of the kernel's, with a copy of the segments of the usual length.
+/// A buffer of the kernel's.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     kernel: paravirt_buffer,
-    segments: [Segment; INLINE],
     is_in_flight: bool,
 }
 
-/// Segments that are kept in a [`Buffer`]. A longer list is read where the kernel has it.
-const INLINE: usize = 1;
 // Both are `repr(C)`.
 const _: () = assert!(size_of::<Segment>() == size_of::<paravirt_segment>());
 
@@ -48,13 +45,7 @@ impl Buffer {
     ///
     /// The contract of [`paravirt_buffer`] holds.
     pub(crate) unsafe fn new(kernel: paravirt_buffer) -> Self {
-        let mut segments = [Segment { addr: BusAddr(0), len: 0 }; INLINE];
-        if !kernel.segments.is_null() && kernel.count == INLINE {
-            // SAFETY: by the contract there are as many segments.
-            let first = unsafe { *kernel.segments };
-            segments = [Segment { addr: BusAddr(first.bus), len: first.len }];
-        }
-        Self { kernel, segments, is_in_flight: false }
+        Self { kernel, is_in_flight: false }
     }
 
     pub(crate) fn owner(&self) -> *mut c_void {
@@ -70,7 +61,6 @@ unsafe impl DmaBuffer for Buffer {
             return Err(SubmitError::InFlight);
         }
         let segments = match self.kernel.count {
-            INLINE => &self.segments[..],
             0 => &[],
             count if count > MAX_SEGMENTS || self.kernel.segments.is_null() => &[],
             // SAFETY: by the contract there are as many segments, of the same layout, which the kernel leaves alone.
