@@ -103,7 +103,7 @@ impl Suite {
 }
 
 /// The folder of an unpacked system's libraries, with its dynamic loader.
-fn libraries(root: &Path) -> String {
+pub fn libraries(root: &Path) -> String {
     format!("{}/usr/lib/x86_64-linux-gnu", root.display())
 }
 

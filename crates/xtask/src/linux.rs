@@ -136,7 +136,6 @@ impl Tree {
     /// Returns the command that runs the kernel's make for the targets in `words`.
     fn make(&self, words: &str) -> Command {
         let root = self.at("root");
-        let library = root.join("usr/lib/x86_64-linux-gnu");
         let mut command = Command::new("make");
         command.arg("-s").arg("-C").arg(self.at("source"));
         command.arg(format!("O={}", self.at("build").display())).arg("ARCH=x86_64");
@@ -149,7 +148,7 @@ impl Tree {
         // The symbol is one of a newer C library than Debian 12's.
         command.arg(format!(
             "LIBELF_LIBS=-L{} -l:libelf.a -l:libz.a -l:libzstd.a -lpthread -Wl,--defsym=__isoc23_strtol=strtol",
-            library.display()
+            debian::libraries(&root)
         ));
         command.args(words.split_whitespace());
         let path = std::env::var_os("PATH").unwrap_or_default();

@@ -7,6 +7,7 @@ use crate::{kernel, toolchains, tools};
 use anyhow::{Result, ensure};
 use std::fs::File;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 pub(super) const CASES: &[(&str, Special)] = &[
     ("PCI without any interrupt", Bench::no_interrupts),
@@ -22,6 +23,16 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
 ];
+
+/// Runs the small kernel with `disk` and a card, both on `bus`, and checks what it prints.
+fn minimal_on(mut machine: Machine, disk: &Path, bus: &str) -> Result<()> {
+    machine.drive("d0", disk, "").add("-netdev user,id=n0");
+    machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
+    let transcript = machine.run(|_| ())?;
+    must_end(&transcript, 0)?;
+    must_contain(&transcript, &format!("disk blocks={} first=512", DISK1 / 512))?;
+    must_contain(&transcript, "gateway mac=52:55:0a:00:02:02")
+}
 
 impl Bench {
     /// PCI functions without MSI-X on a machine whose PCI has no lines: everything is polled, and nothing sleeps for good.
@@ -145,17 +156,11 @@ impl Bench {
     /// What a port begins with: polled, with the drivers of virtio alone.
     fn minimal(&self) -> Result<Outcome> {
         let kernel = kernel::minimal()?;
-        let disk = self.scratch("minimal.img", DISK1)?;
-        File::options().write(true).open(&disk)?.write_all(&[[1; 512], [2; 512]].concat())?;
+        let disk = self.minimal_disk("minimal.img")?;
         for (machine, bus) in [("q35", "pci"), ("pc", "pci"), ("microvm,acpi=on", "device")] {
             let mut machine = Machine::new(&kernel, machine, 1, "512M");
-            machine.drive("d0", &disk, "");
-            machine.add("-global virtio-mmio.force-legacy=false -netdev user,id=n0");
-            machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
-            let transcript = machine.run(|_| ())?;
-            must_end(&transcript, 0)?;
-            must_contain(&transcript, &format!("disk blocks={} first=512", DISK1 / 512))?;
-            must_contain(&transcript, "gateway mac=52:55:0a:00:02:02")?;
+            machine.add("-global virtio-mmio.force-legacy=false");
+            minimal_on(machine, &disk, bus)?;
         }
         Ok(Outcome::Passed)
     }
@@ -166,18 +171,18 @@ impl Bench {
             Ok(kernel) => kernel,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
-        let disk = self.scratch("arm-minimal.img", DISK1)?;
-        File::options().write(true).open(&disk)?.write_all(&[[1; 512], [2; 512]].concat())?;
+        let disk = self.minimal_disk("arm-minimal.img")?;
         for bus in ["pci", "device"] {
-            let mut machine = Machine::arm(&kernel, "virt", 1, "512M");
-            machine.drive("d0", &disk, "").add("-netdev user,id=n0");
-            machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-net-{bus},netdev=n0"));
-            let transcript = machine.run(|_| ())?;
-            must_end(&transcript, 0)?;
-            must_contain(&transcript, &format!("disk blocks={} first=512", DISK1 / 512))?;
-            must_contain(&transcript, "gateway mac=52:55:0a:00:02:02")?;
+            minimal_on(Machine::arm(&kernel, "virt", 1, "512M"), &disk, bus)?;
         }
         Ok(Outcome::Passed)
+    }
+
+    /// Makes a disk whose first block has the sum 512, and whose second one has another.
+    fn minimal_disk(&self, name: &str) -> Result<PathBuf> {
+        let disk = self.scratch(name, DISK1)?;
+        File::options().write(true).open(&disk)?.write_all(&[[1; 512], [2; 512]].concat())?;
+        Ok(disk)
     }
 
     /// The bridge replaces the sender of a message, by which the translation service finds what it means.
