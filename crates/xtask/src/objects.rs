@@ -8,17 +8,28 @@ use std::path::Path;
 use std::process::Command;
 
 /// Parts of the names of functions that no function of the library may reach.
-const FORBIDDEN: [&str; 8] = [
+const FORBIDDEN: [&str; 6] = [
     "core::panicking::",
     "_fail",
     "panic_on_ord_violation",
     "rust_begin_unwind",
     "__rust_alloc",
     "__rust_realloc",
-    // Floating point by functions, and its conversions.
-    "df3",
-    "sf3",
 ];
+
+/// Ends of the names of the compiler's functions for floating point: arithmetic, comparisons, and conversions from and to integers.
+const FLOAT_FUNCTIONS: [&str; 17] = [
+    "df2", "sf2", "tf2", "df3", "sf3", "tf3", "dfsi", "dfdi", "dfti", "sfsi", "sfdi", "sfti", "sidf", "didf",
+    "tidf", "tisf", "disf",
+];
+
+/// Starts of the names of instructions that compute with floating point. Moves are not among them: the compiler copies structs by
+/// the same registers.
+const FLOAT_INSTRUCTIONS: [&str; 9] =
+    ["adds", "subs", "muls", "divs", "sqrts", "cvts", "cvtts", "ucomis", "comis"];
+
+/// The least number of references that the linked library has, if linking left it whole.
+const LEAST_REFERENCES: usize = 1000;
 
 /// The small kernel with disks and network cards of virtio, and with all families and kinds of devices: features, and the bytes of
 /// text that it may have at most.
@@ -62,6 +73,11 @@ pub fn check() -> Result<()> {
     let text =
         tools::output(Command::new("objdump").args(["-d", "-r", "-C", "--no-show-raw-insn"]).arg(&linked))
             .context("objdump cannot read the library")?;
+    let references = text.lines().filter(|line| line.contains(": R_X86_64_")).count();
+    ensure!(
+        text.contains("<paravirt_probe>:") && references >= LEAST_REFERENCES,
+        "the linked library is not whole: it has {references} references"
+    );
     let found = callers(&text);
     if !found.is_empty() {
         bail!("the library reaches what it may not:\n{}", found.join("\n"));
@@ -85,22 +101,87 @@ fn link(library: &Path, folder: &Path) -> Result<std::path::PathBuf> {
     Ok(linked)
 }
 
-/// Returns the functions that refer to a forbidden one, with its name.
+/// Returns the functions that refer to a forbidden one or compute with floating point, with the name of what they use.
 fn callers(disassembly: &str) -> Vec<String> {
-    let is_forbidden = |name: &str| FORBIDDEN.iter().any(|part| name.contains(part));
     let (mut function, mut found) = ("", vec![]);
     for line in disassembly.lines() {
-        if let Some(name) = line.strip_suffix(">:").and_then(|line| line.split_once(" <")) {
-            function = name.1;
-        } else if let Some((_, target)) = line.split_once(": R_X86_64_")
-            && is_forbidden(target)
+        if let Some((_, name)) = line.strip_suffix(">:").and_then(|line| line.split_once(" <")) {
+            function = name;
+        } else if let Some((_, reference)) = line.split_once(": R_X86_64_") {
+            let target = reference.split_once('\t').map_or(reference, |(_, name)| name);
+            if is_forbidden(target) && !is_forbidden(function) {
+                found.push(format!("{function} refers to {target}"));
+            }
+        } else if let Some(instruction) = line.split_once(":\t").and_then(|(_, text)| text.split(' ').next())
+            && computes(instruction)
             && !is_forbidden(function)
         {
-            let target = target.split_once('\t').map_or(target, |(_, name)| name);
-            found.push(format!("{function} refers to {target}"));
+            found.push(format!("{function} computes with {instruction}"));
         }
     }
     found.sort();
     found.dedup();
     found
+}
+
+/// Whether `target`, which may be a section and an offset, is a function that the library may not reach.
+fn is_forbidden(target: &str) -> bool {
+    let name = target.split(['+', '-']).next().unwrap_or(target);
+    FORBIDDEN.iter().any(|part| target.contains(part))
+        || name.starts_with("__") && FLOAT_FUNCTIONS.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether the instruction computes with floating point.
+fn computes(instruction: &str) -> bool {
+    let instruction = instruction.strip_prefix('v').unwrap_or(instruction);
+    let scalar = FLOAT_INSTRUCTIONS.iter().any(|start| instruction.starts_with(start));
+    let packed = ["addp", "subp", "mulp", "divp", "sqrtp", "cvtp", "cvttp", "cvtdq2p"];
+    scalar || packed.iter().any(|start| instruction.starts_with(start)) || is_x87(instruction)
+}
+
+/// Whether the instruction is one of the x87's, but for those that the compiler may use to save its state.
+fn is_x87(instruction: &str) -> bool {
+    instruction.starts_with('f') && !instruction.starts_with("fx")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns what `callers` finds in a function `f` of this one line.
+    fn of(line: &str) -> Vec<String> {
+        callers(&format!("0000000000001000 <f>:\n{line}\n"))
+    }
+
+    #[test]
+    fn references_to_what_is_forbidden_are_found() {
+        for target in ["core::panicking::panic_bounds_check-0x4", "__rust_alloc-0x4", "slice_index_fail-0x4"]
+        {
+            let line = format!("\t\t\t1001: R_X86_64_PLT32\t{target}");
+            assert_eq!(of(&line), [format!("f refers to {target}")]);
+        }
+        for target in ["__muldf3-0x4", "__floattidf-0x4", "__fixdfti-0x4", "__ltsf2-0x4"] {
+            assert_eq!(of(&format!("\t\t\t1001: R_X86_64_PLT32\t{target}")).len(), 1, "{target}");
+        }
+    }
+
+    #[test]
+    fn arithmetic_is_found_and_copies_are_not() {
+        for instruction in
+            ["mulsd  %xmm1,%xmm0", "cvtsi2sd %rax,%xmm0", "vdivss %xmm0,%xmm1,%xmm2", "fldt   (%rax)"]
+        {
+            assert_eq!(of(&format!("    1000:\t{instruction}")).len(), 1, "{instruction}");
+        }
+        for instruction in
+            ["movups (%rax),%xmm0", "movsd  %xmm0,(%rax)", "addq   $1,%rax", "sub    %rax,%rbx"]
+        {
+            assert_eq!(of(&format!("    1000:\t{instruction}")), [""; 0], "{instruction}");
+        }
+    }
+
+    #[test]
+    fn an_offset_in_a_section_is_no_name() {
+        assert_eq!(of("\t\t\t1001: R_X86_64_PLT32\t.text+0x6df3c"), [""; 0]);
+        assert_eq!(of("\t\t\t1001: R_X86_64_PC32\t.rodata+0x12df3"), [""; 0]);
+    }
 }
