@@ -151,7 +151,7 @@ impl RegisterWord for u16 {}
 impl RegisterWord for u32 {}
 impl RegisterWord for u64 {}
 
-/// Reads a device register.
+/// Reads a device register. Memory that is read afterwards is read after it, on every processor.
 ///
 /// # Safety
 ///
@@ -159,18 +159,51 @@ impl RegisterWord for u64 {}
 #[inline(always)]
 pub unsafe fn read_register<T: RegisterWord>(register: NonNull<T>) -> T {
     // SAFETY: the caller upholds the contract of the pointer's constructor; the pointer lives for one access.
-    unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).read_unsafe().0 }
+    let value = unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).read_unsafe().0 };
+    order_after_read();
+    value
 }
 
-/// Writes a device register.
+/// Writes a device register. Memory that was written before is written before it, on every processor.
 ///
 /// # Safety
 ///
 /// `register` is mapped and aligned, and writing `value` to it has no effect on memory safety.
 #[inline(always)]
 pub unsafe fn write_register<T: RegisterWord>(register: NonNull<T>, value: T) {
+    order_before_write();
     // SAFETY: the caller upholds the contract of the pointer's constructor; the pointer lives for one access.
     unsafe { UniqueMmioPointer::new(register.cast::<ReadPureWrite<T>>()).write_unsafe(ReadPureWrite(value)) }
+}
+
+/// Orders accesses to memory after a read of a device: fences of atomics order memory alone. Arm ARM B2.3.12; RISC-V ISA §2.7
+#[inline(always)]
+fn order_after_read() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: orders accesses.
+    unsafe {
+        core::arch::asm!("dmb oshld", options(nostack, preserves_flags));
+    }
+    #[cfg(target_arch = "riscv64")]
+    // SAFETY: orders accesses.
+    unsafe {
+        core::arch::asm!("fence i, rw", options(nostack, preserves_flags));
+    }
+}
+
+/// Orders a write of a device after writes of memory, as [`order_after_read`].
+#[inline(always)]
+fn order_before_write() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: orders accesses.
+    unsafe {
+        core::arch::asm!("dmb oshst", options(nostack, preserves_flags));
+    }
+    #[cfg(target_arch = "riscv64")]
+    // SAFETY: orders accesses.
+    unsafe {
+        core::arch::asm!("fence w, o", options(nostack, preserves_flags));
+    }
 }
 
 impl<P: Platform> fmt::Debug for MmioRegion<P> {
