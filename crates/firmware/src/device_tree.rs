@@ -11,6 +11,7 @@ const HEADER_LEN: usize = 40;
 const TOTAL_SIZE: usize = 4;
 const STRUCTURE: usize = 8;
 const STRINGS: usize = 12;
+const RESERVATIONS: usize = 16;
 const VERSION: usize = 20;
 const LAST_COMPATIBLE_VERSION: usize = 24;
 const STRINGS_LEN: usize = 32;
@@ -30,6 +31,7 @@ const MAX_DEPTH: usize = 16;
 pub struct DeviceTree<'a> {
     structure: &'a [u8],
     strings: &'a [u8],
+    reservations: &'a [u8],
 }
 
 /// A node.
@@ -52,11 +54,13 @@ struct Scope {
     interrupt_parent: Option<u32>,
     /// Whether addresses below it are those of processors: all buses above pass them on as they are.
     is_identity: bool,
+    /// Whether the registers of nodes below it are memory that is reserved.
+    is_reserved: bool,
 }
 
 /// The values of §2.3.5 for a parent that declares none.
 const DEFAULT_SCOPE: Scope =
-    Scope { address_cells: 2, size_cells: 1, interrupt_parent: None, is_identity: true };
+    Scope { address_cells: 2, size_cells: 1, interrupt_parent: None, is_identity: true, is_reserved: false };
 
 /// Reads the big-endian word at `at`.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -98,11 +102,31 @@ impl<'a> DeviceTree<'a> {
             let (start, len) = (word(bytes, at)? as usize, word(bytes, len)? as usize);
             bytes.get(start..start.checked_add(len)?)
         };
-        Some(Self { structure: block(STRUCTURE, STRUCTURE_LEN)?, strings: block(STRINGS, STRINGS_LEN)? })
+        let reservations = bytes.get(word(bytes, RESERVATIONS)? as usize..)?;
+        Some(Self {
+            structure: block(STRUCTURE, STRUCTURE_LEN)?,
+            strings: block(STRINGS, STRINGS_LEN)?,
+            reservations,
+        })
+    }
+
+    /// Iterates over the ranges of memory that firmware or the loader keeps for itself: address and length in bytes. They may be in
+    /// the ranges of RAM, in any order, and overlap. §3.5, §5.3
+    pub fn reserved(self) -> impl Iterator<Item = (u64, u64)> + Clone + use<'a> {
+        let mut rest = self.reservations;
+        let listed = core::iter::from_fn(move || {
+            let (address, after) = cells(rest, 2)?;
+            let (len, after) = cells(after, 2)?;
+            rest = after;
+            // The list ends with an entry of zeroes.
+            (address != 0 || len != 0).then_some((address, len))
+        });
+        let is_one = |node: &Node<'_>| node.scope.is_reserved && node.is_enabled();
+        listed.chain(self.nodes().filter(is_one).flat_map(|node| node.registers()))
     }
 
     /// Iterates over the nodes in their order, the root first.
-    pub fn nodes(self) -> impl Iterator<Item = Node<'a>> {
+    pub fn nodes(self) -> impl Iterator<Item = Node<'a>> + Clone + use<'a> {
         let (mut rest, mut depth) = (self.structure, 0usize);
         // What each open node declares for those below it.
         let mut scopes = [DEFAULT_SCOPE; MAX_DEPTH];
@@ -206,7 +230,7 @@ impl<'a> Node<'a> {
     }
 
     /// Iterates over the ranges of its registers, as its bus has them: address and length.
-    pub fn registers(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    pub fn registers(&self) -> impl Iterator<Item = (u64, u64)> + Clone + use<'a> {
         let (mut rest, scope) = (self.property("reg").unwrap_or_default(), self.scope);
         core::iter::from_fn(move || {
             let (address, after) = cells(rest, scope.address_cells)?;
@@ -235,6 +259,7 @@ impl<'a> Node<'a> {
             // The root has no such property; a bus without it passes nothing on, and one with a value translates.
             is_identity: self.is_usable()
                 && (self.name.is_empty() || self.property("ranges").is_some_and(<[u8]>::is_empty)),
+            is_reserved: self.name == b"reserved-memory",
         }
     }
 }
@@ -362,6 +387,7 @@ mod tests {
     struct Writer {
         structure: Vec<u8>,
         strings: Vec<u8>,
+        reserved: Vec<(u64, u64)>,
     }
 
     impl Writer {
@@ -399,14 +425,15 @@ mod tests {
 
         fn finish(mut self) -> Vec<u8> {
             self.word(9);
-            let (strings_at, end) =
-                (HEADER_LEN + self.structure.len(), HEADER_LEN + self.structure.len() + self.strings.len());
+            let strings_at = HEADER_LEN + self.structure.len();
+            let reserved_at = strings_at + self.strings.len();
+            let end = reserved_at + (self.reserved.len() + 1) * 16;
             let header = [
                 MAGIC,
                 end as u32,
                 HEADER_LEN as u32,
                 strings_at as u32,
-                0,
+                reserved_at as u32,
                 17,
                 16,
                 0,
@@ -416,6 +443,9 @@ mod tests {
             let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_be_bytes()).collect();
             bytes.extend(self.structure);
             bytes.extend(self.strings);
+            for (address, len) in self.reserved.into_iter().chain([(0, 0)]) {
+                bytes.extend([address, len].map(u64::to_be_bytes).concat());
+            }
             bytes
         }
     }
@@ -528,6 +558,33 @@ mod tests {
     }
 
     #[test]
+    fn reserved_memory_is_that_of_the_list_and_of_the_nodes() {
+        let mut tree =
+            Writer { reserved: vec![(0x8000_0000, 0x20_0000), (0x9000_0000, 0)], ..Writer::default() };
+        tree.node("", |root| {
+            root.node("memory@80000000", |memory| memory.cells("reg", &[0, 0x8000_0000, 0x1000_0000]));
+            root.node("reserved-memory", |reserved| {
+                reserved.cells("#address-cells", &[1]);
+                reserved.cells("#size-cells", &[1]);
+                reserved.cells("ranges", &[]);
+                reserved.node("firmware@8004000", |one| {
+                    one.cells("reg", &[0x8004_0000, 0x2000, 0x8006_0000, 0x1000])
+                });
+                reserved.node("unused@8008000", |one| {
+                    one.cells("reg", &[0x8008_0000, 0x2000]);
+                    one.text("status", "disabled");
+                });
+                reserved.node("pool", |one| one.cells("size", &[0x1000]));
+            });
+            root.node("device", |device| device.cells("reg", &[0, 0xa000_0000, 0x1000]));
+        });
+        let bytes = tree.finish();
+        let found: Vec<_> = DeviceTree::parse(&bytes).unwrap().reserved().collect();
+        let list = [(0x8000_0000, 0x20_0000), (0x9000_0000, 0)];
+        assert_eq!(found, [&list[..], &[(0x8004_0000, 0x2000), (0x8006_0000, 0x1000)]].concat());
+    }
+
+    #[test]
     fn malformed_trees_declare_nothing_and_end() {
         let whole = virt();
         for end in 0..whole.len() {
@@ -541,6 +598,7 @@ mod tests {
                 let tree = DeviceTree::parse(&bytes).unwrap();
                 let count = virtio_mmio_devices(tree).count() + tree.nodes().count();
                 let lines = host_bridges(tree).filter_map(|bridge| bridge.line(31, 7, 4)).count();
+                assert!(tree.reserved().count() <= whole.len() / 16);
                 let windows: usize = host_bridges(tree).map(|bridge| bridge.windows().count()).sum();
                 assert!(count < 20 && lines < 3 && windows < 10);
             }
@@ -555,7 +613,7 @@ mod tests {
             DeviceTree::parse(&bytes).unwrap().find("device").unwrap().registers().count()
         };
         assert_eq!((no_cells(&["#address-cells", "#size-cells"]), no_cells(&["#size-cells"])), (0, 1));
-        let mut deep = Writer { structure: vec![], strings: vec![] };
+        let mut deep = Writer::default();
         for _ in 0..40 {
             deep.word(BEGIN_NODE);
             deep.bytes(b"n\0");
