@@ -214,10 +214,6 @@ pub fn message(vector: u32, processor: u16, from: Requester) -> Option<Message> 
         if service.mark_mapped(from.id, vector) {
             service.command([DISCARD | device, event, 0, 0]);
         }
-        // An event that was mapped for another processor is not mapped again otherwise.
-        if service.mark_mapped(from.id, vector) {
-            service.command([DISCARD | device, event, 0, 0]);
-        }
         service.command([
             MAP_EVENT | device,
             event | u64::from(FIRST + vector) << 32,
