@@ -1,5 +1,6 @@
 //! Runs a guest under QEMU or another virtual machine monitor, and collects its output.
 
+use crate::toolchains::Processor;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ pub struct Nest {
 /// QEMU's programs.
 const PC: &str = "qemu-system-x86_64";
 const ARM: &str = "qemu-system-aarch64";
+const RISCV: &str = "qemu-system-riscv64";
 
 /// The virtual machine monitor.
 pub enum Monitor {
@@ -91,13 +93,17 @@ impl Machine {
         Self::of(PC, kernel, &words)
     }
 
-    /// Creates a machine of 64-bit ARM, of QEMU's type `machine`, with the kernel and no devices, under TCG.
-    pub fn arm(kernel: &Path, machine: &str, cpus: u16, memory: &str) -> Self {
+    /// Creates a machine of another processor, of QEMU's type `machine`, with the kernel and no devices, under TCG.
+    pub fn of_processor(processor: Processor, kernel: &Path, machine: &str, cpus: u16, memory: &str) -> Self {
+        let (program, model) = match processor {
+            Processor::Aarch64 => (ARM, "-cpu cortex-a57"),
+            Processor::Riscv64 => (RISCV, ""),
+        };
         let words = format!(
-            "-nodefaults -no-user-config -display none -no-reboot -M {machine} -accel tcg,thread=multi -cpu cortex-a57 \
+            "-nodefaults -no-user-config -display none -no-reboot -M {machine} -accel tcg,thread=multi {model} \
              -m {memory} -smp {cpus} -serial stdio -global virtio-mmio.force-legacy=false"
         );
-        Self::of(ARM, kernel, &words)
+        Self::of(program, kernel, &words)
     }
 
     fn of(program: &'static str, kernel: &Path, words: &str) -> Self {
@@ -226,7 +232,7 @@ impl Machine {
             seen: vec![],
             deadline: Instant::now() + self.timeout,
             is_nested: self.nest.is_some(),
-            ends_with_0: matches!(self.monitor, Monitor::Script(_)) || self.program == ARM,
+            ends_with_0: matches!(self.monitor, Monitor::Script(_)) || self.program != PC,
         })
     }
 

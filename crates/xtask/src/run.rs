@@ -3,6 +3,7 @@
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::serve::Fixture;
+use crate::toolchains::Processor;
 use crate::{image, kernel, openvmm, toolchains, tools};
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -27,6 +28,19 @@ enum Arch {
     X86_64,
     /// 64-bit ARM
     Aarch64,
+    /// 64-bit RISC-V
+    Riscv64,
+}
+
+impl Arch {
+    /// The processor, if it is not the machine's.
+    fn other(self) -> Option<Processor> {
+        match self {
+            Self::X86_64 => None,
+            Self::Aarch64 => Some(Processor::Aarch64),
+            Self::Riscv64 => Some(Processor::Riscv64),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -37,7 +51,7 @@ pub struct Options {
     /// Processor of the machine; on another one than x86-64 the host is QEMU
     #[arg(long, value_enum, default_value_t = Arch::X86_64)]
     arch: Arch,
-    /// Machine type of QEMU: q35, pc, microvm, for aarch64 virt, or one of these with options [default: q35, or virt]
+    /// Machine type of QEMU: q35, pc, microvm, for other processors virt, or one of these with options [default: q35, or virt]
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     machine: Option<String>,
     /// Size of memory, such as 512M or 2G: 16M to 1024G
@@ -78,8 +92,8 @@ pub const NESTED_PORT: u16 = 8080;
 pub fn run(options: &Options) -> Result<()> {
     match (options.host, options.arch) {
         (Some(host), _) => on(options, host).map(drop),
-        (None, Arch::Aarch64) => on(options, Host::Qemu).map(drop),
         (None, Arch::X86_64) => both(options),
+        (None, _) => on(options, Host::Qemu).map(drop),
     }
 }
 
@@ -126,30 +140,29 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         Host::Openvmm => Some(openvmm::binary()?),
         _ => None,
     };
-    let is_arm = options.arch == Arch::Aarch64;
-    if is_arm {
-        tools::need_qemu_for_arm()?
-    } else {
-        tools::need_qemu()?
-    }
+    let other = options.arch.other();
+    other.map_or_else(tools::need_qemu, Processor::need_qemu)?;
     println!("building the kernel");
-    let elf = match &options.kernel {
-        Some(path) => path.clone(),
-        None if is_arm => toolchains::arm_kernel()?.map_err(Error::msg)?,
-        None => kernel::build()?,
+    let elf = match (&options.kernel, other) {
+        (Some(path), _) => path.clone(),
+        (None, Some(processor)) => toolchains::kernel(processor)?.map_err(Error::msg)?,
+        (None, None) => kernel::build()?,
     };
     let Fixture { folder, tree, ext4: disk0, server } = Fixture::new()?;
     let disk1 = folder.path().join("disk1.img");
     std::fs::File::create(&disk1)?.set_len(16 << 20)?;
 
-    let kind = options.machine.as_deref().unwrap_or(if is_arm { "virt" } else { "q35" });
+    let kind = options.machine.as_deref().unwrap_or(if other.is_some() { "virt" } else { "q35" });
     let is_mmio = kind.starts_with("microvm");
     let bus = if is_mmio { "device" } else { "pci" };
     let mut props = if options.packed { ",packed=on" } else { "" }.to_string();
     let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
+    let memory = format!("{}M", options.memory);
     let mut machine = match host {
-        Host::Qemu if is_arm => Machine::arm(&elf, kind, options.cpus, &format!("{}M", options.memory)),
-        Host::Qemu => Machine::new(&elf, kind, options.cpus, &format!("{}M", options.memory)),
+        Host::Qemu => match other {
+            Some(processor) => Machine::of_processor(processor, &elf, kind, options.cpus, &memory),
+            None => Machine::new(&elf, kind, options.cpus, &memory),
+        },
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
@@ -242,7 +255,7 @@ fn check(options: &Options, host: Host) -> Result<()> {
     );
     ensure!(
         host == Host::Qemu || options.arch == Arch::X86_64,
-        "there is no such host for aarch64: leave out --host, or use --host qemu"
+        "there is no such host for this processor: leave out --host, or use --host qemu"
     );
     ensure!(host == Host::Qemu || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
     for file in options.disk.iter().chain(&options.kernel) {

@@ -30,9 +30,34 @@ const CROSS: Packages = Packages {
     more: &["rustc-web", "rust-web-clippy", "libstd-rust-web-dev:arm64", "libstd-rust-web-dev:riscv64"],
 };
 
-/// The targets other than the machine's for which the library crates are checked.
-const TARGETS: [&str; 2] = [ARM, "riscv64gc-unknown-linux-gnu"];
-const ARM: &str = "aarch64-unknown-linux-gnu";
+/// The processors other than the machine's.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum Processor {
+    Aarch64,
+    Riscv64,
+}
+
+impl Processor {
+    pub const ALL: [Self; 2] = [Self::Aarch64, Self::Riscv64];
+
+    /// The compiler's target.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+            Self::Riscv64 => "riscv64gc-unknown-linux-gnu",
+        }
+    }
+
+    /// Installs QEMU for the processor if there is none.
+    pub fn need_qemu(self) -> Result<()> {
+        match self {
+            Self::Aarch64 => tools::need_qemu_for("qemu-system-aarch64", &["qemu-system-arm"]),
+            // The firmware is a package of its own.
+            Self::Riscv64 => tools::need_qemu_for("qemu-system-riscv64", &["qemu-system-riscv", "opensbi"]),
+        }
+    }
+}
+
 /// The kernel.
 const KERNEL: &str = "-p paravirt-kernel --features bare-metal";
 const MINIMAL: &str = "-p paravirt-minimal --features bare-metal";
@@ -65,33 +90,35 @@ pub fn check() -> Result<Option<String>> {
         oldest.cargo(&format!("check --quiet {packages}"), false)?;
     }
     let cross = Toolchain::get(&CROSS)?;
-    for target in TARGETS {
+    for processor in Processor::ALL {
+        let target = processor.target();
         cross.cargo(&format!("check --quiet --target {target} {PORTABLE}"), true)?;
+        cross.cargo(&format!("check --quiet --target {target} {KERNEL}"), true)?;
     }
-    for kernel in [KERNEL, MINIMAL] {
-        cross.cargo(&format!("check --quiet --target {ARM} {kernel}"), true)?;
-    }
+    cross.cargo(&format!("check --quiet --target {} {MINIMAL}", Processor::Aarch64.target()), true)?;
     Ok(None)
 }
 
-/// Builds the kernel for 64-bit ARM, and returns the path of its ELF file; `Err` with the reason if a program that it takes is not there.
-pub fn arm_kernel() -> Result<Result<PathBuf, String>> {
-    for_arm(KERNEL, "paravirt-kernel")
+/// Builds the kernel for another processor, and returns the path of its ELF file; `Err` with the reason if a program that it takes is not
+/// there.
+pub fn kernel(processor: Processor) -> Result<Result<PathBuf, String>> {
+    build(processor, KERNEL, "paravirt-kernel")
 }
 
-/// Builds the small kernel, as [`arm_kernel`].
+/// Builds the small kernel for 64-bit ARM, as [`kernel`].
 pub fn arm_minimal() -> Result<Result<PathBuf, String>> {
-    for_arm(MINIMAL, "paravirt-minimal")
+    build(Processor::Aarch64, MINIMAL, "paravirt-minimal")
 }
 
-fn for_arm(package: &str, file: &str) -> Result<Result<PathBuf, String>> {
+fn build(processor: Processor, package: &str, file: &str) -> Result<Result<PathBuf, String>> {
     if let Some(why) = missing() {
         return Ok(Err(why));
     }
     let cross = Toolchain::get(&CROSS)?;
     cross.write_linker()?;
-    cross.cargo(&format!("build --quiet --release --target {ARM} {package}"), false)?;
-    Ok(Ok(cross.target().join(ARM).join("release").join(file)))
+    let target = processor.target();
+    cross.cargo(&format!("build --quiet --release --target {target} {package}"), false)?;
+    Ok(Ok(cross.target().join(target).join("release").join(file)))
 }
 
 /// Returns which program or file is missing that the compilers are unpacked with, if one is.
@@ -171,8 +198,11 @@ impl Toolchain {
         command.env("RUSTC", self.starter("rustc")).env("CARGO_TERM_COLOR", "never");
         // Cargo would take these instead of the flags of the target.
         command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", self.starter("linker"));
-        command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS", KERNEL_FLAGS);
+        for processor in Processor::ALL {
+            let target = processor.target().to_uppercase().replace('-', "_");
+            command.env(format!("CARGO_TARGET_{target}_LINKER"), self.starter("linker"));
+            command.env(format!("CARGO_TARGET_{target}_RUSTFLAGS"), KERNEL_FLAGS);
+        }
         if is_clippy {
             // As `cargo clippy -- -D warnings` does.
             command.env("RUSTC_WORKSPACE_WRAPPER", self.starter("clippy-driver"));

@@ -256,28 +256,23 @@ fn qemu_version(program: &str) -> Option<u32> {
 
 /// Installs QEMU for PCs if there is none.
 pub fn need_qemu() -> Result<()> {
-    need_qemu_for("qemu-system-x86_64", "qemu-system-x86")
+    need_qemu_for("qemu-system-x86_64", &["qemu-system-x86"])
 }
 
-/// Installs QEMU for ARM if there is none.
-pub fn need_qemu_for_arm() -> Result<()> {
-    need_qemu_for("qemu-system-aarch64", "qemu-system-arm")
-}
-
-/// Installs QEMU if there is none. On Debian 12 it is installed from the backports: the version in the main archive lacks features
-/// that are tested.
-fn need_qemu_for(program: &str, package: &str) -> Result<()> {
+/// Installs QEMU if there is none, by these packages. On Debian 12 they are installed from the backports: the version in the main archive
+/// lacks features that are tested.
+pub fn need_qemu_for(program: &str, packages: &[&str]) -> Result<()> {
     if qemu_version(program).is_some_and(|version| version >= 8) {
         return Ok(());
     }
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let is_bookworm = release.contains("VERSION_CODENAME=bookworm") && release.contains("ID=debian");
     if is_bookworm && let Some(prefix) = installer() {
-        add_backports(&prefix, package)?;
-        return install(&[package], Some("bookworm-backports"));
+        add_backports(&prefix, &packages.join(" "))?;
+        return install(packages, Some("bookworm-backports"));
     }
     if qemu_version(program).is_none() {
-        return install(&[package], None);
+        return install(packages, None);
     }
     Ok(())
 }

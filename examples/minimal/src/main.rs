@@ -12,6 +12,9 @@ mod machine;
 mod memory;
 #[path = "../../kernel/src/runtime.rs"]
 mod runtime;
+#[cfg(target_arch = "aarch64")]
+#[path = "../../kernel/src/arch/stack_guard.rs"]
+mod stack_guard;
 
 use core::fmt::{self, Write};
 use core::mem::MaybeUninit;

@@ -13,6 +13,7 @@ mod socket;
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
 use crate::serve::Fixture;
+use crate::toolchains::Processor;
 use crate::{image, tap, toolchains, tools};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -30,6 +31,8 @@ const DISK1: u64 = 16 * MIB;
 #[derive(Copy, Clone)]
 struct Usual {
     name: &'static str,
+    /// The processor, unless it is x86-64.
+    processor: Option<Processor>,
     machine: &'static str,
     /// Whether the devices are on MMIO.
     is_mmio: bool,
@@ -55,6 +58,7 @@ const fn usual(
 ) -> Usual {
     Usual {
         name,
+        processor: None,
         machine,
         is_mmio: false,
         is_legacy: false,
@@ -66,6 +70,9 @@ const fn usual(
         needs: "",
     }
 }
+
+const ARM: Option<Processor> = Some(Processor::Aarch64);
+const RISCV: Option<Processor> = Some(Processor::Riscv64);
 
 const USUAL: &[Usual] = &[
     usual("q35 split", "q35", "", 4, 2, 512),
@@ -91,18 +98,45 @@ const USUAL: &[Usual] = &[
         2,
         512,
     ),
-    usual("aarch64: PCI, messages", "virt", ",packed=on", 4, 2, 4096),
-    usual(
-        "aarch64: PCI, messages by the translation service of a GICv3",
-        "virt,gic-version=3",
-        "",
-        2,
-        4,
-        512,
-    ),
-    usual("aarch64: PCI, lines of a GICv3", "virt,gic-version=3,its=off", "", 2, 4, 512),
-    Usual { is_mmio: true, ..usual("aarch64: MMIO, one processor", "virt", "", 1, 1, 512) },
-    Usual { is_mmio: true, is_legacy: true, ..usual("aarch64: legacy MMIO", "virt", "", 1, 2, 512) },
+    Usual { processor: ARM, ..usual("aarch64: PCI, messages", "virt", ",packed=on", 4, 2, 4096) },
+    Usual {
+        processor: ARM,
+        ..usual(
+            "aarch64: PCI, messages by the translation service of a GICv3",
+            "virt,gic-version=3",
+            "",
+            2,
+            4,
+            512,
+        )
+    },
+    Usual {
+        processor: ARM,
+        ..usual("aarch64: PCI, lines of a GICv3", "virt,gic-version=3,its=off", "", 2, 4, 512)
+    },
+    Usual { processor: ARM, is_mmio: true, ..usual("aarch64: MMIO, one processor", "virt", "", 1, 1, 512) },
+    Usual {
+        processor: ARM,
+        is_mmio: true,
+        is_legacy: true,
+        ..usual("aarch64: legacy MMIO", "virt", "", 1, 2, 512)
+    },
+    Usual {
+        processor: RISCV,
+        ..usual("riscv64: PCI, messages", "virt,aia=aplic-imsic", ",packed=on", 4, 4, 4096)
+    },
+    Usual { processor: RISCV, ..usual("riscv64: PCI, lines of a PLIC", "virt", "", 2, 2, 512) },
+    Usual {
+        processor: RISCV,
+        is_mmio: true,
+        ..usual("riscv64: MMIO, lines by messages", "virt,aia=aplic-imsic", "", 1, 2, 512)
+    },
+    Usual {
+        processor: RISCV,
+        is_mmio: true,
+        is_legacy: true,
+        ..usual("riscv64: legacy MMIO, one processor", "virt", "", 1, 1, 512)
+    },
     Usual {
         is_mmio: true,
         is_legacy: true,
@@ -122,8 +156,8 @@ const USUAL: &[Usual] = &[
 /// The files and the server that all cases share.
 struct Bench {
     kernel: PathBuf,
-    /// The kernel for 64-bit ARM, or why there is none, once a case needs it.
-    arm_kernel: Mutex<Option<Result<PathBuf, String>>>,
+    /// The kernels for other processors, or why there is none, once a case needs it.
+    kernels: Mutex<Vec<(Processor, Result<PathBuf, String>)>>,
     tree: PathBuf,
     ext4: PathBuf,
     folder: PathBuf,
@@ -144,7 +178,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
     let Fixture { folder, tree, ext4, server } = Fixture::new()?;
     let bench = Bench {
         kernel: kernel.into(),
-        arm_kernel: Mutex::new(None),
+        kernels: Mutex::new(vec![]),
         tree,
         ext4,
         folder: folder.path().into(),
@@ -258,14 +292,16 @@ impl Bench {
         Ok(path)
     }
 
-    /// Returns the kernel for 64-bit ARM, which is built by the first case that asks for it.
-    fn arm_kernel(&self) -> Result<Result<PathBuf, String>> {
-        let mut built = self.arm_kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        if built.is_none() {
-            tools::need_qemu_for_arm()?;
-            *built = Some(toolchains::arm_kernel()?);
+    /// Returns the kernel for another processor, which is built by the first case that asks for it.
+    fn kernel_for(&self, processor: Processor) -> Result<Result<PathBuf, String>> {
+        let mut built = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, kernel)) = built.iter().find(|(of, _)| *of == processor) {
+            return Ok(kernel.clone());
         }
-        Ok(built.clone().unwrap_or_else(|| Err("the kernel was not built".into())))
+        processor.need_qemu()?;
+        let kernel = toolchains::kernel(processor)?;
+        built.push((processor, kernel.clone()));
+        Ok(kernel)
     }
 
     fn machine(&self, machine: &str, cpus: u16) -> Machine {
@@ -280,14 +316,12 @@ impl Bench {
         let disk1 = self.scratch(&format!("scratch{number}.img"), DISK1)?;
         let Usual { props, queues, block, is_mmio, is_legacy, .. } = *case;
         let bus = if is_mmio { "device" } else { "pci" };
-        let is_arm = case.machine.starts_with("virt");
-        let mut machine = if is_arm {
-            match self.arm_kernel()? {
-                Ok(kernel) => Machine::arm(&kernel, case.machine, case.cpus, "512M"),
+        let mut machine = match case.processor {
+            Some(processor) => match self.kernel_for(processor)? {
+                Ok(kernel) => Machine::of_processor(processor, &kernel, case.machine, case.cpus, "512M"),
                 Err(why) => return Ok(Outcome::Skipped(why)),
-            }
-        } else {
-            self.machine(case.machine, case.cpus)
+            },
+            None => self.machine(case.machine, case.cpus),
         };
         if is_mmio {
             machine.add(&format!("-global virtio-mmio.force-legacy={is_legacy}"));
@@ -338,12 +372,16 @@ impl Bench {
         must_contain(&transcript, "serial=\"sn1\"")?;
         let entry = match case.kernel {
             "reenter=linux" => "entry=linux",
-            _ if is_arm => "entry=device-tree",
+            _ if case.processor.is_some() => "entry=device-tree",
             _ => "entry=pvh",
         };
         must_contain(&transcript, entry)?;
-        if is_arm {
-            let has_messages = !is_mmio && !case.machine.ends_with("its=off");
+        if let Some(processor) = case.processor {
+            let has_messages = !is_mmio
+                && match processor {
+                    Processor::Aarch64 => !case.machine.ends_with("its=off"),
+                    Processor::Riscv64 => case.machine.contains("imsic"),
+                };
             must_contain(&transcript, if has_messages { "signalling=messages" } else { "signalling=line" })?;
         }
         Ok(Outcome::Passed)

@@ -3,7 +3,8 @@
 
 use super::{Bench, DISK1, Outcome, Special, must_contain, must_end, must_fit_the_stack};
 use crate::guest::Machine;
-use crate::{kernel, toolchains, tools};
+use crate::toolchains::Processor;
+use crate::{kernel, toolchains};
 use anyhow::{Result, ensure};
 use std::fs::File;
 use std::io::Write;
@@ -166,14 +167,15 @@ impl Bench {
     }
 
     fn arm_minimal(&self) -> Result<Outcome> {
-        tools::need_qemu_for_arm()?;
+        Processor::Aarch64.need_qemu()?;
         let kernel = match toolchains::arm_minimal()? {
             Ok(kernel) => kernel,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
         let disk = self.minimal_disk("arm-minimal.img")?;
         for bus in ["pci", "device"] {
-            minimal_on(Machine::arm(&kernel, "virt", 1, "512M"), &disk, bus)?;
+            let machine = Machine::of_processor(Processor::Aarch64, &kernel, "virt", 1, "512M");
+            minimal_on(machine, &disk, bus)?;
         }
         Ok(Outcome::Passed)
     }
@@ -187,7 +189,7 @@ impl Bench {
 
     /// The bridge replaces the sender of a message, by which the translation service finds what it means.
     fn conventional(&self) -> Result<Outcome> {
-        let kernel = match self.arm_kernel()? {
+        let kernel = match self.kernel_for(Processor::Aarch64)? {
             Ok(kernel) => kernel,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
@@ -195,7 +197,8 @@ impl Bench {
             "-device pcie-pci-bridge,id=b",
             "-device i82801b11-bridge,id=a -device pci-bridge,id=b,bus=a,chassis_nr=1",
         ] {
-            let mut machine = crate::guest::Machine::arm(&kernel, "virt,gic-version=3", 2, "512M");
+            let mut machine =
+                Machine::of_processor(Processor::Aarch64, &kernel, "virt,gic-version=3", 2, "512M");
             machine.drive("d0", &self.ext4, ",readonly=on").add(bridges);
             machine.add("-device virtio-blk-pci,drive=d0,bus=b,addr=1");
             machine.command_line = "list mount=disk0".into();

@@ -1,9 +1,8 @@
-//! Boot: the entry code, and the information in the device tree.
+//! Boot: the entry code.
 
 use super::{console, paging};
-use crate::memory::Ranges;
+pub use crate::arch::device_tree::BootInfo;
 use core::arch::global_asm;
-use paravirt_firmware::device_tree::DeviceTree;
 
 global_asm!(
     r#"
@@ -82,84 +81,6 @@ pub fn processor_entry() -> u64 {
 
 /// Where QEMU puts the device tree for a kernel that is an ELF file: at the start of RAM.
 const DEFAULT_TREE: u64 = 0x4000_0000;
-/// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
-const COMMAND_LINE: usize = 4096;
-/// Maximum length of a device tree.
-const MAX_TREE: usize = 2 << 20;
-
-/// What the loader passed.
-pub struct BootInfo {
-    tree: Option<&'static [u8]>,
-    ram: Ranges,
-}
-
-impl BootInfo {
-    /// Reads the device tree at `address`.
-    ///
-    /// # Safety
-    ///
-    /// The memory there is mapped, and is not written as long as the kernel runs.
-    unsafe fn read(address: u64) -> Self {
-        // SAFETY: by the contract of this function.
-        let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
-        let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
-        let mut this = Self { tree, ram: Ranges::new() };
-        let Some(parsed) = this.tree() else { return this };
-        let memory = parsed
-            .nodes()
-            .filter(|node| node.is_enabled() && node.property("device_type") == Some(b"memory\0"));
-        // The tree itself is not memory to allocate.
-        let taken = address & !4095..(address + tree.map_or(0, <[u8]>::len) as u64).next_multiple_of(4096);
-        for (start, len) in memory.flat_map(|node| node.registers()) {
-            let end = start.saturating_add(len);
-            this.add(start, end.min(taken.start.max(start)));
-            this.add(start.max(taken.end.min(end)), end);
-        }
-        this
-    }
-
-    /// Adds a range of RAM, unless it is empty.
-    fn add(&mut self, start: u64, end: u64) {
-        if start < end {
-            self.ram.add(start, end);
-        }
-    }
-
-    /// Returns the device tree.
-    pub fn tree(&self) -> Option<DeviceTree<'static>> {
-        DeviceTree::parse(self.tree?)
-    }
-
-    /// Returns the bytes of the device tree.
-    pub fn device_tree(&self) -> Option<&'static [u8]> {
-        self.tree
-    }
-
-    /// Returns the name of the boot protocol.
-    pub fn entry(&self) -> &'static str {
-        "device-tree"
-    }
-
-    /// Returns the ranges of RAM.
-    pub fn ram(&self) -> &Ranges {
-        &self.ram
-    }
-
-    /// Returns the command line.
-    ///
-    /// # Errors
-    ///
-    /// A sentence if it is too long, or no text.
-    pub fn command_line(&self) -> Result<&str, &'static str> {
-        let line = self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs")).unwrap_or_default();
-        let line = line.strip_suffix(&[0]).unwrap_or(line);
-        if line.len() > COMMAND_LINE {
-            return Err("the command line is longer than 4096 bytes: shorten it");
-        }
-        core::str::from_utf8(line).map_err(|_| "the command line is not UTF-8")
-    }
-}
-
 /// Switches address translation on, reads the device tree and runs the kernel; called by the entry code, on the boot stack.
 #[unsafe(no_mangle)]
 extern "C" fn rust_start(tree: u64) -> ! {

@@ -8,7 +8,6 @@ mod gic;
 pub mod interrupts;
 mod its;
 pub mod paging;
-pub mod pci;
 pub mod power;
 pub mod processors;
 mod runtime;

@@ -60,16 +60,6 @@ memset:
 "#
 );
 
-/// What functions compare a copy on their stack with: Debian's `core` checks its stack.
-#[unsafe(no_mangle)]
-static __stack_chk_guard: usize = 0x5aa5_c33c_1234_00ff;
-
-/// Called by a function whose stack was overwritten.
-#[unsafe(no_mangle)]
-extern "C" fn __stack_chk_fail() -> ! {
-    panic!("a stack was overwritten")
-}
-
 /// Asked for what the processor can do, to choose atomic instructions: the base of the architecture.
 #[unsafe(no_mangle)]
 extern "C" fn getauxval(_kind: u64) -> u64 {

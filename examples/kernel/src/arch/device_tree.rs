@@ -1,0 +1,90 @@
+//! What a machine tells the kernel that is described by a device tree: its memory and the command line.
+
+use crate::memory::Ranges;
+use paravirt_firmware::device_tree::DeviceTree;
+
+/// Maximum length of the command line in bytes. A longer one is refused: a word that is cut may mean something else.
+const COMMAND_LINE: usize = 4096;
+/// Maximum length of a device tree.
+const MAX_TREE: usize = 2 << 20;
+
+/// What the loader passed.
+pub struct BootInfo {
+    tree: Option<&'static [u8]>,
+    ram: Ranges,
+}
+
+impl BootInfo {
+    /// Reads the device tree at `address`.
+    ///
+    /// # Safety
+    ///
+    /// The memory there is mapped, and is not written as long as the kernel runs.
+    pub unsafe fn read(address: u64) -> Self {
+        // SAFETY: by the contract of this function.
+        let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
+        let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
+        let mut this = Self { tree, ram: Ranges::new() };
+        let Some(parsed) = this.tree() else { return this };
+        let memory = parsed
+            .nodes()
+            .filter(|node| node.is_enabled() && node.property("device_type") == Some(b"memory\0"));
+        // The tree itself is not memory to allocate.
+        let tree = (address, tree.map_or(0, <[u8]>::len) as u64);
+        let kept = parsed.reserved().chain(core::iter::once(tree));
+        let kept =
+            kept.map(|(start, len)| (start & !4095, start.saturating_add(len).saturating_add(4095) & !4095));
+        for (start, len) in memory.flat_map(|node| node.registers()) {
+            let (mut at, end) = (start, start.saturating_add(len));
+            while at < end {
+                // The first range that is kept from there on.
+                let next = kept.clone().filter(|(from, to)| from < to && *to > at && *from < end).min();
+                let (from, to) = next.unwrap_or((end, end));
+                this.add(at, from);
+                at = to;
+            }
+        }
+        this
+    }
+
+    /// Adds a range of RAM, unless it is empty.
+    fn add(&mut self, start: u64, end: u64) {
+        if start < end {
+            self.ram.add(start, end);
+        }
+    }
+
+    /// Returns the device tree.
+    pub fn tree(&self) -> Option<DeviceTree<'static>> {
+        DeviceTree::parse(self.tree?)
+    }
+
+    /// Returns the bytes of the device tree.
+    pub fn device_tree(&self) -> Option<&'static [u8]> {
+        self.tree
+    }
+
+    /// Returns the name of the boot protocol.
+    pub fn entry(&self) -> &'static str {
+        "device-tree"
+    }
+
+    /// Returns the ranges of RAM.
+    pub fn ram(&self) -> &Ranges {
+        &self.ram
+    }
+
+    /// Returns the command line.
+    ///
+    /// # Errors
+    ///
+    /// A sentence if it is too long, or no text.
+    pub fn command_line(&self) -> Result<&str, &'static str> {
+        let line = self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs")).unwrap_or_default();
+        let line = line.strip_suffix(&[0]).unwrap_or(line);
+        if line.len() > COMMAND_LINE {
+            return Err("the command line is longer than 4096 bytes: shorten it");
+        }
+        core::str::from_utf8(line).map_err(|_| "the command line is not UTF-8")
+    }
+}
