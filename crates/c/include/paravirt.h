@@ -9,10 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Of the kernel: reports `len` bytes of text, and does not return.
 #ifdef __cplusplus
 extern "C"
 #endif
-// Of the kernel: reports `len` bytes of text, and does not return.
+#ifdef __GNUC__
+__attribute__((noreturn))
+#endif
 void paravirt_panic(const char *text, size_t len);
 
 // No time: of a deadline, that there is none.
@@ -462,7 +465,7 @@ struct paravirt_segment {
 struct paravirt_buffer {
     // `count` segments, in the order of the bytes; they do not overlap.
     const struct paravirt_segment *segments;
-    // The number of segments: at most `max_segments` of the device.
+    // The number of segments: at most `max_segments` of a disk, and `paravirt_options.segments` of another device.
     size_t count;
     // The kernel's own, returned with the completion.
     void *owner;
@@ -599,7 +602,7 @@ struct paravirt_sent {
 // A handler of an interrupt, to be kept and passed to `paravirt_handler_call`.
 struct paravirt_handler {
     // The library's own.
-    size_t words[2];
+    void *words[2];
 };
 
 // Pages for devices to access.
@@ -1036,7 +1039,8 @@ void paravirt_services_poll(struct paravirt_services *services,
                             paravirt_on_found on_found,
                             void *context);
 
-// Opens the virtio device whose `len` bytes of registers are at the physical address `base`. `line` may be null.
+// Opens the virtio device whose `len` bytes of registers are at the physical address `base`. `line` may be null. A library that was
+// built without the feature `virtio` passes nothing to `on_found`.
 void paravirt_services_open_mmio(struct paravirt_services *services,
                                  uint64_t base,
                                  size_t len,
@@ -1070,7 +1074,7 @@ void paravirt_services_close(struct paravirt_services *services);
 // Opens the clock of the hypervisor, one at a time; null if there is none that is the same on all processors.
 struct paravirt_clock *paravirt_services_open_clock(struct paravirt_services *services);
 
-// Returns the time of the clock in nanoseconds.
+// Returns the time of the clock in nanoseconds. Callable in any context, and by several processors at once.
 uint64_t paravirt_clock_now(struct paravirt_clock *clock);
 
 // Closes the clock; null is permitted.
@@ -1079,8 +1083,8 @@ void paravirt_clock_close(struct paravirt_clock *clock);
 // Opens what tells the host of a crash; null if the host accepts no reports.
 struct paravirt_crash_reporter *paravirt_services_open_crash_reporter(struct paravirt_services *services);
 
-// Reports a crash, with five values of the guest's and a text of `len` bytes, which may be null. Callable in any context. Some hosts
-// stop the guest here.
+// Reports a crash, with five values of the guest's and a text of `len` bytes, which may be null. Callable in any context, and by several
+// processors at once. Some hosts stop the guest here.
 bool paravirt_report_crash(struct paravirt_crash_reporter *reporter,
                            const uint64_t (*values)[5],
                            const char *text,
@@ -1141,8 +1145,8 @@ struct paravirt_notify *paravirt_sockets_notify(struct paravirt_sockets *sockets
 // Closes all sockets and the device; null is permitted.
 void paravirt_sockets_close(struct paravirt_sockets *sockets);
 
-// Returns a short English text that describes `status`. It is constant and ends in a zero.
-const char *paravirt_status_text(enum paravirt_status status);
+// Returns a short English text that describes `status`, a `paravirt_status`. It is constant and ends in a zero.
+const char *paravirt_status_text(uint32_t status);
 
 // Writes up to `len` bytes to the console, and the number of bytes that it took to `written`; 0 when there is no room now.
 enum paravirt_status paravirt_console_write(struct paravirt_console *console,
@@ -1179,15 +1183,6 @@ struct paravirt_notify *paravirt_entropy_notify(struct paravirt_entropy *source)
 
 // Closes the source; null is permitted.
 void paravirt_entropy_close(struct paravirt_entropy *source);
-
-// Of the kernel: reports `len` bytes of text, and does not return.
-extern void paravirt_panic(const char *text, size_t len);
-
-// Referenced by `core`, which was built for unwinding; never called, as panics abort.
-void rust_eh_personality(void);
-
-// As [`rust_eh_personality`].
-void _Unwind_Resume(void);
 
 #ifdef __cplusplus
 }  // extern "C"

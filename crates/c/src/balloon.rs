@@ -127,7 +127,7 @@ pub unsafe extern "C" fn paravirt_balloon_report_free(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_balloon_notify(balloon: *mut paravirt_balloon) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_balloon::get(balloon) }.as_notify()
+    unsafe { paravirt_balloon::notify(balloon) }
 }
 
 /// Closes the balloon; null is permitted. Pages in it stay with the host.

@@ -305,7 +305,7 @@ pub unsafe extern "C" fn paravirt_block_queue_notify(
     queue: *mut paravirt_block_queue,
 ) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_block_queue::get(queue) }.as_notify()
+    unsafe { paravirt_block_queue::notify(queue) }
 }
 
 /// Closes the queue; null is permitted. Buffers in flight are not returned, and the device may access them until it has been reset: the

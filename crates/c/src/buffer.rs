@@ -18,14 +18,11 @@ pub struct paravirt_segment {
 pub struct paravirt_buffer {
     /// `count` segments, in the order of the bytes; they do not overlap.
     pub segments: *const paravirt_segment,
-    /// The number of segments: at most `max_segments` of the device.
+    /// The number of segments: at most `max_segments` of a disk, and `paravirt_options.segments` of another device.
     pub count: usize,
     /// The kernel's own, returned with the completion.
     pub owner: *mut c_void,
 }
-
-/// The number of segments that a buffer may have.
-const MAX_SEGMENTS: usize = 64;
 
 /// A buffer of the kernel's.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ unsafe impl DmaBuffer for Buffer {
         }
         let segments = match self.kernel.count {
             0 => &[],
-            count if count > MAX_SEGMENTS || self.kernel.segments.is_null() => &[],
+            _ if self.kernel.segments.is_null() => &[],
             // SAFETY: by the contract there are as many segments, of the same layout, which the kernel leaves alone.
             count => unsafe { core::slice::from_raw_parts(self.kernel.segments.cast::<Segment>(), count) },
         };

@@ -29,11 +29,46 @@ pub(crate) trait Handle: Sized {
     ///
     /// `handle` came from `create`, is not closed and not in use elsewhere.
     unsafe fn get<'a>(handle: *mut Self) -> &'a mut Self::Value {
+        // SAFETY: by the contract of this function.
+        unsafe { &mut *Self::at(handle) }
+    }
+
+    /// Returns the value, which other processors may use at the same time by this function alone.
+    ///
+    /// # Safety
+    ///
+    /// `handle` came from `create`, is not closed and not in use by [`get`](Self::get).
+    unsafe fn share<'a>(handle: *mut Self) -> &'a Self::Value
+    where
+        Self::Value: Sync,
+    {
+        // SAFETY: by the contract of this function.
+        unsafe { &*Self::at(handle) }
+    }
+
+    /// Returns what finds the value's [`Notify`].
+    ///
+    /// # Safety
+    ///
+    /// As for [`at`](Self::at).
+    unsafe fn notify<T: 'static>(handle: *mut Self) -> *mut paravirt_notify
+    where
+        Self: Handle<Value = Waited<T>>,
+    {
+        // SAFETY: by the contract of this function.
+        unsafe { Self::at(handle) }.cast()
+    }
+
+    /// Returns the address of the value, which stays that of the whole value whoever uses it in between.
+    ///
+    /// # Safety
+    ///
+    /// `handle` came from `create`, and is not closed.
+    unsafe fn at(handle: *mut Self) -> *mut Self::Value {
         // SAFETY: by the contract of this function; the reference that is made is not dropped.
         unsafe {
             let raw = NonNull::new_unchecked(handle.cast::<()>());
-            let owner = ManuallyDrop::new(PageArc::<Kernel, UnsafeCell<Self::Value>>::from_raw(raw));
-            &mut *owner.get()
+            ManuallyDrop::new(PageArc::<Kernel, UnsafeCell<Self::Value>>::from_raw(raw)).get()
         }
     }
 
@@ -75,10 +110,6 @@ impl<T: Notify + 'static> Waited<T> {
         }
         Self { notify: notify::<T>, value }
     }
-
-    pub fn as_notify(&mut self) -> *mut paravirt_notify {
-        core::ptr::from_mut(self).cast()
-    }
 }
 
 /// What can be waited for: a queue, or a device with queues of its own. It is a part of the handle that it came from, and valid as long.
@@ -89,7 +120,7 @@ pub struct paravirt_notify {
 
 /// # Safety
 ///
-/// `notify` came from `as_notify` of a value that is alive and not in use elsewhere.
+/// `notify` came from [`Handle::notify`] of a value that is alive and not in use elsewhere.
 unsafe fn find<'a>(notify: *mut paravirt_notify) -> &'a mut dyn Notify {
     // SAFETY: by the contract of this function; the function pointer is first, whatever the type of the value.
     unsafe {

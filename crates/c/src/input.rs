@@ -150,7 +150,7 @@ pub unsafe extern "C" fn paravirt_input_set_leds(device: *mut paravirt_input, le
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_input_notify(device: *mut paravirt_input) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_input::get(device) }.as_notify()
+    unsafe { paravirt_input::notify(device) }
 }
 
 /// Closes the device; null is permitted.

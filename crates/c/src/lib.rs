@@ -6,8 +6,9 @@
 //! # Contracts
 //!
 //! * Every pointer to a structure or handle is valid and not null, except where null is said to be permitted. A handle is used by one
-//!   processor at a time, and not after it was closed. Different handles may be used at once.
-//! * All functions are for task context, except [`paravirt_handler_call`] and [`paravirt_report_crash`].
+//!   processor at a time, except by `paravirt_clock_now` and `paravirt_report_crash`, and not after it was closed. Different handles
+//!   may be used at once.
+//! * All functions are for task context, except [`paravirt_handler_call`], [`paravirt_clock_now`] and [`paravirt_report_crash`].
 //! * Structures that a function fills in are valid when it returned [`paravirt_status::Ok`].
 //! * Times are nanoseconds since any fixed moment, of [`paravirt_platform::now`]; [`PARAVIRT_NEVER`] is no time.
 //! * Nothing unwinds through a call. What would panic, which no function is known to do, calls `paravirt_panic`.

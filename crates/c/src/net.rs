@@ -526,7 +526,7 @@ pub unsafe extern "C" fn paravirt_net_queue_reset(queue: *mut paravirt_net_queue
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_net_queue_notify(queue: *mut paravirt_net_queue) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_net_queue::get(queue) }.as_notify()
+    unsafe { paravirt_net_queue::notify(queue) }
 }
 
 /// Closes the queue pair; null is permitted. As for a queue of a disk, buffers in flight are not returned.

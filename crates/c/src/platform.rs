@@ -26,7 +26,7 @@ pub struct paravirt_dma {
 #[derive(Copy, Clone, Debug)]
 pub struct paravirt_handler {
     /// The library's own.
-    pub words: [usize; 2],
+    pub words: [*mut c_void; 2],
 }
 
 /// A message-signalled interrupt.

@@ -304,8 +304,8 @@ pub unsafe extern "C" fn paravirt_services_poll(
     });
 }
 
-/// Opens the virtio device whose `len` bytes of registers are at the physical address `base`. `line` may be null.
-#[cfg(feature = "virtio")]
+/// Opens the virtio device whose `len` bytes of registers are at the physical address `base`. `line` may be null. A library that was
+/// built without the feature `virtio` passes nothing to `on_found`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_services_open_mmio(
     services: *mut paravirt_services,
@@ -324,8 +324,13 @@ pub unsafe extern "C" fn paravirt_services_open_mmio(
         polarity: if line.is_low { Polarity::Low } else { Polarity::High },
     });
     let report = Report { kernel: *kernel, on_found, context };
+    #[cfg(feature = "virtio")]
     // SAFETY: by the contract of the crate there is a device that no other driver uses.
-    unsafe { services.open_mmio(base, len, line, &mut |found| report.found(found)) };
+    unsafe {
+        services.open_mmio(base, len, line, &mut |found| report.found(found));
+    }
+    #[cfg(not(feature = "virtio"))]
+    let _ = (services, base, len, line, report);
 }
 
 /// Answers what the host asks of the guest as a whole. From the first call on the host expects answers: the kernel calls this on each
@@ -400,11 +405,11 @@ pub unsafe extern "C" fn paravirt_services_open_clock(
     }
 }
 
-/// Returns the time of the clock in nanoseconds.
+/// Returns the time of the clock in nanoseconds. Callable in any context, and by several processors at once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_clock_now(clock: *mut paravirt_clock) -> u64 {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_clock::get(clock) }.now().as_nanos()
+    unsafe { paravirt_clock::share(clock) }.now().as_nanos()
 }
 
 /// Closes the clock; null is permitted.
@@ -427,8 +432,8 @@ pub unsafe extern "C" fn paravirt_services_open_crash_reporter(
     }
 }
 
-/// Reports a crash, with five values of the guest's and a text of `len` bytes, which may be null. Callable in any context. Some hosts
-/// stop the guest here.
+/// Reports a crash, with five values of the guest's and a text of `len` bytes, which may be null. Callable in any context, and by several
+/// processors at once. Some hosts stop the guest here.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_report_crash(
     reporter: *mut paravirt_crash_reporter,
@@ -439,7 +444,7 @@ pub unsafe extern "C" fn paravirt_report_crash(
     // SAFETY: the contract of the crate.
     unsafe {
         let text = core::str::from_utf8(bytes_at(text, len)).ok().filter(|text| !text.is_empty());
-        paravirt_crash_reporter::get(reporter).report(*values, text)
+        paravirt_crash_reporter::share(reporter).report(*values, text)
     }
 }
 

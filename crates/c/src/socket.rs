@@ -186,7 +186,7 @@ pub unsafe extern "C" fn paravirt_sockets_is_flushed(sockets: *mut paravirt_sock
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_sockets_notify(sockets: *mut paravirt_sockets) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_sockets::get(sockets) }.as_notify()
+    unsafe { paravirt_sockets::notify(sockets) }
 }
 
 /// Closes all sockets and the device; null is permitted.

@@ -110,7 +110,7 @@ pub unsafe extern "C" fn paravirt_console_size(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_console_notify(console: *mut paravirt_console) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_console::get(console) }.as_notify()
+    unsafe { paravirt_console::notify(console) }
 }
 
 /// Closes the console; null is permitted.
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn paravirt_entropy_fill(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn paravirt_entropy_notify(source: *mut paravirt_entropy) -> *mut paravirt_notify {
     // SAFETY: the contract of the crate.
-    unsafe { paravirt_entropy::get(source) }.as_notify()
+    unsafe { paravirt_entropy::notify(source) }
 }
 
 /// Closes the source; null is permitted.

@@ -111,6 +111,14 @@ fn services_of_a_machine_without_devices_give_everything_back() {
 #[test]
 fn every_status_has_a_text() {
     // SAFETY: the texts end in a zero.
-    let text = unsafe { CStr::from_ptr(paravirt_status_text(paravirt_status::FaultReset)) };
-    assert_eq!(text.to_str(), Ok("the device is being reset"));
+    let text = |status| unsafe { CStr::from_ptr(paravirt_status_text(status)) }.to_str().unwrap();
+    assert_eq!(text(paravirt_status::Ok as u32), "done");
+    assert_eq!(text(paravirt_status::FaultReset as u32), "the device is being reset");
+    let last = paravirt_status::Other as u32;
+    assert_eq!(text(last), "an unknown error");
+    let all: std::collections::HashSet<_> = (0..=last).map(text).collect();
+    assert_eq!(all.len(), last as usize + 1, "a text stands for two");
+    // Of a number that is none, which C may pass.
+    assert!(!all.contains(text(last + 1)));
+    assert_eq!(text(u32::MAX), text(last + 1));
 }
