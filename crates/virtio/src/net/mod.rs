@@ -174,9 +174,11 @@ impl<P: Platform, B: DmaBuffer> VirtioNet<P, B> {
         };
         let device = VirtioDevice::open(platform, transport, choose)?;
         let features = NetFeatures::from_bits_truncate(device.features());
-        // The header of a frame has 12 bytes on a modern device, and on a legacy device only with mergeable buffers.
+        // The header of a frame has 12 bytes on a modern device, and on a legacy device only with mergeable buffers; and only a device that
+        // takes any layout takes it in one descriptor with the frame. §5.1.6.1, §2.7.4.3
         let is_legacy = device.features() & Features::VERSION_1.bits() == 0;
-        if is_legacy && !features.contains(NetFeatures::MRG_RXBUF) {
+        let takes_any_layout = device.features() & Features::ANY_LAYOUT.bits() != 0;
+        if is_legacy && !(features.contains(NetFeatures::MRG_RXBUF) && takes_any_layout) {
             return Err(OpenError::Legacy);
         }
         let bytes = device.with_transport(|t| read_config(t, CONFIG_FIELDS));
