@@ -106,24 +106,41 @@ extern "C" fn module_config_write16(function: u32, offset: u32, value: u16) {
     }
 }
 
+/// Returns the first virtio block device without the legacy interface that has no driver, with a reference. VIRTIO 1.3 §4.1.2
+fn find() -> Option<*mut bindings::pci_dev> {
+    let mut device = core::ptr::null_mut();
+    loop {
+        // SAFETY: the search begins nowhere, or behind a device of which this holds the reference, which the call gives up.
+        device = unsafe { bindings::pci_get_device(0x1af4, 0x1042, device) };
+        if device.is_null() {
+            return None;
+        }
+        // SAFETY: this holds a reference to the device.
+        if unsafe { (*device).dev.driver.is_null() } {
+            return Some(device);
+        }
+    }
+}
+
 struct Disk;
 
 impl kernel::Module for Disk {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        // A virtio block device without the legacy interface. VIRTIO 1.3 §4.1.2
-        // SAFETY: the search may begin nowhere.
-        let device = unsafe { bindings::pci_get_device(0x1af4, 0x1042, core::ptr::null_mut()) };
-        if device.is_null() {
-            pr_err!("there is no virtio disk\n");
-            return Err(ENODEV);
+        let device = find().ok_or_else(|| {
+            pr_err!("there is no virtio disk without a driver\n");
+            ENODEV
+        })?;
+        // SAFETY: the module holds a reference to the device, which it gives up if it does not use it.
+        unsafe {
+            if let Err(error) = kernel::error::to_result(bindings::pci_enable_device(device)) {
+                bindings::pci_dev_put(device);
+                return Err(error);
+            }
         }
         DEVICE.store(device, Ordering::Release);
         let this = Self;
-        // SAFETY: the module holds a reference to the device; no driver of the kernel's is configured for it.
-        unsafe {
-            kernel::error::to_result(bindings::pci_enable_device(device))?;
-            kernel::error::to_result(paravirt_read_first_block(bindings::pci_dev_id(device)))?;
-        }
+        // SAFETY: the device is enabled, and has no other driver.
+        kernel::error::to_result(unsafe { paravirt_read_first_block(bindings::pci_dev_id(device)) })?;
         Ok(this)
     }
 }

@@ -15,13 +15,14 @@ use {paravirt_scsi as _, paravirt_vmbus_ring as _};
 
 // What the module provides. None keeps what it is given.
 unsafe extern "C" {
-    safe fn module_log(text: *const u8, len: usize);
-    safe fn module_pages(pages: usize, bus: *mut u64) -> *mut u8;
-    safe fn module_free(at: *mut u8, pages: usize);
+    /// Logs `len` bytes of text.
+    fn module_log(text: *const u8, len: usize);
+    fn module_pages(pages: usize, bus: *mut u64) -> *mut u8;
+    fn module_free(at: *mut u8, pages: usize);
     safe fn module_now() -> u64;
     safe fn module_relax();
-    safe fn module_map(phys: u64, len: usize) -> *mut u8;
-    safe fn module_unmap(at: *mut u8);
+    fn module_map(phys: u64, len: usize) -> *mut u8;
+    fn module_unmap(at: *mut u8);
     safe fn module_config_read(function: u32, offset: u32) -> u32;
     safe fn module_config_write(function: u32, offset: u32, value: u32);
     safe fn module_config_write16(function: u32, offset: u32, value: u16);
@@ -51,12 +52,14 @@ struct Linux;
 unsafe impl Platform for Linux {
     fn dma_alloc(&self, pages: NonZeroUsize) -> Result<RawDma, AllocError> {
         let mut bus = 0;
-        let cpu = NonNull::new(module_pages(pages.get(), &raw mut bus)).ok_or(AllocError)?;
+        // SAFETY: the module writes one number to `bus`.
+        let cpu = NonNull::new(unsafe { module_pages(pages.get(), &raw mut bus) }).ok_or(AllocError)?;
         Ok(RawDma { cpu, bus: BusAddr(bus), pages })
     }
 
     unsafe fn dma_free(&self, region: RawDma) {
-        module_free(region.cpu.as_ptr(), region.pages.get());
+        // SAFETY: by the contract of this function they came from `module_pages`, and are not used any more.
+        unsafe { module_free(region.cpu.as_ptr(), region.pages.get()) }
     }
 
     fn now(&self) -> Instant {
@@ -68,11 +71,13 @@ unsafe impl Platform for Linux {
     }
 
     unsafe fn map(&self, phys: u64, len: usize) -> Result<NonNull<u8>, MapError> {
-        NonNull::new(module_map(phys, len)).ok_or(MapError)
+        // SAFETY: by the contract of this function these are registers of a device, if they are not RAM, which the module refuses.
+        NonNull::new(unsafe { module_map(phys, len) }).ok_or(MapError)
     }
 
     unsafe fn unmap(&self, base: NonNull<u8>, _len: usize) {
-        module_unmap(base.as_ptr());
+        // SAFETY: by the contract of this function `map` returned it.
+        unsafe { module_unmap(base.as_ptr()) }
     }
 }
 
@@ -124,7 +129,8 @@ fn read(at: Address) -> Option<()> {
     let sum = done.buffer?.bytes().iter().fold(0u64, |sum, byte| sum.wrapping_add(u64::from(*byte)));
     let mut line = Line { bytes: [0; 96], len: 0 };
     write!(line, "disk at={at} blocks={} first={sum}", info.blocks).ok()?;
-    module_log(line.bytes.as_ptr(), line.len);
+    // SAFETY: the line has as many bytes.
+    unsafe { module_log(line.bytes.as_ptr(), line.len) };
     Some(())
 }
 
