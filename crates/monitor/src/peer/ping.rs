@@ -39,10 +39,13 @@ impl Ping {
                 println!("monitor: ping {seq_no} answered");
             }
         }
-        if self.answered >= self.wanted || now < self.next || !socket.can_send() {
+        if self.answered >= self.wanted || now < self.next {
             return false;
         }
         self.next = now + INTERVAL;
+        if !socket.can_send() {
+            return false;
+        }
         let request = Icmpv4Repr::EchoRequest { ident: IDENT, seq_no: self.sent, data: DATA };
         self.sent = self.sent.wrapping_add(1);
         let mut bytes = vec![0; request.buffer_len()];
