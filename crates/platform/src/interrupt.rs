@@ -159,8 +159,8 @@ pub unsafe trait Interrupts: Send + Sync {
         None
     }
 
-    /// Binds `handler` to entry `entry` of the MSI-X table of PCI function `from`, of which the kernel
-    /// [owns](Self::own_entries) at least as many, and returns a vector to unbind it by. `processor` is where the interrupt would best
+    /// Binds `handler` to entry `entry` of the MSI-X table of PCI function `from`, less than what [`own_entries`](Self::own_entries)
+    /// returned for it, and returns a vector to unbind it by. `processor` is where the interrupt would best
     /// be handled.
     ///
     /// # Errors

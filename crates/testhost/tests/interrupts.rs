@@ -135,3 +135,23 @@ fn messages_that_the_kernel_programs_are_left_to_it() {
     assert_eq!(guest.bound_handlers(), 0, "a handler stayed bound");
     assert_eq!(host.device().registers().message_writes, 0, "the driver wrote what the kernel owns");
 }
+
+/// The line of a device whose messages are on raises nothing: a kernel that cannot bind them has to poll.
+#[test]
+fn a_device_whose_messages_the_kernel_cannot_bind_is_polled() {
+    const FROM: Requester = Requester { segment: 0, id: 0x18 };
+    let guest = Guest::with(1, true);
+    guest.own_entries(2);
+    guest.limit_vectors(0);
+    let host = BlkHost::new(&guest, Ring::Split, 64);
+    {
+        let mut registers = host.device().registers();
+        (registers.messages, registers.requester, registers.line) = (4, Some(FROM), Some(LINE));
+    }
+    let mut disk = VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default())
+        .expect("a disk");
+    assert_eq!(disk.info().connection.signalling, Signalling::Polled);
+    assert_eq!(disk.take_queue(0).expect("a queue").arm(), Arm::Unsignalled);
+    assert_eq!(guest.bound_handlers(), 0);
+    assert_eq!(host.device().registers().message_writes, 0, "the driver wrote what the kernel owns");
+}
