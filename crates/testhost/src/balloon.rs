@@ -100,11 +100,11 @@ impl VirtioBalloonHost {
     pub fn request_statistics(&self) {
         self.with(|state| {
             sync_queues(&self.guest, self.ring, &self.device, &mut state.queues);
-            if let (Some((generation, queue)), Some((of, report))) =
-                (&mut state.queues[2], state.report.take())
-                && *generation == of
-            {
-                queue.push(&report, 0);
+            match (&mut state.queues[2], state.report.take()) {
+                (Some((generation, queue)), Some((of, report))) if *generation == of => {
+                    queue.push(&report, 0)
+                }
+                _ => {}
             }
         });
     }
@@ -141,7 +141,7 @@ impl VirtioBalloonHost {
 
 impl State {
     fn take_statistics(&mut self, chain: &Chain) {
-        let entries = chain.readable.as_chunks::<10>().0.iter();
+        let entries = chain.readable.chunks_exact(10);
         self.statistics = entries
             .map(|entry| {
                 let (tag, value) = entry.split_at(2);
@@ -152,8 +152,8 @@ impl State {
     }
 
     fn serve(&mut self, index: usize, chain: &Chain) {
-        for page in chain.readable.as_chunks::<4>().0 {
-            let page = u32::from_le_bytes(*page);
+        for page in chain.readable.chunks_exact(4) {
+            let page = u32::from_le_bytes(page.try_into().expect("four bytes"));
             let is_right = if index == 0 { self.taken.insert(page) } else { self.taken.remove(&page) };
             if !is_right {
                 self.faults.push(format!("queue {index} page {page:#x} inflated or deflated twice"));

@@ -32,10 +32,8 @@ fn machine() -> (Guest, HvHost) {
 fn change(number: usize, at: usize, by: fn(u8) -> u8) -> impl FnMut(&mut Vec<u8>) + Send + 'static {
     let mut count = 0;
     move |bytes| {
-        if count == number
-            && let Some(byte) = bytes.get_mut(at)
-        {
-            *byte = by(*byte);
+        if count == number {
+            bytes.get_mut(at).into_iter().for_each(|byte| *byte = by(*byte));
         }
         count += 1;
     }

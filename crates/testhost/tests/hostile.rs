@@ -204,7 +204,7 @@ proptest! {
     fn any_configuration_is_survived(bytes in any::<[u8; 60]>(), features in any::<u64>()) {
         if let Some(info) = blk::parse(&bytes, blk::BlkFeatures::from_bits_truncate(features), 14) {
             prop_assert!(info.block_size.is_power_of_two() && info.block_size >= 512);
-            prop_assert!(info.max_bytes >= info.block_size && info.max_bytes.is_multiple_of(info.block_size));
+            prop_assert!(info.max_bytes >= info.block_size && info.max_bytes % info.block_size == 0);
             prop_assert!((1..=14).contains(&info.max_segments));
         }
         let bytes: &[u8; 20] = bytes.first_chunk().expect("20 bytes");

@@ -74,10 +74,8 @@ fn every_byte_of_every_message_changed() {
                 let mut count = 0;
                 host.faults(&guest, |faults| {
                     faults.mutate = Some(Box::new(move |bytes| {
-                        if count == number
-                            && let Some(byte) = bytes.get_mut(at)
-                        {
-                            *byte = change(*byte);
+                        if count == number {
+                            bytes.get_mut(at).into_iter().for_each(|byte| *byte = change(*byte));
                         }
                         count += 1;
                     }));

@@ -198,10 +198,10 @@ impl Bus {
             mutate(&mut bytes);
         }
         let verdict = self.faults.judge.as_mut().map_or(Verdict::Pass, |judge| judge(Said::Message(&bytes)));
-        if let Verdict::Refuse(at, value) = verdict
-            && let Some(to) = bytes.get_mut(at..at + 4)
-        {
-            to.copy_from_slice(&value.to_le_bytes());
+        if let Verdict::Refuse(at, value) = verdict {
+            if let Some(to) = bytes.get_mut(at..at + 4) {
+                to.copy_from_slice(&value.to_le_bytes());
+            }
         }
         // Padded, as some hosts do.
         bytes.resize(bytes.len().next_multiple_of(8).min(240), 0);

@@ -231,8 +231,8 @@ impl VmbusDevice for BalloonHost {
                 if let (DmMessageType::BALLOON_RESPONSE, Ok((head, rest))) =
                     (kind, DmBalloonResponse::read_from_prefix(bytes))
                 {
-                    for range in rest.as_chunks::<8>().0.iter().take((head.more_and_count >> 1) as usize) {
-                        let range = u64::from_le_bytes(*range);
+                    for range in rest.chunks_exact(8).take((head.more_and_count >> 1) as usize) {
+                        let range = u64::from_le_bytes(range.try_into().expect("eight bytes"));
                         balloon.held.push((range & ((1 << 40) - 1), range >> 40));
                     }
                 }

@@ -180,10 +180,10 @@ impl StorDrive {
 
     fn try_run(&mut self, cdb: &[u8], data: &[u8], room: usize) -> Result<Answer, [u8; 3]> {
         let opcode = cdb[0];
-        if opcode != 0x12
-            && let Some(attention) = self.attentions.pop_front()
-        {
-            return Err(attention);
+        if opcode != 0x12 {
+            if let Some(attention) = self.attentions.pop_front() {
+                return Err(attention);
+            }
         }
         let size = self.block_size as usize;
         let long = |at: usize| u64::from_be_bytes(cdb[at..at + 8].try_into().expect("eight bytes"));

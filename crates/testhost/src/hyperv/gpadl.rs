@@ -31,7 +31,7 @@ impl Bus {
             ..
         } = *message;
         let pages = (byte_count as usize).div_ceil(4096);
-        let is_whole = byte_offset == 0 && byte_count.is_multiple_of(4096) && range_count == 1 && pages > 0;
+        let is_whole = byte_offset == 0 && byte_count % 4096 == 0 && range_count == 1 && pages > 0;
         if !is_whole || usize::from(range_buffer_len) != 8 + pages * 8 {
             return self.violation("a GPADL of a shape that some hosts do not know");
         }
@@ -56,9 +56,9 @@ impl Bus {
         let Some(gpadl) = self.gpadls.get_mut(&id) else { return };
         let left = gpadl.expected - gpadl.frames.len();
         let before = gpadl.frames.len();
-        gpadl
-            .frames
-            .extend(bytes.as_chunks::<8>().0.iter().take(left).map(|frame| u64::from_le_bytes(*frame)));
+        let words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes")));
+        gpadl.frames.extend(words.take(left));
         let is_memory = gpadl.frames[before..].iter().all(|frame| address(*frame, 0).is_some());
         if is_memory && gpadl.frames.len() < gpadl.expected {
             return;

@@ -291,7 +291,7 @@ impl HvHost {
             let is_fast = control & HvHypercallFlags::FAST.bits() != 0;
             match (HvHypercallCode(control as u16), is_fast) {
                 (HvHypercallCode::POST_MESSAGE, false) => {
-                    if !input.is_multiple_of(8) || input % 4096 > 4096 - 256 {
+                    if input % 8 != 0 || input % 4096 > 4096 - 256 {
                         return HvStatus::INVALID_ALIGNMENT;
                     }
                     if let Some(status) = state.refuse.pop_front() {

@@ -329,9 +329,8 @@ impl VmbusDevice for NetVspHost {
                     }
                     out.in_band(&padded(&notice));
                 }
-                while !host.receive.frames.is_empty()
-                    && let Some(message) = host.control.pop_front()
-                {
+                while !host.receive.frames.is_empty() {
+                    let Some(message) = host.control.pop_front() else { break };
                     host.deliver(memory, &[message], true, out);
                 }
             }
@@ -458,7 +457,7 @@ impl Host {
             self.sent.push((channel, frame.to_vec()));
             self.infos.push(infos);
             bytes = &bytes[length..];
-            if !bytes.is_empty() && !length.is_multiple_of(8) {
+            if !bytes.is_empty() && length % 8 != 0 {
                 return self.violation("a frame that is not aligned");
             }
         }

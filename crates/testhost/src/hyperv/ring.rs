@@ -177,7 +177,7 @@ impl<M: HostRingMemory> Shared<M> {
     /// after `from`.
     fn position(&self, word: usize, from: u64, most: u64) -> Result<u64, HostRingError> {
         let index = self.get(word);
-        if !index.is_multiple_of(8) || u64::from(index) >= self.size {
+        if index % 8 != 0 || u64::from(index) >= self.size {
             return Err(HostRingError::Index(index));
         }
         let further = (u64::from(index) + self.size - from % self.size) % self.size;
@@ -339,8 +339,9 @@ impl<M: HostRingMemory> HostWriter<M> {
         bytes.resize((len - FOOTER) as usize, 0);
         // The footer has 4 reserved bytes and the index of the descriptor.
         bytes.extend((u64::from(self.ring.index(self.written)) << 32).to_le_bytes());
-        for (position, word) in (self.written..).step_by(8).zip(bytes.as_chunks::<8>().0) {
-            self.ring.word(position).store(u64::from_le_bytes(*word), Ordering::Relaxed);
+        for (position, word) in (self.written..).step_by(8).zip(bytes.chunks_exact(8)) {
+            let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+            self.ring.word(position).store(word, Ordering::Relaxed);
         }
         self.written += len;
         Ok(())

@@ -111,7 +111,7 @@ impl Host {
                 None => return RndisStatus::FAILURE,
             },
             RndisOid::TCP_OFFLOAD_PARAMETERS if value.len() >= 20 && value[0] == 0x80 => {}
-            RndisOid::IEEE_802_3_MULTICAST_LIST if value.len().is_multiple_of(6) => {}
+            RndisOid::IEEE_802_3_MULTICAST_LIST if value.len() % 6 == 0 => {}
             RndisOid::GEN_RECEIVE_SCALE_PARAMETERS => {
                 let (Some(size), Some(offset)) = (word(12), word(16)) else {
                     return RndisStatus::INVALID_DATA;

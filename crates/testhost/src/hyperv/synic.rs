@@ -118,7 +118,7 @@ impl Synic {
             HvMsr(at) if (HvMsr::STIMER0_CONFIG.0..=HvMsr::STIMER3_COUNT.0).contains(&at) => {
                 let place = at - HvMsr::STIMER0_CONFIG.0;
                 let (config, count) = &mut vp.timers[place as usize / 2];
-                if place.is_multiple_of(2) {
+                if place % 2 == 0 {
                     *config = value;
                 } else {
                     *count = value;

@@ -7,9 +7,8 @@ fn read_all(bench: &Bench, queue: &mut Queue, seed: u64, count: u64) {
     let (mut sent, mut done, mut aborted) = (0, 0, 0);
     let mut spare: Vec<Buffer> = (0..16).map(|_| bench.filled(512, 0)).collect();
     while done < count {
-        while sent < count
-            && let Some(into) = spare.pop()
-        {
+        while sent < count {
+            let Some(into) = spare.pop() else { break };
             match queue.submit(read(sent, (seed + sent) % 64, into)) {
                 Ok(()) => sent += 1,
                 Err(Refused { reason, request: Request { op: Op::Read { into, .. }, .. }, .. }) => {

@@ -68,6 +68,8 @@ fn build(program: Program) -> Result<String> {
         "--release",
         "-p",
         "paravirt-testhost",
+        "--features",
+        "compare",
         &kind,
         program.name,
     ]))?;
