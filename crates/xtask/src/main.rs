@@ -6,6 +6,7 @@ mod bindings;
 mod bootable;
 mod debian;
 mod deny;
+mod efi;
 mod examples;
 mod fuzz;
 mod guest;

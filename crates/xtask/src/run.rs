@@ -4,7 +4,7 @@ use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::serve::Fixture;
 use crate::toolchains::Processor;
-use crate::{image, kernel, openvmm, toolchains, tools};
+use crate::{efi, image, kernel, openvmm, toolchains, tools};
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -51,6 +51,9 @@ pub struct Options {
     /// Processor of the machine; on another one than x86-64 the host is QEMU
     #[arg(long, value_enum, default_value_t = Arch::X86_64)]
     arch: Arch,
+    /// Boot by UEFI, with ACPI, on aarch64
+    #[arg(long)]
+    uefi: bool,
     /// Machine type of QEMU: q35, pc, microvm, for other processors virt, or one of these with options [default: q35, or virt]
     #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     machine: Option<String>,
@@ -149,6 +152,13 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         (None, None) => kernel::build()?,
     };
     let Fixture { folder, tree, ext4: disk0, server } = Fixture::new()?;
+    let (elf, firmware) = if options.uefi {
+        let (firmware, image) = (efi::firmware()?, folder.path().join("kernel.efi"));
+        efi::write(&elf, &image)?;
+        (image, Some(firmware))
+    } else {
+        (elf, None)
+    };
     let disk1 = folder.path().join("disk1.img");
     std::fs::File::create(&disk1)?.set_len(16 << 20)?;
 
@@ -170,6 +180,9 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         return on_openvmm(options, binary, machine, &tree, [&disk0, &disk1]);
     }
     machine.timeout = Duration::from_secs(options.timeout);
+    firmware.into_iter().for_each(|path| {
+        machine.add(&format!("-bios {path}"));
+    });
     if is_mmio {
         machine.add("-global virtio-mmio.force-legacy=false");
         props = String::new();
@@ -252,6 +265,10 @@ fn check(options: &Options, host: Host) -> Result<()> {
     ensure!(
         queues == 1 || queues <= cpus * 8,
         "{queues} queues are too many for {cpus} processors: use at most 8 per processor"
+    );
+    ensure!(
+        !options.uefi || options.arch == Arch::Aarch64,
+        "only the kernel for aarch64 is an application of UEFI: add --arch aarch64, or use `cargo xtask image` on x86_64"
     );
     ensure!(
         host == Host::Qemu || options.arch == Arch::X86_64,

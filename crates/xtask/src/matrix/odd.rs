@@ -4,7 +4,7 @@
 use super::{Bench, DISK1, Outcome, Special, must_contain, must_end, must_fit_the_stack};
 use crate::guest::Machine;
 use crate::toolchains::Processor;
-use crate::{kernel, toolchains};
+use crate::{efi, kernel, toolchains};
 use anyhow::{Result, ensure};
 use std::fs::File;
 use std::io::Write;
@@ -20,6 +20,7 @@ pub(super) const CASES: &[(&str, Special)] = &[
     ("the stack that the search for devices takes", Bench::stack),
     ("aarch64: behind a bridge to conventional PCI", Bench::conventional),
     ("the small kernel, on PCI and MMIO", Bench::minimal),
+    ("aarch64: by UEFI, with ACPI and without", Bench::arm_efi),
     ("aarch64: the small kernel, on PCI and MMIO", Bench::arm_minimal),
     ("a command line that is too long", Bench::long_command_line),
     ("more memory than the kernel uses", Bench::much_memory),
@@ -176,6 +177,44 @@ impl Bench {
         for bus in ["pci", "device"] {
             let machine = Machine::of_processor(Processor::Aarch64, &kernel, "virt", 1, "512M");
             minimal_on(machine, &disk, bus)?;
+        }
+        Ok(Outcome::Passed)
+    }
+
+    /// Firmware describes the machine by ACPI, and loads the kernel as its application.
+    fn arm_efi(&self) -> Result<Outcome> {
+        let kernel = match self.kernel_for(Processor::Aarch64)? {
+            Ok(kernel) => kernel,
+            Err(why) => return Ok(Outcome::Skipped(why)),
+        };
+        let firmware = efi::firmware()?;
+        let image = self.folder.join("kernel.efi");
+        efi::write(&kernel, &image)?;
+        for (kind, cpus, bus, controller) in [
+            ("virt", 2, "pci", "gic-v2m"),
+            ("virt,gic-version=3", 4, "pci", "gic-v3-its"),
+            // Firmware runs at the exception level of a hypervisor.
+            ("virt,virtualization=on", 2, "device", "gic-v2m"),
+            // It passes the device tree.
+            ("virt,acpi=off", 1, "pci", "gic-v2m"),
+        ] {
+            let mut machine = Machine::of_processor(Processor::Aarch64, &image, kind, cpus, "512M");
+            machine.add(&format!("-bios {firmware}"));
+            machine.drive("d0", &self.ext4, ",readonly=on");
+            machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-rng-{bus}"));
+            machine.add(&format!("-netdev user,id=n0 -device virtio-net-{bus},netdev=n0"));
+            machine.command_line = format!(
+                "list entropy=64 mount=disk0 dhcp ping http=http://10.0.2.2:{}/large.bin idle=1",
+                self.port
+            );
+            let transcript = machine.run(|_| ())?;
+            must_end(&transcript, 0)?;
+            must_contain(&transcript, &format!("entry=uefi processors={cpus} interrupts={controller} "))?;
+            must_contain(&transcript, if bus == "pci" { "signalling=messages" } else { "signalling=line" })?;
+            must_contain(&transcript, &crate::image::expected_page(&self.tree)?)?;
+            for line in crate::image::expected_files(&self.tree)? {
+                must_contain(&transcript, &line)?;
+            }
         }
         Ok(Outcome::Passed)
     }

@@ -1,4 +1,4 @@
-//! What a machine tells the kernel that is described by a device tree: its memory and the command line.
+//! What a boot loader tells the kernel of a machine that is no PC, its memory and the command line: by a device tree, or by UEFI.
 
 use crate::memory::Ranges;
 use paravirt_firmware::device_tree::DeviceTree;
@@ -12,6 +12,8 @@ const MAX_TREE: usize = 2 << 20;
 pub struct BootInfo {
     tree: Option<&'static [u8]>,
     ram: Ranges,
+    #[cfg(target_arch = "aarch64")]
+    efi: Option<super::aarch64::efi::Passed>,
 }
 
 impl BootInfo {
@@ -22,9 +24,13 @@ impl BootInfo {
     /// The memory there is mapped, and is not written as long as the kernel runs.
     pub unsafe fn read(address: u64) -> Self {
         // SAFETY: by the contract of this function.
-        let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
-        let tree = DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes);
-        let mut this = Self { tree, ram: Ranges::new() };
+        let tree = unsafe { find(address) };
+        let mut this = Self {
+            tree,
+            ram: Ranges::new(),
+            #[cfg(target_arch = "aarch64")]
+            efi: None,
+        };
         let Some(parsed) = this.tree() else { return this };
         let memory = parsed
             .nodes()
@@ -64,8 +70,30 @@ impl BootInfo {
         self.tree
     }
 
+    /// Takes what UEFI passed, with a device tree if it has one.
+    ///
+    /// # Safety
+    ///
+    /// As for [`read`](Self::read).
+    #[cfg(target_arch = "aarch64")]
+    pub unsafe fn from_efi(passed: super::aarch64::efi::Passed, ram: Ranges, tree: Option<u64>) -> Self {
+        // SAFETY: by the contract of this function.
+        let tree = tree.and_then(|address| unsafe { find(address) });
+        Self { tree, ram, efi: Some(passed) }
+    }
+
+    /// Returns the address of ACPI's RSDP.
+    #[cfg(target_arch = "aarch64")]
+    pub fn rsdp(&self) -> Option<u64> {
+        self.efi.as_ref()?.rsdp
+    }
+
     /// Returns the name of the boot protocol.
     pub fn entry(&self) -> &'static str {
+        #[cfg(target_arch = "aarch64")]
+        if self.efi.is_some() {
+            return "uefi";
+        }
         "device-tree"
     }
 
@@ -80,11 +108,27 @@ impl BootInfo {
     ///
     /// A sentence if it is too long, or no text.
     pub fn command_line(&self) -> Result<&str, &'static str> {
-        let line = self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs")).unwrap_or_default();
+        let from_tree = || self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs"));
+        #[cfg(target_arch = "aarch64")]
+        let passed = self.efi.as_ref().map(|passed| passed.command_line);
+        #[cfg(not(target_arch = "aarch64"))]
+        let passed: Option<&[u8]> = None;
+        let line = passed.or_else(from_tree).unwrap_or_default();
         let line = line.strip_suffix(&[0]).unwrap_or(line);
         if line.len() > COMMAND_LINE {
             return Err("the command line is longer than 4096 bytes: shorten it");
         }
         core::str::from_utf8(line).map_err(|_| "the command line is not UTF-8")
     }
+}
+
+/// Returns the device tree at `address`; `None` if there is none.
+///
+/// # Safety
+///
+/// As for [`BootInfo::read`].
+unsafe fn find(address: u64) -> Option<&'static [u8]> {
+    // SAFETY: by the contract of this function.
+    let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
+    DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes)
 }

@@ -1,5 +1,5 @@
 //! What depends on the processor and the machine around it; each folder has the same modules. Beside them is what processors share
-//! whose machines are described by a device tree.
+//! whose machines are no PCs.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

@@ -1,6 +1,6 @@
 //! Boot: the entry code.
 
-use super::{console, paging};
+use super::{console, efi, paging};
 pub use crate::arch::device_tree::BootInfo;
 use core::arch::global_asm;
 
@@ -9,6 +9,11 @@ global_asm!(
 .section .text.boot, "ax"
 .global start
 start:
+    b tree_start
+// The entry of the image for UEFI: the second instruction of the kernel.
+    b efi_start
+
+tree_start:
     mov x19, x0
     bl to_el1
     adrp x1, boot_stack_end
@@ -33,6 +38,7 @@ processor_start:
     b rust_processor_start
 
 // Leaves the exception level of a hypervisor, and switches floating point on.
+.global to_el1
 to_el1:
     mrs x1, CurrentEL
     cmp x1, #8
@@ -91,11 +97,25 @@ extern "C" fn rust_start(tree: u64) -> ! {
     }
     let tree = if tree == 0 { DEFAULT_TREE } else { tree };
     // SAFETY: everything is mapped, and the loader's tree is not in memory that the kernel allocates.
-    let info = unsafe { BootInfo::read(tree) };
-    let port = info
-        .tree()
-        .and_then(|tree| tree.nodes().find(|node| node.is_enabled() && node.is_compatible("arm,pl011")));
-    console::set_base(port.and_then(|port| port.registers().next()).map(|(base, _)| base));
+    run(unsafe { BootInfo::read(tree) })
+}
+
+/// Runs the kernel behind UEFI; called by the code that leaves it, on the boot stack.
+#[unsafe(no_mangle)]
+extern "C" fn rust_start_from_efi() -> ! {
+    // SAFETY: as in `rust_start`.
+    unsafe {
+        paging::fill(kernel_range().0);
+        paging::enable();
+    }
+    run(efi::take_info())
+}
+
+fn run(info: BootInfo) -> ! {
+    if let Some(tree) = info.tree() {
+        let port = tree.nodes().find(|node| node.is_enabled() && node.is_compatible("arm,pl011"));
+        console::set_base(port.and_then(|port| port.registers().next()).map(|(base, _)| base));
+    }
     crate::main(info)
 }
 

@@ -1,11 +1,10 @@
 //! The interrupt controller: a GICv2, with a frame for messages (v2m) where there is one, or a GICv3, with its translation service (ITS)
 //! where there is one. Arm IHI 0048, IHI 0069
 
-use super::boot::BootInfo;
 use super::{its, processors, time};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use paravirt_firmware::device_tree::Node;
+use paravirt_firmware::device_tree::{DeviceTree, Node};
 use paravirt_platform::{Message, Requester};
 
 /// Registers of the distributor.
@@ -66,9 +65,21 @@ fn write8(base: &AtomicU64, offset: u64, value: u8) {
     unsafe { ((base.load(Ordering::Relaxed) + offset) as *mut u8).write_volatile(value) }
 }
 
-/// Finds the controller, and prepares it and this processor. Returns what the kernel calls it.
-pub fn init(info: &BootInfo) -> Option<&'static str> {
-    let tree = info.tree()?;
+/// A controller, and where its registers are.
+pub struct Controller {
+    /// 2, or 3.
+    pub version: u32,
+    pub distributor: u64,
+    /// The interface of each processor of a GICv2, or the redistributors of a GICv3.
+    pub interface: u64,
+    /// The frame for messages of a GICv2.
+    pub frame: Option<u64>,
+    /// The translation service of a GICv3.
+    pub service: Option<u64>,
+}
+
+/// Finds the controller that a device tree describes.
+pub fn find(tree: DeviceTree<'_>) -> Option<Controller> {
     let registers = |node: Node<'_>| {
         let mut ranges = node.registers().map(|(base, _)| base);
         Some((ranges.next()?, ranges.next()?))
@@ -81,26 +92,32 @@ pub fn init(info: &BootInfo) -> Option<&'static str> {
         Some(node) => (3, registers(node)?),
         None => (2, registers(old?)?),
     };
+    let first = |name| find(&[name]).and_then(|node| node.registers().next()).map(|(base, _)| base);
+    let (frame, service) = (first("arm,gic-v2m-frame"), first("arm,gic-v3-its"));
+    Some(Controller { version, distributor, interface, frame, service })
+}
+
+/// Prepares the controller and this processor. Returns what the kernel calls it.
+pub fn init(controller: &Controller) -> &'static str {
+    let Controller { version, distributor, interface, frame, service } = *controller;
     DISTRIBUTOR.store(distributor, Ordering::Relaxed);
     INTERFACE.store(interface, Ordering::Relaxed);
     VERSION.store(version, Ordering::Release);
-    let frame = find(&["arm,gic-v2m-frame"]).and_then(|node| node.registers().next());
-    if let (2, Some((frame, _))) = (version, frame) {
+    if let (2, Some(frame)) = (version, frame) {
         FRAME.store(frame, Ordering::Relaxed);
         let kind = read(&FRAME, MESSAGE_TYPE);
         FIRST_MESSAGE.store(kind >> 16 & 0x3ff, Ordering::Relaxed);
         MESSAGES.store(kind & 0x3ff, Ordering::Relaxed);
     }
     write(&DISTRIBUTOR, CONTROL, if version == 3 { V3_CONTROL } else { 1 });
-    let service = find(&["arm,gic-v3-its"]).and_then(|node| node.registers().next());
-    let has_service = version == 3 && service.is_some_and(|(base, _)| its::init(base));
+    let has_service = version == 3 && service.is_some_and(its::init);
     init_processor();
-    Some(match (version, MESSAGES.load(Ordering::Relaxed)) {
+    match (version, MESSAGES.load(Ordering::Relaxed)) {
         (2, 0) => "gic-v2",
         (2, _) => "gic-v2m",
         _ if has_service => "gic-v3-its",
         _ => "gic-v3",
-    })
+    }
 }
 
 fn is_v3() -> bool {

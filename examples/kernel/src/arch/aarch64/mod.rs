@@ -1,8 +1,10 @@
-//! 64-bit ARM: a machine that a device tree describes.
+//! 64-bit ARM: a machine that a device tree describes, or ACPI.
 
+mod acpi;
 pub mod boot;
 pub mod console;
 pub mod cpu;
+pub mod efi;
 mod exceptions;
 mod gic;
 pub mod interrupts;
@@ -22,13 +24,23 @@ pub fn early(_info: &BootInfo) {
     exceptions::install();
 }
 
-/// Reads what the device tree describes, and prepares time and interrupts. Returns no RSDP, and what the kernel prints of the machine.
+/// Reads what the device tree or ACPI describes, and prepares time and interrupts. Returns the address of the RSDP, if the machine is
+/// described by ACPI, and what the kernel prints of the machine.
 pub fn init(info: &BootInfo) -> (Option<u64>, String) {
-    power::init(info);
+    let (rsdp, controller) = match (info.tree(), info.rsdp()) {
+        (Some(tree), _) => {
+            let method = tree.find("psci").and_then(|psci| psci.property("method"));
+            power::set_secure(method == Some(b"smc\0"));
+            processors::add_all(tree);
+            (None, gic::find(tree))
+        }
+        (None, rsdp) => (rsdp, rsdp.and_then(acpi::init)),
+    };
     let hz = time::init();
-    let Some(gic) = gic::init(info) else {
-        log::error!("the device tree has no interrupt controller that is known here");
+    let Some(controller) = controller else {
+        log::error!("firmware describes no interrupt controller that is known here");
         crate::exit::exit(1);
     };
-    (None, format!("interrupts={gic} clock=arch-timer hz={hz}"))
+    let gic = gic::init(&controller);
+    (rsdp, format!("interrupts={gic} clock=arch-timer hz={hz}"))
 }

@@ -1,6 +1,5 @@
 //! How the machine ends: by PSCI, the calls to firmware for processors and power. Arm DEN 0022
 
-use super::boot::BootInfo;
 use crate::exit::stop;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +10,9 @@ const SYSTEM_OFF: u32 = 0x8400_0008;
 /// Whether calls are made by `smc`, not by `hvc`.
 static IS_SECURE: AtomicBool = AtomicBool::new(false);
 
-/// Reads how calls are made.
-pub fn init(info: &BootInfo) {
-    let method = info.tree().and_then(|tree| tree.find("psci")?.property("method"));
-    IS_SECURE.store(method == Some(b"smc\0"), Ordering::Relaxed);
+/// Sets whether calls are made by `smc`.
+pub fn set_secure(is_secure: bool) {
+    IS_SECURE.store(is_secure, Ordering::Relaxed);
 }
 
 fn call(function: u32, first: u64, second: u64, third: u64) -> i64 {

@@ -1,10 +1,11 @@
-//! The other processors: the device tree reports them, and PSCI starts them.
+//! The other processors: the device tree or ACPI reports them, and PSCI starts them.
 
 use super::boot::{self, BootInfo};
 use super::{exceptions, gic, power};
 use crate::smp::MAX_PROCESSORS;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use paravirt_firmware::device_tree::DeviceTree;
 
 /// The affinity fields of MPIDR.
 const AFFINITY: u64 = 0xff_00ff_ffff;
@@ -25,6 +26,20 @@ pub fn all() -> impl Iterator<Item = u64> {
     ALL.iter().take(COUNT.load(Ordering::Relaxed)).map(|id| id.load(Ordering::Relaxed))
 }
 
+/// Adds a processor with this affinity, which firmware reports.
+pub fn add(id: u64) {
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    if let Some(slot) = ALL.get(count) {
+        slot.store(id & AFFINITY, Ordering::Relaxed);
+    }
+}
+
+/// Adds the processors of a device tree.
+pub fn add_all(tree: DeviceTree<'_>) {
+    let nodes = tree.nodes().filter(|node| node.property("device_type") == Some(b"cpu\0"));
+    nodes.filter_map(|node| node.registers().next()).for_each(|(id, _)| add(id));
+}
+
 /// Returns the number of processors that are not in [`all`].
 pub fn ignored() -> usize {
     COUNT.load(Ordering::Relaxed).saturating_sub(MAX_PROCESSORS)
@@ -40,18 +55,8 @@ pub fn init_this() {
 pub struct Starter;
 
 impl Starter {
-    /// Reads which processors there are.
-    pub fn new(info: &BootInfo) -> Option<Self> {
-        let nodes = info.tree()?.nodes().filter(|node| node.property("device_type") == Some(b"cpu\0"));
-        let ids = nodes.filter_map(|node| node.registers().next()).map(|(id, _)| id & AFFINITY);
-        let mut count = 0;
-        for id in ids {
-            if let Some(slot) = ALL.get(count) {
-                slot.store(id, Ordering::Relaxed);
-            }
-            count += 1;
-        }
-        COUNT.store(count, Ordering::Relaxed);
+    /// The processors are known already.
+    pub fn new(_info: &BootInfo) -> Option<Self> {
         Some(Self)
     }
 
