@@ -250,7 +250,7 @@ enum paravirt_socket_state {
     PARAVIRT_SOCKET_STATE_RESET,
 };
 
-// Operations of a request, for [`paravirt_request::op`].
+// Operations of a request, for `paravirt_request.op`.
 enum paravirt_op {
     // Reads into the buffer.
     PARAVIRT_OP_READ,
@@ -268,7 +268,7 @@ enum paravirt_op {
     PARAVIRT_OP_WRITE_ZEROES_UNMAP,
 };
 
-// Protocols of a segmented frame, for [`paravirt_net_meta::segment_kind`].
+// Protocols of a segmented frame, for `paravirt_net_meta.segment_kind`.
 enum paravirt_segment_kind {
     // Not segmented.
     PARAVIRT_SEGMENT_KIND_NONE,
@@ -280,7 +280,7 @@ enum paravirt_segment_kind {
     PARAVIRT_SEGMENT_KIND_UDP,
 };
 
-// States of a checksum, for [`paravirt_net_meta::checksum`].
+// States of a checksum, for `paravirt_net_meta.checksum`.
 enum paravirt_checksum {
     // Received: not verified. Sent: complete.
     PARAVIRT_CHECKSUM_NONE,
@@ -300,7 +300,7 @@ enum paravirt_receive_mode {
     PARAVIRT_RECEIVE_MODE_PROMISCUOUS,
 };
 
-// Axes, for [`paravirt_input_event::code`].
+// Axes, for `paravirt_input_event.code`.
 enum paravirt_axis {
     // To the right.
     PARAVIRT_AXIS_X,
@@ -443,8 +443,9 @@ struct paravirt_block_event {
     enum paravirt_status fault;
 };
 
-// What wakes a task of the kernel's. It stays valid as long as it is registered anywhere: until the device and every queue taken from it are closed (of the services: until they are closed), or until another
-// one was registered in its place and no interrupt handler of the device is running.
+// What wakes a task of the kernel's. It stays valid as long as it is registered anywhere: until the device and every queue taken from it
+// are closed (of the services: until they are closed), or until another one was registered in its place and no interrupt handler of the
+// device is running.
 struct paravirt_waker {
     // Called with `context`, also in interrupt context.
     void (*wake)(void *context);

@@ -95,7 +95,7 @@ pub struct paravirt_block_event {
     pub fault: paravirt_status,
 }
 
-/// Operations of a request, for [`paravirt_request::op`].
+/// Operations of a request, for `paravirt_request.op`.
 #[repr(C)]
 #[derive(Copy, Clone, Debug)]
 pub enum paravirt_op {

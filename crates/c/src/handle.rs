@@ -129,8 +129,9 @@ unsafe fn find<'a>(notify: *mut paravirt_notify) -> &'a mut dyn Notify {
     }
 }
 
-/// What wakes a task of the kernel's. It stays valid as long as it is registered anywhere: until the device and every queue taken from it are closed (of the services: until they are closed), or until another
-/// one was registered in its place and no interrupt handler of the device is running.
+/// What wakes a task of the kernel's. It stays valid as long as it is registered anywhere: until the device and every queue taken from it
+/// are closed (of the services: until they are closed), or until another one was registered in its place and no interrupt handler of the
+/// device is running.
 #[repr(C)]
 #[derive(Debug)]
 pub struct paravirt_waker {

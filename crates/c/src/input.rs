@@ -45,7 +45,7 @@ pub enum paravirt_input_kind {
     Other,
 }
 
-/// Axes, for [`paravirt_input_event::code`].
+/// Axes, for `paravirt_input_event.code`.
 #[repr(C)]
 #[derive(Copy, Clone, Debug)]
 pub enum paravirt_axis {

@@ -106,7 +106,7 @@ pub struct paravirt_net_event {
     pub fault: paravirt_status,
 }
 
-/// Protocols of a segmented frame, for [`paravirt_net_meta::segment_kind`].
+/// Protocols of a segmented frame, for `paravirt_net_meta.segment_kind`.
 #[repr(C)]
 #[derive(Copy, Clone, Debug)]
 pub enum paravirt_segment_kind {
@@ -120,7 +120,7 @@ pub enum paravirt_segment_kind {
     Udp,
 }
 
-/// States of a checksum, for [`paravirt_net_meta::checksum`].
+/// States of a checksum, for `paravirt_net_meta.checksum`.
 #[repr(C)]
 #[derive(Copy, Clone, Debug)]
 pub enum paravirt_checksum {
