@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Headers and the alignment of the one section, of code and data.
 const HEADERS: u32 = 0x1000;
+const ELF_ARM64: u16 = 183;
 const MACHINE_ARM64: u16 = 0xaa64;
 /// An executable image; a program of 64 bits, and an application of UEFI.
 const EXECUTABLE: u16 = 0x0002;
@@ -39,6 +40,8 @@ fn flatten(elf: &[u8]) -> Result<(Vec<u8>, u32)> {
         anyhow::Ok(u64::from_le_bytes(bytes.try_into()?))
     };
     ensure!(elf.starts_with(b"\x7fELF\x02\x01"), "it is no ELF file of 64 bits");
+    let (entry, machine) = (long(24)?, long(18)? as u16);
+    ensure!(machine == ELF_ARM64, "it is for another processor than aarch64");
     let (table, count) = (long(32)? as usize, long(54)? as usize >> 16 & 0xffff);
     let (mut image, mut start, mut end) = (vec![], None, 0);
     for header in (0..count).map(|index| table + index * 56) {
@@ -48,8 +51,10 @@ fn flatten(elf: &[u8]) -> Result<(Vec<u8>, u32)> {
         let (offset, address, in_file, in_memory) =
             (long(header + 8)? as usize, long(header + 24)?, long(header + 32)? as usize, long(header + 40)?);
         let first = *start.get_or_insert(address);
+        ensure!(entry == first, "its entry is not its first instruction");
         let at = address.checked_sub(first).context("its segments are not in order")? as usize;
-        let bytes = elf.get(offset..offset + in_file).context("a segment is cut off")?;
+        ensure!(at >= image.len(), "its segments overlap");
+        let bytes = elf.get(offset..offset.saturating_add(in_file)).context("a segment is cut off")?;
         image.resize(at, 0);
         image.extend(bytes);
         end = at as u64 + in_memory;

@@ -192,13 +192,13 @@ impl Bench {
         efi::write(&kernel, &image)?;
         for (kind, cpus, bus, controller) in [
             ("virt", 2, "pci", "gic-v2m"),
-            ("virt,gic-version=3", 4, "pci", "gic-v3-its"),
+            ("virt,gic-version=3", 1, "device", "gic-v3-its"),
             // Firmware runs at the exception level of a hypervisor.
-            ("virt,virtualization=on", 2, "device", "gic-v2m"),
+            ("virt,gic-version=3,virtualization=on", 4, "pci", "gic-v3-its"),
             // It passes the device tree.
             ("virt,acpi=off", 1, "pci", "gic-v2m"),
         ] {
-            let mut machine = Machine::of_processor(Processor::Aarch64, &image, kind, cpus, "512M");
+            let mut machine = Machine::of_processor(Processor::Aarch64, &image, kind, cpus, "2G");
             machine.add(&format!("-bios {firmware}"));
             machine.drive("d0", &self.ext4, ",readonly=on");
             machine.add(&format!("-device virtio-blk-{bus},drive=d0 -device virtio-rng-{bus}"));

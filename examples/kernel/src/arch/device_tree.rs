@@ -36,28 +36,10 @@ impl BootInfo {
             .nodes()
             .filter(|node| node.is_enabled() && node.property("device_type") == Some(b"memory\0"));
         // The tree itself is not memory to allocate.
-        let tree = (address, tree.map_or(0, <[u8]>::len) as u64);
-        let kept = parsed.reserved().chain(core::iter::once(tree));
-        let kept =
-            kept.map(|(start, len)| (start & !4095, start.saturating_add(len).saturating_add(4095) & !4095));
-        for (start, len) in memory.flat_map(|node| node.registers()) {
-            let (mut at, end) = (start, start.saturating_add(len));
-            while at < end {
-                // The first range that is kept from there on.
-                let next = kept.clone().filter(|(from, to)| from < to && *to > at && *from < end).min();
-                let (from, to) = next.unwrap_or((end, end));
-                this.add(at, from);
-                at = to;
-            }
-        }
+        let kept = parsed.reserved().chain(core::iter::once((address, tree.map_or(0, <[u8]>::len) as u64)));
+        let memory = memory.flat_map(|node| node.registers());
+        this.ram = without(memory.map(|(start, len)| (start, start.saturating_add(len))), kept);
         this
-    }
-
-    /// Adds a range of RAM, unless it is empty.
-    fn add(&mut self, start: u64, end: u64) {
-        if start < end {
-            self.ram.add(start, end);
-        }
     }
 
     /// Returns the device tree.
@@ -78,8 +60,11 @@ impl BootInfo {
     #[cfg(target_arch = "aarch64")]
     pub unsafe fn from_efi(passed: super::aarch64::efi::Passed, ram: Ranges, tree: Option<u64>) -> Self {
         // SAFETY: by the contract of this function.
-        let tree = tree.and_then(|address| unsafe { find(address) });
-        Self { tree, ram, efi: Some(passed) }
+        let found = tree.and_then(|address| unsafe { find(address) });
+        // UEFI counts the memory of the tree as its own, which is free.
+        let kept = found.map(|bytes| (bytes.as_ptr() as u64, bytes.len() as u64));
+        let ram = without(ram.iter().map(|range| (range.start, range.end)), kept.into_iter());
+        Self { tree: found, ram, efi: Some(passed) }
     }
 
     /// Returns the address of ACPI's RSDP.
@@ -131,4 +116,26 @@ unsafe fn find(address: u64) -> Option<&'static [u8]> {
     // SAFETY: by the contract of this function.
     let bytes = |len| unsafe { core::slice::from_raw_parts(address as *const u8, len) };
     DeviceTree::len_of(bytes(8)).filter(|len| *len <= MAX_TREE).map(bytes)
+}
+
+/// Returns `memory`, pairs of first address and one past the last, without the pages of `kept`, pairs of first address and length.
+fn without(
+    memory: impl Iterator<Item = (u64, u64)>,
+    kept: impl Iterator<Item = (u64, u64)> + Clone,
+) -> Ranges {
+    let mut ram = Ranges::new();
+    let end_of = |start: u64, len: u64| start.saturating_add(len).saturating_add(4095) & !4095;
+    let kept = kept.map(|(start, len)| (start & !4095, end_of(start, len)));
+    for (mut at, end) in memory {
+        while at < end {
+            // The first range that is kept from there on.
+            let next = kept.clone().filter(|(from, to)| from < to && *to > at && *from < end).min();
+            let (from, to) = next.unwrap_or((end, end));
+            if at < from {
+                ram.add(at, from);
+            }
+            at = to;
+        }
+    }
+    ram
 }

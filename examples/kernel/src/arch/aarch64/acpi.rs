@@ -62,7 +62,7 @@ pub fn init(rsdp: u64) -> Option<Controller> {
 /// Reads the controller, and adds the processors.
 fn read_madt(table: &[u8]) -> Option<Controller> {
     let (mut version, mut distributor, mut processor_interface, mut redistributors) = (0, None, None, None);
-    let (mut frame, mut service) = (None, None);
+    let (mut frame, mut service, mut ranges) = (None, None, None);
     let mut rest = table.get(MADT_ENTRIES..)?;
     while let Some([kind, len]) = bytes::<2>(rest, 0) {
         let Some(entry) = rest.get(..usize::from(len)).filter(|entry| entry.len() >= 2) else { break };
@@ -74,13 +74,15 @@ fn read_madt(table: &[u8]) -> Option<Controller> {
             }
             DISTRIBUTOR => (distributor, version) = (long(entry, 8), *entry.get(20)?),
             MESSAGE_FRAME => frame = frame.or(long(entry, 8)),
-            REDISTRIBUTORS => redistributors = long(entry, 4),
+            REDISTRIBUTORS => ranges = ranges.or(long(entry, 4)),
             SERVICE => service = service.or(long(entry, 8)),
             _ => {}
         }
         rest = rest.get(usize::from(len)..)?;
     }
-    let version = if version >= 3 { 3 } else { 2 };
+    // Version 0 is for the kernel to find out: only the later one has redistributors.
+    let redistributors = ranges.or(redistributors);
+    let version = if version >= 3 || version == 0 && redistributors.is_some() { 3 } else { 2 };
     let interface = if version == 3 { redistributors } else { processor_interface };
     Some(Controller { version, distributor: distributor?, interface: interface?, frame, service })
 }

@@ -45,6 +45,22 @@ to_el1:
     b.ne 1f
     mov x1, #(1 << 31)
     msr hcr_el2, x1
+    // Nothing of floating point is trapped, the processor's ids are its own, interrupts are handled by system registers if it has them,
+    // and translation is off, with the bits that are always set.
+    mov x1, #0x33ff
+    msr cptr_el2, x1
+    mrs x1, midr_el1
+    msr vpidr_el2, x1
+    mrs x1, mpidr_el1
+    msr vmpidr_el2, x1
+    mrs x1, id_aa64pfr0_el1
+    tst x1, #(15 << 24)
+    b.eq 2f
+    mov x1, #15
+    msr S3_4_C12_C9_5, x1
+    isb
+2:  ldr x1, =0x30d00800
+    msr sctlr_el1, x1
     mov x1, #3
     msr cnthctl_el2, x1
     msr cntvoff_el2, xzr
@@ -58,6 +74,7 @@ to_el1:
     msr cpacr_el1, x1
     isb
     ret
+    .ltorg
 
 .section .bss
 .balign 4096
@@ -108,7 +125,10 @@ extern "C" fn rust_start_from_efi() -> ! {
         paging::fill(kernel_range().0);
         paging::enable();
     }
-    run(efi::take_info())
+    let info = efi::take_info();
+    // The tree may be anywhere in RAM.
+    paging::init(&info);
+    run(info)
 }
 
 fn run(info: BootInfo) -> ! {

@@ -80,9 +80,6 @@ clean:
 .global leave_efi
 leave_efi:
     msr daifset, #15
-    ldr x0, =kernel_start
-    ldr x1, =kernel_end
-    bl clean
     mov x2, #0x1005
     mrs x1, CurrentEL
     cmp x1, #8
@@ -100,6 +97,10 @@ leave_efi:
     tlbi alle2
 2:  dsb sy
     isb
+    // Now that nothing is cached any more.
+    ldr x0, =kernel_start
+    ldr x1, =kernel_end
+    bl clean
     bl to_el1
     ldr x1, =boot_stack_end
     mov sp, x1
@@ -152,9 +153,11 @@ struct Early<const LEN: usize>(UnsafeCell<[u8; LEN]>);
 // SAFETY: written by the first processor alone, before others run.
 unsafe impl<const LEN: usize> Sync for Early<LEN> {}
 
-static MAP: Early<{ 64 << 10 }> = Early(UnsafeCell::new([0; 64 << 10]));
+const MAP_LEN: usize = 64 << 10;
+static MAP: Early<MAP_LEN> = Early(UnsafeCell::new([0; MAP_LEN]));
 /// One byte more than a command line may have, so that a longer one is noticed.
-static COMMAND_LINE: Early<4097> = Early(UnsafeCell::new([0; 4097]));
+const COMMAND_LINE_LEN: usize = 4097;
+static COMMAND_LINE: Early<COMMAND_LINE_LEN> = Early(UnsafeCell::new([0; COMMAND_LINE_LEN]));
 static INFO: Mutex<Option<BootInfo>> = Mutex::new(None);
 
 /// Returns what was taken from UEFI.
@@ -188,7 +191,7 @@ unsafe extern "C" fn rust_efi(image: *mut c_void, system: *const u8) -> usize {
         let mut status = 0;
         for _ in 0..TRIES {
             let map = MAP.0.get().cast::<u8>();
-            let (mut len, mut key, mut size, mut version) = (size_of_val(&MAP), 0, 0, 0);
+            let (mut len, mut key, mut size, mut version) = (MAP_LEN, 0, 0, 0);
             status = get_map(&mut len, map.cast(), &mut key, &mut size, &mut version);
             if status != 0 {
                 return status;
@@ -265,12 +268,12 @@ unsafe fn command_line(image: *mut c_void, services: *const u8) -> &'static [u8]
         let (len, options): (u32, *const u8) = (field(loaded, OPTIONS_LEN), field(loaded, OPTIONS));
         let into = COMMAND_LINE.0.get().cast::<u8>();
         let mut count = 0;
-        while count < size_of_val(&COMMAND_LINE).min(len as usize / 2) && !options.is_null() {
+        while count < COMMAND_LINE_LEN.min(len as usize / 2) && !options.is_null() {
             let character: u16 = field(options, count * 2);
             if character == 0 {
                 break;
             }
-            into.add(count).write(u8::try_from(character).unwrap_or(0xff));
+            into.add(count).write(u8::try_from(character).ok().filter(u8::is_ascii).unwrap_or(0xff));
             count += 1;
         }
         core::slice::from_raw_parts(into, count)

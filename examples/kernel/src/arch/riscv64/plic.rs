@@ -80,24 +80,24 @@ pub fn handle() {
     }
 }
 
-/// Delivers a line to the first processor, or to none.
-fn enable(line: u32, is_enabled: bool) {
+/// Delivers a line to the first processor.
+fn enable(line: u32) {
     let Some(context) = context(smp::id(0)) else { return };
     let (at, bit) = (ENABLE + context * ENABLE_STRIDE + u64::from(line / 32 * 4), 1 << (line % 32));
-    write(PRIORITY + u64::from(line) * 4, u32::from(is_enabled));
-    write(at, if is_enabled { read(at) | bit } else { read(at) & !bit });
+    write(at, read(at) | bit);
+    write(PRIORITY + u64::from(line) * 4, 1);
 }
 
 /// Raises `vector` for a line.
 pub fn route(line: u32, vector: u32) -> Result<(), BindError> {
     let slot = ROUTED.get(line as usize).ok_or(BindError::Unsupported)?;
     slot.store(vector + 1, Ordering::Release);
-    enable(line, true);
+    enable(line);
     Ok(())
 }
 
-/// Ends the interrupts of a line.
+/// Ends the interrupts of a line. It stays enabled, without a priority: the end of one that is being handled would be ignored otherwise.
 pub fn mask(line: u32) {
-    enable(line, false);
+    write(PRIORITY + u64::from(line) * 4, 0);
     ROUTED.get(line as usize).into_iter().for_each(|slot| slot.store(0, Ordering::Release));
 }
