@@ -106,7 +106,26 @@ extern "C" fn module_config_write16(function: u32, offset: u32, value: u16) {
     }
 }
 
-/// Returns the first virtio block device without the legacy interface that has no driver, with a reference. VIRTIO 1.3 §4.1.2
+/// Enables a device and takes its registers, which no driver can take then; returns whether that succeeded.
+///
+/// # Safety
+///
+/// The caller holds a reference to the device.
+unsafe fn claim(device: *mut bindings::pci_dev) -> bool {
+    // SAFETY: by the contract of this function.
+    unsafe {
+        if bindings::pci_enable_device(device) != 0 {
+            return false;
+        }
+        let is_free = bindings::pci_request_regions(device, c"paravirt_disk".as_ptr().cast()) == 0;
+        if !is_free {
+            bindings::pci_disable_device(device);
+        }
+        is_free
+    }
+}
+
+/// Claims and returns the first virtio block device without the legacy interface that has no driver, with a reference. VIRTIO 1.3 §4.1.2
 fn find() -> Option<*mut bindings::pci_dev> {
     let mut device = core::ptr::null_mut();
     loop {
@@ -116,7 +135,7 @@ fn find() -> Option<*mut bindings::pci_dev> {
             return None;
         }
         // SAFETY: this holds a reference to the device.
-        if unsafe { (*device).dev.driver.is_null() } {
+        if unsafe { (*device).dev.driver.is_null() && claim(device) } {
             return Some(device);
         }
     }
@@ -130,16 +149,9 @@ impl kernel::Module for Disk {
             pr_err!("there is no virtio disk without a driver\n");
             ENODEV
         })?;
-        // SAFETY: the module holds a reference to the device, which it gives up if it does not use it.
-        unsafe {
-            if let Err(error) = kernel::error::to_result(bindings::pci_enable_device(device)) {
-                bindings::pci_dev_put(device);
-                return Err(error);
-            }
-        }
         DEVICE.store(device, Ordering::Release);
         let this = Self;
-        // SAFETY: the device is enabled, and has no other driver.
+        // SAFETY: the device is enabled, and its registers are this module's.
         kernel::error::to_result(unsafe { paravirt_read_first_block(bindings::pci_dev_id(device)) })?;
         Ok(this)
     }
@@ -150,6 +162,7 @@ impl Drop for Disk {
         let device = DEVICE.swap(core::ptr::null_mut(), Ordering::AcqRel);
         // SAFETY: the library has closed the device, and the reference is given up once.
         unsafe {
+            bindings::pci_release_regions(device);
             bindings::pci_disable_device(device);
             bindings::pci_dev_put(device);
         }

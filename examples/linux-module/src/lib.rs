@@ -24,8 +24,8 @@ unsafe extern "C" {
     fn module_map(phys: u64, len: usize) -> *mut u8;
     fn module_unmap(at: *mut u8);
     safe fn module_config_read(function: u32, offset: u32) -> u32;
-    safe fn module_config_write(function: u32, offset: u32, value: u32);
-    safe fn module_config_write16(function: u32, offset: u32, value: u16);
+    fn module_config_write(function: u32, offset: u32, value: u32);
+    fn module_config_write16(function: u32, offset: u32, value: u16);
 }
 
 /// A line of the kernel's log.
@@ -96,11 +96,13 @@ unsafe impl ConfigSpace for Bus {
     }
 
     unsafe fn write(&self, at: Address, offset: u8, value: u32) {
-        module_config_write(function(at), offset.into(), value);
+        // SAFETY: by the contract of this function.
+        unsafe { module_config_write(function(at), offset.into(), value) }
     }
 
     unsafe fn write16(&self, at: Address, offset: u8, value: u16) {
-        module_config_write16(function(at), offset.into(), value);
+        // SAFETY: by the contract of this function.
+        unsafe { module_config_write16(function(at), offset.into(), value) }
     }
 }
 
