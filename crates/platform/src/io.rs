@@ -1,4 +1,6 @@
 use crate::Platform;
+#[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
+use core::sync::atomic::{Ordering, compiler_fence};
 use core::{fmt, ptr::NonNull};
 use safe_mmio::{UniqueMmioPointer, fields::ReadPureWrite};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -189,6 +191,9 @@ fn order_after_read() {
     unsafe {
         core::arch::asm!("fence i, rw", options(nostack, preserves_flags));
     }
+    // The processor keeps the order; the compiler is to.
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// Orders a write of a device after writes of memory, as [`order_after_read`].
@@ -204,6 +209,8 @@ fn order_before_write() {
     unsafe {
         core::arch::asm!("fence w, o", options(nostack, preserves_flags));
     }
+    #[cfg(not(any(target_arch = "aarch64", target_arch = "riscv64")))]
+    compiler_fence(Ordering::SeqCst);
 }
 
 impl<P: Platform> fmt::Debug for MmioRegion<P> {
