@@ -18,15 +18,17 @@ const FORBIDDEN: [&str; 6] = [
 ];
 
 /// Ends of the names of the compiler's functions for floating point: arithmetic, comparisons, and conversions from and to integers.
-const FLOAT_FUNCTIONS: [&str; 17] = [
+const FLOAT_FUNCTIONS: [&str; 25] = [
     "df2", "sf2", "tf2", "df3", "sf3", "tf3", "dfsi", "dfdi", "dfti", "sfsi", "sfdi", "sfti", "sidf", "didf",
-    "tidf", "tisf", "disf",
+    "tidf", "tisf", "disf", "sisf", "sitf", "ditf", "titf", "tfsi", "tfdi", "tfti", "hf2",
 ];
 
 /// Starts of the names of instructions that compute with floating point. Moves are not among them: the compiler copies structs by
 /// the same registers.
-const FLOAT_INSTRUCTIONS: [&str; 9] =
-    ["adds", "subs", "muls", "divs", "sqrts", "cvts", "cvtts", "ucomis", "comis"];
+const FLOAT_INSTRUCTIONS: [&str; 15] = [
+    "adds", "subs", "muls", "divs", "sqrts", "cvts", "cvtts", "ucomis", "comis", "maxs", "mins", "rounds",
+    "rcps", "rsqrts", "hadd",
+];
 
 /// The least number of references that the linked library has, if linking left it whole.
 const LEAST_REFERENCES: usize = 1000;
@@ -135,8 +137,14 @@ fn is_forbidden(target: &str) -> bool {
 fn computes(instruction: &str) -> bool {
     let instruction = instruction.strip_prefix('v').unwrap_or(instruction);
     let scalar = FLOAT_INSTRUCTIONS.iter().any(|start| instruction.starts_with(start));
-    let packed = ["addp", "subp", "mulp", "divp", "sqrtp", "cvtp", "cvttp", "cvtdq2p"];
-    scalar || packed.iter().any(|start| instruction.starts_with(start)) || is_x87(instruction)
+    let packed = [
+        "addp", "subp", "mulp", "divp", "sqrtp", "cvtp", "cvttp", "cvtdq2p", "maxp", "minp", "roundp",
+        "rcpp", "rsqrtp",
+    ];
+    // The comparisons of strings end otherwise.
+    let compares = instruction.starts_with("cmp")
+        && ["ss", "sd", "ps", "pd"].iter().any(|end| instruction.ends_with(end));
+    compares || scalar || packed.iter().any(|start| instruction.starts_with(start)) || is_x87(instruction)
 }
 
 /// Whether the instruction is one of the x87's, but for those that the compiler may use to save its state.
@@ -167,14 +175,23 @@ mod tests {
 
     #[test]
     fn arithmetic_is_found_and_copies_are_not() {
-        for instruction in
-            ["mulsd  %xmm1,%xmm0", "cvtsi2sd %rax,%xmm0", "vdivss %xmm0,%xmm1,%xmm2", "fldt   (%rax)"]
-        {
+        for instruction in [
+            "mulsd  %xmm1,%xmm0",
+            "maxsd  %xmm1,%xmm0",
+            "cmpltsd %xmm1,%xmm0",
+            "cvtsi2sd %rax,%xmm0",
+            "vdivss %xmm0,%xmm1,%xmm2",
+            "fldt   (%rax)",
+        ] {
             assert_eq!(of(&format!("    1000:\t{instruction}")).len(), 1, "{instruction}");
         }
-        for instruction in
-            ["movups (%rax),%xmm0", "movsd  %xmm0,(%rax)", "addq   $1,%rax", "sub    %rax,%rbx"]
-        {
+        for instruction in [
+            "movups (%rax),%xmm0",
+            "movsd  %xmm0,(%rax)",
+            "addq   $1,%rax",
+            "sub    %rax,%rbx",
+            "cmpsq  (%rdi),(%rsi)",
+        ] {
             assert_eq!(of(&format!("    1000:\t{instruction}")), [""; 0], "{instruction}");
         }
     }
