@@ -12,8 +12,11 @@ const MAX_TREE: usize = 2 << 20;
 pub struct BootInfo {
     tree: Option<&'static [u8]>,
     ram: Ranges,
-    #[cfg(target_arch = "aarch64")]
-    efi: Option<super::aarch64::efi::Passed>,
+    /// The name of the boot protocol.
+    entry: &'static str,
+    rsdp: Option<u64>,
+    /// The command line, if it is not that of the tree.
+    command_line: Option<&'static [u8]>,
 }
 
 impl BootInfo {
@@ -25,12 +28,8 @@ impl BootInfo {
     pub unsafe fn read(address: u64) -> Self {
         // SAFETY: by the contract of this function.
         let tree = unsafe { find(address) };
-        let mut this = Self {
-            tree,
-            ram: Ranges::new(),
-            #[cfg(target_arch = "aarch64")]
-            efi: None,
-        };
+        let mut this =
+            Self { tree, ram: Ranges::new(), entry: "device-tree", rsdp: None, command_line: None };
         let Some(parsed) = this.tree() else { return this };
         let memory = parsed
             .nodes()
@@ -64,22 +63,18 @@ impl BootInfo {
         // UEFI counts the memory of the tree as its own, which is free.
         let kept = found.map(|bytes| (bytes.as_ptr() as u64, bytes.len() as u64));
         let ram = without(ram.iter().map(|range| (range.start, range.end)), kept.into_iter());
-        Self { tree: found, ram, efi: Some(passed) }
+        let command_line = Some(passed.command_line);
+        Self { tree: found, ram, entry: "uefi", rsdp: passed.rsdp, command_line }
     }
 
     /// Returns the address of ACPI's RSDP.
-    #[cfg(target_arch = "aarch64")]
     pub fn rsdp(&self) -> Option<u64> {
-        self.efi.as_ref()?.rsdp
+        self.rsdp
     }
 
     /// Returns the name of the boot protocol.
     pub fn entry(&self) -> &'static str {
-        #[cfg(target_arch = "aarch64")]
-        if self.efi.is_some() {
-            return "uefi";
-        }
-        "device-tree"
+        self.entry
     }
 
     /// Returns the ranges of RAM.
@@ -94,11 +89,7 @@ impl BootInfo {
     /// A sentence if it is too long, or no text.
     pub fn command_line(&self) -> Result<&str, &'static str> {
         let from_tree = || self.tree().and_then(|tree| tree.find("chosen")?.property("bootargs"));
-        #[cfg(target_arch = "aarch64")]
-        let passed = self.efi.as_ref().map(|passed| passed.command_line);
-        #[cfg(not(target_arch = "aarch64"))]
-        let passed: Option<&[u8]> = None;
-        let line = passed.or_else(from_tree).unwrap_or_default();
+        let line = self.command_line.or_else(from_tree).unwrap_or_default();
         let line = line.strip_suffix(&[0]).unwrap_or(line);
         if line.len() > COMMAND_LINE {
             return Err("the command line is longer than 4096 bytes: shorten it");

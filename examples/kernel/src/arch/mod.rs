@@ -9,6 +9,8 @@ mod counter;
 mod device_tree;
 #[cfg(not(target_arch = "x86_64"))]
 pub mod pci;
+#[cfg(not(target_arch = "x86_64"))]
+mod processor_list;
 #[cfg(target_arch = "riscv64")]
 mod riscv64;
 #[cfg(not(target_arch = "x86_64"))]

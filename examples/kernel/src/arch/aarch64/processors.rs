@@ -2,16 +2,13 @@
 
 use super::boot::{self, BootInfo};
 use super::{exceptions, gic, power};
-use crate::smp::MAX_PROCESSORS;
+use crate::arch::processor_list;
+pub use crate::arch::processor_list::{all, ignored};
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use paravirt_firmware::device_tree::DeviceTree;
 
 /// The affinity fields of MPIDR.
 const AFFINITY: u64 = 0xff_00ff_ffff;
-/// The ids of all processors, and how many there are.
-static ALL: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// Returns this processor's affinity.
 pub fn id() -> u64 {
@@ -21,28 +18,15 @@ pub fn id() -> u64 {
     id & AFFINITY
 }
 
-/// Iterates over the affinities of all processors.
-pub fn all() -> impl Iterator<Item = u64> {
-    ALL.iter().take(COUNT.load(Ordering::Relaxed)).map(|id| id.load(Ordering::Relaxed))
-}
-
 /// Adds a processor with this affinity, which firmware reports.
 pub fn add(id: u64) {
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    if let Some(slot) = ALL.get(count) {
-        slot.store(id & AFFINITY, Ordering::Relaxed);
-    }
+    processor_list::add(id & AFFINITY);
 }
 
 /// Adds the processors of a device tree.
 pub fn add_all(tree: DeviceTree<'_>) {
     let nodes = tree.nodes().filter(|node| node.property("device_type") == Some(b"cpu\0"));
     nodes.filter_map(|node| node.registers().next()).for_each(|(id, _)| add(id));
-}
-
-/// Returns the number of processors that are not in [`all`].
-pub fn ignored() -> usize {
-    COUNT.load(Ordering::Relaxed).saturating_sub(MAX_PROCESSORS)
 }
 
 /// Prepares interrupts on a processor that was started.

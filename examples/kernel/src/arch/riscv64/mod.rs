@@ -23,7 +23,8 @@ pub fn early(_info: &BootInfo) {
     traps::install();
 }
 
-/// Reads what the device tree describes, and prepares time and interrupts. Returns no RSDP, and what the kernel prints of the machine.
+/// Reads what the device tree describes, and prepares time and interrupts. Returns the address of the RSDP, of which
+/// there is none, and what the kernel prints of the machine.
 pub fn init(info: &BootInfo) -> (Option<u64>, String) {
     let Some(hz) = time::init(info) else {
         log::error!("the device tree does not tell the rate of the clock");
@@ -34,5 +35,5 @@ pub fn init(info: &BootInfo) -> (Option<u64>, String) {
         log::error!("the device tree has no interrupt controller that is known here");
         crate::exit::exit(1);
     };
-    (None, format!("interrupts={controller} clock=riscv-time hz={hz}"))
+    (info.rsdp(), format!("interrupts={controller} clock=riscv-time hz={hz}"))
 }

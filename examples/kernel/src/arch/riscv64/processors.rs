@@ -2,14 +2,11 @@
 
 use super::boot::{self, BootInfo};
 use super::{interrupts, sbi, traps};
-use crate::smp::MAX_PROCESSORS;
+use crate::arch::processor_list::add;
+pub use crate::arch::processor_list::{all, ignored};
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use paravirt_firmware::device_tree::{DeviceTree, Node};
 
-/// The ids of all processors, and how many there are.
-static ALL: [AtomicU64; MAX_PROCESSORS] = [const { AtomicU64::new(0) }; MAX_PROCESSORS];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// The number of interrupts from devices at a processor's own controller. RISC-V privileged architecture §10.1.3
 const EXTERNAL: u32 = 9;
 
@@ -21,19 +18,9 @@ pub fn id() -> u64 {
     id
 }
 
-/// Iterates over the ids of all processors.
-pub fn all() -> impl Iterator<Item = u64> {
-    ALL.iter().take(COUNT.load(Ordering::Relaxed)).map(|id| id.load(Ordering::Relaxed))
-}
-
 /// Returns the place of a processor among all.
 pub fn place(id: u64) -> Option<usize> {
     all().position(|one| one == id)
-}
-
-/// Returns the number of processors that are not in [`all`].
-pub fn ignored() -> usize {
-    COUNT.load(Ordering::Relaxed).saturating_sub(MAX_PROCESSORS)
 }
 
 /// Prepares interrupts on a processor that was started.
@@ -50,14 +37,7 @@ fn is_processor(node: &Node<'_>) -> bool {
 pub fn init(info: &BootInfo) {
     let Some(tree) = info.tree() else { return };
     let ids = tree.nodes().filter(|node| is_processor(node) && node.is_enabled());
-    let mut count = 0;
-    for (id, _) in ids.filter_map(|node| node.registers().next()) {
-        if let Some(slot) = ALL.get(count) {
-            slot.store(id, Ordering::Relaxed);
-        }
-        count += 1;
-    }
-    COUNT.store(count, Ordering::Relaxed);
+    ids.filter_map(|node| node.registers().next()).for_each(|(id, _)| add(id));
 }
 
 /// Calls `add` for each output of an interrupt controller that interrupts a processor for devices, with the number of the output and
