@@ -8,6 +8,7 @@
 use paravirt_device::{HeldPages, PageRange};
 use paravirt_firmware::device_tree::{self as trees, DeviceTree};
 use paravirt_firmware::{PhysicalMemory, aml as scan, command_line as words, fadt, mcfg, tables};
+use paravirt_pci::{BarRange, MsiCapability, MsixCapability, capabilities};
 use paravirt_platform::{Direction, DmaSlice};
 use paravirt_testhost::Guest;
 use paravirt_virtio::blk::config as blk;
@@ -133,14 +134,20 @@ pub fn pci_caps(data: &[u8]) {
     }
     let read = |at: u8| u32::from_le_bytes([0, 1, 2, 3].map(|i| space[usize::from(at & 0xfc) + i]));
     // The last byte of the space decides which BARs can be reached.
-    let is_reachable = |structure: &caps::Structure| space[255] & (1 << structure.bar) == 0;
+    let is_reachable = |structure: &BarRange| space[255] & (1 << structure.bar) == 0;
     if let Ok(found) = caps::parse(read, is_reachable) {
         for structure in [found.common, found.notify, found.isr] {
             assert!(is_reachable(&structure));
             assert!(structure.bar < 6 && structure.offset.checked_add(structure.length).is_some());
         }
         assert!(found.common.length >= caps::COMMON_LEN);
-        assert!(found.msix.is_none_or(|msix| (1..=2048).contains(&msix.entries)));
+    }
+    for capability in capabilities(read) {
+        assert!(capability.position >= 0x40);
+        let _ = MsiCapability::parse(read, capability);
+        if let Some(msix) = MsixCapability::parse(read, capability) {
+            assert!((1..=2048).contains(&msix.entries) && msix.table.length == 16 * u32::from(msix.entries));
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Base address registers. PCI 3.0 §6.2.5
 
 use crate::function::PciFunction;
-use crate::{AddressWidth, Command, HeaderType};
-use paravirt_platform::Platform;
+use crate::{AddressWidth, BarRange, Command, HeaderType, OpenError};
+use paravirt_platform::{MmioRegion, Platform};
 
 /// The first base address register.
 const BAR0: u8 = 0x10;
@@ -77,6 +77,34 @@ impl Bars {
             Bar::Memory { address, size, .. } if address != 0 => Some((address, size)),
             _ => None,
         }
+    }
+
+    /// Returns the physical address of `range`; `None` if it is outside its BAR, or in a BAR that is not memory or has no address.
+    pub fn locate(&self, range: &BarRange) -> Option<u64> {
+        let (address, size) = self.memory(range.bar)?;
+        let end = u64::from(range.offset).checked_add(u64::from(range.length))?;
+        let phys = address.checked_add(u64::from(range.offset))?;
+        phys.checked_add(u64::from(range.length))?;
+        (end <= size).then_some(phys)
+    }
+
+    /// Maps `range`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Bar`] if it cannot be [located](Self::locate), or [`OpenError::Map`] if the platform cannot map it.
+    ///
+    /// # Safety
+    ///
+    /// The addresses are those of a function that no other driver uses, and the bridges above forward them to it.
+    pub unsafe fn map<P: Platform>(
+        &self,
+        platform: &P,
+        range: &BarRange,
+    ) -> Result<MmioRegion<P>, OpenError> {
+        let phys = self.locate(range).ok_or(OpenError::Bar)?;
+        // SAFETY: the range is in a BAR of the device: it contains registers, which by the contract of this function no other driver uses.
+        Ok(unsafe { MmioRegion::map(platform, phys, range.length as usize) }?)
     }
 
     /// Removes memory BARs for which `keep` returns false, given index, address and size.

@@ -2,7 +2,8 @@
 //!
 //! [`ConfigAccess`] accesses the configuration space of a segment. [`enumerate`] assigns bus numbers and BAR addresses
 //! that firmware left unassigned, and returns each function as a [`PciSlot`]: its identity ([`FunctionInfo`]), its BARs,
-//! and its configuration space as a [`PciFunction`].
+//! and its configuration space as a [`PciFunction`]. [`device::open`] opens one for a driver: registers, bus mastering and messages, whose
+//! handlers an [`InterruptBinding`] binds.
 //!
 //! Devices are not trusted: every loop is bounded, and drivers check an address from a register against the bounds of its BAR.
 //! Do not call this crate in interrupt context: port access takes a lock for two instructions. The transports of
@@ -35,11 +36,15 @@
 
 mod bar;
 mod bridge;
+mod capability;
 mod config;
+pub mod device;
 mod enumerate;
 mod function;
 mod functions;
 mod hot_plug;
+mod interrupts;
+mod messages;
 mod presence;
 mod slot;
 mod walk;
@@ -47,10 +52,14 @@ mod window;
 
 pub use bar::{Bar, Bars};
 pub use bridge::{buses_behind, forwarded};
+pub use capability::{BarRange, Capability, MsiCapability, MsixCapability, capabilities};
 pub use config::{ConfigAccess, ConfigSpace};
+pub use device::{DeviceBox, OpenError, PciDevice};
 pub use enumerate::{Enumeration, enumerate, enumerate_device};
 pub use function::{Address, Command, FunctionInfo, HeaderType, PciFunction};
 pub use hot_plug::{AcpiHotPlug, HotPlugPort, PortEvent, SlotChanges};
+pub use interrupts::{Bound, Handlers, InterruptBinding};
+pub use messages::Messages;
 pub use presence::{Presence, PresenceTable};
 pub use slot::PciSlot;
 pub use window::{AddressWidth, Window, Windows};

@@ -1,6 +1,6 @@
 //! virtio over PCI, modern devices. VIRTIO 1.3 §4.1
 
-use super::pci_caps::{self, CapsError, Msix, Structure, VirtioCaps};
+use super::pci_caps::{self, CapsError, VirtioCaps};
 use super::registers::Config;
 use super::{
     DeviceStatus, DeviceType, Doorbell, InterruptAck, InterruptStatus, Transport, VirtioTransport, boxed,
@@ -8,8 +8,8 @@ use super::{
 use crate::queue::QueueAddresses;
 use core::fmt;
 use core::ptr::NonNull;
-use paravirt_pci::{Bars, Command, FunctionInfo, PciFunction, PciSlot};
-use paravirt_platform::{AllocError, InterruptLine, MapError, Message, MmioRegion, Platform, Requester};
+use paravirt_pci::{BarRange, Command, FunctionInfo, Messages, PciFunction, PciSlot};
+use paravirt_platform::{AllocError, InterruptLine, Message, MmioRegion, Platform, Requester};
 
 /// The PCI vendor id of virtio devices, and the range of their modern device ids: `MODERN` plus the device id of §5. VIRTIO 1.3
 /// §4.1.2
@@ -57,8 +57,6 @@ mod common {
 
 /// No message. VIRTIO 1.3 §4.1.5.1.3
 const NO_VECTOR: u16 = 0xffff;
-const MSIX_ENABLE: u16 = 1 << 15;
-const MSIX_MASK_ALL: u16 = 1 << 14;
 
 /// Why a PCI function cannot be used as a virtio device.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -96,9 +94,13 @@ impl From<CapsError> for PciError {
     }
 }
 
-impl From<MapError> for PciError {
-    fn from(_: MapError) -> Self {
-        Self::Map
+impl From<paravirt_pci::OpenError> for PciError {
+    fn from(error: paravirt_pci::OpenError) -> Self {
+        match error {
+            paravirt_pci::OpenError::Memory => Self::Memory,
+            paravirt_pci::OpenError::Map => Self::Map,
+            _ => Self::Bar,
+        }
     }
 }
 
@@ -119,7 +121,7 @@ struct PciTransport<P: Platform> {
     notify_multiplier: u32,
     isr: MmioRegion<P>,
     config: Option<MmioRegion<P>>,
-    msix: Option<(Msix, MmioRegion<P>)>,
+    messages: Option<Messages<P>>,
     function: PciFunction<P>,
 }
 
@@ -139,10 +141,12 @@ pub unsafe fn pci<P: Platform>(
     device_type: DeviceType,
 ) -> Result<Transport<P>, PciError> {
     let function = slot.function();
-    let is_reachable = |structure: &Structure| locate(slot.bars(), structure).is_some();
+    let bars = slot.bars();
+    let is_reachable = |structure: &BarRange| bars.locate(structure).is_some();
     let caps = pci_caps::parse(|at| function.read(at), is_reachable)?;
-    let VirtioCaps { common, notify, notify_multiplier, isr, device, msix } = caps;
-    let map = |structure: &Structure| map(platform, slot.bars(), structure);
+    let VirtioCaps { common, notify, notify_multiplier, isr, device } = caps;
+    // SAFETY: the range is in a BAR of the device, which by the contract of this function no other driver uses.
+    let map = |structure: &BarRange| unsafe { bars.map(platform, structure) };
     let transport = PciTransport {
         device_type,
         common: map(&common)?,
@@ -150,8 +154,8 @@ pub unsafe fn pci<P: Platform>(
         notify_multiplier,
         isr: map(&isr)?,
         config: device.as_ref().map(map).transpose()?,
-        // A device whose MSI-X table cannot be mapped is used without messages.
-        msix: msix.and_then(|cap| map(&cap.table).ok().map(|table| (cap, table))),
+        // SAFETY: by the contract of this function. A device whose MSI-X table cannot be mapped is used without messages.
+        messages: unsafe { Messages::msix(platform, function, bars) },
         function: function.clone(),
     };
     let transport = boxed(platform, transport)?;
@@ -212,42 +216,6 @@ impl<P: Platform> PciTransport<P> {
         self.common().write32(offset, address as u32);
         self.common().write32(offset.wrapping_add(4), (address >> 32) as u32);
     }
-
-    /// Sets or clears bits of the MSI-X message control and of the command register. Returns whether the message control reads
-    /// back as written. PCI 3.0 §6.8.2.3
-    fn set_messages(&mut self, enable: u16, command: Command) -> bool {
-        let function = &self.function;
-        let mut is_set = true;
-        // SAFETY: by the contract of `pci`, no other driver uses the function; messages go to the addresses that `set_message`
-        // programmed.
-        unsafe {
-            if let Some((cap, _)) = &self.msix {
-                let control = || (function.read(cap.position) >> 16) as u16;
-                let wanted = control() & !(MSIX_ENABLE | MSIX_MASK_ALL) | enable;
-                // The message control follows the capability's id and next pointer.
-                function.write16(cap.position.wrapping_add(2), wanted);
-                is_set = control() & (MSIX_ENABLE | MSIX_MASK_ALL) == enable;
-            }
-            let rest = function.command().difference(Command::INTERRUPT_DISABLE);
-            function.set_command(rest | command);
-        }
-        is_set
-    }
-}
-
-/// Returns the physical address of a structure; `None` if it is outside its BAR, or in a BAR that is not memory or has no address.
-fn locate(bars: &Bars, at: &Structure) -> Option<u64> {
-    let (address, size) = bars.memory(at.bar)?;
-    let end = u64::from(at.offset).checked_add(u64::from(at.length))?;
-    let phys = address.checked_add(u64::from(at.offset))?;
-    phys.checked_add(u64::from(at.length))?;
-    (end <= size).then_some(phys)
-}
-
-fn map<P: Platform>(platform: &P, bars: &Bars, at: &Structure) -> Result<MmioRegion<P>, PciError> {
-    let phys = locate(bars, at).ok_or(PciError::Bar)?;
-    // SAFETY: the range is in a BAR of the device: it contains registers, which no other driver uses.
-    Ok(unsafe { MmioRegion::map(platform, phys, at.length as usize) }?)
 }
 
 /// Writes the queue's index to the queue's register in the notification structure. VIRTIO 1.3 §4.1.5.2
@@ -368,25 +336,26 @@ unsafe impl<P: Platform> VirtioTransport for PciTransport<P> {
     }
 
     fn messages(&self) -> u16 {
-        self.msix.as_ref().map_or(0, |(cap, _)| cap.entries)
+        self.messages.as_ref().map_or(0, Messages::count)
     }
 
     fn set_message(&mut self, entry: u16, message: Message) {
-        if let (Some((_, table)), false) = (&self.msix, self.function.is_gone()) {
-            let at = usize::from(entry).wrapping_mul(16);
-            table.write32(at, message.address as u32);
-            table.write32(at.wrapping_add(4), (message.address >> 32) as u32);
-            table.write32(at.wrapping_add(8), message.data);
-            table.write32(at.wrapping_add(12), 0);
-        }
+        self.messages.iter().for_each(|messages| messages.set(entry, message));
     }
 
     fn enable_messages(&mut self) -> bool {
-        self.msix.is_some() && self.set_messages(MSIX_ENABLE, Command::INTERRUPT_DISABLE)
+        self.messages.as_ref().is_some_and(Messages::enable)
     }
 
     fn disable_messages(&mut self) {
-        self.set_messages(0, Command::empty());
+        match &self.messages {
+            Some(messages) => messages.disable(),
+            None => {
+                let command = self.function.command().difference(Command::INTERRUPT_DISABLE);
+                // SAFETY: by the contract of `pci`, no other driver uses the function, which may raise its line.
+                unsafe { self.function.set_command(command) };
+            }
+        }
     }
 
     fn set_queue_message(&mut self, index: u16, entry: Option<u16>) -> bool {

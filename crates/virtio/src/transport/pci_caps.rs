@@ -1,53 +1,27 @@
 //! The PCI capabilities of a virtio device, parsed from its configuration space: pure, total, fuzzed.
 
-/// The location of a structure of the device. VIRTIO 1.3 §4.1.4
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Structure {
-    /// The base address register, 0 to 5.
-    pub bar: u8,
-    /// The offset in bytes from the start of the BAR; `offset + length` does not overflow 32 bits.
-    pub offset: u32,
-    /// The length in bytes.
-    pub length: u32,
-}
-
-/// The MSI-X capability. PCI 3.0 §6.8.2
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub struct Msix {
-    /// The offset of the capability in configuration space.
-    pub position: u8,
-    /// The number of entries of the table, 1 to 2048.
-    pub entries: u16,
-    /// The location of the table.
-    pub table: Structure,
-}
+use paravirt_pci::{BarRange, capabilities};
 
 /// The locations of the virtio structures that the capabilities of a modern device specify.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct VirtioCaps {
     /// The common configuration, at least [`COMMON_LEN`] bytes.
-    pub common: Structure,
+    pub common: BarRange,
     /// The doorbells, at least 2 bytes.
-    pub notify: Structure,
+    pub notify: BarRange,
     /// The distance in bytes between doorbells.
     pub notify_multiplier: u32,
     /// The interrupt status, at least 1 byte.
-    pub isr: Structure,
+    pub isr: BarRange,
     /// The device-specific configuration, if the device has one.
-    pub device: Option<Structure>,
-    /// The MSI-X capability, if the device has one.
-    pub msix: Option<Msix>,
+    pub device: Option<BarRange>,
 }
 
 /// The minimum length of the common configuration in bytes: up to and including `queue_device`. VIRTIO 1.3 §4.1.4.3
 pub const COMMON_LEN: u32 = 56;
 
 const CAP_VENDOR: u8 = 0x09;
-const CAP_MSIX: u8 = 0x11;
-const STATUS_CAPABILITIES: u32 = 1 << 20;
 
 /// Why the driver cannot use a device with these capabilities.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -69,59 +43,34 @@ pub enum CapsError {
 /// [`CapsError`].
 pub fn parse(
     read: impl Fn(u8) -> u32,
-    is_reachable: impl Fn(&Structure) -> bool,
+    is_reachable: impl Fn(&BarRange) -> bool,
 ) -> Result<VirtioCaps, CapsError> {
-    if read(0x04) & STATUS_CAPABILITIES == 0 {
-        return Err(CapsError::Missing);
-    }
     let mut is_any_unreachable = false;
-    let (mut common, mut notify, mut isr, mut device, mut msix) = (None, None, None, None, None);
-    let mut at = (read(0x34) & 0xfc) as u8;
-    for _ in 0..48 {
-        if at < 0x40 {
-            break;
-        }
+    let (mut common, mut notify, mut isr, mut device) = (None, None, None, None);
+    for at in capabilities(&read).filter(|found| found.id == CAP_VENDOR).map(|found| found.position) {
         let word = |i: u8| at.checked_add(i).map_or(u32::MAX, &read);
-        let [id, next, len, kind] = word(0).to_le_bytes();
-        match id {
-            CAP_VENDOR if len >= 16 => {
-                let found = structure((word(4) & 0xff) as u8, word(8), word(12));
-                let reached = found.filter(|structure| is_reachable(structure));
-                is_any_unreachable |= found.is_some() && reached.is_none() && matches!(kind, 1..=3);
-                match (kind, reached) {
-                    (1, Some(s)) if common.is_none() && s.length >= COMMON_LEN => common = Some(s),
-                    (2, Some(s)) if notify.is_none() && len >= 20 && s.length >= 2 => {
-                        notify = Some((s, word(16)))
-                    }
-                    (3, Some(s)) if isr.is_none() && s.length >= 1 => isr = Some(s),
-                    (4, Some(s)) if device.is_none() && s.length >= 1 => device = Some(s),
-                    _ => {}
-                }
-            }
-            CAP_MSIX if msix.is_none() => {
-                let entries = ((word(0) >> 16) & 0x7ff) as u16;
-                let entries = entries.wrapping_add(1);
-                let table = word(4);
-                let found = structure((table & 7) as u8, table & !7, u32::from(entries).wrapping_mul(16));
-                // A device whose table is unreachable is used without messages.
-                msix = found.filter(&is_reachable).map(|table| Msix { position: at, entries, table });
-            }
+        let [_, _, len, kind] = word(0).to_le_bytes();
+        if len < 16 {
+            continue;
+        }
+        let found = BarRange::new((word(4) & 0xff) as u8, word(8), word(12));
+        let reached = found.filter(|structure| is_reachable(structure));
+        is_any_unreachable |= found.is_some() && reached.is_none() && matches!(kind, 1..=3);
+        match (kind, reached) {
+            (1, Some(s)) if common.is_none() && s.length >= COMMON_LEN => common = Some(s),
+            (2, Some(s)) if notify.is_none() && len >= 20 && s.length >= 2 => notify = Some((s, word(16))),
+            (3, Some(s)) if isr.is_none() && s.length >= 1 => isr = Some(s),
+            (4, Some(s)) if device.is_none() && s.length >= 1 => device = Some(s),
             _ => {}
         }
-        at = next & 0xfc;
     }
     match (common, notify, isr) {
         (Some(common), Some((notify, notify_multiplier)), Some(isr)) => {
-            Ok(VirtioCaps { common, notify, notify_multiplier, isr, device, msix })
+            Ok(VirtioCaps { common, notify, notify_multiplier, isr, device })
         }
         _ if is_any_unreachable => Err(CapsError::Unreachable),
         _ => Err(CapsError::Missing),
     }
-}
-
-fn structure(bar: u8, offset: u32, length: u32) -> Option<Structure> {
-    offset.checked_add(length)?;
-    (bar < 6).then_some(Structure { bar, offset, length })
 }
 
 #[cfg(test)]
@@ -151,7 +100,7 @@ mod tests {
 
     fn parse_reachable(
         space: &[u8; 256],
-        is_reachable: impl Fn(&Structure) -> bool,
+        is_reachable: impl Fn(&BarRange) -> bool,
     ) -> Result<VirtioCaps, CapsError> {
         let read = |at| u32::from_le_bytes(space[usize::from(at & 0xfc)..][..4].try_into().unwrap());
         parse(read, is_reachable)
@@ -166,21 +115,17 @@ mod tests {
 
     #[test]
     fn parse_finds_the_first_usable_instance_of_each_structure() {
-        let msix = [0x11, 0, 3, 0x80, 1, 0x10, 0, 0, 1, 0x20, 0, 0];
-        let caps: [&[u8]; 6] = [
+        let caps: [&[u8]; 5] = [
             &cap(1, 7, 0, 64),
             &cap(1, 4, 0, 56),
             &cap(2, 4, 0x3000, 0x1000),
             &cap(3, 4, 0x1000, 1),
             &cap(4, 4, 0x2000, 0x100),
-            &msix,
         ];
         let caps = parse_space(&space(&caps)).unwrap();
-        assert_eq!(caps.common, Structure { bar: 4, offset: 0, length: 56 });
+        assert_eq!(Some(caps.common), BarRange::new(4, 0, 56));
         assert_eq!(caps.notify_multiplier, 4);
         assert_eq!(caps.device.unwrap().offset, 0x2000);
-        let table = Structure { bar: 1, offset: 0x1000, length: 64 };
-        assert_eq!(caps.msix, Some(Msix { position: 0xa4, entries: 4, table }));
     }
 
     /// With `modern-pio-notify=on`, QEMU has doorbells in an I/O BAR before those in memory.
@@ -197,9 +142,6 @@ mod tests {
             let wanted = if kind == 4 { None } else { Some(CapsError::Unreachable) };
             assert_eq!(parse_reachable(&space(&only), |structure| structure.bar == 4).err(), wanted);
         }
-        let msix = [0x11, 0, 3, 0x80, 1, 0x10, 0, 0, 1, 0x20, 0, 0];
-        let caps: [&[u8]; 4] = [&cap(1, 4, 0, 56), &cap(2, 4, 64, 4), &cap(3, 4, 128, 1), &msix];
-        assert_eq!(parse_reachable(&space(&caps), |structure| structure.bar == 4).unwrap().msix, None);
     }
 
     #[test]
