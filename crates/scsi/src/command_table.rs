@@ -127,7 +127,7 @@ impl<P: Platform, B> CommandTable<P, B> {
 
     /// Whether the host has a command.
     pub fn has_sent(&self) -> bool {
-        self.slots.iter().any(|slot| slot.place == Place::Sent)
+        self.slots.iter().any(|slot| slot.place.is_with_host())
     }
 
     /// When a command has to be retried.
@@ -137,7 +137,7 @@ impl<P: Platform, B> CommandTable<P, B> {
 
     /// The earliest deadline.
     pub fn deadline(&self) -> Instant {
-        let live = |slot: &&Slot<B>| matches!(slot.place, Place::Staged | Place::Sent | Place::Deferred);
+        let live = |slot: &&Slot<B>| !matches!(slot.place, Place::Free | Place::Done);
         self.slots.iter().filter(live).map(|slot| slot.deadline).min().unwrap_or(Instant::NEVER)
     }
 
@@ -350,19 +350,38 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
     pub fn accept(&mut self, state: &ControllerState<P>, id: u64, status: Status, transferred: u32) {
         let at = slot_of(id);
         let slot =
-            self.slots.get_mut(usize::from(at)).filter(|slot| slot.place == Place::Sent && slot.id == id);
+            self.slots.get_mut(usize::from(at)).filter(|slot| slot.place.is_with_host() && slot.id == id);
         let Some(slot) = slot else { return state.count_stray(id) };
         if let Data::Buffer(buffer, _) = &mut slot.data {
-            // SAFETY: it was submitted when the command was sent, which `Place::Sent` says, and the reply names its slot and
+            // SAFETY: it was submitted when the command was sent, which its place says, and the reply names its slot and
             // generation: the contract of `ScsiPort` is that the controller no longer accesses its memory.
             unsafe { buffer.reclaim() };
         }
         slot.transferred = transferred;
         slot.is_absent = false;
+        let is_late = slot.place == Place::Aborting;
         match outcome(slot, state, self.owner, self.address, status) {
             Outcome::Finish(result) => self.finish(at, result),
+            // Its deadline has passed.
+            Outcome::RetryAt(_) if is_late => self.finish(at, Err(IoError::Aborted)),
             Outcome::RetryAt(when) => self.schedule_retry(when, at),
         }
+    }
+
+    /// Asks the controller to abort each command whose deadline has passed at `now`, which has until `until` to complete then. Returns
+    /// false where one cannot be aborted alone, or should have been by now.
+    #[cold]
+    pub fn abort_late<Q: ScsiPort>(&mut self, port: &mut Q, now: Instant, until: Instant) -> bool {
+        let late =
+            |slot: &&mut Slot<B>| slot.deadline <= now && !matches!(slot.place, Place::Free | Place::Done);
+        let address = self.address;
+        self.slots.iter_mut().filter(late).all(|slot| {
+            let is_asked = slot.place == Place::Sent && port.abort(slot.id, address).is_ok();
+            if is_asked {
+                (slot.place, slot.deadline) = (Place::Aborting, until);
+            }
+            is_asked
+        })
     }
 
     /// Sends again what is due at `now`; how many commands were sent.
@@ -415,12 +434,12 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         self.deferred = 0;
         for at in 0..self.slots.len() as u16 {
             let Some(slot) = self.slots.get_mut(usize::from(at)) else { return };
-            let was_sent = slot.place == Place::Sent;
+            let was_sent = slot.place.is_with_host();
             match (slot.place, &mut slot.data) {
                 (Place::Free | Place::Done, _) => continue,
                 // A buffer that is dropped in flight leaks its memory: the completion comes without it.
-                (Place::Sent, Data::Buffer(..)) if !released => slot.data = Data::None,
-                (Place::Sent | Place::Staged, Data::Buffer(buffer, _)) => {
+                (Place::Sent | Place::Aborting, Data::Buffer(..)) if !released => slot.data = Data::None,
+                (Place::Sent | Place::Aborting | Place::Staged, Data::Buffer(buffer, _)) => {
                     // SAFETY: it was submitted when it was staged or sent. A staged command the host does not know of; for one
                     // that was sent the caller promises that the port was closed, after which the contract of
                     // `ScsiTransport::close` is that the controller accesses its memory no more.

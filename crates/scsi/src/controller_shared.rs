@@ -181,6 +181,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         self.ports.iter().fold(0, |sum, port| sum.saturating_add(port.lock().outstanding()))
     }
 
+    /// How long commands may take to end that the controller was asked to abort.
+    pub fn reset_timeout(&self) -> Duration {
+        self.timeouts.reset
+    }
+
     /// Asks the controller to abort what is under way, as a deadline has passed.
     pub fn begin_reset(&self) {
         if self.state.begin_reset(self.state.now().saturating_add(self.timeouts.reset)) {

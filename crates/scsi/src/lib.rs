@@ -22,7 +22,10 @@
 //! # Recovery
 //!
 //! ```text
-//!   running ─ a deadline passes ─► RESET_BUS ─ all completed in time ─► running
+//!   running ─ a deadline passes ─► the command is aborted, where the transport can ─ it ends in time ─► running
+//!      │                                │ it does not, or the transport cannot
+//!      └────────────────────────────────▼
+//!                                     RESET_BUS ─ all completed in time ─► running
 //!                                      │ they did not
 //!                                      ▼
 //!             ports closed ─ the host confirms ─► everything aborted ─► opened again, scanned again ─► running

@@ -290,6 +290,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> DiskQueue<P, T, B> {
         }
     }
 
+    /// Asks the controller to abort what is late, one command at a time; false where that does not help.
+    #[cold]
+    fn abort_late(&mut self, now: Instant) -> bool {
+        let until = now.saturating_add(self.shared.reset_timeout());
+        let Some((mut port, table)) = self.lock() else { return false };
+        port.port.as_mut().is_some_and(|port| table.abort_late(port, now, until))
+    }
+
     fn lock(&mut self) -> Option<Locked<'_, P, T, B>> {
         let Self { shared, port, table, .. } = self;
         Some((shared.port(*port).map(Mutex::lock)?, table))
@@ -475,7 +483,11 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> Notify for DiskQueue<P, T, B> 
             // The bound is of requests that may be long done: look again.
             self.earliest = self.table.deadline();
             if now >= self.earliest && self.shared.state.is_running() {
-                self.shared.begin_reset();
+                if self.abort_late(now) {
+                    self.earliest = self.table.deadline();
+                } else {
+                    self.shared.begin_reset();
+                }
             }
         }
         Ok(())

@@ -15,10 +15,19 @@ pub(crate) enum Place {
     Staged,
     /// With the host.
     Sent,
+    /// With the host, which was asked to abort it.
+    Aborting,
     /// To be retried.
     Deferred,
     /// Completed.
     Done,
+}
+
+impl Place {
+    /// Whether the host has the command, and its memory.
+    pub fn is_with_host(self) -> bool {
+        matches!(self, Self::Sent | Self::Aborting)
+    }
 }
 
 /// A command and what is known of it.

@@ -144,6 +144,17 @@ pub unsafe trait ScsiPort: Send {
     /// the command.
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected>;
 
+    /// Asks the controller to abort the command that was sent with `id` to `address` (ABORT TASK, SAM-5 §7.2). Its reply comes as that of
+    /// any command, and until then its memory stays in flight. By default there is no such request.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Unsupported`] where the transport has no such request, another [`Rejected`] where it was not sent.
+    fn abort(&mut self, id: u64, address: Address) -> Result<(), Rejected> {
+        let _ = (id, address);
+        Err(Rejected::Unsupported)
+    }
+
     /// Asks the controller to abort every command of every port (SAM-5 §7.7, a hard reset of the bus). The reply carries `id`.
     /// Memory of commands stays in flight until their own replies.
     ///
