@@ -115,6 +115,10 @@ pub enum RingKind {
     Packed,
     /// The two byte rings of a VMBus channel.
     Vmbus,
+    /// The rings of VMware's SCSI adapter.
+    Pvscsi,
+    /// The rings of VMware's network card.
+    Vmxnet3,
 }
 
 impl fmt::Display for RingKind {
@@ -123,6 +127,8 @@ impl fmt::Display for RingKind {
             Self::Split => "split",
             Self::Packed => "packed",
             Self::Vmbus => "vmbus",
+            Self::Pvscsi => "pvscsi",
+            Self::Vmxnet3 => "vmxnet3",
         })
     }
 }

@@ -24,6 +24,8 @@ use paravirt_kvm::KvmClock;
 #[cfg(all(feature = "hyperv", feature = "net"))]
 use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{AllocError, DmaBuffer, Instant, PageBox, Platform};
+#[cfg(feature = "vmware")]
+use paravirt_pvscsi::{PvscsiDisk, PvscsiQueue};
 #[cfg(all(feature = "virtio", feature = "scsi"))]
 use paravirt_scsi::{Disk, DiskQueue};
 #[cfg(feature = "hyperv")]
@@ -144,6 +146,8 @@ macro_rules! block {
             Self::VirtioScsi($d) => $call,
             #[cfg(feature = "hyperv")]
             Self::HyperV($d) => $call,
+            #[cfg(feature = "vmware")]
+            Self::VMware($d) => $call,
             Self::Never((never, _)) => match *never {},
         }
     };
@@ -186,9 +190,9 @@ macro_rules! debug {
 }
 
 debug!(Block<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
 debug!(BlockQ<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
 debug!(Net<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
 debug!(NetQ<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
 debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console"))] Virtio);
@@ -211,6 +215,9 @@ pub enum Block<P: Platform, B: DmaBuffer> {
     /// A disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
     HyperV(StorDisk<P, B>),
+    /// A disk of VMware's SCSI adapter.
+    #[cfg(feature = "vmware")]
+    VMware(PvscsiDisk<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -228,6 +235,9 @@ pub enum BlockQ<P: Platform, B: DmaBuffer> {
     /// A queue of a disk of a StorVSC controller.
     #[cfg(feature = "hyperv")]
     HyperV(StorQueue<P, B>),
+    /// The queue of a disk of VMware's SCSI adapter.
+    #[cfg(feature = "vmware")]
+    VMware(PvscsiQueue<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -268,6 +278,8 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
             Self::VirtioScsi(d) => d.take_queue(index).map(BlockQ::VirtioScsi),
             #[cfg(feature = "hyperv")]
             Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
+            #[cfg(feature = "vmware")]
+            Self::VMware(d) => d.take_queue(index).map(BlockQ::VMware),
             Self::Never((never, _)) => match *never {},
         }
     }

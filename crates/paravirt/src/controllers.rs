@@ -6,6 +6,8 @@ use crate::{Address, Block, Device, Event, Found, Never, Place, Reason, Unclaime
 use core::task::Waker;
 use paravirt_device::Arm;
 use paravirt_platform::{DmaBuffer, PageTable, Platform};
+#[cfg(feature = "vmware")]
+use paravirt_pvscsi::{PvscsiController, PvscsiOptions};
 use paravirt_scsi::{Controller, ControllerEvent, Disk, OpenError, Options, ScsiTransport};
 #[cfg(feature = "hyperv")]
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
@@ -26,12 +28,14 @@ const MAX_EVENTS: usize = 256;
 #[cfg(all(feature = "virtio", feature = "scsi"))]
 type VirtioController<P, B> = Controller<P, ScsiAdapter<P>, B>;
 
-/// A controller of either bus.
+/// A controller of any bus.
 enum Any<P: Platform, B: DmaBuffer> {
     #[cfg(all(feature = "virtio", feature = "scsi"))]
     Virtio(VirtioController<P, B>),
     #[cfg(feature = "hyperv")]
     HyperV(StorController<P, B>),
+    #[cfg(feature = "vmware")]
+    VMware(PvscsiController<P, B>),
     #[allow(dead_code, reason = "without controllers it uses the parameters")]
     Never(Never<(P, B)>),
 }
@@ -52,6 +56,8 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
             Self::Virtio(controller) => controller.register(waker),
             #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => controller.register(waker),
+            #[cfg(feature = "vmware")]
+            Self::VMware(controller) => controller.register(waker),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -62,6 +68,8 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
             Self::Virtio(controller) => controller.arm(),
             #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => controller.arm(),
+            #[cfg(feature = "vmware")]
+            Self::VMware(controller) => controller.arm(),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -73,6 +81,8 @@ impl<P: Platform, B: DmaBuffer> Any<P, B> {
             Self::Virtio(controller) => next_event(controller, Block::VirtioScsi),
             #[cfg(feature = "hyperv")]
             Self::HyperV(controller) => next_event(controller, Block::HyperV),
+            #[cfg(feature = "vmware")]
+            Self::VMware(controller) => next_event(controller, Block::VMware),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -146,6 +156,28 @@ impl<P: Platform, B: DmaBuffer> Controllers<P, B> {
             let adapter =
                 separately(|| ScsiAdapter::open(platform, transport, open)).map_err(Reason::Open)?;
             Controller::open(platform, adapter, options).map(Any::Virtio).map_err(Reason::Scsi)
+        })
+    }
+
+    /// Opens VMware's SCSI adapter in `slot` as a controller.
+    ///
+    /// # Safety
+    ///
+    /// No other driver uses the function, and the bridges above forward the addresses in its BARs to it.
+    #[cfg(feature = "vmware")]
+    #[inline(never)]
+    pub unsafe fn open_pvscsi(
+        &mut self,
+        platform: &P,
+        place: Place,
+        slot: &paravirt_pci::PciSlot<P>,
+        adapter: &PvscsiOptions,
+    ) -> Result<(), Reason> {
+        self.add(place, 1, |options| {
+            // SAFETY: the caller upholds the same contract.
+            let adapter =
+                unsafe { paravirt_pvscsi::open(platform, slot, adapter) }.map_err(Reason::PciDevice)?;
+            Controller::open(platform, adapter, options).map(Any::VMware).map_err(Reason::Scsi)
         })
     }
 

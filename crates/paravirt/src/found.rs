@@ -2,7 +2,7 @@
 
 use crate::{AnyBalloon, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, Net};
 use core::fmt;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 use paravirt_pci::Address as PciAddress;
 use paravirt_platform::{DmaBuffer, Platform};
 use paravirt_scsi::Address as UnitAddress;
@@ -26,7 +26,7 @@ pub struct Address {
 #[non_exhaustive]
 pub enum Place {
     /// A PCI function.
-    #[cfg(feature = "virtio")]
+    #[cfg(feature = "pci")]
     Pci(PciAddress),
     /// The physical address of a register block.
     #[cfg(feature = "virtio")]
@@ -67,7 +67,7 @@ impl From<&Offer> for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            #[cfg(feature = "virtio")]
+            #[cfg(feature = "pci")]
             Self::Pci(address) => write!(f, "pci:{address}"),
             #[cfg(feature = "virtio")]
             Self::Mmio(base) => write!(f, "mmio:{base:#x}"),
@@ -184,7 +184,7 @@ pub enum What {
     #[cfg(feature = "virtio")]
     Virtio(DeviceType),
     /// A PCI function: vendor, device, class and subclass.
-    #[cfg(feature = "virtio")]
+    #[cfg(feature = "pci")]
     Pci {
         /// The vendor.
         vendor: u16,
@@ -214,6 +214,9 @@ pub enum Reason {
     /// Its PCI transport cannot be used.
     #[cfg(feature = "virtio")]
     Pci(PciError),
+    /// The registers of a PCI device of VMware cannot be used.
+    #[cfg(feature = "vmware")]
+    PciDevice(paravirt_pci::OpenError),
     /// Its register block cannot be used.
     #[cfg(feature = "virtio")]
     Mmio(MmioError),
@@ -252,7 +255,7 @@ impl fmt::Display for What {
         match self {
             #[cfg(feature = "virtio")]
             Self::Virtio(device) => write!(f, "virtio {device}"),
-            #[cfg(feature = "virtio")]
+            #[cfg(feature = "pci")]
             Self::Pci { vendor, device, class, subclass } => {
                 // Shared memory of QEMU, whose id is next to those of virtio devices.
                 let name = if (*vendor, *device) == (0x1af4, 0x1110) { " (ivshmem)" } else { "" };
@@ -278,6 +281,8 @@ impl fmt::Display for Reason {
             ),
             #[cfg(feature = "virtio")]
             Self::Pci(error) => error.fmt(f),
+            #[cfg(feature = "vmware")]
+            Self::PciDevice(error) => error.fmt(f),
             #[cfg(feature = "virtio")]
             Self::Mmio(error) => error.fmt(f),
             #[cfg(feature = "virtio")]

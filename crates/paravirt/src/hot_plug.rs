@@ -4,7 +4,7 @@ use crate::acpi_events::{AcpiEvents, HOT_PLUG, POWER_BUTTON};
 use crate::controllers::Controllers;
 use crate::firmware::{List, Root};
 use crate::functions::Functions;
-use crate::virtio::Opener;
+use crate::opener::Opener;
 use crate::{Event, Firmware, Physical, Place, with_table};
 use core::ops::ControlFlow;
 use core::task::Waker;

@@ -50,6 +50,7 @@
     not(all(
         feature = "virtio",
         feature = "hyperv",
+        feature = "vmware",
         feature = "net",
         feature = "console",
         feature = "entropy",
@@ -61,36 +62,40 @@
     allow(unused_variables, unused_mut, unused_imports, unused_macros, dead_code, unreachable_code)
 )]
 
-#[cfg(not(any(feature = "virtio", feature = "hyperv")))]
-compile_error!("paravirt has no drivers without a family: enable feature `virtio` or `hyperv`");
+#[cfg(not(any(feature = "virtio", feature = "hyperv", feature = "vmware")))]
+compile_error!("paravirt has no drivers without a family: enable feature `virtio`, `hyperv` or `vmware`");
 
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod acpi_events;
 mod any;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod buses;
 mod controllers;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod firmware;
 mod found;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod functions;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod hot_plug;
 #[cfg(feature = "hyperv")]
 mod hyperv;
 pub mod hypervisor;
 #[cfg(feature = "hyperv")]
 mod integration;
+#[cfg(feature = "pci")]
+mod opener;
 #[cfg(feature = "passthrough")]
 mod passthrough;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 mod physical;
 mod probe;
 mod services;
 mod timer;
 #[cfg(feature = "virtio")]
 mod virtio;
+#[cfg(feature = "vmware")]
+mod vmware;
 
 pub use any::{
     AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Net, NetQ, Never,
@@ -98,7 +103,7 @@ pub use any::{
 #[cfg(feature = "virtio")]
 pub use found::Passthrough;
 pub use found::{Address, Device, Found, Place, Reason, Unclaimed, What};
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 pub use paravirt_pci as pci;
 pub use paravirt_scsi::Address as UnitAddress;
 #[cfg(feature = "hyperv")]
@@ -107,7 +112,7 @@ pub use paravirt_vmbus as vmbus;
 pub use paravirt_vmbus::{Timeouts as VmbusTimeouts, Version as VmbusVersion};
 #[cfg(feature = "passthrough")]
 pub use passthrough::PassthroughDevice;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 pub use physical::{Physical, acpi_tables, with_table};
 pub use probe::{Firmware, Options, probe};
 pub use services::{CrashReporter, Event, Services};

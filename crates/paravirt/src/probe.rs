@@ -113,12 +113,12 @@ where
     B: DmaBuffer,
 {
     let mut services = Services::new(platform, options);
-    #[cfg(feature = "virtio")]
+    #[cfg(feature = "pci")]
     // SAFETY: the caller upholds the same contract.
     unsafe {
-        services.find_virtio(firmware, found);
+        services.find_on_buses(firmware, found);
     }
-    #[cfg(not(feature = "virtio"))]
+    #[cfg(not(feature = "pci"))]
     let _ = firmware;
     #[cfg(feature = "hyperv")]
     services.find_hyperv(options, found);

@@ -1,21 +1,21 @@
 //! Host services that belong to no single device: hot plug, clock, timers, crash reports, reset, integration services.
 
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 use crate::Firmware;
 use crate::Place;
 use crate::controllers::Controllers;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 use crate::hot_plug::HotPlug;
 #[cfg(feature = "hyperv")]
 use crate::hyperv::HyperVHost;
 #[cfg(feature = "virtio")]
 use crate::hypervisor::{Hypervisor as Kind, detect};
-#[cfg(feature = "virtio")]
-use crate::virtio::Opener;
+#[cfg(feature = "pci")]
+use crate::opener::Opener;
 use crate::{Address, AnyClock, Found, HostTimer, Never, Options};
 use core::fmt;
 use core::task::Waker;
-#[cfg(feature = "virtio")]
+#[cfg(feature = "pci")]
 use paravirt_device::PowerRequest;
 use paravirt_device::{Agent, Arm, Fault};
 #[cfg(feature = "virtio")]
@@ -34,10 +34,10 @@ use paravirt_platform::{DmaBuffer, Instant, Platform, ProcessorId};
 ///
 /// No method may be called in interrupt context.
 pub struct Services<P: Platform, B: DmaBuffer> {
-    #[cfg_attr(not(feature = "virtio"), expect(dead_code, reason = "the clock of KVM reads its registers"))]
+    #[cfg_attr(not(feature = "pci"), expect(dead_code, reason = "the clock of KVM reads its registers"))]
     platform: P,
     controllers: Controllers<P, B>,
-    #[cfg(feature = "virtio")]
+    #[cfg(feature = "pci")]
     hot_plug: HotPlug<P>,
     #[cfg(feature = "hyperv")]
     pub(crate) hyperv: HyperVHost<P>,
@@ -98,23 +98,27 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         Self {
             platform: platform.clone(),
             controllers: Controllers::new(platform, scsi),
-            #[cfg(feature = "virtio")]
+            #[cfg(feature = "pci")]
             hot_plug: HotPlug::new(platform, Opener::new(options, queues, processors)),
             #[cfg(feature = "hyperv")]
             hyperv: HyperVHost::new(platform, queues),
         }
     }
 
-    /// Opens every virtio device and passes it to `found`.
+    /// Opens every device on the buses that firmware describes, and passes it to `found`.
     ///
     /// # Safety
     ///
     /// As for [`probe`](crate::probe).
-    #[cfg(feature = "virtio")]
-    pub(crate) unsafe fn find_virtio(&mut self, firmware: &Firmware<'_>, found: &mut dyn FnMut(Found<P, B>)) {
+    #[cfg(feature = "pci")]
+    pub(crate) unsafe fn find_on_buses(
+        &mut self,
+        firmware: &Firmware<'_>,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
         // SAFETY: the caller upholds the same contract.
         unsafe {
-            crate::virtio::find(&self.platform, firmware, &mut self.hot_plug, &mut self.controllers, found);
+            crate::opener::find(&self.platform, firmware, &mut self.hot_plug, &mut self.controllers, found);
         }
     }
 
@@ -138,7 +142,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// PCI devices are added and removed by the ACPI registers of QEMU and Cloud Hypervisor, and by hot-plug ports of PCI Express; what is
     /// behind a bridge that is added itself is not looked for. [`Options::host_events`](crate::Options::host_events) leaves them to the kernel.
     pub fn poll(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
-        #[cfg(feature = "virtio")]
+        #[cfg(feature = "pci")]
         self.hot_plug.poll(&mut self.controllers, each);
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
@@ -151,7 +155,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// # Safety
     ///
     /// No other driver uses the function, and its memory BARs, where they have addresses, are forwarded to it.
-    #[cfg(feature = "virtio")]
+    #[cfg(feature = "pci")]
     pub unsafe fn open_pci(&mut self, slot: &paravirt_pci::PciSlot<P>, found: &mut dyn FnMut(Found<P, B>)) {
         let Self { platform, controllers, hot_plug, .. } = self;
         // SAFETY: the caller upholds the same contract.
@@ -198,7 +202,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     ///
     /// The power button of ACPI is a request to power off that may be refused.
     pub fn serve(&mut self, agent: &mut dyn Agent) {
-        #[cfg(feature = "virtio")]
+        #[cfg(feature = "pci")]
         if self.hot_plug.take_power_button() {
             let _ = agent.power(PowerRequest::PowerOff, false);
         }
@@ -209,9 +213,9 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Returns the time by which [`poll`](Self::poll) and [`serve`](Self::serve) are to be called though nothing has woken the task:
     /// [`Instant::NEVER`] if every event wakes it. Hot-plug ports of PCI Express are looked at every second.
     pub fn next_deadline(&self) -> Instant {
-        #[cfg(feature = "virtio")]
+        #[cfg(feature = "pci")]
         let deadline = self.hot_plug.next_deadline();
-        #[cfg(not(feature = "virtio"))]
+        #[cfg(not(feature = "pci"))]
         let deadline = Instant::NEVER;
         deadline
     }
@@ -220,7 +224,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub fn register(&mut self, waker: &Waker) {
         #[cfg(feature = "hyperv")]
         self.hyperv.register(waker);
-        #[cfg(feature = "virtio")]
+        #[cfg(feature = "pci")]
         self.hot_plug.register(waker);
         self.controllers.register(waker);
     }
@@ -229,7 +233,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     #[must_use]
     pub fn arm(&mut self) -> Arm {
         let controllers = self.controllers.arm();
-        #[cfg(feature = "virtio")]
+        #[cfg(feature = "pci")]
         let controllers = controllers.and(self.hot_plug.arm());
         #[cfg(feature = "hyperv")]
         let controllers = controllers.and(self.hyperv.arm());

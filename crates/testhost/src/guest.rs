@@ -204,6 +204,13 @@ impl Guest {
         self.deliver(handler, processor);
     }
 
+    /// Delivers a message that a device sends: runs the handler that it was allocated for.
+    pub(crate) fn raise_message(&self, message: Message) {
+        if let Some((handler, processor)) = self.handler(message.data as usize) {
+            self.deliver(handler, processor);
+        }
+    }
+
     /// Delivers the interrupt of a line: runs each handler that is routed to it.
     pub fn raise_line(&self, number: u32) {
         let lines = self.0.lines.lock().expect("lines").clone();

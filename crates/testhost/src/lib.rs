@@ -7,6 +7,7 @@
 //! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
 //!   and [`InputHost`] are devices for its bus.
+//! * [`PvscsiHost`] is VMware's SCSI adapter.
 //! * [`KvmHost`] offers KVM's clock, [`PciHost`] has PCI buses behind the configuration ports, and [`AcpiHost`] adds and removes their
 //!   devices, and has a power button.
 //!
@@ -33,6 +34,7 @@ pub mod bench;
 mod blk;
 pub mod count;
 mod device;
+mod drive;
 mod guest;
 mod hyperv;
 mod kvm;
@@ -44,16 +46,18 @@ mod pci;
 #[cfg(doctest)]
 mod soundness;
 mod split;
+mod vmware;
 
 pub use acpi::AcpiHost;
 pub use balloon::VirtioBalloonHost;
 pub use blk::{BlkFaultConfig, BlkHost};
 pub use device::{FakeDevice, QueueState};
+pub use drive::StorDrive;
 pub use guest::{Guest, WeakGuest};
 pub use hyperv::{
     BalloonHost, BufferRange, Bus, Controller, Crash, Echo, FailIf, Faults, GuestRange, HostPacket,
     HostReader, HostRingError, HostRingMemory, HostWriter, HvHost, HvOffer, IcAnswer, IcHost, InputHost,
-    Judge, NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, Said, SocketEnd, StorDrive,
+    Judge, NetVspFaultConfig, NetVspHost, OfferSettings, PacketKind, Packets, Said, SocketEnd,
     StorFaultConfig, StorHost, Verdict, VmbusDevice, WireFrame, put_message, set_event,
 };
 pub use kvm::KvmHost;
@@ -63,6 +67,7 @@ pub use packed::PackedDevice;
 pub use pages::Pages;
 pub use pci::{PciBar, PciDevice, PciHost};
 pub use split::SplitDevice;
+pub use vmware::{PciFaults, PvscsiFaults, PvscsiHost};
 
 /// The format of a device's queues, and the model that serves them.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -75,3 +75,19 @@ impl Memory {
         word.unwrap_or(0)
     }
 }
+
+/// Reads the given pieces of guest memory: addresses and lengths.
+pub(crate) fn gather(memory: &Memory, places: &[(u64, usize)]) -> Vec<u8> {
+    places.iter().flat_map(|(address, len)| memory.read(*address, *len)).collect()
+}
+
+/// Writes `bytes` to the given pieces of guest memory; returns how many bytes fitted.
+pub(crate) fn scatter(memory: &Memory, places: &[(u64, usize)], bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    for (address, len) in places {
+        let (now, later) = rest.split_at(rest.len().min(*len));
+        memory.write(*address, now);
+        rest = later;
+    }
+    bytes.len() - rest.len()
+}

@@ -73,34 +73,47 @@ fn loom() -> Result<()> {
     Ok(())
 }
 
-/// Package names that a kernel which takes virtio alone does not pull in, as prefixes.
-const HYPERV_PACKAGES: [&str; 6] = [
-    "hyperv-bindings",
-    "paravirt-hv-",
-    "paravirt-hyperv",
-    "paravirt-netvsc",
-    "paravirt-storvsc",
-    "paravirt-vmbus",
+/// Prefixes of the names of the packages that belong to one family of drivers.
+const FAMILY_PACKAGES: [(&str, &[&str]); 3] = [
+    ("virtio", &["paravirt-kvm", "paravirt-virtio"]),
+    (
+        "hyperv",
+        &[
+            "hyperv-bindings",
+            "paravirt-hv-",
+            "paravirt-hyperv",
+            "paravirt-netvsc",
+            "paravirt-storvsc",
+            "paravirt-vmbus",
+        ],
+    ),
+    ("vmware", &["paravirt-pvscsi"]),
 ];
 
-/// Checks that each family of drivers compiles without the other, and that virtio alone depends on no Hyper-V crate.
+/// Checks that each family of drivers compiles without the others, and depends on no crate of another one.
 fn families() -> Result<()> {
-    for family in ["virtio", "hyperv"] {
-        cargo(&format!(
-            "clippy --quiet -p paravirt --no-default-features --features {family} -- -D warnings"
-        ))?;
-        cargo(&format!(
-            "clippy --quiet -p paravirt --no-default-features --features {family},devices -- -D warnings"
-        ))?;
+    for (family, own) in FAMILY_PACKAGES {
+        for features in [family.to_string(), format!("{family},devices")] {
+            cargo(&format!(
+                "clippy --quiet -p paravirt --no-default-features --features {features} -- -D warnings"
+            ))?;
+        }
+        let words =
+            format!("tree -p paravirt --no-default-features --features {family} -e normal --prefix none");
+        println!("cargo {words}");
+        let words: Vec<&str> = words.split(' ').collect();
+        let tree = tools::output(&mut tools::cargo(&words)).context("cargo tree failed")?;
+        let is_of = |line: &str, packages: &[&str]| packages.iter().any(|prefix| line.starts_with(prefix));
+        ensure!(tree.lines().any(|line| is_of(line, own)), "cargo tree lists no crate of {family}:\n{tree}");
+        let others = FAMILY_PACKAGES.iter().filter(|(other, _)| *other != family);
+        let foreign: Vec<&str> =
+            others.flat_map(|(_, packages)| tree.lines().filter(|line| is_of(line, packages))).collect();
+        ensure!(
+            foreign.is_empty(),
+            "paravirt with {family} alone depends on crates of other families: {}",
+            foreign.join(", ")
+        );
     }
-    let words = "tree -p paravirt --no-default-features --features virtio -e normal --prefix none";
-    println!("cargo {words}");
-    let words: Vec<&str> = words.split(' ').collect();
-    let tree = tools::output(&mut tools::cargo(&words)).context("cargo tree failed")?;
-    ensure!(tree.contains("paravirt-virtio "), "cargo tree does not list paravirt-virtio:\n{tree}");
-    let is_hyperv = |line: &&str| HYPERV_PACKAGES.iter().any(|prefix| line.starts_with(prefix));
-    let found: Vec<&str> = tree.lines().filter(is_hyperv).collect();
-    ensure!(found.is_empty(), "paravirt with virtio alone depends on Hyper-V crates: {}", found.join(", "));
     Ok(())
 }
 

@@ -6,7 +6,6 @@
 mod bus;
 mod channel;
 mod devices;
-mod drive;
 mod gpadl;
 mod ic;
 mod input;
@@ -23,7 +22,6 @@ mod violations;
 
 pub use bus::{Bus, Controller, Faults, Judge, OfferSettings, Said, Verdict};
 pub use devices::{BalloonHost, Crash, Echo, Packets, VmbusDevice};
-pub use drive::StorDrive;
 pub use ic::{IcAnswer, IcHost};
 pub use input::InputHost;
 pub use netvsp::{NetVspFaultConfig, NetVspHost, WireFrame};

@@ -1,10 +1,11 @@
 //! A model of NetVSP: the host's side of a network device on VMBus.
 
-use super::devices::{Packets, VmbusDevice, gather, places};
+use super::devices::{Packets, VmbusDevice, places};
 use super::nvsp::{Buffer, DATA_AT, SECTION, padded};
 use super::ring::{BufferRange, HostPacket, PacketKind};
 use super::violations::Violations;
 use crate::Memory;
+use crate::memory::gather;
 use hyperv_bindings::netvsp::*;
 use hyperv_bindings::rndis::*;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,10 +1,11 @@
 //! A model of StorVSP: the host's side of storage on VMBus.
 
-use super::devices::{Packets, VmbusDevice, gather, places, scatter};
-use super::drive::{Answer, StorDrive};
+use super::devices::{Packets, VmbusDevice, places};
 use super::ring::{HostPacket, PacketKind};
 use super::violations::Violations;
 use crate::Memory;
+use crate::drive::{Answer, StorDrive};
+use crate::memory::{gather, scatter};
 use hyperv_bindings::storvsp::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
