@@ -85,6 +85,7 @@ mod balloon;
 mod block;
 mod blocking;
 mod error;
+mod headers;
 mod input;
 mod misc;
 mod net;
@@ -99,6 +100,7 @@ pub use block::{
 };
 pub use blocking::{Blocking, BlockingError};
 pub use error::{ControlError, Fault, IoError, Rejected};
+pub use headers::{tcp_headers, without_length};
 pub use input::{Axis, Input, InputEvent, InputInfo, Key, Leds};
 pub use misc::{Clock, Console, ConsoleSize, Entropy};
 pub use net::{

@@ -5,7 +5,7 @@ use hyperv_bindings::rndis::{
     RNDIS_OFFSET_BASE, RndisHeader, RndisInfo, RndisInfoType, RndisInfoWord, RndisMessageType, RndisPacket,
     RndisTxChecksumFlags,
 };
-use paravirt_device::{ChecksumRange, Offloads, Rejected, SegmentKind, TxMeta};
+use paravirt_device::{ChecksumRange, Offloads, Rejected, SegmentKind, TxMeta, without_length};
 use zerocopy::IntoBytes;
 
 /// Bytes reserved ahead of a frame in a section or a bounce slot: the RNDIS header, checksum or segmentation information, a VLAN
@@ -209,7 +209,6 @@ fn offload(
 /// Clears the lengths in the headers of a frame that the host segments, as NDIS wants it: in the IP header, and in the sum of
 /// the TCP pseudo-header.
 fn clear_lengths(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
-    let len = u32::try_from(frame.len()).ok()?.checked_sub(u32::from(start))?;
     let ip = frame.get_mut(ETHERNET..)?;
     if is_ipv6 {
         ip.get_mut(4..6)?.fill(0);
@@ -217,15 +216,7 @@ fn clear_lengths(frame: &mut [u8], start: u16, is_ipv6: bool) -> Option<()> {
         ip.get_mut(2..4)?.fill(0);
         ip.get_mut(10..12)?.fill(0);
     }
-    let field = frame.get_mut(usize::from(start.checked_add(TCP_CHECKSUM)?)..)?.first_chunk_mut::<2>()?;
-    // In one's complement arithmetic a term is subtracted by adding its complement.
-    let mut sum = u32::from(u16::from_be_bytes(*field));
-    sum = sum.wrapping_add(u32::from(!(len as u16))).wrapping_add(u32::from(!((len >> 16) as u16)));
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    }
-    *field = (sum as u16).to_be_bytes();
-    Some(())
+    without_length(frame, ChecksumRange { start, offset: TCP_CHECKSUM })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::pump::MAX_RANGES;
 use crate::rndis::{FrameHeader, FrameInfo};
 use core::fmt;
 use hyperv_bindings::rndis::RndisPacketIdFlags;
-use paravirt_device::{Fault, RxChecksum, RxFrame, RxMeta, SegmentKind, Segmentation, VlanTag};
+use paravirt_device::{Fault, RxChecksum, RxFrame, RxMeta, Segmentation, VlanTag, tcp_headers};
 use paravirt_platform::{AllocError, Fifo, PageTable, Platform, SharedMemory};
 
 /// Bytes of an RNDIS message that are read at once: the header and one entry of per-packet information, which is what most
@@ -420,15 +420,7 @@ fn segmentation(offset: u32, len: u32, memory: &SharedMemory) -> Option<Segmenta
     let mut bytes = [0; MAX_HEADERS];
     let bytes = bytes.get_mut(..(len as usize).min(MAX_HEADERS))?;
     memory.copy_out(offset as usize, bytes)?;
-    let (kind, l4) = match bytes.get(12..14)? {
-        [0x08, 0x00] => {
-            (SegmentKind::Tcp4, usize::from(bytes.get(14)? & 15).checked_mul(4)?.checked_add(14)?)
-        }
-        [0x86, 0xdd] => (SegmentKind::Tcp6, 54),
-        _ => return None,
-    };
-    let words = usize::from(bytes.get(l4.checked_add(12)?)? >> 4);
-    let headers = u16::try_from(l4.checked_add(words.checked_mul(4)?)?).ok()?;
+    let (kind, headers) = tcp_headers(bytes)?;
     let size = u16::try_from(len.checked_sub(u32::from(headers))?).ok().filter(|size| *size > 0)?;
     Some(Segmentation { kind, size, headers })
 }

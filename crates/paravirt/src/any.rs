@@ -46,6 +46,8 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(all(feature = "virtio", feature = "sockets"))]
 use paravirt_virtio::socket::VirtioSockets;
+#[cfg(all(feature = "vmware", feature = "net"))]
+use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Queue};
 
 /// Opens a device and puts it into pages of its own: it is passed on by value, on stacks that may be small. A frame of its own, so that
 /// the caller's has no room for every kind of device.
@@ -88,7 +90,7 @@ macro_rules! each {
     };
 }
 
-/// As `each`, for kinds that both families have.
+/// As `each`, for kinds that virtio and Hyper-V have.
 macro_rules! both {
     ($kind:tt: $self:expr, $d:ident => $call:expr) => {
         match $self {
@@ -103,7 +105,15 @@ macro_rules! both {
 
 macro_rules! net {
     ($self:expr, $d:ident => $call:expr) => {
-        both!("net": $self, $d => $call)
+        match $self {
+            #[cfg(all(feature = "virtio", feature = "net"))]
+            Self::Virtio($d) => $call,
+            #[cfg(all(feature = "hyperv", feature = "net"))]
+            Self::HyperV($d) => $call,
+            #[cfg(all(feature = "vmware", feature = "net"))]
+            Self::VMware($d) => $call,
+            Self::Never((never, _)) => match *never {},
+        }
     };
 }
 
@@ -193,8 +203,12 @@ debug!(Block<P: Platform, B: DmaBuffer>;
     #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
 debug!(BlockQ<P: Platform, B: DmaBuffer>;
     #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
-debug!(Net<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
-debug!(NetQ<P: Platform, B: DmaBuffer>; #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV);
+debug!(Net<P: Platform, B: DmaBuffer>;
+    #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV,
+    #[cfg(all(feature = "vmware", feature = "net"))] VMware);
+debug!(NetQ<P: Platform, B: DmaBuffer>;
+    #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV,
+    #[cfg(all(feature = "vmware", feature = "net"))] VMware);
 debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console"))] Virtio);
 debug!(AnyEntropy<P: Platform>; #[cfg(all(feature = "virtio", feature = "entropy"))] Virtio);
 debug!(AnyInput<P: Platform>; #[cfg(all(feature = "virtio", feature = "input"))] Virtio, #[cfg(all(feature = "hyperv", feature = "input"))] HyperV);
@@ -301,6 +315,9 @@ pub enum Net<P: Platform, B: DmaBuffer> {
     /// A NetVSC network device.
     #[cfg(all(feature = "hyperv", feature = "net"))]
     HyperV(NetVsc<P, B>),
+    /// VMware's network card.
+    #[cfg(all(feature = "vmware", feature = "net"))]
+    VMware(PageBox<P, Vmxnet3<P, B>>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -315,6 +332,9 @@ pub enum NetQ<P: Platform, B: DmaBuffer> {
     /// A queue pair (one VMBus channel) of a NetVSC network device.
     #[cfg(all(feature = "hyperv", feature = "net"))]
     HyperV(NetVscQueue<P, B>),
+    /// A queue pair of VMware's network card.
+    #[cfg(all(feature = "vmware", feature = "net"))]
+    VMware(Vmxnet3Queue<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -342,6 +362,11 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
+            #[cfg(all(feature = "vmware", feature = "net"))]
+            Self::VMware(q) => {
+                let (rx, tx) = q.split();
+                (rx, tx)
+            }
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -351,6 +376,8 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
             Self::Virtio(q) => q.tx(),
             #[cfg(all(feature = "hyperv", feature = "net"))]
             Self::HyperV(q) => q.tx(),
+            #[cfg(all(feature = "vmware", feature = "net"))]
+            Self::VMware(q) => q.tx(),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -373,6 +400,8 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
             Self::Virtio(d) => d.take_queue(index).map(NetQ::Virtio),
             #[cfg(all(feature = "hyperv", feature = "net"))]
             Self::HyperV(d) => d.take_queue(index).map(NetQ::HyperV),
+            #[cfg(all(feature = "vmware", feature = "net"))]
+            Self::VMware(d) => d.take_queue(index).map(NetQ::VMware),
             Self::Never((never, _)) => match *never {},
         }
     }

@@ -214,9 +214,12 @@ pub enum Reason {
     /// Its PCI transport cannot be used.
     #[cfg(feature = "virtio")]
     Pci(PciError),
-    /// The registers of a PCI device of VMware cannot be used.
+    /// The registers of VMware's SCSI adapter cannot be used.
     #[cfg(feature = "vmware")]
     PciDevice(paravirt_pci::OpenError),
+    /// The driver of VMware's network card could not open it.
+    #[cfg(all(feature = "vmware", feature = "net"))]
+    Vmxnet3(paravirt_vmxnet3::OpenError),
     /// Its register block cannot be used.
     #[cfg(feature = "virtio")]
     Mmio(MmioError),
@@ -283,6 +286,8 @@ impl fmt::Display for Reason {
             Self::Pci(error) => error.fmt(f),
             #[cfg(feature = "vmware")]
             Self::PciDevice(error) => error.fmt(f),
+            #[cfg(all(feature = "vmware", feature = "net"))]
+            Self::Vmxnet3(error) => error.fmt(f),
             #[cfg(feature = "virtio")]
             Self::Mmio(error) => error.fmt(f),
             #[cfg(feature = "virtio")]

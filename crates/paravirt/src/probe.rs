@@ -49,6 +49,9 @@ pub struct Options {
     pub queue_size: u16,
     /// Maximum number of segments of a buffer.
     pub segments: u16,
+    /// The maximum length in bytes of a packet without its Ethernet header, of network cards that leave it to the guest: those of VMware, up
+    /// to 9000.
+    pub mtu: u16,
     /// Whether virtio disks are passed through to the driver of the `virtio-drivers` crate, which the trust rule does not cover: for
     /// comparison.
     pub passthrough_disks: bool,
@@ -76,6 +79,7 @@ impl Default for Options {
             queues: None,
             queue_size: 1024,
             segments: 14,
+            mtu: 1500,
             passthrough_disks: false,
             walks_buses: true,
             host_events: true,

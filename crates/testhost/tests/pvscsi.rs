@@ -93,7 +93,8 @@ fn adapters_that_tell_lengths_and_targets_are_driven_too() {
     host.faults(|faults| {
         (faults.tells_lengths, faults.targets, faults.threshold) = (true, Some(65), Some(1));
     });
-    (host.insert(0, drive()), host.insert(64, drive()));
+    host.insert(0, drive());
+    host.insert(64, drive());
     let (_controller, mut disks) = open(&guest, &host);
     assert_eq!(disks.len(), 2);
     let mut queue = disks[1].take_queue(0).unwrap();
@@ -139,7 +140,8 @@ fn kicks_are_coalesced_where_the_adapter_asks_for_it() {
     assert_eq!(host.kicks()[0], before);
     submit(&mut queue, 2);
     assert_eq!(host.kicks()[0], before + 1);
-    (complete(&mut queue).1.unwrap(), complete(&mut queue).1.unwrap());
+    complete(&mut queue).1.unwrap();
+    complete(&mut queue).1.unwrap();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: boots the kernel on one host or on two, and checks its output.
+//! `cargo xtask run`: boots the kernel on one host or on all, and checks its output.
 
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
@@ -17,6 +17,8 @@ enum Host {
     /// `paravirt-monitor` on KVM's emulation of Hyper-V, with disks and network card on VMBus; in a nested VM if this machine's KVM
     /// lacks the emulation
     Hyperv,
+    /// QEMU with the devices of VMware: a SCSI adapter (pvscsi) and a network card (vmxnet3)
+    Vmware,
     /// Microsoft's OpenVMM on KVM, with disks and network card on VMBus; OPENVMM names the binary
     Openvmm,
 }
@@ -45,7 +47,7 @@ impl Arch {
 
 #[derive(Args)]
 pub struct Options {
-    /// Host to boot on; by default QEMU and a Hyper-V host, whose outputs are compared
+    /// Host to boot on; by default QEMU with virtio, a Hyper-V host, and QEMU with VMware's devices, whose outputs are compared
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// Processor of the machine; on another one than x86-64 the host is QEMU
@@ -95,44 +97,84 @@ pub const NESTED_PORT: u16 = 8080;
 pub fn run(options: &Options) -> Result<()> {
     match (options.host, options.arch) {
         (Some(host), _) => on(options, host).map(drop),
-        (None, Arch::X86_64) => both(options),
+        (None, Arch::X86_64) => all(options),
         (None, _) => on(options, Host::Qemu).map(drop),
     }
 }
 
-/// Boots the same kernel on QEMU and on a Hyper-V host, and compares the output. The Hyper-V host is OpenVMM if `OPENVMM` is set,
-/// otherwise `paravirt-monitor` on KVM.
-fn both(options: &Options) -> Result<()> {
-    let second = if std::env::var_os("OPENVMM").is_some_and(|path| !path.is_empty()) {
-        Host::Openvmm
-    } else {
-        Host::Hyperv
-    };
-    println!("host 1: QEMU");
-    let first = on(options, Host::Qemu)?;
-    println!("host 2: {}", if second == Host::Openvmm { "OpenVMM" } else { "paravirt-monitor on KVM" });
-    let second = match on(options, second) {
-        Err(error) if error.is::<Unavailable>() => {
-            println!("verdict: not compared, the second host is unavailable: {error}");
-            return Ok(());
+impl Host {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "QEMU with virtio",
+            Self::Vmware => "QEMU with VMware's devices",
+            Self::Hyperv => "paravirt-monitor on KVM",
+            Self::Openvmm => "OpenVMM",
         }
-        other => other?,
-    };
-    let (one, two) = (first.same(), second.same());
-    let width = 60;
-    let cut = |line: Option<&&str>| line.map_or(String::new(), |line| line.chars().take(width).collect());
-    for at in 0..one.len().max(two.len()) {
-        let (left, right) = (one.get(at), two.get(at));
-        let sign = if left == right { '=' } else { '!' };
-        println!("{:width$} {sign} {}", cut(left), cut(right));
     }
-    match one.iter().zip(&two).find(|(left, right)| left != right) {
-        Some((left, right)) => bail!("the outputs differ:\n  {left}\n  {right}"),
-        None if one.len() != two.len() => {
-            bail!("one output is shorter: {} and {} lines", one.len(), two.len())
+
+    /// The family of drivers, which is the head of its column.
+    fn family(self) -> &'static str {
+        match self {
+            Self::Qemu => "virtio",
+            Self::Vmware => "vmware",
+            Self::Hyperv | Self::Openvmm => "hyper-v",
         }
-        None => println!("verdict: identical, {} lines", one.len()),
     }
+
+    /// Whether it is QEMU with devices of its own.
+    fn is_qemu(self) -> bool {
+        matches!(self, Self::Qemu | Self::Vmware)
+    }
+}
+
+/// Boots the same kernel on a host of each family, and compares the output. The Hyper-V host is OpenVMM if `OPENVMM` is set, otherwise
+/// `paravirt-monitor` on KVM.
+fn all(options: &Options) -> Result<()> {
+    let has_openvmm = std::env::var_os("OPENVMM").is_some_and(|path| !path.is_empty());
+    let hosts = [Host::Qemu, if has_openvmm { Host::Openvmm } else { Host::Hyperv }, Host::Vmware];
+    let (mut columns, mut missing) = (vec![], vec![]);
+    for (number, host) in (1..).zip(hosts) {
+        println!("host {number} of {}: {}", hosts.len(), host.name());
+        match on(options, host) {
+            Ok(transcript) => columns.push((host.family(), transcript)),
+            Err(error) if error.is::<Unavailable>() => {
+                println!("{} is unavailable: {error}", host.name());
+                missing.push(format!("{} ({error})", host.family()));
+            }
+            Err(error) => return Err(error.context(host.name())),
+        }
+    }
+    compare(&columns)?;
+    if !missing.is_empty() {
+        println!("not compared: {}", missing.join(", "));
+    }
+    Ok(())
+}
+
+/// Prints the lines that are to be the same on every host, with a column for each that says whether they are.
+fn compare(columns: &[(&str, Transcript)]) -> Result<()> {
+    const WIDTH: usize = 72;
+    let lines: Vec<Vec<&str>> = columns.iter().map(|(_, transcript)| transcript.same()).collect();
+    let Some(first) = lines.first() else { bail!("no host is available") };
+    let longest = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let heads: String = columns.iter().map(|(family, _)| format!("{family:>9}")).collect();
+    println!("{:WIDTH$}{heads}", "");
+    let mut differences = vec![];
+    for at in 0..longest {
+        let wanted = first.get(at).copied();
+        let mut signs = String::new();
+        for ((family, _), lines) in columns.iter().zip(&lines) {
+            let line = lines.get(at).copied();
+            signs += &format!("{:>9}", if line == wanted { "=" } else { "!" });
+            if line != wanted {
+                differences.push(format!("  {family}: {}", line.unwrap_or("(no line)")));
+            }
+        }
+        let text: String = wanted.unwrap_or("(no line)").chars().take(WIDTH).collect();
+        println!("{text:WIDTH$}{signs}");
+    }
+    ensure!(differences.is_empty(), "the outputs differ from the first column:\n{}", differences.join("\n"));
+    println!("verdict: identical, {longest} lines on {} hosts", columns.len());
     Ok(())
 }
 
@@ -169,7 +211,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     let queues = if options.queues > 1 { format!(",num-queues={}", options.queues) } else { String::new() };
     let memory = format!("{}M", options.memory);
     let mut machine = match host {
-        Host::Qemu => match other {
+        Host::Qemu | Host::Vmware => match other {
             Some(processor) => Machine::of_processor(processor, &elf, kind, options.cpus, &memory),
             None => Machine::new(&elf, kind, options.cpus, &memory),
         },
@@ -189,27 +231,29 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     }
     let first = options.disk.as_ref().unwrap_or(&disk0);
     machine.drive("d0", first, ",readonly=on").drive("d1", &disk1, ",discard=unmap");
-    let mut disks = [
-        format!("-device virtio-blk-{bus},drive=d0,serial=paravirt0{queues}{props}"),
-        format!("-device virtio-blk-{bus},drive=d1,serial=paravirt1{queues}{props}"),
-    ];
-    if is_mmio {
+    let mut devices = if host == Host::Vmware {
+        let disk = |n: u32| format!("-device scsi-hd,bus=s0.0,scsi-id={n},drive=d{n},serial=paravirt{n}");
+        vec!["-device pvscsi,id=s0".to_string(), disk(0), disk(1)]
+    } else {
+        let disk = |n: u32| format!("-device virtio-blk-{bus},drive=d{n},serial=paravirt{n}{queues}{props}");
+        let rng = format!("-device virtio-rng-{bus}{props}");
         // On microvm the last device has the lowest address.
-        disks.reverse();
-    }
-    disks.iter().for_each(|words| {
-        machine.add(words);
-    });
-    machine.add(&format!("-device virtio-rng-{bus}{props}"));
+        if is_mmio { vec![disk(1), disk(0), rng] } else { vec![disk(0), disk(1), rng] }
+    };
     if !options.no_nic {
-        machine.add(&format!("-netdev user,id=n0 -device virtio-net-{bus},netdev=n0{props}"));
+        let card = if host == Host::Vmware { "vmxnet3".into() } else { format!("virtio-net-{bus}") };
+        devices.push(format!("-netdev user,id=n0 -device {card},netdev=n0{props}"));
+    }
+    for words in &devices {
+        machine.add(words);
     }
     options.qemu.iter().for_each(|words| {
         machine.add(words);
     });
     let page = format!("http://10.0.2.2:{}/large.bin", server.port);
     let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
-    let usual = format!("list entropy=64 mount=disk0 test=disk1{network}");
+    let entropy = if host == Host::Vmware { "" } else { " entropy=64" };
+    let usual = format!("list{entropy} mount=disk0 test=disk1{network}");
     machine.command_line = options.args.clone().unwrap_or(usual);
     println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
@@ -259,9 +303,23 @@ fn mebibytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "a size is 16M to 1024G, such as 512M or 2G".into())
 }
 
+/// Returns why a machine with these options has no devices of VMware, if so.
+fn obstacle_to_vmware(options: &Options) -> Option<&'static str> {
+    match options.machine.as_deref() {
+        _ if options.packed => Some("VMware's devices have no virtqueues: leave out --packed"),
+        Some(machine) if machine.starts_with("microvm") => {
+            Some("VMware's devices are on PCI, which microvm does not have: use --machine q35 or pc")
+        }
+        _ => None,
+    }
+}
+
 /// Checks the options together, and the files that they name, before anything is built.
 fn check(options: &Options, host: Host) -> Result<()> {
     let Options { cpus, queues, .. } = *options;
+    if let (Host::Vmware, Some(why)) = (host, obstacle_to_vmware(options)) {
+        return Err(Unavailable(why.into()).into());
+    }
     ensure!(
         queues == 1 || queues <= cpus * 8,
         "{queues} queues are too many for {cpus} processors: use at most 8 per processor"
@@ -274,7 +332,7 @@ fn check(options: &Options, host: Host) -> Result<()> {
         host == Host::Qemu || options.arch == Arch::X86_64,
         "there is no such host for this processor: leave out --host, or use --host qemu"
     );
-    ensure!(host == Host::Qemu || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
+    ensure!(host.is_qemu() || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
     for file in options.disk.iter().chain(&options.kernel) {
         ensure!(file.is_file(), "{} is not a file", file.display());
     }
@@ -364,11 +422,15 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
                 bail!("missing in the kernel's output: {line}");
             }
         }
-        if host == Host::Hyperv {
-            for text in ["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"] {
-                if !transcript.text().contains(text) {
-                    bail!("missing in the kernel's output: {text}");
-                }
+        let words: &[&str] = match host {
+            Host::Hyperv => &["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"],
+            Host::Vmware if options.no_nic => &["ring=pvscsi"],
+            Host::Vmware => &["ring=pvscsi", "ring=vmxnet3"],
+            _ => &[],
+        };
+        for text in words {
+            if !transcript.text().contains(text) {
+                bail!("missing in the kernel's output: {text}");
             }
         }
         image::check_pattern(disk1, 16 << 20)?;

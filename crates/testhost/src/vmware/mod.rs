@@ -2,6 +2,8 @@
 
 mod function;
 mod pvscsi;
+mod vmxnet3;
 
 pub use function::PciFaults;
 pub use pvscsi::{PvscsiFaults, PvscsiHost};
+pub use vmxnet3::{ReceivedMeta, SentFrame, Vmxnet3Faults, Vmxnet3Host};

@@ -90,7 +90,7 @@ struct Host {
 pub struct PvscsiHost(Arc<Mutex<Host>>);
 
 impl PvscsiHost {
-    /// An adapter without units, of which the last word that QEMU's behaviour leaves open is as there.
+    /// An adapter without units.
     pub fn new(guest: &Guest) -> Self {
         let host = Host {
             guest: guest.clone(),
@@ -117,7 +117,7 @@ impl PvscsiHost {
     /// The adapter as its driver sees it.
     pub fn device(&self) -> DeviceBox<Guest> {
         let guest = self.with(|host| host.guest.clone());
-        device::boxed(&guest, Function0(self.clone())).expect("memory for the device")
+        device::boxed(&guest, AdapterFunction(self.clone())).expect("memory for the device")
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
@@ -438,10 +438,10 @@ fn completion(context: u64, len: u64, sense: u32, (host, scsi): (u16, u16)) -> [
 }
 
 /// The adapter on its bus.
-struct Function0(PvscsiHost);
+struct AdapterFunction(PvscsiHost);
 
 // SAFETY: the model accesses memory only while it is a bus master.
-unsafe impl PciDevice for Function0 {
+unsafe impl PciDevice for AdapterFunction {
     fn read(&self, _bar: u8, offset: usize) -> u32 {
         self.0.with(|host| match offset {
             _ if host.function.faults.is_gone => u32::MAX,
