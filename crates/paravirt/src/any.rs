@@ -46,6 +46,8 @@ use paravirt_virtio::rng::VirtioRng;
 use paravirt_virtio::scsi::ScsiAdapter;
 #[cfg(all(feature = "virtio", feature = "sockets"))]
 use paravirt_virtio::socket::VirtioSockets;
+#[cfg(feature = "vmware")]
+use paravirt_vmware::TscClock;
 #[cfg(all(feature = "vmware", feature = "net"))]
 use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Queue};
 
@@ -214,7 +216,7 @@ debug!(AnyEntropy<P: Platform>; #[cfg(all(feature = "virtio", feature = "entropy
 debug!(AnyInput<P: Platform>; #[cfg(all(feature = "virtio", feature = "input"))] Virtio, #[cfg(all(feature = "hyperv", feature = "input"))] HyperV);
 debug!(AnySockets<P: Platform>; #[cfg(all(feature = "virtio", feature = "sockets"))] Virtio, #[cfg(all(feature = "hyperv", feature = "sockets"))] HyperV);
 debug!(AnyBalloon<P: Platform>; #[cfg(all(feature = "virtio", feature = "balloon"))] Virtio, #[cfg(all(feature = "hyperv", feature = "balloon"))] HyperV);
-debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm);
+debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm, #[cfg(feature = "vmware")] VMware);
 
 /// A block device of any bus: see [`BlockDevice`] for its methods, units and contexts.
 #[non_exhaustive]
@@ -605,6 +607,9 @@ pub enum AnyClock<P: Platform> {
     /// KVM's paravirtual clock (kvmclock).
     #[cfg(feature = "virtio")]
     Kvm(KvmClock<P>),
+    /// The cycle counter, whose frequency VMware's hypervisor tells.
+    #[cfg(feature = "vmware")]
+    VMware(TscClock<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -616,6 +621,8 @@ impl<P: Platform> Clock for AnyClock<P> {
             Self::HyperV(clock) => clock.now(),
             #[cfg(feature = "virtio")]
             Self::Kvm(clock) => clock.now(),
+            #[cfg(feature = "vmware")]
+            Self::VMware(clock) => clock.now(),
             Self::Never((never, _)) => match *never {},
         }
     }

@@ -60,6 +60,13 @@ pub fn detect<P: Platform>(platform: &P) -> Found {
     search(|leaf| platform.registers().cpuid(leaf))
 }
 
+/// Returns the hypervisor without CPUID leaves that is known by a port: VMware's, on a platform that gives access to it. Call it if
+/// [`detect`] finds none.
+#[cfg(feature = "vmware")]
+pub fn detect_by_port<P: Platform>(platform: &P) -> Option<Hypervisor> {
+    paravirt_vmware::VMware::detect(platform).filter(|found| !found.has_leaves).map(|_| Hypervisor::VMware)
+}
+
 /// As [`detect`], with CPUID as a function from the leaf to EAX, EBX, ECX and EDX.
 pub fn search(cpuid: impl Fn(u32) -> [u32; 4]) -> Found {
     let mut found = [None; MAX_HYPERVISORS];

@@ -25,6 +25,8 @@ use paravirt_platform::InterruptLine;
 #[cfg(feature = "hyperv")]
 use paravirt_platform::PageArc;
 use paravirt_platform::{DmaBuffer, Instant, Platform, ProcessorId};
+#[cfg(feature = "vmware")]
+use paravirt_vmware::{TscClock, VMware};
 
 /// Host services that belong to no single device: hot plug, a clock, timers, crash reports, reset, integration services.
 ///
@@ -248,11 +250,13 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
             return Some(clock);
         }
         #[cfg(feature = "virtio")]
-        {
-            let base = detect(&self.platform).find(|leaves| leaves.hypervisor == Kind::Kvm)?.base;
-            KvmClock::open(&self.platform, base).ok().map(AnyClock::Kvm)
+        if let Some(kvm) = detect(&self.platform).find(|leaves| leaves.hypervisor == Kind::Kvm) {
+            return KvmClock::open(&self.platform, kvm.base).ok().map(AnyClock::Kvm);
         }
-        #[cfg(not(feature = "virtio"))]
+        #[cfg(feature = "vmware")]
+        if let Some(vmware) = VMware::detect(&self.platform) {
+            return TscClock::open(&self.platform, &vmware).map(AnyClock::VMware);
+        }
         None
     }
 

@@ -50,12 +50,52 @@ pub unsafe trait PortIo: Send + Sync {
         u16::MAX
     }
 
+    /// Calls VMware's hypervisor by its port: command number and parameter in, EAX, EBX, ECX and EDX out. `None`, as by default, if the
+    /// platform does not offer that; one that does calls [`vmware_port_call`].
+    ///
+    /// # Safety
+    ///
+    /// The command does not write memory that the guest uses.
+    unsafe fn vmware_call(&self, command: u32, parameter: u32) -> Option<[u32; 4]> {
+        let _ = (command, parameter);
+        None
+    }
+
     /// Writes a 16-bit port.
     ///
     /// # Safety
     ///
     /// Writing the port has no effect on memory safety.
     unsafe fn out16(&self, port: u16, value: u16);
+}
+
+/// Executes a call of VMware's hypervisor by its port, on x86-64: command number and parameter in, EAX, EBX, ECX and EDX out. On a machine
+/// without such a port EAX reads as all ones.
+///
+/// # Safety
+///
+/// The processor runs in a mode in which the port may be read, and not in a confidential virtual machine. The command does not write
+/// memory that the guest uses.
+#[cfg(target_arch = "x86_64")]
+pub unsafe fn vmware_port_call(command: u32, parameter: u32) -> [u32; 4] {
+    const MAGIC: u32 = 0x564d_5868;
+    const PORT: u32 = 0x5658;
+    let (eax, ecx, edx): (u32, u32, u32);
+    let mut parameter = u64::from(parameter);
+    // SAFETY: by the contract of this function. The compiler uses RBX itself: it is exchanged, and restored.
+    unsafe {
+        core::arch::asm!(
+            "xchg {rbx}, rbx",
+            "in eax, dx",
+            "xchg {rbx}, rbx",
+            rbx = inout(reg) parameter,
+            inlateout("eax") MAGIC => eax,
+            inlateout("ecx") command => ecx,
+            inlateout("edx") PORT => edx,
+            options(nostack),
+        );
+    }
+    [eax, parameter as u32, ecx, edx]
 }
 
 /// A mapped range of device registers with bounds checks: a read out of bounds returns all ones, and a write is ignored, as on a bus

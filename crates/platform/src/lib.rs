@@ -102,6 +102,8 @@ pub use interrupt::{
     BindError, Handled, InterruptCell, InterruptLine, Interrupts, Message, Polarity, RawHandler, Requester,
     Trigger, Vector,
 };
+#[cfg(target_arch = "x86_64")]
+pub use io::vmware_port_call;
 pub use io::{MapError, MmioRegion, PortIo, RegisterWord, read_register, write_register};
 pub use page::{PageArc, PageBox, PageRing, PageTable};
 pub use paravirt_shared_memory::{RingArray, SharedAtom, SharedMemory, copy_words_in, copy_words_out};

@@ -1,7 +1,7 @@
 //! A platform whose memory is rust-vmm's guest memory.
 
 use crate::count::uncounted;
-use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost};
+use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost, VmwareHypervisor};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, PAGE_SIZE,
     Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector,
@@ -54,6 +54,7 @@ struct Inner {
 enum Hypervisor {
     HyperV(HvHost),
     Kvm(KvmHost),
+    VMware(VmwareHypervisor),
 }
 
 /// Interrupt descriptor of vector 0.
@@ -145,6 +146,10 @@ impl Guest {
 
     pub(crate) fn set_kvm(&self, host: KvmHost) {
         *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::Kvm(host));
+    }
+
+    pub(crate) fn set_vmware(&self, host: VmwareHypervisor) {
+        *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::VMware(host));
     }
 
     pub(crate) fn set_pci(&self, host: PciHost) {
@@ -489,6 +494,12 @@ unsafe impl PortIo for Guest {
     unsafe fn in16(&self, port: u16) -> u16 {
         self.acpi().and_then(|host| host.read16(port)).unwrap_or(u16::MAX)
     }
+    unsafe fn vmware_call(&self, command: u32, parameter: u32) -> Option<[u32; 4]> {
+        match self.hypervisor() {
+            Some(Hypervisor::VMware(host)) => Some(host.call(command, parameter)),
+            _ => None,
+        }
+    }
     unsafe fn out16(&self, port: u16, value: u16) {
         self.acpi().into_iter().for_each(|host| host.write16(port, value));
         self.pci().into_iter().for_each(|host| host.write(port, &value.to_le_bytes()));
@@ -501,6 +512,7 @@ unsafe impl Registers for Guest {
         match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.cpuid(leaf),
             Some(Hypervisor::Kvm(_)) => KvmHost::cpuid(leaf),
+            Some(Hypervisor::VMware(host)) => host.cpuid(leaf),
             None => [0; 4],
         }
     }
@@ -510,7 +522,9 @@ unsafe impl Registers for Guest {
     unsafe fn read_msr(&self, index: u32) -> u64 {
         match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.read_msr(self, CURRENT.get(), index),
-            Some(Hypervisor::Kvm(_)) => panic!("register {index:#x} is read, which is not offered"),
+            Some(Hypervisor::Kvm(_) | Hypervisor::VMware(_)) => {
+                panic!("register {index:#x} is read, which is not offered")
+            }
             None => 0,
         }
     }
@@ -518,7 +532,7 @@ unsafe impl Registers for Guest {
         match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.write_msr(self, CURRENT.get(), index, value),
             Some(Hypervisor::Kvm(host)) => host.write_msr(self, CURRENT.get(), index, value),
-            None => {}
+            None | Some(Hypervisor::VMware(_)) => {}
         }
     }
 }

@@ -7,7 +7,7 @@
 //! * [`BlkHost`], [`NetHost`] and [`VirtioBalloonHost`] are devices that use either queue format.
 //! * [`HvHost`] is a Hyper-V host: hypervisor, SynIC and VMBus. [`Echo`], [`BalloonHost`], [`StorHost`], [`NetVspHost`], [`IcHost`]
 //!   and [`InputHost`] are devices for its bus.
-//! * [`PvscsiHost`] and [`Vmxnet3Host`] are VMware's SCSI adapter and network card.
+//! * [`PvscsiHost`] and [`Vmxnet3Host`] are VMware's SCSI adapter and network card, [`VmwareHypervisor`] its hypervisor.
 //! * [`KvmHost`] offers KVM's clock, [`PciHost`] has PCI buses behind the configuration ports, and [`AcpiHost`] adds and removes their
 //!   devices, and has a power button.
 //!
@@ -67,7 +67,10 @@ pub use packed::PackedDevice;
 pub use pages::Pages;
 pub use pci::{PciBar, PciDevice, PciHost};
 pub use split::SplitDevice;
-pub use vmware::{PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, Vmxnet3Faults, Vmxnet3Host};
+pub use vmware::{
+    PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, VmwareHypervisor, Vmxnet3Faults,
+    Vmxnet3Host,
+};
 
 /// The format of a device's queues, and the model that serves them.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

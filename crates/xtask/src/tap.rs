@@ -45,17 +45,32 @@ pub fn obstacle() -> Option<String> {
 fn remove_old() {
     for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let process = name.strip_prefix("paravirt-").and_then(|number| number.parse::<u32>().ok());
+        let process =
+            name.strip_prefix("paravirt-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
             let _ = tools::run(Command::new("ip").args(["netns", "delete", &name]));
         }
     }
 }
 
-/// Runs the case.
-pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
+/// A card on the tap.
+pub struct Card {
+    /// QEMU's name of the device.
+    pub name: &'static str,
+    /// Its properties, and words of the kernel.
+    pub properties: &'static str,
+    pub kernel: &'static str,
+    /// Offloads that it must have.
+    pub offloads: &'static [&'static str],
+    /// The MTU of the tap.
+    pub mtu: u16,
+}
+
+/// Runs the case with a card.
+pub fn run(kernel: &Path, tree: &Path, card: &Card) -> Result<()> {
     remove_old();
-    let mut space = Namespace { name: format!("paravirt-{}", std::process::id()), server: None };
+    let name = format!("paravirt-{}-{}", std::process::id(), card.name);
+    let mut space = Namespace { name, server: None };
     let ip = |words: &str| tools::run(Command::new("ip").args(words.split_whitespace()));
     let name = space.name.clone();
     ip(&format!("netns add {name}"))?;
@@ -63,7 +78,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     inside("link set lo up")?;
     inside("tuntap add tap0 mode tap vnet_hdr multi_queue")?;
     inside("addr add 10.0.2.2/24 dev tap0")?;
-    inside("link set tap0 up")?;
+    inside(&format!("link set tap0 mtu {} up", card.mtu))?;
     // By process id instead of path: a build during the tests may have replaced the file.
     let own = format!("/proc/{}/exe", std::process::id());
     let mut serve = Command::new("ip");
@@ -83,8 +98,12 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
     ensure!(word.trim() == "listening", "the HTTP server did not start");
     let mut machine = Machine::new(kernel, "q35", 2, "512M");
     machine.prefix = ["ip", "netns", "exec", &name].map(String::from).to_vec();
-    machine.add("-netdev tap,id=n0,ifname=tap0,queues=2,script=no,downscript=no -device virtio-net-pci,netdev=n0,mq=on,vectors=6");
-    machine.command_line = "list ip=10.0.2.15/24 gw=10.0.2.2 ping http=http://10.0.2.2:8000/large.bin".into();
+    machine.add(&format!(
+        "-netdev tap,id=n0,ifname=tap0,queues=2,script=no,downscript=no -device {},netdev=n0{}",
+        card.name, card.properties
+    ));
+    machine.command_line =
+        format!("list {} ip=10.0.2.15/24 gw=10.0.2.2 ping http=http://10.0.2.2:8000/large.bin", card.kernel);
     let transcript = machine.run(|_| ())?;
     let output = transcript.text();
     ensure!(transcript.exit == Some(0), "the kernel's exit code is {:?}:\n{output}", transcript.exit);
@@ -93,7 +112,7 @@ pub fn run(kernel: &Path, tree: &Path) -> Result<()> {
         .iter()
         .find(|line| line.starts_with("device=net0"))
         .context("the kernel found no network card")?;
-    for offload in ["TX_CHECKSUM", "TX_TCP4", "RX_CHECKSUM", "RX_TCP4"] {
+    for offload in card.offloads {
         ensure!(list.contains(offload), "the tap back end does not offer {offload}: {list}");
     }
     ensure!(list.contains(" queues=2 "), "the network card does not have two queue pairs: {list}");

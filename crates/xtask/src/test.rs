@@ -87,7 +87,7 @@ const FAMILY_PACKAGES: [(&str, &[&str]); 3] = [
             "paravirt-vmbus",
         ],
     ),
-    ("vmware", &["paravirt-pvscsi", "paravirt-vmxnet3"]),
+    ("vmware", &["paravirt-pvscsi", "paravirt-vmware", "paravirt-vmxnet3"]),
 ];
 
 /// Checks that each family of drivers compiles without the others, and depends on no crate of another one.

@@ -45,6 +45,12 @@ fn main(info: BootInfo) -> ! {
     for leaves in paravirt::hypervisor::detect(&platform::Machine) {
         println!("hypervisor={} leaves={:#x}", leaves.hypervisor, leaves.base);
     }
+    if paravirt::hypervisor::detect(&platform::Machine).next().is_none() {
+        match paravirt::hypervisor::detect_by_port(&platform::Machine) {
+            Some(hypervisor) => println!("hypervisor={hypervisor} leaves=none"),
+            None => println!("hypervisor=none"),
+        }
+    }
     let mut firmware = Firmware::new(rsdp).with_command_line(line);
     if let Some(tree) = info.device_tree() {
         firmware = firmware.with_device_tree(tree);

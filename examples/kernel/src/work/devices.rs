@@ -199,6 +199,9 @@ impl Devices {
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }
+        if let Some(mtu) = options.mtu {
+            open.mtu = mtu;
+        }
         if let Some(version) = options.vmbus {
             open.vmbus = version;
         }

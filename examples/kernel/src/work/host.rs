@@ -19,6 +19,7 @@ fn clock(devices: &Devices) -> Result<(), String> {
         AnyClock::HyperV(clock) if clock.is_from_page() => "hyper-v-page",
         AnyClock::HyperV(_) => "hyper-v-register",
         AnyClock::Kvm(_) => "kvmclock",
+        AnyClock::VMware(_) => "vmware",
         _ => "other",
     };
     let (start, own) = (clock.now(), time::now());

@@ -61,6 +61,7 @@ pub struct Options {
     pub nic: usize,
     pub queues: Option<u16>,
     pub queue_size: Option<u16>,
+    pub mtu: Option<u16>,
 }
 
 fn value<T>(key: &str, text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, String> {
@@ -146,6 +147,7 @@ impl Options {
                 }
                 ("queues", Some(text)) => options.queues = Some(value(key, text, number)?),
                 ("queue-size", Some(text)) => options.queue_size = Some(value(key, text, number)?),
+                ("mtu", Some(text)) => options.mtu = Some(value(key, text, number)?),
                 _ => {}
             }
         }

@@ -3,7 +3,7 @@
 use crate::memory;
 use crate::platform::Machine;
 use core::num::NonZeroUsize;
-use paravirt_platform::{HyperV, PortIo, RawDma, Registers, Vector};
+use paravirt_platform::{HyperV, PortIo, RawDma, Registers, Vector, vmware_port_call};
 use x86_64::instructions::port::Port;
 
 // SAFETY: the instructions have the widths that the methods promise.
@@ -19,6 +19,10 @@ unsafe impl PortIo for Machine {
     unsafe fn in16(&self, port: u16) -> u16 {
         // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { Port::new(port).read() }
+    }
+    unsafe fn vmware_call(&self, command: u32, parameter: u32) -> Option<[u32; 4]> {
+        // SAFETY: by the contract of this function; the kernel runs in ring 0.
+        Some(unsafe { vmware_port_call(command, parameter) })
     }
     unsafe fn out16(&self, port: u16, value: u16) {
         // SAFETY: by the contract of this function, which is that of the callee.
