@@ -281,7 +281,8 @@ unsafe impl<P: Platform> ScsiPort for PvscsiPort<P> {
             self.registers.set_interrupts(true, self.has_messages);
         }
         match () {
-            () if self.rings.is_pending() || self.reset.is_some() => Arm::Pending,
+            () if self.rings.has_completion() || self.reset.is_some() => Arm::Pending,
+            () if self.has_messages && self.rings.has_message() => Arm::Pending,
             () if self.is_bound => Arm::Armed,
             () => Arm::Unsignalled,
         }

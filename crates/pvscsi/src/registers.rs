@@ -31,9 +31,10 @@ pub(crate) enum AdapterCommand {
     SetupCallThreshold = 10,
 }
 
-/// The status of a command that was executed, and of one that is not known; anything else between its words.
-const SUCCEEDED: u32 = 0;
+/// The status of a command that failed or is not known, and of one whose data are not complete. Any other one is that of a success: QEMU
+/// returns the number of words for some commands.
 const FAILED: u32 = u32::MAX;
+const INCOMPLETE: u32 = u32::MAX - 1;
 
 /// The adapter's registers, and the task that its interrupt wakes. It is shared with interrupt handlers, so that it neither moves nor is
 /// freed before they have been unbound.
@@ -56,27 +57,31 @@ impl<P: Platform> Registers<P> {
         self.device.write(self.bar, register, value);
     }
 
+    fn status(&self) -> u32 {
+        self.device.read(self.bar, COMMAND_STATUS)
+    }
+
     /// Executes a command, and returns whether it succeeded. One at a time.
     pub fn execute(&self, command: AdapterCommand, data: impl IntoIterator<Item = u32>) -> bool {
         self.write(COMMAND, command as u32);
         data.into_iter().for_each(|word| self.write(COMMAND_DATA, word));
-        self.device.read(self.bar, COMMAND_STATUS) == SUCCEEDED
+        self.status() < INCOMPLETE
     }
 
     /// Resets the adapter. Returns whether it did not fail.
     pub fn reset(&self) -> bool {
         self.write(COMMAND, AdapterCommand::Reset as u32);
-        self.device.read(self.bar, COMMAND_STATUS) != FAILED
+        self.status() < INCOMPLETE
     }
 
     /// As [`execute`](Self::execute) for a command that older adapters do not have: they say so before its data are written.
     pub fn try_execute(&self, command: AdapterCommand, data: impl IntoIterator<Item = u32>) -> bool {
         self.write(COMMAND, command as u32);
-        if self.device.read(self.bar, COMMAND_STATUS) == FAILED {
+        if self.status() == FAILED {
             return false;
         }
         data.into_iter().for_each(|word| self.write(COMMAND_DATA, word));
-        self.device.read(self.bar, COMMAND_STATUS) == SUCCEEDED
+        self.status() < INCOMPLETE
     }
 
     /// Announces reads and writes; the adapter may wait for more of them.

@@ -225,18 +225,21 @@ impl<P: Platform> Rings<P> {
     /// Takes all messages; returns whether there was any. A producer index that cannot be is corrected by the next scan.
     pub fn take_messages(&mut self) -> bool {
         let produced = self.state.at(state::MESSAGE_PRODUCER).load(Ordering::Acquire);
-        let has_any = produced != self.messaged;
+        let has_any = produced != core::mem::replace(&mut self.messaged, produced);
         if has_any {
-            self.messaged = produced;
             self.state.at(state::MESSAGE_CONSUMER).store(produced, Ordering::Release);
         }
         has_any
     }
 
-    /// Returns whether there is a completion or a message.
-    pub fn is_pending(&self) -> bool {
-        let read = |word| self.state.at(word).load(Ordering::Acquire);
-        read(state::COMPLETION_PRODUCER) != self.completed || read(state::MESSAGE_PRODUCER) != self.messaged
+    /// Returns whether there is a completion.
+    pub fn has_completion(&self) -> bool {
+        self.state.at(state::COMPLETION_PRODUCER).load(Ordering::Acquire) != self.completed
+    }
+
+    /// Returns whether there is a message.
+    pub fn has_message(&self) -> bool {
+        self.state.at(state::MESSAGE_PRODUCER).load(Ordering::Acquire) != self.messaged
     }
 }
 

@@ -295,6 +295,8 @@ impl Host {
             }
             8 => {
                 let pages = (0..words[0].min(16) as usize).map(|page| long(2 + 2 * page) << 12).collect();
+                // As QEMU: the number of words.
+                self.status = words.len() as u32;
                 match &mut self.rings {
                     Some(rings) => rings.messages = pages,
                     None => self.status = FAILED,
