@@ -57,6 +57,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("virtio_input", drivers::virtio_input),
     ("virtio_balloon", drivers::virtio_balloon),
     ("virtio_sockets", drivers::virtio_sockets),
+    ("vmware_completion", vmware_completion),
+    ("pvscsi_driver", drivers::pvscsi_driver),
+    ("vmxnet3_driver", drivers::vmxnet3_driver),
     ("storvsc_driver", drivers::storvsc_driver),
     ("netvsc_driver", drivers::netvsc_driver),
     ("hv_input_driver", drivers::hv_input_driver),
@@ -397,6 +400,31 @@ pub fn storvsp_packet(data: &[u8]) {
         assert!(data.len() >= 48 && Ok(executed) == Executed::parse(data));
     }
     assert!(properties(data).is_none() || data.len() >= 36);
+}
+
+/// Completions of VMware's devices: of a SCSI command with its sense data, and of a received frame with its first bytes.
+pub fn vmware_completion(data: &[u8]) {
+    use paravirt_pvscsi::Completion;
+    use paravirt_vmxnet3::RxCompletion;
+    let Some((words, rest)) = data.split_first_chunk::<32>() else { return };
+    let word = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|byte| words[8 * at + byte]));
+    let len = rest.len() as u32;
+    let completion = Completion::new([word(0), word(1), word(2), word(3)]);
+    let mut sense = [0; 96];
+    sense.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    for may_be_short in [false, true] {
+        let (status, transferred) = completion.status(len, may_be_short, &sense);
+        assert!(transferred <= len);
+        if let Some(good) = completion.good(len) {
+            assert_eq!((status, transferred), (paravirt_scsi::Status::Good, good));
+        }
+    }
+    let received = RxCompletion::parse(word(0), word(1));
+    assert!(received.len < 1 << 14 && received.index < 1 << 12 && received.queue < 1 << 10);
+    let meta = received.meta(rest.len(), 1514, rest);
+    if let Some(segmentation) = meta.segmentation {
+        assert!(segmentation.size > 0 && segmentation.headers >= 14);
+    }
 }
 
 /// Sense data and its disposition.

@@ -214,6 +214,30 @@ fn jumbo_frames_take_several_buffers() {
     }
 }
 
+/// Also with the smallest rings, and the largest.
+#[test]
+fn rings_of_every_size_work() {
+    for (queue_size, mtu) in [(0, 1500), (8, 9000), (64, 68), (4096, 1500)] {
+        let guest = Guest::new();
+        let host = Vmxnet3Host::new(&guest);
+        let options = Vmxnet3Options::new().with_queue_size(queue_size).with_mtu(mtu);
+        let mut card = open(&guest, &host, &options);
+        let mut queue = card.take_queue(0).unwrap();
+        let depth = u32::from(card.info().depth);
+        for round in 0..2 * u32::from(queue_size.max(32)) {
+            send(&mut queue, &[round as u8; 60]);
+            if round % depth == depth - 1 {
+                queue.split().1.kick();
+                queue.poll().unwrap();
+            }
+        }
+        queue.split().1.kick();
+        let sent = host.take_sent();
+        assert!(sent.iter().enumerate().all(|(at, frame)| frame.bytes == [at as u8; 60]), "{queue_size}");
+        assert_eq!(sent.len(), 2 * usize::from(queue_size.max(32)));
+    }
+}
+
 #[test]
 fn settings_reach_the_card_and_survive_a_reset() {
     let guest = Guest::new();

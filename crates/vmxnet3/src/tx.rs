@@ -111,7 +111,7 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
     ) -> Result<Self, AllocError> {
         let frame_len = limits.max_frame.next_multiple_of(64);
         let most = u32::try_from(MAX_FRAME_BYTES.checked_div(frame_len).unwrap_or(0)).unwrap_or(u32::MAX);
-        let count = most.clamp(MIN_FRAMES, size.saturating_sub(1).max(1));
+        let count = most.max(MIN_FRAMES).min(size.saturating_sub(1));
         let entries = size as usize;
         let ring_len = entries.wrapping_mul(ENTRY_LEN);
         let rings = DmaRegion::alloc(platform, ring_len.wrapping_mul(2))?;

@@ -5,6 +5,7 @@
 mod services;
 mod virtio;
 mod vmbus;
+mod vmware;
 
 pub use services::{hv_balloon_driver, hv_ic_driver, hv_input_driver, hv_socket_driver};
 pub use virtio::{
@@ -12,6 +13,7 @@ pub use virtio::{
     virtio_sockets,
 };
 pub use vmbus::{netvsc_driver, storvsc_driver};
+pub use vmware::{pvscsi_driver, vmxnet3_driver};
 
 use paravirt_device::{
     BalloonMemory, BlockQueue, Durability, MemoryStatistics, NetQueue, NetRx, NetTx, Op, PageRange, Request,

@@ -198,11 +198,12 @@ impl PvscsiHost {
         self.with(|host| host.aborts.clone())
     }
 
-    /// Writes a word of the state page, as a host may at any time.
+    /// Writes a word of the state page, as a host may at any time; nothing if there is none.
     pub fn write_state(&self, word: u64, value: u32) {
         self.with(|host| {
-            let at = host.rings.as_ref().expect("rings").state + 4 * word;
-            host.guest.write(at, &value.to_le_bytes());
+            if let Some(rings) = host.rings.as_ref().filter(|_| host.function.is_bus_master) {
+                host.guest.write(rings.state + 4 * word, &value.to_le_bytes());
+            }
         });
     }
 }

@@ -239,10 +239,10 @@ impl Vmxnet3Host {
         });
     }
 
-    /// Stops a transmit queue with an error.
+    /// Stops a transmit queue of an active card with an error.
     pub fn fail_queue(&self, queue: usize, error: u32) {
         self.act(|host| {
-            let at = host.tx[queue].descriptor;
+            let Some(at) = host.tx.get(queue).map(|tx| tx.descriptor) else { return };
             host.guest.write(at + 80, &[1]);
             host.guest.write(at + 84, &error.to_le_bytes());
             host.event(2);
