@@ -1,6 +1,6 @@
 //! What a frame of 60 bytes costs in the network drivers: run under callgrind by `cargo xtask bench`.
 //!
-//! `net-bench PART BATCH ROUNDS`, where PART is `virtio-net-tx`, `virtio-net-rx`, `netvsc-tx` or `netvsc-rx`. What stands in
+//! `net-bench PART BATCH ROUNDS`, where PART is `virtio-net-tx`, `virtio-net-rx`, `netvsc-tx`, `netvsc-rx`, `vmxnet3-tx` or `vmxnet3-rx`. What stands in
 //! functions named `driver_side` is the driver's, except for what stands in `host_side`. Prints kicks for a batch and
 //! allocations for a frame.
 
@@ -9,11 +9,12 @@ use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc};
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{Guest, HvHost, NetHost, NetVspHost, Ring};
+use paravirt_testhost::{Guest, HvHost, NetHost, NetVspHost, Ring, Vmxnet3Host};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_vmbus::{Guid, Version, Vmbus};
+use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Options};
 use std::hint::black_box;
 
 #[global_allocator]
@@ -53,7 +54,7 @@ fn driver_side_receive<Q: NetQueue>(queue: &mut Q, batch: u64) {
 }
 
 fn usage() -> ! {
-    eprintln!("net-bench virtio-net-tx|virtio-net-rx|netvsc-tx|netvsc-rx BATCH ROUNDS");
+    eprintln!("net-bench virtio-net-tx|virtio-net-rx|netvsc-tx|netvsc-rx|vmxnet3-tx|vmxnet3-rx BATCH ROUNDS");
     std::process::exit(2);
 }
 
@@ -124,6 +125,29 @@ fn main() {
                 }
             }
             host.signals(channel).0 - before
+        }
+        "vmxnet3-tx" | "vmxnet3-rx" => {
+            let guest = Guest::new();
+            let host = Vmxnet3Host::new(&guest);
+            let options = Vmxnet3Options::default();
+            let mut card =
+                Vmxnet3::<Guest, DmaSlice<Guest>>::new(&guest, host.device(), &options).expect("a card");
+            let mut queue = card.take_queue(0).expect("a queue");
+            queue.poll().expect("no fault");
+            let before = host.doorbells();
+            for _ in 0..rounds {
+                if part == "vmxnet3-tx" {
+                    counted(|| driver_side_send(&mut queue, batch, black_box(&frame)));
+                    host.take_sent();
+                    counted(|| driver_side_poll(&mut queue));
+                } else {
+                    (0..batch).for_each(|_| assert!(host.receive(&frame)));
+                    counted(|| driver_side_receive(&mut queue, batch));
+                    counted(|| driver_side_poll(&mut queue));
+                }
+            }
+            let after = host.doorbells();
+            u64::from(after.0 - before.0 + after.1 - before.1)
         }
         _ => usage(),
     };

@@ -1,14 +1,16 @@
 //! A read of 4 KiB by storvsc through `dyn BlockQueue`: see the module.
 
+mod storage;
 mod storvsc;
 
 use paravirt_device::BlockQueue;
 use std::hint::black_box;
-use storvsc::{Buffer, Queue};
+use storage::Buffer;
+use storvsc::Queue;
 
 #[inline(never)]
 fn driver_side_batch(queue: &mut dyn BlockQueue<Buffer = Buffer>, buffers: &mut Vec<Buffer>) {
-    storvsc::batch(queue, buffers);
+    storage::batch(queue, buffers);
 }
 
 fn main() {

@@ -10,16 +10,19 @@ use paravirt_device::{
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{NetOptions, NetVsc};
 use paravirt_platform::{DmaSlice, Platform};
+use paravirt_pvscsi::{PvscsiAdapter, PvscsiController, PvscsiOptions};
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{StorController, StorOptions, StorTransport};
 use paravirt_testhost::{
-    BlkHost, Guest, HvHost, HvOffer, NetHost, NetVspHost, OfferSettings, Ring, StorDrive, StorHost,
+    BlkHost, Guest, HvHost, HvOffer, NetHost, NetVspHost, OfferSettings, PvscsiHost, Ring, StorDrive,
+    StorHost, Vmxnet3Host,
 };
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_vmbus::{Guid, Offer, Version, Vmbus};
+use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Options};
 use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;
@@ -191,6 +194,34 @@ fn a_synthetic_card_keeps_its_state_to_itself() {
         let options = NetOptions::default().with_queues(2, 1).with_buffers(64 << 10, 64 << 10);
         let mut card = NetVsc::<Guest, Buffer>::open(&guest, &vmbus, &offer, &options).expect("a card");
         wire.receive(&[1; 100]);
+        use_card(&guest, seed, &mut card);
+    }
+}
+
+#[test]
+fn a_disk_of_vmware_keeps_its_state_to_itself() {
+    for seed in 0..SEEDS {
+        let guest = machine();
+        let host = PvscsiHost::new(&guest);
+        host.insert(0, StorDrive::memory(512, vec![1; 64 << 10]));
+        let adapter =
+            PvscsiAdapter::new(&guest, host.device(), 0, &PvscsiOptions::default()).expect("memory");
+        let mut controller = PvscsiController::<Guest, Buffer>::open(&guest, adapter, &Options::new(1, 8))
+            .expect("a controller");
+        let Some(ControllerEvent::Added(mut disk)) = controller.poll() else { panic!("no disk") };
+        use_disk(&guest, seed, &mut disk);
+        let _ = controller.poll();
+    }
+}
+
+#[test]
+fn a_card_of_vmware_keeps_its_state_to_itself() {
+    for seed in 0..SEEDS {
+        let guest = machine();
+        let host = Vmxnet3Host::new(&guest);
+        let options = Vmxnet3Options::new().with_pairs(2).with_queue_size(64);
+        let mut card = Vmxnet3::<Guest, Buffer>::new(&guest, host.device(), &options).expect("a card");
+        host.receive(&[1; 100]);
         use_card(&guest, seed, &mut card);
     }
 }

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Examples that do not run by themselves. Every other one does.
-const NOT_RUN: [&str; 4] = [
+const NOT_RUN: [&str; 5] = [
     // Take arguments: `cargo xtask bench` runs them.
     "net-bench",
+    "pvscsi-bench",
     "storvsc-bench",
     "storvsc-dyn-bench",
     // A program of a virtual machine.

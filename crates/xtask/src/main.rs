@@ -51,7 +51,7 @@ enum Command {
     Bench(bench::Options),
     /// Fuzz the parsers of host-written bytes, and whole drivers
     Fuzz(fuzz::Options),
-    /// Run disks, connections and reconnects on both hosts for some minutes, on QEMU with hot plug
+    /// Run disks, connections and reconnects on QEMU and on VMBus for some minutes, on QEMU with hot plug
     Soak(soak::Options),
     /// Generate the Rust of bindings/hyperv from its C headers, and the C header of crates/c from its Rust
     Bindgen,

@@ -472,7 +472,7 @@ unsafe impl PciDevice for AdapterFunction {
     }
 
     fn is_gone(&self) -> bool {
-        self.0.with(|host| host.function.faults.is_gone)
+        host_side(|| self.0.with(|host| host.function.faults.is_gone))
     }
 
     fn set_bus_master(&self, is_on: bool) -> bool {

@@ -22,6 +22,7 @@ const BLOCK: Program = Program { kind: "bin", name: "block-bench", function: "dr
 const CHANNEL: Program = Program { kind: "bin", name: "channel-bench", function: "ring_side" };
 const STORAGE: Program = Program { kind: "example", name: "storvsc-bench", function: "driver_side" };
 const STORAGE_DYN: Program = Program { kind: "example", name: "storvsc-dyn-bench", function: "driver_side" };
+const ADAPTER: Program = Program { kind: "example", name: "pvscsi-bench", function: "driver_side" };
 const NET: Program = Program { kind: "example", name: "net-bench", function: "driver_side" };
 
 /// The parts: name, program, the program's word for it, batches.
@@ -43,6 +44,9 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
     ("peer-virtio-net-rx", RING, "peer-virtio-net-rx", [1, 32]),
     ("netvsc-tx", NET, "netvsc-tx", [1, 32]),
     ("netvsc-rx", NET, "netvsc-rx", [1, 32]),
+    ("pvscsi", ADAPTER, "read", [1, 32]),
+    ("vmxnet3-tx", NET, "vmxnet3-tx", [1, 32]),
+    ("vmxnet3-rx", NET, "vmxnet3-rx", [1, 32]),
 ];
 
 /// What one part costs at one batch size.

@@ -18,13 +18,18 @@ fn is_vmbus(part: &str) -> bool {
     ["vmbus", "storvsc", "netvsc"].iter().any(|family| part.starts_with(family))
 }
 
-const CHARTS: [Chart; 2] = [
+fn is_vmware(part: &str) -> bool {
+    ["pvscsi", "vmxnet3"].iter().any(|family| part.starts_with(family))
+}
+
+const CHARTS: [Chart; 3] = [
     Chart {
         file: "virtio",
         title: "virtio: instructions for one request or frame",
-        shows: |part| !is_vmbus(part),
+        shows: |part| !is_vmbus(part) && !is_vmware(part),
     },
     Chart { file: "vmbus", title: "VMBus: instructions for one request or frame", shows: is_vmbus },
+    Chart { file: "vmware", title: "VMware: instructions for one request or frame", shows: is_vmware },
 ];
 
 /// Colours of a page.
@@ -130,9 +135,10 @@ fn label(part: &str) -> &str {
         "queue-indirect" => "virtqueue, indirect",
         "queue-direct" => "virtqueue, direct",
         "queue-packed" => "virtqueue, packed",
-        "virtio-net-tx" | "netvsc-tx" => "net, send 60 bytes",
-        "virtio-net-rx" | "netvsc-rx" => "net, receive 60 bytes",
+        "virtio-net-tx" | "netvsc-tx" | "vmxnet3-tx" => "net, send 60 bytes",
+        "virtio-net-rx" | "netvsc-rx" | "vmxnet3-rx" => "net, receive 60 bytes",
         "storvsc" => "storvsc, read 4 KiB",
+        "pvscsi" => "pvscsi, read 4 KiB",
         "storvsc-dyn" => "storvsc, dyn BlockQueue",
         "vmbus-ring" => "ring, one packet",
         other => other,
