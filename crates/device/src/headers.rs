@@ -10,6 +10,8 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
 /// The length of an IPv6 header without extensions.
 const IPV6_LEN: usize = 40;
+/// The number of the protocol.
+const TCP: u8 = 6;
 
 /// Returns the IP version of a TCP segment in an Ethernet frame, and the length of its headers up to the payload, for drivers: `None` if
 /// `frame`, the beginning of it, is too short or something else. An IPv6 header with extensions is not understood.
@@ -17,20 +19,27 @@ const IPV6_LEN: usize = 40;
 /// ```
 /// use paravirt_device::{SegmentKind, tcp_headers};
 /// let mut frame = [0; 60];
-/// (frame[12], frame[14], frame[46]) = (0x08, 0x45, 0x50);
+/// (frame[12], frame[14], frame[23], frame[46]) = (0x08, 0x45, 6, 0x50);
 /// assert_eq!(tcp_headers(&frame), Some((SegmentKind::Tcp4, 54)));
 /// assert_eq!(tcp_headers(&frame[..40]), None);
 /// ```
 pub fn tcp_headers(frame: &[u8]) -> Option<(SegmentKind, u16)> {
-    let (kind, l4) = match *frame.get(ETHERTYPE..)?.first_chunk()? {
-        IPV4 => {
-            let words = usize::from(frame.get(ETHERNET)? & 15);
-            (SegmentKind::Tcp4, words.checked_mul(4)?.checked_add(ETHERNET)?)
+    let ip = frame.get(ETHERNET..)?;
+    let (kind, ip_len, protocol) = match (frame.get(ETHERTYPE..)?.first_chunk()?, *ip.first()?) {
+        (&IPV4, first @ 0x45..=0x4f) => {
+            // More fragments, or a later one.
+            let fragment = u16::from_be_bytes(*ip.get(6..)?.first_chunk()?) & 0x3fff;
+            let protocol = if fragment == 0 { *ip.get(9)? } else { 0 };
+            (SegmentKind::Tcp4, usize::from(first & 15).checked_mul(4)?, protocol)
         }
-        IPV6 => (SegmentKind::Tcp6, ETHERNET.checked_add(IPV6_LEN)?),
+        (&IPV6, 0x60..=0x6f) => (SegmentKind::Tcp6, IPV6_LEN, *ip.get(6)?),
         _ => return None,
     };
+    let l4 = ip_len.checked_add(ETHERNET)?;
     let words = usize::from(frame.get(l4.checked_add(12)?)? >> 4);
+    if protocol != TCP || words < 5 {
+        return None;
+    }
     Some((kind, u16::try_from(l4.checked_add(words.checked_mul(4)?)?).ok()?))
 }
 

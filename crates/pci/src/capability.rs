@@ -99,10 +99,15 @@ pub struct MsiCapability {
 }
 
 impl MsiCapability {
-    /// Parses `capability`; `None` if it is another one.
+    /// Parses `capability`; `None` if it is another one, or reaches beyond configuration space.
     pub fn parse(read: impl Fn(u8) -> u32, capability: Capability) -> Option<Self> {
         let Capability { id, position } = capability;
-        (id == MSI).then(|| Self { position, is_wide: read(position) >> 16 & 1 << 7 != 0 })
+        if id != MSI {
+            return None;
+        }
+        let is_wide = read(position) >> 16 & 1 << 7 != 0;
+        position.checked_add(if is_wide { 13 } else { 9 })?;
+        Some(Self { position, is_wide })
     }
 }
 
@@ -147,5 +152,8 @@ mod tests {
         let read = space(&[(0x40, &[0x11, 0, 0, 0, 6, 0, 0, 0])]);
         assert_eq!(MsixCapability::parse(&read, Capability { id: MSIX, position: 0x40 }), None);
         assert_eq!(MsixCapability::parse(|_| u32::MAX, Capability { id: MSIX, position: 0xfc }), None);
+        let at = |position, wide: u32| MsiCapability::parse(|_| wide << 23, Capability { id: MSI, position });
+        assert!(at(0xf4, 0).is_some() && at(0xf0, 1).is_some());
+        assert!(at(0xf8, 0).is_none() && at(0xf4, 1).is_none());
     }
 }

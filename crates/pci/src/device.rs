@@ -23,8 +23,11 @@ pub unsafe trait PciDevice: Send + Sync {
     /// was written to memory before is visible to the device then.
     fn write(&self, bar: u8, offset: usize, value: u32);
 
-    /// Returns whether the device was removed.
+    /// Returns whether the kernel knows that the device was removed. Cheap, also in interrupt context.
     fn is_gone(&self) -> bool;
+
+    /// Returns whether the device answers on its bus.
+    fn is_present(&self) -> bool;
 
     /// Lets the device access memory, or not. Returns whether it says that this is so; a device that is gone accesses none.
     fn set_bus_master(&self, is_on: bool) -> bool;
@@ -118,7 +121,9 @@ struct MappedDevice<P: Platform> {
 ///
 /// # Safety
 ///
-/// No other driver uses the function, and the bridges above forward the addresses in its BARs to it.
+/// No other driver uses the function, and the bridges above forward the addresses in its BARs to it. What is written by the device that is
+/// returned (registers, messages) has no effect on memory safety: the function is given addresses of memory that its driver owns until it has
+/// stopped, and messages that the platform has allocated.
 pub unsafe fn open<P: Platform>(
     platform: &P,
     slot: &PciSlot<P>,
@@ -164,6 +169,10 @@ unsafe impl<P: Platform> PciDevice for MappedDevice<P> {
 
     fn is_gone(&self) -> bool {
         self.function.is_gone()
+    }
+
+    fn is_present(&self) -> bool {
+        self.function.is_present()
     }
 
     fn set_bus_master(&self, is_on: bool) -> bool {

@@ -32,7 +32,8 @@ impl<P: Platform> Messages<P> {
     ///
     /// # Safety
     ///
-    /// `bars` are those of `function`, which no other driver uses, and the bridges above forward their addresses to it.
+    /// `bars` are those of `function`, which no other driver uses, and the bridges above forward their addresses to it. The messages that are
+    /// [set](Self::set) are those that the platform has allocated for it.
     pub unsafe fn msix(platform: &P, function: &PciFunction<P>, bars: &Bars) -> Option<Self> {
         let read = |at| function.read(at);
         let capability = capabilities(read).find_map(|found| MsixCapability::parse(read, found))?;
@@ -80,8 +81,7 @@ impl<P: Platform> Messages<P> {
             }
             Kind::Msi(MsiCapability { position, is_wide }) => {
                 let at = |offset: u8| position.wrapping_add(offset);
-                // SAFETY: by the contract of the constructor, no other driver uses the function; the message is not enabled yet, and the
-                // platform has allocated it.
+                // SAFETY: by the contract of the constructor, no other driver uses the function, and the platform has allocated the message.
                 unsafe {
                     self.function.write(at(4), low);
                     if *is_wide {

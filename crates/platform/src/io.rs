@@ -51,7 +51,8 @@ pub unsafe trait PortIo: Send + Sync {
     }
 
     /// Calls VMware's hypervisor by its port: command number and parameter in, EAX, EBX, ECX and EDX out. `None`, as by default, if the
-    /// platform does not offer that; one that does calls [`vmware_port_call`].
+    /// platform does not offer that; one that does calls `vmware_port_call`. A kernel in a confidential virtual machine returns `None`,
+    /// whatever CPUID says: reading a port may fault there.
     ///
     /// # Safety
     ///
@@ -92,6 +93,9 @@ pub unsafe fn vmware_port_call(command: u32, parameter: u32) -> [u32; 4] {
             inlateout("eax") MAGIC => eax,
             inlateout("ecx") command => ecx,
             inlateout("edx") PORT => edx,
+            // Results of some commands.
+            lateout("rsi") _,
+            lateout("rdi") _,
             options(nostack),
         );
     }

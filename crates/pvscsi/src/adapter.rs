@@ -57,12 +57,12 @@ impl Default for PvscsiOptions {
 
 /// An adapter: the transport of a [`Controller`](paravirt_scsi::Controller). It becomes a bus master when the controller opens its port.
 pub struct PvscsiAdapter<P: Platform> {
-    platform: P,
     /// Dropped before the registers, which the handlers use.
     interrupts: InterruptBinding<P>,
     registers: PageArc<P, Registers<P>>,
-    /// `None` while the port is open, and once they were leaked.
-    rings: Option<Rings<P>>,
+    /// The rings and the table of commands in flight; `None` while the port is open, and once it did not stop.
+    idle: Option<(Rings<P>, Slots<P>)>,
+    has_bound: bool,
     entries: usize,
     targets: u16,
 }
@@ -80,7 +80,7 @@ impl<P: Platform> fmt::Debug for PvscsiAdapter<P> {
 ///
 /// # Errors
 ///
-/// [`OpenError`]; the function is unchanged then.
+/// [`OpenError`]; the function is not in service then.
 ///
 /// # Safety
 ///
@@ -111,14 +111,16 @@ impl<P: Platform> PvscsiAdapter<P> {
     ) -> Result<Self, AllocError> {
         let entries = 1usize << options.queue_size.clamp(32, 1024).ilog2();
         let registers = PageArc::new(platform, Registers::new(device, bar))?;
-        let rings = Some(Rings::new(platform, entries)?);
+        // What ran before may have left it in service.
+        registers.stop();
+        let idle = Some((Rings::new(platform, &registers, entries)?, Slots::new(platform, entries as u16)?));
         let interrupts = InterruptBinding::new(platform, 1)?;
-        Ok(Self { platform: platform.clone(), interrupts, registers, rings, entries, targets: TARGETS })
+        Ok(Self { interrupts, registers, idle, has_bound: false, entries, targets: TARGETS })
     }
 
-    /// Binds the interrupt, once.
+    /// Binds the interrupt, once: an adapter that has to be polled is polled after a recovery too.
     fn bind(&mut self) -> Bound {
-        if self.interrupts.bound() != Bound::Nothing {
+        if core::mem::replace(&mut self.has_bound, true) {
             return self.interrupts.bound();
         }
         let (registers, device) = (self.registers.as_ptr(), self.registers.device());
@@ -133,28 +135,20 @@ impl<P: Platform> PvscsiAdapter<P> {
         unsafe { self.interrupts.bind(device, &handlers) }
     }
 
-    /// Resets the adapter, after which it knows no ring. Returns whether it accesses no memory any more.
-    fn stop(&self) -> bool {
-        self.registers.set_interrupts(false, false);
-        let device = self.registers.device();
-        // Commands in flight end without completions. Only a reset forgets them: they would go on with the next bus mastering.
-        let is_reset = self.registers.reset();
-        device.set_bus_master(false) && (is_reset || device.is_gone())
-    }
-
     /// Sets the rings up.
     fn start(&mut self, rings: &Rings<P>) -> Result<Setup, Fault> {
-        let device = self.registers.device();
-        if device.is_gone() {
+        let registers = &self.registers;
+        if registers.is_removed() {
             return Err(Fault::Removed);
         }
-        if !device.set_bus_master(true) || !self.registers.execute(AdapterCommand::SetupRings, rings.setup())
-        {
+        if !registers.start() || !registers.execute(AdapterCommand::SetupRings, rings.setup()) {
             return Err(Fault::Refused);
         }
-        let has_messages =
-            self.registers.try_execute(AdapterCommand::SetupMessageRing, rings.setup_messages());
-        let has_threshold = self.registers.try_execute(AdapterCommand::SetupCallThreshold, [1]);
+        let messages = registers.try_execute(AdapterCommand::SetupMessageRing, rings.setup_messages());
+        // The status says whether it is enabled.
+        let threshold = registers.try_execute(AdapterCommand::SetupCallThreshold, [1]);
+        let (has_messages, has_threshold) =
+            (messages.is_some(), threshold.is_some_and(|is_enabled| is_enabled != 0));
         Ok(Setup { has_messages, has_threshold, bound: self.bind() })
     }
 
@@ -184,28 +178,35 @@ unsafe impl<P: Platform> ScsiTransport for PvscsiAdapter<P> {
         if index != 0 {
             return Ok(());
         }
-        if !self.stop() {
-            return Err(if self.registers.device().is_gone() { Fault::Removed } else { Fault::Timeout });
+        if !self.registers.stop() {
+            return Err(if self.registers.is_removed() { Fault::Removed } else { Fault::Timeout });
         }
-        let slots = Slots::new(&self.platform, self.entries as u16).map_err(|_| Fault::Refused)?;
-        let mut rings = self.rings.take().ok_or(Fault::Timeout)?;
+        let (mut rings, mut slots) = self.idle.take().ok_or(Fault::Timeout)?;
         rings.reset();
-        let setup = match self.start(&rings) {
-            Ok(setup) => setup,
-            Err(fault) => return self.give_up(rings, fault),
-        };
-        self.targets = self.read_targets(&rings).unwrap_or(TARGETS);
-        *place = Some(PvscsiPort::new(self.registers.clone(), rings, slots, &setup));
-        Ok(())
+        slots.reset();
+        match self.start(&rings) {
+            Ok(setup) => {
+                self.targets = self.read_targets(&rings).unwrap_or(TARGETS);
+                *place = Some(PvscsiPort::new(self.registers.clone(), rings, slots, &setup));
+                Ok(())
+            }
+            Err(fault) => {
+                if self.registers.stop() {
+                    self.idle = Some((rings, slots));
+                }
+                Err(fault)
+            }
+        }
     }
 
     fn close(&mut self, port: PvscsiPort<P>) -> Result<(), Fault> {
-        if self.stop() {
-            self.rings = Some(port.rings);
-            return Ok(());
+        let PvscsiPort { rings, slots, registers, .. } = port;
+        let is_stopped = registers.stop();
+        // One of another adapter is not kept.
+        if is_stopped && registers.as_ptr() == self.registers.as_ptr() {
+            self.idle = Some((rings, slots));
         }
-        port.rings.leak();
-        Err(Fault::Timeout)
+        if is_stopped { Ok(()) } else { Err(Fault::Timeout) }
     }
 
     fn limits(&self) -> Limits {
@@ -221,17 +222,6 @@ unsafe impl<P: Platform> ScsiTransport for PvscsiAdapter<P> {
 
     fn scan(&self) -> Scan {
         Scan::Targets(self.targets)
-    }
-}
-
-impl<P: Platform> PvscsiAdapter<P> {
-    /// Ends an attempt to set the adapter up.
-    fn give_up(&mut self, rings: Rings<P>, fault: Fault) -> Result<(), Fault> {
-        match self.stop() {
-            true => self.rings = Some(rings),
-            false => rings.leak(),
-        }
-        Err(fault)
     }
 }
 

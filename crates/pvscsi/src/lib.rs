@@ -17,9 +17,11 @@
 //!
 //! # Trust
 //!
-//! An entry of the completion or message ring is read once, to private memory. The context of a completion is looked up in the table of
-//! the commands in flight, and is accepted once; an unknown one is passed over. Producer indices are checked against the size of their
-//! rings. What the adapter says of the sizes of its rings is not used.
+//! An entry of the completion ring is read to private memory, by the shortcut for commands that succeeded and, where that leaves it, once
+//! more. The context of a completion is looked up in the table of the commands in flight, and is accepted once; an unknown one is passed
+//! over. The producer index of completions is checked against the size of their ring. A message makes the controller scan, whatever it
+//! says: it is not read. What the adapter says of the sizes of its rings is not used. Memory is given back only when the adapter is no bus
+//! master any more, whoever drops it.
 //!
 //! ```
 //! use paravirt_device::{BlockDevice, BlockQueue, Op, Request};

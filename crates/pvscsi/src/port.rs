@@ -48,6 +48,16 @@ impl<P: Platform> Slots<P> {
         Ok(Self { slots, free_head: 0, free: count })
     }
 
+    /// Frees all slots, after the adapter has stopped.
+    pub fn reset(&mut self) {
+        let count = self.slots.iter().len();
+        for index in 0..count {
+            let slot = self.slots.at_mut(index);
+            (slot.next, slot.in_flight) = ((index as u16).wrapping_add(1), false);
+        }
+        (self.free_head, self.free) = (0, count as u16);
+    }
+
     #[inline(always)]
     fn take(&mut self) -> Option<u16> {
         self.free = self.free.checked_sub(1)?;
@@ -77,8 +87,8 @@ impl<P: Platform> Slots<P> {
 /// The port of an adapter in service.
 pub struct PvscsiPort<P: Platform> {
     pub(crate) rings: Rings<P>,
-    registers: PageArc<P, Registers<P>>,
-    slots: Slots<P>,
+    pub(crate) registers: PageArc<P, Registers<P>>,
+    pub(crate) slots: Slots<P>,
     /// Whether requests that were not announced are transfers, and whether others are.
     has_transfers: bool,
     has_others: bool,
@@ -137,7 +147,7 @@ impl<P: Platform> PvscsiPort<P> {
 
     /// Builds the request for a command in `slot`.
     #[inline(always)]
-    fn request(&self, slot: u16, lun: u8, command: &Command<'_>) -> Option<Request> {
+    fn request(&self, slot: u16, lun: u64, command: &Command<'_>) -> Option<Request> {
         let Command { address: Address { target, .. }, cdb, memory, len, .. } = command;
         let direction = match memory.direction() {
             Direction::FromDevice => TO_HOST,
@@ -157,10 +167,16 @@ impl<P: Platform> PvscsiPort<P> {
             crate::completion::SENSE_LEN as u64 | u64::from(flags) << 32,
             low,
             high,
-            // The unit is in the second byte of its field. SAM-5 §4.7
-            u64::from(cdb.len()) | u64::from(lun) << 16,
+            u64::from(cdb.len()) | lun << 8,
             SIMPLE << 8 | u64::from(*target) << 24,
         ])
+    }
+
+    /// Makes all requests visible to the adapter, and has it look at them, those too that it lets wait.
+    fn kick_all(&mut self) {
+        (self.has_transfers, self.has_others) = (false, false);
+        self.rings.publish();
+        self.registers.kick_all();
     }
 
     /// Counts a completion of no command in flight: the host repeated it, or made it up. No memory depends on it.
@@ -182,7 +198,12 @@ unsafe impl<P: Platform> ScsiPort for PvscsiPort<P> {
     #[inline(always)]
     fn send(&mut self, id: u64, command: &Command<'_>) -> Result<(), Rejected> {
         let Address { path, lun, .. } = command.address;
-        let Ok(lun) = u8::try_from(lun) else { return Err(Rejected::Invalid) };
+        // One level: by peripheral device, or flat where the number is too large for that. SAM-5 §4.7
+        let lun = match lun {
+            0..=0xff => u64::from(lun) << 8,
+            0x100..=0x3fff => u64::from(0x40 | lun >> 8) | u64::from(lun & 0xff) << 8,
+            _ => return Err(Rejected::Invalid),
+        };
         if path != 0 {
             return Err(Rejected::Invalid);
         }
@@ -205,6 +226,8 @@ unsafe impl<P: Platform> ScsiPort for PvscsiPort<P> {
         let is_it = |(_, slot): &(usize, &Slot)| slot.in_flight && slot.id == id;
         let Some((index, _)) = slots.into_iter().find(is_it) else { return Err(Rejected::Invalid) };
         let context = (index as u32).wrapping_add(1);
+        // The adapter knows what it is asked about.
+        self.kick_all();
         match self.registers.execute(AdapterCommand::Abort, [context, 0, u32::from(address.target), 0]) {
             true => Ok(()),
             false => Err(Rejected::Unsupported),
@@ -212,7 +235,7 @@ unsafe impl<P: Platform> ScsiPort for PvscsiPort<P> {
     }
 
     fn reset_bus(&mut self, id: u64) -> Result<(), Rejected> {
-        self.kick();
+        self.kick_all();
         if !self.registers.execute(AdapterCommand::ResetBus, []) {
             return Err(Rejected::Unsupported);
         }
@@ -226,11 +249,12 @@ unsafe impl<P: Platform> ScsiPort for PvscsiPort<P> {
         if !self.has_transfers && !self.has_others {
             return;
         }
-        self.rings.publish();
-        if core::mem::take(&mut self.has_others) {
-            self.registers.kick_others();
+        if self.has_others {
+            return self.kick_all();
         }
-        if core::mem::take(&mut self.has_transfers) && (!self.has_threshold || self.rings.is_kick_due()) {
+        self.has_transfers = false;
+        self.rings.publish();
+        if !self.has_threshold || self.rings.is_kick_due() {
             self.registers.kick_transfers();
         }
     }

@@ -1,6 +1,7 @@
 //! The registers of the adapter, its commands, and its interrupt.
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 use paravirt_pci::{DeviceBox, PciDevice};
 use paravirt_platform::{Handled, InterruptCell, Platform, RawHandler};
 
@@ -42,11 +43,21 @@ pub(crate) struct Registers<P: Platform> {
     device: DeviceBox<P>,
     bar: u8,
     pub cell: InterruptCell,
+    /// Whether the adapter has stopped, and was not started since: it accesses no memory.
+    is_quiesced: AtomicBool,
+    /// Whether it did not stop when it was to.
+    is_stuck: AtomicBool,
 }
 
 impl<P: Platform> Registers<P> {
     pub fn new(device: DeviceBox<P>, bar: u8) -> Self {
-        Self { device, bar, cell: InterruptCell::new() }
+        Self {
+            device,
+            bar,
+            cell: InterruptCell::new(),
+            is_quiesced: AtomicBool::new(false),
+            is_stuck: AtomicBool::new(false),
+        }
     }
 
     pub fn device(&self) -> &dyn PciDevice {
@@ -61,27 +72,53 @@ impl<P: Platform> Registers<P> {
         self.device.read(self.bar, COMMAND_STATUS)
     }
 
-    /// Executes a command, and returns whether it succeeded. One at a time.
+    /// Executes a command, and returns whether it succeeded. One at a time. The status is that of an earlier failure still where the adapter
+    /// does not write it for this command.
     pub fn execute(&self, command: AdapterCommand, data: impl IntoIterator<Item = u32>) -> bool {
+        let before = self.status();
         self.write(COMMAND, command as u32);
         data.into_iter().for_each(|word| self.write(COMMAND_DATA, word));
-        self.status() < INCOMPLETE
+        let status = self.status();
+        status < INCOMPLETE || status == before
     }
 
-    /// Resets the adapter. Returns whether it did not fail.
-    pub fn reset(&self) -> bool {
-        self.write(COMMAND, AdapterCommand::Reset as u32);
-        self.status() < INCOMPLETE
+    /// Lets the adapter access memory. Returns whether it says that it can.
+    pub fn start(&self) -> bool {
+        self.is_quiesced.store(false, Ordering::Release);
+        self.device.set_bus_master(true)
     }
 
-    /// As [`execute`](Self::execute) for a command that older adapters do not have: they say so before its data are written.
-    pub fn try_execute(&self, command: AdapterCommand, data: impl IntoIterator<Item = u32>) -> bool {
+    /// Resets the adapter, after which it knows no ring. Returns whether it accesses no memory any more.
+    pub fn stop(&self) -> bool {
+        self.set_interrupts(false, false);
+        // Commands in flight end without completions. Only a reset forgets them: they would go on with the next bus mastering.
+        let is_reset = self.execute(AdapterCommand::Reset, []);
+        let is_stopped = self.device.set_bus_master(false) && (is_reset || self.is_removed());
+        self.is_quiesced.store(is_stopped, Ordering::Release);
+        self.is_stuck.store(!is_stopped, Ordering::Release);
+        is_stopped
+    }
+
+    /// Whether memory that the adapter was given can be freed: it has stopped, or does now. One that did not stop is not asked again.
+    pub fn has_released(&self) -> bool {
+        let is_quiesced = self.is_quiesced.load(Ordering::Acquire);
+        is_quiesced || !self.is_stuck.load(Ordering::Acquire) && self.stop()
+    }
+
+    /// Whether the adapter is not there any more.
+    pub fn is_removed(&self) -> bool {
+        self.device.is_gone() || !self.device.is_present()
+    }
+
+    /// As [`execute`](Self::execute) for a command that older adapters do not have: they say so before its data are written. Returns the
+    /// status of a success.
+    pub fn try_execute(&self, command: AdapterCommand, data: impl IntoIterator<Item = u32>) -> Option<u32> {
         self.write(COMMAND, command as u32);
         if self.status() == FAILED {
-            return false;
+            return None;
         }
         data.into_iter().for_each(|word| self.write(COMMAND_DATA, word));
-        self.status() < INCOMPLETE
+        Some(self.status()).filter(|status| *status < INCOMPLETE)
     }
 
     /// Announces reads and writes; the adapter may wait for more of them.
@@ -89,8 +126,8 @@ impl<P: Platform> Registers<P> {
         self.write(KICK_RW, 0);
     }
 
-    /// Announces other commands.
-    pub fn kick_others(&self) {
+    /// Announces all requests, of any kind: the adapter looks at them at once.
+    pub fn kick_all(&self) {
         self.write(KICK_NON_RW, 0);
     }
 

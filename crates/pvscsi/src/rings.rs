@@ -1,9 +1,11 @@
 //! The rings that driver and adapter share: requests, completions and messages, and the page with their indices.
 
 use crate::completion::{Completion, SENSE_LEN};
+use crate::registers::Registers;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use paravirt_device::Fault;
-use paravirt_platform::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RingArray, Segment};
+use paravirt_platform::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, PageArc, Platform, RingArray, Segment};
 
 /// Entries of a page of requests, and of completions.
 const REQUESTS_PER_PAGE: usize = 32;
@@ -44,13 +46,41 @@ pub(crate) struct Rings<P: Platform> {
     completed: u32,
     messaged: u32,
     /// The rings with the state page, and the slots' areas: dropped last.
-    memory: DmaRegion<P>,
-    areas: DmaRegion<P>,
+    memory: SharedPages<P>,
+    areas: SharedPages<P>,
+}
+
+/// Memory that the adapter accesses while it is in service. When it is dropped the adapter is stopped, if it has not stopped; if it does not
+/// stop, the memory is leaked.
+struct SharedPages<P: Platform> {
+    region: ManuallyDrop<DmaRegion<P>>,
+    registers: PageArc<P, Registers<P>>,
+}
+
+impl<P: Platform> SharedPages<P> {
+    fn new(registers: &PageArc<P, Registers<P>>, platform: &P, len: usize) -> Result<Self, AllocError> {
+        let region = ManuallyDrop::new(DmaRegion::alloc(platform, len)?);
+        Ok(Self { region, registers: registers.clone() })
+    }
+}
+
+impl<P: Platform> Drop for SharedPages<P> {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here, and not used after.
+        let region = unsafe { ManuallyDrop::take(&mut self.region) };
+        if !self.registers.has_released() {
+            region.leak();
+        }
+    }
 }
 
 impl<P: Platform> Rings<P> {
-    /// Allocates rings for `entries` requests, a power of two from 32 to 1024.
-    pub fn new(platform: &P, entries: usize) -> Result<Self, AllocError> {
+    /// Allocates rings for `entries` requests, a power of two from 32 to 1024, of an adapter that has stopped.
+    pub fn new(
+        platform: &P,
+        registers: &PageArc<P, Registers<P>>,
+        entries: usize,
+    ) -> Result<Self, AllocError> {
         let pages = entries.div_ceil(REQUESTS_PER_PAGE);
         let completion_pages = entries.div_ceil(COMPLETIONS_PER_PAGE);
         if !entries.is_power_of_two() || !(1..=MAX_PAGES).contains(&pages) {
@@ -60,21 +90,24 @@ impl<P: Platform> Rings<P> {
         let completions_at = pages.wrapping_add(1);
         // Of one page. What a message says is looked at by a scan.
         let messages_at = completions_at.wrapping_add(completion_pages);
-        let memory = DmaRegion::alloc(platform, at(messages_at.wrapping_add(2)))?;
+        let memory = SharedPages::new(registers, platform, at(messages_at.wrapping_add(2)))?;
         let lists_at = entries.wrapping_mul(SENSE_STRIDE);
-        let areas = DmaRegion::alloc(platform, lists_at.wrapping_add(entries.wrapping_mul(LIST_LEN)))?;
+        let areas =
+            SharedPages::new(registers, platform, lists_at.wrapping_add(entries.wrapping_mul(LIST_LEN)))?;
         // SAFETY: the arrays are declared before the memory, so that they are dropped first.
         unsafe {
             Ok(Self {
-                state: memory.shared().ring_array(0, PAGE_SIZE / 4).ok_or(AllocError)?,
-                requests: memory.shared().ring_array(at(1), entries).ok_or(AllocError)?,
+                state: memory.region.shared().ring_array(0, PAGE_SIZE / 4).ok_or(AllocError)?,
+                requests: memory.region.shared().ring_array(at(1), entries).ok_or(AllocError)?,
                 completions: memory
+                    .region
                     .shared()
                     .ring_array(at(completions_at), completion_pages.wrapping_mul(COMPLETIONS_PER_PAGE))
                     .ok_or(AllocError)?,
-                sense: areas.shared().ring_array(0, entries).ok_or(AllocError)?,
-                lists: areas.shared().ring_array(lists_at, entries).ok_or(AllocError)?,
+                sense: areas.region.shared().ring_array(0, entries).ok_or(AllocError)?,
+                lists: areas.region.shared().ring_array(lists_at, entries).ok_or(AllocError)?,
                 answer: memory
+                    .region
                     .shared()
                     .ring_array(at(messages_at.wrapping_add(1)), PAGE_SIZE / 2)
                     .ok_or(AllocError)?,
@@ -93,14 +126,8 @@ impl<P: Platform> Rings<P> {
         (0..self.state.len()).for_each(|word| self.state.at(word).store(0, Ordering::Relaxed));
     }
 
-    /// Leaks the memory: the adapter may still access it.
-    pub fn leak(self) {
-        self.memory.leak();
-        self.areas.leak();
-    }
-
     fn page_number(&self, page: usize) -> u64 {
-        (self.memory.bus().0 >> PAGE_SIZE.trailing_zeros()).wrapping_add(page as u64)
+        (self.memory.region.bus().0 >> PAGE_SIZE.trailing_zeros()).wrapping_add(page as u64)
     }
 
     fn request_pages(&self) -> usize {
@@ -139,7 +166,7 @@ impl<P: Platform> Rings<P> {
 
     /// The address of that page, the last one.
     pub fn answer_address(&self) -> BusAddr {
-        self.memory.bus().offset(self.memory.len().saturating_sub(PAGE_SIZE) as u64)
+        self.memory.region.bus().offset(self.memory.region.len().saturating_sub(PAGE_SIZE) as u64)
     }
 
     pub fn entries(&self) -> usize {
@@ -181,13 +208,13 @@ impl<P: Platform> Rings<P> {
             .for_each(|(to, word)| to.store(word, Ordering::Relaxed));
         let offset =
             self.entries().wrapping_mul(SENSE_STRIDE).wrapping_add(usize::from(slot).wrapping_mul(LIST_LEN));
-        Some(self.areas.bus().offset(offset as u64))
+        Some(self.areas.region.bus().offset(offset as u64))
     }
 
     /// The address of the sense data of a slot.
     #[inline(always)]
     pub fn sense_address(&self, slot: u16) -> BusAddr {
-        self.areas.bus().offset((usize::from(slot).wrapping_mul(SENSE_STRIDE)) as u64)
+        self.areas.region.bus().offset((usize::from(slot).wrapping_mul(SENSE_STRIDE)) as u64)
     }
 
     /// Takes the sense data of a slot out, so that they are not taken for those of the next command.

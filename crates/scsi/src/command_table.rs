@@ -368,12 +368,13 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
         }
     }
 
-    /// Asks the controller to abort each command whose deadline has passed at `now`, which has until `until` to complete then. Returns
-    /// false where one cannot be aborted alone, or should have been by now.
+    /// Ends each command whose deadline has passed at `now`: one that the host does not have completes as aborted, and the controller is asked
+    /// to abort the others, which have until `until` to complete then. Returns false where one cannot be aborted alone, or should have been
+    /// by now.
     #[cold]
     pub fn abort_late<Q: ScsiPort>(&mut self, port: &mut Q, now: Instant, until: Instant) -> bool {
-        let late =
-            |slot: &&mut Slot<B>| slot.deadline <= now && !matches!(slot.place, Place::Free | Place::Done);
+        self.end_unsent(now);
+        let late = |slot: &&mut Slot<B>| slot.deadline <= now && slot.place.is_with_host();
         let address = self.address;
         self.slots.iter_mut().filter(late).all(|slot| {
             let is_asked = slot.place == Place::Sent && port.abort(slot.id, address).is_ok();
@@ -382,6 +383,32 @@ impl<P: Platform, B: DmaBuffer> CommandTable<P, B> {
             }
             is_asked
         })
+    }
+
+    /// Ends the commands whose deadline has passed and that the host does not have.
+    fn end_unsent(&mut self, now: Instant) {
+        let mut staged = core::mem::replace(&mut self.staged, List::EMPTY);
+        while let Some(slot) = self.slots.get_mut(usize::from(staged.head)) {
+            let at = staged.head;
+            staged.pop(slot.next);
+            match (slot.deadline <= now, &mut slot.data) {
+                (false, _) => self.staged.push(&mut self.slots, at),
+                (true, data) => {
+                    if let Data::Buffer(buffer, _) = data {
+                        // SAFETY: it was submitted when it was staged, and the command was not sent.
+                        unsafe { buffer.reclaim() };
+                    }
+                    self.finish(at, Err(IoError::Aborted));
+                }
+            }
+        }
+        for at in 0..self.slots.len() as u16 {
+            let slot = self.slots.get(usize::from(at));
+            if slot.is_some_and(|slot| slot.place == Place::Deferred && slot.deadline <= now) {
+                self.deferred = self.deferred.wrapping_sub(1);
+                self.finish(at, Err(IoError::Aborted));
+            }
+        }
     }
 
     /// Sends again what is due at `now`; how many commands were sent.

@@ -377,7 +377,7 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
         if control.is_late {
             return Err(CommandError::Io(IoError::Aborted));
         }
-        let deadline = self.state.now().saturating_add(self.timeouts.command);
+        let mut deadline = self.state.now().saturating_add(self.timeouts.command);
         control.table.set_address(address);
         loop {
             if let Some(fault) = self.fault() {
@@ -434,7 +434,14 @@ impl<P: Platform, T: ScsiTransport, B: DmaBuffer> ControllerShared<P, T, B> {
                 }
             } else if now >= deadline {
                 control.is_late = true;
-                self.begin_reset();
+                deadline = now.saturating_add(self.timeouts.reset);
+                let aborted = match &mut port.lock().port {
+                    Some(port) => control.table.abort_late(port, now, deadline),
+                    None => false,
+                };
+                if !aborted {
+                    self.begin_reset();
+                }
             }
             self.state.platform.relax();
         }

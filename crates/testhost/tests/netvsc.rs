@@ -277,7 +277,7 @@ fn offloads_travel_as_packet_information() {
     bench.wire.receive_on(0, WireFrame { bytes: frame(100, 1), info });
     let mut tcp = frame(1514, 2);
     tcp[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
-    tcp[46] = 0x50;
+    (tcp[20], tcp[21], tcp[23], tcp[46]) = (0, 0, 6, 0x50);
     let part = |flags: u32| (RndisInfoType::PACKET_ID.0, 1 | flags << 8);
     bench.wire.receive_on(0, WireFrame { bytes: tcp.clone(), info: vec![good, part(3)] });
     bench.wire.receive_on(0, WireFrame { bytes: vec![7; 1460], info: vec![part(1)] });

@@ -5,7 +5,7 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaSlice, InterruptLine, Polarity, Trigger};
 use paravirt_pvscsi::{PvscsiAdapter, PvscsiController, PvscsiDisk, PvscsiOptions, PvscsiQueue};
-use paravirt_scsi::{ControllerEvent, Options};
+use paravirt_scsi::{ControllerEvent, Options, ScsiTransport};
 use paravirt_testhost::count::{Counting, allocations, counted};
 use paravirt_testhost::{Guest, PvscsiFaults, PvscsiHost, StorDrive};
 use std::time::Duration;
@@ -276,6 +276,8 @@ fn memory_of_an_adapter_that_does_not_stop_is_leaked() {
         let guest = Guest::new();
         let pages = guest.pages();
         let host = PvscsiHost::new(&guest);
+        // Its last command succeeds: a failure after that is one of the reset.
+        host.faults(|faults| faults.targets = Some(16));
         host.insert(0, drive());
         let (controller, disks) = open(&guest, &host);
         change(&host);
@@ -368,4 +370,98 @@ fn interrupts_come_by_message_or_line_or_not_at_all() {
         drop((queue, disks, controller));
         assert_eq!(guest.bound_handlers(), 0);
     }
+}
+
+/// Whoever drops a port: its memory is not freed while the adapter can write to it.
+#[test]
+fn a_dropped_port_stops_its_adapter() {
+    for is_stopping in [true, false] {
+        let guest = Guest::new();
+        let pages = guest.pages();
+        let host = PvscsiHost::new(&guest);
+        let new = |host: &PvscsiHost| {
+            PvscsiAdapter::new(&guest, host.device(), 0, &PvscsiOptions::default()).unwrap()
+        };
+        let (mut adapter, mut place) = (new(&host), None);
+        adapter.open(0, 1, &mut place).unwrap();
+        host.pci(|pci| pci.keeps_bus_master = !is_stopping);
+        drop(place.take());
+        drop(adapter);
+        assert_eq!(guest.pages() == pages, is_stopping);
+        host.announce(3, true);
+    }
+    // A port that another adapter closes.
+    let guest = Guest::new();
+    let hosts = [PvscsiHost::new(&guest), PvscsiHost::new(&guest)];
+    let pages = guest.pages();
+    let mut adapters = hosts
+        .each_ref()
+        .map(|host| PvscsiAdapter::new(&guest, host.device(), 0, &PvscsiOptions::default()).unwrap());
+    let (mut first, mut second) = (None, None);
+    adapters[0].open(0, 1, &mut first).unwrap();
+    adapters[1].open(0, 1, &mut second).unwrap();
+    adapters[0].close(second.take().unwrap()).unwrap();
+    hosts[1].announce(3, true);
+    assert_eq!(adapters[0].open(0, 1, &mut second), Err(Fault::Timeout));
+    drop((first, adapters));
+    assert_eq!(guest.pages(), pages);
+}
+
+/// One that has no interrupt at first has none after a recovery either: it is in service all the same.
+#[test]
+fn an_adapter_that_is_polled_stays_polled() {
+    let guest = Guest::with(1, true);
+    guest.limit_vectors(0);
+    let host = PvscsiHost::new(&guest);
+    host.pci(|pci| pci.messages = 1);
+    host.insert(0, drive());
+    let (_controller, mut disks) = open(&guest, &host);
+    assert_eq!(disks[0].info().connection.signalling, Signalling::Polled);
+    let mut queue = disks[0].take_queue(0).unwrap();
+    guest.limit_vectors(8);
+    assert_eq!(queue.reset(), Ok(()));
+    assert_eq!(read(&guest, &mut queue, 2, 512).unwrap(), [2; 512]);
+}
+
+/// A request whose deadline passes completes: before it was announced, and while the adapter lets it wait.
+#[test]
+fn late_requests_that_the_adapter_has_not_seen_end_without_a_reset() {
+    for (is_announced, threshold) in [(false, None), (true, Some(8))] {
+        let guest = Guest::new();
+        let host = PvscsiHost::new(&guest);
+        host.insert(0, drive());
+        host.faults(|faults| faults.threshold = threshold);
+        let (_controller, mut disks) = open(&guest, &host);
+        let mut queue = disks[0].take_queue(0).unwrap();
+        let resets = host.resets();
+        let into = DmaSlice::alloc(&guest, 512).unwrap();
+        let deadline = at(guest_now(&guest) + Duration::from_secs(1));
+        queue.submit(Request::new(5, Op::Read { lba: 0, into }).with_deadline(deadline)).unwrap();
+        if is_announced {
+            queue.kick();
+        }
+        guest.turn(Duration::from_secs(2));
+        queue.expire(at(guest_now(&guest))).unwrap();
+        let done = queue.complete().unwrap().unwrap();
+        assert_eq!((done.buffer.is_some(), host.resets()), (true, resets));
+        assert!(matches!(done.result, Ok(()) | Err(IoError::Aborted)));
+        assert!(queue.complete().unwrap().is_none());
+    }
+}
+
+/// A scan that meets a silent target aborts its own command, and does not reset the bus of the others.
+#[test]
+fn a_silent_scan_aborts_its_own_command() {
+    let (guest, host, mut controller, _disk, mut queue) = one_disk();
+    let clock = guest.downgrade();
+    guest.attach(move || clock.turn(Duration::from_secs(20)));
+    let [_, resets] = host.resets();
+    host.insert(4, drive());
+    host.faults(|faults| faults.holds = true);
+    host.announce(4, true);
+    let _ = added(&mut controller);
+    assert!(!host.aborts().is_empty());
+    assert_eq!(host.resets()[1], resets);
+    host.faults(|faults| faults.holds = false);
+    assert_eq!(read(&guest, &mut queue, 3, 512).unwrap(), [3; 512]);
 }

@@ -9,6 +9,9 @@ use paravirt_platform::{DmaSlice, Instant, InterruptLine, Platform, Polarity, Tr
 use paravirt_testhost::count::{Counting, allocations, counted};
 use paravirt_testhost::{Guest, ReceivedMeta, Vmxnet3Host};
 use paravirt_vmxnet3::{OpenError, Vmxnet3, Vmxnet3Options, Vmxnet3Queue};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 #[global_allocator]
@@ -179,7 +182,7 @@ fn metadata_of_received_frames_are_told() {
     assert_eq!(host.area(24, 1), [1 | 4 | 8]);
     assert!(card.info().offloads.contains(lro));
     let mut bytes = vec![0; 30_000];
-    (bytes[12], bytes[14], bytes[46]) = (8, 0x45, 0x50);
+    (bytes[12], bytes[14], bytes[23], bytes[46]) = (8, 0x45, 6, 0x50);
     let meta = ReceivedMeta {
         flags: ReceivedMeta::TCP4,
         tag: Some(5),
@@ -509,4 +512,166 @@ fn interrupts_come_by_messages_one_message_a_line_or_not_at_all() {
         drop((queue, card));
         assert_eq!(guest.bound_handlers(), 0);
     }
+}
+
+/// A reservation keeps its descriptor: nothing is written over what the card has not read.
+#[test]
+fn a_full_ring_refuses_and_overwrites_nothing() {
+    let (guest, host, card, mut queue) = card();
+    host.faults(|faults| faults.threshold = u32::MAX);
+    // As many as there is room for, but one.
+    let room = u64::from(card.info().depth);
+    let (_, tx) = queue.split();
+    let frame = || DmaSlice::alloc(&guest, 60).unwrap();
+    (1..room).for_each(|tag| tx.send(tag, frame(), TxMeta::new()).unwrap());
+    assert!(tx.reserve(60));
+    assert_eq!(tx.send(room, frame(), TxMeta::new()).unwrap_err().reason, Rejected::Full);
+    tx.slot()[..60].fill(9);
+    tx.commit(60, TxMeta::new()).unwrap();
+    assert!(!tx.reserve(60));
+    assert_eq!(tx.commit(60, TxMeta::new().with_vlan(VlanTag(1))), Err(Rejected::Full));
+    assert_eq!(tx.send(room, frame(), TxMeta::new()).unwrap_err().reason, Rejected::Full);
+    queue.reset().unwrap();
+    queue.poll().unwrap();
+    let tags: Vec<u64> = std::iter::from_fn(|| queue.split().1.sent()).map(|sent| sent.tag).collect();
+    assert_eq!(tags, (1..room).collect::<Vec<_>>());
+}
+
+/// Halves that were exchanged are not drained for each other: the card stays out of service, and memory that it may write is not read.
+#[test]
+fn exchanged_halves_keep_the_card_out_of_service() {
+    let guest = Guest::new();
+    let host = Vmxnet3Host::new(&guest);
+    let mut card = open(&guest, &host, &Vmxnet3Options::new().with_pairs(2));
+    let [mut a, mut b] = [0, 1].map(|index| card.take_queue(index).unwrap());
+    assert!(host.receive_with(&[7; 60], ReceivedMeta { queue: 1, ..Default::default() }));
+    b.poll().unwrap();
+    a.reset().unwrap();
+    std::mem::swap(a.split().0, b.split().0);
+    assert_eq!((b.poll(), a.poll()), (Err(Fault::Refused), Err(Fault::Refused)));
+    assert_eq!(host.activations(), 1);
+    assert!(!host.receive_with(&[9; 60], ReceivedMeta { queue: 1, ..Default::default() }));
+    assert_eq!(a.split().0.segment(0), Some(&mut [7; 60][..]));
+    assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Refused)));
+}
+
+/// Counts how often a task was woken.
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Count {
+    fn new() -> (Arc<Self>, Waker) {
+        let count = Arc::new(Self(AtomicUsize::new(0)));
+        (count.clone(), count.into())
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(0, Ordering::SeqCst) > 0
+    }
+}
+
+/// Neither a reset with polls in between nor another queue that is disarmed or dropped leaves a vector masked for good.
+#[test]
+fn interrupts_survive_resets_and_other_queues() {
+    for messages in [25, 1] {
+        let guest = Guest::with(1, true);
+        let host = Vmxnet3Host::new(&guest);
+        host.pci(|pci| pci.messages = messages);
+        let mut card = open(&guest, &host, &Vmxnet3Options::new().with_pairs(2));
+        let [mut a, mut b] = [0, 1].map(|index| card.take_queue(index).unwrap());
+        let ((frames, frame_waker), (events, event_waker)) = (Count::new(), Count::new());
+        a.register(&frame_waker);
+        card.register(&event_waker);
+        a.reset().unwrap();
+        // The card waits for the second pair.
+        assert_eq!(card.poll_event(), None);
+        b.poll().unwrap();
+        a.poll().unwrap();
+        assert_eq!(card.poll_event(), None);
+        assert_eq!(a.arm(), Arm::Armed);
+        let _ = (frames.take(), events.take());
+        host.receive(&[1; 60]);
+        assert!(frames.take(), "{messages}");
+        a.poll().unwrap();
+        next(&mut a);
+        assert_eq!((a.arm(), card.poll_event()), (Arm::Armed, None));
+        events.take();
+        host.set_link(false, 10);
+        assert!(events.take(), "{messages}");
+        assert!(card.poll_event().is_some());
+        let _ = b.arm();
+        b.disarm();
+        drop(b);
+        assert_eq!(a.arm(), Arm::Armed);
+        frames.take();
+        host.receive(&[1; 60]);
+        assert!(frames.take(), "{messages}");
+    }
+}
+
+/// A caller that waits for a buffer of a long frame is woken when there is one.
+#[test]
+fn a_sender_of_long_frames_is_woken() {
+    let guest = Guest::with(1, true);
+    let host = Vmxnet3Host::new(&guest);
+    host.pci(|pci| pci.messages = 25);
+    host.faults(|faults| faults.holds = true);
+    let mut card = open(&guest, &host, &Vmxnet3Options::default());
+    let mut queue = card.take_queue(0).unwrap();
+    let (woken, waker) = Count::new();
+    queue.register(&waker);
+    let range = ChecksumRange { start: 34, offset: 16 };
+    let segmentation = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
+    let (_, tx) = queue.split();
+    while tx.reserve(40_000) {
+        tx.commit(40_000, TxMeta::new().with_checksum(range).with_segmentation(segmentation)).unwrap();
+    }
+    assert_eq!(queue.arm(), Arm::Armed);
+    host.release();
+    assert!(woken.take());
+    queue.poll().unwrap();
+    assert!(queue.split().1.reserve(40_000));
+}
+
+#[test]
+fn what_happens_around_a_reset_is_not_lost() {
+    let guest = Guest::new();
+    let host = Vmxnet3Host::new(&guest);
+    let mut card = open(&guest, &host, &Vmxnet3Options::new().with_pairs(2));
+    let [mut a, b] = [0, 1].map(|index| card.take_queue(index).unwrap());
+    // A link change with a failed queue, and one while the card is stopped.
+    host.fail_queue(0, 1);
+    host.set_link(false, 0);
+    assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Down)));
+    host.set_link(true, 10);
+    host.faults(|faults| faults.holds = true);
+    // Buffers of a pair that nobody has any more are given back when the card has stopped.
+    drop(b);
+    let pages = guest.pages();
+    a.poll().unwrap();
+    assert_eq!(card.poll_event(), Some(NetEvent::Link(Link::Up)));
+    let frame = DmaSlice::alloc(&guest, 60).unwrap();
+    a.split().1.send(5, frame, TxMeta::new()).unwrap();
+    drop(a);
+    drop(card);
+    assert!(guest.pages() < pages);
+}
+
+/// Another queue's reset aborts what is in flight: the task is to look, not to sleep.
+#[test]
+fn aborted_sends_are_pending() {
+    let guest = Guest::new();
+    let host = Vmxnet3Host::new(&guest);
+    let mut card = open(&guest, &host, &Vmxnet3Options::new().with_pairs(2));
+    let [mut a, mut b] = [0, 1].map(|index| card.take_queue(index).unwrap());
+    host.faults(|faults| faults.holds = true);
+    b.split().1.send(5, DmaSlice::alloc(&guest, 60).unwrap(), TxMeta::new()).unwrap();
+    a.reset().unwrap();
+    assert_eq!(b.arm(), Arm::Pending);
+    assert_eq!(b.split().1.sent().unwrap().result, Err(IoError::Aborted));
 }

@@ -64,10 +64,10 @@ pub struct VMware {
 }
 
 impl VMware {
-    /// Detects the hypervisor; `None` if it is another one, or none. Takes two exits at most. Not for interrupt context.
+    /// Detects the hypervisor; `None` if it is another one, or none. Executes CPUID and the port a few times. Not for interrupt context.
     ///
-    /// The port is tried only if CPUID tells of no hypervisor at all: in a confidential virtual machine, which always does, it would fault.
-    /// Elsewhere a port without a device reads as all ones.
+    /// The port is tried if CPUID tells of no hypervisor at all, or of this one without a frequency, and the platform gives access to it. A
+    /// port without a device reads as all ones; in a confidential virtual machine, where it might fault, the platform gives no access.
     pub fn detect<P: Platform>(platform: &P) -> Option<Self> {
         let registers = platform.registers();
         let [.., features, _] = registers.cpuid(1);

@@ -1,6 +1,6 @@
 //! The memory by which the card is set up: the shared area, the descriptors of its queues, its filters and its table of receive queues.
 
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, Platform, SharedMemory};
 
 const MAGIC: u32 = 0xbabe_fee1;
@@ -300,13 +300,19 @@ impl<P: Platform> Area<P> {
     /// Records how many packets of transmit queue `index` wait for the doorbell, and returns whether the card wants to hear of them now.
     pub fn defer(&self, index: u16, deferred: u32) -> bool {
         let base = Self::queue_at(index);
+        self.put32(base.wrapping_add(queue::DEFERRED), deferred);
+        // The card sees the descriptors and the number before it is looked at how many it lets wait.
+        fence(Ordering::SeqCst);
         let is_due = deferred >= self.get32(base.wrapping_add(queue::THRESHOLD));
-        self.put32(base.wrapping_add(queue::DEFERRED), if is_due { 0 } else { deferred });
+        if is_due {
+            self.put32(base.wrapping_add(queue::DEFERRED), 0);
+        }
         is_due
     }
 
-    /// Whether the card wants to hear of new descriptors of receive queue `index`.
+    /// Whether the card wants to hear of new descriptors of receive queue `index`, which were written before.
     pub fn wants_rx_producer(&self, pairs: u16, index: u16) -> bool {
+        fence(Ordering::SeqCst);
         self.get8(Self::queue_at(pairs.wrapping_add(index)).wrapping_add(queue::UPDATE_PRODUCER)) != 0
     }
 

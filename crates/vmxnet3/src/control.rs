@@ -7,7 +7,7 @@ use crate::registers::{CardCommand, Registers};
 use crate::rx::Vmxnet3Rx;
 use crate::tx::Vmxnet3Tx;
 use core::ptr::NonNull;
-use paravirt_device::{ControlError, Fault};
+use paravirt_device::{ControlError, Fault, NetTx};
 use paravirt_pci::{Bound, Handlers, InterruptBinding};
 use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, PageTable, Platform, ProcessorId};
 use spin::Mutex;
@@ -25,6 +25,16 @@ impl<P: Platform, B: DmaBuffer> Pair<P, B> {
     pub fn new(rx: Vmxnet3Rx<P>, tx: Vmxnet3Tx<P, B>, index: u16) -> Self {
         // The gate of a new card, which has not given anything away.
         Self { rx, tx, index, gate: 1 }
+    }
+
+    /// Whether both halves are those of this pair of `card`: its owner may have exchanged one for another's.
+    fn is_whole(&self, card: &PageArc<P, Card<P>>) -> bool {
+        self.rx.is_of(card, self.index) && self.tx.is_of(card, self.index)
+    }
+
+    /// Drops the buffers that nobody takes back.
+    fn forget_sent(&mut self) {
+        while self.tx.sent().is_some() {}
     }
 
     /// Takes back what is in flight.
@@ -187,12 +197,16 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
             registers.ring_rx(index, false, first);
             registers.ring_rx(index, true, second);
         }
+        // Some cards have their own address again when they are activated.
+        mac.into_iter().for_each(|mac| registers.set_mac(mac));
+        registers.mask_all();
         registers.execute(CardCommand::UpdateReceiveMode);
         registers.execute(CardCommand::UpdateMacFilters);
         registers.execute(CardCommand::UpdateVlanFilters);
         card.reopen();
         let gate = card.gate();
-        state.places.iter_mut().filter_map(|place| place.pair.as_mut()).for_each(|pair| pair.set_gate(gate));
+        let pairs = state.places.iter_mut().filter_map(|place| place.pair.as_mut());
+        pairs.filter(|pair| pair.is_whole(&self.card)).for_each(|pair| pair.set_gate(gate));
         Ok(())
     }
 
@@ -205,6 +219,10 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
     /// taken its buffers back; after any other fault it stays out of service.
     pub fn reset(&self, gate: u32, fault: Fault) {
         let state = &mut *self.state.lock();
+        if fault == Fault::Removed && self.card.fault() == Some(Fault::Reset) {
+            self.card.close(fault);
+            return self.card.registers.wake_all();
+        }
         if self.card.gate() != gate || !is_open(gate) {
             return;
         }
@@ -214,8 +232,10 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
         self.card.close(fault);
         let gate = self.card.gate();
         for place in state.places.iter_mut() {
-            place.producers = place.pair.as_mut().map(|pair| {
+            let pair = place.pair.as_mut().filter(|pair| pair.is_whole(&self.card));
+            place.producers = pair.map(|pair| {
                 pair.drain(gate);
+                pair.forget_sent();
                 pair.rx.prepare()
             });
         }
@@ -243,6 +263,9 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
     pub fn sync(&self, pair: &mut Pair<P, B>) -> Result<u32, Fault> {
         let state = &mut *self.state.lock();
         let gate = self.card.gate();
+        if !pair.is_whole(&self.card) {
+            return Err(self.refuse_halves());
+        }
         if !is_open(gate) && pair.gate != gate {
             self.drain(state, pair, gate);
         }
@@ -254,6 +277,16 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
             }
             Some(fault) => Err(fault),
         }
+    }
+
+    /// A pair has a half of another one: the card, once it was stopped, cannot be started again.
+    #[cold]
+    fn refuse_halves(&self) -> Fault {
+        if self.card.fault() == Some(Fault::Reset) {
+            self.card.close(Fault::Refused);
+            self.card.registers.wake_all();
+        }
+        Fault::Refused
     }
 
     fn drain(&self, state: &mut State<P, B>, pair: &mut Pair<P, B>, gate: u32) {
@@ -278,10 +311,14 @@ impl<P: Platform, B: DmaBuffer> Control<P, B> {
 
     /// Puts a pair back that nobody uses any more: the card goes on with it until it is stopped.
     pub fn put_back(&self, mut pair: PairBox<P, B>) {
+        pair.forget_sent();
         let state = &mut *self.state.lock();
         let gate = self.card.gate();
-        if !is_open(gate) && pair.gate != gate {
+        if !pair.is_whole(&self.card) {
+            self.refuse_halves();
+        } else if !is_open(gate) && pair.gate != gate {
             self.drain(state, &mut pair, gate);
+            pair.forget_sent();
         }
         if let Some(place) = state.places.get_mut(usize::from(pair.index)) {
             place.pair = Some(pair);

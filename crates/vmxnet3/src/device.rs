@@ -8,7 +8,7 @@ use crate::queue::Vmxnet3Queue;
 use crate::registers::{BAR_LEN, CardCommand, DOORBELLS, REGISTERS, Registers};
 use crate::rx::Vmxnet3Rx;
 use crate::tx::{TxLimits, Vmxnet3Tx};
-use crate::{ETHERNET_LEN, MAX_MTU, MAX_PAIRS, MAX_SEGMENTED, VLAN_LEN};
+use crate::{ETHERNET_LEN, MAX_MTU, MAX_PAIRS, MAX_SEGMENTED};
 use core::fmt;
 use core::task::Waker;
 use paravirt_device::{
@@ -84,6 +84,8 @@ pub struct Vmxnet3<P: Platform, B: DmaBuffer> {
     control: PageArc<P, Control<P, B>>,
     info: NetInfo,
     link: Link,
+    /// The gate of the card at which the link was asked for.
+    link_gate: u32,
     reported: Option<Fault>,
 }
 
@@ -135,13 +137,11 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3<P, B> {
         };
         let max_frame = usize::from(mtu).saturating_add(ETHERNET_LEN);
         let limits = TxLimits { offloads: TX_OFFLOADS, max_frame, max_segmented: MAX_SEGMENTED };
-        // A tag that the card does not remove makes a frame longer.
-        let longest = max_frame.saturating_add(VLAN_LEN);
         let mut depth = u16::MAX;
         let settings = Settings::new(mtu, pairs, revision);
         let control = Control::new(platform, card.clone(), settings, |index| {
             let tx = Vmxnet3Tx::new(platform, &card, (index, tx_vector(pairs, index)), size, limits)?;
-            let rx = Vmxnet3Rx::new(platform, &card, (index, index), size, longest)?;
+            let rx = Vmxnet3Rx::new(platform, &card, (index, index), size, max_frame)?;
             depth = depth.min(tx.depth()).min((size as u16).wrapping_sub(1));
             Ok(Pair::new(rx, tx, index))
         })?;
@@ -159,13 +159,15 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3<P, B> {
             Bound::Nothing => Signalling::Polled,
         };
         info.connection = Connection::new(signalling, RingKind::Vmxnet3);
-        let mut this = Self { platform: platform.clone(), control, info, link: Link::Up, reported: None };
+        let mut this =
+            Self { platform: platform.clone(), control, info, link: Link::Up, link_gate: 1, reported: None };
         this.read_link();
         Ok(this)
     }
 
     /// Asks for the state of the link and its speed.
     fn read_link(&mut self) {
+        self.link_gate = self.control.card.gate();
         if let Some(link) = self.control.ask(CardCommand::Link) {
             self.link = if link & 1 != 0 { Link::Up } else { Link::Down };
             self.info.speed = Some(link >> 16).filter(|speed| *speed > 0);
@@ -179,25 +181,35 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3<P, B> {
         if card.registers.device().is_gone() {
             self.control.reset(gate, Fault::Removed);
         }
-        card.registers.unmask(self.control.event_vector());
-        let events = card.area().events();
-        if events == 0 || card.fault().is_some() {
+        if card.fault().is_some() {
             return None;
         }
-        card.registers.acknowledge(events);
-        if events & (event::RX_QUEUE_ERROR | event::TX_QUEUE_ERROR) != 0 {
-            let _ = self.control.ask(CardCommand::QueueStatus);
-            if let Some(error) = card.area().has_stopped(card.pairs.saturating_mul(2)) {
-                log::warn!("vmxnet3: the card has stopped a queue with error {error:#x}");
-                self.control.reset(gate, Fault::Reset);
-            }
+        card.registers.unmask(self.control.event_vector());
+        let events = card.area().events();
+        let has_failed = events & (event::RX_QUEUE_ERROR | event::TX_QUEUE_ERROR) != 0;
+        if events != 0 {
+            card.registers.acknowledge(events);
         }
-        if events & event::LINK != 0 {
-            let before = self.link;
+        let before = self.link;
+        // A card that was reset may have missed a change.
+        if events & event::LINK != 0 || self.link_gate != gate {
             self.read_link();
-            return (self.link != before).then_some(NetEvent::Link(self.link));
         }
-        None
+        if has_failed {
+            self.check_queues(gate);
+        }
+        (self.link != before).then_some(NetEvent::Link(self.link))
+    }
+
+    /// Resets the card if it has stopped a queue.
+    #[cold]
+    fn check_queues(&self, gate: u32) {
+        let _ = self.control.ask(CardCommand::QueueStatus);
+        let card = &self.control.card;
+        if let Some(error) = card.area().has_stopped(card.pairs.saturating_mul(2)) {
+            log::warn!("vmxnet3: the card has stopped a queue with error {error:#x}");
+            self.control.reset(gate, Fault::Reset);
+        }
     }
 }
 
@@ -234,7 +246,9 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Vmxnet3<P, B> {
         let registers = &self.control.card.registers;
         let vector = self.control.event_vector();
         registers.cell(vector).into_iter().for_each(|cell| cell.register(waker));
-        registers.unmask(vector);
+        if self.control.card.fault().is_none() {
+            registers.unmask(vector);
+        }
     }
 
     fn set_active_queues(&mut self, queues: u16) -> Result<(), ControlError> {

@@ -128,6 +128,9 @@ impl<P: Platform, B: DmaBuffer> Drop for Vmxnet3Queue<P, B> {
     /// The card goes on with the pair, which has no owner then; what is in flight is dropped when the card is stopped.
     fn drop(&mut self) {
         self.disarm();
+        if self.is_open() {
+            self.pair.tx.poll();
+        }
         // SAFETY: it is taken once, here, and not used after.
         let pair = unsafe { ManuallyDrop::take(&mut self.pair) };
         self.control.put_back(pair);

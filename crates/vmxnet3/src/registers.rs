@@ -182,20 +182,22 @@ impl<P: Platform> Registers<P> {
         }
     }
 
-    /// Keeps the card from raising a vector.
+    /// Keeps the card from raising a vector, unless others share it.
     pub fn mask(&self, vector: u16) {
-        let vector = self.on_card(vector);
+        if self.is_shared.load(Ordering::Relaxed) {
+            return;
+        }
         let state = self.vectors.get(usize::from(vector));
         if state.is_some_and(|state| !state.is_masked.swap(true, Ordering::AcqRel)) {
             self.ring(MASK, vector, 1);
         }
     }
 
-    /// Masks all vectors, whatever is known of them.
+    /// Masks all vectors, whatever is known of them: a card forgets that when it is reset. The tasks unmask theirs again when they arm.
     pub fn mask_all(&self) {
         for (vector, state) in (0u16..).zip(self.vectors.iter()) {
-            state.is_masked.store(true, Ordering::Release);
             self.ring(MASK, vector, 1);
+            state.is_masked.store(true, Ordering::Release);
         }
     }
 

@@ -26,14 +26,14 @@ struct BufferRing<P: Platform> {
     /// Descriptors written, and passed by the card: they run freely.
     filled: u32,
     passed: u32,
-    /// Whether something was written since the card was told.
-    is_news: bool,
+    /// The producer index that the card was told last.
+    announced: u32,
 }
 
 impl<P: Platform> BufferRing<P> {
     fn new(platform: &P, ring: RingArray<Entry>, size: u32, is_second: bool) -> Result<Self, AllocError> {
         let buffers = PageRing::new(platform, size as usize, |_| None)?;
-        Ok(Self { ring, buffers, size, is_second, filled: 0, passed: 0, is_news: false })
+        Ok(Self { ring, buffers, size, is_second, filled: 0, passed: 0, announced: 0 })
     }
 
     /// Gives `spare` buffers to the card. One descriptor is always left.
@@ -63,7 +63,6 @@ impl<P: Platform> BufferRing<P> {
         address.store(segment.addr.0, Ordering::Relaxed);
         let second = rx_descriptor(segment.len, self.is_second, generation(number, self.size));
         words.store(second, Ordering::Release);
-        self.is_news = true;
         None
     }
 
@@ -106,7 +105,7 @@ impl<P: Platform> BufferRing<P> {
                 self.ring.at(at).iter().for_each(|word| word.store(0, Ordering::Relaxed));
             }
         }
-        (self.filled, self.passed, self.is_news) = (0, 0, false);
+        (self.filled, self.passed, self.announced) = (0, 0, 0);
     }
 
     /// The index behind the last descriptor that was written.
@@ -137,6 +136,8 @@ pub struct Vmxnet3Rx<P: Platform> {
     complete: usize,
     partial: u16,
     partial_len: usize,
+    /// The first completion of that frame.
+    first: Option<RxCompletion>,
     max_frame: usize,
     /// Completions that are odd, and frames that were dropped.
     strays: u64,
@@ -185,6 +186,7 @@ impl<P: Platform> Vmxnet3Rx<P> {
             complete: 0,
             partial: 0,
             partial_len: 0,
+            first: None,
             max_frame,
             strays: 0,
             card: card.clone(),
@@ -206,6 +208,11 @@ impl<P: Platform> Vmxnet3Rx<P> {
 
     pub(crate) fn vector(&self) -> u16 {
         self.vector
+    }
+
+    /// Whether a queue of `card` with number `index` has this half.
+    pub(crate) fn is_of(&self, card: &PageArc<P, Card<P>>, index: u16) -> bool {
+        self.card.as_ptr() == card.as_ptr() && self.index == index
     }
 
     pub(crate) fn set_gate(&mut self, gate: u32) {
@@ -245,7 +252,8 @@ impl<P: Platform> Vmxnet3Rx<P> {
         let len = completion.len;
         let is_good = len > 0 && len as usize <= BUFFER_LEN && !completion.is_error;
         if is_good && completion.is_first && completion.is_last && self.partial == 0 {
-            let meta = completion.meta(len as usize, self.max_frame, buffer.bytes());
+            let head = buffer.bytes().get(..len as usize).unwrap_or_default();
+            let meta = completion.meta(len as usize, self.max_frame, head);
             let frame = RxFrame::new(len as usize, 1, meta);
             // Each buffer is in one ring or queue only, so there is room.
             let _ = self.ready.push(Part { buffer, len, frame });
@@ -270,6 +278,9 @@ impl<P: Platform> Vmxnet3Rx<P> {
             }
             return;
         }
+        if completion.is_first {
+            self.first = Some(*completion);
+        }
         let len = completion.len;
         self.partial_len = self.partial_len.saturating_add(len as usize);
         // Each buffer is in one ring or queue only, so there is room.
@@ -280,6 +291,7 @@ impl<P: Platform> Vmxnet3Rx<P> {
         }
         let (segments, total) = (core::mem::take(&mut self.partial), core::mem::take(&mut self.partial_len));
         let max_frame = self.max_frame;
+        let completion = completion.coalesced_as(self.first.take());
         if let Some(first) = self.ready.get_mut(self.complete) {
             let head = first.buffer.bytes().get(..first.len as usize).unwrap_or_default();
             first.frame = RxFrame::new(total, segments, completion.meta(total, max_frame, head));
@@ -316,9 +328,14 @@ impl<P: Platform> Vmxnet3Rx<P> {
 
     fn announce(&mut self) {
         let Self { rings, card, index, .. } = self;
+        let is_news = rings.iter().any(|ring| ring.producer() != ring.announced);
+        if !is_news || !card.area().wants_rx_producer(card.pairs, *index) {
+            return;
+        }
         for ring in rings {
-            if core::mem::take(&mut ring.is_news) && card.area().wants_rx_producer(card.pairs, *index) {
-                card.registers.ring_rx(*index, ring.is_second, ring.producer());
+            let producer = ring.producer();
+            if core::mem::replace(&mut ring.announced, producer) != producer {
+                card.registers.ring_rx(*index, ring.is_second, producer);
             }
         }
     }
@@ -346,13 +363,17 @@ impl<P: Platform> Vmxnet3Rx<P> {
     pub(crate) fn prepare(&mut self) -> [u32; 2] {
         self.fill();
         self.rings.each_mut().map(|ring| {
-            ring.is_news = false;
-            ring.producer()
+            ring.announced = ring.producer();
+            ring.announced
         })
     }
 
     pub(crate) fn arm(&mut self) -> Arm {
         self.refill();
+        if self.is_open() {
+            // The card may have begun to wait since.
+            self.announce();
+        }
         let registers = &self.card.registers;
         registers.unmask(self.vector);
         let [_, second] = self.completions.at(self.completed as usize);

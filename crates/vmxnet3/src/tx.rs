@@ -8,16 +8,16 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use paravirt_device::{
-    Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog, without_length,
+    Arm, Fault, IoError, NetTx, Offloads, Rejected, SegmentKind, Segmentation, SendRefused, Sent, TxMeta,
+    Watchdog, without_length,
 };
 use paravirt_platform::{
     AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, DmaSlice, Fifo, PageArc, PageRing, PageTable,
     Platform, RingArray, Segment,
 };
 
-/// Descriptors of a packet, at most, and of one that the card segments.
+/// Descriptors of a packet, at most.
 const MAX_DESCRIPTORS: usize = 16;
-const MAX_SEGMENTED_DESCRIPTORS: usize = 24;
 /// The maximum size in bytes of all frame buffers of a queue together, and their minimum number.
 const MAX_FRAME_BYTES: usize = 1 << 20;
 const MIN_FRAMES: u32 = 32;
@@ -27,6 +27,13 @@ const LARGE_FRAMES: usize = 4;
 const WATCHDOG: Watchdog = Watchdog::new(Duration::from_secs(60));
 /// Bytes of a descriptor, and of a completion.
 const ENTRY_LEN: usize = 16;
+
+/// Descriptors of the longest frame that the card segments.
+const LARGE_DESCRIPTORS: u32 = 5;
+/// The EtherType of a frame, and the checksum of an IPv4 header behind it.
+const ETHERTYPE: usize = 12;
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV4_CHECKSUM: core::ops::Range<usize> = 24..26;
 
 type Entry = [AtomicU64; 2];
 
@@ -68,9 +75,8 @@ pub struct Vmxnet3Tx<P: Platform, B: DmaBuffer> {
     produced: u32,
     consumed: u32,
     completed: u32,
-    /// Packets that were not announced, and whether they have to be looked at.
+    /// Frames that were sent and not announced: of those that the card segments, their segments.
     deferred: u32,
-    is_kick_due: bool,
     packets: PageRing<P, Packet<B>>,
     /// The frame buffers, their bus address and the length of one of them, and those that are free.
     frames: NonNull<u8>,
@@ -138,7 +144,6 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
             consumed: 0,
             completed: 0,
             deferred: 0,
-            is_kick_due: false,
             packets: PageRing::new(platform, entries, |_| Packet::None)?,
             frames: frames.cpu(),
             frame_base: frames.bus(),
@@ -194,7 +199,26 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
     /// Descriptors that can be written: one is always left, as in the drivers that the card is made for.
     #[inline(always)]
     fn free(&self) -> u32 {
-        self.size.wrapping_sub(1).wrapping_sub(self.used())
+        self.size.saturating_sub(1).saturating_sub(self.used())
+    }
+
+    /// Those of them that are not for the reserved frame.
+    fn unreserved(&self) -> u32 {
+        self.free().saturating_sub(match self.reserved {
+            Reserved::None => 0,
+            Reserved::Frame(_) => 1,
+            Reserved::Large(_) => LARGE_DESCRIPTORS,
+        })
+    }
+
+    /// Whether a queue of `card` with number `index` has this half.
+    pub(crate) fn is_of(&self, card: &PageArc<P, Card<P>>, index: u16) -> bool {
+        self.card.as_ptr() == card.as_ptr() && self.index == index
+    }
+
+    /// Whether a send has ended that was not returned yet.
+    pub(crate) fn has_sent(&self) -> bool {
+        !self.sent.is_empty()
     }
 
     /// Collects the packets that the card has sent.
@@ -269,7 +293,7 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
             self.finish(packet, is_released, Err(IoError::Aborted));
         }
         (self.produced, self.consumed, self.completed) = (0, 0, 0);
-        (self.deferred, self.is_kick_due) = (0, false);
+        self.deferred = 0;
         self.watchdog = WATCHDOG;
         if is_released {
             for at in 0..self.size as usize {
@@ -303,13 +327,7 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
         *self.packets.at_mut(self.produced.wrapping_sub(1) as usize) = packet;
         let [_, words] = self.ring.at(first as usize);
         words.store(publish, Ordering::Release);
-        self.note_packet();
-    }
-
-    #[inline(always)]
-    fn note_packet(&mut self) {
-        self.deferred = self.deferred.wrapping_add(1);
-        self.is_kick_due = true;
+        self.deferred = self.deferred.saturating_add(1);
     }
 
     /// Sends the first `len` bytes of a frame buffer.
@@ -322,7 +340,7 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
         *self.packets.at_mut(number as usize) = Packet::Frame(frame);
         let second = tx_descriptor(len as u32, generation(number, self.size), offload, true);
         words.store(second, Ordering::Release);
-        self.note_packet();
+        self.deferred = self.deferred.saturating_add(1);
     }
 
     #[inline(always)]
@@ -367,6 +385,7 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
         let offload = TxOffload::new(meta, len, offloads, max_frame)?;
         match reserved {
             Reserved::None => Err(Rejected::Full),
+            Reserved::Frame(_) if self.free() == 0 => Err(Rejected::Full),
             Reserved::Frame(frame) if len <= max_frame => {
                 let bytes = self.frame_mut(frame).get_mut(..len).ok_or(Rejected::Invalid)?;
                 prepare(bytes, meta)?;
@@ -392,13 +411,23 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
         let segments = slice.submit(Direction::ToDevice).map_err(Rejected::Buffer)?;
         let segment = segments.as_slice().first().copied().ok_or(Rejected::Invalid)?;
         self.push(split(segment), offload, Packet::Large(index));
+        if let Some(Segmentation { size, headers, .. }) = meta.segmentation {
+            let payload = len.saturating_sub(usize::from(headers));
+            let segments = payload.div_ceil(usize::from(size).max(1)).max(1);
+            self.deferred = self.deferred.saturating_add(segments.saturating_sub(1) as u32);
+        }
         Ok(())
     }
 
-    /// Asks for an interrupt only if a caller waits for the completion of a send.
+    /// Asks for an interrupt only if a caller may wait for the completion of a send.
     pub(crate) fn arm(&mut self) -> Arm {
         self.kick();
-        if self.free() > 0 && !self.free_frames.is_empty() && self.in_flight == 0 {
+        if self.has_sent() {
+            return Arm::Pending;
+        }
+        let has_large = self.large.is_empty() || self.large.iter().any(|slice| !slice.is_in_flight());
+        let has_room = self.free() as usize >= MAX_DESCRIPTORS && !self.free_frames.is_empty() && has_large;
+        if has_room && self.in_flight == 0 {
             return Arm::Armed;
         }
         let registers = &self.card.registers;
@@ -413,12 +442,15 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
     }
 }
 
-/// The sum of the pseudo-header of a frame that the card segments is without the length.
+/// The sum of the pseudo-header of a frame that the card segments is without the length, and that of its IPv4 header is 0.
 fn prepare(frame: &mut [u8], meta: &TxMeta) -> Result<(), Rejected> {
-    match (meta.segmentation, meta.checksum) {
-        (Some(_), Some(range)) => without_length(frame, range).ok_or(Rejected::Invalid),
-        _ => Ok(()),
+    let (Some(segmentation), Some(range)) = (meta.segmentation, meta.checksum) else { return Ok(()) };
+    without_length(frame, range).ok_or(Rejected::Invalid)?;
+    let is_plain = frame.get(ETHERTYPE..).and_then(<[u8]>::first_chunk) == Some(&IPV4);
+    if segmentation.kind == SegmentKind::Tcp4 && is_plain {
+        frame.get_mut(IPV4_CHECKSUM).ok_or(Rejected::Invalid)?.fill(0);
     }
+    Ok(())
 }
 
 /// The pieces of a segment that a descriptor can have.
@@ -522,7 +554,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for Vmxnet3Tx<P, B> {
         let TxLimits { offloads, max_frame, .. } = self.limits;
         let checked = match TxOffload::new(&meta, len, offloads, max_frame) {
             _ if count == 0 || count > MAX_DESCRIPTORS => Err(Rejected::Invalid),
-            Ok(_) if count > self.free() as usize => Err(Rejected::Full),
+            Ok(_) if count > self.unreserved() as usize => Err(Rejected::Full),
             checked => checked,
         };
         match checked {
@@ -545,7 +577,8 @@ impl<P: Platform, B: DmaBuffer> NetTx for Vmxnet3Tx<P, B> {
 
     #[inline(always)]
     fn kick(&mut self) {
-        if !core::mem::take(&mut self.is_kick_due) || !self.is_open() {
+        // What the card let wait is looked at again.
+        if self.deferred == 0 || !self.is_open() {
             return;
         }
         if self.card.area().defer(self.index, self.deferred) {
@@ -555,7 +588,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for Vmxnet3Tx<P, B> {
     }
 }
 
-const _: () = assert!(MAX_SEGMENTED_DESCRIPTORS * MAX_PIECE as usize > crate::MAX_SEGMENTED);
+const _: () = assert!(LARGE_DESCRIPTORS as usize * MAX_PIECE as usize >= crate::MAX_SEGMENTED);
 
 impl<P: Platform, B: DmaBuffer> Drop for Vmxnet3Tx<P, B> {
     fn drop(&mut self) {

@@ -1,5 +1,6 @@
 //! Descriptors and completions as the card knows them: pure, total, fuzzed.
 
+use crate::VLAN_LEN;
 use paravirt_device::{
     Offloads, Rejected, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta, VlanTag, tcp_headers,
 };
@@ -173,24 +174,36 @@ impl RxCompletion {
         }
     }
 
+    /// The last completion of a frame with what the first one says of how it was coalesced, where that says it.
+    pub(crate) fn coalesced_as(mut self, first: Option<Self>) -> Self {
+        if let Some(first) = first.filter(|first| first.segments > 0) {
+            (self.segments, self.mss) = (first.segments, first.mss);
+        }
+        self
+    }
+
     /// The metadata of a frame of `len` bytes whose last completion this is, and which begins with `head`. `max_frame` is the length of the
-    /// longest frame on the wire: a longer one was coalesced.
+    /// longest frame on the wire without a tag: a longer one was coalesced.
     #[inline]
     pub fn meta(&self, len: usize, max_frame: usize, head: &[u8]) -> RxMeta {
         let mut meta = RxMeta::new(self.checksum);
         meta.vlan = self.vlan.map(VlanTag);
-        if self.kind.is_some() && (self.segments > 1 || len > max_frame) {
-            meta.segmentation = self.segmentation(max_frame, head);
+        if self.kind.is_some() && (self.segments > 1 || len > max_frame.saturating_add(VLAN_LEN)) {
+            meta.segmentation = self.segmentation(len, max_frame, head);
         }
         meta
     }
 
     #[cold]
-    fn segmentation(&self, max_frame: usize, head: &[u8]) -> Option<Segmentation> {
+    fn segmentation(&self, len: usize, max_frame: usize, head: &[u8]) -> Option<Segmentation> {
         let (kind, headers) = tcp_headers(head)?;
-        // A card of revision 1 does not tell: the segments were as long as the wire allows.
-        let longest = u16::try_from(max_frame).ok()?.checked_sub(headers)?;
-        let size = if self.mss > 0 { self.mss } else { longest };
+        let payload = len.checked_sub(usize::from(headers)).filter(|payload| *payload > 0)?;
+        let size = match (self.mss, usize::from(self.segments)) {
+            // A card of revision 1 does not tell: the segments were as long as the wire allows.
+            (0, 0) => u16::try_from(max_frame).ok()?.checked_sub(headers)?,
+            (0, segments) => u16::try_from(payload.div_ceil(segments)).ok()?,
+            (mss, _) => mss,
+        };
         (size > 0).then_some(Segmentation { kind, size, headers })
     }
 }
@@ -271,7 +284,7 @@ mod tests {
         }
         // Four segments of 1448 bytes each, as revision 2 tells.
         let mut head = [0; 54];
-        (head[12], head[14], head[46]) = (8, 0x45, 0x50);
+        (head[12], head[14], head[23], head[46]) = (8, 0x45, 6, 0x50);
         let second = 1024 | (1448u64 | 1 << 18 | 1 << 21 | 4 << 24 | 1 << 31) << 32;
         let found = RxCompletion::parse(first | 4 << 32, second);
         let expected = Segmentation { kind: SegmentKind::Tcp4, size: 1448, headers: 54 };

@@ -294,6 +294,8 @@ impl Host {
                     self.guest.write(page + 472, &self.faults.targets.unwrap_or(16).to_le_bytes());
                 }
             }
+            // It is enabled.
+            10 => self.status = words[0],
             8 => {
                 let pages = (0..words[0].min(16) as usize).map(|page| long(2 + 2 * page) << 12).collect();
                 // As QEMU: the number of words.
@@ -473,6 +475,10 @@ unsafe impl PciDevice for AdapterFunction {
 
     fn is_gone(&self) -> bool {
         host_side(|| self.0.with(|host| host.function.faults.is_gone))
+    }
+
+    fn is_present(&self) -> bool {
+        !self.is_gone()
     }
 
     fn set_bus_master(&self, is_on: bool) -> bool {

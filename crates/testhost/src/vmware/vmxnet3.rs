@@ -11,6 +11,8 @@ const MAGIC: u32 = 0xbabe_fee1;
 /// The most descriptors that are looked at for one frame, and at one doorbell.
 const MAX_DESCRIPTORS: u32 = 64;
 const MAX_WORK: u32 = 4096;
+/// The card's own address.
+const MAC: [u8; 6] = [0, 0x0c, 0x29, 1, 2, 3];
 /// Vectors, and queues of a kind.
 const VECTORS: usize = 25;
 const MAX_QUEUES: usize = 8;
@@ -154,7 +156,7 @@ impl Vmxnet3Host {
             guest: guest.clone(),
             function: Function::default(),
             faults: Vmxnet3Faults::default(),
-            mac: [0, 0x0c, 0x29, 1, 2, 3],
+            mac: MAC,
             chosen: (0, 0),
             shared: 0,
             result: 0,
@@ -359,6 +361,8 @@ impl Host {
             return None;
         }
         self.active = Some(area);
+        // As QEMU's, it has its own address again.
+        self.mac = MAC;
         self.activations += 1;
         Some(())
     }
@@ -469,14 +473,16 @@ impl Host {
             let is_last = later.is_empty();
             let mut ring = self.rx[queue].completions;
             let tag = meta.tag.map_or(0, |tag| 1 << 15 | u32::from(tag) << 16);
-            let kind = if meta.coalesced.is_some() { 4 } else { 3 };
+            // Only the first completion of a frame tells how it was coalesced.
+            let coalesced = meta.coalesced.filter(|_| which == 0);
+            let kind = if coalesced.is_some() { 4 } else { 3 };
             let generation = if ring.generation { 1 << 31 } else { 0 };
-            let (segments, mss) = meta.coalesced.unwrap_or_default();
+            let (segments, mss) = coalesced.unwrap_or_default();
             let mut words = [
                 index | u32::from(is_last) << 14 | u32::from(which == 0) << 15 | id << 16,
                 u32::from(segments),
                 now.len() as u32 | if is_last { tag } else { 0 },
-                if is_last { meta.flags | u32::from(mss) } else { 0 } | kind << 24 | generation,
+                if is_last { meta.flags } else { 0 } | u32::from(mss) | kind << 24 | generation,
             ];
             if let Some(mutate) = &mut self.faults.mutate_rx {
                 mutate(&mut words);
@@ -506,6 +512,8 @@ impl Host {
 
     fn write(&mut self, bar: u8, offset: usize, value: u32) {
         match (bar, offset) {
+            // A card that is not active ignores its doorbells and masks, as QEMU's does.
+            (0, _) if self.active.is_none() => {}
             (0, 0x000..0x0c8) => {
                 if let Some(mask) = self.is_masked.get_mut(offset / 8) {
                     *mask = value & 1 != 0;
@@ -555,6 +563,10 @@ unsafe impl PciDevice for CardFunction {
 
     fn is_gone(&self) -> bool {
         host_side(|| self.0.with(|host| host.function.faults.is_gone))
+    }
+
+    fn is_present(&self) -> bool {
+        !self.is_gone()
     }
 
     fn set_bus_master(&self, is_on: bool) -> bool {
