@@ -28,8 +28,9 @@
 //! The statement that a method does not wait for the host applies to a device in service. A call that detects a protocol
 //! violation, a device that requests a reset, or a reset in progress performs the next step of the recovery before it returns. It
 //! then blocks as [`Notify::expire`] does: at most 5 seconds on virtio, where the device confirms its reset; on VMBus at most the
-//! timeout of the bus for each step in which the host closes a channel of the device, or opens it again for a disk. All waits poll,
-//! with [`Platform::relax`](paravirt_platform::Platform::relax) between two polls.
+//! timeout of the bus for each step in which the host closes a channel of the device, or opens it again for a disk; not on VMware's
+//! devices, whose registers answer at once. All waits poll, with [`Platform::relax`](paravirt_platform::Platform::relax) between two
+//! polls.
 //!
 //! Spin locks protect the state that the queues of a device share. Drivers hold them while they copy a batch to or from a ring,
 //! and during a reset or a wait for an answer. No interrupt handler and no waker takes them. On a preemptive kernel, a task that

@@ -230,7 +230,7 @@ impl<B> SendRefused<B> {
 
 /// The transmit side of a queue.
 ///
-/// All methods are for task context and neither wait for the host nor allocate. On virtio none takes a lock. On VMBus `reserve`,
+/// All methods are for task context and neither wait for the host nor allocate. On virtio and VMware's card none takes a lock. On VMBus `reserve`,
 /// `commit`, `send` and `kick` may take the spin lock of the queue's channel, which the control calls of [`NetDevice`] take for
 /// each step on queue 0. The next [`NetQueue::poll`] returns a fault that `reserve` or `kick` detects.
 pub trait NetTx {
@@ -285,7 +285,7 @@ pub trait NetQueue: Notify + Send {
     type Tx: NetTx + ?Sized;
 
     /// Receives frames and collects completed sends, a bounded amount of work. Does not allocate; on VMBus takes the spin lock of
-    /// the queue's channel.
+    /// the queue's channel, and on VMware's card that of the card after a reset.
     ///
     /// Does not wait for the host while the device is in service. A call that detects a fault takes the device out of service, and
     /// blocks until the device has stopped or the driver's timeout ends (see the [crate
@@ -307,7 +307,7 @@ pub trait NetQueue: Notify + Send {
     /// until the device has stopped or the driver's timeout ends.
     ///
     /// A virtio pair is reset alone if the device supports that, otherwise with its device, and is in service again when the queues have
-    /// been drained. On VMBus the card is closed and reports [`Fault::Timeout`]; it can be opened again. The drivers call this from
+    /// been drained. VMware's card is reset as a whole, and is in service again when each of its pairs has been drained. On VMBus the card is closed and reports [`Fault::Timeout`]; it can be opened again. The drivers call this from
     /// [`Notify::expire`] if the host has completed no sent frame for 60 seconds while some are in flight.
     ///
     /// # Errors
@@ -515,14 +515,15 @@ pub trait NetDevice: Send {
     ///
     /// A pair that was dropped cannot be taken again. Buffers in flight then are dropped once the device has stopped using them: a
     /// virtio pair is reset, alone or with its device, and the drop blocks for that (5 seconds at most for each queue and for the
-    /// device); on VMBus they stay with the device until the host has completed them, and the drop does not block.
+    /// device); on VMBus they stay with the device until the host has completed them, on VMware's card until that is stopped, and the drop
+    /// does not block.
     fn take_queue(&mut self, index: u16) -> Option<Self::Queue>;
 
     /// Returns the next change since the last call; call until `None`.
     ///
     /// Continues a recovery, and blocks for it. After a reset of a virtio device it sends the settings again, and blocks as the
     /// control calls do; otherwise it does not wait for the host. While queue 0 is not owned by a caller, its frames are dropped
-    /// here.
+    /// here; on VMware's card they stay in its ring.
     fn poll_event(&mut self) -> Option<NetEvent>;
 
     /// Registers the waker to wake when there may be an event, in place of the previous one. Does not wait for the host.
