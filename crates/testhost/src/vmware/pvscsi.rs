@@ -1,12 +1,10 @@
 //! A model of VMware's SCSI adapter: 32 registers, three rings, and [`StorDrive`]s.
 
-use super::function::{Function, Interrupt, PciFaults};
+use super::function::{Function, Interrupt, Model, OnBus, PciFaults};
 use crate::drive::{Answer, sense};
-use crate::guest::host_side;
 use crate::memory::{gather, scatter};
 use crate::{Guest, StorDrive};
-use paravirt_pci::{DeviceBox, PciDevice, device};
-use paravirt_platform::{InterruptLine, Message, Requester};
+use paravirt_pci::DeviceBox;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -117,7 +115,7 @@ impl PvscsiHost {
     /// The adapter as its driver sees it.
     pub fn device(&self) -> DeviceBox<Guest> {
         let guest = self.with(|host| host.guest.clone());
-        device::boxed(&guest, AdapterFunction(self.clone())).expect("memory for the device")
+        OnBus::boxed(&guest, self.clone())
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
@@ -442,14 +440,13 @@ fn completion(context: u64, len: u64, sense: u32, (host, scsi): (u16, u16)) -> [
     bytes
 }
 
-/// The adapter on its bus.
-struct AdapterFunction(PvscsiHost);
+impl Model for PvscsiHost {
+    fn function<R>(&self, work: impl FnOnce(&mut Function) -> R) -> R {
+        self.with(|host| work(&mut host.function))
+    }
 
-// SAFETY: the model accesses memory only while it is a bus master.
-unsafe impl PciDevice for AdapterFunction {
     fn read(&self, _bar: u8, offset: usize) -> u32 {
-        self.0.with(|host| match offset {
-            _ if host.function.faults.is_gone => u32::MAX,
+        self.with(|host| match offset {
             8 => host.status,
             0x100c => host.interrupt_status,
             _ => u32::MAX,
@@ -457,55 +454,16 @@ unsafe impl PciDevice for AdapterFunction {
     }
 
     fn write(&self, _bar: u8, offset: usize, value: u32) {
-        host_side(|| {
-            self.0.act(|host| match offset {
-                _ if host.function.faults.is_gone => {}
-                0 => host.begin(value),
-                4 => host.push_word(value),
-                0x100c => host.interrupt_status &= !value,
-                0x2010 => host.interrupt_mask = value,
-                0x3014 | 0x4018 => {
-                    host.kicks[usize::from(offset == 0x3014)] += 1;
-                    host.serve();
-                }
-                _ => {}
-            });
+        self.act(|host| match offset {
+            0 => host.begin(value),
+            4 => host.push_word(value),
+            0x100c => host.interrupt_status &= !value,
+            0x2010 => host.interrupt_mask = value,
+            0x3014 | 0x4018 => {
+                host.kicks[usize::from(offset == 0x3014)] += 1;
+                host.serve();
+            }
+            _ => {}
         });
-    }
-
-    fn is_gone(&self) -> bool {
-        host_side(|| self.0.with(|host| host.function.faults.is_gone))
-    }
-
-    fn is_present(&self) -> bool {
-        !self.is_gone()
-    }
-
-    fn set_bus_master(&self, is_on: bool) -> bool {
-        self.0.with(|host| host.function.set_bus_master(is_on))
-    }
-
-    fn requester(&self) -> Option<Requester> {
-        None
-    }
-
-    fn messages(&self) -> u16 {
-        self.0.with(|host| host.function.faults.messages)
-    }
-
-    fn set_message(&self, entry: u16, message: Message) {
-        self.0.with(|host| host.function.set_message(entry, message));
-    }
-
-    fn enable_messages(&self) -> bool {
-        self.0.with(|host| host.function.enable_messages())
-    }
-
-    fn disable_messages(&self) {
-        self.0.with(|host| host.function.disable_messages());
-    }
-
-    fn line(&self) -> Option<InterruptLine> {
-        self.0.with(|host| host.function.faults.line)
     }
 }

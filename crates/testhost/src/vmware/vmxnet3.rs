@@ -1,10 +1,8 @@
 //! A model of VMware's network card: registers, a shared area, and a wire.
 
-use super::function::{Function, Interrupt, PciFaults};
+use super::function::{Function, Interrupt, Model, OnBus, PciFaults};
 use crate::Guest;
-use crate::guest::host_side;
-use paravirt_pci::{DeviceBox, PciDevice, device};
-use paravirt_platform::{InterruptLine, Message, Requester};
+use paravirt_pci::DeviceBox;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const MAGIC: u32 = 0xbabe_fee1;
@@ -180,7 +178,7 @@ impl Vmxnet3Host {
     /// The card as its driver sees it.
     pub fn device(&self) -> DeviceBox<Guest> {
         let guest = self.with(|host| host.guest.clone());
-        device::boxed(&guest, CardFunction(self.clone())).expect("memory for the device")
+        OnBus::boxed(&guest, self.clone())
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Host) -> R) -> R {
@@ -542,58 +540,16 @@ impl Host {
     }
 }
 
-/// The card on its bus.
-struct CardFunction(Vmxnet3Host);
+impl Model for Vmxnet3Host {
+    fn function<R>(&self, work: impl FnOnce(&mut Function) -> R) -> R {
+        self.with(|host| work(&mut host.function))
+    }
 
-// SAFETY: the model accesses memory only while it is a bus master.
-unsafe impl PciDevice for CardFunction {
     fn read(&self, bar: u8, offset: usize) -> u32 {
-        self.0.with(|host| if host.function.faults.is_gone { u32::MAX } else { host.read(bar, offset) })
+        self.with(|host| host.read(bar, offset))
     }
 
     fn write(&self, bar: u8, offset: usize, value: u32) {
-        host_side(|| {
-            self.0.act(|host| {
-                if !host.function.faults.is_gone {
-                    host.write(bar, offset, value);
-                }
-            });
-        });
-    }
-
-    fn is_gone(&self) -> bool {
-        host_side(|| self.0.with(|host| host.function.faults.is_gone))
-    }
-
-    fn is_present(&self) -> bool {
-        !self.is_gone()
-    }
-
-    fn set_bus_master(&self, is_on: bool) -> bool {
-        self.0.with(|host| host.function.set_bus_master(is_on))
-    }
-
-    fn requester(&self) -> Option<Requester> {
-        None
-    }
-
-    fn messages(&self) -> u16 {
-        self.0.with(|host| host.function.faults.messages)
-    }
-
-    fn set_message(&self, entry: u16, message: Message) {
-        self.0.with(|host| host.function.set_message(entry, message));
-    }
-
-    fn enable_messages(&self) -> bool {
-        self.0.with(|host| host.function.enable_messages())
-    }
-
-    fn disable_messages(&self) {
-        self.0.with(|host| host.function.disable_messages());
-    }
-
-    fn line(&self) -> Option<InterruptLine> {
-        self.0.with(|host| host.function.faults.line)
+        self.act(|host| host.write(bar, offset, value));
     }
 }

@@ -5,6 +5,7 @@ use crate::image;
 use crate::qmp::Qmp;
 use anyhow::Result;
 use serde_json::json;
+use std::path::Path;
 
 pub const CASES: &[(&str, super::Special)] = &[
     ("virtio-scsi: disks of 512 and of 4096 bytes, split and packed", usual),
@@ -89,18 +90,24 @@ fn odd(bench: &Bench) -> Result<Outcome> {
     must_contain(&transcript, "disk0 is read-only")?;
     must_contain(&transcript, "/0:1:0 blocks=2048 block_size=2048")?;
 
+    must_report_errors(bench, "virtio-scsi-pci", &disk)?;
+    Ok(Outcome::Passed)
+}
+
+/// Runs the disk's test with a disk on the SCSI host `host` that fails a write, then a read.
+pub(super) fn must_report_errors(bench: &Bench, host: &str, disk: &Path) -> Result<()> {
     for event in ["write_aio", "read_aio"] {
-        let rules = bench.folder.join(format!("scsi-{event}.conf"));
+        let rules = bench.folder.join(format!("{host}-{event}.conf"));
         let text = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\nsector = \"4096\"\n");
         std::fs::write(&rules, text)?;
         let mut machine = bench.machine("q35", 1);
         let file = format!("file=blkdebug:{}:{},format=raw", rules.display(), disk.display());
         machine.add(&format!("-drive {file},if=none,id=d0,werror=report,rerror=report"));
-        machine.add("-device virtio-scsi-pci,id=s0 -device scsi-hd,drive=d0,bus=s0.0");
+        machine.add(&format!("-device {host},id=s0 -device scsi-hd,drive=d0,bus=s0.0"));
         machine.command_line = "test=disk0 queues=1".into();
         let transcript = machine.run(|_| ())?;
         must_end(&transcript, 1)?;
         must_contain(&transcript, "error=\"block ")?;
     }
-    Ok(Outcome::Passed)
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! VMware's devices, as QEMU has them: a SCSI adapter (pvscsi) and a network card (vmxnet3).
 
+use super::scsi::must_report_errors;
 use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, must_fit_the_stack};
 use crate::guest::Machine;
 use crate::qmp::Qmp;
@@ -137,19 +138,7 @@ fn odd(bench: &Bench) -> Result<Outcome> {
     ] {
         must_contain(&transcript, text)?;
     }
-    for event in ["write_aio", "read_aio"] {
-        let rules = bench.folder.join(format!("vmware-{event}.conf"));
-        let text = format!("[inject-error]\nevent = \"{event}\"\nerrno = \"5\"\nsector = \"4096\"\n");
-        std::fs::write(&rules, text)?;
-        let mut machine = bench.machine("q35", 1);
-        let file = format!("file=blkdebug:{}:{},format=raw", rules.display(), disk.display());
-        machine.add(&format!("-drive {file},if=none,id=d0,werror=report,rerror=report"));
-        machine.add("-device pvscsi,id=s0 -device scsi-hd,drive=d0,bus=s0.0");
-        machine.command_line = "test=disk0 queues=1".into();
-        let transcript = machine.run(|_| ())?;
-        must_end(&transcript, 1)?;
-        must_contain(&transcript, "error=\"block ")?;
-    }
+    must_report_errors(bench, "pvscsi", &disk)?;
     Ok(Outcome::Passed)
 }
 
