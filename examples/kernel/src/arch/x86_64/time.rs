@@ -126,24 +126,30 @@ fn cpuid() -> Option<u64> {
     has_leaf.then(|| u64::from(cpuid_count(base + 0x10, 0).eax) * 1000).filter(|hz| *hz > 1_000_000)
 }
 
+/// Reads of a counter after which one that has not moved is taken for absent: a read of a port takes a microsecond or longer.
+const READS: u32 = 1000;
+/// The cycles that a measurement may take: a second and more on any processor.
+const MOST_CYCLES: u64 = 4_000_000_000;
+
 /// Measures the TSC for a fiftieth of a second with another counter, which `read` reads, of rate `hz` and width `mask`. Returns
-/// `None` if that counter does not count.
+/// `None` if that counter does not count, or not in time: each read may be an exit to the hypervisor.
 fn measure_with(hz: u64, mask: u64, mut read: impl FnMut() -> u64) -> Option<u64> {
     let wanted = hz / 50;
-    let (mut last, mut passed) = (read(), 0);
+    let (mut last, mut passed, mut reads) = (read(), 0, 0);
     let start = counter();
-    // That many reads take longer than a fiftieth of a second.
-    for _ in 0..5_000_000u32 {
+    loop {
         let now = read();
+        let cycles = counter().wrapping_sub(start);
         passed += now.wrapping_sub(last) & mask;
         last = now;
         if passed >= wanted {
-            return Some(
-                (counter().wrapping_sub(start) as u128 * u128::from(hz) / u128::from(passed)) as u64,
-            );
+            return Some((u128::from(cycles) * u128::from(hz) / u128::from(passed)) as u64);
+        }
+        reads += 1;
+        if passed == 0 && reads >= READS || cycles > MOST_CYCLES {
+            return None;
         }
     }
-    None
 }
 
 fn pm_timer() -> Option<u64> {
