@@ -419,9 +419,9 @@ pub fn vmware_completion(data: &[u8]) {
             assert_eq!((status, transferred), (paravirt_scsi::Status::Good, good));
         }
     }
-    let received = RxCompletion::parse(word(0), word(1));
-    assert!(received.len < 1 << 14 && received.index < 1 << 12 && received.queue < 1 << 10);
-    let meta = received.meta(rest.len(), 1514, rest);
+    let received = RxCompletion::new(word(0), word(1));
+    assert!(received.len() < 1 << 14 && received.index() < 1 << 12 && received.queue() < 1 << 10);
+    let meta = received.meta(Some(&RxCompletion::new(word(2), word(3))), rest.len(), 1514, rest);
     if let Some(segmentation) = meta.segmentation {
         assert!(segmentation.size > 0 && segmentation.headers >= 14);
     }

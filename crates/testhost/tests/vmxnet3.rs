@@ -117,8 +117,18 @@ fn the_card_says_when_it_wants_to_hear_of_descriptors() {
     host.receive(&[1; 60]);
     queue.poll().unwrap();
     next(&mut queue);
+    // In batches, and before the task sleeps.
     queue.poll().unwrap();
+    assert_eq!(host.doorbells().1, producers);
+    let _ = queue.arm();
     assert_eq!(host.doorbells().1, producers + 1);
+    for _ in 0..64 {
+        host.receive(&[1; 60]);
+        queue.poll().unwrap();
+        next(&mut queue);
+    }
+    queue.poll().unwrap();
+    assert_eq!(host.doorbells().1, producers + 2);
 }
 
 #[test]

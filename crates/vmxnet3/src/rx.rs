@@ -36,10 +36,16 @@ impl<P: Platform> BufferRing<P> {
         Ok(Self { ring, buffers, size, is_second, filled: 0, passed: 0, announced: 0 })
     }
 
-    /// Gives `spare` buffers to the card. One descriptor is always left.
+    /// Whether the card lacks a buffer. One descriptor is always left.
+    #[inline(always)]
+    fn has_room(&self) -> bool {
+        self.filled.wrapping_sub(self.passed) < self.size.wrapping_sub(1)
+    }
+
+    /// Gives `spare` buffers to the card.
     #[inline(always)]
     fn refill(&mut self, spare: &mut Fifo<P, DmaSlice<P>>) {
-        while self.filled.wrapping_sub(self.passed) < self.size.wrapping_sub(1) {
+        while self.has_room() {
             let Some(buffer) = spare.pop() else { return };
             if let Some(buffer) = self.post(buffer) {
                 drop(spare.push(buffer));
@@ -58,7 +64,10 @@ impl<P: Platform> BufferRing<P> {
         let Some(segment) = segment else { return Some(buffer) };
         let number = self.filled;
         self.filled = number.wrapping_add(1);
-        *self.buffers.at_mut(number as usize) = Some(buffer);
+        let old = self.buffers.at_mut(number as usize).replace(buffer);
+        debug_assert!(old.is_none(), "the descriptor is free");
+        // Without a drop: there is nothing in it.
+        core::mem::forget(old);
         let [address, words] = self.ring.at(number as usize);
         address.store(segment.addr.0, Ordering::Relaxed);
         let second = rx_descriptor(segment.len, self.is_second, generation(number, self.size));
@@ -170,7 +179,8 @@ impl<P: Platform> Vmxnet3Rx<P> {
             BufferRing::new(platform, array(1, entries)?, size, true)?,
         ];
         let completions = array(2, completion_size as usize)?;
-        let count = entries.wrapping_mul(2);
+        // As many as the rings take: none is spare while the caller has none.
+        let count = entries.saturating_sub(1).saturating_mul(2);
         let (ready, mut spare) = (Fifo::new(platform, count)?, Fifo::new(platform, count)?);
         DmaSlice::alloc_many(platform, count, BUFFER_LEN, |slice| {
             // There is room for all of them.
@@ -233,7 +243,7 @@ impl<P: Platform> Vmxnet3Rx<P> {
             if !is_generation(second, generation(self.completed, self.completion_size)) {
                 break;
             }
-            let completion = RxCompletion::parse(first.load(Ordering::Relaxed), second);
+            let completion = RxCompletion::new(first.load(Ordering::Relaxed), second);
             self.completed = self.completed.wrapping_add(1);
             self.take_in(&completion);
         }
@@ -243,17 +253,17 @@ impl<P: Platform> Vmxnet3Rx<P> {
     #[inline(always)]
     fn take_in(&mut self, completion: &RxCompletion) {
         let Self { rings: [first, second], spare, .. } = self;
-        let ring = match completion.queue.wrapping_sub(self.index) {
+        let ring = match completion.queue().wrapping_sub(self.index) {
             0 => first,
             other if other == self.card.pairs => second,
             _ => return self.count_stray(),
         };
-        let Some(buffer) = ring.take(completion.index, spare) else { return self.count_stray() };
-        let len = completion.len;
-        let is_good = len > 0 && len as usize <= BUFFER_LEN && !completion.is_error;
-        if is_good && completion.is_first && completion.is_last && self.partial == 0 {
+        let Some(buffer) = ring.take(completion.index(), spare) else { return self.count_stray() };
+        let len = completion.len();
+        let is_good = len > 0 && len as usize <= BUFFER_LEN && !completion.is_error();
+        if is_good && completion.is_first() && completion.is_last() && self.partial == 0 {
             let head = buffer.bytes().get(..len as usize).unwrap_or_default();
-            let meta = completion.meta(len as usize, self.max_frame, head);
+            let meta = completion.meta(None, len as usize, self.max_frame, head);
             let frame = RxFrame::new(len as usize, 1, meta);
             // Each buffer is in one ring or queue only, so there is room.
             let _ = self.ready.push(Part { buffer, len, frame });
@@ -266,37 +276,48 @@ impl<P: Platform> Vmxnet3Rx<P> {
     /// Receives a buffer of a frame in several, or of one to be dropped.
     #[inline(never)]
     fn take_in_part(&mut self, completion: &RxCompletion, buffer: DmaSlice<P>, is_good: bool) {
-        if completion.is_first {
+        if completion.is_first() {
             self.drop_partial();
         }
-        if !is_good || (self.partial == 0 && !completion.is_first) {
+        if !is_good || (self.partial == 0 && !completion.is_first()) {
             self.drop_partial();
             let _ = self.spare.push(buffer);
             // A buffer that the card has skipped.
-            if completion.len != 0 {
+            if !completion.is_empty() {
                 self.count_stray();
             }
             return;
         }
-        if completion.is_first {
+        if completion.is_first() {
             self.first = Some(*completion);
         }
-        let len = completion.len;
+        let len = completion.len();
         self.partial_len = self.partial_len.saturating_add(len as usize);
         // Each buffer is in one ring or queue only, so there is room.
         let _ = self.ready.push(Part { buffer, len, frame: RxFrame::new(0, 1, RxMeta::default()) });
         self.partial = self.partial.wrapping_add(1);
-        if !completion.is_last {
+        if !completion.is_last() {
             return;
         }
         let (segments, total) = (core::mem::take(&mut self.partial), core::mem::take(&mut self.partial_len));
         let max_frame = self.max_frame;
-        let completion = completion.coalesced_as(self.first.take());
+        let begun = self.first.take();
         if let Some(first) = self.ready.get_mut(self.complete) {
             let head = first.buffer.bytes().get(..first.len as usize).unwrap_or_default();
-            first.frame = RxFrame::new(total, segments, completion.meta(total, max_frame, head));
+            first.frame =
+                RxFrame::new(total, segments, completion.meta(begun.as_ref(), total, max_frame, head));
         }
         self.complete = self.complete.saturating_add(usize::from(segments));
+    }
+
+    /// Gives a buffer to the card if that lacks one, or keeps it.
+    #[inline(always)]
+    fn give_back(&mut self, buffer: DmaSlice<P>) {
+        let is_open = self.is_open();
+        let Self { rings: [first, _], spare, .. } = self;
+        let kept =
+            if is_open && spare.is_empty() && first.has_room() { first.post(buffer) } else { Some(buffer) };
+        kept.into_iter().for_each(|buffer| drop(spare.push(buffer)));
     }
 
     /// Drops the frame that is being received.
@@ -319,13 +340,20 @@ impl<P: Platform> Vmxnet3Rx<P> {
     /// Gives spare buffers to the card, and tells it if it wants to hear of them.
     #[inline(always)]
     fn refill(&mut self) {
-        if self.spare.is_empty() || !self.is_open() {
+        if !self.is_open() {
             return;
         }
-        self.fill();
-        self.announce();
+        if !self.spare.is_empty() {
+            self.fill();
+        }
+        let Self { rings: [first, _], .. } = self;
+        // In batches: `arm` tells the card of the rest.
+        if first.producer().wrapping_sub(first.announced) & first.size.wrapping_sub(1) >= first.size >> 2 {
+            self.announce();
+        }
     }
 
+    #[inline(never)]
     fn announce(&mut self) {
         let Self { rings, card, index, .. } = self;
         let is_news = rings.iter().any(|ring| ring.producer() != ring.announced);
@@ -407,7 +435,7 @@ impl<P: Platform> NetRx for Vmxnet3Rx<P> {
         for _ in 0..frame.segments {
             let Some(part) = self.ready.pop() else { break };
             self.complete = self.complete.wrapping_sub(1);
-            let _ = self.spare.push(part.buffer);
+            self.give_back(part.buffer);
         }
     }
 }

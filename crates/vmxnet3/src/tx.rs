@@ -324,10 +324,19 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
                 words.store(second, Ordering::Relaxed);
             }
         }
-        *self.packets.at_mut(self.produced.wrapping_sub(1) as usize) = packet;
+        self.put_packet(self.produced.wrapping_sub(1), packet);
         let [_, words] = self.ring.at(first as usize);
         words.store(publish, Ordering::Release);
         self.deferred = self.deferred.saturating_add(1);
+    }
+
+    /// Records the packet that ends at descriptor `number`.
+    #[inline(always)]
+    fn put_packet(&mut self, number: u32, packet: Packet<B>) {
+        let old = core::mem::replace(self.packets.at_mut(number as usize), packet);
+        debug_assert!(matches!(old, Packet::None), "the descriptor is free");
+        // Without a drop: there is nothing in it.
+        core::mem::forget(old);
     }
 
     /// Sends the first `len` bytes of a frame buffer.
@@ -335,9 +344,9 @@ impl<P: Platform, B: DmaBuffer> Vmxnet3Tx<P, B> {
     fn send_frame(&mut self, frame: u16, len: usize, offload: TxOffload) {
         let number = self.produced;
         self.produced = number.wrapping_add(1);
+        self.put_packet(number, Packet::Frame(frame));
         let [address, words] = self.ring.at(number as usize);
         address.store(self.frame_address(frame).0, Ordering::Relaxed);
-        *self.packets.at_mut(number as usize) = Packet::Frame(frame);
         let second = tx_descriptor(len as u32, generation(number, self.size), offload, true);
         words.store(second, Ordering::Release);
         self.deferred = self.deferred.saturating_add(1);

@@ -117,88 +117,141 @@ pub(crate) const fn rx_descriptor(len: u32, is_body: bool, generation: bool) -> 
     third as u64
 }
 
-/// A completion of the receive side.
+/// A completion of the receive side: its two halves, of which each method takes out what it tells.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
 pub struct RxCompletion {
-    /// The index of the descriptor.
-    pub index: u16,
-    /// The queue: its number in the first ring, and behind the numbers of all queues in the second one.
-    pub queue: u16,
-    /// It is the first of a frame.
-    pub is_first: bool,
-    /// It is the last of a frame.
-    pub is_last: bool,
-    /// The frame is damaged.
-    pub is_error: bool,
-    /// The length in bytes.
-    pub len: u32,
-    /// The tag that the card has removed.
-    pub vlan: Option<u16>,
-    checksum: RxChecksum,
-    /// The IP version.
-    kind: Option<SegmentKind>,
-    /// How many segments were coalesced, and the length of theirs, as cards of revision 2 say; 0 if they do not.
-    segments: u8,
-    mss: u16,
+    first: u64,
+    second: u64,
 }
 
+/// The types of a frame and of its checksums, in the last word: a fragment, versions 4 and 6 of IP, TCP and UDP, what is right.
+mod rx_flag {
+    pub const FRAGMENT: u32 = 1 << 22;
+    pub const V4: u32 = 1 << 21;
+    pub const V6: u32 = 1 << 20;
+    pub const IP_GOOD: u32 = 1 << 19;
+    pub const TCP: u32 = 1 << 18;
+    pub const UDP: u32 = 1 << 17;
+    pub const L4_GOOD: u32 = 1 << 16;
+    /// In the first word: nothing was calculated.
+    pub const NOT_CALCULATED: u32 = 1 << 30;
+}
+
+/// The type of a completion of a frame that was coalesced, of a card of revision 2.
+const COALESCED: u32 = 4;
+
 impl RxCompletion {
-    /// Parses both halves.
-    #[inline]
-    pub fn parse(first: u64, second: u64) -> Self {
-        let [d0, d1] = [first as u32, (first >> 32) as u32];
-        let [d2, d3] = [second as u32, (second >> 32) as u32];
-        let bit = |word: u32, at: u32| word >> at & 1 != 0;
-        let (is_v6, is_v4) = (bit(d3, 20), bit(d3, 21));
-        // The card says that it calculated nothing, or it is a TCP or UDP datagram whose sums are right.
-        let is_calculated = !bit(d0, 30) && (bit(d3, 17) || bit(d3, 18)) && !bit(d3, 22);
-        let is_valid = is_calculated && bit(d3, 16) && (is_v6 || is_v4 && bit(d3, 19));
-        let is_coalesced = d3 >> 24 & 0x7f == 4;
-        Self {
-            index: (d0 & INDEX_MASK) as u16,
-            queue: (d0 >> 16 & 0x3ff) as u16,
-            is_last: bit(d0, 14),
-            is_first: bit(d0, 15),
-            is_error: bit(d2, 14),
-            len: d2 & LEN_MASK,
-            vlan: bit(d2, 15).then_some((d2 >> 16) as u16),
-            checksum: if is_valid { RxChecksum::Valid } else { RxChecksum::Unknown },
-            kind: match (is_v4, is_v6, bit(d3, 18)) {
-                (true, _, true) => Some(SegmentKind::Tcp4),
-                (_, true, true) => Some(SegmentKind::Tcp6),
-                _ => None,
-            },
-            segments: if is_coalesced { d1 as u8 } else { 0 },
-            mss: if is_coalesced { d3 as u16 } else { 0 },
+    /// The completion with these halves, in little-endian order.
+    #[inline(always)]
+    pub const fn new(first: u64, second: u64) -> Self {
+        Self { first, second }
+    }
+
+    /// Returns the index of the descriptor.
+    #[inline(always)]
+    pub const fn index(&self) -> u16 {
+        (self.first as u32 & INDEX_MASK) as u16
+    }
+
+    /// Returns the queue: its number in the first ring, and behind the numbers of all queues in the second one.
+    #[inline(always)]
+    pub const fn queue(&self) -> u16 {
+        (self.first >> 16) as u16 & 0x3ff
+    }
+
+    /// Returns whether it is the first of a frame.
+    #[inline(always)]
+    pub const fn is_first(&self) -> bool {
+        self.first & 1 << 15 != 0
+    }
+
+    /// Returns whether it is the last of a frame.
+    #[inline(always)]
+    pub const fn is_last(&self) -> bool {
+        self.first & 1 << 14 != 0
+    }
+
+    /// Returns whether the frame is damaged.
+    #[inline(always)]
+    pub const fn is_error(&self) -> bool {
+        self.second & 1 << 14 != 0
+    }
+
+    /// Returns the length in bytes.
+    #[inline(always)]
+    pub const fn len(&self) -> u32 {
+        self.second as u32 & LEN_MASK
+    }
+
+    /// Returns whether nothing was written: the card has skipped the buffer.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the tag that the card has removed.
+    #[inline(always)]
+    pub fn vlan(&self) -> Option<u16> {
+        (self.second & 1 << 15 != 0).then_some((self.second >> 16) as u16)
+    }
+
+    const fn flags(&self) -> u32 {
+        (self.second >> 32) as u32
+    }
+
+    /// How many segments were coalesced, and the length of theirs, as cards of revision 2 say; 0 if they do not.
+    const fn coalesced(&self) -> (u8, u16) {
+        match self.flags() >> 24 & 0x7f {
+            COALESCED => ((self.first >> 32) as u8, self.flags() as u16),
+            _ => (0, 0),
         }
     }
 
-    /// The last completion of a frame with what the first one says of how it was coalesced, where that says it.
-    pub(crate) fn coalesced_as(mut self, first: Option<Self>) -> Self {
-        if let Some(first) = first.filter(|first| first.segments > 0) {
-            (self.segments, self.mss) = (first.segments, first.mss);
-        }
-        self
+    /// Whether the card says that a TCP or UDP datagram and its IPv4 header have the right sums.
+    #[inline(always)]
+    const fn is_valid(&self) -> bool {
+        let flags = self.flags();
+        let is_calculated =
+            self.first as u32 & rx_flag::NOT_CALCULATED == 0 && flags & rx_flag::FRAGMENT == 0;
+        let is_good = flags & rx_flag::L4_GOOD != 0 && flags & (rx_flag::TCP | rx_flag::UDP) != 0;
+        let is_ip_good =
+            flags & rx_flag::V6 != 0 || flags & rx_flag::V4 != 0 && flags & rx_flag::IP_GOOD != 0;
+        is_calculated && is_good && is_ip_good
     }
 
-    /// The metadata of a frame of `len` bytes whose last completion this is, and which begins with `head`. `max_frame` is the length of the
-    /// longest frame on the wire without a tag: a longer one was coalesced.
-    #[inline]
-    pub fn meta(&self, len: usize, max_frame: usize, head: &[u8]) -> RxMeta {
-        let mut meta = RxMeta::new(self.checksum);
-        meta.vlan = self.vlan.map(VlanTag);
-        if self.kind.is_some() && (self.segments > 1 || len > max_frame.saturating_add(VLAN_LEN)) {
-            meta.segmentation = self.segmentation(len, max_frame, head);
+    /// The metadata of a frame of `len` bytes whose last completion this is, and which begins with `head`; `first` is its first one, if
+    /// it has several. `max_frame` is the length of the longest frame on the wire without a tag: a longer one was coalesced.
+    #[inline(always)]
+    pub fn meta(&self, first: Option<&Self>, len: usize, max_frame: usize, head: &[u8]) -> RxMeta {
+        let mut meta = RxMeta::new(if self.is_valid() { RxChecksum::Valid } else { RxChecksum::Unknown });
+        meta.vlan = self.vlan().map(VlanTag);
+        let flags = self.flags();
+        let is_tcp = flags & rx_flag::TCP != 0 && flags & (rx_flag::V4 | rx_flag::V6) != 0;
+        let is_long = len > max_frame.saturating_add(VLAN_LEN);
+        if is_tcp && (is_long || flags >> 24 & 0x7f == COALESCED || first.is_some()) {
+            meta.segmentation = self.segmentation(first, len, max_frame, head);
         }
         meta
     }
 
     #[cold]
-    fn segmentation(&self, len: usize, max_frame: usize, head: &[u8]) -> Option<Segmentation> {
+    fn segmentation(
+        &self,
+        first: Option<&Self>,
+        len: usize,
+        max_frame: usize,
+        head: &[u8],
+    ) -> Option<Segmentation> {
+        let (segments, mss) = match first.map_or((0, 0), Self::coalesced) {
+            (0, _) => self.coalesced(),
+            told => told,
+        };
+        if segments < 2 && len <= max_frame.saturating_add(VLAN_LEN) {
+            return None;
+        }
         let (kind, headers) = tcp_headers(head)?;
         let payload = len.checked_sub(usize::from(headers)).filter(|payload| *payload > 0)?;
-        let size = match (self.mss, usize::from(self.segments)) {
+        let size = match (mss, usize::from(segments)) {
             // A card of revision 1 does not tell: the segments were as long as the wire allows.
             (0, 0) => u16::try_from(max_frame).ok()?.checked_sub(headers)?,
             (0, segments) => u16::try_from(payload.div_ceil(segments)).ok()?,
@@ -265,11 +318,11 @@ mod tests {
         let first = 5 | 3 << 14 | 3 << 16;
         let second =
             1514 | 1 << 15 | 7 << 16 | (1u64 << 16 | 1 << 18 | 1 << 19 | 1 << 21 | 3 << 24 | 1 << 31) << 32;
-        let found = RxCompletion::parse(first, second);
-        assert_eq!((found.index, found.queue, found.is_first, found.is_last), (5, 3, true, true));
-        assert_eq!((found.len, found.vlan, found.is_error), (1514, Some(7), false));
+        let found = RxCompletion::new(first, second);
+        assert_eq!((found.index(), found.queue(), found.is_first(), found.is_last()), (5, 3, true, true));
+        assert_eq!((found.len(), found.vlan(), found.is_error()), (1514, Some(7), false));
         assert!(is_generation(second, true) && !is_generation(second, false));
-        let meta = found.meta(1514, 1514, &[]);
+        let meta = found.meta(None, 1514, 1514, &[]);
         assert_eq!(
             (meta.checksum, meta.vlan, meta.segmentation),
             (RxChecksum::Valid, Some(VlanTag(7)), None)
@@ -278,17 +331,17 @@ mod tests {
         for change in [1u64 << 30, 0] {
             for flip in [1u64 << 54, 1 << 51] {
                 let found =
-                    RxCompletion::parse(first | change, if change == 0 { second ^ flip } else { second });
-                assert_eq!(found.meta(1514, 1514, &[]).checksum, RxChecksum::Unknown);
+                    RxCompletion::new(first | change, if change == 0 { second ^ flip } else { second });
+                assert_eq!(found.meta(None, 1514, 1514, &[]).checksum, RxChecksum::Unknown);
             }
         }
         // Four segments of 1448 bytes each, as revision 2 tells.
         let mut head = [0; 54];
         (head[12], head[14], head[23], head[46]) = (8, 0x45, 6, 0x50);
         let second = 1024 | (1448u64 | 1 << 18 | 1 << 21 | 4 << 24 | 1 << 31) << 32;
-        let found = RxCompletion::parse(first | 4 << 32, second);
+        let found = RxCompletion::new(first | 4 << 32, second);
         let expected = Segmentation { kind: SegmentKind::Tcp4, size: 1448, headers: 54 };
-        assert_eq!(found.meta(5846, 1514, &head).segmentation, Some(expected));
-        assert_eq!(found.meta(5846, 1514, &head[..20]).segmentation, None);
+        assert_eq!(found.meta(None, 5846, 1514, &head).segmentation, Some(expected));
+        assert_eq!(found.meta(None, 5846, 1514, &head[..20]).segmentation, None);
     }
 }
