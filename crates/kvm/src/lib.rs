@@ -41,9 +41,10 @@
 )]
 
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::Clock;
-use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, Platform, ProcessorId, SharedMemory};
+use paravirt_platform::{AllocError, DmaRegion, Instant, PAGE_SIZE, Platform, ProcessorId};
+use paravirt_pvclock::TimeInfo;
 
 /// MSR_KVM_SYSTEM_TIME_NEW: the address of a processor's structure, with bit 0 to enable it.
 const SYSTEM_TIME: u32 = 0x4b56_4d01;
@@ -51,12 +52,8 @@ const SYSTEM_TIME: u32 = 0x4b56_4d01;
 const FEATURE: u32 = 1 << 3;
 /// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT: a flag in the structures reports whether they are synchronised.
 const STABLE: u32 = 1 << 24;
-/// Flag: the structures are synchronised, so that each is valid for the counter of any processor.
-const FLAG_STABLE: u8 = 1 << 0;
 /// Distance between the structures, in bytes.
 const STRIDE: usize = 64;
-/// Attempts to read a structure that changes during the read.
-const TRIES: u32 = 64;
 
 /// Why the clock could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -101,48 +98,6 @@ pub struct KvmClock<P: Platform> {
     latest: AtomicU64,
 }
 
-/// The conversion of the cycle counter to the time: `struct pvclock_vcpu_time_info`.
-struct Scale {
-    counter: u64,
-    nanos: u64,
-    multiplier: u32,
-    shift: i8,
-    flags: u8,
-}
-
-impl Scale {
-    /// Copies a consistent version of the structure at `offset`; `None` if it keeps changing.
-    fn read(view: &SharedMemory, offset: usize) -> Option<Self> {
-        let at = |by: usize| offset.checked_add(by);
-        let version: &AtomicU32 = view.at(offset)?;
-        for _ in 0..TRIES {
-            let before = version.load(Ordering::Acquire);
-            let scale = Self {
-                counter: view.at::<AtomicU64>(at(8)?)?.load(Ordering::Relaxed),
-                nanos: view.at::<AtomicU64>(at(16)?)?.load(Ordering::Relaxed),
-                multiplier: view.at::<AtomicU32>(at(24)?)?.load(Ordering::Relaxed),
-                shift: view.at::<AtomicU8>(at(28)?)?.load(Ordering::Relaxed) as i8,
-                flags: view.at::<AtomicU8>(at(29)?)?.load(Ordering::Relaxed),
-            };
-            fence(Ordering::Acquire);
-            // The version is odd while the host writes the structure.
-            if before & 1 == 0 && version.load(Ordering::Relaxed) == before {
-                return Some(scale);
-            }
-            core::hint::spin_loop();
-        }
-        None
-    }
-
-    fn time(&self, counter: u64) -> u64 {
-        let passed = u128::from(counter.saturating_sub(self.counter));
-        let shift = u32::from(self.shift.unsigned_abs()).min(63);
-        let shifted = if self.shift < 0 { passed >> shift } else { passed << shift };
-        let scaled = shifted.wrapping_mul(u128::from(self.multiplier)) >> 32;
-        self.nanos.wrapping_add(scaled as u64)
-    }
-}
-
 impl<P: Platform> KvmClock<P> {
     /// Enables the clock on every processor. `base` is the first of KVM's CPUID leaves, the one with its signature: 0x40000000, or a
     /// higher one if the host offers other interfaces, too.
@@ -177,13 +132,13 @@ impl<P: Platform> KvmClock<P> {
     }
 
     fn read(&self) -> Option<u64> {
-        let scale = Scale::read(self.page.shared(), 0)?;
-        if scale.flags & FLAG_STABLE != 0 {
-            return Some(scale.time(self.platform.registers().tsc()));
+        let first = TimeInfo::read(self.page.shared(), 0)?;
+        if first.is_stable() {
+            return Some(first.nanos(self.platform.registers().tsc()));
         }
         let own = (self.platform.processors().current().0 as usize).checked_mul(STRIDE)?;
-        let scale = Scale::read(self.page.shared(), own)?;
-        Some(scale.time(self.platform.registers().tsc()))
+        let own = TimeInfo::read(self.page.shared(), own)?;
+        Some(own.nanos(self.platform.registers().tsc()))
     }
 }
 
@@ -209,21 +164,5 @@ impl<P: Platform> Drop for KvmClock<P> {
 impl<P: Platform> fmt::Debug for KvmClock<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KvmClock").field("latest", &self.latest).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_counter_is_scaled_by_shift_and_multiplier() {
-        // 2 GHz: half a nanosecond a count, as 2^31 of 2^32.
-        let scale = Scale { counter: 1000, nanos: 5, multiplier: 1 << 31, shift: 0, flags: 0 };
-        assert_eq!(scale.time(3000), 1005);
-        assert_eq!(scale.time(0), 5, "a counter before the base adds nothing");
-        // 4 GHz with a shift to the right.
-        let scale = Scale { counter: 0, nanos: 0, multiplier: 1 << 31, shift: -1, flags: 0 };
-        assert_eq!(scale.time(4_000_000_000), 1_000_000_000);
     }
 }

@@ -1,4 +1,4 @@
-//! Disk and network in guests of one host, side by side: our kernel and Linux, on VMBus and on virtio.
+//! Disk and network in guests of one host, side by side: our kernel and Linux, on VMBus, on virtio and on VMware's devices.
 
 use crate::guest::{Machine, Transcript};
 use crate::lab::{Lab, Unavailable};
@@ -36,10 +36,37 @@ struct Pair {
     linux: Run,
 }
 
-const PAIRS: [Pair; 2] = [
+const PAIRS: [Pair; 3] = [
     Pair { bus: "VMBus", ours: ours_on_vmbus, linux: |lab, _, folder| linux_on_vmbus(lab, folder) },
-    Pair { bus: "virtio", ours: ours_on_virtio, linux: |lab, _, folder| linux_on_virtio(lab, folder) },
+    Pair {
+        bus: "virtio",
+        ours: |lab, elf, folder| ours_on_qemu(lab, elf, folder, &VIRTIO),
+        linux: |lab, _, folder| linux_on_qemu(lab, folder, &VIRTIO),
+    },
+    Pair {
+        bus: "VMware's",
+        ours: |lab, elf, folder| ours_on_qemu(lab, elf, folder, &VMWARE),
+        linux: |lab, _, folder| linux_on_qemu(lab, folder, &VMWARE),
+    },
 ];
+
+/// The devices of a guest on QEMU.
+pub struct Devices {
+    /// What the modules of Linux' guest for them are called.
+    bus: &'static str,
+    /// QEMU's words for the disk of drive `d0`, and for the card.
+    disk: &'static str,
+    card: &'static str,
+}
+
+pub const VIRTIO: Devices =
+    Devices { bus: "virtio", disk: "-device virtio-blk-pci,drive=d0", card: "virtio-net-pci" };
+pub const VMWARE: Devices = Devices {
+    bus: "vmware",
+    disk: "-device pvscsi,id=s0 -device scsi-hd,drive=d0,bus=s0.0",
+    // The lab has no option ROMs.
+    card: "vmxnet3,romfile=",
+};
 
 /// What the runs of the guests of a pair printed.
 struct Runs {
@@ -142,13 +169,13 @@ pub fn linux_on_vmbus(lab: &Lab, folder: &Path) -> Result<Transcript> {
     monitored(lab, &kernel, folder, &format!("--initrd {}", initrd.display()), &words)
 }
 
-/// A kernel on QEMU, with virtio devices. `words` returns its command line, given the address of the echo server and the port of
+/// A kernel on QEMU, with these devices. `words` returns its command line, given the address of the echo server and the port of
 /// the server of files.
-fn on_virtio(
+fn on_qemu(
     lab: &Lab,
-    kernel: &Path,
-    initrd: Option<&Path>,
+    (kernel, initrd): (&Path, Option<&Path>),
     folder: &Path,
+    devices: &Devices,
     words: impl FnOnce(&str, u16) -> String,
 ) -> Result<Transcript> {
     let web = web(folder)?;
@@ -163,8 +190,9 @@ fn on_virtio(
     if server.is_none() {
         machine.prepare += &format!("\nhttpd -p 127.0.0.1:{port} -h '{}'", web.display());
     }
-    machine.drive("d0", Path::new(&disk), "").add("-device virtio-blk-pci,drive=d0");
-    machine.add("-netdev user,id=n0,guestfwd=tcp:10.0.2.100:7-cmd:cat -device virtio-net-pci,netdev=n0");
+    machine.drive("d0", Path::new(&disk), "").add(devices.disk);
+    machine.add("-netdev user,id=n0,guestfwd=tcp:10.0.2.100:7-cmd:cat");
+    machine.add(&format!("-device {},netdev=n0", devices.card));
     if let Some(initrd) = initrd {
         machine.arguments.extend(["-initrd".into(), initrd.display().to_string()]);
     }
@@ -172,16 +200,17 @@ fn on_virtio(
     finish(&mut machine)
 }
 
-/// Our kernel on QEMU, with virtio devices.
-pub fn ours_on_virtio(lab: &Lab, elf: &Path, folder: &Path) -> Result<Transcript> {
-    on_virtio(lab, elf, None, folder, our_words)
+/// Our kernel on QEMU.
+pub fn ours_on_qemu(lab: &Lab, elf: &Path, folder: &Path, devices: &Devices) -> Result<Transcript> {
+    on_qemu(lab, (elf, None), folder, devices, our_words)
 }
 
 /// Linux on QEMU, with the same devices.
-pub fn linux_on_virtio(lab: &Lab, folder: &Path) -> Result<Transcript> {
+pub fn linux_on_qemu(lab: &Lab, folder: &Path, devices: &Devices) -> Result<Transcript> {
     let initrd = folder.join("linux.initrd");
     let kernel = lab.linux_bench(&initrd)?;
-    on_virtio(lab, &kernel, Some(&initrd), folder, |echo, port| linux_words("virtio", echo, port))
+    let words = |echo: &str, port| linux_words(devices.bus, echo, port);
+    on_qemu(lab, (&kernel, Some(&initrd)), folder, devices, words)
 }
 
 /// Runs it to its end, which must be as wanted.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A Linux guest that measures its disk and its network card, and switches off. The kernel command line says on which bus they are
-# (`bus=vmbus` or `bus=virtio`), where an echo server is (`echo=10.0.2.2:7`) and which file to fetch (`http=http://10.0.2.2/file`).
+# (`bus=vmbus`, `bus=virtio` or `bus=vmware`), where an echo server is (`echo=10.0.2.2:7`) and which file to fetch (`http=http://10.0.2.2/file`).
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -14,10 +14,10 @@ for word in $(cat /proc/cmdline); do
 done
 # Where sysfs has the name of the disk.
 case $bus in
-    vmbus) disks='/sys/bus/scsi/devices/*:0/block/*' ;;
+    vmbus | vmware) disks='/sys/bus/scsi/devices/*:0/block/*' ;;
     virtio) disks='/sys/bus/virtio/devices/*/block/*' ;;
     *)
-        echo "bus=$bus is neither vmbus nor virtio"
+        echo "bus=$bus is not vmbus, virtio or vmware"
         poweroff -f
         ;;
 esac

@@ -263,15 +263,19 @@ fn costs(bench: &Bench) -> Result<Outcome> {
 
 fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
-        let folders = ["vmbus-linux", "virtio", "virtio-linux"].map(|name| folder.join(name));
+        let names = ["vmbus-linux", "virtio", "virtio-linux", "vmware", "vmware-linux"];
+        let folders = names.map(|name| folder.join(name));
         folders.iter().try_for_each(fs::create_dir)?;
         let linux_on_vmbus = guests::linux_on_vmbus(lab, &folders[0])?;
         must_be_right(&linux_on_vmbus)?;
-        let virtio = guests::ours_on_virtio(lab, &bench.kernel, &folders[1])?;
+        let virtio = guests::ours_on_qemu(lab, &bench.kernel, &folders[1], &guests::VIRTIO)?;
+        let linux_on_virtio = guests::linux_on_qemu(lab, &folders[2], &guests::VIRTIO)?;
+        let vmware = guests::ours_on_qemu(lab, &bench.kernel, &folders[3], &guests::VMWARE)?;
+        let linux_on_vmware = guests::linux_on_qemu(lab, &folders[4], &guests::VMWARE)?;
         must_end(&virtio, 0)?;
-        let linux_on_virtio = guests::linux_on_virtio(lab, &folders[2])?;
+        must_end(&vmware, 0)?;
         let all = [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
-        for transcript in [&linux_on_vmbus, &virtio, &linux_on_virtio] {
+        for transcript in [&linux_on_vmbus, &virtio, &linux_on_virtio, &vmware, &linux_on_vmware] {
             must_contain(transcript, "round-trips=done count=500")?;
             must_be(transcript, "http=done", "size", &guests::FILE.to_string())?;
             let parts = guests::parts(transcript);
@@ -284,7 +288,9 @@ fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
             }
         }
         for (name, _) in all {
-            must_be(&virtio, &format!("bench={name} end"), "allocations", "0")?;
+            for ours in [&virtio, &vmware] {
+                must_be(ours, &format!("bench={name} end"), "allocations", "0")?;
+            }
         }
         Ok(())
     })
