@@ -303,6 +303,10 @@ unsafe impl Interrupts for Kernel {
         }
     }
 
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        Some(self.table().descriptor?(self.context(), vector.0)).filter(|number| *number != 0)
+    }
+
     fn unbind(&self, vector: Vector) {
         if let Some(unbind) = self.table().unbind {
             unbind(self.context(), vector.0);
@@ -520,10 +524,6 @@ unsafe impl HyperV for Kernel {
         if let Some(free) = self.table().free_hypercall_page {
             free(self.context(), &raw(&page));
         }
-    }
-
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        Some(self.table().descriptor?(self.context(), vector.0)).filter(|number| *number != 0)
     }
 }
 

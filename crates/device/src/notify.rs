@@ -119,6 +119,10 @@ pub enum RingKind {
     Pvscsi,
     /// The rings of VMware's network card.
     Vmxnet3,
+    /// Xen's rings of disks.
+    Blkif,
+    /// Xen's rings of network cards.
+    Netif,
 }
 
 impl fmt::Display for RingKind {
@@ -129,6 +133,8 @@ impl fmt::Display for RingKind {
             Self::Vmbus => "vmbus",
             Self::Pvscsi => "pvscsi",
             Self::Vmxnet3 => "vmxnet3",
+            Self::Blkif => "blkif",
+            Self::Netif => "netif",
         })
     }
 }

@@ -3,7 +3,7 @@
 //! There are no model-specific registers and no CPUID. [`VpRegisters`] offers what the drivers use under the names that it has on x86-64,
 //! so that a kernel returns it from [`Platform::registers`](paravirt_platform::Platform::registers), and everything else is the same. A
 //! kernel knows by ACPI that it is on Hyper-V: the hypervisor's vendor in the FADT is "MsHyperV". The interrupt of VMBus is that of its
-//! device in the DSDT, a private interrupt of each processor, whose number `HyperV::descriptor` returns.
+//! device in the DSDT, a private interrupt of each processor, whose number `Interrupts::descriptor` returns.
 
 use core::fmt;
 use hyperv_bindings::tlfs::{

@@ -147,7 +147,7 @@ impl<P: Platform> Synic<P> {
         let platform = self.hypervisor.platform();
         // SAFETY: the caller keeps the data of `handler` until `unbind` has returned, which unbinds the vector.
         let bound = unsafe { platform.interrupts().bind(handler, processor) }.ok();
-        let described = bound.and_then(|vector| Some((vector, platform.hyperv().descriptor(vector)?)));
+        let described = bound.and_then(|vector| Some((vector, platform.interrupts().descriptor(vector)?)));
         if let (Some(vector), None) = (bound, described) {
             platform.interrupts().unbind(vector);
         }

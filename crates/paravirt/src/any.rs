@@ -5,6 +5,8 @@ use core::convert::Infallible;
 use core::fmt;
 use core::marker::PhantomData;
 use core::task::Waker;
+#[cfg(feature = "xen")]
+use paravirt_blkfront::{BlkFront, BlkFrontQueue};
 use paravirt_device::{
     Arm, Balloon, BalloonInfo, BalloonMemory, BlockDevice, BlockEvent, BlockInfo, BlockQueue, Clock,
     Completion, Console, ConsoleSize, ControlError, Entropy, Fault, Input, InputEvent, InputInfo, Leds, Link,
@@ -21,6 +23,8 @@ use paravirt_hv_socket::HvSockets;
 use paravirt_hyperv::ReferenceClock;
 #[cfg(feature = "virtio")]
 use paravirt_kvm::KvmClock;
+#[cfg(all(feature = "xen", feature = "net"))]
+use paravirt_netfront::{NetFront, NetFrontQueue};
 #[cfg(all(feature = "hyperv", feature = "net"))]
 use paravirt_netvsc::{NetVsc, NetVscQueue};
 use paravirt_platform::{AllocError, DmaBuffer, Instant, PageBox, Platform};
@@ -50,6 +54,10 @@ use paravirt_virtio::socket::VirtioSockets;
 use paravirt_vmware::TscClock;
 #[cfg(all(feature = "vmware", feature = "net"))]
 use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Queue};
+#[cfg(feature = "xen")]
+use paravirt_xen::XenClock;
+#[cfg(all(feature = "xen", feature = "console"))]
+use paravirt_xen::XenConsole;
 
 /// Opens a device and puts it into pages of its own: it is passed on by value, on stacks that may be small. A frame of its own, so that
 /// the caller's has no room for every kind of device.
@@ -114,6 +122,8 @@ macro_rules! net {
             Self::HyperV($d) => $call,
             #[cfg(all(feature = "vmware", feature = "net"))]
             Self::VMware($d) => $call,
+            #[cfg(all(feature = "xen", feature = "net"))]
+            Self::Xen($d) => $call,
             Self::Never((never, _)) => match *never {},
         }
     };
@@ -121,7 +131,13 @@ macro_rules! net {
 
 macro_rules! console {
     ($self:expr, $d:ident => $call:expr) => {
-        each!("console": $self, $d => $call)
+        match $self {
+            #[cfg(all(feature = "virtio", feature = "console"))]
+            Self::Virtio($d) => $call,
+            #[cfg(all(feature = "xen", feature = "console"))]
+            Self::Xen($d) => $call,
+            Self::Never((never, _)) => match *never {},
+        }
     };
 }
 
@@ -160,6 +176,8 @@ macro_rules! block {
             Self::HyperV($d) => $call,
             #[cfg(feature = "vmware")]
             Self::VMware($d) => $call,
+            #[cfg(feature = "xen")]
+            Self::Xen($d) => $call,
             Self::Never((never, _)) => match *never {},
         }
     };
@@ -202,21 +220,23 @@ macro_rules! debug {
 }
 
 debug!(Block<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware,
+    #[cfg(feature = "xen")] Xen);
 debug!(BlockQ<P: Platform, B: DmaBuffer>;
-    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware);
+    #[cfg(feature = "virtio")] Virtio, #[cfg(all(feature = "virtio", feature = "scsi"))] VirtioScsi, #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "vmware")] VMware,
+    #[cfg(feature = "xen")] Xen);
 debug!(Net<P: Platform, B: DmaBuffer>;
     #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV,
-    #[cfg(all(feature = "vmware", feature = "net"))] VMware);
+    #[cfg(all(feature = "vmware", feature = "net"))] VMware, #[cfg(all(feature = "xen", feature = "net"))] Xen);
 debug!(NetQ<P: Platform, B: DmaBuffer>;
     #[cfg(all(feature = "virtio", feature = "net"))] Virtio, #[cfg(all(feature = "hyperv", feature = "net"))] HyperV,
-    #[cfg(all(feature = "vmware", feature = "net"))] VMware);
-debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console"))] Virtio);
+    #[cfg(all(feature = "vmware", feature = "net"))] VMware, #[cfg(all(feature = "xen", feature = "net"))] Xen);
+debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console"))] Virtio, #[cfg(all(feature = "xen", feature = "console"))] Xen);
 debug!(AnyEntropy<P: Platform>; #[cfg(all(feature = "virtio", feature = "entropy"))] Virtio);
 debug!(AnyInput<P: Platform>; #[cfg(all(feature = "virtio", feature = "input"))] Virtio, #[cfg(all(feature = "hyperv", feature = "input"))] HyperV);
 debug!(AnySockets<P: Platform>; #[cfg(all(feature = "virtio", feature = "sockets"))] Virtio, #[cfg(all(feature = "hyperv", feature = "sockets"))] HyperV);
 debug!(AnyBalloon<P: Platform>; #[cfg(all(feature = "virtio", feature = "balloon"))] Virtio, #[cfg(all(feature = "hyperv", feature = "balloon"))] HyperV);
-debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm, #[cfg(feature = "vmware")] VMware);
+debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm, #[cfg(feature = "vmware")] VMware, #[cfg(feature = "xen")] Xen);
 
 /// A block device of any bus: see [`BlockDevice`] for its methods, units and contexts.
 #[non_exhaustive]
@@ -234,6 +254,9 @@ pub enum Block<P: Platform, B: DmaBuffer> {
     /// A disk of VMware's SCSI adapter.
     #[cfg(feature = "vmware")]
     VMware(PvscsiDisk<P, B>),
+    /// A disk of Xen.
+    #[cfg(feature = "xen")]
+    Xen(BlkFront<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -254,6 +277,9 @@ pub enum BlockQ<P: Platform, B: DmaBuffer> {
     /// The queue of a disk of VMware's SCSI adapter.
     #[cfg(feature = "vmware")]
     VMware(PvscsiQueue<P, B>),
+    /// A queue of a disk of Xen.
+    #[cfg(feature = "xen")]
+    Xen(BlkFrontQueue<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -296,6 +322,8 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for Block<P, B> {
             Self::HyperV(d) => d.take_queue(index).map(BlockQ::HyperV),
             #[cfg(feature = "vmware")]
             Self::VMware(d) => d.take_queue(index).map(BlockQ::VMware),
+            #[cfg(feature = "xen")]
+            Self::Xen(d) => d.take_queue(index).map(BlockQ::Xen),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -320,6 +348,9 @@ pub enum Net<P: Platform, B: DmaBuffer> {
     /// VMware's network card.
     #[cfg(all(feature = "vmware", feature = "net"))]
     VMware(PageBox<P, Vmxnet3<P, B>>),
+    /// A network card of Xen.
+    #[cfg(all(feature = "xen", feature = "net"))]
+    Xen(NetFront<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -337,6 +368,9 @@ pub enum NetQ<P: Platform, B: DmaBuffer> {
     /// A queue pair of VMware's network card.
     #[cfg(all(feature = "vmware", feature = "net"))]
     VMware(Vmxnet3Queue<P, B>),
+    /// A queue pair of a network card of Xen.
+    #[cfg(all(feature = "xen", feature = "net"))]
+    Xen(NetFrontQueue<P, B>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -369,6 +403,11 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
                 let (rx, tx) = q.split();
                 (rx, tx)
             }
+            #[cfg(all(feature = "xen", feature = "net"))]
+            Self::Xen(q) => {
+                let (rx, tx) = q.split();
+                (rx, tx)
+            }
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -380,6 +419,8 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetQ<P, B> {
             Self::HyperV(q) => q.tx(),
             #[cfg(all(feature = "vmware", feature = "net"))]
             Self::VMware(q) => q.tx(),
+            #[cfg(all(feature = "xen", feature = "net"))]
+            Self::Xen(q) => q.tx(),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -404,6 +445,8 @@ impl<P: Platform, B: DmaBuffer> NetDevice for Net<P, B> {
             Self::HyperV(d) => d.take_queue(index).map(NetQ::HyperV),
             #[cfg(all(feature = "vmware", feature = "net"))]
             Self::VMware(d) => d.take_queue(index).map(NetQ::VMware),
+            #[cfg(all(feature = "xen", feature = "net"))]
+            Self::Xen(d) => d.take_queue(index).map(NetQ::Xen),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -440,6 +483,9 @@ pub enum AnyConsole<P: Platform> {
     /// A virtio console.
     #[cfg(all(feature = "virtio", feature = "console"))]
     Virtio(PageBox<P, VirtioConsole<P>>),
+    /// The console of a domain of Xen.
+    #[cfg(all(feature = "xen", feature = "console"))]
+    Xen(XenConsole<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -610,6 +656,9 @@ pub enum AnyClock<P: Platform> {
     /// The cycle counter, whose frequency VMware's hypervisor tells.
     #[cfg(feature = "vmware")]
     VMware(TscClock<P>),
+    /// Xen's system time.
+    #[cfg(feature = "xen")]
+    Xen(XenClock<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -623,6 +672,8 @@ impl<P: Platform> Clock for AnyClock<P> {
             Self::Kvm(clock) => clock.now(),
             #[cfg(feature = "vmware")]
             Self::VMware(clock) => clock.now(),
+            #[cfg(feature = "xen")]
+            Self::Xen(clock) => clock.now(),
             Self::Never((never, _)) => match *never {},
         }
     }

@@ -42,6 +42,12 @@ pub enum Place {
     /// VMBus itself, which carries Hyper-V sockets.
     #[cfg(feature = "hyperv")]
     VmbusSockets,
+    /// A device in Xen's xenstore.
+    #[cfg(feature = "xen")]
+    Xen(paravirt_xen::bus::Address),
+    /// The console of a domain of Xen.
+    #[cfg(feature = "xen")]
+    XenConsole,
 }
 
 impl Address {
@@ -75,6 +81,10 @@ impl fmt::Display for Place {
             Self::Vmbus { instance, .. } => write!(f, "vmbus:{instance}"),
             #[cfg(feature = "hyperv")]
             Self::VmbusSockets => f.write_str("vmbus:sockets"),
+            #[cfg(feature = "xen")]
+            Self::Xen(address) => address.fmt(f),
+            #[cfg(feature = "xen")]
+            Self::XenConsole => f.write_str("xen:console"),
         }
     }
 }
@@ -200,6 +210,9 @@ pub enum What {
     Vmbus(Guid),
     /// A unit of a SCSI controller.
     ScsiUnit,
+    /// A device in Xen's xenstore: its class.
+    #[cfg(feature = "xen")]
+    Xen(paravirt_xen::bus::Class),
 }
 
 /// Why no driver claimed a device.
@@ -220,6 +233,9 @@ pub enum Reason {
     /// The driver of VMware's network card could not open it.
     #[cfg(all(feature = "vmware", feature = "net"))]
     Vmxnet3(paravirt_vmxnet3::OpenError),
+    /// The driver of a device of Xen could not open it.
+    #[cfg(feature = "xen")]
+    XenDevice(paravirt_xen::DeviceError),
     /// Its register block cannot be used.
     #[cfg(feature = "virtio")]
     Mmio(MmioError),
@@ -270,6 +286,8 @@ impl fmt::Display for What {
                 None => write!(f, "vmbus {interface}"),
             },
             Self::ScsiUnit => f.write_str("scsi unit"),
+            #[cfg(feature = "xen")]
+            Self::Xen(class) => write!(f, "xen {class}"),
         }
     }
 }
@@ -288,6 +306,8 @@ impl fmt::Display for Reason {
             Self::PciDevice(error) => error.fmt(f),
             #[cfg(all(feature = "vmware", feature = "net"))]
             Self::Vmxnet3(error) => error.fmt(f),
+            #[cfg(feature = "xen")]
+            Self::XenDevice(error) => error.fmt(f),
             #[cfg(feature = "virtio")]
             Self::Mmio(error) => error.fmt(f),
             #[cfg(feature = "virtio")]

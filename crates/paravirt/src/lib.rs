@@ -1,7 +1,7 @@
 //! Finds every paravirtual device of a machine, on every bus, and opens it behind the common traits of [`paravirt_device`].
 //!
 //! [`probe`] enumerates PCI (through ECAM if ACPI has an MCFG, otherwise through ports 0xCF8 and 0xCFC), virtio MMIO devices
-//! (declared in the DSDT or on the command line), and the channels of VMBus on Hyper-V. It opens the devices that have a driver, and
+//! (declared in the DSDT or on the command line), the channels of VMBus on Hyper-V, and the devices in Xen's xenstore. It opens the devices that have a driver, and
 //! reports the others as unclaimed. [`Services`] has the host services that belong to no single device. [`hypervisor::detect`]
 //! reports the hypervisor, for information only.
 //!
@@ -51,6 +51,7 @@
         feature = "virtio",
         feature = "hyperv",
         feature = "vmware",
+        feature = "xen",
         feature = "net",
         feature = "console",
         feature = "entropy",
@@ -62,8 +63,8 @@
     allow(unused_variables, unused_mut, unused_imports, unused_macros, dead_code, unreachable_code)
 )]
 
-#[cfg(not(any(feature = "virtio", feature = "hyperv", feature = "vmware")))]
-compile_error!("paravirt has no drivers without a family: enable feature `virtio`, `hyperv` or `vmware`");
+#[cfg(not(any(feature = "virtio", feature = "hyperv", feature = "vmware", feature = "xen")))]
+compile_error!("paravirt has no drivers without a family: enable feature `virtio`, `hyperv`, `vmware` or `xen`");
 
 #[cfg(feature = "pci")]
 mod acpi_events;
@@ -96,6 +97,8 @@ mod timer;
 mod virtio;
 #[cfg(feature = "vmware")]
 mod vmware;
+#[cfg(feature = "xen")]
+mod xen;
 
 pub use any::{
     AnyBalloon, AnyClock, AnyConsole, AnyEntropy, AnyInput, AnySockets, Block, BlockQ, Net, NetQ, Never,
@@ -106,6 +109,8 @@ pub use found::{Address, Device, Found, Place, Reason, Unclaimed, What};
 #[cfg(feature = "pci")]
 pub use paravirt_pci as pci;
 pub use paravirt_scsi::Address as UnitAddress;
+#[cfg(feature = "xen")]
+pub use paravirt_xen::bus::{Address as XenAddress, Class as XenClass};
 #[cfg(feature = "hyperv")]
 pub use paravirt_vmbus as vmbus;
 #[cfg(feature = "hyperv")]

@@ -65,6 +65,10 @@ pub struct Options {
     pub command_timeout: Duration,
     /// How long the commands in flight may take to complete after a SCSI bus was reset.
     pub reset_timeout: Duration,
+    /// Whether emulated disks and network cards are removed for good that Xen's devices replace, unless there are virtio devices, which
+    /// the host would remove with them.
+    #[cfg(feature = "xen")]
+    pub unplugs_emulated: bool,
     /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
@@ -85,6 +89,8 @@ impl Default for Options {
             host_events: true,
             command_timeout: paravirt_scsi::Options::default().command_timeout,
             reset_timeout: paravirt_scsi::Options::default().reset_timeout,
+            #[cfg(feature = "xen")]
+            unplugs_emulated: true,
             #[cfg(feature = "hyperv")]
             vmbus: Version::NEWEST,
             #[cfg(feature = "hyperv")]
@@ -94,7 +100,7 @@ impl Default for Options {
 }
 
 /// Finds every device of the machine, opens those that have a driver, and passes each to `found`: PCI by address, then MMIO by
-/// address, then VMBus by channel. Returns the host services that belong to no single device: keep them for as long as the devices are
+/// address, then VMBus by channel, then Xen by class and number. Returns the host services that belong to no single device: keep them for as long as the devices are
 /// used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are out of service, and
 /// nothing is hot-plugged any more.
 ///
@@ -117,6 +123,11 @@ where
     B: DmaBuffer,
 {
     let mut services = Services::new(platform, options);
+    #[cfg(feature = "xen")]
+    // SAFETY: the caller upholds the same contract.
+    unsafe {
+        services.connect_xen();
+    }
     #[cfg(feature = "pci")]
     // SAFETY: the caller upholds the same contract.
     unsafe {
@@ -126,5 +137,7 @@ where
     let _ = firmware;
     #[cfg(feature = "hyperv")]
     services.find_hyperv(options, found);
+    #[cfg(feature = "xen")]
+    services.find_xen(found);
     services
 }

@@ -12,6 +12,8 @@ use crate::hyperv::HyperVHost;
 use crate::hypervisor::{Hypervisor as Kind, detect};
 #[cfg(feature = "pci")]
 use crate::opener::Opener;
+#[cfg(feature = "xen")]
+use crate::xen::XenHost;
 use crate::{Address, AnyClock, Found, HostTimer, Never, Options};
 use core::fmt;
 use core::task::Waker;
@@ -22,7 +24,7 @@ use paravirt_device::{Agent, Arm, Fault};
 use paravirt_kvm::KvmClock;
 #[cfg(feature = "virtio")]
 use paravirt_platform::InterruptLine;
-#[cfg(feature = "hyperv")]
+#[cfg(any(feature = "hyperv", feature = "xen"))]
 use paravirt_platform::PageArc;
 use paravirt_platform::{DmaBuffer, Instant, Platform, ProcessorId};
 #[cfg(feature = "vmware")]
@@ -43,6 +45,8 @@ pub struct Services<P: Platform, B: DmaBuffer> {
     hot_plug: HotPlug<P>,
     #[cfg(feature = "hyperv")]
     pub(crate) hyperv: HyperVHost<P>,
+    #[cfg(feature = "xen")]
+    pub(crate) xen: XenHost<P>,
 }
 
 /// A hot-plug event.
@@ -84,6 +88,8 @@ impl<P: Platform> fmt::Debug for CrashReporter<P> {
         match self {
             #[cfg(feature = "hyperv")]
             Self::HyperV(_) => f.write_str("CrashReporter(HyperV)"),
+            #[cfg(feature = "xen")]
+            Self::Xen(_) => f.write_str("CrashReporter(Xen)"),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -104,6 +110,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
             hot_plug: HotPlug::new(platform, Opener::new(options, queues, processors)),
             #[cfg(feature = "hyperv")]
             hyperv: HyperVHost::new(platform, queues),
+            #[cfg(feature = "xen")]
+            xen: XenHost::new(platform, queues, options),
         }
     }
 
@@ -127,8 +135,30 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Connects to Hyper-V, opens every device that VMBus offers, and passes it to `found`.
     #[cfg(feature = "hyperv")]
     pub(crate) fn find_hyperv(&mut self, options: &Options, found: &mut dyn FnMut(Found<P, B>)) {
+        // Xen offers Hyper-V's interface to guests that ask for it, without devices behind it.
+        #[cfg(feature = "xen")]
+        if self.xen.hypervisor.is_some() {
+            return;
+        }
         self.hyperv.connect(options.vmbus, options.timeouts);
         self.hyperv.offers(&mut self.controllers, found);
+    }
+
+    /// Connects to Xen, and removes emulated devices that its devices replace: before buses are walked.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[cfg(feature = "xen")]
+    pub(crate) unsafe fn connect_xen(&mut self) {
+        // SAFETY: the caller upholds the same contract.
+        unsafe { self.xen.connect() };
+    }
+
+    /// Opens every device of Xen, and passes it to `found`.
+    #[cfg(feature = "xen")]
+    pub(crate) fn find_xen(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
+        self.xen.find(found);
     }
 
     /// Returns the VMBus connection, for drivers outside this library of devices that are
@@ -148,6 +178,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         self.hot_plug.poll(&mut self.controllers, each);
         #[cfg(feature = "hyperv")]
         self.hyperv.poll(&mut self.controllers, each);
+        #[cfg(feature = "xen")]
+        self.xen.poll(each);
         self.controllers.poll(None, each);
     }
 
@@ -210,6 +242,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         }
         #[cfg(feature = "hyperv")]
         self.hyperv.serve(agent);
+        #[cfg(feature = "xen")]
+        self.xen.serve(agent);
     }
 
     /// Returns the time by which [`poll`](Self::poll) and [`serve`](Self::serve) are to be called though nothing has woken the task:
@@ -226,6 +260,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub fn register(&mut self, waker: &Waker) {
         #[cfg(feature = "hyperv")]
         self.hyperv.register(waker);
+        #[cfg(feature = "xen")]
+        self.xen.register(waker);
         #[cfg(feature = "pci")]
         self.hot_plug.register(waker);
         self.controllers.register(waker);
@@ -239,12 +275,18 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
         let controllers = controllers.and(self.hot_plug.arm());
         #[cfg(feature = "hyperv")]
         let controllers = controllers.and(self.hyperv.arm());
+        #[cfg(feature = "xen")]
+        let controllers = controllers.and(self.xen.arm());
         controllers
     }
 
     /// Opens the hypervisor's clock; `None` if it offers none that is consistent across processors. Open one at a time: the second one
     /// replaces the page that the first one reads.
     pub fn clock(&self) -> Option<AnyClock<P>> {
+        #[cfg(feature = "xen")]
+        if let Some(clock) = self.xen.clock() {
+            return Some(clock);
+        }
         #[cfg(feature = "hyperv")]
         if let Some(clock) = self.hyperv.clock() {
             return Some(clock);
@@ -262,6 +304,10 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
 
     /// Opens the hypervisor's timer of `processor`, one at a time; `None` if it has none that raises an interrupt directly.
     pub fn timer(&self, processor: ProcessorId) -> Option<HostTimer<P>> {
+        #[cfg(feature = "xen")]
+        if let Some(hypervisor) = &self.xen.hypervisor {
+            return HostTimer::open_xen(hypervisor, processor);
+        }
         #[cfg(feature = "hyperv")]
         {
             HostTimer::open(self.hyperv.hypervisor.as_ref()?, processor)
@@ -275,6 +321,10 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
 
     /// Returns a crash reporter for the panic handler; `None` if the host accepts no crash reports.
     pub fn crash_reporter(&self) -> Option<CrashReporter<P>> {
+        #[cfg(feature = "xen")]
+        if let Some(hypervisor) = &self.xen.hypervisor {
+            return Some(CrashReporter::Xen(hypervisor.clone()));
+        }
         #[cfg(feature = "hyperv")]
         {
             self.hyperv.hypervisor.clone().map(CrashReporter::HyperV)
@@ -287,6 +337,8 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub fn reset(&self) {
         #[cfg(feature = "hyperv")]
         self.hyperv.hypervisor.iter().for_each(|hypervisor| hypervisor.reset());
+        #[cfg(feature = "xen")]
+        self.xen.restart();
     }
 
     /// Disconnects from VMBus. Blocks until the host has read the last responses (at most one second) and has confirmed the
@@ -309,6 +361,9 @@ pub enum CrashReporter<P: Platform> {
     /// Hyper-V.
     #[cfg(feature = "hyperv")]
     HyperV(PageArc<P, paravirt_hyperv::Hypervisor<P>>),
+    /// Xen, which ends the domain as crashed; what becomes of it then, its configuration says.
+    #[cfg(feature = "xen")]
+    Xen(PageArc<P, paravirt_xen::Hypervisor<P>>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -325,6 +380,8 @@ impl<P: Platform> CrashReporter<P> {
         match self {
             #[cfg(feature = "hyperv")]
             Self::HyperV(hypervisor) => hypervisor.report_crash(values, text),
+            #[cfg(feature = "xen")]
+            Self::Xen(hypervisor) => hypervisor.shutdown(paravirt_xen::Shutdown::Crash).is_ok(),
             Self::Never((never, _)) => match *never {},
         }
     }

@@ -12,6 +12,9 @@ pub enum HostTimer<P: Platform> {
     /// A Hyper-V synthetic timer (TLFS §12), with a resolution of 100 ns.
     #[cfg(feature = "hyperv")]
     HyperV(hyperv::Timer<P>),
+    /// Xen's one-shot timer of a processor, with a resolution of 1 ns.
+    #[cfg(feature = "xen")]
+    Xen(paravirt_xen::XenTimer<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }
@@ -33,6 +36,8 @@ impl<P: Platform> fmt::Debug for HostTimer<P> {
         match self {
             #[cfg(feature = "hyperv")]
             Self::HyperV(_) => f.write_str("HostTimer(HyperV)"),
+            #[cfg(feature = "xen")]
+            Self::Xen(_) => f.write_str("HostTimer(Xen)"),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -47,28 +52,40 @@ impl<P: Platform> HostTimer<P> {
         hyperv::Timer::open(hypervisor, processor).ok().map(Self::HyperV)
     }
 
+    #[cfg(feature = "xen")]
+    pub(crate) fn open_xen(
+        hypervisor: &paravirt_platform::PageArc<P, paravirt_xen::Hypervisor<P>>,
+        processor: paravirt_platform::ProcessorId,
+    ) -> Option<Self> {
+        paravirt_xen::XenTimer::open(hypervisor, processor).map(Self::Xen)
+    }
+
     /// Sets the timer to expire `after` from now, rounded down to 100 ns, replacing the previous setting.
     ///
     /// # Errors
     ///
     /// [`TimerError`] if the processor of the timer is offline.
     pub fn set(&self, after: Duration) -> Result<(), TimerError> {
-        #[cfg(not(feature = "hyperv"))]
+        #[cfg(not(any(feature = "hyperv", feature = "xen")))]
         let _ = after;
         match self {
             #[cfg(feature = "hyperv")]
             Self::HyperV(timer) => timer.set(after).map_err(|_| TimerError),
+            #[cfg(feature = "xen")]
+            Self::Xen(timer) => timer.set(after).map_err(|_| TimerError),
             Self::Never((never, _)) => match *never {},
         }
     }
 
     /// Sets the waker to call when the timer expires, replacing the previous one.
     pub fn register(&self, waker: &Waker) {
-        #[cfg(not(feature = "hyperv"))]
+        #[cfg(not(any(feature = "hyperv", feature = "xen")))]
         let _ = waker;
         match self {
             #[cfg(feature = "hyperv")]
             Self::HyperV(timer) => timer.register(waker),
+            #[cfg(feature = "xen")]
+            Self::Xen(timer) => timer.register(waker),
             Self::Never((never, _)) => match *never {},
         }
     }
@@ -109,7 +126,7 @@ pub mod hyperv {
                 unsafe { platform.interrupts().bind(InterruptCell::handler(cell.as_ptr()), processor) };
             let vector = vector.map_err(|_| OpenError::Unsupported)?;
             let mut this = Self { hypervisor: hypervisor.clone(), timer: None, cell, vector };
-            let descriptor = platform.hyperv().descriptor(vector).ok_or(OpenError::Unsupported)?;
+            let descriptor = platform.interrupts().descriptor(vector).ok_or(OpenError::Unsupported)?;
             let signal = TimerSignal::Direct(descriptor);
             this.timer = Some(SyntheticTimer::open(hypervisor, processor, 0, signal)?);
             Ok(this)

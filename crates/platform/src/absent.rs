@@ -1,7 +1,7 @@
 //! The default services of a kernel that does not implement them.
 
 use crate::{
-    BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector,
+    BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector, Xen,
 };
 
 /// Absent services: no handler can be bound, there is one processor, ports read as all ones, CPUID reports no hypervisor.
@@ -46,4 +46,11 @@ unsafe impl HyperV for Absent {
         None
     }
     unsafe fn free_hypercall_page(&self, _page: RawDma) {}
+}
+
+// SAFETY: there are no pages.
+unsafe impl Xen for Absent {
+    fn shared_frames(&self) -> Option<RawDma> {
+        None
+    }
 }

@@ -69,6 +69,8 @@ pub enum SubmitError {
     Length,
     /// The platform could not map the buffer for the device.
     Map,
+    /// The device is given whole pages, and the buffer neither [owns its pages](DmaBuffer::owns_pages) nor can be copied.
+    SharedPages,
 }
 
 impl fmt::Display for SubmitError {
@@ -77,6 +79,7 @@ impl fmt::Display for SubmitError {
             Self::InFlight => "the buffer is already in flight",
             Self::Length => "the buffer is empty or too long",
             Self::Map => "the buffer cannot be mapped for the device",
+            Self::SharedPages => "the buffer shares its pages, all of which the device would have",
         })
     }
 }
@@ -100,6 +103,7 @@ impl core::error::Error for SubmitError {}
 /// * From `submit` to `reclaim` the segments are valid for the device in the direction given, and the
 ///   implementation neither reads nor writes the memory, nor moves or frees it, even when it is dropped.
 /// * The segments do not overlap and none is empty.
+/// * `owns_pages` returns true only if that is so.
 pub unsafe trait DmaBuffer: Send + 'static {
     /// Puts the buffer in flight and returns its DMA segments.
     ///
@@ -114,6 +118,21 @@ pub unsafe trait DmaBuffer: Send + 'static {
     ///
     /// The buffer is in flight, and the device no longer reads or writes it.
     unsafe fn reclaim(&mut self);
+
+    /// Returns whether the buffer's segments are alone in their pages of [`PAGE_SIZE`](crate::PAGE_SIZE) bytes: whether the pages hold
+    /// nothing else that a device must not read, or for [`Direction::FromDevice`] write, and stay so until `reclaim`.
+    ///
+    /// Xen's backends are given whole pages, and so only those of a buffer that returns true here; others are copied by way of
+    /// [`bytes_to_copy`](Self::bytes_to_copy).
+    fn owns_pages(&self) -> bool {
+        false
+    }
+
+    /// Returns the bytes, as many as the segments have, for a driver that copies them to or from pages of its own instead of putting the
+    /// buffer in flight; `None` if the buffer is in flight, or the bytes cannot be accessed as a slice.
+    fn bytes_to_copy(&mut self) -> Option<&mut [u8]> {
+        None
+    }
 }
 
 /// Two kinds of buffer on one queue; nest it for more.
@@ -143,6 +162,20 @@ unsafe impl<A: DmaBuffer, B: DmaBuffer> DmaBuffer for Either<A, B> {
             }
         }
     }
+
+    fn owns_pages(&self) -> bool {
+        match self {
+            Self::Left(a) => a.owns_pages(),
+            Self::Right(b) => b.owns_pages(),
+        }
+    }
+
+    fn bytes_to_copy(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Left(a) => a.bytes_to_copy(),
+            Self::Right(b) => b.bytes_to_copy(),
+        }
+    }
 }
 
 #[cfg(feature = "alloc")]
@@ -155,5 +188,13 @@ unsafe impl<B: DmaBuffer + ?Sized> DmaBuffer for alloc::boxed::Box<B> {
     unsafe fn reclaim(&mut self) {
         // SAFETY: the caller's guarantee applies to the buffer in the box.
         unsafe { (**self).reclaim() }
+    }
+
+    fn owns_pages(&self) -> bool {
+        (**self).owns_pages()
+    }
+
+    fn bytes_to_copy(&mut self) -> Option<&mut [u8]> {
+        (**self).bytes_to_copy()
     }
 }

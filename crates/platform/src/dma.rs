@@ -1,5 +1,5 @@
 use crate::absent::Absent;
-use crate::{HyperV, Instant, Interrupts, MapError, PortIo, Processors, Registers, SharedMemory};
+use crate::{HyperV, Instant, Interrupts, MapError, PortIo, Processors, Registers, SharedMemory, Xen};
 use core::{fmt, mem::ManuallyDrop, num::NonZeroUsize, ptr::NonNull};
 
 /// The unit of DMA allocation, in bytes. Hosts count pages of this size whatever the guest's own page size is.
@@ -201,7 +201,7 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
         &Absent
     }
 
-    /// Returns access to CPUID, model-specific registers and the cycle counter, which KVM's clock and all Hyper-V drivers need; by
+    /// Returns access to CPUID, model-specific registers and the cycle counter, which KVM's clock and all drivers for Hyper-V and Xen need; by
     /// default a processor without a hypervisor.
     fn registers(&self) -> &dyn Registers {
         &Absent
@@ -209,6 +209,11 @@ pub unsafe trait Platform: Clone + Send + Sync + 'static {
 
     /// Returns what Hyper-V needs in addition to the registers; by default absent, so that no Hyper-V device is found.
     fn hyperv(&self) -> &dyn HyperV {
+        &Absent
+    }
+
+    /// Returns what Xen needs in addition to the registers; by default absent, so that no device of Xen is found.
+    fn xen(&self) -> &dyn Xen {
         &Absent
     }
 }

@@ -1,7 +1,7 @@
-use crate::{RawDma, Vector};
+use crate::RawDma;
 
-/// What the Hyper-V drivers need in addition to [`Registers`](crate::Registers): a hypercall page, and the interrupt descriptor
-/// table's numbers of vectors. [`Platform::hyperv`](crate::Platform::hyperv) returns it.
+/// What the Hyper-V drivers need in addition to [`Registers`](crate::Registers): a hypercall page.
+/// [`Platform::hyperv`](crate::Platform::hyperv) returns it.
 ///
 /// No method is called in interrupt context by a driver. [`hypercall`](Self::hypercall) is on the data path and called under spin
 /// locks: it takes none and does not block. The others are called when the hypervisor is opened and closed, and may allocate.
@@ -27,14 +27,6 @@ pub unsafe trait HyperV: Send + Sync {
     /// [`hypercall_page`](Self::hypercall_page) is asked for then.
     fn calls_by_instruction(&self) -> bool {
         cfg!(target_arch = "aarch64")
-    }
-
-    /// Returns the vector's number in the interrupt descriptor table (16 to 255), on 64-bit ARM the interrupt's number at
-    /// the GIC, with which a synthetic interrupt source (SINT) is
-    /// configured; `None` if it has none: the SINT is then polled.
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        let _ = vector;
-        None
     }
 
     /// Calls the hypervisor through its hypercall page, mapped at `page`: `control` in RCX, `input` in RDX, `output` in R8;

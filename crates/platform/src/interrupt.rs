@@ -150,6 +150,14 @@ pub unsafe trait Interrupts: Send + Sync {
         None
     }
 
+    /// Returns the vector's number in the interrupt descriptor table (16 to 255), on 64-bit ARM the interrupt's number at the GIC, by which
+    /// a hypervisor raises it itself: Hyper-V's synthetic interrupt sources, Xen's event channels. `None` if it has none: what the
+    /// hypervisor signals is then polled.
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        let _ = vector;
+        None
+    }
+
     /// Returns how many entries of the MSI-X table of PCI function `from` the kernel has programmed and enabled itself, as kernels do that
     /// have a PCI layer of their own: the drivers then write neither the table nor the control register, and bind handlers to entries by
     /// [`bind_entry`](Self::bind_entry). `None`, as by default, leaves both to the drivers, which ask for

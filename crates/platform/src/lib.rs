@@ -11,8 +11,9 @@
 //! | [`Interrupts`] | binding of a handler to a vector, MSI messages, lines | everything but polling |
 //! | [`Processors`] | how many processors there are, running a closure on one of them | one queue per processor, SynIC |
 //! | [`PortIo`] | `in` and `out` | PCI configuration space without ECAM |
-//! | [`Registers`] | CPUID, MSRs and the cycle counter | Hyper-V, KVM's clock |
-//! | [`HyperV`] | a page for hypercalls, vectors by number | Hyper-V |
+//! | [`Registers`] | CPUID, MSRs and the cycle counter | Hyper-V, Xen, KVM's clock |
+//! | [`HyperV`] | a page for hypercalls | Hyper-V |
+//! | [`Xen`] | pages that the hypervisor replaces with its own | Xen |
 //!
 //! A kernel implements the first. Provided methods of [`Platform`], such as [`Platform::interrupts`], return the others; their
 //! defaults are absent services. A kernel that polls, has one processor and uses only virtio needs none of them. A kernel that links
@@ -93,6 +94,7 @@ mod slice;
 mod time;
 mod waker;
 mod waker_group;
+mod xen;
 
 pub use buffer::{Direction, DmaBuffer, DmaSegments, Either, Segment, SubmitError};
 pub use dma::{AllocError, BusAddr, DmaRegion, PAGE_SIZE, Platform, RawDma};
@@ -113,3 +115,4 @@ pub use slice::DmaSlice;
 pub use time::Instant;
 pub use waker::WakerCell;
 pub use waker_group::WakerGroup;
+pub use xen::{Xen, XenInstruction};

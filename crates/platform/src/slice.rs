@@ -1,6 +1,6 @@
 use crate::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, DmaSegments, PageArc, PageTable, Platform, Segment,
-    SubmitError,
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, DmaSegments, PAGE_SIZE, PageArc, PageTable,
+    Platform, Segment, SubmitError,
 };
 use core::{cell::UnsafeCell, fmt, mem::MaybeUninit, ptr::NonNull};
 
@@ -12,6 +12,8 @@ struct Header<P: Platform> {
     segment: Segment,
     capacity: u32,
     in_flight: bool,
+    /// Whether no other slice is in the same pages.
+    owns_pages: bool,
 }
 
 /// The memory of several slices, and their headers. Each slice holds one reference.
@@ -74,6 +76,7 @@ impl<P: Platform> DmaSlice<P> {
                 segment: Segment { addr: region.bus().offset(offset as u64), len: capacity },
                 capacity,
                 in_flight: false,
+                owns_pages: count == 1 || len.is_multiple_of(PAGE_SIZE),
             })
         })?;
         let slab = PageArc::new(platform, Slab { _region: region, headers })?;
@@ -175,6 +178,15 @@ unsafe impl<P: Platform> DmaBuffer for DmaSlice<P> {
     #[inline(always)]
     unsafe fn reclaim(&mut self) {
         self.header_mut().in_flight = false;
+    }
+
+    #[inline(always)]
+    fn owns_pages(&self) -> bool {
+        self.header().owns_pages
+    }
+
+    fn bytes_to_copy(&mut self) -> Option<&mut [u8]> {
+        if self.is_in_flight() { None } else { Some(self.bytes_mut()) }
     }
 }
 

@@ -428,6 +428,9 @@ fn on<R>(processor: u32, work: impl FnOnce() -> R) -> R {
 
 // SAFETY: a handler is called while it is in the table, by a thread that is here.
 unsafe impl Interrupts for Guest {
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        Some(FIRST_DESCRIPTOR + vector.0 as u8)
+    }
     unsafe fn bind(&self, handler: RawHandler, processor: ProcessorId) -> Result<Vector, BindError> {
         if !self.0.has_interrupts {
             return Err(BindError::Unsupported);
@@ -545,9 +548,6 @@ unsafe impl HyperV for Guest {
     unsafe fn free_hypercall_page(&self, page: RawDma) {
         // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { self.dma_free(page) }
-    }
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        Some(FIRST_DESCRIPTOR + vector.0 as u8)
     }
     unsafe fn hypercall(&self, _page: *const u8, control: u64, input: u64, _output: u64) -> u64 {
         host_side(|| match self.hypervisor() {

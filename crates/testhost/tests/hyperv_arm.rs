@@ -5,7 +5,7 @@ use paravirt_device::{BlockDevice, BlockQueue, Op, Request};
 use paravirt_hyperv::arm64::{FUNCTION, VpRegisters};
 use paravirt_hyperv::{Hypervisor, OpenError};
 use paravirt_platform::{
-    AllocError, DmaSlice, HyperV, Instant, Interrupts, Platform, Processors, RawDma, Registers, Vector,
+    AllocError, DmaSlice, HyperV, Instant, Interrupts, Platform, Processors, RawDma, Registers,
 };
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_storvsc::{INTERFACE, StorController, StorOptions, StorTransport};
@@ -127,9 +127,6 @@ unsafe impl HyperV for Arm {
     unsafe fn free_hypercall_page(&self, _page: RawDma) {}
     fn calls_by_instruction(&self) -> bool {
         true
-    }
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        self.guest.hyperv().descriptor(vector)
     }
     unsafe fn hypercall(&self, page: *const u8, control: u64, input: u64, output: u64) -> u64 {
         assert!(page.is_null());

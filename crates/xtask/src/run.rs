@@ -19,6 +19,8 @@ enum Host {
     Hyperv,
     /// QEMU with the devices of VMware: a SCSI adapter (pvscsi) and a network card (vmxnet3)
     Vmware,
+    /// QEMU with Xen's devices, on KVM's emulation of Xen; in a nested VM if this machine's KVM lacks it
+    Xen,
     /// Microsoft's OpenVMM on KVM, with disks and network card on VMBus; OPENVMM names the binary
     Openvmm,
 }
@@ -47,7 +49,7 @@ impl Arch {
 
 #[derive(Args)]
 pub struct Options {
-    /// Host to boot on; by default QEMU with virtio, a Hyper-V host, and QEMU with VMware's devices, whose outputs are compared
+    /// Host to boot on; by default QEMU with virtio, a Hyper-V host, QEMU with VMware's devices, and QEMU with Xen's, whose outputs are compared
     #[arg(long, value_enum)]
     host: Option<Host>,
     /// Processor of the machine; on another one than x86-64 the host is QEMU
@@ -108,6 +110,7 @@ impl Host {
             Self::Qemu => "QEMU with virtio",
             Self::Vmware => "QEMU with VMware's devices",
             Self::Hyperv => "paravirt-monitor on KVM",
+            Self::Xen => "QEMU with Xen's devices, on KVM",
             Self::Openvmm => "OpenVMM",
         }
     }
@@ -118,6 +121,7 @@ impl Host {
             Self::Qemu => "virtio",
             Self::Vmware => "vmware",
             Self::Hyperv | Self::Openvmm => "hyper-v",
+            Self::Xen => "xen",
         }
     }
 
@@ -131,7 +135,7 @@ impl Host {
 /// `paravirt-monitor` on KVM.
 fn all(options: &Options) -> Result<()> {
     let has_openvmm = std::env::var_os("OPENVMM").is_some_and(|path| !path.is_empty());
-    let hosts = [Host::Qemu, if has_openvmm { Host::Openvmm } else { Host::Hyperv }, Host::Vmware];
+    let hosts = [Host::Qemu, if has_openvmm { Host::Openvmm } else { Host::Hyperv }, Host::Vmware, Host::Xen];
     let (mut columns, mut missing) = (vec![], vec![]);
     for (number, host) in (1..).zip(hosts) {
         println!("host {number} of {}: {}", hosts.len(), host.name());
@@ -215,6 +219,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
             Some(processor) => Machine::of_processor(processor, &elf, kind, options.cpus, &memory),
             None => Machine::new(&elf, kind, options.cpus, &memory),
         },
+        Host::Xen => return on_xen(options, &elf, &tree, [&disk0, &disk1]),
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
@@ -287,6 +292,43 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
     println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
     verify(options, Host::Hyperv, &transcript, tree, disk1)?;
+    Ok(transcript)
+}
+
+/// Boots the kernel on QEMU's devices of Xen, on KVM, and checks its output.
+fn on_xen(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
+    let [disk0, disk1] = disks;
+    let folder = disk0.parent().context("the disk image has no folder")?;
+    if let Some(disk) = &options.disk {
+        // The outer machine, if there is one, has only this folder.
+        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
+    }
+    let memory = format!("{}M", options.memory);
+    let kind = options.machine.as_deref().unwrap_or("q35");
+    let mut machine = Lab::open()?.xen(elf, kind, "", options.cpus, &memory, folder)?;
+    let server = match &machine.nest {
+        Some(_) => None,
+        None => Some(crate::serve::start(tree)?),
+    };
+    let port = server.as_ref().map_or(NESTED_PORT, |server| server.port);
+    if server.is_none() {
+        machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
+    }
+    machine.drive("d0", disk0, ",readonly=on").drive("d1", disk1, ",discard=unmap");
+    machine.add("-device xen-disk,drive=d0,vdev=xvda -device xen-disk,drive=d1,vdev=xvdb");
+    if !options.no_nic {
+        machine.add("-netdev user,id=n0 -device xen-net-device,netdev=n0,mac=52:54:00:12:34:56");
+    }
+    options.qemu.iter().for_each(|words| {
+        machine.add(words);
+    });
+    let network = if options.no_nic { String::new() } else { format!(" dhcp ping http=http://10.0.2.2:{port}/large.bin") };
+    let usual = format!("list mount=disk0 test=disk1{network} clock");
+    machine.command_line = options.args.clone().unwrap_or(usual);
+    machine.timeout = Duration::from_secs(options.timeout);
+    println!("booting: {}", machine.command_line);
+    let transcript = machine.run(|line| println!("  {line}"))?;
+    verify(options, Host::Xen, &transcript, tree, disk1)?;
     Ok(transcript)
 }
 
@@ -426,6 +468,7 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
             Host::Hyperv => &["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"],
             Host::Vmware if options.no_nic => &["ring=pvscsi"],
             Host::Vmware => &["ring=pvscsi", "ring=vmxnet3"],
+            Host::Xen => &["hypervisor=xen", "device=disk0 at=xen:vbd/", "clock=xen"],
             _ => &[],
         };
         for text in words {

@@ -59,6 +59,10 @@ unsafe impl Platform for Machine {
     fn hyperv(&self) -> &dyn paravirt_platform::HyperV {
         self
     }
+    #[cfg(target_arch = "x86_64")]
+    fn xen(&self) -> &dyn paravirt_platform::Xen {
+        self
+    }
 }
 
 // SAFETY: a vector calls its handler only while it is bound, and `unbind` waits until none runs.
@@ -75,6 +79,10 @@ unsafe impl Interrupts for Machine {
     }
     fn free_vectors(&self) -> u32 {
         interrupts::free_vectors()
+    }
+    #[cfg(target_arch = "x86_64")]
+    fn descriptor(&self, vector: Vector) -> Option<u8> {
+        u8::try_from(vector.0).ok()
     }
     fn route(&self, line: InterruptLine, vector: Vector) -> Result<(), BindError> {
         interrupts::route(line, vector)

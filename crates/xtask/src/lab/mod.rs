@@ -97,6 +97,22 @@ impl Lab {
         self.with(kernel, machine, processor, 1, "256M", share)
     }
 
+    /// Creates a machine on KVM's emulation of Xen, without devices. All files that it uses are in `share`. `more` are properties of the
+    /// processor, each with a comma ahead.
+    pub fn xen(&self, kernel: &Path, machine: &str, more: &str, cpus: u16, memory: &str, share: &Path) -> Result<Machine> {
+        if !tools::has_device("xen-disk") || !tools::has_device("xen-net-device") {
+            bail!(Unavailable(
+                "this QEMU has no devices of Xen: install QEMU 9.0 or later (Debian 12 has it in its backports)".into()
+            ));
+        }
+        let lab = if has_xen() { self.clone() } else { self.nested()? };
+        let accelerator = "kvm,xen-version=0x40011,kernel-irqchip=split";
+        let processor = format!("host{more}");
+        let mut machine = lab.on(accelerator, kernel, machine, &processor, cpus, memory, share)?;
+        machine.may_crash_at_end = true;
+        Ok(machine)
+    }
+
     /// Creates a machine under `paravirt-monitor` with the options in `words`. All files that it uses are in `share`.
     pub fn monitored(&self, kernel: &Path, share: &Path, words: &str) -> Result<Machine> {
         let binary = kernel::monitor()?;
@@ -142,6 +158,20 @@ impl Lab {
         memory: &str,
         share: &Path,
     ) -> Result<Machine> {
+        self.on("kvm", kernel, machine, processor, cpus, memory, share)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each of them is a part of QEMU's command line")]
+    fn on(
+        &self,
+        accelerator: &str,
+        kernel: &Path,
+        machine: &str,
+        processor: &str,
+        cpus: u16,
+        memory: &str,
+        share: &Path,
+    ) -> Result<Machine> {
         let nest = match self {
             Self::Direct => None,
             Self::Nested(files) => {
@@ -154,7 +184,7 @@ impl Lab {
             }
         };
         let elf = if nest.is_some() { share.join("kernel.elf") } else { kernel.into() };
-        let mut machine = Machine::with(&elf, machine, &format!("kvm -cpu {processor}"), cpus, memory);
+        let mut machine = Machine::with(&elf, machine, &format!("{accelerator} -cpu {processor}"), cpus, memory);
         // The outer machine has no boot ROM for network cards; none is needed.
         machine.add("-global virtio-net-pci.romfile=");
         machine.nest = nest;
@@ -172,4 +202,14 @@ fn has_hyperv() -> bool {
         "-nodefaults -no-user-config -display none -M pc -accel kvm -cpu host,{FEATURES} -device vmbus-bridge -S -monitor stdio"
     );
     tools::succeeds("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
+}
+
+/// Returns whether this machine's KVM emulates Xen: QEMU refuses to start otherwise.
+fn has_xen() -> bool {
+    static HAS_XEN: OnceLock<bool> = OnceLock::new();
+    let words = "-nodefaults -no-user-config -display none -M pc -accel kvm,xen-version=0x40011,kernel-irqchip=split -cpu host -S -monitor stdio";
+    *HAS_XEN.get_or_init(|| {
+        let is_there = Path::new("/dev/kvm").exists();
+        is_there && has_hyperv() && tools::succeeds("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
+    })
 }

@@ -20,6 +20,7 @@ fn clock(devices: &Devices) -> Result<(), String> {
         AnyClock::HyperV(_) => "hyper-v-register",
         AnyClock::Kvm(_) => "kvmclock",
         AnyClock::VMware(_) => "vmware",
+        AnyClock::Xen(_) => "xen",
         _ => "other",
     };
     let (start, own) = (clock.now(), time::now());

@@ -3,7 +3,7 @@
 use crate::memory;
 use crate::platform::Machine;
 use core::num::NonZeroUsize;
-use paravirt_platform::{HyperV, PortIo, RawDma, Registers, Vector, vmware_port_call};
+use paravirt_platform::{HyperV, PortIo, RawDma, Registers, Xen, vmware_port_call};
 use x86_64::instructions::port::Port;
 
 // SAFETY: the instructions have the widths that the methods promise.
@@ -42,7 +42,24 @@ unsafe impl HyperV for Machine {
         // SAFETY: by the contract of this function, which is that of the callee.
         unsafe { memory::free(page) }
     }
-    fn descriptor(&self, vector: Vector) -> Option<u8> {
-        u8::try_from(vector.0).ok()
+}
+
+/// How many pages the hypervisor gets: one of its own, and one for each 512 grants.
+const XEN_FRAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32);
+static FRAMES: spin::Once<Option<XenFrames>> = spin::Once::new();
+
+/// The pages that are Xen's.
+struct XenFrames(RawDma);
+
+// SAFETY: the address of pages that nothing of the kernel accesses.
+unsafe impl Send for XenFrames {}
+// SAFETY: as above.
+unsafe impl Sync for XenFrames {}
+
+// SAFETY: the pages are allocated once and never freed.
+unsafe impl Xen for Machine {
+    fn shared_frames(&self) -> Option<RawDma> {
+        let frames = FRAMES.call_once(|| memory::alloc(XEN_FRAMES).ok().map(XenFrames));
+        frames.as_ref().map(|frames| frames.0)
     }
 }

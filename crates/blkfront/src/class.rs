@@ -1,0 +1,151 @@
+//! What the backend of a disk and its frontend tell each other.
+
+use crate::queue::Ring;
+use crate::wire::{DIRECT_SEGMENTS, SECTOR};
+use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits};
+use paravirt_platform::{DmaBuffer, PAGE_SIZE, Platform};
+use paravirt_xen::bus::{Frontend, Nodes, State};
+use paravirt_xen::{DeviceClass, DeviceError, StoreError};
+use core::marker::PhantomData;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// The maximum number of segments of a request, where they can be in a page of their own.
+const MAX_SEGMENTS: u16 = 32;
+/// The maximum order of the number of pages of a ring.
+const MAX_ORDER: u32 = 3;
+/// In `info`: a CD-ROM; read-only.
+const CDROM: u64 = 1 << 0;
+const READ_ONLY: u64 = 1 << 2;
+/// The number of sectors of a request to discard, at most: as many as a block count of 32 bits has.
+const MAX_DISCARD: u32 = u32::MAX;
+
+/// What the queues look at without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    /// Blocks of the disk, and of those that can be written: none of a read-only disk.
+    pub blocks: AtomicU64,
+    pub writable: AtomicU64,
+    /// The logarithm of the sectors of a block.
+    pub sector_shift: AtomicU32,
+    pub has_cache: AtomicBool,
+    pub can_discard: AtomicBool,
+}
+
+impl Limits {
+    pub fn set(&self, info: &BlockInfo) {
+        let writable = if info.access == Access::ReadOnly { 0 } else { info.blocks };
+        let sectors = u64::from(info.block_size).checked_div(SECTOR).unwrap_or(1).max(1);
+        self.sector_shift.store(sectors.ilog2(), Ordering::Relaxed);
+        self.has_cache.store(info.cache == Cache::WriteBack, Ordering::Relaxed);
+        self.can_discard.store(info.discard.is_some(), Ordering::Relaxed);
+        self.blocks.store(info.blocks, Ordering::Relaxed);
+        self.writable.store(writable, Ordering::Release);
+    }
+}
+
+/// What was negotiated.
+pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
+    /// Limits of the options.
+    queues: u16,
+    requests: u16,
+    /// What the backend offers before it connects.
+    pub queue_count: u16,
+    /// The order of the number of pages of a ring; `None` for a backend with rings of one page.
+    pub order: Option<u32>,
+    pub segments: u16,
+    /// What it told when it connected.
+    pub info: BlockInfo,
+    _queue: PhantomData<fn() -> (P, B)>,
+}
+
+impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
+    pub fn new(queues: u16, requests: u16) -> Self {
+        let info = BlockInfo::new(0, SECTOR as u32);
+        Self { queues, requests, queue_count: 1, order: None, segments: DIRECT_SEGMENTS, info, _queue: PhantomData }
+    }
+
+    /// The order of the number of pages of a ring.
+    pub fn ring_order(&self) -> u32 {
+        self.order.unwrap_or(0)
+    }
+
+    /// Reads what can change while the disk is connected: its size, and whether it can be written.
+    pub fn read_size(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        let sectors = frontend.number("sectors", 0)?;
+        let block = u64::from(self.info.block_size).checked_div(SECTOR).unwrap_or(1).max(1);
+        self.info.blocks = sectors.checked_div(block).unwrap_or(0);
+        let info = frontend.number("info", 0)?;
+        let is_read_only = info & (READ_ONLY | CDROM) != 0;
+        self.info.access = if is_read_only { Access::ReadOnly } else { Access::ReadWrite };
+        Ok(())
+    }
+}
+
+/// A power of two from 512 to a page; the size of a sector for anything else, which no host has.
+fn block_size(size: u64) -> Result<u32, DeviceError> {
+    let is_possible = size.is_power_of_two() && (SECTOR..=PAGE_SIZE as u64).contains(&size);
+    if is_possible { u32::try_from(size).map_err(|_| DeviceError::Unsupported) } else { Err(DeviceError::Unsupported) }
+}
+
+impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
+    type Queue = Ring<P, B>;
+    const PUBLISHED: State = State::Initialised;
+
+    fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        let offered = frontend.number("multi-queue-max-queues", 1)?;
+        self.queue_count = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, self.queues.max(1));
+        let order = frontend.store().number(format_args!("{}/max-ring-page-order", frontend.backend()))?;
+        // A page has 32 requests.
+        let wanted = u32::from(self.requests.div_ceil(32).max(1)).next_power_of_two().ilog2().min(MAX_ORDER);
+        self.order = order.map(|most| wanted.min(u32::try_from(most).unwrap_or(u32::MAX)));
+        let indirect = frontend.number("feature-max-indirect-segments", 0)?;
+        let indirect = u16::try_from(indirect).unwrap_or(u16::MAX).min(MAX_SEGMENTS);
+        self.segments = indirect.max(DIRECT_SEGMENTS);
+        Ok(())
+    }
+
+    fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError> {
+        nodes.write(format_args!("protocol"), format_args!("x86_64-abi"))?;
+        nodes.number("feature-persistent", 0)?;
+        // This driver's sectors are of 512 bytes with blocks of any size.
+        nodes.number("feature-large-sector-size", 1)?;
+        if let Some(order) = self.order.filter(|order| *order > 0) {
+            nodes.number("ring-page-order", order)?;
+            nodes.number("num-ring-pages", 1u32.checked_shl(order).unwrap_or(1))?;
+        }
+        if queues > 1 {
+            nodes.number("multi-queue-num-queues", queues.into())?;
+        }
+        Ok(())
+    }
+
+    fn connected(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        let size = block_size(frontend.number("sector-size", SECTOR)?)?;
+        let physical = frontend.number("physical-sector-size", size.into())?;
+        let info = &mut self.info;
+        info.block_size = size;
+        info.physical_block_size = u32::try_from(physical)
+            .ok()
+            .filter(|physical| physical.is_power_of_two() && *physical >= size)
+            .unwrap_or(size);
+        // One for a buffer that does not begin at a page.
+        let pages = u32::from(self.segments).saturating_sub(1);
+        info.max_bytes = pages.saturating_mul(PAGE_SIZE as u32);
+        info.max_segments = self.segments;
+        info.segment_boundary = NonZeroU32::new(PAGE_SIZE as u32);
+        info.alignment = SECTOR as u32;
+        let has_flush = frontend.has("feature-flush-cache")?;
+        info.cache = if has_flush { Cache::WriteBack } else { Cache::WriteThrough };
+        info.discard = match frontend.has("feature-discard")? {
+            true => {
+                let blocks = |bytes: u64| bytes.checked_div(size.into()).and_then(|n| u32::try_from(n).ok());
+                let granularity = frontend.number("discard-granularity", 0)?;
+                let alignment = blocks(granularity).unwrap_or(1).max(1);
+                Some(DiscardLimits::new(MAX_DISCARD).with_alignment(alignment))
+            }
+            false => None,
+        };
+        self.read_size(frontend)
+    }
+}

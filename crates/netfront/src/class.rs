@@ -1,0 +1,188 @@
+//! What the backend of a card and its frontend tell each other, and a pair of queues as the device has it.
+
+use crate::rx::NetFrontRx;
+use crate::tx::{NetFrontTx, TxLimits};
+use core::fmt;
+use core::marker::PhantomData;
+use paravirt_device::{Link, MacAddr, NetTx, Offloads};
+use paravirt_platform::{AllocError, DmaBuffer, PageArc, Platform};
+use paravirt_xen::bus::{Frontend, Nodes, State};
+use paravirt_xen::{
+    DeviceClass, DeviceError, FrontQueue, Hypervisor, InFlight, Port, QueueNodes, Status, StoreError,
+};
+
+/// What coalesces frames: both or none is asked for.
+pub(crate) const LRO: Offloads = Offloads::RX_TCP4.union(Offloads::RX_TCP6);
+/// The longest packet without pieces, and with them.
+const MTU: u64 = 1500;
+const MTUS: core::ops::RangeInclusive<u64> = 68..=65521;
+/// The longest frame in one request.
+const MAX_PIECE: u64 = 4096 - 14;
+
+/// A pair of queues.
+pub struct Pair<P: Platform, B: DmaBuffer> {
+    pub rx: NetFrontRx<P>,
+    pub tx: NetFrontTx<P, B>,
+}
+
+impl<P: Platform, B: DmaBuffer> Pair<P, B> {
+    pub(crate) fn new(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        domain: u16,
+        status: &PageArc<P, Status>,
+        depth: u16,
+        limits: TxLimits,
+    ) -> Result<Self, AllocError> {
+        Ok(Self {
+            rx: NetFrontRx::new(hypervisor, domain)?,
+            tx: NetFrontTx::new(hypervisor, domain, status, depth, limits)?,
+        })
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Pair<P, B> {
+    fn drain(&mut self, _in_flight: InFlight) {
+        // Frames are not sent again: networks lose some.
+        self.rx.drain();
+        self.tx.drain();
+    }
+
+    fn restart(&mut self, frontend: &Frontend<P>, port: Port<P>) -> Result<QueueNodes, DeviceError> {
+        let mut nodes = QueueNodes::new();
+        let number = port.number();
+        let port = PageArc::new(frontend.hypervisor().platform(), port)?;
+        self.tx.restart(frontend.domain(), &port)?;
+        self.rx.restart(frontend.domain(), &port)?;
+        nodes.add("tx-ring-ref", None, self.tx.reference());
+        nodes.add("rx-ring-ref", None, self.rx.reference());
+        // One channel for both rings, with which every backend works.
+        nodes.add("event-channel", None, number);
+        Ok(nodes)
+    }
+
+    fn resume(&mut self, gate: u32) {
+        self.rx.set_gate(gate);
+        self.tx.set_gate(gate);
+    }
+
+    fn forget(&mut self) {
+        while self.tx.sent().is_some() {}
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> fmt::Debug for Pair<P, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair").field("rx", &self.rx).field("tx", &self.tx).finish()
+    }
+}
+
+/// What was negotiated.
+pub(crate) struct NetClass<P: Platform, B: DmaBuffer> {
+    /// The limit of the options.
+    pairs: u16,
+    pub pair_count: u16,
+    /// How many pairs are in use.
+    pub active: u16,
+    pub mac: MacAddr,
+    pub mtu: u16,
+    pub link: Link,
+    pub limits: TxLimits,
+    /// What the guest wants of received frames.
+    pub rx_offloads: Offloads,
+    _queue: PhantomData<fn() -> (P, B)>,
+}
+
+impl<P: Platform, B: DmaBuffer> NetClass<P, B> {
+    pub fn new(pairs: u16) -> Self {
+        Self {
+            pairs,
+            pair_count: 1,
+            active: 1,
+            mac: MacAddr::default(),
+            mtu: MTU as u16,
+            link: Link::Up,
+            limits: TxLimits::default(),
+            rx_offloads: Offloads::RX_CHECKSUM,
+            _queue: PhantomData,
+        }
+    }
+
+    /// Reads the state of the link.
+    pub fn read_link(&mut self, frontend: &Frontend<P>) -> Result<(), StoreError> {
+        self.link = if frontend.number("carrier", 1)? != 0 { Link::Up } else { Link::Down };
+        Ok(())
+    }
+}
+
+/// Reads a MAC address: six hexadecimal numbers.
+fn mac(text: &str) -> Option<MacAddr> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| (1..=2).contains(&part.len()) && !part.starts_with('+'))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(MacAddr(mac))
+}
+
+impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
+    type Queue = Pair<P, B>;
+    const PUBLISHED: State = State::Connected;
+
+    fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        self.mac = mac(frontend.text::<32>("mac")?.as_str()).ok_or(DeviceError::Unsupported)?;
+        let offered = frontend.number("multi-queue-max-queues", 1)?;
+        self.pair_count = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, self.pairs.max(1));
+        // Frames are copied by the backend, as all do: pages that it gave away would be another protocol.
+        if !frontend.has("feature-rx-copy")? {
+            return Err(DeviceError::Unsupported);
+        }
+        let has_pieces = frontend.has("feature-sg")?;
+        let most = if has_pieces { *MTUS.end() } else { MAX_PIECE };
+        let mtu = frontend.own_number("mtu")?.unwrap_or(MTU).clamp(*MTUS.start(), most);
+        self.mtu = mtu as u16;
+        let mut offloads = Offloads::TX_CHECKSUM;
+        offloads.set(Offloads::TX_TCP4, has_pieces && frontend.has("feature-gso-tcpv4")?);
+        offloads.set(Offloads::TX_TCP6, has_pieces && frontend.has("feature-gso-tcpv6")?);
+        // Every backend fills in the checksums of IPv4, and few tell that they do not.
+        if frontend.has("feature-no-csum-offload")? {
+            offloads = Offloads::empty();
+        }
+        let max_frame = usize::from(self.mtu).saturating_add(14);
+        self.limits = TxLimits { offloads, max_frame, has_pieces };
+        Ok(())
+    }
+
+    fn active(&self, queues: u16) -> u16 {
+        self.active.clamp(1, queues)
+    }
+
+    fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError> {
+        let wants = |offload: Offloads| u32::from(self.rx_offloads.contains(offload));
+        nodes.number("request-rx-copy", 1)?;
+        nodes.number("feature-rx-notify", 1)?;
+        nodes.number("feature-sg", 1)?;
+        nodes.number("feature-gso-tcpv4", wants(Offloads::RX_TCP4))?;
+        nodes.number("feature-gso-tcpv6", wants(Offloads::RX_TCP6))?;
+        nodes.number("feature-no-csum-offload", 1u32.wrapping_sub(wants(Offloads::RX_CHECKSUM)))?;
+        nodes.number("feature-ipv6-csum-offload", wants(Offloads::RX_CHECKSUM))?;
+        nodes.number("multi-queue-num-queues", queues.into())
+    }
+
+    fn connected(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        Ok(self.read_link(frontend)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_six_hexadecimal_numbers() {
+        assert_eq!(mac("00:16:3e:00:0a:FF"), Some(MacAddr([0, 0x16, 0x3e, 0, 10, 255])));
+        for bad in ["", "00:16:3e:00:0a", "00:16:3e:00:0a:ff:1", "00:16:3e:00:0a:100", "00:16:3e:00:0a:+f", "zz:0:0:0:0:0"] {
+            assert_eq!(mac(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Xen: the hypervisor, xenstore and the devices in it, requests of the host.
+
+use crate::any::pass;
+#[cfg(feature = "net")]
+use crate::any::separately;
+#[cfg(feature = "console")]
+use crate::AnyConsole;
+use crate::{AnyClock, Block, Device, Event, Found, Net, Options, Place, Reason, Unclaimed, What};
+use core::task::Waker;
+use paravirt_blkfront::{BlkFront, BlkFrontOptions};
+use paravirt_device::{Agent, Arm};
+#[cfg(feature = "net")]
+use paravirt_netfront::{NetFront, NetFrontOptions};
+use paravirt_platform::{DmaBuffer, PageArc, PageTable, Platform};
+use paravirt_xen::bus::{self, Address, Class, Frontend, State};
+#[cfg(feature = "console")]
+use paravirt_xen::XenConsole;
+use paravirt_xen::{Control, Hypervisor, OpenError, Shutdown, Store, Watch, XenClock};
+
+/// Maximum number of devices.
+const MAX_DEVICES: usize = 32;
+/// The maximum number of requests in flight on a queue of a disk: grants are few.
+const MAX_REQUESTS: u16 = 64;
+/// The vendor of virtio devices on PCI.
+const VIRTIO_VENDOR: u32 = 0x1af4;
+/// Ports of PCI's configuration space.
+const CONFIG_ADDRESS: u16 = 0xcf8;
+const CONFIG_DATA: u16 = 0xcfc;
+
+/// The Xen host; empty on other hosts.
+pub(crate) struct XenHost<P: Platform> {
+    platform: P,
+    pub hypervisor: Option<PageArc<P, Hypervisor<P>>>,
+    store: Option<PageArc<P, Store<P>>>,
+    /// Of the directory of devices.
+    watch: Option<Watch<P>>,
+    control: Option<Control<P>>,
+    /// The devices that were passed on; `None` if there was no memory for the table.
+    known: Option<PageTable<P, Option<Frontend<P>>>>,
+    queues: u16,
+    requests: u16,
+    unplugs: bool,
+}
+
+impl<P: Platform> XenHost<P> {
+    /// The host before it was connected to. Each device gets up to `queues` queues.
+    pub fn new(platform: &P, queues: u16, options: &Options) -> Self {
+        Self {
+            platform: platform.clone(),
+            hypervisor: None,
+            store: None,
+            watch: None,
+            control: None,
+            known: None,
+            queues,
+            requests: options.queue_size.min(MAX_REQUESTS),
+            unplugs: options.unplugs_emulated,
+        }
+    }
+
+    /// Connects to the hypervisor and to xenstore, and removes emulated devices that are the same disks and cards once more.
+    ///
+    /// # Safety
+    ///
+    /// As for [`probe`](crate::probe).
+    #[inline(never)]
+    pub unsafe fn connect(&mut self) {
+        let hypervisor = match Hypervisor::open(&self.platform) {
+            Ok(hypervisor) => hypervisor,
+            // A platform without pages for Xen does not use it.
+            Err(OpenError::Absent | OpenError::NoFrames) => return,
+            Err(error) => return log::warn!("xen: {error}"),
+        };
+        let opened = Store::open(&hypervisor);
+        self.hypervisor = Some(hypervisor);
+        let store = match opened {
+            Ok(store) => store,
+            Err(error) => return log::warn!("xenstore: {error}"),
+        };
+        let watch = Watch::new(&store, format_args!("device"));
+        self.watch = watch.map_err(|error| log::warn!("xenstore: {error}: no hot plug")).ok();
+        self.control = Control::open(&store).map_err(|error| log::warn!("xenstore: {error}")).ok();
+        self.known = PageTable::new(&self.platform, MAX_DEVICES, |_| None).ok();
+        if self.unplugs {
+            // SAFETY: the caller upholds the same contract.
+            unsafe { self.unplug(&store) };
+        }
+        self.store = Some(store);
+    }
+
+    /// # Safety
+    ///
+    /// No other driver uses the machine's devices.
+    unsafe fn unplug(&self, store: &Store<P>) {
+        let (mut disks, mut cards) = (false, false);
+        let listed = bus::devices(store, |address| match address.class {
+            Class::Block => disks = true,
+            Class::Net => cards = cfg!(feature = "net"),
+            _ => {}
+        });
+        // SAFETY: by the contract of this function; the ports are those of PCI on a PC, which Xen's guests are.
+        unsafe {
+            if listed.is_ok() && !self.has_virtio() && paravirt_xen::unplug(&self.platform, disks, cards) {
+                log::debug!("xen: emulated devices were removed: disks {disks}, cards {cards}");
+            }
+        }
+    }
+
+    /// Whether there are virtio devices on the bus whose devices the host would remove.
+    ///
+    /// # Safety
+    ///
+    /// The ports are those of PCI, and nobody else uses them now.
+    unsafe fn has_virtio(&self) -> bool {
+        let ports = self.platform.port_io();
+        (0..256u32).any(|function| {
+            // SAFETY: by the contract of this function: the first register of a function is read.
+            let id = unsafe {
+                ports.out32(CONFIG_ADDRESS, 1 << 31 | function << 8);
+                ports.in32(CONFIG_DATA)
+            };
+            id & 0xffff == VIRTIO_VENDOR
+        })
+    }
+
+    /// Opens every device, and passes it to `found`.
+    pub fn find<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
+        #[cfg(feature = "console")]
+        if let Some(Ok(console)) = self.hypervisor.as_ref().map(XenConsole::open) {
+            pass(Place::XenConsole, Device::Console(AnyConsole::Xen(console)), found);
+        }
+        self.scan(found);
+    }
+
+    /// Opens the devices that are not known yet.
+    fn scan<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
+        let Some(store) = self.store.clone() else { return };
+        let mut new = [None; MAX_DEVICES];
+        let mut count = 0usize;
+        let listed = bus::devices(&store, |address| {
+            if let (false, Some(place)) = (self.is_known(address), new.get_mut(count)) {
+                *place = Some(address);
+                count = count.saturating_add(1);
+            }
+        });
+        if let Err(error) = listed {
+            log::warn!("xenstore: {error}: no device is looked for");
+        }
+        new.sort_unstable();
+        for address in new.into_iter().flatten() {
+            self.open(&store, address, found);
+        }
+    }
+
+    fn is_known(&self, address: Address) -> bool {
+        let known = self.known.iter().flat_map(|known| known.iter().flatten());
+        known.into_iter().any(|known| known.address() == address)
+    }
+
+    /// Opens a device, and passes it on. One whose nodes are not complete yet is looked at again at the next change.
+    #[inline(never)]
+    fn open<B: DmaBuffer>(
+        &mut self,
+        store: &PageArc<P, Store<P>>,
+        address: Address,
+        found: &mut dyn FnMut(Found<P, B>),
+    ) {
+        let Ok(frontend) = Frontend::open(store, address) else { return };
+        // One that is about to go, or that is not complete yet.
+        let is_ending = !matches!(frontend.backend_state(), Ok(state) if !state.is_ending() || state == State::Closed);
+        if frontend.state() == Ok(State::Unknown) || is_ending {
+            return;
+        }
+        // What changed until now is known.
+        let _ = frontend.has_changed();
+        let known = self.known.iter_mut().flat_map(|known| known.iter_mut());
+        let Some(place) = known.into_iter().find(|known| known.is_none()) else {
+            return log::warn!("{address}: too many devices, ignored");
+        };
+        *place = Some(frontend);
+        let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Xen(address.class), reason });
+        let device = match address.class {
+            Class::Block => {
+                let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
+                match BlkFront::open(store, address, &options) {
+                    Ok(disk) => Device::Block(Block::Xen(disk)),
+                    Err(error) => unclaimed(Reason::XenDevice(error)),
+                }
+            }
+            #[cfg(feature = "net")]
+            Class::Net => {
+                let options = NetFrontOptions::new().with_pairs(self.queues);
+                match separately(|| NetFront::open(store, address, &options)) {
+                    Ok(card) => Device::Net(Net::Xen(card)),
+                    Err(error) => unclaimed(Reason::XenDevice(error)),
+                }
+            }
+            _ => unclaimed(Reason::NoDriver),
+        };
+        pass(Place::Xen(address), device, found);
+    }
+
+    /// Passes each device that was added or removed to `each`.
+    pub fn poll<B: DmaBuffer>(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
+        let Some(store) = &self.store else { return };
+        store.poll();
+        for place in self.known.iter_mut().flat_map(|known| known.iter_mut()) {
+            let Some(frontend) = place else { continue };
+            if !frontend.has_changed() || !is_removed(frontend) {
+                continue;
+            }
+            let address = frontend.address();
+            each(Event::Removed(Place::Xen(address).into()));
+            // A device without a driver has nobody who closes it.
+            let _ = frontend.close();
+            *place = None;
+        }
+        if self.watch.as_ref().is_some_and(Watch::take) {
+            self.scan(&mut |found| each(Event::Found(found)));
+        }
+    }
+
+    /// Passes the host's requests to `agent`.
+    pub fn serve(&mut self, agent: &mut dyn Agent) {
+        self.control.iter().for_each(|control| control.serve(agent));
+    }
+
+    pub fn register(&mut self, waker: &Waker) {
+        self.store.iter().for_each(|store| store.register(waker));
+    }
+
+    pub fn arm(&mut self) -> Arm {
+        self.store.as_ref().map_or(Arm::Armed, |store| store.arm())
+    }
+
+    pub fn clock(&self) -> Option<AnyClock<P>> {
+        XenClock::open(self.hypervisor.as_ref()?).map(AnyClock::Xen)
+    }
+
+    /// Restarts the domain.
+    pub fn restart(&self) {
+        if let Some(hypervisor) = &self.hypervisor {
+            if let Err(error) = hypervisor.shutdown(Shutdown::Restart) {
+                log::warn!("xen: {error}");
+            }
+        }
+    }
+}
+
+/// Whether the host removes the device: its backend closes, and the guest has not asked for that.
+fn is_removed<P: Platform>(frontend: &Frontend<P>) -> bool {
+    match (frontend.state(), frontend.backend_state()) {
+        (Ok(State::Unknown), _) | (_, Ok(State::Unknown)) => true,
+        (Ok(own), Ok(backend)) => {
+            let is_in_use = matches!(own, State::Connected | State::Initialised | State::Initialising);
+            is_in_use && matches!(backend, State::Closing | State::Closed)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,133 @@
+//! The console that a domain is started with. Xen `xen/include/public/io/console.h`
+
+use crate::calls::Parameter;
+use crate::events::Port;
+use crate::hypervisor::{Hypervisor, OpenError};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::task::Waker;
+use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
+use paravirt_platform::{MmioRegion, PAGE_SIZE, PageArc, Platform, SharedMemory};
+
+/// Bytes from the host, and to it.
+const INPUT: usize = 0;
+const INPUT_LEN: u32 = 1024;
+const OUTPUT: usize = 1024;
+const OUTPUT_LEN: u32 = 2048;
+/// Offsets of the indices, which run freely.
+const INPUT_CONSUMED: usize = 3072;
+const INPUT_PRODUCED: usize = 3076;
+const OUTPUT_CONSUMED: usize = 3080;
+const OUTPUT_PRODUCED: usize = 3084;
+
+/// The console of a domain.
+///
+/// Bytes that nobody reads on the host stay in the ring: a write returns 0 then, and does not wait. Where this side is in the rings stands in
+/// the page alone, so that a kernel may write its first lines there itself.
+pub struct XenConsole<P: Platform> {
+    view: SharedMemory,
+    port: Port<P>,
+    /// Keeps the page mapped.
+    _page: MmioRegion<P>,
+}
+
+impl<P: Platform> XenConsole<P> {
+    /// Maps the page of the console.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: there is none, or it cannot be mapped.
+    pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
+        let (address, port) = hypervisor.page_and_port(Parameter::ConsoleFrame, Parameter::ConsolePort)?;
+        // SAFETY: the hypervisor names the page of its console; the platform refuses the kernel's memory.
+        let page = unsafe { MmioRegion::map(hypervisor.platform(), address, PAGE_SIZE) }
+            .map_err(|_| OpenError::NoFrames)?;
+        // SAFETY: the page is mapped for as long as the region lives, beside which the view is kept, and accessed as atomics only.
+        let view = unsafe { SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE) };
+        let port = Port::existing(hypervisor, port);
+        Ok(Self { view, port, _page: page })
+    }
+
+    fn load(&self, offset: usize) -> u32 {
+        self.view.at::<AtomicU32>(offset).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        self.view.at::<AtomicU32>(offset).into_iter().for_each(|word| word.store(value, Ordering::Release));
+    }
+
+    /// The two parts of `len` bytes from index `at` on in a ring of `size` bytes: the offset of the first, and its length.
+    fn parts(at: u32, len: usize, size: u32) -> (usize, usize) {
+        let offset = at & size.wrapping_sub(1);
+        (offset as usize, len.min(size.wrapping_sub(offset) as usize))
+    }
+}
+
+impl<P: Platform> Notify for XenConsole<P> {
+    fn arm(&mut self) -> Arm {
+        let raced = self.port.arm();
+        let has_input = self.load(INPUT_PRODUCED) != self.load(INPUT_CONSUMED);
+        match () {
+            () if raced || has_input => Arm::Pending,
+            () if self.port.is_signalled() => Arm::Armed,
+            () => Arm::Unsignalled,
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.port.disarm();
+    }
+
+    fn register(&mut self, waker: &Waker) {
+        self.port.register(waker);
+    }
+}
+
+impl<P: Platform> Console for XenConsole<P> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        let produced = self.load(OUTPUT_PRODUCED);
+        let used = produced.wrapping_sub(self.load(OUTPUT_CONSUMED));
+        // Impossible indices are those of a host that does not read.
+        let room = OUTPUT_LEN.saturating_sub(used) as usize;
+        let bytes = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let (offset, len) = Self::parts(produced, bytes.len(), OUTPUT_LEN);
+        let (first, second) = bytes.split_at(len);
+        self.view.copy_in(OUTPUT.saturating_add(offset), first).ok_or(Fault::Protocol)?;
+        self.view.copy_in(OUTPUT, second).ok_or(Fault::Protocol)?;
+        self.store(OUTPUT_PRODUCED, produced.wrapping_add(bytes.len() as u32));
+        self.port.notify();
+        Ok(bytes.len())
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
+        let consumed = self.load(INPUT_CONSUMED);
+        let come = self.load(INPUT_PRODUCED).wrapping_sub(consumed).min(INPUT_LEN);
+        let len = bytes.len().min(come as usize);
+        let Some(bytes) = bytes.get_mut(..len).filter(|bytes| !bytes.is_empty()) else { return Ok(0) };
+        let (offset, part) = Self::parts(consumed, len, INPUT_LEN);
+        let (first, second) = bytes.split_at_mut(part);
+        self.view.copy_out(INPUT.saturating_add(offset), first).ok_or(Fault::Protocol)?;
+        self.view.copy_out(INPUT, second).ok_or(Fault::Protocol)?;
+        fence(Ordering::SeqCst);
+        self.store(INPUT_CONSUMED, consumed.wrapping_add(len as u32));
+        self.port.notify();
+        Ok(len)
+    }
+
+    fn is_flushed(&mut self) -> Result<bool, Fault> {
+        Ok(self.load(OUTPUT_CONSUMED) == self.load(OUTPUT_PRODUCED))
+    }
+
+    fn size(&self) -> Option<ConsoleSize> {
+        None
+    }
+}
+
+impl<P: Platform> fmt::Debug for XenConsole<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XenConsole").field("port", &self.port).finish_non_exhaustive()
+    }
+}

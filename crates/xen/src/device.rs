@@ -1,0 +1,591 @@
+//! The life cycle of a device with rings: opened, reset, resumed and closed with all its queues.
+//!
+//! ```text
+//!   open ─ backend in InitWait ─ rings, event channels published ─ backend Connected ─► in service
+//!                    ▲                                                                     │ fault, deadline, backend closes, resume
+//!                    └── every queue has revoked its grants ◄── Closing, Closed ◄──────────┘
+//! ```
+//!
+//! A queue is one value that its owner uses without a lock. It compares its gate with the device's on each call, and comes to
+//! [`Device::sync`] when they differ.
+
+use crate::bus::{Frontend, Nodes, State};
+use crate::events::Port;
+use crate::hypervisor::Hypervisor;
+use crate::store::{Store, StoreError};
+use crate::{CallError, bus};
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::task::Waker;
+use paravirt_device::Fault;
+use paravirt_platform::{AllocError, PageArc, PageBox, PageTable, Platform, ProcessorId, WakerGroup};
+use spin::{Mutex, MutexGuard};
+
+/// Why a device could not be opened.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Xenstore refused a request, or the backend did not get ready.
+    Store(StoreError),
+    /// The hypervisor refused a call.
+    Call(CallError),
+    /// The backend does not offer what the driver cannot do without, or describes an impossible device.
+    Unsupported,
+    /// Out of memory, or of grants.
+    Memory,
+    /// The device is out of service.
+    Faulted(Fault),
+}
+
+impl fmt::Display for DeviceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Call(error) => error.fmt(f),
+            Self::Unsupported => f.write_str("the backend offers too little, or describes an impossible device"),
+            Self::Memory => f.write_str("out of memory, or of grants"),
+            Self::Faulted(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for DeviceError {}
+
+impl From<StoreError> for DeviceError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<CallError> for DeviceError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<AllocError> for DeviceError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+impl From<Fault> for DeviceError {
+    fn from(fault: Fault) -> Self {
+        Self::Faulted(fault)
+    }
+}
+
+impl DeviceError {
+    /// The fault with which a device goes out of service.
+    fn fault(self) -> Fault {
+        match self {
+            Self::Store(StoreError::Faulted(fault)) | Self::Faulted(fault) => fault,
+            Self::Store(StoreError::Missing) => Fault::Removed,
+            _ => Fault::Refused,
+        }
+    }
+}
+
+/// What is particular to a class of devices.
+pub trait DeviceClass<P: Platform>: Send + Sized {
+    /// A queue, or a pair of them.
+    type Queue: FrontQueue<P>;
+    /// The state of a frontend that has published its rings.
+    const PUBLISHED: State;
+
+    /// Reads what a backend offers that waits for its frontend. After a reset it is called again.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError>;
+
+    /// How many of the queues the backend is to use.
+    fn active(&self, queues: u16) -> u16 {
+        queues
+    }
+
+    /// Writes the nodes of the device, for `queues` queues, besides those of the queues.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError>;
+
+    /// Reads what a backend tells that has connected.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    fn connected(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError>;
+}
+
+/// What becomes of requests that a backend has not answered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub enum InFlight {
+    /// They are returned as aborted.
+    Abort,
+    /// They are sent again, to the backend of the domain in which the guest was resumed.
+    SendAgain,
+}
+
+/// A node that publishes a ring or an event channel: its name, and its value.
+pub type QueueNode = (&'static str, Option<u32>, u32);
+
+/// The nodes of a queue.
+#[derive(Copy, Clone, Debug)]
+pub struct QueueNodes {
+    nodes: [Option<QueueNode>; Self::MOST],
+    len: usize,
+}
+
+impl QueueNodes {
+    /// The number of nodes at most.
+    const MOST: usize = 12;
+
+    /// No nodes.
+    pub const fn new() -> Self {
+        Self { nodes: [None; Self::MOST], len: 0 }
+    }
+
+    /// Adds a node, whose name may end in a number. More than there is room for are left out: a ring has at most eight pages.
+    pub fn add(&mut self, name: &'static str, index: Option<u32>, value: u32) {
+        if let Some(place) = self.nodes.get_mut(self.len) {
+            *place = Some((name, index, value));
+            self.len = self.len.saturating_add(1);
+        }
+    }
+
+    /// Writes the nodes; those of queue `queue` of several into a directory of their own.
+    fn write<P: Platform>(&self, nodes: &Nodes<'_, P>, queue: Option<u16>) -> Result<(), StoreError> {
+        for (name, index, value) in self.nodes.iter().flatten() {
+            let value = format_args!("{value}");
+            match (queue, index) {
+                (None, None) => nodes.write(format_args!("{name}"), value)?,
+                (None, Some(index)) => nodes.write(format_args!("{name}{index}"), value)?,
+                (Some(queue), None) => nodes.write(format_args!("queue-{queue}/{name}"), value)?,
+                (Some(queue), Some(index)) => nodes.write(format_args!("queue-{queue}/{name}{index}"), value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for QueueNodes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A queue, or a pair of them, of a device.
+pub trait FrontQueue<P: Platform>: Send + Sized {
+    /// Takes back what is in flight.
+    fn drain(&mut self, in_flight: InFlight);
+
+    /// Begins anew, for a backend in `domain`, with a new event channel; returns what is to be published.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`]: the last backend has not let go of a ring.
+    fn restart(&mut self, frontend: &Frontend<P>, port: Port<P>) -> Result<QueueNodes, DeviceError>;
+
+    /// The device is in service, at `gate`: sends what is to be sent again.
+    fn resume(&mut self, gate: u32);
+
+    /// Drops what nobody takes back: the owner of the queue has dropped it.
+    fn forget(&mut self);
+}
+
+/// A queue, and at which gate of the device it was brought up to date.
+pub struct Slot<Q> {
+    /// The queue.
+    pub queue: Q,
+    /// Its index.
+    pub index: u16,
+    gate: u32,
+    /// The gate at which it had taken back what was in flight.
+    drained: u32,
+}
+
+/// A queue in pages of its own.
+pub type SlotBox<P, Q> = PageBox<P, Slot<Q>>;
+
+struct Place<P: Platform, Q> {
+    /// The queue, while nobody uses it.
+    slot: Option<SlotBox<P, Q>>,
+    /// What is to be published, once the queue has taken back what was in flight.
+    nodes: Option<QueueNodes>,
+    was_taken: bool,
+}
+
+struct Inner<P: Platform, C: DeviceClass<P>> {
+    frontend: Frontend<P>,
+    class: C,
+    places: PageTable<P, Place<P, C::Queue>>,
+    /// What becomes of requests in flight, while the device is out of service.
+    in_flight: InFlight,
+}
+
+/// Whether a device is in service: what its queues look at without a lock.
+#[derive(Debug)]
+pub struct Status {
+    /// Counts transitions: even while the device is in service. A queue that is at the current value may go on.
+    gate: AtomicU32,
+    /// Why it is out of service, by [`code`].
+    fault: AtomicU8,
+}
+
+impl Status {
+    const fn new() -> Self {
+        Self { gate: AtomicU32::new(1), fault: AtomicU8::new(code(Fault::Reset)) }
+    }
+
+    /// The gate.
+    #[inline(always)]
+    pub fn gate(&self) -> u32 {
+        self.gate.load(Ordering::Acquire)
+    }
+
+    /// Returns the fault that keeps the device out of service.
+    pub fn fault(&self) -> Option<Fault> {
+        (!is_open(self.gate())).then(|| from_code(self.fault.load(Ordering::Acquire)))
+    }
+}
+
+/// A device, which its handle and its queues share. When the last of them is dropped, it is closed.
+pub struct Device<P: Platform, C: DeviceClass<P>> {
+    inner: Mutex<Inner<P, C>>,
+    status: PageArc<P, Status>,
+    /// The tasks of the queues, and that of the device behind them.
+    wakers: WakerGroup<P>,
+    queues: u16,
+}
+
+const fn code(fault: Fault) -> u8 {
+    match fault {
+        Fault::Protocol => 1,
+        Fault::Timeout => 2,
+        Fault::Removed => 3,
+        Fault::Reset => 4,
+        _ => 5,
+    }
+}
+
+const fn from_code(code: u8) -> Fault {
+    match code {
+        1 => Fault::Protocol,
+        2 => Fault::Timeout,
+        3 => Fault::Removed,
+        4 => Fault::Reset,
+        _ => Fault::Refused,
+    }
+}
+
+#[inline(always)]
+const fn is_open(gate: u32) -> bool {
+    gate & 1 == 0
+}
+
+impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
+    /// Opens the device at `address`: brings it to the beginning, lets `make` make its queues, of which it returns how many there are to
+    /// be, and connects. Blocks for the backend.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`]; the device is closed then.
+    pub fn open(
+        store: &PageArc<P, Store<P>>,
+        address: bus::Address,
+        mut class: C,
+        count: impl FnOnce(&C) -> u16,
+        mut make: impl FnMut(&C, &Frontend<P>, &PageArc<P, Status>, u16) -> Result<C::Queue, DeviceError>,
+    ) -> Result<PageArc<P, Self>, DeviceError> {
+        let frontend = Frontend::open(store, address)?;
+        frontend.restart()?;
+        class.negotiate(&frontend)?;
+        let platform = frontend.hypervisor().platform().clone();
+        let queues = count(&class).max(1);
+        let status = PageArc::new(&platform, Status::new())?;
+        let places = PageTable::try_new(&platform, usize::from(queues), |index| {
+            let queue = make(&class, &frontend, &status, index as u16)?;
+            let slot = PageBox::new(&platform, Slot { queue, index: index as u16, gate: 1, drained: 1 })?;
+            Ok::<_, DeviceError>(Place { slot: Some(slot), nodes: None, was_taken: false })
+        })?;
+        let wakers = WakerGroup::new(&platform, usize::from(queues).saturating_add(1))?;
+        let inner = Inner { frontend, class, places, in_flight: InFlight::Abort };
+        let this = Self {
+            inner: Mutex::new(inner),
+            status,
+            wakers,
+            queues,
+        };
+        this.first_start()?;
+        Ok(PageArc::new(&platform, this)?)
+    }
+
+    fn first_start(&self) -> Result<(), DeviceError> {
+        let inner = &mut *self.inner.lock();
+        let Inner { places, frontend, .. } = inner;
+        for place in places.iter_mut() {
+            if let Some(slot) = &mut place.slot {
+                place.nodes = Some(restart(slot, frontend)?);
+            }
+        }
+        self.connect(inner)?;
+        Ok(())
+    }
+
+    /// The device's gate.
+    #[inline(always)]
+    pub fn gate(&self) -> u32 {
+        self.status.gate()
+    }
+
+    /// Returns the fault that keeps it out of service.
+    pub fn fault(&self) -> Option<Fault> {
+        self.status.fault()
+    }
+
+    /// Returns the number of queues.
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+
+    /// Publishes the rings and waits for the backend: the device is in service then.
+    fn connect(&self, inner: &mut Inner<P, C>) -> Result<(), DeviceError> {
+        let Inner { frontend, class, places, .. } = inner;
+        let queues = class.active(self.queues);
+        frontend.publish(|nodes| {
+            class.publish(nodes, queues)?;
+            for (index, place) in (0..queues).zip(places.iter()) {
+                let queue = (queues > 1).then_some(index);
+                place.nodes.unwrap_or_default().write(nodes, queue)?;
+            }
+            Ok(())
+        })?;
+        frontend.set_state(C::PUBLISHED)?;
+        let state =
+            frontend.wait(bus::CONNECT_TIMEOUT, |state| state == State::Connected || state.is_ending())?;
+        if state != State::Connected {
+            return Err(DeviceError::Unsupported);
+        }
+        class.connected(frontend)?;
+        if C::PUBLISHED != State::Connected {
+            frontend.set_state(State::Connected)?;
+        }
+        places.iter_mut().for_each(|place| place.nodes = None);
+        let gate = self.status.gate.load(Ordering::Relaxed).wrapping_add(1);
+        self.status.gate.store(gate, Ordering::Release);
+        for slot in places.iter_mut().filter_map(|place| place.slot.as_mut()) {
+            slot.gate = gate;
+            slot.queue.resume(gate);
+        }
+        self.wakers.wake_all();
+        Ok(())
+    }
+
+    /// Takes the device out of service because of `fault`, unless that was done since `gate`. After [`Fault::Reset`] it is connected again
+    /// when every queue has taken back what was in flight; after any other fault it stays out of service. Blocks for the backend.
+    pub fn reset(&self, gate: u32, fault: Fault, in_flight: InFlight) {
+        let mut inner = self.inner.lock();
+        let (open, current) = (self.gate(), self.status.fault.load(Ordering::Relaxed));
+        // A reset that waits for a queue ends with a removal.
+        let ends_reset = !is_open(open) && current == code(Fault::Reset) && fault != Fault::Reset;
+        if !ends_reset && (open != gate || !is_open(gate)) {
+            return;
+        }
+        log::warn!("{}: out of service: {fault}", inner.frontend.address());
+        self.status.fault.store(code(fault), Ordering::Release);
+        if is_open(open) {
+            self.status.gate.store(open.wrapping_add(1), Ordering::Release);
+        }
+        let inner = &mut *inner;
+        inner.in_flight = in_flight;
+        let closed = match in_flight {
+            // The backend of another domain: there is nothing to close.
+            InFlight::SendAgain => inner.frontend.find_backend(),
+            InFlight::Abort => inner.frontend.close(),
+        };
+        if let Err(error) = closed {
+            log::warn!("{}: {error}", inner.frontend.address());
+        }
+        let gate = self.gate();
+        let Inner { places, frontend, .. } = inner;
+        for place in places.iter_mut() {
+            let Some(slot) = &mut place.slot else { continue };
+            slot.queue.drain(in_flight);
+            slot.drained = gate;
+            slot.queue.forget();
+            if fault == Fault::Reset {
+                place.nodes = restart(slot, frontend).map_err(|error| self.give_up(error)).ok();
+            }
+        }
+        self.reconnect(inner);
+        self.wakers.wake_all();
+    }
+
+    fn give_up(&self, error: DeviceError) {
+        log::warn!("xen: {error}: the device stays out of service");
+        self.status.fault.store(code(error.fault()), Ordering::Release);
+    }
+
+    /// Connects again if every queue has taken back what was in flight.
+    fn reconnect(&self, inner: &mut Inner<P, C>) {
+        let is_waiting = self.fault() == Some(Fault::Reset);
+        if !is_waiting || !inner.places.iter().all(|place| place.nodes.is_some()) {
+            return;
+        }
+        let connected = inner
+            .frontend
+            .restart()
+            .map_err(DeviceError::from)
+            .and_then(|()| inner.class.negotiate(&inner.frontend))
+            .and_then(|()| self.connect(inner));
+        if let Err(error) = connected {
+            self.give_up(error);
+        }
+        self.wakers.wake_all();
+    }
+
+    /// Brings a queue to the state of the device. Blocks for the backend if the queue is the last one of a reset.
+    ///
+    /// # Errors
+    ///
+    /// The fault, while the device is out of service.
+    #[cold]
+    pub fn sync(&self, slot: &mut Slot<C::Queue>) -> Result<u32, Fault> {
+        // Somebody else may wait for the backend.
+        let Some(mut inner) = self.inner.try_lock() else { return Err(Fault::Reset) };
+        let inner = &mut *inner;
+        let gate = self.gate();
+        if !is_open(gate) && slot.drained != gate {
+            slot.queue.drain(inner.in_flight);
+            slot.drained = gate;
+            if self.fault() == Some(Fault::Reset) {
+                let nodes = restart(slot, &inner.frontend).map_err(|error| self.give_up(error)).ok();
+                if let Some(place) = inner.places.get_mut(usize::from(slot.index)) {
+                    place.nodes = nodes;
+                }
+                self.reconnect(inner);
+            }
+        }
+        let gate = self.gate();
+        if let Some(fault) = self.fault() {
+            return Err(fault);
+        }
+        if slot.gate != gate {
+            slot.gate = gate;
+            slot.queue.resume(gate);
+        }
+        Ok(gate)
+    }
+
+    /// Takes queue `index` out, once.
+    pub fn take(&self, index: u16) -> Option<SlotBox<P, C::Queue>> {
+        let inner = &mut *self.inner.lock();
+        let place = inner.places.get_mut(usize::from(index)).filter(|place| !place.was_taken)?;
+        place.was_taken = true;
+        place.slot.take()
+    }
+
+    /// Puts a queue back that nobody uses any more.
+    pub fn put_back(&self, mut slot: SlotBox<P, C::Queue>) {
+        let inner = &mut *self.inner.lock();
+        slot.queue.forget();
+        let gate = self.gate();
+        let mut nodes = None;
+        if !is_open(gate) {
+            if slot.drained != gate {
+                slot.queue.drain(inner.in_flight);
+                slot.drained = gate;
+                slot.queue.forget();
+            }
+            if self.fault() == Some(Fault::Reset) {
+                nodes = restart(&mut slot, &inner.frontend).map_err(|error| self.give_up(error)).ok();
+            }
+        }
+        if let Some(place) = inner.places.get_mut(usize::from(slot.index)) {
+            place.nodes = nodes;
+            place.slot = Some(slot);
+        }
+        self.reconnect(inner);
+    }
+
+    /// Passes the frontend and what is particular to the class to `work`, with the lock held.
+    pub fn with<R>(&self, work: impl FnOnce(&Frontend<P>, &mut C) -> R) -> R {
+        let inner = &mut *self.inner.lock();
+        work(&inner.frontend, &mut inner.class)
+    }
+
+    /// As [`with`](Self::with), unless somebody else holds the lock, who may wait for the backend.
+    pub fn try_with<R>(&self, work: impl FnOnce(&Frontend<P>, &mut C) -> R) -> Option<R> {
+        let inner: &mut Inner<P, C> = &mut *self.inner.try_lock()?;
+        Some(work(&inner.frontend, &mut inner.class))
+    }
+
+    /// Looks whether the backend ends the device, and takes it out of service then. Returns whether something of the backend has changed.
+    pub fn poll(&self) -> bool {
+        let gate = self.gate();
+        let changed = self.try_with(|frontend, _| frontend.has_changed().then(|| frontend.backend_state()));
+        match changed.flatten() {
+            Some(Ok(state)) if state.is_ending() && self.fault() != Some(Fault::Removed) => {
+                self.reset(gate, Fault::Removed, InFlight::Abort);
+                true
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Sets the task of queue `index`, or of the device if that is the number of queues: it is woken when the device goes out of service
+    /// or comes back.
+    pub fn register(&self, index: u16, waker: &Waker) {
+        self.wakers.register(usize::from(index), waker);
+    }
+}
+
+/// Brings the rings of a queue that has taken back what was in flight to the beginning.
+fn restart<P: Platform, Q: FrontQueue<P>>(
+    slot: &mut Slot<Q>,
+    frontend: &Frontend<P>,
+) -> Result<QueueNodes, DeviceError> {
+    let port = frontend.port()?;
+    let processors = frontend.hypervisor().platform().processors().count().max(1);
+    let processor = u32::from(slot.index).checked_rem(processors).unwrap_or(0);
+    port.bind_to(ProcessorId(processor));
+    slot.queue.restart(frontend, port)
+}
+
+impl<P: Platform, C: DeviceClass<P>> Drop for Device<P, C> {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        // Queues revoke their grants, or leak what is mapped still, when they are dropped after this.
+        if let Err(error) = inner.frontend.close() {
+            log::debug!("{}: {error}", inner.frontend.address());
+        }
+        for slot in inner.places.iter_mut().filter_map(|place| place.slot.as_mut()) {
+            slot.queue.drain(InFlight::Abort);
+            slot.queue.forget();
+        }
+    }
+}
+
+impl<P: Platform, C: DeviceClass<P>> fmt::Debug for Device<P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("status", &self.status).field("queues", &self.queues).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
+    /// Returns the hypervisor.
+    pub fn hypervisor(&self) -> PageArc<P, Hypervisor<P>> {
+        let inner: MutexGuard<'_, _> = self.inner.lock();
+        inner.frontend.hypervisor().clone()
+    }
+}
+
+impl<Q: fmt::Debug> fmt::Debug for Slot<Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").field("queue", &self.queue).field("index", &self.index).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! The hypervisor in service: shared page, event channels, grant table.
+
+use crate::calls::{CallError, Calls, Parameter, Shutdown, Space};
+use crate::detect::Detected;
+use crate::events::Events;
+use crate::grants::{Grants, GrantsError};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+use paravirt_platform::{AllocError, PAGE_SIZE, PageArc, Platform, SharedMemory};
+
+/// Why the hypervisor, or a part of it, could not be opened.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no Xen.
+    Absent,
+    /// The platform has no pages for the hypervisor to replace.
+    NoFrames,
+    /// The hypervisor refused a call that cannot be done without.
+    Call(CallError),
+    /// Out of memory.
+    Memory,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("no Xen"),
+            Self::NoFrames => f.write_str("the platform provides no pages for the hypervisor"),
+            Self::Call(error) => error.fmt(f),
+            Self::Memory => f.write_str("out of memory"),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl From<AllocError> for OpenError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
+}
+
+impl From<CallError> for OpenError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<GrantsError> for OpenError {
+    fn from(error: GrantsError) -> Self {
+        match error {
+            GrantsError::Call(error) => Self::Call(error),
+            GrantsError::Memory(_) => Self::Memory,
+        }
+    }
+}
+
+/// The hypervisor in service. When the last reference is dropped, everything is masked and nothing is granted any more.
+pub struct Hypervisor<P: Platform> {
+    platform: P,
+    detected: Detected,
+    features: u32,
+    calls: Calls<P>,
+    events: Events<P>,
+    grants: Grants<P>,
+    /// The first of the shared frames.
+    frame: u64,
+    /// How often the guest was resumed in another domain.
+    resumed: AtomicU32,
+}
+
+impl<P: Platform> Hypervisor<P> {
+    /// Maps the page that the hypervisor shares and the grant table, and sets how events interrupt.
+    ///
+    /// Allocates, and runs a closure on every processor. Not for interrupt context.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(platform: &P) -> Result<PageArc<P, Self>, OpenError> {
+        let detected = Detected::new(platform).ok_or(OpenError::Absent)?;
+        let frames = platform.xen().shared_frames().ok_or(OpenError::NoFrames)?;
+        if frames.pages.get() < 2 {
+            return Err(OpenError::NoFrames);
+        }
+        let calls = Calls::new(platform, detected.instruction);
+        let features = calls.features(0)?;
+        let frame = frames.bus.0 >> PAGE_SIZE.trailing_zeros();
+        // SAFETY: the frame is the first of the shared frames, of which by their contract nobody else makes use.
+        unsafe { calls.map(Space::SharedInfo, 0, frame) }?;
+        // SAFETY: the pages are valid for good, and used by nothing else.
+        let view = || unsafe { SharedMemory::new(frames.cpu, frames.len()) };
+        let grants = Grants::new(platform, &calls, &view())?;
+        // SAFETY: the frames are those behind the first.
+        unsafe { grants.map(&calls, frame.saturating_add(1)) }?;
+        let events = Events::new(platform, &detected, view())?;
+        let platform = platform.clone();
+        let mut this =
+            Self { platform, detected, features, calls, events, grants, frame, resumed: AtomicU32::new(0) };
+        this.events.start(&this.calls);
+        Ok(PageArc::new(&this.platform.clone(), this)?)
+    }
+
+    /// Returns what was detected.
+    pub fn detected(&self) -> Detected {
+        self.detected
+    }
+
+    /// Returns the first group of features, a bit each.
+    pub fn features(&self) -> u32 {
+        self.features
+    }
+
+    /// Returns whether events interrupt a processor; otherwise everything is polled.
+    pub fn has_interrupts(&self) -> bool {
+        self.events.has_interrupts()
+    }
+
+    /// Returns the platform.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
+    pub(crate) fn calls(&self) -> &Calls<P> {
+        &self.calls
+    }
+
+    pub(crate) fn events(&self) -> &Events<P> {
+        &self.events
+    }
+
+    pub(crate) fn grants(&self) -> &Grants<P> {
+        &self.grants
+    }
+
+    /// The page of a parameter with the number of a frame, and the event channel of another one.
+    pub(crate) fn page_and_port(&self, page: Parameter, port: Parameter) -> Result<(u64, u32), CallError> {
+        let frame = self.calls.parameter(page)?;
+        let port = self.calls.parameter(port)?;
+        let port = u32::try_from(port).ok().filter(|port| *port != 0).ok_or(CallError::NOT_IMPLEMENTED)?;
+        if frame == 0 {
+            return Err(CallError::NOT_IMPLEMENTED);
+        }
+        Ok((frame.saturating_mul(PAGE_SIZE as u64), port))
+    }
+
+    /// Returns how many pages were lost, since a backend had them mapped still when they were to be free again.
+    pub fn lost_pages(&self) -> u64 {
+        self.grants.lost()
+    }
+
+    /// Returns how often the guest was resumed in another domain since this was opened.
+    pub fn resumed(&self) -> u32 {
+        self.resumed.load(Ordering::Acquire)
+    }
+
+    /// Ends this domain, or suspends it. Powering off, restarting and crashing return only if the hypervisor refuses.
+    ///
+    /// Callable in any context, also after a panic: it takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] of the hypervisor.
+    pub fn shutdown(&self, reason: Shutdown) -> Result<bool, CallError> {
+        self.calls.shutdown(reason)
+    }
+}
+
+impl<P: Platform> Drop for Hypervisor<P> {
+    fn drop(&mut self) {
+        self.events.stop(&self.calls);
+    }
+}
+
+impl<P: Platform> fmt::Debug for Hypervisor<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hypervisor")
+            .field("detected", &self.detected)
+            .field("features", &self.features)
+            .field("frame", &self.frame)
+            .finish_non_exhaustive()
+    }
+}
