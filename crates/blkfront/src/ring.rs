@@ -123,6 +123,7 @@ pub(crate) struct Shape {
 }
 
 impl<P: Platform, B: DmaBuffer> Ring<P, B> {
+    #[inline(never)]
     pub(crate) fn new(
         hypervisor: &PageArc<P, Hypervisor<P>>,
         domain: u16,

@@ -61,6 +61,7 @@ pub struct NetFrontRx<P: Platform> {
 unsafe impl<P: Platform> Send for NetFrontRx<P> {}
 
 impl<P: Platform> NetFrontRx<P> {
+    #[inline(never)]
     pub(crate) fn new(hypervisor: &PageArc<P, Hypervisor<P>>, domain: u16) -> Result<Self, AllocError> {
         let platform = hypervisor.platform();
         let ring = FrontRing::new(hypervisor, domain, 0)?;

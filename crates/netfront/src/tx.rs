@@ -111,6 +111,7 @@ pub struct NetFrontTx<P: Platform, B: DmaBuffer> {
 unsafe impl<P: Platform, B: DmaBuffer> Send for NetFrontTx<P, B> {}
 
 impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
+    #[inline(never)]
     pub(crate) fn new(
         hypervisor: &PageArc<P, Hypervisor<P>>,
         domain: u16,

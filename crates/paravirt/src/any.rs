@@ -256,7 +256,7 @@ pub enum Block<P: Platform, B: DmaBuffer> {
     VMware(PvscsiDisk<P, B>),
     /// A disk of Xen.
     #[cfg(feature = "xen")]
-    Xen(BlkFront<P, B>),
+    Xen(PageBox<P, BlkFront<P, B>>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }
@@ -350,7 +350,7 @@ pub enum Net<P: Platform, B: DmaBuffer> {
     VMware(PageBox<P, Vmxnet3<P, B>>),
     /// A network card of Xen.
     #[cfg(all(feature = "xen", feature = "net"))]
-    Xen(NetFront<P, B>),
+    Xen(PageBox<P, NetFront<P, B>>),
     #[doc(hidden)]
     Never(Never<(P, B)>),
 }

@@ -1,8 +1,6 @@
 //! Xen: the hypervisor, xenstore and the devices in it, requests of the host.
 
-use crate::any::pass;
-#[cfg(feature = "net")]
-use crate::any::separately;
+use crate::any::{boxed, pass};
 #[cfg(feature = "console")]
 use crate::AnyConsole;
 use crate::{AnyClock, Block, Device, Event, Found, Net, Options, Place, Reason, Unclaimed, What};
@@ -135,21 +133,28 @@ impl<P: Platform> XenHost<P> {
     /// Opens the devices that are not known yet.
     fn scan<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
         let Some(store) = self.store.clone() else { return };
-        let mut new = [None; MAX_DEVICES];
-        let mut count = 0usize;
-        let listed = bus::devices(&store, |address| {
-            if let (false, Some(place)) = (self.is_known(address), new.get_mut(count)) {
-                *place = Some(address);
-                count = count.saturating_add(1);
+        let mut floor = None;
+        // One after the other, the lowest address first: what is done with a device needs none of a list's stack.
+        while let Some(address) = self.next_device(&store, floor) {
+            floor = Some(address);
+            self.open(&store, address, found);
+        }
+    }
+
+    /// The device with the lowest address above `floor` that is not known yet.
+    #[inline(never)]
+    fn next_device(&self, store: &Store<P>, floor: Option<Address>) -> Option<Address> {
+        let mut next: Option<Address> = None;
+        let listed = bus::devices(store, |address| {
+            let is_next = floor.is_none_or(|floor| address > floor) && next.is_none_or(|next| address < next);
+            if is_next && !self.is_known(address) {
+                next = Some(address);
             }
         });
         if let Err(error) = listed {
             log::warn!("xenstore: {error}: no device is looked for");
         }
-        new.sort_unstable();
-        for address in new.into_iter().flatten() {
-            self.open(&store, address, found);
-        }
+        next
     }
 
     fn is_known(&self, address: Address) -> bool {
@@ -165,39 +170,44 @@ impl<P: Platform> XenHost<P> {
         address: Address,
         found: &mut dyn FnMut(Found<P, B>),
     ) {
-        let Ok(frontend) = Frontend::open(store, address) else { return };
-        // One that is about to go, or that is not complete yet.
-        let is_ending = !matches!(frontend.backend_state(), Ok(state) if !state.is_ending() || state == State::Closed);
-        if frontend.state() == Ok(State::Unknown) || is_ending {
+        if !self.record(store, address) {
             return;
+        }
+        let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Xen(address.class), reason });
+        let device = match address.class {
+            Class::Block => {
+                let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
+                let opened = boxed(&self.platform, || BlkFront::open(store, address, &options));
+                opened.map_or_else(|error| unclaimed(Reason::XenDevice(error)), |disk| Device::Block(Block::Xen(disk)))
+            }
+            #[cfg(feature = "net")]
+            Class::Net => {
+                let options = NetFrontOptions::new().with_pairs(self.queues);
+                let opened = boxed(&self.platform, || NetFront::open(store, address, &options));
+                opened.map_or_else(|error| unclaimed(Reason::XenDevice(error)), |card| Device::Net(Net::Xen(card)))
+            }
+            _ => unclaimed(Reason::NoDriver),
+        };
+        pass(Place::Xen(address), device, found);
+    }
+
+    /// Records a device, unless it is about to go, or is not complete yet.
+    #[inline(never)]
+    fn record(&mut self, store: &PageArc<P, Store<P>>, address: Address) -> bool {
+        let Ok(frontend) = Frontend::open(store, address) else { return false };
+        let is_usable = matches!(frontend.backend_state(), Ok(state) if !state.is_ending() || state == State::Closed);
+        if frontend.state() == Ok(State::Unknown) || !is_usable {
+            return false;
         }
         // What changed until now is known.
         let _ = frontend.has_changed();
         let known = self.known.iter_mut().flat_map(|known| known.iter_mut());
         let Some(place) = known.into_iter().find(|known| known.is_none()) else {
-            return log::warn!("{address}: too many devices, ignored");
+            log::warn!("{address}: too many devices, ignored");
+            return false;
         };
         *place = Some(frontend);
-        let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Xen(address.class), reason });
-        let device = match address.class {
-            Class::Block => {
-                let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
-                match BlkFront::open(store, address, &options) {
-                    Ok(disk) => Device::Block(Block::Xen(disk)),
-                    Err(error) => unclaimed(Reason::XenDevice(error)),
-                }
-            }
-            #[cfg(feature = "net")]
-            Class::Net => {
-                let options = NetFrontOptions::new().with_pairs(self.queues);
-                match separately(|| NetFront::open(store, address, &options)) {
-                    Ok(card) => Device::Net(Net::Xen(card)),
-                    Err(error) => unclaimed(Reason::XenDevice(error)),
-                }
-            }
-            _ => unclaimed(Reason::NoDriver),
-        };
-        pass(Place::Xen(address), device, found);
+        true
     }
 
     /// Passes each device that was added or removed to `each`.

@@ -9,6 +9,7 @@ mod number {
     pub const SET_TIMER: u32 = 15;
     pub const VERSION: u32 = 17;
     pub const GRANT_TABLE: u32 = 20;
+    pub const VCPU: u32 = 24;
     pub const SCHED: u32 = 29;
     pub const EVENT_CHANNEL: u32 = 32;
     pub const HVM: u32 = 34;
@@ -289,6 +290,13 @@ impl<P: Platform> Calls<P> {
         unsafe { self.operate(number::EVENT_CHANNEL, BIND_VCPU, &mut argument) }
     }
 
+    /// Lets other domains run.
+    pub fn give_way(&self) {
+        const YIELD: u64 = 0;
+        // SAFETY: accesses no memory.
+        let _ = unsafe { self.call(number::SCHED, [YIELD, 0, 0]) };
+    }
+
     /// Ends or stops this domain. A call that returns true has suspended it, and it runs again in a new domain; one that returns false was
     /// cancelled.
     pub fn shutdown(&self, reason: Shutdown) -> Result<bool, CallError> {
@@ -297,6 +305,19 @@ impl<P: Platform> Calls<P> {
         let address = core::ptr::from_mut(&mut argument).expose_provenance() as u64;
         // SAFETY: reads the argument. What becomes of the domain does not change its memory.
         unsafe { self.call(number::SCHED, [SHUTDOWN.into(), address, 0]) }.map(|result| result == 0)
+    }
+
+    /// Makes the hypervisor write the time of a processor to `address`, a virtual one.
+    ///
+    /// # Safety
+    ///
+    /// There are 32 bytes, aligned to 8, that are the hypervisor's to write for good.
+    pub unsafe fn register_time(&self, vcpu: u32, address: u64) -> Result<(), CallError> {
+        const REGISTER_TIME: u64 = 13;
+        let mut argument = address;
+        let at = core::ptr::from_mut(&mut argument).expose_provenance() as u64;
+        // SAFETY: by the contract of this function; the call reads the argument.
+        unsafe { self.call(number::VCPU, [REGISTER_TIME, vcpu.into(), at]) }.map(drop)
     }
 
     /// Sets the current processor's timer to `nanos` of the system time; 0 stops it.

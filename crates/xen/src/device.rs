@@ -300,29 +300,23 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         count: impl FnOnce(&C) -> u16,
         mut make: impl FnMut(&C, &Frontend<P>, &PageArc<P, Status>, u16) -> Result<C::Queue, DeviceError>,
     ) -> Result<PageArc<P, Self>, DeviceError> {
-        let frontend = Frontend::open(store, address)?;
-        frontend.restart()?;
-        class.negotiate(&frontend)?;
-        let platform = frontend.hypervisor().platform().clone();
+        let frontend = begin(store, address, &mut class)?;
+        let platform = frontend.hypervisor().platform();
         let queues = count(&class).max(1);
-        let status = PageArc::new(&platform, Status::new())?;
-        let places = PageTable::try_new(&platform, usize::from(queues), |index| {
-            let queue = make(&class, &frontend, &status, index as u16)?;
-            let slot = PageBox::new(&platform, Slot { queue, index: index as u16, gate: 1, drained: 1 })?;
+        let status = PageArc::new(platform, Status::new())?;
+        let places = PageTable::try_new(platform, usize::from(queues), |index| {
+            let slot = make_slot(platform, index as u16, &mut || make(&class, &frontend, &status, index as u16))?;
             Ok::<_, DeviceError>(Place { slot: Some(slot), nodes: None, was_taken: false })
         })?;
-        let wakers = WakerGroup::new(&platform, usize::from(queues).saturating_add(1))?;
-        let inner = Inner { frontend, class, places, in_flight: InFlight::Abort };
-        let this = Self {
-            inner: Mutex::new(inner),
-            status,
-            wakers,
-            queues,
-        };
+        let wakers = WakerGroup::new(platform, usize::from(queues).saturating_add(1))?;
+        let platform = platform.clone();
+        let inner = Mutex::new(Inner { frontend, class, places, in_flight: InFlight::Abort });
+        let this = PageArc::new(&platform, Self { inner, status, wakers, queues })?;
         this.first_start()?;
-        Ok(PageArc::new(&platform, this)?)
+        Ok(this)
     }
 
+    #[inline(never)]
     fn first_start(&self) -> Result<(), DeviceError> {
         let inner = &mut *self.inner.lock();
         let Inner { places, frontend, .. } = inner;
@@ -542,6 +536,29 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     pub fn register(&self, index: u16, waker: &Waker) {
         self.wakers.register(usize::from(index), waker);
     }
+}
+
+/// Opens a device, and reads what its backend offers.
+#[inline(never)]
+fn begin<P: Platform, C: DeviceClass<P>>(
+    store: &PageArc<P, Store<P>>,
+    address: bus::Address,
+    class: &mut C,
+) -> Result<Frontend<P>, DeviceError> {
+    let frontend = Frontend::open(store, address)?;
+    frontend.restart()?;
+    class.negotiate(&frontend)?;
+    Ok(frontend)
+}
+
+/// Makes a queue, in a frame of its own.
+#[inline(never)]
+fn make_slot<P: Platform, Q>(
+    platform: &P,
+    index: u16,
+    make: &mut dyn FnMut() -> Result<Q, DeviceError>,
+) -> Result<SlotBox<P, Q>, DeviceError> {
+    Ok(PageBox::new(platform, Slot { queue: make()?, index, gate: 1, drained: 1 })?)
 }
 
 /// Brings the rings of a queue that has taken back what was in flight to the beginning.

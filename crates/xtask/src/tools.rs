@@ -72,7 +72,7 @@ pub fn rustfmt(source: &str) -> Result<String> {
 pub fn copy_program(program: &Path, folder: &Path) -> Result<()> {
     let lib = folder.join("lib");
     fs::create_dir_all(&lib)?;
-    for library in libraries(program)? {
+    for library in libraries(program, &[])? {
         let name = library.file_name().context("a library has no file name")?;
         // The dynamic loader is found by its absolute path.
         if !name.to_string_lossy().starts_with("ld-linux") {
@@ -232,9 +232,13 @@ pub fn succeeds(program: &str, words: &str, input: &str, timeout: Duration) -> b
     false
 }
 
-/// Returns the shared libraries that `program` loads.
-pub fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let text = output(Command::new("ldd").arg(program))
+/// Returns the shared libraries that `program` loads; those in `folders` are preferred.
+pub fn libraries(program: &Path, folders: &[String]) -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("ldd");
+    if !folders.is_empty() {
+        command.env("LD_LIBRARY_PATH", folders.join(":"));
+    }
+    let text = output(command.arg(program))
         .with_context(|| format!("ldd cannot list the libraries of {}", program.display()))?;
     let words = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut found: Vec<PathBuf> = words.map(PathBuf::from).collect();

@@ -21,7 +21,7 @@ use wire::{HEADER_LEN, Header, MAX_BODY};
 /// How long the host may take to answer a request: as xenstored may be busy with other domains, or be restarted.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest path or value that the drivers write.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT: usize = 128;
 /// The number of watches at most; hosts allow 128.
 const WATCHES: usize = 96;
 /// How often a transaction is tried again that met another one.
@@ -37,6 +37,8 @@ pub enum StoreError {
     Length,
     /// The transaction met another one: everything in it is to be done again.
     Again,
+    /// There is one already.
+    Exists,
     /// The host refused it.
     Refused,
     /// Xenstore is out of service.
@@ -49,6 +51,7 @@ impl fmt::Display for StoreError {
             Self::Missing => f.write_str("there is no such node"),
             Self::Length => f.write_str("a path, a value or an answer is too long"),
             Self::Again => f.write_str("the transaction met another one"),
+            Self::Exists => f.write_str("there is one already"),
             Self::Refused => f.write_str("the host refused the request"),
             Self::Faulted(fault) => fault.fmt(f),
         }
@@ -83,8 +86,16 @@ pub struct Store<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
     port: Port<P>,
     inner: Mutex<Inner<P>>,
-    /// Whether a watch is in use, and whether it has fired since it was asked.
-    watches: PageTable<P, (AtomicBool, AtomicBool)>,
+    watches: PageTable<P, WatchSlot>,
+}
+
+/// A watch, by its token.
+#[derive(Default)]
+struct WatchSlot {
+    is_used: AtomicBool,
+    /// Whether it has fired since it was asked.
+    has_fired: AtomicBool,
+    path: Mutex<Text<MAX_TEXT>>,
 }
 
 impl<P: Platform> Store<P> {
@@ -111,9 +122,11 @@ impl<P: Platform> Store<P> {
             body,
             _page: page,
         };
-        let watches = PageTable::new(platform, WATCHES, |_| (AtomicBool::new(false), AtomicBool::new(false)))?;
+        let watches = PageTable::new(platform, WATCHES, |_| WatchSlot::default())?;
         let port = Port::existing(hypervisor, port);
         let this = Self { hypervisor: hypervisor.clone(), port, inner: Mutex::new(inner), watches };
+        // Those of a former kernel. A host that has no such request keeps them: their events have unknown tokens.
+        let _ = this.request(Kind::ResetWatches, 0, &[&[0]], |_| ());
         Ok(PageArc::new(platform, this)?)
     }
 
@@ -236,7 +249,7 @@ impl<P: Platform> Store<P> {
     /// Records a watch event.
     fn fire(&self, body: &[u8]) {
         let watch = wire::token(body).and_then(|token| self.watches.get(token as usize));
-        watch.into_iter().for_each(|(_, has_fired)| has_fired.store(true, Ordering::Release));
+        watch.into_iter().for_each(|watch| watch.has_fired.store(true, Ordering::Release));
     }
 
     /// Receives watch events.
@@ -411,14 +424,17 @@ fn error(name: &[u8]) -> StoreError {
     match name.split(|byte| *byte == 0).next().unwrap_or_default() {
         b"ENOENT" => StoreError::Missing,
         b"EAGAIN" => StoreError::Again,
-        _ => StoreError::Refused,
+        b"EEXIST" => StoreError::Exists,
+        other => {
+            log::debug!("xenstore: the host refused a request: {}", other.escape_ascii());
+            StoreError::Refused
+        }
     }
 }
 
 /// Asks for events at the changes of a node, and below it, until it is dropped.
 pub struct Watch<P: Platform> {
     store: PageArc<P, Store<P>>,
-    path: Text<MAX_TEXT>,
     token: usize,
 }
 
@@ -430,48 +446,55 @@ impl<P: Platform> Watch<P> {
     /// [`StoreError`].
     pub fn new(store: &PageArc<P, Store<P>>, path: fmt::Arguments<'_>) -> Result<Self, StoreError> {
         let path = path_of(path)?;
-        let token = store.watches.iter().position(|(is_used, _)| !is_used.swap(true, Ordering::AcqRel));
-        let this = Self { store: store.clone(), path, token: token.ok_or(StoreError::Length)? };
-        this.set(true);
-        this.renew()?;
+        let token = store.watches.iter().position(|watch| !watch.is_used.swap(true, Ordering::AcqRel));
+        let this = Self { store: store.clone(), token: token.ok_or(StoreError::Length)? };
+        if let Some(slot) = this.slot() {
+            *slot.path.lock() = path;
+            slot.has_fired.store(true, Ordering::Release);
+        }
+        store.watch(this.token)?;
         Ok(this)
     }
 
-    fn set(&self, has_fired: bool) {
-        let watch = self.store.watches.get(self.token);
-        watch.into_iter().for_each(|(_, fired)| fired.store(has_fired, Ordering::Release));
-    }
-
-    /// Asks again, after the guest was resumed in another domain.
-    pub(crate) fn renew(&self) -> Result<(), StoreError> {
-        let token = Text::<8>::format(format_args!("{}", self.token)).ok_or(StoreError::Length)?;
-        let body: [&[u8]; 4] = [self.path.as_str().as_bytes(), &[0], token.as_str().as_bytes(), &[0]];
-        self.store.request(Kind::Watch, 0, &body, |_| ())
+    fn slot(&self) -> Option<&WatchSlot> {
+        self.store.watches.get(self.token)
     }
 
     /// Returns whether the node has changed since the last call, or since the watch was set. Receives no events: see
     /// [`Store::poll`].
     pub fn take(&self) -> bool {
-        let watch = self.store.watches.get(self.token);
-        watch.is_some_and(|(_, has_fired)| has_fired.swap(false, Ordering::AcqRel))
+        self.slot().is_some_and(|slot| slot.has_fired.swap(false, Ordering::AcqRel))
+    }
+}
+
+impl<P: Platform> Store<P> {
+    /// Asks for the events of a watch.
+    fn watch(&self, token: usize) -> Result<(), StoreError> {
+        match self.request_watch(Kind::Watch, token) {
+            // A host that has not ended the last one with this number.
+            Err(StoreError::Exists) => Ok(()),
+            watched => watched,
+        }
+    }
+
+    fn request_watch(&self, kind: Kind, token: usize) -> Result<(), StoreError> {
+        let path = *self.watches.get(token).ok_or(StoreError::Missing)?.path.lock();
+        let token = Text::<8>::format(format_args!("{token}")).ok_or(StoreError::Length)?;
+        self.request(kind, 0, &[path.as_str().as_bytes(), &[0], token.as_str().as_bytes(), &[0]], |_| ())
     }
 }
 
 impl<P: Platform> Drop for Watch<P> {
     fn drop(&mut self) {
-        if let Some(token) = Text::<8>::format(format_args!("{}", self.token)) {
-            let body: [&[u8]; 4] = [self.path.as_str().as_bytes(), &[0], token.as_str().as_bytes(), &[0]];
-            // It fails if the node has gone.
-            let _ = self.store.request(Kind::Unwatch, 0, &body, |_| ());
-        }
-        let watch = self.store.watches.get(self.token);
-        watch.into_iter().for_each(|(is_used, _)| is_used.store(false, Ordering::Release));
+        // It fails if the node has gone.
+        let _ = self.store.request_watch(Kind::Unwatch, self.token);
+        self.slot().into_iter().for_each(|slot| slot.is_used.store(false, Ordering::Release));
     }
 }
 
 impl<P: Platform> fmt::Debug for Watch<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Watch").field("token", &self.token).finish_non_exhaustive()
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Kind {
     Remove = 13,
     /// What a watch asked for.
     WatchEvent = 15,
+    /// Ends all watches.
+    ResetWatches = 21,
     /// The answer to a request that failed: the name of an error.
     Error = 16,
 }

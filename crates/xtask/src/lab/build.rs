@@ -20,7 +20,7 @@ pub struct Files {
 
 /// A list of modules: its file name in `/modules`, and the modules, without those that they depend on. The file has one name a
 /// line, in load order; modules that are built into the kernel are not in it.
-type ModuleList = (&'static str, &'static [&'static str]);
+pub type ModuleList = (&'static str, &'static [&'static str]);
 
 /// Modules of the outer machine.
 const MODULES: &[ModuleList] =
@@ -98,16 +98,7 @@ const GUEST_BENCH: &str = include_str!("linux-bench.sh");
 
 /// Builds the files, unless they are up to date.
 pub fn build() -> Result<Files> {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if !release.lines().any(|line| line == "ID=debian") {
-        bail!(Unavailable(
-            "the nested lab is built from Debian's packages: run it on Debian 12 or later, or on a KVM that emulates Hyper-V"
-                .into()
-        ));
-    }
-    for (program, package) in [("xz", "xz-utils"), ("zstd", "zstd"), ("dpkg-deb", "dpkg")] {
-        tools::need(program, package)?;
-    }
+    check_distribution()?;
     let folder = tools::root().join("target/lab");
     fs::create_dir_all(&folder)?;
     // Only one process builds: the lock is held until this function returns.
@@ -155,6 +146,51 @@ pub fn build() -> Result<Files> {
     Ok(files)
 }
 
+/// Checks that machines can be built here, and installs what unpacks them.
+///
+/// # Errors
+///
+/// [`Unavailable`] on another distribution.
+pub fn check_distribution() -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !release.lines().any(|line| line == "ID=debian") {
+        bail!(Unavailable(
+            "the lab is built from Debian's packages: run it on Debian 12 or later, or on a KVM that emulates what it asks for"
+                .into()
+        ));
+    }
+    for (program, package) in [("xz", "xz-utils"), ("zstd", "zstd"), ("dpkg-deb", "dpkg"), ("gzip", "gzip")] {
+        tools::need(program, package)?;
+    }
+    Ok(())
+}
+
+/// Returns the name of the newest kernel package.
+pub fn newest_kernel() -> Result<String> {
+    package_of(kernel_packages)?
+        .context("apt has no kernel package linux-image-…-amd64: add Debian's main archive to its sources")
+}
+
+/// Returns the newest package whose name begins and ends like that.
+pub fn package_named(prefix: &str, suffix: &str) -> Result<Option<String>> {
+    package_of(|| {
+        let mut names = tools::package_names(prefix);
+        let is_other = |name: &String| ["-dbgsym", "-dev", "-doc", "-bundle"].iter().any(|end| name.ends_with(end));
+        names.retain(|name| name.ends_with(suffix) && !is_other(name));
+        names.sort_by_key(|name| tools::numbers(name));
+        names
+    })
+}
+
+/// Returns the last of what `list` returns, after the lists of packages were read again if there is nothing.
+fn package_of(list: impl Fn() -> Vec<String>) -> Result<Option<String>> {
+    if let Some(last) = list().pop() {
+        return Ok(Some(last));
+    }
+    tools::update()?;
+    Ok(list().pop())
+}
+
 /// Returns the kernel packages that apt knows, the newest last.
 fn kernel_packages() -> Vec<String> {
     let mut names = tools::package_names("linux-image-");
@@ -168,7 +204,7 @@ fn kernel_packages() -> Vec<String> {
 }
 
 /// Downloads a package and unpacks it.
-fn unpack(folder: &Path, package: &str) -> Result<PathBuf> {
+pub fn unpack(folder: &Path, package: &str) -> Result<PathBuf> {
     let into = folder.join(package);
     let _ = fs::remove_dir_all(&into);
     fs::create_dir_all(&into)?;
@@ -250,7 +286,7 @@ fn add_module(
 }
 
 /// Returns an initramfs with busybox and modules.
-fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]) -> Result<Archive> {
+pub fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]) -> Result<Archive> {
     let mut archive = Archive::default();
     for folder in ["dev", "proc", "sys", "tmp", "bin", "sbin", "usr/bin", "lib64"] {
         archive.folder(folder);
@@ -279,8 +315,18 @@ fn system(kernel: &Path, busybox: &Path, commands: &[&str], lists: &[ModuleList]
 
 /// Adds a program and its libraries.
 fn add_program(archive: &mut Archive, name: &str, program: &Path) -> Result<()> {
+    add_program_with(archive, name, program, &[])
+}
+
+/// Adds a program and its libraries, of which some are in `folders` and go where the others are.
+pub fn add_program_with(archive: &mut Archive, name: &str, program: &Path, folders: &[String]) -> Result<()> {
     archive.copy(name, program)?;
-    for library in tools::libraries(program)? {
+    for library in tools::libraries(program, folders)? {
+        let own = folders.iter().find_map(|folder| library.strip_prefix(folder).ok());
+        if let Some(own) = own {
+            archive.copy(&format!("usr/lib/x86_64-linux-gnu/{}", own.display()), &library)?;
+            continue;
+        }
         archive.copy(library.display().to_string().trim_start_matches('/'), &library)?;
     }
     Ok(())

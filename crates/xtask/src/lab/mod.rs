@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+pub mod xen;
 
 use crate::guest::{Machine, Monitor, Nest};
 use crate::scratch::Scratch;

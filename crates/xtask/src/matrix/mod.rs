@@ -10,6 +10,7 @@ mod odd;
 mod scsi;
 mod socket;
 mod vmware;
+mod xen;
 
 use crate::guest::{Machine, Transcript};
 use crate::qmp::Qmp;
@@ -216,6 +217,7 @@ pub fn run(kernel: &Path, filter: Option<&str>) -> Result<(usize, Vec<String>)> 
         .chain(hyperv::CASES)
         .chain(monitor::CASES)
         .chain(bootable::CASES)
+        .chain(xen::CASES)
     {
         let bench = &bench;
         cases.push((name.to_string(), Box::new(move || work(bench))));

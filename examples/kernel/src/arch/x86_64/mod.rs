@@ -13,6 +13,7 @@ pub mod power;
 pub mod processors;
 mod runtime;
 pub mod time;
+pub mod xen;
 
 use crate::exit;
 use alloc::format;

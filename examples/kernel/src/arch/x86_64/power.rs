@@ -20,6 +20,7 @@ pub fn report(code: u8) {
 
 /// Powers the machine off.
 pub fn off() -> ! {
+    super::xen::power_off();
     acpi::power_off();
     match TRIPLE_FAULT_ON_EXIT.load(Ordering::Relaxed) {
         true => {

@@ -13,6 +13,7 @@ use x86_64::registers::model_specific::Msr;
 pub enum Source {
     KvmClock,
     HyperV,
+    Xen,
     Cpuid,
     PmTimer,
     Pit,
@@ -25,6 +26,7 @@ impl fmt::Display for Source {
         f.write_str(match self {
             Self::KvmClock => "kvmclock",
             Self::HyperV => "hyper-v",
+            Self::Xen => "xen",
             Self::Cpuid => "cpuid",
             Self::PmTimer => "pm-timer",
             Self::Pit => "pit",
@@ -59,6 +61,7 @@ pub fn init() -> (Source, u64) {
     let (source, hz) = kvmclock()
         .map(|hz| (Source::KvmClock, hz))
         .or_else(|| hyperv().map(|hz| (Source::HyperV, hz)))
+        .or_else(|| super::xen::hz().map(|hz| (Source::Xen, hz)))
         .or_else(|| cpuid().map(|hz| (Source::Cpuid, hz)))
         .or_else(|| pm_timer().map(|hz| (Source::PmTimer, hz)))
         .or_else(|| pit().map(|hz| (Source::Pit, hz)))

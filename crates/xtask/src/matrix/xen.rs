@@ -1,0 +1,188 @@
+//! Xen: its devices as QEMU has them on KVM's emulation of Xen, and real Xen with Linux' backends.
+
+use super::hyperv::with_lab;
+use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, must_fit_the_stack};
+use crate::guest::{Machine, Transcript};
+use crate::image;
+use crate::lab::xen::RealXen;
+use crate::lab::{Lab, Unavailable};
+use crate::qmp::Qmp;
+use crate::run::NESTED_PORT;
+use crate::scratch::Scratch;
+use anyhow::{Result, ensure};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+pub const CASES: &[(&str, super::Special)] = &[
+    ("xen: real Xen: the usual work, devices added and removed, a shutdown", real),
+    ("xen: the usual work on KVM", usual),
+    ("xen: beside Hyper-V's interface, with emulated devices removed", unplugged),
+    ("xen: beside virtio, a disk added and removed, resets, and the stack", mixed),
+];
+
+/// A machine with two disks of Xen and a card, and the port of its server of files.
+fn machine(lab: &Lab, folder: &Path, bench: &Bench, kind: &str, more: &str, cpus: u16) -> Result<(Machine, u16)> {
+    let (disk0, disk1) = (folder.join("disk0.img"), folder.join("disk1.img"));
+    fs::copy(&bench.ext4, &disk0)?;
+    fs::File::create(&disk1)?.set_len(DISK1)?;
+    let tree = folder.join("tree");
+    image::make_tree(&tree)?;
+    let mut machine = lab.xen(&bench.kernel, kind, more, cpus, "512M", folder)?;
+    let mut port = bench.port;
+    if machine.nest.is_some() {
+        port = NESTED_PORT;
+        machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
+    }
+    machine.drive("d0", &disk0, ",readonly=on").drive("d1", &disk1, ",discard=unmap");
+    machine.add("-device xen-disk,drive=d0,vdev=xvda -device xen-disk,drive=d1,vdev=xvdb");
+    machine.add("-netdev user,id=n0 -device xen-net-device,netdev=n0,mac=52:54:00:12:34:56");
+    Ok((machine, port))
+}
+
+fn must_use_xen(transcript: &Transcript) -> Result<()> {
+    for text in [
+        "at=xen:vbd/51712 ",
+        "at=xen:vbd/51728 ",
+        "ring=blkif signalling=bus",
+        "at=xen:vif/0 mac=52:54:00:12:34:56",
+        "ring=netif signalling=bus",
+        "clock=xen",
+    ] {
+        must_contain(transcript, text)?;
+    }
+    for pass in ["test=write", "test=read"] {
+        ensure!(transcript.value(pass, "allocations") == Some("0"), "{}", transcript.text());
+    }
+    Ok(())
+}
+
+fn usual(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        for (kind, cpus) in [("q35", 2), ("pc", 1)] {
+            let folder = folder.join(kind);
+            fs::create_dir(&folder)?;
+            let (mut machine, port) = machine(lab, &folder, bench, kind, "", cpus)?;
+            machine.command_line = format!(
+                "list mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/large.bin clock timer idle=1"
+            );
+            let transcript = machine.run(|_| ())?;
+            bench.must_do_the_usual(&transcript, &folder.join("disk1.img"), 512)?;
+            must_use_xen(&transcript)?;
+            must_contain(&transcript, "hypervisor=xen leaves=0x40000000")?;
+            must_contain(&transcript, "timer=host times=5")?;
+            must_contain(&transcript, " device_interrupts=0")?;
+        }
+        Ok(())
+    })
+}
+
+/// A machine as XenServer gives to systems that may be Windows: Xen's leaves are behind those of Hyper-V, and the disks and cards are there
+/// a second time, as emulated devices.
+fn unplugged(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let (mut machine, port) = machine(lab, folder, bench, "pc", ",hv-relaxed,hv-vapic,hv-time", 1)?;
+        let twin = folder.join("twin.img");
+        fs::File::create(&twin)?.set_len(MIB)?;
+        machine.drive("d2", &twin, "").add("-device ide-hd,drive=d2 -netdev user,id=n1 -device e1000,netdev=n1,romfile=");
+        machine.command_line =
+            format!("list mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/large.bin clock");
+        let transcript = machine.run(|_| ())?;
+        bench.must_do_the_usual(&transcript, &folder.join("disk1.img"), 512)?;
+        must_use_xen(&transcript)?;
+        must_contain(&transcript, "hypervisor=hyper-v leaves=0x40000000")?;
+        must_contain(&transcript, "hypervisor=xen leaves=0x40000100")?;
+        // The card of Intel's has gone.
+        ensure!(!transcript.text().contains("8086:100e"), "{}", transcript.text());
+        Ok(())
+    })
+}
+
+fn mixed(bench: &Bench) -> Result<Outcome> {
+    with_lab(bench, |lab, folder, bench| {
+        let (mut machine, _) = machine(lab, folder, bench, "q35", "", 2)?;
+        let (other, hot) = (folder.join("virtio.img"), folder.join("hot.img"));
+        fs::File::create(&other)?.set_len(MIB)?;
+        fs::write(&hot, [0x5a; MIB as usize])?;
+        machine.drive("d2", &other, "").add("-device virtio-blk-pci,drive=d2");
+        machine.add(&format!("-blockdev driver=file,filename={},node-name=hot", hot.display()));
+        let socket = folder.join("qmp");
+        machine.qmp = Some(socket.clone());
+        machine.command_line = "stack reconnect=3 list test=disk2 idle=60".into();
+        let mut running = machine.start()?;
+        running.wait_for("idle=begin")?;
+        let mut qmp = Qmp::connect(&socket)?;
+        let disk = json!({ "driver": "xen-disk", "id": "new", "drive": "hot", "vdev": "xvdc" });
+        qmp.execute("device_add", disk)?;
+        running.wait_for("event=found at=xen:vbd/51744")?;
+        running.wait_for("event=read device=disk3 first=5a5a5a5a")?;
+        qmp.execute("device_del", json!({ "id": "new" }))?;
+        running.wait_for("event=removed at=xen:vbd/51744")?;
+        qmp.execute("system_powerdown", json!({}))?;
+        let transcript = running.finish()?;
+        must_end(&transcript, 0)?;
+        // Virtio's disk is there still, since nothing was unplugged.
+        must_contain(&transcript, "device=disk0 at=pci:")?;
+        must_contain(&transcript, "device=disk1 at=xen:vbd/51712")?;
+        must_contain(&transcript, "different=0 lost_pages=0")?;
+        must_fit_the_stack(&transcript)
+    })
+}
+
+/// What runs in Xen's first domain.
+const SCRIPT: &str = include_str!("xen-real.sh");
+
+/// Everything on real Xen, whose first domain is booted once.
+fn real(bench: &Bench) -> Result<Outcome> {
+    let xen = match RealXen::open() {
+        Ok(xen) => xen,
+        Err(error) if error.is::<Unavailable>() => return Ok(Outcome::Skipped(format!("{error:#}"))),
+        Err(error) => return Err(error),
+    };
+    let folder = Scratch::new()?;
+    let page = bench.tree.join("large.bin");
+    let files = [("kernel", bench.kernel.as_path()), ("files.img", &bench.ext4), ("large.bin", &page)];
+    let transcript = xen.machine(SCRIPT, &files, folder.path())?.run(|_| ())?;
+    must_end(&transcript, 0)?;
+    let of = |guest: &str| Transcript {
+        lines: transcript.lines.iter().filter_map(|line| line.strip_prefix(guest).map(String::from)).collect(),
+        exit: transcript.exit,
+        ended: transcript.ended,
+    };
+    let usual = of("usual: ");
+    let all = [image::expected_files(&bench.tree)?, vec![image::expected_page(&bench.tree)?]].concat();
+    for line in all {
+        ensure!(usual.lines.contains(&line), "no `{line}` in:\n{}", transcript.text());
+    }
+    for text in [
+        "entry=pvh",
+        "clock=xen hz=",
+        "device=disk0 at=xen:vbd/51712 blocks=49152 ",
+        " max_segments=32 access=ro ",
+        "same test=pass blocks=32768",
+        "test=discard",
+        "ping=10.9.0.1 answers=3",
+        "clock=xen passed_us=",
+        "timer=host times=5",
+        "same exit=0",
+    ] {
+        must_contain(&usual, text)?;
+    }
+    let two = of("two: ");
+    for text in ["processors=2 ", "queues=2 ", "different=0 lost_pages=0", "same test=pass", "same exit=0"] {
+        must_contain(&two, text)?;
+    }
+    let hot = of("hot: ");
+    for text in [
+        "event=found at=xen:vbd/51728",
+        "event=read device=disk0 first=00000000",
+        "event=found at=xen:vif/0",
+        "event=removed at=xen:vbd/51728",
+        "event=removed at=xen:vif/0",
+        "event=power request=PowerOff",
+        "same exit=0",
+    ] {
+        must_contain(&hot, text)?;
+    }
+    Ok(Outcome::Passed)
+}
