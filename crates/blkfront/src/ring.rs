@@ -712,7 +712,9 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
     fn drain(&mut self, in_flight: InFlight) {
         self.port = None;
         while self.waiting.pop().is_some() {}
-        self.earliest = Instant::NEVER;
+        if in_flight == InFlight::Abort {
+            self.earliest = Instant::NEVER;
+        }
         for id in 0..self.pending.len() as u16 {
             let Some(request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else { continue };
             match in_flight {
@@ -740,8 +742,12 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
 
     fn resume(&mut self, _gate: u32) {
         for id in 0..self.pending.len() as u16 {
-            if self.pending.get(usize::from(id)).is_some_and(Option::is_some) {
+            let Some(mut request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else { continue };
+            if self.grant_again(id, &mut request) {
+                self.put(id, request);
                 self.send(id);
+            } else {
+                self.abort(id, request);
             }
         }
         self.kick();
@@ -753,6 +759,42 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
 }
 
 impl<P: Platform, B: DmaBuffer> Ring<P, B> {
+    /// Grants the pages of a request to another backend; returns whether that was possible.
+    fn grant_again(&mut self, id: u16, request: &mut Pending<B>) -> bool {
+        let is_read = request.operation == Operation::Read;
+        let direction = if is_read { Direction::FromDevice } else { Direction::ToDevice };
+        let lba = request.sector >> (self.limits.sector_shift.load(Ordering::Relaxed) & 63);
+        match &mut request.memory {
+            Memory::None | Memory::Held(_) => true,
+            Memory::Granted(buffer) => {
+                if !self.revoke(id, request.span) {
+                    return false;
+                }
+                // SAFETY: `grant` submitted it, and every grant of it was revoked.
+                unsafe { buffer.reclaim() };
+                let granted = self.grant(id, lba, direction, buffer);
+                // If it fails, the buffer is not in flight any more.
+                let is_granted = granted.is_ok();
+                if !is_granted {
+                    let memory = core::mem::replace(&mut request.memory, Memory::None);
+                    if let Memory::Granted(buffer) = memory {
+                        request.memory = Memory::Held(buffer);
+                    }
+                }
+                is_granted
+            }
+            Memory::Copied(_) => {
+                for index in 0..request.span.pages {
+                    let page = self.bounced.get(self.bounce_index(id, index)).copied().unwrap_or(0);
+                    let address = self.bounce.bus().offset(u64::from(page).wrapping_mul(PAGE));
+                    // SAFETY: the page is the request's, of the queue, until the grant was revoked.
+                    unsafe { self.grant_page(id, index, address, direction) };
+                }
+                true
+            }
+        }
+    }
+
     /// Ends a request that a backend has not answered, which has closed, and keeps no page that can be revoked.
     fn abort(&mut self, id: u16, request: Pending<B>) {
         let is_free = matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);

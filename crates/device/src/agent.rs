@@ -13,6 +13,11 @@ pub enum PowerRequest {
     Restart,
     /// Hibernate: save memory to disk and power off.
     Hibernate,
+    /// Suspend: the host saves the guest's memory, or moves it, and the guest goes on from there. The driver does that as soon as the guest has
+    /// complied; the guest sees to it that its other processors use no device until [`Services::serve`] returns.
+    ///
+    /// [`Services::serve`]: https://docs.rs/paravirt/latest/paravirt/struct.Services.html#method.serve
+    Suspend,
 }
 
 /// A time sample from the host.

@@ -33,6 +33,8 @@ pub(crate) struct XenHost<P: Platform> {
     /// Of the directory of devices.
     watch: Option<Watch<P>>,
     control: Option<Control<P>>,
+    /// For xenstore's event channel after a suspension.
+    waker: Option<Waker>,
     /// The devices that were passed on; `None` if there was no memory for the table.
     known: Option<PageTable<P, Option<Frontend<P>>>>,
     queues: u16,
@@ -49,6 +51,7 @@ impl<P: Platform> XenHost<P> {
             store: None,
             watch: None,
             control: None,
+            waker: None,
             known: None,
             queues,
             requests: options.queue_size.min(MAX_REQUESTS),
@@ -195,7 +198,9 @@ impl<P: Platform> XenHost<P> {
     #[inline(never)]
     fn record(&mut self, store: &PageArc<P, Store<P>>, address: Address) -> bool {
         let Ok(frontend) = Frontend::open(store, address) else { return false };
-        let is_usable = matches!(frontend.backend_state(), Ok(state) if !state.is_ending() || state == State::Closed);
+        // One that a former kernel has closed can be opened again; one that the host removes is to go.
+        let is_usable = matches!(frontend.backend_state(), Ok(state) if !state.is_ending() || state == State::Closed)
+            && frontend.number("online", 1) != Ok(0);
         if frontend.state() == Ok(State::Unknown) || !is_usable {
             return false;
         }
@@ -232,11 +237,44 @@ impl<P: Platform> XenHost<P> {
 
     /// Passes the host's requests to `agent`.
     pub fn serve(&mut self, agent: &mut dyn Agent) {
-        self.control.iter().for_each(|control| control.serve(agent));
+        if self.control.as_ref().is_some_and(|control| control.serve(agent)) {
+            self.suspend();
+        }
+    }
+
+    /// Suspends the guest, and connects again when it goes on in another domain.
+    #[inline(never)]
+    fn suspend(&mut self) {
+        let (Some(hypervisor), Some(store)) = (&self.hypervisor, &self.store) else { return };
+        let mut suspended = Ok(false);
+        let first = paravirt_platform::ProcessorId(0);
+        let ran = self.platform.processors().run_on(first, &mut || suspended = hypervisor.suspend());
+        match suspended {
+            Ok(false) if ran.is_ok() => return log::info!("xen: the host has cancelled the suspension"),
+            Ok(false) => return log::warn!("xen: the first processor does not run: not suspended"),
+            Err(error) => return log::warn!("xen: {error}: not suspended"),
+            Ok(true) => {}
+        }
+        if let Err(error) = store.resume() {
+            return log::warn!("xenstore: {error}: no device works any more");
+        }
+        self.control.iter().for_each(Control::announce);
+        self.waker.iter().for_each(|waker| store.register(waker));
+        for place in self.known.iter_mut().flat_map(|known| known.iter_mut()) {
+            // One that is not there any more is removed by the next poll.
+            if let Some(frontend) = place {
+                let _ = frontend.find_backend();
+            }
+        }
+        if self.unplugs {
+            // SAFETY: they were unplugged before, and the new ones are used by nobody.
+            unsafe { self.unplug(store) };
+        }
     }
 
     pub fn register(&mut self, waker: &Waker) {
         self.store.iter().for_each(|store| store.register(waker));
+        self.waker = Some(waker.clone());
     }
 
     pub fn arm(&mut self) -> Arm {

@@ -1,10 +1,11 @@
 //! A platform whose memory is rust-vmm's guest memory.
 
 use crate::count::uncounted;
-use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost, VmwareHypervisor};
+use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost, VmwareHypervisor, XenHost};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, PAGE_SIZE,
-    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector,
+    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector, Xen,
+    XenInstruction,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -45,6 +46,8 @@ struct Inner {
     hypervisor: Mutex<Option<Hypervisor>>,
     pci: Mutex<Option<PciHost>>,
     acpi: Mutex<Option<AcpiHost>>,
+    /// The pages for Xen, once they were asked for: the bus address of the first.
+    xen_frames: Mutex<Option<u64>>,
     /// Registers outside memory: physical address, and what they hold.
     registers: Mutex<Vec<(u64, Box<[AtomicU64]>)>>,
 }
@@ -55,6 +58,7 @@ enum Hypervisor {
     HyperV(HvHost),
     Kvm(KvmHost),
     VMware(VmwareHypervisor),
+    Xen(XenHost),
 }
 
 /// Interrupt descriptor of vector 0.
@@ -126,6 +130,7 @@ impl Guest {
             hypervisor: Mutex::new(None),
             pci: Mutex::new(None),
             acpi: Mutex::new(None),
+            xen_frames: Mutex::new(None),
             registers: Mutex::new(vec![]),
         }))
     }
@@ -150,6 +155,10 @@ impl Guest {
 
     pub(crate) fn set_vmware(&self, host: VmwareHypervisor) {
         *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::VMware(host));
+    }
+
+    pub(crate) fn set_xen(&self, host: XenHost) {
+        *self.0.hypervisor.lock().expect("hypervisor") = Some(Hypervisor::Xen(host));
     }
 
     pub(crate) fn set_pci(&self, host: PciHost) {
@@ -189,6 +198,20 @@ impl Guest {
         let byte = self.registers_at(at, 1).expect("a register");
         // SAFETY: `registers_at` returns a pointer to a byte of them.
         unsafe { byte.read_volatile() }
+    }
+
+    /// Writes a byte of registers, as a host does.
+    pub(crate) fn set_register_byte(&self, at: u64, value: u8) {
+        let byte = self.registers_at(at, 1).expect("a register");
+        // SAFETY: `registers_at` returns a pointer to a byte of them.
+        unsafe { byte.write_volatile(value) };
+    }
+
+    /// Writes a word of 32 bits of registers, as a host does.
+    pub(crate) fn set_register(&self, at: u64, value: u32) {
+        let word = self.registers_at(at, 4).expect("a register");
+        // SAFETY: `registers_at` returns a pointer to four bytes of them, which are aligned as the address is.
+        unsafe { (*word.cast::<AtomicU32>().as_ptr()).store(value, Ordering::SeqCst) };
     }
 
     fn hypervisor(&self) -> Option<Hypervisor> {
@@ -301,6 +324,7 @@ impl Guest {
     pub unsafe fn free_all(&self) {
         self.0.pages.store(0, Ordering::SeqCst);
         self.0.private.lock().expect("private pages").clear();
+        *self.0.xen_frames.lock().expect("frames") = None;
         *self.0.free.lock().expect("free list") = vec![(0, PAGES)];
     }
 
@@ -411,6 +435,14 @@ unsafe impl Platform for Guest {
     fn hyperv(&self) -> &dyn HyperV {
         self
     }
+    fn xen(&self) -> &dyn Xen {
+        self
+    }
+}
+
+/// The virtual processor that this thread runs as.
+pub(crate) fn current_processor() -> u32 {
+    CURRENT.get()
 }
 
 /// Returns the run of pages of a region: first and count.
@@ -516,6 +548,7 @@ unsafe impl Registers for Guest {
             Some(Hypervisor::HyperV(host)) => host.cpuid(leaf),
             Some(Hypervisor::Kvm(_)) => KvmHost::cpuid(leaf),
             Some(Hypervisor::VMware(host)) => host.cpuid(leaf),
+            Some(Hypervisor::Xen(host)) => host.cpuid(leaf),
             None => [0; 4],
         }
     }
@@ -525,7 +558,7 @@ unsafe impl Registers for Guest {
     unsafe fn read_msr(&self, index: u32) -> u64 {
         match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.read_msr(self, CURRENT.get(), index),
-            Some(Hypervisor::Kvm(_) | Hypervisor::VMware(_)) => {
+            Some(Hypervisor::Kvm(_) | Hypervisor::VMware(_) | Hypervisor::Xen(_)) => {
                 panic!("register {index:#x} is read, which is not offered")
             }
             None => 0,
@@ -535,7 +568,7 @@ unsafe impl Registers for Guest {
         match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.write_msr(self, CURRENT.get(), index, value),
             Some(Hypervisor::Kvm(host)) => host.write_msr(self, CURRENT.get(), index, value),
-            None | Some(Hypervisor::VMware(_)) => {}
+            None | Some(Hypervisor::VMware(_) | Hypervisor::Xen(_)) => {}
         }
     }
 }
@@ -553,6 +586,37 @@ unsafe impl HyperV for Guest {
         host_side(|| match self.hypervisor() {
             Some(Hypervisor::HyperV(host)) => host.hypercall(self, control, input),
             _ => u64::MAX,
+        })
+    }
+}
+
+/// How many pages Xen gets: the shared one, and 16 of grants.
+const XEN_FRAMES: NonZeroUsize = NonZeroUsize::new(17).expect("not zero");
+
+// SAFETY: the pages are allocated once; hypercalls are executed by the model.
+unsafe impl Xen for Guest {
+    fn shared_frames(&self) -> Option<RawDma> {
+        let mut frames = self.0.xen_frames.lock().expect("frames");
+        let bus = match *frames {
+            Some(bus) => bus,
+            None => {
+                let raw = self.dma_alloc(XEN_FRAMES).ok()?;
+                // They are no driver's to free.
+                self.0.pages.fetch_sub(XEN_FRAMES.get() as u64, Ordering::SeqCst);
+                *frames.insert(raw.bus.0)
+            }
+        };
+        Some(RawDma { cpu: NonNull::new(self.host(bus))?, bus: BusAddr(bus), pages: XEN_FRAMES })
+    }
+
+    unsafe fn hypercall(&self, _instruction: XenInstruction, number: u32, arguments: [u64; 3]) -> i64 {
+        const SET_TIMER: u32 = 15;
+        const VCPU_OP: u32 = 24;
+        host_side(|| match (self.hypervisor(), number, arguments) {
+            (Some(Hypervisor::Xen(host)), SET_TIMER, [nanos, ..]) => host.set_timer(nanos),
+            (Some(Hypervisor::Xen(_)), VCPU_OP, _) => -38,
+            (Some(Hypervisor::Xen(host)), ..) => host.hypercall(number, arguments),
+            _ => -38,
         })
     }
 }

@@ -47,6 +47,7 @@ mod pci;
 mod soundness;
 mod split;
 mod vmware;
+mod xen;
 
 pub use acpi::AcpiHost;
 pub use balloon::VirtioBalloonHost;
@@ -67,6 +68,7 @@ pub use packed::PackedDevice;
 pub use pages::Pages;
 pub use pci::{PciBar, PciDevice, PciHost};
 pub use split::SplitDevice;
+pub use xen::{XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
 pub use vmware::{
     PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, VmwareHypervisor, Vmxnet3Faults,
     Vmxnet3Host,

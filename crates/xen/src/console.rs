@@ -93,8 +93,12 @@ impl Rings {
 /// Bytes that nobody reads on the host stay in the ring: a write returns 0 then, and does not wait. Where this side is in the rings stands in
 /// the page alone, so that a kernel may write its first lines there itself.
 pub struct XenConsole<P: Platform> {
+    hypervisor: PageArc<P, Hypervisor<P>>,
     rings: Rings,
     port: Port<P>,
+    /// How often the guest had been resumed when the port was read.
+    resumed: u32,
+    waker: Option<Waker>,
     /// Keeps the page mapped.
     _page: MmioRegion<P>,
 }
@@ -113,13 +117,28 @@ impl<P: Platform> XenConsole<P> {
         // SAFETY: the page is mapped for as long as the region lives, beside which the view is kept, and accessed as atomics only.
         let view = unsafe { SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE) };
         let port = Port::existing(hypervisor, port);
-        Ok(Self { rings: Rings::new(view), port, _page: page })
+        let (hypervisor, resumed) = (hypervisor.clone(), hypervisor.resumed());
+        Ok(Self { hypervisor, rings: Rings::new(view), port, resumed, waker: None, _page: page })
+    }
+}
+
+impl<P: Platform> XenConsole<P> {
+    /// The event channel, which another domain has under another number.
+    fn port(&mut self) -> &Port<P> {
+        if self.resumed != self.hypervisor.resumed() {
+            self.resumed = self.hypervisor.resumed();
+            if let Ok((_, port)) = self.hypervisor.page_and_port(Parameter::ConsoleFrame, Parameter::ConsolePort) {
+                self.port = Port::existing(&self.hypervisor, port);
+                self.waker.iter().for_each(|waker| self.port.register(waker));
+            }
+        }
+        &self.port
     }
 }
 
 impl<P: Platform> Notify for XenConsole<P> {
     fn arm(&mut self) -> Arm {
-        let raced = self.port.arm();
+        let raced = self.port().arm();
         let has_input = self.rings.has_input();
         match () {
             () if raced || has_input => Arm::Pending,
@@ -133,7 +152,8 @@ impl<P: Platform> Notify for XenConsole<P> {
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.port.register(waker);
+        self.port().register(waker);
+        self.waker = Some(waker.clone());
     }
 }
 
@@ -141,7 +161,7 @@ impl<P: Platform> Console for XenConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let written = self.rings.write(bytes);
         if written > 0 {
-            self.port.notify();
+            self.port().notify();
         }
         Ok(written)
     }
@@ -149,7 +169,7 @@ impl<P: Platform> Console for XenConsole<P> {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         let read = self.rings.read(bytes);
         if read > 0 {
-            self.port.notify();
+            self.port().notify();
         }
         Ok(read)
     }

@@ -7,7 +7,7 @@ use paravirt_device::{Agent, PowerRequest};
 use paravirt_platform::{PageArc, Platform};
 
 /// The requests that the guest answers.
-const FEATURES: [&str; 2] = ["poweroff", "reboot"];
+const FEATURES: [&str; 3] = ["poweroff", "reboot", "suspend"];
 
 /// The host's requests to shut down.
 pub struct Control<P: Platform> {
@@ -23,34 +23,42 @@ impl<P: Platform> Control<P> {
     /// [`StoreError`].
     pub fn open(store: &PageArc<P, Store<P>>) -> Result<Self, StoreError> {
         let watch = Watch::new(store, format_args!("control/shutdown"))?;
+        let this = Self { store: store.clone(), watch };
+        this.announce();
+        Ok(this)
+    }
+
+    /// Tells the host which requests the guest answers: at first, and after the guest was resumed.
+    pub fn announce(&self) {
         for feature in FEATURES {
             // Some hosts do not let guests write there.
-            let _ = store.write(format_args!("control/feature-{feature}"), format_args!("1"));
+            let _ = self.store.write(format_args!("control/feature-{feature}"), format_args!("1"));
         }
-        Ok(Self { store: store.clone(), watch })
     }
 
     /// Passes a request that the host has made to `agent`. The host is told that it has been seen; if `agent` complies, the guest ends by
-    /// itself.
-    pub fn serve(&self, agent: &mut dyn Agent) {
+    /// itself. Returns whether it is to be suspended now.
+    pub fn serve(&self, agent: &mut dyn Agent) -> bool {
         self.store.poll();
         if !self.watch.take() {
-            return;
+            return false;
         }
-        let Ok(request) = self.store.text::<32>(format_args!("control/shutdown")) else { return };
+        let Ok(request) = self.store.text::<32>(format_args!("control/shutdown")) else { return false };
         let power = match request.as_str() {
-            "" => return,
+            "" => return false,
             "poweroff" | "halt" => Some(PowerRequest::PowerOff),
             "reboot" => Some(PowerRequest::Restart),
+            "suspend" => Some(PowerRequest::Suspend),
             _ => None,
         };
         if let Err(error) = self.acknowledge(&request) {
             log::warn!("xen: {error}: the request \"{request}\" is not acknowledged");
         }
-        match power {
-            Some(power) => drop(agent.power(power, false)),
-            None => log::warn!("xen: the host asks for \"{request}\", which is not supported"),
-        }
+        let Some(power) = power else {
+            log::warn!("xen: the host asks for \"{request}\", which is not supported");
+            return false;
+        };
+        agent.power(power, false) && power == PowerRequest::Suspend
     }
 
     /// Empties the node, unless there is another request meanwhile.

@@ -15,7 +15,7 @@ use crate::hypervisor::Hypervisor;
 use crate::store::{Store, StoreError};
 use crate::{CallError, bus};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use core::task::Waker;
 use paravirt_device::Fault;
 use paravirt_platform::{AllocError, PageArc, PageBox, PageTable, Platform, ProcessorId, WakerGroup};
@@ -233,11 +233,27 @@ pub struct Status {
     gate: AtomicU32,
     /// Why it is out of service, by [`code`].
     fault: AtomicU8,
+    /// Whether the guest was resumed in another domain, which the device has not seen yet.
+    was_resumed: AtomicBool,
 }
 
 impl Status {
     const fn new() -> Self {
-        Self { gate: AtomicU32::new(1), fault: AtomicU8::new(code(Fault::Reset)) }
+        Self {
+            gate: AtomicU32::new(1),
+            fault: AtomicU8::new(code(Fault::Reset)),
+            was_resumed: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the device out of service, as the guest was resumed in another domain.
+    pub(crate) fn resume(&self) {
+        self.was_resumed.store(true, Ordering::Release);
+        let gate = self.gate.load(Ordering::Relaxed);
+        if is_open(gate) {
+            self.fault.store(code(Fault::Reset), Ordering::Release);
+            self.gate.store(gate.wrapping_add(1), Ordering::Release);
+        }
     }
 
     /// The gate.
@@ -313,6 +329,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         let inner = Mutex::new(Inner { frontend, class, places, in_flight: InFlight::Abort });
         let this = PageArc::new(&platform, Self { inner, status, wakers, queues })?;
         this.first_start()?;
+        store.hypervisor().add(&this.status, &this.wakers);
         Ok(this)
     }
 
@@ -382,6 +399,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     /// when every queue has taken back what was in flight; after any other fault it stays out of service. Blocks for the backend.
     pub fn reset(&self, gate: u32, fault: Fault, in_flight: InFlight) {
         let mut inner = self.inner.lock();
+        self.begin_again(&mut inner);
         let (open, current) = (self.gate(), self.status.fault.load(Ordering::Relaxed));
         // A reset that waits for a queue ends with a removal.
         let ends_reset = !is_open(open) && current == code(Fault::Reset) && fault != Fault::Reset;
@@ -395,27 +413,41 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         }
         let inner = &mut *inner;
         inner.in_flight = in_flight;
-        let closed = match in_flight {
-            // The backend of another domain: there is nothing to close.
-            InFlight::SendAgain => inner.frontend.find_backend(),
-            InFlight::Abort => inner.frontend.close(),
-        };
-        if let Err(error) = closed {
+        if let Err(error) = inner.frontend.close() {
             log::warn!("{}: {error}", inner.frontend.address());
         }
+        self.drain_places(inner, fault == Fault::Reset);
+        self.reconnect(inner);
+        self.wakers.wake_all();
+    }
+
+    /// Finds the backend of the domain in which the guest was resumed: what was in flight is sent again to it.
+    fn begin_again(&self, inner: &mut Inner<P, C>) {
+        if !self.status.was_resumed.swap(false, Ordering::AcqRel) || self.fault() != Some(Fault::Reset) {
+            return;
+        }
+        inner.in_flight = InFlight::SendAgain;
+        inner.places.iter_mut().for_each(|place| place.nodes = None);
+        match inner.frontend.find_backend() {
+            Ok(()) => self.drain_places(inner, true),
+            Err(error) => self.give_up(error.into()),
+        }
+        self.reconnect(inner);
+    }
+
+    /// Takes back what the queues have in flight that nobody uses.
+    fn drain_places(&self, inner: &mut Inner<P, C>, is_restarted: bool) {
         let gate = self.gate();
-        let Inner { places, frontend, .. } = inner;
+        let Inner { places, frontend, in_flight, .. } = inner;
         for place in places.iter_mut() {
             let Some(slot) = &mut place.slot else { continue };
-            slot.queue.drain(in_flight);
+            slot.queue.drain(*in_flight);
             slot.drained = gate;
             slot.queue.forget();
-            if fault == Fault::Reset {
+            if is_restarted {
                 place.nodes = restart(slot, frontend).map_err(|error| self.give_up(error)).ok();
             }
         }
-        self.reconnect(inner);
-        self.wakers.wake_all();
     }
 
     fn give_up(&self, error: DeviceError) {
@@ -451,6 +483,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         // Somebody else may wait for the backend.
         let Some(mut inner) = self.inner.try_lock() else { return Err(Fault::Reset) };
         let inner = &mut *inner;
+        self.begin_again(inner);
         let gate = self.gate();
         if !is_open(gate) && slot.drained != gate {
             slot.queue.drain(inner.in_flight);
@@ -485,6 +518,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     /// Puts a queue back that nobody uses any more.
     pub fn put_back(&self, mut slot: SlotBox<P, C::Queue>) {
         let inner = &mut *self.inner.lock();
+        self.begin_again(inner);
         slot.queue.forget();
         let gate = self.gate();
         let mut nodes = None;
@@ -519,6 +553,12 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
 
     /// Looks whether the backend ends the device, and takes it out of service then. Returns whether something of the backend has changed.
     pub fn poll(&self) -> bool {
+        if self.status.was_resumed.load(Ordering::Acquire) {
+            if let Some(mut inner) = self.inner.try_lock() {
+                self.begin_again(&mut inner);
+            }
+            return true;
+        }
         let gate = self.gate();
         let changed = self.try_with(|frontend, _| frontend.has_changed().then(|| frontend.backend_state()));
         match changed.flatten() {
@@ -576,6 +616,7 @@ fn restart<P: Platform, Q: FrontQueue<P>>(
 impl<P: Platform, C: DeviceClass<P>> Drop for Device<P, C> {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
+        inner.frontend.hypervisor().remove(&self.status);
         // Queues revoke their grants, or leak what is mapped still, when they are dropped after this.
         if let Err(error) = inner.frontend.close() {
             log::debug!("{}: {error}", inner.frontend.address());

@@ -8,7 +8,7 @@ use crate::detect::Detected;
 use crate::hypervisor::Hypervisor;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::task::Waker;
 use paravirt_platform::{
     AllocError, Handled, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector, WakerCell,
@@ -136,7 +136,7 @@ pub(crate) struct Events<P: Platform> {
     upcalls: PageTable<P, Upcall<P>>,
     tables: PageArc<P, Tables<P>>,
     /// Whether each processor has a vector.
-    has_vectors: bool,
+    has_vectors: AtomicBool,
 }
 
 impl<P: Platform> Events<P> {
@@ -153,22 +153,29 @@ impl<P: Platform> Events<P> {
                 .run_on(ProcessorId(at as u32), &mut || vcpu = detected.vcpu(platform, at as u32));
             Upcall { tables: tables.as_ptr(), vcpu, vector: None }
         })?;
-        Ok(Self { platform: platform.clone(), upcalls, tables, has_vectors: false })
+        Ok(Self { platform: platform.clone(), upcalls, tables, has_vectors: AtomicBool::new(false) })
     }
 
     /// Masks everything, and makes the hypervisor interrupt the processors. Without an interrupt everything is polled.
     pub fn start(&mut self, calls: &Calls<P>) {
         self.tables.clear();
         self.bind();
-        self.has_vectors = true;
+        self.signal(calls);
+    }
+
+    /// Tells the hypervisor how to interrupt the processors, at first and after the guest was resumed.
+    pub fn signal(&self, calls: &Calls<P>) {
+        self.tables.clear();
+        let mut has_vectors = true;
         for upcall in self.upcalls.iter() {
             let number = self.descriptor(upcall);
             let is_set = number.is_some_and(|number| calls.set_upcall_vector(upcall.vcpu, number).is_ok());
-            self.has_vectors &= is_set;
+            has_vectors &= is_set;
         }
+        self.has_vectors.store(has_vectors, Ordering::Release);
         let first = self.upcalls.first().and_then(|upcall| self.descriptor(upcall));
         let callback = match first {
-            Some(_) if self.has_vectors => CALLBACK_UNUSED,
+            Some(_) if has_vectors => CALLBACK_UNUSED,
             Some(number) => CALLBACK_VECTOR | u64::from(number),
             None => return,
         };
@@ -202,7 +209,7 @@ impl<P: Platform> Events<P> {
     pub fn vcpu(&self, processor: ProcessorId) -> Option<u32> {
         let upcall = self.upcalls.get(processor.0 as usize)?;
         // With the callback, events interrupt processor 0 alone.
-        (self.has_vectors && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
+        (self.has_vectors.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
     }
 
     /// The time that the hypervisor tells processor `vcpu`.
@@ -248,6 +255,8 @@ pub struct Port<P: Platform> {
     port: u32,
     /// Whether it is closed when this is dropped.
     is_own: bool,
+    /// How often the guest had been resumed: in another domain the number is of something else.
+    resumed: u32,
 }
 
 impl<P: Platform> Port<P> {
@@ -259,18 +268,18 @@ impl<P: Platform> Port<P> {
     pub fn new(hypervisor: &PageArc<P, Hypervisor<P>>, remote: u16) -> Result<Self, CallError> {
         let port = hypervisor.calls().alloc_unbound(remote)?;
         hypervisor.events().mask(port);
-        Ok(Self { hypervisor: hypervisor.clone(), port, is_own: true })
+        Ok(Self { hypervisor: hypervisor.clone(), port, is_own: true, resumed: hypervisor.resumed() })
     }
 
     /// An event channel for a virtual interrupt of a processor.
     pub(crate) fn of_virq(hypervisor: &PageArc<P, Hypervisor<P>>, virq: u32, vcpu: u32) -> Result<Self, CallError> {
         let port = hypervisor.calls().bind_virq(virq, vcpu)?;
-        Ok(Self { hypervisor: hypervisor.clone(), port, is_own: true })
+        Ok(Self { hypervisor: hypervisor.clone(), port, is_own: true, resumed: hypervisor.resumed() })
     }
 
     /// An event channel that the domain was started with.
     pub(crate) fn existing(hypervisor: &PageArc<P, Hypervisor<P>>, port: u32) -> Self {
-        Self { hypervisor: hypervisor.clone(), port, is_own: false }
+        Self { hypervisor: hypervisor.clone(), port, is_own: false, resumed: hypervisor.resumed() }
     }
 
     /// Returns its number.
@@ -317,9 +326,11 @@ impl<P: Platform> Port<P> {
 
 impl<P: Platform> Drop for Port<P> {
     fn drop(&mut self) {
+        if self.resumed != self.hypervisor.resumed() {
+            return;
+        }
         self.disarm();
         if self.is_own {
-            // It fails if the domain was moved meanwhile.
             let _ = self.hypervisor.calls().close(self.port);
         }
     }

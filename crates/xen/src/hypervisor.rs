@@ -6,7 +6,9 @@ use crate::events::Events;
 use crate::grants::{Grants, GrantsError};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
-use paravirt_platform::{AllocError, PAGE_SIZE, PageArc, Platform, SharedMemory};
+use crate::device::Status;
+use paravirt_platform::{AllocError, PAGE_SIZE, PageArc, PageTable, Platform, SharedMemory, WakerGroup};
+use spin::Mutex;
 
 /// Why the hypervisor, or a part of it, could not be opened.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -68,6 +70,17 @@ pub struct Hypervisor<P: Platform> {
     frame: u64,
     /// How often the guest was resumed in another domain.
     resumed: AtomicU32,
+    /// What is told then.
+    devices: Mutex<PageTable<P, Option<Resumable<P>>>>,
+}
+
+/// The maximum number of devices that are told of a resume.
+const MAX_DEVICES: usize = 64;
+
+/// What is told when the guest was resumed in another domain: the status of a device, and the tasks to wake.
+struct Resumable<P: Platform> {
+    status: PageArc<P, Status>,
+    wakers: WakerGroup<P>,
 }
 
 impl<P: Platform> Hypervisor<P> {
@@ -95,9 +108,9 @@ impl<P: Platform> Hypervisor<P> {
         // SAFETY: the frames are those behind the first.
         unsafe { grants.map(&calls, frame.saturating_add(1)) }?;
         let events = Events::new(platform, &detected, view())?;
-        let platform = platform.clone();
-        let mut this =
-            Self { platform, detected, features, calls, events, grants, frame, resumed: AtomicU32::new(0) };
+        let devices = Mutex::new(PageTable::new(platform, MAX_DEVICES, |_| None)?);
+        let (platform, resumed) = (platform.clone(), AtomicU32::new(0));
+        let mut this = Self { platform, detected, features, calls, events, grants, frame, resumed, devices };
         this.events.start(&this.calls);
         Ok(PageArc::new(&this.platform.clone(), this)?)
     }
@@ -153,6 +166,54 @@ impl<P: Platform> Hypervisor<P> {
     /// Returns how often the guest was resumed in another domain since this was opened.
     pub fn resumed(&self) -> u32 {
         self.resumed.load(Ordering::Acquire)
+    }
+
+    /// Has a device told when the guest is resumed. One that finds no room is not: it is lost then.
+    pub(crate) fn add(&self, status: &PageArc<P, Status>, wakers: &WakerGroup<P>) {
+        let mut devices = self.devices.lock();
+        if let Some(free) = devices.iter_mut().find(|device| device.is_none()) {
+            *free = Some(Resumable { status: status.clone(), wakers: wakers.clone() });
+        }
+    }
+
+    pub(crate) fn remove(&self, status: &PageArc<P, Status>) {
+        let mut devices = self.devices.lock();
+        let is_it = |device: &Resumable<P>| device.status.as_ptr() == status.as_ptr();
+        let found = devices.iter_mut().find(|device| device.as_ref().is_some_and(is_it));
+        found.into_iter().for_each(|device| *device = None);
+    }
+
+    /// Suspends the guest, to be saved or moved. Returns true when it runs again in another domain, and false if the host has cancelled that,
+    /// and nothing has changed.
+    ///
+    /// In another domain there are the same page and grant table, but no event channels, no grants and no devices: each device is out of
+    /// service, and is connected again by the next call of its handle or its queues. What a disk had in flight is sent again.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: the hypervisor refused, or what it shares cannot be mapped in the new domain; no device works then.
+    ///
+    /// To be called on the first processor, while the others use no device: what they did with one meanwhile would be lost.
+    pub fn suspend(&self) -> Result<bool, OpenError> {
+        if !self.calls.shutdown(Shutdown::Suspend)? {
+            return Ok(false);
+        }
+        // SAFETY: these are the shared frames, of which this value makes use.
+        unsafe {
+            self.calls.map(Space::SharedInfo, 0, self.frame)?;
+            self.grants.map(&self.calls, self.frame.saturating_add(1))?;
+        }
+        self.resumed.fetch_add(1, Ordering::AcqRel);
+        self.events.signal(&self.calls);
+        Ok(true)
+    }
+
+    /// Tells the devices, once xenstore works again.
+    pub(crate) fn tell_resumed(&self) {
+        for device in self.devices.lock().iter().flatten() {
+            device.status.resume();
+            device.wakers.wake_all();
+        }
     }
 
     /// Ends this domain, or suspends it. Powering off, restarting and crashing return only if the hypervisor refuses.

@@ -75,6 +75,8 @@ struct Inner<P: Platform> {
     fault: Option<Fault>,
     /// Answers to no request: nothing depends on them.
     strays: u64,
+    /// The physical address of the page.
+    address: u64,
     /// The body of the message that is being received, or was last.
     body: PageTable<P, u8>,
     /// Keeps the page mapped.
@@ -84,7 +86,7 @@ struct Inner<P: Platform> {
 /// A connection to xenstore. All methods are for task context; a lock is held while the host answers.
 pub struct Store<P: Platform> {
     hypervisor: PageArc<P, Hypervisor<P>>,
-    port: Port<P>,
+    port: Mutex<Port<P>>,
     inner: Mutex<Inner<P>>,
     watches: PageTable<P, WatchSlot>,
 }
@@ -119,11 +121,13 @@ impl<P: Platform> Store<P> {
             request: 0,
             fault: None,
             strays: 0,
+            address,
             body,
             _page: page,
         };
         let watches = PageTable::new(platform, WATCHES, |_| WatchSlot::default())?;
         let port = Port::existing(hypervisor, port);
+        let port = Mutex::new(port);
         let this = Self { hypervisor: hypervisor.clone(), port, inner: Mutex::new(inner), watches };
         // Those of a former kernel. A host that has no such request keeps them: their events have unknown tokens.
         let _ = this.request(Kind::ResetWatches, 0, &[&[0]], |_| ());
@@ -133,6 +137,38 @@ impl<P: Platform> Store<P> {
     /// Returns the hypervisor.
     pub fn hypervisor(&self) -> &PageArc<P, Hypervisor<P>> {
         &self.hypervisor
+    }
+
+    fn notify(&self) {
+        self.port.lock().notify();
+    }
+
+    /// Connects again, after the guest was resumed in another domain, asks for the watches again, and has the devices connect. Blocks for the
+    /// host.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: the page has moved, or the host does not answer.
+    pub fn resume(&self) -> Result<(), OpenError> {
+        let (address, port) = self.hypervisor.page_and_port(Parameter::StoreFrame, Parameter::StorePort)?;
+        {
+            let inner = &mut *self.inner.lock();
+            if inner.address != address {
+                return Err(OpenError::NoFrames);
+            }
+            inner.ring.restart();
+            (inner.received, inner.fault) = (0, None);
+            *self.port.lock() = Port::existing(&self.hypervisor, port);
+        }
+        for (token, watch) in self.watches.iter().enumerate() {
+            if watch.is_used.load(Ordering::Acquire) {
+                // One of a node that has gone.
+                let _ = self.watch(token);
+                watch.has_fired.store(true, Ordering::Release);
+            }
+        }
+        self.hypervisor.tell_resumed();
+        Ok(())
     }
 
     fn now(&self) -> Instant {
@@ -175,7 +211,7 @@ impl<P: Platform> Store<P> {
         for part in core::iter::once(&header.to_bytes()[..]).chain(body.iter().copied()) {
             self.send(inner, part, deadline)?;
         }
-        self.port.notify();
+        self.notify();
         loop {
             let Some(reply) = self.receive(inner)? else {
                 if self.now() >= deadline {
@@ -209,7 +245,7 @@ impl<P: Platform> Store<P> {
                         self.fire(body);
                     }
                 }
-                self.port.notify();
+                self.notify();
                 if self.now() >= deadline {
                     return Err(Fault::Timeout.into());
                 }
@@ -238,7 +274,7 @@ impl<P: Platform> Store<P> {
         }
         if *received != before {
             // The host may wait for room.
-            self.port.notify();
+            self.notify();
         }
         if message.is_some() {
             *received = 0;
@@ -272,21 +308,24 @@ impl<P: Platform> Store<P> {
 
     /// Enables the interrupt for watch events, and looks whether one has come.
     pub fn arm(&self) -> Arm {
-        let raced = self.port.arm();
+        let (raced, is_signalled) = {
+            let port = self.port.lock();
+            (port.arm(), port.is_signalled())
+        };
         let has_replies = {
             let inner = self.inner.lock();
             inner.fault.is_none() && inner.ring.has_replies()
         };
         match () {
             () if raced || has_replies => Arm::Pending,
-            () if self.port.is_signalled() => Arm::Armed,
+            () if is_signalled => Arm::Armed,
             () => Arm::Unsignalled,
         }
     }
 
     /// Sets the task to wake at the next watch event.
     pub fn register(&self, waker: &Waker) {
-        self.port.register(waker);
+        self.port.lock().register(waker);
     }
 
     /// Passes the value of a node to `read`.
@@ -500,6 +539,6 @@ impl<P: Platform> fmt::Debug for Watch<P> {
 
 impl<P: Platform> fmt::Debug for Store<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Store").field("port", &*self.port.lock()).finish_non_exhaustive()
     }
 }

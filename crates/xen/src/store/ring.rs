@@ -27,8 +27,13 @@ impl StoreRing {
     /// Continues where the page says that the last user was.
     pub fn new(view: SharedMemory) -> Self {
         let mut this = Self { view, produced: 0, consumed: 0 };
-        (this.produced, this.consumed) = (this.load(REQUEST_PRODUCED), this.load(REPLY_CONSUMED));
+        this.restart();
         this
+    }
+
+    /// Takes over where this side is from the page.
+    pub fn restart(&mut self) {
+        (self.produced, self.consumed) = (self.load(REQUEST_PRODUCED), self.load(REPLY_CONSUMED));
     }
 
     fn load(&self, offset: usize) -> u32 {

@@ -1,4 +1,4 @@
-# Runs in Xen's first domain: three guests, one after the other. What each prints is printed behind its name.
+# Runs in Xen's first domain: four guests, one after the other. What each prints is printed behind its name.
 truncate -s 16M /root/scratch.img
 
 # Writes the configuration of guest $1: processors $2, command line $3, disks $4, cards $5.
@@ -63,3 +63,13 @@ xl network-detach hot 0
 await hot 'event=removed at=xen:vif' 30
 xl shutdown hot
 finish hot
+
+# Saved and restored while it writes and reads, twice.
+configure saved 1 "list load=90 $network" "$scratch" "$card"
+await saved load=begin 60
+for time in 1 2; do
+    sleep 2
+    timeout 100 xl save saved /root/save && timeout 100 xl restore /root/save && echo && echo "saved: dom0 restored it"
+    rm -f /root/save
+done
+finish saved

@@ -15,7 +15,7 @@ use std::fs;
 use std::path::Path;
 
 pub const CASES: &[(&str, super::Special)] = &[
-    ("xen: real Xen: the usual work, devices added and removed, a shutdown", real),
+    ("xen: real Xen: the usual work, devices added and removed, a shutdown, saved and restored under load", real),
     ("xen: the usual work on KVM", usual),
     ("xen: beside Hyper-V's interface, with emulated devices removed", unplugged),
     ("xen: beside virtio, a disk added and removed, resets, and the stack", mixed),
@@ -175,7 +175,7 @@ fn real(bench: &Bench) -> Result<Outcome> {
     let hot = of("hot: ");
     for text in [
         "event=found at=xen:vbd/51728",
-        "event=read device=disk0 first=00000000",
+        "event=read device=disk0 first=",
         "event=found at=xen:vif/0",
         "event=removed at=xen:vbd/51728",
         "event=removed at=xen:vif/0",
@@ -184,5 +184,18 @@ fn real(bench: &Bench) -> Result<Outcome> {
     ] {
         must_contain(&hot, text)?;
     }
+    let saved = of("saved: ");
+    for text in [
+        "event=power request=Suspend",
+        "dom0 restored it",
+        "load=end requests=",
+        " aborted=0",
+        "http=done",
+        "same exit=0",
+    ] {
+        must_contain(&saved, text)?;
+    }
+    let restored = saved.lines.iter().filter(|line| line.contains("dom0 restored it")).count();
+    ensure!(restored == 2, "restored {restored} times:\n{}", transcript.text());
     Ok(Outcome::Passed)
 }

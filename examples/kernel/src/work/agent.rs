@@ -18,11 +18,12 @@ pub struct Kernel {
 impl Agent for Kernel {
     fn power(&mut self, request: PowerRequest, is_forced: bool) -> bool {
         println!("event=power request={request:?} forced={is_forced}");
-        let is_accepted = request != PowerRequest::Hibernate;
-        if is_accepted {
-            self.end = Some(request);
+        match request {
+            PowerRequest::Hibernate => return false,
+            PowerRequest::Suspend => {}
+            _ => self.end = Some(request),
         }
-        is_accepted
+        true
     }
 
     fn time(&mut self, time: HostTime) {

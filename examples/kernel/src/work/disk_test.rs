@@ -32,14 +32,14 @@ fn word(at: u64) -> u64 {
 }
 
 /// Fills `bytes` with the pattern at byte offset `at`.
-fn fill(bytes: &mut [u8], at: u64) {
+pub fn fill(bytes: &mut [u8], at: u64) {
     for (i, chunk) in bytes.chunks_exact_mut(8).enumerate() {
         chunk.copy_from_slice(&word(at + i as u64 * 8).to_le_bytes());
     }
 }
 
 /// Returns the byte offset of the first word in `bytes` that differs from the pattern at byte offset `at`.
-fn check(bytes: &[u8], at: u64) -> Option<u64> {
+pub fn check(bytes: &[u8], at: u64) -> Option<u64> {
     let wrong = bytes
         .chunks_exact(8)
         .enumerate()

@@ -10,6 +10,7 @@ mod host;
 mod idle;
 mod input;
 mod list;
+mod load;
 mod mount;
 mod net;
 pub mod options;
@@ -61,6 +62,9 @@ fn run_parts(devices: &mut Devices, options: &Options) -> Result<(), String> {
     }
     if options.bench {
         bench::bench(devices, options)?;
+    }
+    if let Some(seconds) = options.load {
+        load::run(devices, seconds)?;
     }
     net::run(devices, options)?;
     if !options.parallel {

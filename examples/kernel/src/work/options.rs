@@ -50,6 +50,8 @@ pub struct Options {
     pub reconnect: Option<u32>,
     /// The newest version of VMBus to offer.
     pub vmbus: Option<paravirt::VmbusVersion>,
+    /// Seconds for which disk0 is written and read back.
+    pub load: Option<u64>,
     pub bench: bool,
     /// Also write to disk0.
     pub bench_writes: bool,
@@ -137,6 +139,7 @@ impl Options {
                 ("input", Some(text)) => options.input = Some(value(key, text, number)?),
                 ("balloon", Some(text)) => options.balloon = Some(value(key, text, number)?),
                 ("report-free", Some(text)) => options.report_free = Some(value(key, text, number)?),
+                ("load", Some(text)) => options.load = Some(value(key, text, number)?),
                 ("reconnect", Some(text)) => options.reconnect = Some(value(key, text, number)?),
                 ("vmbus", Some(text)) => options.vmbus = Some(value(key, text, version)?),
                 ("cpus", Some(text)) => {
