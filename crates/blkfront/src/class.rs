@@ -2,13 +2,13 @@
 
 use crate::queue::Ring;
 use crate::wire::{DIRECT_SEGMENTS, SECTOR};
+use core::marker::PhantomData;
+use core::num::NonZeroU32;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits};
 use paravirt_platform::{DmaBuffer, PAGE_SIZE, Platform};
 use paravirt_xen::bus::{Frontend, Nodes, State};
 use paravirt_xen::{DeviceClass, DeviceError, StoreError};
-use core::marker::PhantomData;
-use core::num::NonZeroU32;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The maximum number of segments of a request, where they can be in a page of their own.
 const MAX_SEGMENTS: u16 = 32;
@@ -62,7 +62,15 @@ pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
 impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
     pub fn new(queues: u16, requests: u16) -> Self {
         let info = BlockInfo::new(0, SECTOR as u32);
-        Self { queues, requests, queue_count: 1, order: None, segments: DIRECT_SEGMENTS, info, _queue: PhantomData }
+        Self {
+            queues,
+            requests,
+            queue_count: 1,
+            order: None,
+            segments: DIRECT_SEGMENTS,
+            info,
+            _queue: PhantomData,
+        }
     }
 
     /// The order of the number of pages of a ring.
@@ -85,7 +93,11 @@ impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
 /// A power of two from 512 to a page; the size of a sector for anything else, which no host has.
 fn block_size(size: u64) -> Result<u32, DeviceError> {
     let is_possible = size.is_power_of_two() && (SECTOR..=PAGE_SIZE as u64).contains(&size);
-    if is_possible { u32::try_from(size).map_err(|_| DeviceError::Unsupported) } else { Err(DeviceError::Unsupported) }
+    if is_possible {
+        u32::try_from(size).map_err(|_| DeviceError::Unsupported)
+    } else {
+        Err(DeviceError::Unsupported)
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {

@@ -5,9 +5,7 @@ use crate::queue::BlkFrontQueue;
 use crate::ring::{Ring, Shape};
 use core::fmt;
 use core::task::Waker;
-use paravirt_device::{
-    BlockDevice, BlockEvent, BlockInfo, Connection, Fault, RingKind, Signalling,
-};
+use paravirt_device::{BlockDevice, BlockEvent, BlockInfo, Connection, Fault, RingKind, Signalling};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_xen::{Device, DeviceError, Store, bus};
 

@@ -124,7 +124,9 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkFrontQueue<P, B> {
             Op::Write { lba, from, durability } => {
                 match queue.transfer(lba, Some(durability), from, tag, deadline) {
                     Ok(()) => Ok(()),
-                    Err((reason, from)) => refused(reason, tag, Op::Write { lba, from, durability }, deadline),
+                    Err((reason, from)) => {
+                        refused(reason, tag, Op::Write { lba, from, durability }, deadline)
+                    }
                 }
             }
             op => match queue.command(&op, tag, deadline) {

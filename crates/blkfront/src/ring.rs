@@ -2,17 +2,19 @@
 
 use crate::class::Limits;
 use crate::wire::{
-    DIRECT_SEGMENTS, Entry, Operation, PAGE_SEGMENTS, Response, SECTOR_SHIFT, Status, direct_segment, segment,
-    write_direct, write_discard, write_indirect,
+    DIRECT_SEGMENTS, Entry, Operation, PAGE_SEGMENTS, Response, SECTOR_SHIFT, Status, direct_segment,
+    segment, write_direct, write_discard, write_indirect,
 };
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Arm, Completion, Durability, Fault, IoError, Op, Rejected};
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, Instant, PAGE_SIZE, PageArc, PageTable, Platform,
-    Segment,
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, Instant, PAGE_SIZE, PageArc, PageTable,
+    Platform, Segment,
 };
 use paravirt_xen::bus::Frontend;
-use paravirt_xen::{Access, DeviceError, FrontQueue, FrontRing, GrantRange, Hypervisor, InFlight, Port, QueueNodes};
+use paravirt_xen::{
+    Access, DeviceError, FrontQueue, FrontRing, GrantRange, Hypervisor, InFlight, Port, QueueNodes,
+};
 
 /// Pages of a queue to which buffers are copied that do not own their pages.
 const BOUNCE_PAGES: usize = 64;
@@ -274,13 +276,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// Grants the pages of a buffer.
     #[inline(always)]
-    fn grant(
-        &mut self,
-        id: u16,
-        lba: u64,
-        direction: Direction,
-        buffer: &mut B,
-    ) -> Result<Span, Rejected> {
+    fn grant(&mut self, id: u16, lba: u64, direction: Direction, buffer: &mut B) -> Result<Span, Rejected> {
         let submitted = buffer.submit(direction).map_err(Rejected::Buffer)?;
         let granted = match submitted.as_slice() {
             [one] => self.grant_one(id, lba, direction, *one),
@@ -295,13 +291,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// Grants the pages of a segment.
     #[inline(always)]
-    fn grant_one(
-        &self,
-        id: u16,
-        lba: u64,
-        direction: Direction,
-        one: Segment,
-    ) -> Result<Span, Rejected> {
+    fn grant_one(&self, id: u16, lba: u64, direction: Direction, one: Segment) -> Result<Span, Rejected> {
         let offset = one.addr.0 & (PAGE - 1);
         let len = u64::from(one.len);
         self.check(lba, len, direction)?;
@@ -371,13 +361,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// Copies a buffer to pages of the queue, for a write, and grants them.
     #[cold]
-    fn copy(
-        &mut self,
-        id: u16,
-        lba: u64,
-        direction: Direction,
-        buffer: &mut B,
-    ) -> Result<Span, Rejected> {
+    fn copy(&mut self, id: u16, lba: u64, direction: Direction, buffer: &mut B) -> Result<Span, Rejected> {
         let shared = Rejected::Buffer(paravirt_platform::SubmitError::SharedPages);
         let bytes = buffer.bytes_to_copy().ok_or(shared)?;
         self.check(lba, bytes.len() as u64, direction)?;
@@ -435,16 +419,10 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         };
         let id = self.reserve()?;
         let (stage, memory) = (Stage::Last, Memory::None);
-        self.put(id, Pending {
-            tag,
-            deadline,
-            operation,
-            sector,
-            sectors,
-            stage,
-            memory,
-            span: Span::default(),
-        });
+        self.put(
+            id,
+            Pending { tag, deadline, operation, sector, sectors, stage, memory, span: Span::default() },
+        );
         self.earliest = self.earliest.min(deadline);
         self.send(id);
         Ok(())
@@ -624,7 +602,8 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         mut request: Pending<B>,
         result: Result<(), IoError>,
     ) -> Result<Option<Completion<B>>, Fault> {
-        let is_free = matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
+        let is_free =
+            matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
         let is_read = request.operation == Operation::Read;
         request.memory = match request.memory {
             Memory::Granted(buffer) if !is_free => return self.lose(request.tag, buffer),
@@ -716,7 +695,9 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
             self.earliest = Instant::NEVER;
         }
         for id in 0..self.pending.len() as u16 {
-            let Some(request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else { continue };
+            let Some(request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else {
+                continue;
+            };
             match in_flight {
                 // In the new domain nothing is granted: `resume` grants it again.
                 InFlight::SendAgain => self.put(id, request),
@@ -742,7 +723,9 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
 
     fn resume(&mut self, _gate: u32) {
         for id in 0..self.pending.len() as u16 {
-            let Some(mut request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else { continue };
+            let Some(mut request) = self.pending.get_mut(usize::from(id)).and_then(Option::take) else {
+                continue;
+            };
             if self.grant_again(id, &mut request) {
                 self.put(id, request);
                 self.send(id);
@@ -797,7 +780,8 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// Ends a request that a backend has not answered, which has closed, and keeps no page that can be revoked.
     fn abort(&mut self, id: u16, request: Pending<B>) {
-        let is_free = matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
+        let is_free =
+            matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
         let buffer = match request.memory {
             Memory::Granted(mut buffer) if is_free => {
                 // SAFETY: `grant` submitted it, and every grant of it was revoked.

@@ -6,8 +6,8 @@ use crate::wire::MAX_FRAME;
 use core::fmt;
 use core::task::Waker;
 use paravirt_device::{
-    Connection, ControlError, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, Offloads, ReceiveMode, RingKind,
-    Signalling,
+    Connection, ControlError, Fault, Link, MacAddr, NetDevice, NetEvent, NetInfo, Offloads, ReceiveMode,
+    RingKind, Signalling,
 };
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_xen::{Device, DeviceError, InFlight, Store, bus};

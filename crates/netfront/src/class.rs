@@ -181,7 +181,14 @@ mod tests {
     #[test]
     fn addresses_are_six_hexadecimal_numbers() {
         assert_eq!(mac("00:16:3e:00:0a:FF"), Some(MacAddr([0, 0x16, 0x3e, 0, 10, 255])));
-        for bad in ["", "00:16:3e:00:0a", "00:16:3e:00:0a:ff:1", "00:16:3e:00:0a:100", "00:16:3e:00:0a:+f", "zz:0:0:0:0:0"] {
+        for bad in [
+            "",
+            "00:16:3e:00:0a",
+            "00:16:3e:00:0a:ff:1",
+            "00:16:3e:00:0a:100",
+            "00:16:3e:00:0a:+f",
+            "zz:0:0:0:0:0",
+        ] {
             assert_eq!(mac(bad), None, "{bad}");
         }
     }

@@ -148,7 +148,7 @@ impl<P: Platform> NetFrontRx<P> {
             self.take_in(number, response)?;
         }
         // In batches: `arm` posts the rest.
-        if self.spare.len() as u32 >= self.ring.size() >> 2 {
+        if self.ring.unpublished().wrapping_add(self.spare.len() as u32) >= self.ring.size() >> 2 {
             self.refill();
         }
         Ok(())
@@ -204,7 +204,8 @@ impl<P: Platform> NetFrontRx<P> {
             return self.end_part();
         }
         if is_begin {
-            self.partial = Partial { first: response, wants_extra: response.has_extra(), ..Partial::default() };
+            self.partial =
+                Partial { first: response, wants_extra: response.has_extra(), ..Partial::default() };
         }
         let (offset, len) = (response.offset(), response.len().unwrap_or(0));
         let total = self.partial.len.saturating_add(len);

@@ -4,11 +4,10 @@ use crate::wire::{MAX_FRAME, MAX_SLOTS, TxEntry, TxOffload, read_tx, write_tx};
 use core::fmt;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
-use paravirt_device::{
-    Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog,
-};
+use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog};
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, PAGE_SIZE, PageArc, PageRing, Platform, SubmitError,
+    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, PAGE_SIZE, PageArc, PageRing, Platform,
+    SubmitError,
 };
 use paravirt_xen::{Access, FrontRing, GrantRange, Hypervisor, Port, Status};
 
@@ -76,7 +75,11 @@ impl TxLimits {
 
     /// Bytes of a place for a frame: half a page, or whole pages.
     fn frame_len(&self) -> usize {
-        if self.max_frame <= PAGE_SIZE / 2 { PAGE_SIZE / 2 } else { self.max_frame.next_multiple_of(PAGE_SIZE) }
+        if self.max_frame <= PAGE_SIZE / 2 {
+            PAGE_SIZE / 2
+        } else {
+            self.max_frame.next_multiple_of(PAGE_SIZE)
+        }
     }
 }
 
@@ -372,7 +375,9 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
     fn place(&self, reserved: Reserved) -> Option<(usize, usize)> {
         match reserved {
             Reserved::None => None,
-            Reserved::Frame(frame) => Some((usize::from(frame).wrapping_mul(self.frame_len), self.limits.max_frame)),
+            Reserved::Frame(frame) => {
+                Some((usize::from(frame).wrapping_mul(self.frame_len), self.limits.max_frame))
+            }
             Reserved::Large(large) => {
                 let small = usize::from(self.frames).wrapping_mul(self.frame_len).next_multiple_of(PAGE_SIZE);
                 let len = usize::from(LARGE_PAGES).wrapping_mul(PAGE_SIZE);
@@ -577,7 +582,8 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetFrontTx<P, B> {
         let reserved = core::mem::replace(&mut self.reserved, Reserved::None);
         let is_plain = meta.vlan.is_none() && meta.checksum.is_none() && meta.segmentation.is_none();
         if let Reserved::Frame(frame) = reserved {
-            let is_short = len.wrapping_sub(14) <= self.limits.max_frame.wrapping_sub(14) && self.frame_len <= PAGE_SIZE;
+            let is_short =
+                len.wrapping_sub(14) <= self.limits.max_frame.wrapping_sub(14) && self.frame_len <= PAGE_SIZE;
             if is_plain && is_short && self.is_open() && self.ring.room() > 0 && self.send_frame(frame, len) {
                 return Ok(());
             }
@@ -621,7 +627,8 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetFrontTx<P, B> {
         }
         let is_possible = count == 1 || self.limits.has_pieces && count <= MAX_SLOTS;
         if !is_possible || total < 14 || total > self.limits.max_frame || !self.has_room(count) {
-            let reason = if is_possible && !self.has_room(count) { Rejected::Full } else { Rejected::Invalid };
+            let reason =
+                if is_possible && !self.has_room(count) { Rejected::Full } else { Rejected::Invalid };
             // SAFETY: it was put in flight above, and nothing of it was granted.
             unsafe { frame.reclaim() };
             return refused(reason, frame);

@@ -97,7 +97,15 @@ impl TxOffload {
 
 /// Writes a request. In the first one of a frame, `len` is the length of the whole frame.
 #[inline(always)]
-pub fn write_tx(entry: &TxEntry, grant: u32, offset: u16, offload: TxOffload, has_more: bool, id: u16, len: u16) {
+pub fn write_tx(
+    entry: &TxEntry,
+    grant: u32,
+    offset: u16,
+    offload: TxOffload,
+    has_more: bool,
+    id: u16,
+    len: u16,
+) {
     let [first, second, third] = entry;
     let flags = offload.flags | if has_more { tx_flag::MORE } else { 0 };
     first.store(grant, Ordering::Relaxed);

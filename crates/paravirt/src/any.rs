@@ -54,6 +54,8 @@ use paravirt_virtio::socket::VirtioSockets;
 use paravirt_vmware::TscClock;
 #[cfg(all(feature = "vmware", feature = "net"))]
 use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Queue};
+#[cfg(all(feature = "xen", feature = "balloon"))]
+use paravirt_xen::XenBalloon;
 #[cfg(feature = "xen")]
 use paravirt_xen::XenClock;
 #[cfg(all(feature = "xen", feature = "console"))]
@@ -161,7 +163,15 @@ macro_rules! sockets {
 
 macro_rules! balloon {
     ($self:expr, $d:ident => $call:expr) => {
-        both!("balloon": $self, $d => $call)
+        match $self {
+            #[cfg(all(feature = "virtio", feature = "balloon"))]
+            Self::Virtio($d) => $call,
+            #[cfg(all(feature = "hyperv", feature = "balloon"))]
+            Self::HyperV($d) => $call,
+            #[cfg(all(feature = "xen", feature = "balloon"))]
+            Self::Xen($d) => $call,
+            Self::Never((never, _)) => match *never {},
+        }
     };
 }
 
@@ -235,7 +245,7 @@ debug!(AnyConsole<P: Platform>; #[cfg(all(feature = "virtio", feature = "console
 debug!(AnyEntropy<P: Platform>; #[cfg(all(feature = "virtio", feature = "entropy"))] Virtio);
 debug!(AnyInput<P: Platform>; #[cfg(all(feature = "virtio", feature = "input"))] Virtio, #[cfg(all(feature = "hyperv", feature = "input"))] HyperV);
 debug!(AnySockets<P: Platform>; #[cfg(all(feature = "virtio", feature = "sockets"))] Virtio, #[cfg(all(feature = "hyperv", feature = "sockets"))] HyperV);
-debug!(AnyBalloon<P: Platform>; #[cfg(all(feature = "virtio", feature = "balloon"))] Virtio, #[cfg(all(feature = "hyperv", feature = "balloon"))] HyperV);
+debug!(AnyBalloon<P: Platform>; #[cfg(all(feature = "virtio", feature = "balloon"))] Virtio, #[cfg(all(feature = "hyperv", feature = "balloon"))] HyperV, #[cfg(all(feature = "xen", feature = "balloon"))] Xen);
 debug!(AnyClock<P: Platform>; #[cfg(feature = "hyperv")] HyperV, #[cfg(feature = "virtio")] Kvm, #[cfg(feature = "vmware")] VMware, #[cfg(feature = "xen")] Xen);
 
 /// A block device of any bus: see [`BlockDevice`] for its methods, units and contexts.
@@ -624,6 +634,9 @@ pub enum AnyBalloon<P: Platform> {
     /// The Dynamic Memory device on VMBus.
     #[cfg(all(feature = "hyperv", feature = "balloon"))]
     HyperV(PageBox<P, HvBalloon<P>>),
+    /// The balloon of a domain of Xen.
+    #[cfg(all(feature = "xen", feature = "balloon"))]
+    Xen(XenBalloon<P>),
     #[doc(hidden)]
     Never(Never<P>),
 }

@@ -48,6 +48,9 @@ pub enum Place {
     /// The console of a domain of Xen.
     #[cfg(feature = "xen")]
     XenConsole,
+    /// The balloon of a domain of Xen.
+    #[cfg(feature = "xen")]
+    XenBalloon,
 }
 
 impl Address {
@@ -85,6 +88,8 @@ impl fmt::Display for Place {
             Self::Xen(address) => address.fmt(f),
             #[cfg(feature = "xen")]
             Self::XenConsole => f.write_str("xen:console"),
+            #[cfg(feature = "xen")]
+            Self::XenBalloon => f.write_str("xen:balloon"),
         }
     }
 }

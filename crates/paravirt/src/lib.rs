@@ -64,7 +64,9 @@
 )]
 
 #[cfg(not(any(feature = "virtio", feature = "hyperv", feature = "vmware", feature = "xen")))]
-compile_error!("paravirt has no drivers without a family: enable feature `virtio`, `hyperv`, `vmware` or `xen`");
+compile_error!(
+    "paravirt has no drivers without a family: enable feature `virtio`, `hyperv`, `vmware` or `xen`"
+);
 
 #[cfg(feature = "pci")]
 mod acpi_events;
@@ -109,12 +111,12 @@ pub use found::{Address, Device, Found, Place, Reason, Unclaimed, What};
 #[cfg(feature = "pci")]
 pub use paravirt_pci as pci;
 pub use paravirt_scsi::Address as UnitAddress;
-#[cfg(feature = "xen")]
-pub use paravirt_xen::bus::{Address as XenAddress, Class as XenClass};
 #[cfg(feature = "hyperv")]
 pub use paravirt_vmbus as vmbus;
 #[cfg(feature = "hyperv")]
 pub use paravirt_vmbus::{Timeouts as VmbusTimeouts, Version as VmbusVersion};
+#[cfg(feature = "xen")]
+pub use paravirt_xen::bus::{Address as XenAddress, Class as XenClass};
 #[cfg(feature = "passthrough")]
 pub use passthrough::PassthroughDevice;
 #[cfg(feature = "pci")]

@@ -1,8 +1,10 @@
 //! Xen: the hypervisor, xenstore and the devices in it, requests of the host.
 
-use crate::any::{boxed, pass};
+#[cfg(feature = "balloon")]
+use crate::AnyBalloon;
 #[cfg(feature = "console")]
 use crate::AnyConsole;
+use crate::any::{boxed, pass};
 use crate::{AnyClock, Block, Device, Event, Found, Net, Options, Place, Reason, Unclaimed, What};
 use core::task::Waker;
 use paravirt_blkfront::{BlkFront, BlkFrontOptions};
@@ -10,9 +12,11 @@ use paravirt_device::{Agent, Arm};
 #[cfg(feature = "net")]
 use paravirt_netfront::{NetFront, NetFrontOptions};
 use paravirt_platform::{DmaBuffer, PageArc, PageTable, Platform};
-use paravirt_xen::bus::{self, Address, Class, Frontend, State};
+#[cfg(feature = "balloon")]
+use paravirt_xen::XenBalloon;
 #[cfg(feature = "console")]
 use paravirt_xen::XenConsole;
+use paravirt_xen::bus::{self, Address, Class, Frontend, State};
 use paravirt_xen::{Control, Hypervisor, OpenError, Shutdown, Store, Watch, XenClock};
 
 /// Maximum number of devices.
@@ -33,8 +37,6 @@ pub(crate) struct XenHost<P: Platform> {
     /// Of the directory of devices.
     watch: Option<Watch<P>>,
     control: Option<Control<P>>,
-    /// For xenstore's event channel after a suspension.
-    waker: Option<Waker>,
     /// The devices that were passed on; `None` if there was no memory for the table.
     known: Option<PageTable<P, Option<Frontend<P>>>>,
     queues: u16,
@@ -51,7 +53,6 @@ impl<P: Platform> XenHost<P> {
             store: None,
             watch: None,
             control: None,
-            waker: None,
             known: None,
             queues,
             requests: options.queue_size.min(MAX_REQUESTS),
@@ -130,6 +131,10 @@ impl<P: Platform> XenHost<P> {
         if let Some(Ok(console)) = self.hypervisor.as_ref().map(XenConsole::open) {
             pass(Place::XenConsole, Device::Console(AnyConsole::Xen(console)), found);
         }
+        #[cfg(feature = "balloon")]
+        if let Some(balloon) = self.store.as_ref().and_then(XenBalloon::open) {
+            pass(Place::XenBalloon, Device::Balloon(AnyBalloon::Xen(balloon)), found);
+        }
         self.scan(found);
     }
 
@@ -181,13 +186,19 @@ impl<P: Platform> XenHost<P> {
             Class::Block => {
                 let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
                 let opened = boxed(&self.platform, || BlkFront::open(store, address, &options));
-                opened.map_or_else(|error| unclaimed(Reason::XenDevice(error)), |disk| Device::Block(Block::Xen(disk)))
+                opened.map_or_else(
+                    |error| unclaimed(Reason::XenDevice(error)),
+                    |disk| Device::Block(Block::Xen(disk)),
+                )
             }
             #[cfg(feature = "net")]
             Class::Net => {
                 let options = NetFrontOptions::new().with_pairs(self.queues);
                 let opened = boxed(&self.platform, || NetFront::open(store, address, &options));
-                opened.map_or_else(|error| unclaimed(Reason::XenDevice(error)), |card| Device::Net(Net::Xen(card)))
+                opened.map_or_else(
+                    |error| unclaimed(Reason::XenDevice(error)),
+                    |card| Device::Net(Net::Xen(card)),
+                )
             }
             _ => unclaimed(Reason::NoDriver),
         };
@@ -259,7 +270,6 @@ impl<P: Platform> XenHost<P> {
             return log::warn!("xenstore: {error}: no device works any more");
         }
         self.control.iter().for_each(Control::announce);
-        self.waker.iter().for_each(|waker| store.register(waker));
         for place in self.known.iter_mut().flat_map(|known| known.iter_mut()) {
             // One that is not there any more is removed by the next poll.
             if let Some(frontend) = place {
@@ -274,7 +284,6 @@ impl<P: Platform> XenHost<P> {
 
     pub fn register(&mut self, waker: &Waker) {
         self.store.iter().for_each(|store| store.register(waker));
-        self.waker = Some(waker.clone());
     }
 
     pub fn arm(&mut self) -> Arm {

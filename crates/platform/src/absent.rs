@@ -1,7 +1,8 @@
 //! The default services of a kernel that does not implement them.
 
 use crate::{
-    BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector, Xen,
+    BindError, HyperV, Interrupts, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Vector,
+    Xen,
 };
 
 /// Absent services: no handler can be bound, there is one processor, ports read as all ones, CPUID reports no hypervisor.

@@ -4,8 +4,8 @@ use crate::count::uncounted;
 use crate::{AcpiHost, HvHost, KvmHost, Memory, PciHost, VmwareHypervisor, XenHost};
 use paravirt_platform::{
     AllocError, BindError, BusAddr, HyperV, Instant, InterruptLine, Interrupts, MapError, Message, PAGE_SIZE,
-    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector, Xen,
-    XenInstruction,
+    Platform, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester, RunError, Vector,
+    Xen, XenInstruction,
 };
 use std::cell::Cell;
 use std::num::NonZeroUsize;

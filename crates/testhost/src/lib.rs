@@ -68,11 +68,11 @@ pub use packed::PackedDevice;
 pub use pages::Pages;
 pub use pci::{PciBar, PciDevice, PciHost};
 pub use split::SplitDevice;
-pub use xen::{XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
 pub use vmware::{
     PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, VmwareHypervisor, Vmxnet3Faults,
     Vmxnet3Host,
 };
+pub use xen::{XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
 
 /// The format of a device's queues, and the model that serves them.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -359,7 +359,10 @@ impl<P: Platform> Frontend<P> {
 
 impl<P: Platform> fmt::Debug for Frontend<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frontend").field("address", &self.address).field("backend", &self.backend).finish_non_exhaustive()
+        f.debug_struct("Frontend")
+            .field("address", &self.address)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
     }
 }
 

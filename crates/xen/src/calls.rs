@@ -173,7 +173,8 @@ impl<P: Platform> Calls<P> {
     /// Sets how events are signalled to processor 0.
     pub fn set_callback(&self, value: u64) -> Result<(), CallError> {
         const SET_PARAMETER: u32 = 0;
-        let mut argument = HvmParameter { domain: SELF, padding: 0, index: Parameter::Callback as u32, value };
+        let mut argument =
+            HvmParameter { domain: SELF, padding: 0, index: Parameter::Callback as u32, value };
         // SAFETY: changes an interrupt.
         unsafe { self.operate(number::HVM, SET_PARAMETER, &mut argument) }
     }
@@ -206,27 +207,34 @@ impl<P: Platform> Calls<P> {
     pub unsafe fn decrease_reservation(&self, frame: u64) -> Result<bool, CallError> {
         const DECREASE: u32 = 1;
         // SAFETY: by the contract of this function.
-        unsafe { self.reserve(DECREASE, frame) }
+        unsafe { self.reserve(DECREASE, frame, 1) }
+    }
+
+    /// Whether the hypervisor takes pages: it is given none.
+    pub fn can_balloon(&self) -> bool {
+        const DECREASE: u32 = 1;
+        // SAFETY: no page is given away.
+        unsafe { self.reserve(DECREASE, 0, 0) }.is_ok()
     }
 
     /// Asks for a page at a frame that was given back.
     pub fn populate(&self, frame: u64) -> Result<bool, CallError> {
         const POPULATE: u32 = 6;
         // SAFETY: adds a page to the address space. If there is one at that frame, nothing changes.
-        unsafe { self.reserve(POPULATE, frame) }
+        unsafe { self.reserve(POPULATE, frame, 1) }
     }
 
     /// # Safety
     ///
     /// As for [`call`](Self::call).
-    unsafe fn reserve(&self, command: u32, frame: u64) -> Result<bool, CallError> {
+    unsafe fn reserve(&self, command: u32, frame: u64, count: u64) -> Result<bool, CallError> {
         let mut list = [frame];
         let frames = list.as_mut_ptr().expose_provenance() as u64;
-        let mut argument =
-            Reservation { frames, count: 1, order: 0, flags: 0, domain: SELF, padding: [0; 3] };
+        let mut argument = Reservation { frames, count, order: 0, flags: 0, domain: SELF, padding: [0; 3] };
         let address = core::ptr::from_mut(&mut argument).expose_provenance() as u64;
         // SAFETY: by the contract of this function; the call accesses the argument and the list.
-        unsafe { self.call(number::MEMORY, [u64::from(command), address, 0]) }.map(|done| done == 1)
+        unsafe { self.call(number::MEMORY, [u64::from(command), address, 0]) }
+            .map(|done| done == count as i64)
     }
 
     /// How many frames of the grant table there may be.

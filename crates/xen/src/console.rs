@@ -127,7 +127,9 @@ impl<P: Platform> XenConsole<P> {
     fn port(&mut self) -> &Port<P> {
         if self.resumed != self.hypervisor.resumed() {
             self.resumed = self.hypervisor.resumed();
-            if let Ok((_, port)) = self.hypervisor.page_and_port(Parameter::ConsoleFrame, Parameter::ConsolePort) {
+            if let Ok((_, port)) =
+                self.hypervisor.page_and_port(Parameter::ConsoleFrame, Parameter::ConsolePort)
+            {
                 self.port = Port::existing(&self.hypervisor, port);
                 self.waker.iter().for_each(|waker| self.port.register(waker));
             }

@@ -39,7 +39,11 @@ impl Detected {
             words.as_flattened() == SIGNATURE && last >= base.saturating_add(2)
         })?;
         let [version, ..] = registers.cpuid(base.saturating_add(1));
-        Some(Self { base, version: ((version >> 16) as u16, version as u16), instruction: instruction(platform) })
+        Some(Self {
+            base,
+            version: ((version >> 16) as u16, version as u16),
+            instruction: instruction(platform),
+        })
     }
 
     /// The number by which hypercalls name the current virtual processor, `number` for the platform.

@@ -42,7 +42,9 @@ impl fmt::Display for DeviceError {
         match self {
             Self::Store(error) => error.fmt(f),
             Self::Call(error) => error.fmt(f),
-            Self::Unsupported => f.write_str("the backend offers too little, or describes an impossible device"),
+            Self::Unsupported => {
+                f.write_str("the backend offers too little, or describes an impossible device")
+            }
             Self::Memory => f.write_str("out of memory, or of grants"),
             Self::Faulted(fault) => fault.fmt(f),
         }
@@ -164,7 +166,9 @@ impl QueueNodes {
                 (None, None) => nodes.write(format_args!("{name}"), value)?,
                 (None, Some(index)) => nodes.write(format_args!("{name}{index}"), value)?,
                 (Some(queue), None) => nodes.write(format_args!("queue-{queue}/{name}"), value)?,
-                (Some(queue), Some(index)) => nodes.write(format_args!("queue-{queue}/{name}{index}"), value)?,
+                (Some(queue), Some(index)) => {
+                    nodes.write(format_args!("queue-{queue}/{name}{index}"), value)?
+                }
             }
         }
         Ok(())
@@ -321,7 +325,8 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         let queues = count(&class).max(1);
         let status = PageArc::new(platform, Status::new())?;
         let places = PageTable::try_new(platform, usize::from(queues), |index| {
-            let slot = make_slot(platform, index as u16, &mut || make(&class, &frontend, &status, index as u16))?;
+            let slot =
+                make_slot(platform, index as u16, &mut || make(&class, &frontend, &status, index as u16))?;
             Ok::<_, DeviceError>(Place { slot: Some(slot), nodes: None, was_taken: false })
         })?;
         let wakers = WakerGroup::new(platform, usize::from(queues).saturating_add(1))?;
@@ -630,7 +635,10 @@ impl<P: Platform, C: DeviceClass<P>> Drop for Device<P, C> {
 
 impl<P: Platform, C: DeviceClass<P>> fmt::Debug for Device<P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device").field("status", &self.status).field("queues", &self.queues).finish_non_exhaustive()
+        f.debug_struct("Device")
+            .field("status", &self.status)
+            .field("queues", &self.queues)
+            .finish_non_exhaustive()
     }
 }
 

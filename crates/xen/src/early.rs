@@ -78,7 +78,9 @@ impl<P: Platform> Early<P> {
     ///
     /// The page at [`console_address`](Self::console_address) is mapped there for as long as the value is used.
     pub unsafe fn console(&self, page: NonNull<u8>) -> Option<EarlyConsole> {
-        let port = u32::try_from(self.calls.parameter(Parameter::ConsolePort).ok()?).ok().filter(|port| *port != 0)?;
+        let port = u32::try_from(self.calls.parameter(Parameter::ConsolePort).ok()?)
+            .ok()
+            .filter(|port| *port != 0)?;
         // SAFETY: by the contract of this function; both sides access it as atomics.
         let rings = Rings::new(unsafe { SharedMemory::new(page, PAGE_SIZE) });
         Some(EarlyConsole { rings, port })

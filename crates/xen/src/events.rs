@@ -11,7 +11,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::task::Waker;
 use paravirt_platform::{
-    AllocError, Handled, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector, WakerCell,
+    AllocError, Handled, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector,
+    WakerCell,
 };
 
 /// Offsets in the shared page: what each processor has, of which there are 32; the bits of pending events; the mask.
@@ -231,7 +232,9 @@ impl<P: Platform> Events<P> {
             word.fetch_and(!bit, Ordering::SeqCst);
         }
         // An event that came while the port was masked raises no interrupt.
-        self.tables.bit(PENDING, port).is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
+        self.tables
+            .bit(PENDING, port)
+            .is_some_and(|(word, bit)| word.fetch_and(!bit, Ordering::SeqCst) & bit != 0)
     }
 
     /// Ends the interrupts.
@@ -272,7 +275,11 @@ impl<P: Platform> Port<P> {
     }
 
     /// An event channel for a virtual interrupt of a processor.
-    pub(crate) fn of_virq(hypervisor: &PageArc<P, Hypervisor<P>>, virq: u32, vcpu: u32) -> Result<Self, CallError> {
+    pub(crate) fn of_virq(
+        hypervisor: &PageArc<P, Hypervisor<P>>,
+        virq: u32,
+        vcpu: u32,
+    ) -> Result<Self, CallError> {
         let port = hypervisor.calls().bind_virq(virq, vcpu)?;
         Ok(Self { hypervisor: hypervisor.clone(), port, is_own: true, resumed: hypervisor.resumed() })
     }

@@ -4,7 +4,9 @@ use crate::calls::{CallError, Calls, Space};
 use crate::hypervisor::Hypervisor;
 use core::fmt;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
-use paravirt_platform::{AllocError, BusAddr, PAGE_SIZE, PageArc, PageTable, Platform, RingArray, SharedMemory};
+use paravirt_platform::{
+    AllocError, BusAddr, PAGE_SIZE, PageArc, PageTable, Platform, RingArray, SharedMemory,
+};
 use spin::Mutex;
 
 /// Entries of a page, and those that are not this guest's to use.
@@ -47,9 +49,14 @@ impl<P: Platform> Grants<P> {
         let count = frames.wrapping_mul(PER_FRAME);
         // SAFETY: the memory is never freed.
         let entries = unsafe { memory.ring_array(PAGE_SIZE, count) }.ok_or(AllocError)?;
-        let taken = PageTable::new(platform, count.div_ceil(64), |word| {
-            if word == 0 { (1 << RESERVED) - 1 } else { 0 }
-        })?;
+        let taken =
+            PageTable::new(
+                platform,
+                count.div_ceil(64),
+                |word| {
+                    if word == 0 { (1 << RESERVED) - 1 } else { 0 }
+                },
+            )?;
         Ok(Self { entries, frames, taken: Mutex::new(taken), lost: AtomicU64::new(0) })
     }
 
@@ -172,8 +179,7 @@ impl<P: Platform> GrantRange<P> {
     pub fn revoke(&self, index: u32) -> bool {
         let [flags, ..] = self.entry(index);
         let seen = flags.load(Ordering::Relaxed);
-        if seen & IN_USE == 0
-            && flags.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        if seen & IN_USE == 0 && flags.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         {
             return true;
         }
@@ -216,6 +222,9 @@ impl<P: Platform> Drop for GrantRange<P> {
 
 impl<P: Platform> fmt::Debug for GrantRange<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GrantRange").field("first", &self.first).field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("GrantRange")
+            .field("first", &self.first)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::calls::{CallError, Calls, Parameter, Shutdown, Space};
 use crate::detect::Detected;
+use crate::device::Status;
 use crate::events::Events;
 use crate::grants::{Grants, GrantsError};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
-use crate::device::Status;
 use paravirt_platform::{AllocError, PAGE_SIZE, PageArc, PageTable, Platform, SharedMemory, WakerGroup};
 use spin::Mutex;
 

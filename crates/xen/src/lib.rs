@@ -11,13 +11,14 @@
     )
 )]
 
+mod balloon;
 pub mod bus;
-mod device;
 mod calls;
 mod clock;
 mod console;
 mod control;
 mod detect;
+mod device;
 mod early;
 mod events;
 mod grants;
@@ -28,6 +29,7 @@ mod text;
 mod timer;
 mod unplug;
 
+pub use balloon::XenBalloon;
 pub use calls::{CallError, Shutdown};
 pub use clock::XenClock;
 pub use console::XenConsole;

@@ -111,6 +111,12 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
         self.produced.wrapping_sub(self.consumed)
     }
 
+    /// Returns the number of requests that the backend cannot see yet.
+    #[inline(always)]
+    pub fn unpublished(&self) -> u32 {
+        self.produced.wrapping_sub(self.published)
+    }
+
     /// Returns the number of the next request, modulo 2³².
     #[inline(always)]
     pub fn next(&self) -> u32 {

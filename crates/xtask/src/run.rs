@@ -322,7 +322,11 @@ fn on_xen(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> R
     options.qemu.iter().for_each(|words| {
         machine.add(words);
     });
-    let network = if options.no_nic { String::new() } else { format!(" dhcp ping http=http://10.0.2.2:{port}/large.bin") };
+    let network = if options.no_nic {
+        String::new()
+    } else {
+        format!(" dhcp ping http=http://10.0.2.2:{port}/large.bin")
+    };
     let usual = format!("list mount=disk0 test=disk1{network} clock");
     machine.command_line = options.args.clone().unwrap_or(usual);
     machine.timeout = Duration::from_secs(options.timeout);

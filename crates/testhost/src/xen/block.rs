@@ -25,7 +25,14 @@ pub struct XenDisk {
 impl XenDisk {
     /// A disk with blocks of 512 bytes, and nothing more than a flush.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, block_size: 512, features: vec![], is_read_only: false, lacks_flush: false, has_discard: false }
+        Self {
+            bytes,
+            block_size: 512,
+            features: vec![],
+            is_read_only: false,
+            lacks_flush: false,
+            has_discard: false,
+        }
     }
 
     /// Adds a node of the backend.

@@ -80,6 +80,8 @@ struct State {
     /// What `SCHEDOP_shutdown` returns for a suspension.
     resumes: bool,
     timer: u64,
+    /// Frames that the guest has given back.
+    ballooned: std::collections::BTreeSet<u64>,
 }
 
 /// A host of Xen. A handle: clones are the same host.
@@ -114,6 +116,7 @@ impl XenHost {
             shutdowns: vec![],
             resumes: true,
             timer: 0,
+            ballooned: std::collections::BTreeSet::new(),
         };
         let this = Self { state: Arc::new(Mutex::new(state)), guest: guest.downgrade() };
         guest.set_xen(this.clone());
@@ -210,7 +213,8 @@ impl XenHost {
         let mut count = 0;
         self.guest.with(|guest| {
             let state = self.lock();
-            let entries = state.grants.values().flat_map(|frame| (0..512).map(move |entry| frame * PAGE + entry * 8));
+            let entries =
+                state.grants.values().flat_map(|frame| (0..512).map(move |entry| frame * PAGE + entry * 8));
             count = entries.filter(|entry| word16(guest, *entry).load(Ordering::Relaxed) & 1 != 0).count();
         });
         count
@@ -241,6 +245,11 @@ impl XenHost {
         self.lock().timer
     }
 
+    /// How many frames the guest has given back.
+    pub fn ballooned(&self) -> usize {
+        self.lock().ballooned.len()
+    }
+
     /// Raises the virtual interrupt of the timer.
     pub fn fire_timer(&self) {
         self.with(|state, _| {
@@ -253,9 +262,15 @@ impl XenHost {
     pub fn console(&self) -> Vec<u8> {
         let mut bytes = vec![];
         self.guest.with(|guest| {
-            let word = |at: u64| (0..4).map(|byte| u32::from(guest.register(CONSOLE_PAGE + at + byte)) << (8 * byte)).sum::<u32>();
+            let word = |at: u64| {
+                (0..4)
+                    .map(|byte| u32::from(guest.register(CONSOLE_PAGE + at + byte)) << (8 * byte))
+                    .sum::<u32>()
+            };
             let (consumed, produced) = (word(3080), word(3084));
-            bytes = (consumed..produced).map(|at| guest.register(CONSOLE_PAGE + 1024 + u64::from(at & 2047))).collect();
+            bytes = (consumed..produced)
+                .map(|at| guest.register(CONSOLE_PAGE + 1024 + u64::from(at & 2047)))
+                .collect();
             guest.set_register(CONSOLE_PAGE + 3080, produced);
         });
         bytes
@@ -282,7 +297,11 @@ impl XenHost {
             let Some(shared) = state.shared else { return };
             let vcpu = state.vcpus.get(&port).copied().unwrap_or(0);
             let callback = (state.callback >> 56 == 2).then_some(state.callback as u8);
-            (shared * PAGE, vcpu, state.vectors.get(&vcpu).copied().or(callback).filter(|vector| *vector != 0))
+            (
+                shared * PAGE,
+                vcpu,
+                state.vectors.get(&vcpu).copied().or(callback).filter(|vector| *vector != 0),
+            )
         };
         let (word, bit) = (u64::from(port / 64), 1u64 << (port % 64));
         if word64(guest, shared + PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst) & bit != 0 {
@@ -325,6 +344,19 @@ impl XenHost {
                 0
             }
             (12, 7) => state.map(guest, word(1), long(2), long(4)),
+            (12, 1 | 6) => {
+                let (list, count) = (long(0) as *const u64, long(2));
+                let mut done = 0;
+                for at in 0..count as usize {
+                    // SAFETY: the driver passes a list of as many frames.
+                    let frame = unsafe { list.add(at).read_unaligned() };
+                    done += i64::from(match command {
+                        1 => state.ballooned.insert(frame),
+                        _ => state.ballooned.remove(&frame),
+                    });
+                }
+                done
+            }
             (20, 6) => {
                 put(2, 64);
                 put(3, 0);

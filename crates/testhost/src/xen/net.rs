@@ -80,7 +80,8 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
             // This backend serves the first pair.
             let folder = if several { format!("{frontend}/queue-0") } else { frontend };
             let number = |state: &State, name: &str| state.store.number(&format!("{folder}/{name}"));
-            let nodes = (number(state, "tx-ring-ref"), number(state, "rx-ring-ref"), number(state, "event-channel"));
+            let nodes =
+                (number(state, "tx-ring-ref"), number(state, "rx-ring-ref"), number(state, "event-channel"));
             let (Some(tx), Some(rx), Some(port)) = nodes else { return };
             let Some(tx) = BackRing::new(state, guest, &[tx], 12) else { return };
             let Some(rx) = BackRing::new(state, guest, &[rx], 8) else { return };
@@ -103,7 +104,9 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
 pub(super) fn work(state: &mut State, guest: &Guest) {
     let ids: Vec<u32> = state.cards.keys().copied().collect();
     for id in ids {
-        let Some((mut tx, rx, port)) = state.cards.get_mut(&id).expect("a card").rings.take() else { continue };
+        let Some((mut tx, rx, port)) = state.cards.get_mut(&id).expect("a card").rings.take() else {
+            continue;
+        };
         while let Some(request) = tx.pop(guest) {
             send(state, guest, id, &mut tx, request);
         }
@@ -144,7 +147,9 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
         let offset = half(request, 4);
         let len = if at == 0 { total.saturating_sub(later) } else { usize::from(half(request, 10)) };
         match state.page(guest, reference, false) {
-            Some(page) if usize::from(offset) + len <= 4096 => frame.bytes.extend(guest.read(page + u64::from(offset), len)),
+            Some(page) if usize::from(offset) + len <= 4096 => {
+                frame.bytes.extend(guest.read(page + u64::from(offset), len))
+            }
             _ => answers.iter_mut().filter(|(_, status)| *status == 0).for_each(|(_, status)| *status = -1),
         }
         if state.faults.keeps_pages {
@@ -163,7 +168,9 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
 
 /// Gives a frame to the guest.
 pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], how: &XenReceived) -> bool {
-    let Some((tx, mut rx, port)) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else { return false };
+    let Some((tx, mut rx, port)) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else {
+        return false;
+    };
     let room = 4096 - usize::from(how.offset);
     let piece = if how.piece == 0 { room } else { how.piece.min(room) };
     let count = bytes.len().div_ceil(piece).max(1);
@@ -183,7 +190,8 @@ pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], h
             }
             let more = if at + 1 < count { 4 } else { 0 };
             let own = if at == 0 { how.flags | if extras > 0 { 8 } else { 0 } } else { 0 };
-            let mut response = [half(&request, 0), how.offset, own | more, status].map(u16::to_le_bytes).concat();
+            let mut response =
+                [half(&request, 0), how.offset, own | more, status].map(u16::to_le_bytes).concat();
             if let Some(mutate) = &mut state.faults.mutate {
                 mutate(&mut response);
             }

@@ -12,7 +12,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{Instant, MmioRegion, PAGE_SIZE, PageArc, PageTable, Platform, SharedMemory};
+use paravirt_platform::{
+    Instant, MmioRegion, PAGE_SIZE, PageArc, PageTable, Platform, SharedMemory, WakerGroup,
+};
 use ring::StoreRing;
 use spin::Mutex;
 pub use wire::Kind;
@@ -89,7 +91,14 @@ pub struct Store<P: Platform> {
     port: Mutex<Port<P>>,
     inner: Mutex<Inner<P>>,
     watches: PageTable<P, WatchSlot>,
+    /// The tasks that wait for watch events, by [`TASKS`].
+    wakers: WakerGroup<P>,
 }
+
+/// Who waits for watch events: whoever looks for devices, and the balloon.
+const DEVICES: usize = 0;
+const BALLOON: usize = 1;
+const TASKS: usize = 2;
 
 /// A watch, by its token.
 #[derive(Default)]
@@ -110,9 +119,12 @@ impl<P: Platform> Store<P> {
         let (address, port) = hypervisor.page_and_port(Parameter::StoreFrame, Parameter::StorePort)?;
         let platform = hypervisor.platform();
         // SAFETY: the hypervisor names the page by which it is reached; the platform refuses the kernel's memory.
-        let page = unsafe { MmioRegion::map(platform, address, PAGE_SIZE) }.map_err(|_| OpenError::NoFrames)?;
+        let page =
+            unsafe { MmioRegion::map(platform, address, PAGE_SIZE) }.map_err(|_| OpenError::NoFrames)?;
         // SAFETY: the page is mapped for as long as the region lives, beside which the view is kept, and accessed as atomics only.
-        let ring = StoreRing::new(unsafe { SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE) });
+        let ring = StoreRing::new(unsafe {
+            SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE)
+        });
         let body = PageTable::new(platform, MAX_BODY, |_| 0)?;
         let inner = Inner {
             ring,
@@ -127,8 +139,10 @@ impl<P: Platform> Store<P> {
         };
         let watches = PageTable::new(platform, WATCHES, |_| WatchSlot::default())?;
         let port = Port::existing(hypervisor, port);
-        let port = Mutex::new(port);
-        let this = Self { hypervisor: hypervisor.clone(), port, inner: Mutex::new(inner), watches };
+        let wakers = WakerGroup::new(platform, TASKS)?;
+        port.register(&wakers.waker());
+        let (port, inner) = (Mutex::new(port), Mutex::new(inner));
+        let this = Self { hypervisor: hypervisor.clone(), port, inner, watches, wakers };
         // Those of a former kernel. A host that has no such request keeps them: their events have unknown tokens.
         let _ = this.request(Kind::ResetWatches, 0, &[&[0]], |_| ());
         Ok(PageArc::new(platform, this)?)
@@ -158,7 +172,9 @@ impl<P: Platform> Store<P> {
             }
             inner.ring.restart();
             (inner.received, inner.fault) = (0, None);
-            *self.port.lock() = Port::existing(&self.hypervisor, port);
+            let port = Port::existing(&self.hypervisor, port);
+            port.register(&self.wakers.waker());
+            *self.port.lock() = port;
         }
         for (token, watch) in self.watches.iter().enumerate() {
             if watch.is_used.load(Ordering::Acquire) {
@@ -204,7 +220,8 @@ impl<P: Platform> Store<P> {
         answer: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, StoreError> {
         let len = body.iter().map(|part| part.len()).sum::<usize>();
-        let len = u32::try_from(len).ok().filter(|len| *len as usize <= MAX_BODY).ok_or(StoreError::Length)?;
+        let len =
+            u32::try_from(len).ok().filter(|len| *len as usize <= MAX_BODY).ok_or(StoreError::Length)?;
         inner.request = inner.request.wrapping_add(1).max(1);
         let header = Header { kind: kind as u32, request: inner.request, transaction, len };
         let deadline = self.now().saturating_add(TIMEOUT);
@@ -325,7 +342,12 @@ impl<P: Platform> Store<P> {
 
     /// Sets the task to wake at the next watch event.
     pub fn register(&self, waker: &Waker) {
-        self.port.lock().register(waker);
+        self.wakers.register(DEVICES, waker);
+    }
+
+    /// Sets the task of the balloon to wake at the next watch event.
+    pub(crate) fn register_balloon(&self, waker: &Waker) {
+        self.wakers.register(BALLOON, waker);
     }
 
     /// Passes the value of a node to `read`.
@@ -378,7 +400,12 @@ impl<P: Platform> Store<P> {
         value: fmt::Arguments<'_>,
     ) -> Result<(), StoreError> {
         let (path, value) = (path_of(path)?, path_of(value)?);
-        self.request(Kind::Write, transaction, &[path.as_str().as_bytes(), &[0], value.as_str().as_bytes()], |_| ())
+        self.request(
+            Kind::Write,
+            transaction,
+            &[path.as_str().as_bytes(), &[0], value.as_str().as_bytes()],
+            |_| (),
+        )
     }
 
     /// Removes a node and what is below it.

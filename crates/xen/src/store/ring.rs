@@ -53,9 +53,9 @@ impl StoreRing {
         let used = self.produced.wrapping_sub(self.load(REQUEST_CONSUMED));
         let room = LEN.checked_sub(used).ok_or(Fault::Protocol)?;
         let len = bytes.len().min(room as usize);
-        let (part, rest) = bytes.split_at_checked(len).map_or((bytes, &[][..]), |(part, _)| part.split_at(
-            part.len().min(LEN.wrapping_sub(self.produced & (LEN - 1)) as usize),
-        ));
+        let (part, rest) = bytes.split_at_checked(len).map_or((bytes, &[][..]), |(part, _)| {
+            part.split_at(part.len().min(LEN.wrapping_sub(self.produced & (LEN - 1)) as usize))
+        });
         let at = REQUESTS.wrapping_add((self.produced & (LEN - 1)) as usize);
         self.view.copy_in(at, part).ok_or(Fault::Protocol)?;
         self.view.copy_in(REQUESTS, rest).ok_or(Fault::Protocol)?;

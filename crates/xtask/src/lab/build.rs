@@ -175,7 +175,8 @@ pub fn newest_kernel() -> Result<String> {
 pub fn package_named(prefix: &str, suffix: &str) -> Result<Option<String>> {
     package_of(|| {
         let mut names = tools::package_names(prefix);
-        let is_other = |name: &String| ["-dbgsym", "-dev", "-doc", "-bundle"].iter().any(|end| name.ends_with(end));
+        let is_other =
+            |name: &String| ["-dbgsym", "-dev", "-doc", "-bundle"].iter().any(|end| name.ends_with(end));
         names.retain(|name| name.ends_with(suffix) && !is_other(name));
         names.sort_by_key(|name| tools::numbers(name));
         names

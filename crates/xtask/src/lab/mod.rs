@@ -100,7 +100,15 @@ impl Lab {
 
     /// Creates a machine on KVM's emulation of Xen, without devices. All files that it uses are in `share`. `more` are properties of the
     /// processor, each with a comma ahead.
-    pub fn xen(&self, kernel: &Path, machine: &str, more: &str, cpus: u16, memory: &str, share: &Path) -> Result<Machine> {
+    pub fn xen(
+        &self,
+        kernel: &Path,
+        machine: &str,
+        more: &str,
+        cpus: u16,
+        memory: &str,
+        share: &Path,
+    ) -> Result<Machine> {
         if !tools::has_device("xen-disk") || !tools::has_device("xen-net-device") {
             bail!(Unavailable(
                 "this QEMU has no devices of Xen: install QEMU 9.0 or later (Debian 12 has it in its backports)".into()
@@ -185,7 +193,8 @@ impl Lab {
             }
         };
         let elf = if nest.is_some() { share.join("kernel.elf") } else { kernel.into() };
-        let mut machine = Machine::with(&elf, machine, &format!("{accelerator} -cpu {processor}"), cpus, memory);
+        let mut machine =
+            Machine::with(&elf, machine, &format!("{accelerator} -cpu {processor}"), cpus, memory);
         // The outer machine has no boot ROM for network cards; none is needed.
         machine.add("-global virtio-net-pci.romfile=");
         machine.nest = nest;
@@ -211,6 +220,8 @@ fn has_xen() -> bool {
     let words = "-nodefaults -no-user-config -display none -M pc -accel kvm,xen-version=0x40011,kernel-irqchip=split -cpu host -S -monitor stdio";
     *HAS_XEN.get_or_init(|| {
         let is_there = Path::new("/dev/kvm").exists();
-        is_there && has_hyperv() && tools::succeeds("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
+        is_there
+            && has_hyperv()
+            && tools::succeeds("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
     })
 }

@@ -25,22 +25,70 @@ const PACKAGES: &[&str] = &[
     "libxenhypfs1",
     "libyajl2",
 ];
-const PROGRAMS: &[&str] =
-    &["xl", "xenstored", "xenconsoled", "xenconsole", "xen-init-dom0", "libxl-save-helper", "xenstore-read", "xenstore-write", "xenstore-ls"];
+const PROGRAMS: &[&str] = &[
+    "xl",
+    "xenstored",
+    "xenconsoled",
+    "xenconsole",
+    "xen-init-dom0",
+    "libxl-save-helper",
+    "xenstore-read",
+    "xenstore-write",
+    "xenstore-ls",
+];
 const MODULES: &[(&str, &[&str])] = &[(
     "order",
-    &["xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_privcmd", "xenfs", "xen_netback", "xen_blkback", "loop", "bridge"],
+    &[
+        "xen_evtchn",
+        "xen_gntdev",
+        "xen_gntalloc",
+        "xen_privcmd",
+        "xenfs",
+        "xen_netback",
+        "xen_blkback",
+        "loop",
+        "bridge",
+    ],
 )];
 const COMMANDS: &[&str] = &[
-    "sh", "mount", "insmod", "mkdir", "rmdir", "cat", "echo", "ifconfig", "brctl", "httpd", "truncate", "losetup", "stat", "sleep", "usleep",
-    "cut", "grep", "sed", "tail", "ln", "cp", "rm", "dd", "poweroff", "test", "awk", "ls", "tr", "sha256sum", "timeout",
+    "sh",
+    "mount",
+    "insmod",
+    "mkdir",
+    "rmdir",
+    "cat",
+    "echo",
+    "ifconfig",
+    "brctl",
+    "httpd",
+    "truncate",
+    "losetup",
+    "stat",
+    "sleep",
+    "usleep",
+    "cut",
+    "grep",
+    "sed",
+    "tail",
+    "ln",
+    "cp",
+    "rm",
+    "dd",
+    "poweroff",
+    "test",
+    "awk",
+    "ls",
+    "tr",
+    "sha256sum",
+    "timeout",
 ];
 const INIT: &str = include_str!("xen-dom0.sh");
 const BLOCK: &str = include_str!("xen-block.sh");
 const VIF: &str = include_str!("xen-vif.sh");
 /// Xen's choice of what it intercepts, with the reads of CR0 among it, and without. QEMU up to 10.0 takes a read of any control register for
 /// one of CR0 there, and Xen 4.17 emulates that read with a stale CR2: no guest that has a page fault would live.
-const INTERCEPTS: [&[u8]; 2] = [&[0x48, 0xc7, 0x03, 0xfb, 0xfe, 0xfb, 0xfe], &[0x48, 0xc7, 0x03, 0xfa, 0xfe, 0xfb, 0xfe]];
+const INTERCEPTS: [&[u8]; 2] =
+    [&[0x48, 0xc7, 0x03, 0xfb, 0xfe, 0xfb, 0xfe], &[0x48, 0xc7, 0x03, 0xfa, 0xfe, 0xfb, 0xfe]];
 
 /// The files of the machine.
 pub struct RealXen {
@@ -62,7 +110,8 @@ impl RealXen {
         fs::create_dir_all(&folder)?;
         let lock = fs::File::create(folder.join("lock"))?;
         lock.lock().context("cannot lock target/xen")?;
-        let this = Self { xen: folder.join("xen"), kernel: folder.join("vmlinuz"), initrd: folder.join("initrd") };
+        let this =
+            Self { xen: folder.join("xen"), kernel: folder.join("vmlinuz"), initrd: folder.join("initrd") };
         let rest = format!("{PACKAGES:?}{PROGRAMS:?}{MODULES:?}{COMMANDS:?}\n{INIT}\n{BLOCK}\n{VIF}");
         let stamp = folder.join("stamp");
         let is_built = [&this.xen, &this.kernel, &this.initrd].iter().all(|file| file.is_file());
@@ -97,7 +146,8 @@ impl RealXen {
             .context("the package has no hypervisor")?;
         let xen = tools::filter("gzip", &["-dc"], &fs::read(image)?)?;
         fs::write(&self.xen, without_cr0(xen))?;
-        let image = find(&kernel, &|name| name.starts_with("vmlinuz-")).context("the package has no kernel")?;
+        let image =
+            find(&kernel, &|name| name.starts_with("vmlinuz-")).context("the package has no kernel")?;
         fs::copy(image, &self.kernel)?;
         fs::write(&self.initrd, first_domain(&kernel, &busybox, &roots)?)?;
         fs::remove_dir_all(all)?;
@@ -116,9 +166,10 @@ impl RealXen {
         let mut machine = Machine::new(&self.xen, "q35", 1, "3G");
         machine.arguments.retain(|word| word != "tcg,thread=multi" && word != "-accel");
         machine.add("-accel tcg,thread=multi,tb-size=1024 -cpu EPYC,-monitor");
-        machine.command_line = "com1=115200,8n1 console=com1 dom0_mem=1280M loglvl=warning guest_loglvl=warning cpuidle=0 \
+        machine.command_line =
+            "com1=115200,8n1 console=com1 dom0_mem=1280M loglvl=warning guest_loglvl=warning cpuidle=0 \
              mwait-idle=0 spec-ctrl=no xpti=no smt=1"
-            .into();
+                .into();
         let words = "console=hvc0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on";
         let modules = format!("{} {words},{}", self.kernel.display(), initrd.display());
         machine.arguments.extend(["-initrd".into(), modules]);
@@ -141,7 +192,8 @@ fn without_cr0(mut xen: Vec<u8>) -> Vec<u8> {
 fn find(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name =
+        |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let here = paths.iter().find(|path| path.is_file() && !path.is_symlink() && is_wanted(&name(path)));
     here.cloned().or_else(|| paths.iter().filter(|path| path.is_dir()).find_map(|path| find(path, is_wanted)))
 }
@@ -149,7 +201,16 @@ fn find(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
 /// The first file system of the first domain.
 fn first_domain(kernel: &Path, busybox: &Path, roots: &[PathBuf]) -> Result<Vec<u8>> {
     let mut archive = system(kernel, busybox, COMMANDS, MODULES)?;
-    for folder in ["root", "run/xen", "srv", "etc/xen/scripts", "var/lib/xen", "var/lib/xenstored", "var/log/xen", "var/lock"] {
+    for folder in [
+        "root",
+        "run/xen",
+        "srv",
+        "etc/xen/scripts",
+        "var/lib/xen",
+        "var/lib/xenstored",
+        "var/log/xen",
+        "var/lock",
+    ] {
         archive.folder(folder);
     }
     archive.link("var/run", "../run");

@@ -15,14 +15,24 @@ use std::fs;
 use std::path::Path;
 
 pub const CASES: &[(&str, super::Special)] = &[
-    ("xen: real Xen: the usual work, devices added and removed, a shutdown, saved and restored under load", real),
+    (
+        "xen: real Xen: the usual work, devices added and removed, a shutdown, saved and restored under load",
+        real,
+    ),
     ("xen: the usual work on KVM", usual),
     ("xen: beside Hyper-V's interface, with emulated devices removed", unplugged),
     ("xen: beside virtio, a disk added and removed, resets, and the stack", mixed),
 ];
 
 /// A machine with two disks of Xen and a card, and the port of its server of files.
-fn machine(lab: &Lab, folder: &Path, bench: &Bench, kind: &str, more: &str, cpus: u16) -> Result<(Machine, u16)> {
+fn machine(
+    lab: &Lab,
+    folder: &Path,
+    bench: &Bench,
+    kind: &str,
+    more: &str,
+    cpus: u16,
+) -> Result<(Machine, u16)> {
     let (disk0, disk1) = (folder.join("disk0.img"), folder.join("disk1.img"));
     fs::copy(&bench.ext4, &disk0)?;
     fs::File::create(&disk1)?.set_len(DISK1)?;
@@ -84,7 +94,9 @@ fn unplugged(bench: &Bench) -> Result<Outcome> {
         let (mut machine, port) = machine(lab, folder, bench, "pc", ",hv-relaxed,hv-vapic,hv-time", 1)?;
         let twin = folder.join("twin.img");
         fs::File::create(&twin)?.set_len(MIB)?;
-        machine.drive("d2", &twin, "").add("-device ide-hd,drive=d2 -netdev user,id=n1 -device e1000,netdev=n1,romfile=");
+        machine
+            .drive("d2", &twin, "")
+            .add("-device ide-hd,drive=d2 -netdev user,id=n1 -device e1000,netdev=n1,romfile=");
         machine.command_line =
             format!("list mount=disk0 test=disk1 dhcp ping http=http://10.0.2.2:{port}/large.bin clock");
         let transcript = machine.run(|_| ())?;
@@ -145,7 +157,11 @@ fn real(bench: &Bench) -> Result<Outcome> {
     let transcript = xen.machine(SCRIPT, &files, folder.path())?.run(|_| ())?;
     must_end(&transcript, 0)?;
     let of = |guest: &str| Transcript {
-        lines: transcript.lines.iter().filter_map(|line| line.strip_prefix(guest).map(String::from)).collect(),
+        lines: transcript
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix(guest).map(String::from))
+            .collect(),
         exit: transcript.exit,
         ended: transcript.ended,
     };
