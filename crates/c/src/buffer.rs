@@ -22,6 +22,9 @@ pub struct paravirt_buffer {
     pub count: usize,
     /// The kernel's own, returned with the completion.
     pub owner: *mut c_void,
+    /// Whether the segments are alone in their pages of 4096 bytes: Xen's backends are given whole pages, and none of other buffers, which
+    /// are refused.
+    pub owns_pages: bool,
 }
 
 /// A buffer of the kernel's.
@@ -73,5 +76,9 @@ unsafe impl DmaBuffer for Buffer {
 
     unsafe fn reclaim(&mut self) {
         self.is_in_flight = false;
+    }
+
+    fn owns_pages(&self) -> bool {
+        self.kernel.owns_pages
     }
 }

@@ -3,7 +3,7 @@
 use ::paravirt_platform::{
     AllocError, BindError, BusAddr, Handled, HyperV, Instant, InterruptLine, Interrupts, MapError, Message,
     PAGE_SIZE, Platform, Polarity, PortIo, ProcessorId, Processors, RawDma, RawHandler, Registers, Requester,
-    RunError, Trigger, Vector,
+    RunError, Trigger, Vector, Xen,
 };
 use core::ffi::{c_char, c_void};
 use core::num::NonZeroUsize;
@@ -165,8 +165,13 @@ pub struct paravirt_platform {
     pub hypercall_page: Option<extern "C" fn(context: *mut c_void, out: *mut paravirt_dma) -> bool>,
     /// Frees it. Required with `hypercall_page`.
     pub free_hypercall_page: Option<extern "C" fn(context: *mut c_void, page: *const paravirt_dma)>,
-    /// Returns the number in the processor's interrupt table (IDT) that `vector` has, 0 if it has none. Without it, VMBus is polled.
+    /// Returns the number in the processor's interrupt table (IDT) that `vector` has, 0 if it has none. Without it, VMBus and Xen's
+    /// devices are polled.
     pub descriptor: Option<extern "C" fn(context: *mut c_void, vector: u32) -> u8>,
+
+    /// Returns contiguous pages of RAM for Xen to replace with its own, 33 for some ten devices: the same ones at each call, which the kernel
+    /// never frees. Without it, no device of Xen is found. Needs `has_instructions`.
+    pub xen_frames: Option<extern "C" fn(context: *mut c_void, out: *mut paravirt_dma) -> bool>,
 }
 
 /// A handle to the kernel's table.
@@ -285,6 +290,10 @@ unsafe impl Platform for Kernel {
     }
 
     fn hyperv(&self) -> &dyn HyperV {
+        self
+    }
+
+    fn xen(&self) -> &dyn Xen {
         self
     }
 }
@@ -524,6 +533,15 @@ unsafe impl HyperV for Kernel {
         if let Some(free) = self.table().free_hypercall_page {
             free(self.context(), &raw(&page));
         }
+    }
+}
+
+// SAFETY: the kernel promises of its function what the trait demands.
+unsafe impl Xen for Kernel {
+    fn shared_frames(&self) -> Option<RawDma> {
+        let mut out = NO_DMA;
+        let is_there = self.has_instructions() && self.table().xen_frames?(self.context(), &raw mut out);
+        region(&out, NonZeroUsize::new(out.pages)?).filter(|_| is_there)
     }
 }
 

@@ -67,6 +67,7 @@ fn platform(pages: &Pages) -> paravirt_platform {
         hypercall_page: None,
         free_hypercall_page: None,
         descriptor: None,
+        xen_frames: None,
     }
 }
 

@@ -348,8 +348,7 @@ impl<P: Platform> NetRx for NetFrontRx<P> {
 impl<P: Platform> Drop for NetFrontRx<P> {
     fn drop(&mut self) {
         self.drain();
-        let count = self.pages.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32;
-        if (0..count).fold(true, |all, page| self.grants.revoke(page) && all) {
+        if self.grants.revoke_all() {
             // SAFETY: it is dropped once, here, and not used after. The backend has let go of every page.
             unsafe { ManuallyDrop::drop(&mut self.pages) };
         }

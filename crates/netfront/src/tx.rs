@@ -198,7 +198,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
     pub(crate) fn restart(&mut self, domain: u16, port: &PageArc<P, Port<P>>) -> Result<(), Fault> {
         self.ring.restart(domain)?;
         // A grant that is in force names the last domain.
-        if !(0..self.page_count()).fold(true, |all, page| self.page_grants.revoke(page) && all) {
+        if !self.page_grants.revoke_all() {
             return Err(Fault::Timeout);
         }
         self.page_grants.set_domain(domain);
@@ -654,7 +654,7 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetFrontTx<P, B> {
 impl<P: Platform, B: DmaBuffer> Drop for NetFrontTx<P, B> {
     fn drop(&mut self) {
         self.drain();
-        if (0..self.page_count()).fold(true, |all, page| self.page_grants.revoke(page) && all) {
+        if self.page_grants.revoke_all() {
             // SAFETY: it is dropped once, here, and not used after. The backend has let go of every page.
             unsafe { ManuallyDrop::drop(&mut self.pages) };
         } else {

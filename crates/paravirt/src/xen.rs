@@ -270,11 +270,10 @@ impl<P: Platform> XenHost<P> {
             return log::warn!("xenstore: {error}: no device works any more");
         }
         self.control.iter().for_each(Control::announce);
-        for place in self.known.iter_mut().flat_map(|known| known.iter_mut()) {
+        let known = self.known.iter_mut().flat_map(|known| known.iter_mut());
+        for frontend in known.flatten() {
             // One that is not there any more is removed by the next poll.
-            if let Some(frontend) = place {
-                let _ = frontend.find_backend();
-            }
+            let _ = frontend.find_backend();
         }
         if self.unplugs {
             // SAFETY: they were unplugged before, and the new ones are used by nobody.

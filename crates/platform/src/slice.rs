@@ -76,7 +76,7 @@ impl<P: Platform> DmaSlice<P> {
                 segment: Segment { addr: region.bus().offset(offset as u64), len: capacity },
                 capacity,
                 in_flight: false,
-                owns_pages: count == 1 || len.is_multiple_of(PAGE_SIZE),
+                owns_pages: count == 1 || len & (PAGE_SIZE - 1) == 0,
             })
         })?;
         let slab = PageArc::new(platform, Slab { _region: region, headers })?;

@@ -315,7 +315,7 @@ impl Guest {
         self.0.hooks.lock().expect("hooks").push(Box::new(work));
     }
 
-    /// Frees all memory, that which drivers leaked as well, as a reset of the machine does.
+    /// Frees all memory, that which drivers leaked as well, as a reset of the machine does. There is no hypervisor afterwards.
     ///
     /// # Safety
     ///
@@ -324,6 +324,7 @@ impl Guest {
     pub unsafe fn free_all(&self) {
         self.0.pages.store(0, Ordering::SeqCst);
         self.0.private.lock().expect("private pages").clear();
+        *self.0.hypervisor.lock().expect("hypervisor") = None;
         *self.0.xen_frames.lock().expect("frames") = None;
         *self.0.free.lock().expect("free list") = vec![(0, PAGES)];
     }
@@ -417,6 +418,9 @@ unsafe impl Platform for Guest {
     fn relax(&self) {
         if let Ok(mut hooks) = self.0.hooks.try_lock() {
             hooks.iter_mut().for_each(|work| work());
+            if let Some(Hypervisor::Xen(host)) = self.hypervisor() {
+                host.run();
+            }
         }
     }
 

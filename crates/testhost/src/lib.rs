@@ -72,7 +72,7 @@ pub use vmware::{
     PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, VmwareHypervisor, Vmxnet3Faults,
     Vmxnet3Host,
 };
-pub use xen::{XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
+pub use xen::{ChangeAnswer, ChangeMessage, XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
 
 /// The format of a device's queues, and the model that serves them.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]

@@ -202,6 +202,12 @@ impl<P: Platform> GrantRange<P> {
         false
     }
 
+    /// Ends the access by every entry. Returns whether all pages are the guest's alone again.
+    #[must_use]
+    pub fn revoke_all(&self) -> bool {
+        (0..self.count).filter(|index| !self.revoke(*index)).count() == 0
+    }
+
     /// Counts a page that is lost to the guest, as it is mapped still.
     #[cold]
     pub fn count_lost(&self) {

@@ -85,7 +85,7 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
 
     /// Ends the backend's access; returns whether that was possible.
     fn revoke(&self) -> bool {
-        (0..self.pages()).fold(true, |all, page| self.grants.revoke(page) && all)
+        self.grants.revoke_all()
     }
 
     /// Returns the references of the pages, in their order.
@@ -181,9 +181,7 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
 
 impl<P: Platform, E> Drop for FrontRing<P, E> {
     fn drop(&mut self) {
-        let pages = self.memory.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32;
-        let is_free = (0..pages).fold(true, |all, page| self.grants.revoke(page) && all);
-        if is_free {
+        if self.grants.revoke_all() {
             // SAFETY: it is dropped once, here, and the arrays are not used any more. The backend has let go of it.
             unsafe { ManuallyDrop::drop(&mut self.memory) };
         } else {

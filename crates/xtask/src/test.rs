@@ -74,7 +74,7 @@ fn loom() -> Result<()> {
 }
 
 /// Prefixes of the names of the packages that belong to one family of drivers.
-const FAMILY_PACKAGES: [(&str, &[&str]); 3] = [
+const FAMILY_PACKAGES: [(&str, &[&str]); 4] = [
     ("virtio", &["paravirt-kvm", "paravirt-virtio"]),
     (
         "hyperv",
@@ -88,6 +88,7 @@ const FAMILY_PACKAGES: [(&str, &[&str]); 3] = [
         ],
     ),
     ("vmware", &["paravirt-pvscsi", "paravirt-vmware", "paravirt-vmxnet3"]),
+    ("xen", &["paravirt-blkfront", "paravirt-netfront", "paravirt-xen"]),
 ];
 
 /// Checks that each family of drivers compiles without the others, and depends on no crate of another one.

@@ -6,6 +6,7 @@ mod services;
 mod virtio;
 mod vmbus;
 mod vmware;
+mod xen;
 
 pub use services::{hv_balloon_driver, hv_ic_driver, hv_input_driver, hv_socket_driver};
 pub use virtio::{
@@ -14,6 +15,7 @@ pub use virtio::{
 };
 pub use vmbus::{netvsc_driver, storvsc_driver};
 pub use vmware::{pvscsi_driver, vmxnet3_driver};
+pub use xen::{blkfront_driver, netfront_driver, xenstore_driver};
 
 use paravirt_device::{
     BalloonMemory, BlockQueue, Durability, MemoryStatistics, NetQueue, NetRx, NetTx, Op, PageRange, Request,

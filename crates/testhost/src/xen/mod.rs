@@ -30,6 +30,11 @@ const PAGE: u64 = 4096;
 const NOT_IMPLEMENTED: i64 = -38;
 const INVALID: i64 = -22;
 
+/// Changes an answer of a backend, of a length that stays.
+pub type ChangeAnswer = Box<dyn FnMut(&mut [u8]) + Send>;
+/// Changes a message of xenstore.
+pub type ChangeMessage = Box<dyn FnMut(&mut Vec<u8>) + Send>;
+
 /// What goes wrong.
 #[derive(Default)]
 #[non_exhaustive]
@@ -45,9 +50,9 @@ pub struct XenFaults {
     /// Xenstore does not answer.
     pub is_deaf: bool,
     /// Changes the answers of backends: 16 bytes for a disk, 4 or 8 for a card.
-    pub mutate: Option<Box<dyn FnMut(&mut [u8]) + Send>>,
+    pub mutate: Option<ChangeAnswer>,
     /// Changes the messages of xenstore.
-    pub mutate_store: Option<Box<dyn FnMut(&mut Vec<u8>) + Send>>,
+    pub mutate_store: Option<ChangeMessage>,
     /// Added to what backends say that they have answered.
     pub claims: u32,
 }
@@ -120,8 +125,6 @@ impl XenHost {
         };
         let this = Self { state: Arc::new(Mutex::new(state)), guest: guest.downgrade() };
         guest.set_xen(this.clone());
-        let host = this.clone();
-        guest.attach(move || host.run());
         this
     }
 
@@ -220,14 +223,9 @@ impl XenHost {
         count
     }
 
-    /// Writes a word of the grant table, as a hostile hypervisor could.
-    pub fn set_grant_flags(&self, reference: u32, flags: u16) {
-        self.guest.with(|guest| {
-            let state = self.lock();
-            if let Some(at) = state.grant(reference) {
-                word16(guest, at).store(flags, Ordering::Relaxed);
-            }
-        });
+    /// Has the page of a grant mapped for good, as a backend can that does not unmap it.
+    pub fn keep_mapped(&self, reference: u32) {
+        self.guest.with(|guest| self.lock().set_mapped(guest, reference, true));
     }
 
     /// What the guest has asked to end or suspend for.

@@ -1,0 +1,4 @@
+//! Runs `paravirt_fuzz::drivers::blkfront_driver` under cargo-fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| paravirt_fuzz::drivers::blkfront_driver(data));
