@@ -470,6 +470,9 @@ struct paravirt_buffer {
     size_t count;
     // The kernel's own, returned with the completion.
     void *owner;
+    // Whether the segments are alone in their pages of 4096 bytes: Xen's backends are given whole pages, and none of other buffers, which
+    // are refused.
+    bool owns_pages;
 };
 
 // A request.
@@ -718,8 +721,12 @@ struct paravirt_platform {
     bool (*hypercall_page)(void *context, struct paravirt_dma *out);
     // Frees it. Required with `hypercall_page`.
     void (*free_hypercall_page)(void *context, const struct paravirt_dma *page);
-    // Returns the number in the processor's interrupt table (IDT) that `vector` has, 0 if it has none. Without it, VMBus is polled.
+    // Returns the number in the processor's interrupt table (IDT) that `vector` has, 0 if it has none. Without it, VMBus and Xen's
+    // devices are polled.
     uint8_t (*descriptor)(void *context, uint32_t vector);
+    // Returns contiguous pages of RAM for Xen to replace with its own, 33 for some ten devices: the same ones at each call, which the kernel
+    // never frees. Without it, no device of Xen is found. Needs `has_instructions`.
+    bool (*xen_frames)(void *context, struct paravirt_dma *out);
 };
 
 // What the boot loader passed to the kernel. All zeroes is nothing.
