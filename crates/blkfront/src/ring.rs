@@ -134,7 +134,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     ) -> Result<Self, AllocError> {
         let platform = hypervisor.platform();
         let ring = FrontRing::new(hypervisor, domain, shape.order)?;
-        let requests = usize::from(shape.requests).clamp(1, ring.size() as usize);
+        let requests = usize::from(shape.requests).min(ring.size() as usize).max(1);
         let is_indirect = shape.segments > DIRECT_SEGMENTS;
         let stride = u32::from(shape.segments).saturating_add(u32::from(is_indirect));
         let grants = GrantRange::new(hypervisor, domain, stride.saturating_mul(requests as u32))?;

@@ -117,10 +117,10 @@ impl<P: Platform, B: DmaBuffer> NetClass<P, B> {
 /// Reads a MAC address: six hexadecimal numbers.
 fn mac(text: &str) -> Option<MacAddr> {
     let mut mac = [0; 6];
-    let mut parts = text.split(':');
+    let mut parts = text.as_bytes().split(|byte| *byte == b':');
     for byte in &mut mac {
-        let part = parts.next().filter(|part| (1..=2).contains(&part.len()) && !part.starts_with('+'))?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
+        let part = parts.next().filter(|part| (1..=2).contains(&part.len()) && !part.starts_with(b"+"))?;
+        *byte = u8::from_str_radix(core::str::from_utf8(part).ok()?, 16).ok()?;
     }
     parts.next().is_none().then_some(MacAddr(mac))
 }
@@ -139,7 +139,7 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         }
         let has_pieces = frontend.has("feature-sg")?;
         let most = if has_pieces { *MTUS.end() } else { MAX_PIECE };
-        let mtu = frontend.own_number("mtu")?.unwrap_or(MTU).clamp(*MTUS.start(), most);
+        let mtu = frontend.own_number("mtu")?.unwrap_or(MTU).min(most).max(*MTUS.start());
         self.mtu = mtu as u16;
         let mut offloads = Offloads::TX_CHECKSUM;
         offloads.set(Offloads::TX_TCP4, has_pieces && frontend.has("feature-gso-tcpv4")?);
@@ -154,7 +154,7 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
     }
 
     fn active(&self, queues: u16) -> u16 {
-        self.active.clamp(1, queues)
+        self.active.min(queues).max(1)
     }
 
     fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError> {

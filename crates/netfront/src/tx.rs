@@ -125,7 +125,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
         let platform = hypervisor.platform();
         let ring = FrontRing::new(hypervisor, domain, 0)?;
         let size = ring.size() as usize;
-        let frames = depth.clamp(1, size as u16);
+        let frames = depth.min(size as u16).max(1);
         let frame_len = limits.frame_len();
         let large = if limits.can_segment() { LARGE_FRAMES } else { 0 };
         let small_bytes = usize::from(frames).saturating_mul(frame_len).next_multiple_of(PAGE_SIZE);
