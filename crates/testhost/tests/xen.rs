@@ -435,6 +435,25 @@ fn a_backend_that_takes_too_long_is_connected_anew() {
 }
 
 #[test]
+fn a_backend_that_misses_states_of_the_frontend_is_told_again() {
+    let (guest, host) = host(true);
+    host.add_disk(XVDA, XenDisk::new(pattern(1 << 20)));
+    let store = store(&guest);
+    let open = || Disk::open(&store, VBD, &BlkFrontOptions::new());
+    // A former kernel has given up between the rings and the connection.
+    host.faults(|faults| faults.lags = true);
+    store.write(format_args!("device/vbd/51712/state"), format_args!("3")).unwrap();
+    guest.relax();
+    host.set("/local/domain/0/backend/vbd/1/51712/state", "2");
+    let disk = open().unwrap();
+    assert_eq!(host.node("/local/domain/0/backend/vbd/1/51712/state").as_deref(), Some("4"));
+    // Nor does it miss that it was closed and opened at once.
+    drop(disk);
+    assert_eq!(host.node("/local/domain/0/backend/vbd/1/51712/state").as_deref(), Some("6"));
+    drop(open().unwrap());
+}
+
+#[test]
 fn two_queues_are_reset_together_and_one_that_is_dropped_does_not_wait() {
     let (guest, host) = host(false);
     host.add_disk(XVDA, XenDisk::new(vec![7; 1 << 16]).with("multi-queue-max-queues", "3"));

@@ -13,6 +13,8 @@ use paravirt_platform::{PageArc, Platform};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(180);
 /// How long it may take to close.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest wait for a backend to close that has not connected.
+const UNCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the state of a backend is read while waiting for it: the event of a change may be lost while it closes.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -281,12 +283,25 @@ impl<P: Platform> Frontend<P> {
     ///
     /// [`StoreError`]; [`Fault::Timeout`] if the backend does not get there.
     pub fn restart(&self) -> Result<(), StoreError> {
-        let state = self.state()?;
-        if !matches!(state, State::Initialising | State::Unknown) {
+        let deadline = self.hypervisor().platform().now().saturating_add(CONNECT_TIMEOUT);
+        if !matches!(self.state()?, State::Initialising | State::Unknown) {
             self.close()?;
             self.set_state(State::Initialising)?;
         }
-        self.wait(CONNECT_TIMEOUT, |state| state == State::InitWait).map(drop)
+        loop {
+            let left = deadline.since(self.hypervisor().platform().now());
+            if left.is_zero() {
+                return Err(Fault::Timeout.into());
+            }
+            if self.wait(left, |state| matches!(state, State::InitWait | State::Closing))? == State::InitWait
+            {
+                return Ok(());
+            }
+            // A slow backend sees the latest state of several, and may have missed that this side was closed: it is told again.
+            self.set_state(State::Closed)?;
+            self.wait(CLOSE_TIMEOUT, |state| state != State::Closing)?;
+            self.set_state(State::Initialising)?;
+        }
     }
 
     /// Closes this side, and waits until the backend has closed its side. A backend that has gone is closed.
@@ -295,13 +310,23 @@ impl<P: Platform> Frontend<P> {
     ///
     /// [`StoreError`]; [`Fault::Timeout`] if the backend does not close.
     pub fn close(&self) -> Result<(), StoreError> {
-        if self.backend_state()? == State::Unknown {
-            return Ok(());
+        let before = self.backend_state()?;
+        match before {
+            State::Unknown => return Ok(()),
+            // It would begin to close again, and could miss what this side does afterwards.
+            State::Closed => return self.set_state(State::Closed),
+            _ => {}
         }
         self.set_state(State::Closing)?;
-        // One that has not connected stays as it is, or begins anew.
-        let is_closing = |state: State| state.is_ending() || state <= State::InitWait;
-        self.wait(CLOSE_TIMEOUT, is_closing)?;
+        let is_closing = |state: State| state.is_ending() || state < State::InitWait;
+        match before {
+            // Not every backend closes that has not connected.
+            State::InitWait => match self.wait(UNCONNECTED_TIMEOUT, is_closing) {
+                Err(StoreError::Faulted(Fault::Timeout)) => {}
+                result => drop(result?),
+            },
+            _ => drop(self.wait(CLOSE_TIMEOUT, |state| is_closing(state) || state == State::InitWait)?),
+        }
         self.set_state(State::Closed)?;
         self.wait(CLOSE_TIMEOUT, |state| state <= State::InitWait || state == State::Closed).map(drop)
     }

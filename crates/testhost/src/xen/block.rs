@@ -46,6 +46,8 @@ impl XenDisk {
 pub(super) struct Backend {
     pub disk: XenDisk,
     pub operations: Vec<u8>,
+    /// States of the frontend that the backend has not looked at.
+    unseen: Vec<u32>,
     /// The rings, each with its event channel.
     queues: Vec<(BackRing, u32)>,
 }
@@ -59,7 +61,7 @@ pub(super) fn add(state: &mut State, guest: &Guest, id: u32, disk: XenDisk) {
     for (node, value) in &disk.features {
         state.store.set(&format!("{backend}/{node}"), value.as_bytes());
     }
-    state.disks.insert(id, Backend { disk, operations: vec![], queues: vec![] });
+    state.disks.insert(id, Backend { disk, operations: vec![], unseen: vec![], queues: vec![] });
     state.store.set(&format!("{backend}/online"), b"1");
     state.store.set(&format!("{frontend}/backend"), backend.as_bytes());
     state.store.set(&format!("{frontend}/backend-id"), b"0");
@@ -78,13 +80,36 @@ pub(super) fn restart(state: &mut State, guest: &Guest) {
 }
 
 pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
+    let Some(seen) = state.store.number(&format!("device/vbd/{id}/state")) else { return };
+    let lags = state.faults.lags;
+    let Some(backend) = state.disks.get_mut(&id) else { return };
+    backend.unseen.push(seen);
+    if !lags {
+        catch_up(state, guest);
+    } else if backend.unseen.len() > 2 {
+        let seen = backend.unseen.remove(0);
+        look(state, guest, id, seen);
+    }
+}
+
+/// The backends see the latest state of their frontends.
+pub(super) fn catch_up(state: &mut State, guest: &Guest) {
+    let ids: Vec<u32> = state.disks.keys().copied().collect();
+    for id in ids {
+        let unseen = std::mem::take(&mut state.disks.get_mut(&id).expect("a disk").unseen);
+        unseen.last().into_iter().for_each(|seen| look(state, guest, id, *seen));
+    }
+}
+
+fn look(state: &mut State, guest: &Guest, id: u32, seen: u32) {
     let Some(disk) = state.disks.get(&id).map(|backend| backend.disk.clone()) else { return };
     let (backend, frontend) = (path(id), format!("device/vbd/{id}"));
-    match state.store.number(&format!("{frontend}/state")) {
-        Some(1) if state.store.number(&format!("{backend}/online")) == Some(1) => {
+    match seen {
+        // As that of Linux: it begins anew only after it has closed.
+        1 if state.store.number(&format!("{backend}/state")) == Some(6) => {
             state.set(guest, &format!("{backend}/state"), "2");
         }
-        Some(3) => {
+        3 => {
             let Some(queues) = connect(state, guest, &frontend) else { return };
             let info = if disk.is_read_only { "4" } else { "0" };
             let sectors = (disk.bytes.len() / 512).to_string();
@@ -100,9 +125,9 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
             state.disks.get_mut(&id).expect("a disk").queues = queues;
             state.set(guest, &format!("{backend}/state"), "4");
         }
-        Some(5 | 6) if state.faults.refuses_close => {}
-        Some(5) => state.set(guest, &format!("{backend}/state"), "5"),
-        Some(6) => {
+        5 | 6 if state.faults.refuses_close => {}
+        5 => state.set(guest, &format!("{backend}/state"), "5"),
+        6 => {
             let queues = std::mem::take(&mut state.disks.get_mut(&id).expect("a disk").queues);
             queues.iter().for_each(|(ring, _)| ring.unmap(state, guest));
             state.set(guest, &format!("{backend}/state"), "6");

@@ -45,6 +45,8 @@ pub struct XenFaults {
     pub keeps_pages: bool,
     /// Backends do not close.
     pub refuses_close: bool,
+    /// Backends of disks see a state of the frontend when it has changed twice more, or the latest when the guest waits.
+    pub lags: bool,
     /// How many transactions meet others.
     pub conflicts: u32,
     /// Xenstore does not answer.
@@ -198,7 +200,10 @@ impl XenHost {
 
     /// Has the backends look at their rings.
     pub fn run(&self) {
-        self.with(|state, guest| state.work(guest));
+        self.with(|state, guest| {
+            block::catch_up(state, guest);
+            state.work(guest);
+        });
     }
 
     /// Accesses that backends would have made to what was not granted to them.

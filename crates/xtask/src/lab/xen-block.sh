@@ -7,8 +7,11 @@ export PATH
 until mkdir /run/block.lock 2> /dev/null; do usleep 10000; done
 trap 'rmdir /run/block.lock' EXIT
 if [ "$1" = add ]; then
-    device=$(losetup -f)
-    losetup "$device" "$(xenstore-read "$XENBUS_PATH/params")"
+    file=$(xenstore-read "$XENBUS_PATH/params")
+    # A device that was free can be another's a moment later: one that is still let go of.
+    until device=$(losetup -f) && losetup "$device" "$file" && [ "$(cat "/sys/block/${device##*/}/size")" != 0 ]; do
+        usleep 100000
+    done
     xenstore-write "$XENBUS_PATH/node" "$device"
     xenstore-write "$XENBUS_PATH/physical-device" "$(stat -L -c %t:%T "$device")"
     xenstore-write "$XENBUS_PATH/hotplug-status" connected

@@ -20,6 +20,11 @@ END
     xl create "/root/$1.cfg"
 }
 
+# Runs xl with these words. It gives up when a script of its own takes long, so it gets three tries.
+persist() {
+    xl "$@" || { sleep 5; xl "$@"; } || { sleep 5; xl "$@"; }
+}
+
 # Waits until guest $1 has printed $2, for $3 seconds at most.
 await() {
     tries=0
@@ -35,7 +40,7 @@ await() {
 
 # Prints what guest $1 has printed, and ends it.
 finish() {
-    await "$1" '^exit=' 120
+    await "$1" '^exit=' 240
     tr -d '\r' < "/var/log/xen/guest-$1.log" | sed "s/^/$1: /"
     xl destroy "$1"
 }
@@ -52,21 +57,21 @@ configure two 2 "reconnect=2 list queues=2 test=disk0 $network" "$scratch" "$car
 finish two
 
 configure hot 1 idle=300 '' ''
-await hot idle=begin 60
-xl block-attach hot format=raw,vdev=xvdb,access=rw,target=/root/scratch.img
-await hot event=read 30
-xl network-attach hot bridge=bridge mac=00:16:3e:00:00:02
-await hot 'event=found at=xen:vif' 30
-xl block-detach hot xvdb
-await hot 'event=removed at=xen:vbd' 30
-xl network-detach hot 0
-await hot 'event=removed at=xen:vif' 30
+await hot idle=begin 120
+persist block-attach hot format=raw,vdev=xvdb,access=rw,target=/root/scratch.img
+await hot event=read 120
+persist network-attach hot bridge=bridge mac=00:16:3e:00:00:02
+await hot 'event=found at=xen:vif' 120
+persist block-detach hot xvdb
+await hot 'event=removed at=xen:vbd' 120
+persist network-detach hot 0
+await hot 'event=removed at=xen:vif' 120
 xl shutdown hot
 finish hot
 
 # Saved and restored while it writes and reads, twice.
 configure saved 1 "list load=90 $network" "$scratch" "$card"
-await saved load=begin 60
+await saved load=begin 120
 for time in 1 2; do
     sleep 2
     timeout 100 xl save saved /root/save && timeout 100 xl restore /root/save && echo && echo "saved: dom0 restored it"

@@ -232,6 +232,9 @@ impl Devices {
         services.poll(&mut |event| match event {
             Event::Found(new) => {
                 println!("event=found at={}", new.address);
+                if let Device::Unclaimed(unclaimed) = &new.device {
+                    println!("event=unclaimed at={} reason=\"{}\"", new.address, unclaimed.reason);
+                }
                 found.add(new);
             }
             Event::Removed(address) => {
