@@ -1,20 +1,23 @@
 //! What a frame of 60 bytes costs in the network drivers: run under callgrind by `cargo xtask bench`.
 //!
-//! `net-bench PART BATCH ROUNDS`, where PART is `virtio-net-tx`, `virtio-net-rx`, `netvsc-tx`, `netvsc-rx`, `vmxnet3-tx` or `vmxnet3-rx`. What stands in
-//! functions named `driver_side` is the driver's, except for what stands in `host_side`. Prints kicks for a batch and
+//! `net-bench PART BATCH ROUNDS`, where PART is `virtio-net-tx`, `virtio-net-rx`, `netvsc-tx`, `netvsc-rx`, `vmxnet3-tx`,
+//! `vmxnet3-rx`, `netfront-tx` or `netfront-rx`. What stands in functions named `driver_side` is the driver's, except for what stands in `host_side`. Prints kicks for a batch and
 //! allocations for a frame.
 
 use paravirt_device::{NetDevice, NetQueue, NetRx, NetTx, TxMeta};
 use paravirt_hyperv::Hypervisor;
+use paravirt_netfront::{NetFront, NetFrontOptions};
 use paravirt_netvsc::{INTERFACE, NetOptions, NetVsc};
 use paravirt_platform::DmaSlice;
 use paravirt_testhost::count::{self, Counting, counted};
-use paravirt_testhost::{Guest, HvHost, NetHost, NetVspHost, Ring, Vmxnet3Host};
+use paravirt_testhost::{Guest, HvHost, NetHost, NetVspHost, Ring, Vmxnet3Host, XenHost, XenReceived};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::net::VirtioNet;
 use paravirt_virtio::net::config::NetFeatures;
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Options};
+use paravirt_xen::Store;
+use paravirt_xen::bus::{Address, Class};
 use std::hint::black_box;
 
 #[global_allocator]
@@ -54,7 +57,9 @@ fn driver_side_receive<Q: NetQueue>(queue: &mut Q, batch: u64) {
 }
 
 fn usage() -> ! {
-    eprintln!("net-bench virtio-net-tx|virtio-net-rx|netvsc-tx|netvsc-rx|vmxnet3-tx|vmxnet3-rx BATCH ROUNDS");
+    eprintln!(
+        "net-bench virtio-net-tx|virtio-net-rx|netvsc-tx|netvsc-rx|vmxnet3-tx|vmxnet3-rx|netfront-tx|netfront-rx BATCH ROUNDS"
+    );
     std::process::exit(2);
 }
 
@@ -148,6 +153,32 @@ fn main() {
             }
             let after = host.doorbells();
             u64::from(after.0 - before.0 + after.1 - before.1)
+        }
+        "netfront-tx" | "netfront-rx" => {
+            let guest = Guest::with(1, true);
+            let host = XenHost::new(&guest);
+            host.add_card(0, &[]);
+            let hypervisor = paravirt_xen::Hypervisor::open(&guest).expect("Xen");
+            let store = Store::open(&hypervisor).expect("xenstore");
+            let address = Address { class: Class::Net, id: 0 };
+            let options = NetFrontOptions::new();
+            let mut card =
+                NetFront::<Guest, DmaSlice<Guest>>::open(&store, address, &options).expect("a card");
+            let mut queue = card.take_queue(0).expect("a queue");
+            queue.poll().expect("no fault");
+            let before = host.kicks();
+            for _ in 0..rounds {
+                if part == "netfront-tx" {
+                    counted(|| driver_side_send(&mut queue, batch, black_box(&frame)));
+                    host.take_sent(0);
+                    counted(|| driver_side_poll(&mut queue));
+                } else {
+                    (0..batch).for_each(|_| assert!(host.receive(0, &frame, &XenReceived::default())));
+                    counted(|| driver_side_receive(&mut queue, batch));
+                    counted(|| driver_side_poll(&mut queue));
+                }
+            }
+            host.kicks() - before
         }
         _ => usage(),
     };

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Examples that do not run by themselves. Every other one does.
-const NOT_RUN: [&str; 5] = [
+const NOT_RUN: [&str; 6] = [
     // Take arguments: `cargo xtask bench` runs them.
+    "blkfront-bench",
     "net-bench",
     "pvscsi-bench",
     "storvsc-bench",

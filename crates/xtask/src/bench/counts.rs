@@ -23,6 +23,7 @@ const CHANNEL: Program = Program { kind: "bin", name: "channel-bench", function:
 const STORAGE: Program = Program { kind: "example", name: "storvsc-bench", function: "driver_side" };
 const STORAGE_DYN: Program = Program { kind: "example", name: "storvsc-dyn-bench", function: "driver_side" };
 const ADAPTER: Program = Program { kind: "example", name: "pvscsi-bench", function: "driver_side" };
+const DISK: Program = Program { kind: "example", name: "blkfront-bench", function: "driver_side" };
 const NET: Program = Program { kind: "example", name: "net-bench", function: "driver_side" };
 
 /// The parts: name, program, the program's word for it, batches.
@@ -47,6 +48,9 @@ const PARTS: &[(&str, Program, &str, [u64; 2])] = &[
     ("pvscsi", ADAPTER, "read", [1, 32]),
     ("vmxnet3-tx", NET, "vmxnet3-tx", [1, 32]),
     ("vmxnet3-rx", NET, "vmxnet3-rx", [1, 32]),
+    ("blkfront", DISK, "read", [1, 32]),
+    ("netfront-tx", NET, "netfront-tx", [1, 32]),
+    ("netfront-rx", NET, "netfront-rx", [1, 32]),
 ];
 
 /// What one part costs at one batch size.

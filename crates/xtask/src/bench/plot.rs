@@ -22,14 +22,19 @@ fn is_vmware(part: &str) -> bool {
     ["pvscsi", "vmxnet3"].iter().any(|family| part.starts_with(family))
 }
 
-const CHARTS: [Chart; 3] = [
+fn is_xen(part: &str) -> bool {
+    ["blkfront", "netfront"].iter().any(|family| part.starts_with(family))
+}
+
+const CHARTS: [Chart; 4] = [
     Chart {
         file: "virtio",
         title: "virtio: instructions for one request or frame",
-        shows: |part| !is_vmbus(part) && !is_vmware(part),
+        shows: |part| !is_vmbus(part) && !is_vmware(part) && !is_xen(part),
     },
     Chart { file: "vmbus", title: "VMBus: instructions for one request or frame", shows: is_vmbus },
     Chart { file: "vmware", title: "VMware: instructions for one request or frame", shows: is_vmware },
+    Chart { file: "xen", title: "Xen: instructions for one request or frame", shows: is_xen },
 ];
 
 /// Colours of a page.
@@ -135,10 +140,11 @@ fn label(part: &str) -> &str {
         "queue-indirect" => "virtqueue, indirect",
         "queue-direct" => "virtqueue, direct",
         "queue-packed" => "virtqueue, packed",
-        "virtio-net-tx" | "netvsc-tx" | "vmxnet3-tx" => "net, send 60 bytes",
-        "virtio-net-rx" | "netvsc-rx" | "vmxnet3-rx" => "net, receive 60 bytes",
+        "virtio-net-tx" | "netvsc-tx" | "vmxnet3-tx" | "netfront-tx" => "net, send 60 bytes",
+        "virtio-net-rx" | "netvsc-rx" | "vmxnet3-rx" | "netfront-rx" => "net, receive 60 bytes",
         "storvsc" => "storvsc, read 4 KiB",
         "pvscsi" => "pvscsi, read 4 KiB",
+        "blkfront" => "blkfront, read 4 KiB",
         "storvsc-dyn" => "storvsc, dyn BlockQueue",
         "vmbus-ring" => "ring, one packet",
         other => other,
