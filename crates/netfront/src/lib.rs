@@ -8,9 +8,9 @@
 //! back and connects it again; frames in flight are returned as aborted, and after a suspension as well.
 //!
 //! A frame that is sent is written by the caller to a page that is granted for the life of the queue, or is sent from the caller's own
-//! buffer, whose pages are granted for that frame. Received frames are copied by the backend to pages that are granted for the life of the
-//! queue, and are read there; one that fills several pages is given out as their segments. Checksums and segmentation (TCP over IPv4 and
-//! IPv6) are left to the backend where it offers that, both ways.
+//! buffer, whose pages are granted for that frame. A received frame is copied by the backend to a page that is granted to it until then,
+//! and is read there once the grant was revoked; one that fills several pages is given out as their segments. Checksums and
+//! segmentation (TCP over IPv4 and IPv6) are left to the backend where it offers that, both ways.
 //!
 //! # Trust
 //!
