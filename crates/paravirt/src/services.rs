@@ -111,7 +111,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
             #[cfg(feature = "hyperv")]
             hyperv: HyperVHost::new(platform, queues),
             #[cfg(feature = "xen")]
-            xen: XenHost::new(platform, queues, options),
+            xen: XenHost::new(queues, options),
         }
     }
 
@@ -137,7 +137,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     pub(crate) fn find_hyperv(&mut self, options: &Options, found: &mut dyn FnMut(Found<P, B>)) {
         // Xen offers Hyper-V's interface to guests that ask for it, without devices behind it.
         #[cfg(feature = "xen")]
-        if self.xen.hypervisor.is_some() {
+        if self.xen.hypervisor().is_some() {
             return;
         }
         self.hyperv.connect(options.vmbus, options.timeouts);
@@ -152,7 +152,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     #[cfg(feature = "xen")]
     pub(crate) unsafe fn connect_xen(&mut self) {
         // SAFETY: the caller upholds the same contract.
-        unsafe { self.xen.connect() };
+        unsafe { self.xen.connect(&self.platform) };
     }
 
     /// Opens every device of Xen, and passes it to `found`.
@@ -305,7 +305,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Opens the hypervisor's timer of `processor`, one at a time; `None` if it has none that raises an interrupt directly.
     pub fn timer(&self, processor: ProcessorId) -> Option<HostTimer<P>> {
         #[cfg(feature = "xen")]
-        if let Some(hypervisor) = &self.xen.hypervisor {
+        if let Some(hypervisor) = self.xen.hypervisor() {
             return HostTimer::open_xen(hypervisor, processor);
         }
         #[cfg(feature = "hyperv")]
@@ -322,7 +322,7 @@ impl<P: Platform, B: DmaBuffer> Services<P, B> {
     /// Returns a crash reporter for the panic handler; `None` if the host accepts no crash reports.
     pub fn crash_reporter(&self) -> Option<CrashReporter<P>> {
         #[cfg(feature = "xen")]
-        if let Some(hypervisor) = &self.xen.hypervisor {
+        if let Some(hypervisor) = self.xen.hypervisor() {
             return Some(CrashReporter::Xen(hypervisor.clone()));
         }
         #[cfg(feature = "hyperv")]

@@ -31,29 +31,35 @@ const CONFIG_DATA: u16 = 0xcfc;
 
 /// The Xen host; empty on other hosts.
 pub(crate) struct XenHost<P: Platform> {
-    platform: P,
-    pub hypervisor: Option<PageArc<P, Hypervisor<P>>>,
-    store: Option<PageArc<P, Store<P>>>,
-    /// Of the directory of devices.
-    watch: Option<Watch<P>>,
-    control: Option<Control<P>>,
-    /// The devices that were passed on; `None` if there was no memory for the table.
-    known: Option<PageTable<P, Option<Frontend<P>>>>,
+    /// In a page of its own, as services are small; it has no other reference.
+    host: Option<PageArc<P, Host<P>>>,
     queues: u16,
     requests: u16,
     unplugs: bool,
 }
 
+/// What there is on Xen.
+struct Host<P: Platform> {
+    platform: P,
+    hypervisor: PageArc<P, Hypervisor<P>>,
+    bus: Option<Bus<P>>,
+}
+
+/// Xenstore, and what it tells of.
+struct Bus<P: Platform> {
+    store: PageArc<P, Store<P>>,
+    /// Of the directory of devices.
+    watch: Option<Watch<P>>,
+    control: Option<Control<P>>,
+    /// The devices that were passed on.
+    known: PageTable<P, Option<Frontend<P>>>,
+}
+
 impl<P: Platform> XenHost<P> {
     /// The host before it was connected to. Each device gets up to `queues` queues.
-    pub fn new(platform: &P, queues: u16, options: &Options) -> Self {
+    pub fn new(queues: u16, options: &Options) -> Self {
         Self {
-            platform: platform.clone(),
-            hypervisor: None,
-            store: None,
-            watch: None,
-            control: None,
-            known: None,
+            host: None,
             queues,
             requests: options.queue_size.min(MAX_REQUESTS),
             unplugs: options.unplugs_emulated,
@@ -66,73 +72,42 @@ impl<P: Platform> XenHost<P> {
     ///
     /// As for [`probe`](crate::probe).
     #[inline(never)]
-    pub unsafe fn connect(&mut self) {
-        let hypervisor = match Hypervisor::open(&self.platform) {
+    pub unsafe fn connect(&mut self, platform: &P) {
+        let hypervisor = match Hypervisor::open(platform) {
             Ok(hypervisor) => hypervisor,
             // A platform without pages for Xen does not use it.
             Err(OpenError::Absent | OpenError::NoFrames) => return,
             Err(error) => return log::warn!("xen: {error}"),
         };
-        let opened = Store::open(&hypervisor);
-        self.hypervisor = Some(hypervisor);
-        let store = match opened {
-            Ok(store) => store,
-            Err(error) => return log::warn!("xenstore: {error}"),
-        };
-        let watch = Watch::new(&store, format_args!("device"));
-        self.watch = watch.map_err(|error| log::warn!("xenstore: {error}: no hot plug")).ok();
-        self.control = Control::open(&store).map_err(|error| log::warn!("xenstore: {error}")).ok();
-        self.known = PageTable::new(&self.platform, MAX_DEVICES, |_| None).ok();
-        if self.unplugs {
+        let bus = open_bus(platform, &hypervisor);
+        if let (Some(bus), true) = (&bus, self.unplugs) {
             // SAFETY: the caller upholds the same contract.
-            unsafe { self.unplug(&store) };
+            unsafe { unplug(platform, &bus.store) };
         }
-        self.store = Some(store);
+        let host = Host { platform: platform.clone(), hypervisor, bus };
+        self.host = PageArc::new(platform, host).map_err(|error| log::warn!("xen: {error}")).ok();
     }
 
-    /// # Safety
-    ///
-    /// No other driver uses the machine's devices.
-    unsafe fn unplug(&self, store: &Store<P>) {
-        let (mut disks, mut cards) = (false, false);
-        let listed = bus::devices(store, |address| match address.class {
-            Class::Block => disks = true,
-            Class::Net => cards = cfg!(feature = "net"),
-            _ => {}
-        });
-        // SAFETY: by the contract of this function; the ports are those of PCI on a PC, which Xen's guests are.
-        unsafe {
-            if listed.is_ok() && !self.has_virtio() && paravirt_xen::unplug(&self.platform, disks, cards) {
-                log::debug!("xen: emulated devices were removed: disks {disks}, cards {cards}");
-            }
-        }
+    pub fn hypervisor(&self) -> Option<&PageArc<P, Hypervisor<P>>> {
+        self.host.as_ref().map(|host| &host.hypervisor)
     }
 
-    /// Whether there are virtio devices on the bus whose devices the host would remove.
-    ///
-    /// # Safety
-    ///
-    /// The ports are those of PCI, and nobody else uses them now.
-    unsafe fn has_virtio(&self) -> bool {
-        let ports = self.platform.port_io();
-        (0..256u32).any(|function| {
-            // SAFETY: by the contract of this function: the first register of a function is read.
-            let id = unsafe {
-                ports.out32(CONFIG_ADDRESS, 1 << 31 | function << 8);
-                ports.in32(CONFIG_DATA)
-            };
-            id & 0xffff == VIRTIO_VENDOR
-        })
+    fn bus(&self) -> Option<&Bus<P>> {
+        self.host.as_ref()?.bus.as_ref()
+    }
+
+    fn bus_mut(&mut self) -> Option<&mut Bus<P>> {
+        self.host.as_mut()?.get_mut()?.bus.as_mut()
     }
 
     /// Opens every device, and passes it to `found`.
     pub fn find<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
         #[cfg(feature = "console")]
-        if let Some(Ok(console)) = self.hypervisor.as_ref().map(XenConsole::open) {
+        if let Some(Ok(console)) = self.hypervisor().map(XenConsole::open) {
             pass(Place::XenConsole, Device::Console(AnyConsole::Xen(console)), found);
         }
         #[cfg(feature = "balloon")]
-        if let Some(balloon) = self.store.as_ref().and_then(XenBalloon::open) {
+        if let Some(balloon) = self.bus().and_then(|bus| XenBalloon::open(&bus.store)) {
             pass(Place::XenBalloon, Device::Balloon(AnyBalloon::Xen(balloon)), found);
         }
         self.scan(found);
@@ -140,7 +115,7 @@ impl<P: Platform> XenHost<P> {
 
     /// Opens the devices that are not known yet.
     fn scan<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
-        let Some(store) = self.store.clone() else { return };
+        let Some(store) = self.bus().map(|bus| bus.store.clone()) else { return };
         let mut floor = None;
         // One after the other, the lowest address first: what is done with a device needs none of a list's stack.
         while let Some(address) = self.next_device(&store, floor) {
@@ -166,7 +141,7 @@ impl<P: Platform> XenHost<P> {
     }
 
     fn is_known(&self, address: Address) -> bool {
-        let known = self.known.iter().flat_map(|known| known.iter().flatten());
+        let known = self.bus().into_iter().flat_map(|bus| bus.known.iter().flatten());
         known.into_iter().any(|known| known.address() == address)
     }
 
@@ -185,7 +160,8 @@ impl<P: Platform> XenHost<P> {
         let device = match address.class {
             Class::Block => {
                 let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
-                let opened = boxed(&self.platform, || BlkFront::open(store, address, &options));
+                let opened =
+                    boxed(store.hypervisor().platform(), || BlkFront::open(store, address, &options));
                 opened.map_or_else(
                     |error| unclaimed(Reason::XenDevice(error)),
                     |disk| Device::Block(Block::Xen(disk)),
@@ -194,7 +170,8 @@ impl<P: Platform> XenHost<P> {
             #[cfg(feature = "net")]
             Class::Net => {
                 let options = NetFrontOptions::new().with_pairs(self.queues);
-                let opened = boxed(&self.platform, || NetFront::open(store, address, &options));
+                let opened =
+                    boxed(store.hypervisor().platform(), || NetFront::open(store, address, &options));
                 opened.map_or_else(
                     |error| unclaimed(Reason::XenDevice(error)),
                     |card| Device::Net(Net::Xen(card)),
@@ -217,7 +194,7 @@ impl<P: Platform> XenHost<P> {
         }
         // What changed until now is known.
         let _ = frontend.has_changed();
-        let known = self.known.iter_mut().flat_map(|known| known.iter_mut());
+        let known = self.bus_mut().into_iter().flat_map(|bus| bus.known.iter_mut());
         let Some(place) = known.into_iter().find(|known| known.is_none()) else {
             log::warn!("{address}: too many devices, ignored");
             return false;
@@ -228,9 +205,9 @@ impl<P: Platform> XenHost<P> {
 
     /// Passes each device that was added or removed to `each`.
     pub fn poll<B: DmaBuffer>(&mut self, each: &mut dyn FnMut(Event<P, B>)) {
-        let Some(store) = &self.store else { return };
-        store.poll();
-        for place in self.known.iter_mut().flat_map(|known| known.iter_mut()) {
+        let Some(bus) = self.bus_mut() else { return };
+        bus.store.poll();
+        for place in bus.known.iter_mut() {
             let Some(frontend) = place else { continue };
             if !frontend.has_changed() || !is_removed(frontend) {
                 continue;
@@ -241,14 +218,15 @@ impl<P: Platform> XenHost<P> {
             let _ = frontend.close();
             *place = None;
         }
-        if self.watch.as_ref().is_some_and(Watch::take) {
+        if bus.watch.as_ref().is_some_and(Watch::take) {
             self.scan(&mut |found| each(Event::Found(found)));
         }
     }
 
     /// Passes the host's requests to `agent`.
     pub fn serve(&mut self, agent: &mut dyn Agent) {
-        if self.control.as_ref().is_some_and(|control| control.serve(agent)) {
+        let control = self.bus().and_then(|bus| bus.control.as_ref());
+        if control.is_some_and(|control| control.serve(agent)) {
             self.suspend();
         }
     }
@@ -256,51 +234,98 @@ impl<P: Platform> XenHost<P> {
     /// Suspends the guest, and connects again when it goes on in another domain.
     #[inline(never)]
     fn suspend(&mut self) {
-        let (Some(hypervisor), Some(store)) = (&self.hypervisor, &self.store) else { return };
+        let unplugs = self.unplugs;
+        let Some(host) = self.host.as_mut().and_then(PageArc::get_mut) else { return };
+        let Host { platform, hypervisor, bus: Some(bus) } = host else { return };
         let mut suspended = Ok(false);
         let first = paravirt_platform::ProcessorId(0);
-        let ran = self.platform.processors().run_on(first, &mut || suspended = hypervisor.suspend());
+        let ran = platform.processors().run_on(first, &mut || suspended = hypervisor.suspend());
         match suspended {
             Ok(false) if ran.is_ok() => return log::info!("xen: the host has cancelled the suspension"),
             Ok(false) => return log::warn!("xen: the first processor does not run: not suspended"),
             Err(error) => return log::warn!("xen: {error}: not suspended"),
             Ok(true) => {}
         }
-        if let Err(error) = store.resume() {
+        if let Err(error) = bus.store.resume() {
             return log::warn!("xenstore: {error}: no device works any more");
         }
-        self.control.iter().for_each(Control::announce);
-        let known = self.known.iter_mut().flat_map(|known| known.iter_mut());
-        for frontend in known.flatten() {
+        bus.control.iter().for_each(Control::announce);
+        for frontend in bus.known.iter_mut().flatten() {
             // One that is not there any more is removed by the next poll.
             let _ = frontend.find_backend();
         }
-        if self.unplugs {
+        if unplugs {
             // SAFETY: they were unplugged before, and the new ones are used by nobody.
-            unsafe { self.unplug(store) };
+            unsafe { unplug(platform, &bus.store) };
         }
     }
 
     pub fn register(&mut self, waker: &Waker) {
-        self.store.iter().for_each(|store| store.register(waker));
+        self.bus().into_iter().for_each(|bus| bus.store.register(waker));
     }
 
     pub fn arm(&mut self) -> Arm {
-        self.store.as_ref().map_or(Arm::Armed, |store| store.arm())
+        self.bus().map_or(Arm::Armed, |bus| bus.store.arm())
     }
 
     pub fn clock(&self) -> Option<AnyClock<P>> {
-        XenClock::open(self.hypervisor.as_ref()?).map(AnyClock::Xen)
+        XenClock::open(self.hypervisor()?).map(AnyClock::Xen)
     }
 
     /// Restarts the domain.
     pub fn restart(&self) {
-        if let Some(hypervisor) = &self.hypervisor {
+        if let Some(hypervisor) = self.hypervisor() {
             if let Err(error) = hypervisor.shutdown(Shutdown::Restart) {
                 log::warn!("xen: {error}");
             }
         }
     }
+}
+
+/// Connects to xenstore, and watches what is in it.
+fn open_bus<P: Platform>(platform: &P, hypervisor: &PageArc<P, Hypervisor<P>>) -> Option<Bus<P>> {
+    let store = Store::open(hypervisor).map_err(|error| log::warn!("xenstore: {error}")).ok()?;
+    let watch = Watch::new(&store, format_args!("device"));
+    let watch = watch.map_err(|error| log::warn!("xenstore: {error}: no hot plug")).ok();
+    let control = Control::open(&store).map_err(|error| log::warn!("xenstore: {error}")).ok();
+    let known = PageTable::new(platform, MAX_DEVICES, |_| None);
+    let known = known.map_err(|error| log::warn!("xenstore: {error}")).ok()?;
+    Some(Bus { store, watch, control, known })
+}
+
+/// # Safety
+///
+/// No other driver uses the machine's devices.
+unsafe fn unplug<P: Platform>(platform: &P, store: &Store<P>) {
+    let (mut disks, mut cards) = (false, false);
+    let listed = bus::devices(store, |address| match address.class {
+        Class::Block => disks = true,
+        Class::Net => cards = cfg!(feature = "net"),
+        _ => {}
+    });
+    // SAFETY: by the contract of this function; the ports are those of PCI on a PC, which Xen's guests are.
+    unsafe {
+        if listed.is_ok() && !has_virtio(platform) && paravirt_xen::unplug(platform, disks, cards) {
+            log::debug!("xen: emulated devices were removed: disks {disks}, cards {cards}");
+        }
+    }
+}
+
+/// Whether there are virtio devices on the bus whose devices the host would remove.
+///
+/// # Safety
+///
+/// The ports are those of PCI, and nobody else uses them now.
+unsafe fn has_virtio<P: Platform>(platform: &P) -> bool {
+    let ports = platform.port_io();
+    (0..256u32).any(|function| {
+        // SAFETY: by the contract of this function: the first register of a function is read.
+        let id = unsafe {
+            ports.out32(CONFIG_ADDRESS, 1 << 31 | function << 8);
+            ports.in32(CONFIG_DATA)
+        };
+        id & 0xffff == VIRTIO_VENDOR
+    })
 }
 
 /// Whether the host removes the device: its backend closes, and the guest has not asked for that.

@@ -53,6 +53,29 @@ impl<P: Platform, T> PageArc<P, T> {
         Ok(Self { inner })
     }
 
+    /// Returns the value to be changed, if this is the only reference to it.
+    ///
+    /// ```
+    /// # let guest = paravirt_testhost::Guest::new();
+    /// use paravirt_platform::PageArc;
+    ///
+    /// let mut value = PageArc::new(&guest, 1)?;
+    /// *value.get_mut().unwrap() = 2;
+    /// let other = value.clone();
+    /// assert_eq!((value.get_mut(), *other), (None, 2));
+    /// drop(other);
+    /// assert!(value.get_mut().is_some());
+    /// # Ok::<(), paravirt_platform::AllocError>(())
+    /// ```
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        // Nobody can clone what only this value, which is borrowed, refers to.
+        if self.inner().count.load(Ordering::Acquire) != 1 {
+            return None;
+        }
+        // SAFETY: no other reference exists, and none is made as long as the returned one lives.
+        Some(unsafe { &mut (*self.inner.as_ptr()).value })
+    }
+
     /// Returns a pointer to the value, which does not move while a clone of this exists.
     pub fn as_ptr(&self) -> NonNull<T> {
         NonNull::from(&**self)

@@ -161,14 +161,12 @@ impl QueueNodes {
     /// Writes the nodes; those of queue `queue` of several into a directory of their own.
     fn write<P: Platform>(&self, nodes: &Nodes<'_, P>, queue: Option<u16>) -> Result<(), StoreError> {
         for (name, index, value) in self.nodes.iter().flatten() {
-            let value = format_args!("{value}");
+            let write = |path: fmt::Arguments<'_>| nodes.write(path, format_args!("{value}"));
             match (queue, index) {
-                (None, None) => nodes.write(format_args!("{name}"), value)?,
-                (None, Some(index)) => nodes.write(format_args!("{name}{index}"), value)?,
-                (Some(queue), None) => nodes.write(format_args!("queue-{queue}/{name}"), value)?,
-                (Some(queue), Some(index)) => {
-                    nodes.write(format_args!("queue-{queue}/{name}{index}"), value)?
-                }
+                (None, None) => write(format_args!("{name}"))?,
+                (None, Some(index)) => write(format_args!("{name}{index}"))?,
+                (Some(queue), None) => write(format_args!("queue-{queue}/{name}"))?,
+                (Some(queue), Some(index)) => write(format_args!("queue-{queue}/{name}{index}"))?,
             }
         }
         Ok(())

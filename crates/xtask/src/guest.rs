@@ -325,7 +325,7 @@ impl Running {
         while self.line()?.is_some() {}
         let status = self.child.wait()?;
         let lines = std::mem::take(&mut self.seen);
-        let printed = lines.iter().find_map(|line| line.strip_prefix("exit=")?.parse::<u8>().ok());
+        let printed = exit_code(&lines);
         let ended = match self.is_nested {
             true => lines.iter().rev().find_map(|line| line.strip_prefix("lab: ended with ")?.parse().ok()),
             false => status.code(),
@@ -354,4 +354,16 @@ impl Transcript {
     pub fn text(&self) -> String {
         self.lines.join("\n")
     }
+
+    /// What a guest inside the machine has printed, whose lines are behind its name.
+    pub fn of_guest(&self, name: &str) -> Self {
+        let own = |line: &String| line.strip_prefix(name)?.strip_prefix(": ").map(String::from);
+        let lines: Vec<String> = self.lines.iter().filter_map(own).collect();
+        let exit = exit_code(&lines);
+        Self { lines, exit, ended: self.ended }
+    }
+}
+
+fn exit_code(lines: &[String]) -> Option<u8> {
+    lines.iter().find_map(|line| line.strip_prefix("exit=")?.parse().ok())
 }

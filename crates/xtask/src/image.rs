@@ -78,6 +78,12 @@ fn pattern(at: u64) -> [u8; 8] {
     ((product >> 32) as u64).to_le_bytes()
 }
 
+/// The SHA-256 of `len` bytes as the kernel's disk test leaves them.
+pub fn pattern_sum(len: u64) -> String {
+    let bytes: Vec<u8> = (0..len).step_by(8).flat_map(pattern).collect();
+    sha256(&bytes)
+}
+
 /// Checks that the first `len` bytes of `image` are what the kernel's disk test leaves.
 pub fn check_pattern(image: &Path, len: u64) -> Result<()> {
     let mut file = File::open(image).with_context(|| format!("cannot open {}", image.display()))?;

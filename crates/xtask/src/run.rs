@@ -1,5 +1,7 @@
 //! `cargo xtask run`: boots the kernel on one host or on all, and checks its output.
 
+mod xen;
+
 use crate::guest::{Machine, Monitor, Transcript};
 use crate::lab::{Lab, Unavailable};
 use crate::serve::Fixture;
@@ -21,6 +23,8 @@ enum Host {
     Vmware,
     /// QEMU with Xen's devices, on KVM's emulation of Xen; in a nested VM if this machine's KVM lacks it
     Xen,
+    /// Xen 4.17 with a Linux as its first domain, in an emulated machine: the kernel is a guest of kind PVH
+    XenReal,
     /// Microsoft's OpenVMM on KVM, with disks and network card on VMBus; OPENVMM names the binary
     Openvmm,
 }
@@ -93,6 +97,8 @@ pub struct Options {
     timeout: u64,
 }
 
+/// Bytes of disk1.
+const DISK1: u64 = 16 << 20;
 /// The port at which the outer machine serves files.
 pub const NESTED_PORT: u16 = 8080;
 
@@ -111,6 +117,7 @@ impl Host {
             Self::Vmware => "QEMU with VMware's devices",
             Self::Hyperv => "paravirt-monitor on KVM",
             Self::Xen => "QEMU with Xen's devices, on KVM",
+            Self::XenReal => "Xen",
             Self::Openvmm => "OpenVMM",
         }
     }
@@ -121,7 +128,7 @@ impl Host {
             Self::Qemu => "virtio",
             Self::Vmware => "vmware",
             Self::Hyperv | Self::Openvmm => "hyper-v",
-            Self::Xen => "xen",
+            Self::Xen | Self::XenReal => "xen",
         }
     }
 
@@ -206,7 +213,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
         (elf, None)
     };
     let disk1 = folder.path().join("disk1.img");
-    std::fs::File::create(&disk1)?.set_len(16 << 20)?;
+    std::fs::File::create(&disk1)?.set_len(DISK1)?;
 
     let kind = options.machine.as_deref().unwrap_or(if other.is_some() { "virt" } else { "q35" });
     let is_mmio = kind.starts_with("microvm");
@@ -219,7 +226,8 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
             Some(processor) => Machine::of_processor(processor, &elf, kind, options.cpus, &memory),
             None => Machine::new(&elf, kind, options.cpus, &memory),
         },
-        Host::Xen => return on_xen(options, &elf, &tree, [&disk0, &disk1]),
+        Host::Xen => return xen::on_kvm(options, &elf, &tree, [&disk0, &disk1]),
+        Host::XenReal => return xen::on_xen(options, &elf, &tree, &disk0),
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
     };
@@ -295,47 +303,6 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
     Ok(transcript)
 }
 
-/// Boots the kernel on QEMU's devices of Xen, on KVM, and checks its output.
-fn on_xen(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
-    let [disk0, disk1] = disks;
-    let folder = disk0.parent().context("the disk image has no folder")?;
-    if let Some(disk) = &options.disk {
-        // The outer machine, if there is one, has only this folder.
-        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
-    }
-    let memory = format!("{}M", options.memory);
-    let kind = options.machine.as_deref().unwrap_or("q35");
-    let mut machine = Lab::open()?.xen(elf, kind, "", options.cpus, &memory, folder)?;
-    let server = match &machine.nest {
-        Some(_) => None,
-        None => Some(crate::serve::start(tree)?),
-    };
-    let port = server.as_ref().map_or(NESTED_PORT, |server| server.port);
-    if server.is_none() {
-        machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
-    }
-    machine.drive("d0", disk0, ",readonly=on").drive("d1", disk1, ",discard=unmap");
-    machine.add("-device xen-disk,drive=d0,vdev=xvda -device xen-disk,drive=d1,vdev=xvdb");
-    if !options.no_nic {
-        machine.add("-netdev user,id=n0 -device xen-net-device,netdev=n0,mac=52:54:00:12:34:56");
-    }
-    options.qemu.iter().for_each(|words| {
-        machine.add(words);
-    });
-    let network = if options.no_nic {
-        String::new()
-    } else {
-        format!(" dhcp ping http=http://10.0.2.2:{port}/large.bin")
-    };
-    let usual = format!("list mount=disk0 test=disk1{network} clock");
-    machine.command_line = options.args.clone().unwrap_or(usual);
-    machine.timeout = Duration::from_secs(options.timeout);
-    println!("booting: {}", machine.command_line);
-    let transcript = machine.run(|line| println!("  {line}"))?;
-    verify(options, Host::Xen, &transcript, tree, disk1)?;
-    Ok(transcript)
-}
-
 /// Converts a size in QEMU's notation to MiB.
 fn mebibytes(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at(text.trim_end_matches(char::is_alphabetic).len());
@@ -379,6 +346,16 @@ fn check(options: &Options, host: Host) -> Result<()> {
         "there is no such host for this processor: leave out --host, or use --host qemu"
     );
     ensure!(host.is_qemu() || queues <= 8, "{queues} queues are too many on VMBus: use at most 8");
+    if host == Host::XenReal {
+        ensure!(
+            options.machine.is_none() && !options.packed,
+            "a guest of kind PVH has neither a machine type nor virtqueues: leave out --machine and --packed"
+        );
+        ensure!(
+            options.memory <= 1024 && cpus <= 8,
+            "a guest of this Xen has at most 1024M and 8 processors"
+        );
+    }
     for file in options.disk.iter().chain(&options.kernel) {
         ensure!(file.is_file(), "{} is not a file", file.display());
     }
@@ -448,6 +425,19 @@ fn on_openvmm(
 
 /// Checks the kernel's exit code, its output, and what it wrote to disk1.
 fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, disk1: &Path) -> Result<()> {
+    verify_lines(options, host, transcript, tree)?;
+    match options.args {
+        None => {
+            image::check_pattern(disk1, DISK1)?;
+            println!("verdict: the lines are as expected, and disk1 has the test's pattern");
+        }
+        Some(_) => println!("verdict: the kernel's exit code is 0"),
+    }
+    Ok(())
+}
+
+/// Checks that the kernel has ended well, and what it has printed.
+fn verify_lines(options: &Options, host: Host, transcript: &Transcript, tree: &Path) -> Result<()> {
     let code = transcript.exit.with_context(|| match transcript.ended {
         Some(code) => format!(
             "the kernel did not end by itself: the host ended with code {code}, for the reason in its last lines above"
@@ -472,7 +462,7 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
             Host::Hyperv => &["bus=vmbus version=", "device=disk0 at=vmbus:", "clock=hyper-v"],
             Host::Vmware if options.no_nic => &["ring=pvscsi"],
             Host::Vmware => &["ring=pvscsi", "ring=vmxnet3"],
-            Host::Xen => &["hypervisor=xen", "device=disk0 at=xen:vbd/", "clock=xen"],
+            Host::Xen | Host::XenReal => &["hypervisor=xen", "device=disk0 at=xen:vbd/", "clock=xen"],
             _ => &[],
         };
         for text in words {
@@ -480,10 +470,6 @@ fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, d
                 bail!("missing in the kernel's output: {text}");
             }
         }
-        image::check_pattern(disk1, 16 << 20)?;
-        println!("verdict: {} lines are as expected, and disk1 has the test's pattern", expected.len());
-    } else {
-        println!("verdict: the kernel's exit code is 0");
     }
     Ok(())
 }

@@ -69,8 +69,9 @@ const DROPPED: &str = "-flavor|gnu|-lc|-lm|-lrt|-lpthread|-ldl|-lutil|-lgcc*";
 /// The crates that build without the standard library, for every processor and with the oldest compiler.
 pub const PORTABLE: &str = "-p hyperv-bindings -p paravirt-platform -p paravirt-shared-memory -p paravirt-device -p paravirt-pci \
      -p paravirt-virtio -p paravirt-firmware -p paravirt-kvm -p paravirt-hyperv -p paravirt-vmbus-ring -p paravirt-vmbus \
-     -p paravirt-hv-balloon -p paravirt-scsi -p paravirt-pvscsi -p paravirt-vmware -p paravirt-vmxnet3 -p paravirt-storvsc -p paravirt-netvsc -p paravirt-hv-ic -p paravirt-hv-input \
-     -p paravirt-hv-socket -p paravirt -p paravirt-c";
+     -p paravirt-hv-balloon -p paravirt-scsi -p paravirt-pvscsi -p paravirt-vmware -p paravirt-vmxnet3 -p paravirt-storvsc -p paravirt-netvsc \
+     -p paravirt-hv-ic -p paravirt-hv-input -p paravirt-hv-socket -p paravirt-pvclock -p paravirt-xen -p paravirt-blkfront \
+     -p paravirt-netfront -p paravirt -p paravirt-c";
 /// The models of hosts that they are tested with.
 const MODELS: &str = "-p paravirt-testhost";
 /// The adapters whose dependencies support the oldest compiler.

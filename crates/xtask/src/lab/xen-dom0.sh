@@ -24,6 +24,7 @@ brctl addbr bridge
 ifconfig bridge 10.9.0.1 netmask 255.255.255.0 up
 httpd -p 10.9.0.1:80 -h /root
 echo "dom0: ready after $(cut -d' ' -f1 /proc/uptime) s"
+. /root/guest.sh
 . /root/test.sh
 echo "dom0: done after $(cut -d' ' -f1 /proc/uptime) s"
 echo exit=0

@@ -84,6 +84,7 @@ const COMMANDS: &[&str] = &[
 ];
 const INIT: &str = include_str!("xen-dom0.sh");
 const BLOCK: &str = include_str!("xen-block.sh");
+const GUEST: &str = include_str!("xen-guest.sh");
 const VIF: &str = include_str!("xen-vif.sh");
 /// Xen's choice of what it intercepts, with the reads of CR0 among it, and without. QEMU up to 10.0 takes a read of any control register for
 /// one of CR0 there, and Xen 4.17 emulates that read with a stale CR2: no guest that has a page fault would live.
@@ -112,7 +113,8 @@ impl RealXen {
         lock.lock().context("cannot lock target/xen")?;
         let this =
             Self { xen: folder.join("xen"), kernel: folder.join("vmlinuz"), initrd: folder.join("initrd") };
-        let rest = format!("{PACKAGES:?}{PROGRAMS:?}{MODULES:?}{COMMANDS:?}\n{INIT}\n{BLOCK}\n{VIF}");
+        let rest =
+            format!("{PACKAGES:?}{PROGRAMS:?}{MODULES:?}{COMMANDS:?}\n{INIT}\n{BLOCK}\n{VIF}\n{GUEST}");
         let stamp = folder.join("stamp");
         let is_built = [&this.xen, &this.kernel, &this.initrd].iter().all(|file| file.is_file());
         if is_built && fs::read_to_string(&stamp).is_ok_and(|old| old == rest) {
@@ -237,6 +239,7 @@ fn first_domain(kernel: &Path, busybox: &Path, roots: &[PathBuf]) -> Result<Vec<
     archive.file("etc/xen/xl.conf", 0o644, b"");
     archive.file("etc/xen/scripts/block", 0o755, BLOCK.as_bytes());
     archive.file("etc/xen/scripts/vif-bridge", 0o755, VIF.as_bytes());
+    archive.file("root/guest.sh", 0o755, GUEST.as_bytes());
     archive.file("init", 0o755, INIT.as_bytes());
     Ok(archive.finish())
 }

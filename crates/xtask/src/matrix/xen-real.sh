@@ -1,50 +1,6 @@
 # Runs in Xen's first domain: four guests, one after the other. What each prints is printed behind its name.
 truncate -s 16M /root/scratch.img
 
-# Writes the configuration of guest $1: processors $2, command line $3, disks $4, cards $5.
-configure() {
-    cat > "/root/$1.cfg" << END
-type = "pvh"
-name = "$1"
-memory = 256
-vcpus = $2
-kernel = "/root/kernel"
-cmdline = "$3"
-tsc_mode = "native"
-disk = [$4]
-vif = [$5]
-on_poweroff = "preserve"
-on_reboot = "preserve"
-on_crash = "preserve"
-END
-    xl create "/root/$1.cfg"
-}
-
-# Runs xl with these words. It gives up when a script of its own takes long, so it gets three tries.
-persist() {
-    xl "$@" || { sleep 5; xl "$@"; } || { sleep 5; xl "$@"; }
-}
-
-# Waits until guest $1 has printed $2, for $3 seconds at most.
-await() {
-    tries=0
-    until grep -q "$2" "/var/log/xen/guest-$1.log" 2> /dev/null; do
-        sleep 1
-        tries=$((tries + 1))
-        if [ "$tries" = "$3" ]; then
-            echo "$1: has not printed $2"
-            return
-        fi
-    done
-}
-
-# Prints what guest $1 has printed, and ends it.
-finish() {
-    await "$1" '^exit=' 240
-    tr -d '\r' < "/var/log/xen/guest-$1.log" | sed "s/^/$1: /"
-    xl destroy "$1"
-}
-
 files="'/root/files.img,raw,xvda,r'"
 scratch="'/root/scratch.img,raw,xvdb,w'"
 card="'bridge=bridge,mac=00:16:3e:00:00:01'"
@@ -52,6 +8,7 @@ network='ip=10.9.0.2/24 gw=10.9.0.1 ping http=http://10.9.0.1/large.bin'
 
 configure usual 1 "list mount=disk0 test=disk1 $network clock timer" "$files, $scratch" "$card"
 finish usual
+echo "scratch: $(sha256sum < /root/scratch.img)"
 
 configure two 2 "reconnect=2 list queues=2 test=disk0 $network" "$scratch" "$card"
 finish two

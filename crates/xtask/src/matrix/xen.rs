@@ -156,16 +156,7 @@ fn real(bench: &Bench) -> Result<Outcome> {
     let files = [("kernel", bench.kernel.as_path()), ("files.img", &bench.ext4), ("large.bin", &page)];
     let transcript = xen.machine(SCRIPT, &files, folder.path())?.run(|_| ())?;
     must_end(&transcript, 0)?;
-    let of = |guest: &str| Transcript {
-        lines: transcript
-            .lines
-            .iter()
-            .filter_map(|line| line.strip_prefix(guest).map(String::from))
-            .collect(),
-        exit: transcript.exit,
-        ended: transcript.ended,
-    };
-    let usual = of("usual: ");
+    let usual = transcript.of_guest("usual");
     let all = [image::expected_files(&bench.tree)?, vec![image::expected_page(&bench.tree)?]].concat();
     for line in all {
         ensure!(usual.lines.contains(&line), "no `{line}` in:\n{}", transcript.text());
@@ -184,11 +175,13 @@ fn real(bench: &Bench) -> Result<Outcome> {
     ] {
         must_contain(&usual, text)?;
     }
-    let two = of("two: ");
+    let sum = format!("scratch: {}", image::pattern_sum(DISK1));
+    ensure!(transcript.lines.iter().any(|line| line.starts_with(&sum)), "{}", transcript.text());
+    let two = transcript.of_guest("two");
     for text in ["processors=2 ", "queues=2 ", "different=0 lost_pages=0", "same test=pass", "same exit=0"] {
         must_contain(&two, text)?;
     }
-    let hot = of("hot: ");
+    let hot = transcript.of_guest("hot");
     for text in [
         "event=found at=xen:vbd/51728",
         "event=read device=disk0 first=",
@@ -200,7 +193,7 @@ fn real(bench: &Bench) -> Result<Outcome> {
     ] {
         must_contain(&hot, text)?;
     }
-    let saved = of("saved: ");
+    let saved = transcript.of_guest("saved");
     for text in [
         "event=power request=Suspend",
         "dom0 restored it",

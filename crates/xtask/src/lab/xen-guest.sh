@@ -1,0 +1,50 @@
+# What scripts in Xen's first domain do with guests.
+
+# Writes the configuration of guest $1: processors $2, command line $3, disks $4, cards $5.
+configure() {
+    cat > "/root/$1.cfg" << END
+type = "pvh"
+name = "$1"
+memory = ${memory:-256}
+vcpus = $2
+kernel = "/root/kernel"
+cmdline = "$3"
+tsc_mode = "native"
+disk = [$4]
+vif = [$5]
+on_poweroff = "preserve"
+on_reboot = "preserve"
+on_crash = "preserve"
+END
+    xl create "/root/$1.cfg"
+}
+
+# Runs xl with these words. It gives up when a script of its own takes long, so it gets three tries.
+persist() {
+    xl "$@" || { sleep 5; xl "$@"; } || { sleep 5; xl "$@"; }
+}
+
+# Waits until guest $1 has printed $2, for $3 seconds at most.
+await() {
+    tries=0
+    until grep -q "$2" "/var/log/xen/guest-$1.log" 2> /dev/null; do
+        sleep 1
+        tries=$((tries + 1))
+        if [ "$tries" = "$3" ]; then
+            echo "$1: has not printed $2"
+            return
+        fi
+    done
+}
+
+# Prints what guest $1 has printed, and ends it.
+finish() {
+    await "$1" '^exit=' 240
+    tr -d '\r' < "/var/log/xen/guest-$1.log" | sed "s/^/$1: /"
+    xl destroy "$1"
+}
+
+# Prints what guest $1 prints, as it does.
+follow() {
+    tail -n +1 -f "/var/log/xen/guest-$1.log" | while read -r line; do echo "$1: ${line%$(printf '\r')}"; done &
+}
