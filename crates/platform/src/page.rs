@@ -54,19 +54,6 @@ impl<P: Platform, T> PageArc<P, T> {
     }
 
     /// Returns the value to be changed, if this is the only reference to it.
-    ///
-    /// ```
-    /// # let guest = paravirt_testhost::Guest::new();
-    /// use paravirt_platform::PageArc;
-    ///
-    /// let mut value = PageArc::new(&guest, 1)?;
-    /// *value.get_mut().unwrap() = 2;
-    /// let other = value.clone();
-    /// assert_eq!((value.get_mut(), *other), (None, 2));
-    /// drop(other);
-    /// assert!(value.get_mut().is_some());
-    /// # Ok::<(), paravirt_platform::AllocError>(())
-    /// ```
     pub fn get_mut(&mut self) -> Option<&mut T> {
         // Nobody can clone what only this value, which is borrowed, refers to.
         if self.inner().count.load(Ordering::Acquire) != 1 {

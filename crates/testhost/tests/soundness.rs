@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use paravirt_device::Rejected;
-use paravirt_platform::{Direction, DmaSlice, PAGE_SIZE};
+use paravirt_platform::{Direction, DmaSlice, PAGE_SIZE, PageArc};
 use paravirt_testhost::{AnyDevice, Guest, QueueState, Ring};
 use paravirt_virtio::queue::{AreaRange, Parts, QueueConfig, Ring as _, VirtQueue};
 
@@ -117,4 +117,15 @@ fn a_range_beyond_the_area_of_a_slot_is_refused() {
             }
         }
     }
+}
+
+#[test]
+fn a_value_is_changed_only_by_its_only_reference() {
+    let guest = Guest::new();
+    let mut value = PageArc::new(&guest, 1).unwrap();
+    *value.get_mut().unwrap() = 2;
+    let mut other = value.clone();
+    assert_eq!((value.get_mut(), other.get_mut()), (None, None));
+    drop(value);
+    assert_eq!(other.get_mut(), Some(&mut 2));
 }
