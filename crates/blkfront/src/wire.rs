@@ -126,6 +126,7 @@ mod tests {
         write_discard(&entry, 1, 9, 2, 64);
         let words = entry.each_ref().map(|word| word.load(Ordering::Relaxed));
         assert_eq!(words[..4], [0x1_0005, 9, 2, 64]);
+        entry[0].store(9, Ordering::Relaxed);
         entry[1].store(0xfffe_0003, Ordering::Relaxed);
         assert_eq!(Response::read(&entry), Response { id: 9, status: -2 });
         assert_eq!(Response::read(&entry).status(), Status::Unsupported);
