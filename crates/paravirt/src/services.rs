@@ -38,7 +38,10 @@ use paravirt_vmware::{TscClock, VMware};
 ///
 /// No method may be called in interrupt context.
 pub struct Services<P: Platform, B: DmaBuffer> {
-    #[cfg_attr(not(feature = "pci"), expect(dead_code, reason = "the clock of KVM reads its registers"))]
+    #[cfg_attr(
+        not(any(feature = "pci", feature = "xen")),
+        expect(dead_code, reason = "the clock of KVM reads its registers")
+    )]
     platform: P,
     controllers: Controllers<P, B>,
     #[cfg(feature = "pci")]
