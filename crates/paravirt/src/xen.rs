@@ -101,6 +101,7 @@ impl<P: Platform> XenHost<P> {
     }
 
     /// Opens every device, and passes it to `found`.
+    #[inline(never)]
     pub fn find<B: DmaBuffer>(&mut self, found: &mut dyn FnMut(Found<P, B>)) {
         #[cfg(feature = "console")]
         if let Some(Ok(console)) = self.hypervisor().map(XenConsole::open) {

@@ -70,17 +70,17 @@ pub enum Class {
     Block,
     /// A network card: "vif".
     Net,
-    /// Another class.
-    Other(Text<16>),
+    /// Another class; those of up to eight letters are known.
+    Other(Text<8>),
 }
 
-impl Ord for Text<16> {
+impl Ord for Text<8> {
     fn cmp(&self, other: &Self) -> core::cmp::Ordering {
         self.as_str().cmp(other.as_str())
     }
 }
 
-impl PartialOrd for Text<16> {
+impl PartialOrd for Text<8> {
     fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
         Some(self.cmp(other))
     }

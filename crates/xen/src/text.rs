@@ -2,11 +2,12 @@
 
 use core::fmt;
 
-/// A text of at most `N` bytes. What does not fit is an error of the writer.
+/// A text of at most `N` bytes, and of at most 65,535. What does not fit is an error of the writer.
 #[derive(Copy, Clone, Eq, PartialEq)]
 pub struct Text<const N: usize> {
     bytes: [u8; N],
-    len: usize,
+    /// Small: addresses of devices contain texts, and are passed about by value.
+    len: u16,
 }
 
 impl<const N: usize> Text<N> {
@@ -24,7 +25,10 @@ impl<const N: usize> Text<N> {
 
     /// Returns the text.
     pub fn as_str(&self) -> &str {
-        self.bytes.get(..self.len).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or_default()
+        self.bytes
+            .get(..usize::from(self.len))
+            .and_then(|bytes| core::str::from_utf8(bytes).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -36,9 +40,11 @@ impl<const N: usize> Default for Text<N> {
 
 impl<const N: usize> fmt::Write for Text<N> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.len.checked_add(text.len()).ok_or(fmt::Error)?;
-        self.bytes.get_mut(self.len..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.len = end;
+        let begin = usize::from(self.len);
+        let end = begin.checked_add(text.len()).ok_or(fmt::Error)?;
+        let len = u16::try_from(end).map_err(|_| fmt::Error)?;
+        self.bytes.get_mut(begin..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = len;
         Ok(())
     }
 }
