@@ -18,6 +18,38 @@ pub enum Fault {
     Refused,
 }
 
+impl Fault {
+    /// Returns the fault as a number above 0, for an atomic in which 0 may say that there is none.
+    ///
+    /// ```
+    /// # use paravirt_device::Fault;
+    /// for fault in [Fault::Protocol, Fault::Timeout, Fault::Removed, Fault::Reset, Fault::Refused] {
+    ///     assert_eq!(Fault::from_code(fault.code()), fault);
+    ///     assert!(fault.code() > 0);
+    /// }
+    /// ```
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Protocol => 1,
+            Self::Timeout => 2,
+            Self::Removed => 3,
+            Self::Reset => 4,
+            Self::Refused => 5,
+        }
+    }
+
+    /// Returns the fault with this [`code`](Self::code); [`Refused`](Self::Refused) if there is none.
+    pub const fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Protocol,
+            2 => Self::Timeout,
+            3 => Self::Removed,
+            4 => Self::Reset,
+            _ => Self::Refused,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -18,7 +18,6 @@ pub(crate) enum Phase {
 
 const RUNNING: u8 = 0;
 const RESETTING: u8 = 1;
-const DOWN: u8 = 2;
 
 /// Bits of a gate word with the phase.
 const PHASE_BITS: u32 = 8;
@@ -35,11 +34,7 @@ impl Phase {
         match self {
             Self::Running => RUNNING,
             Self::Resetting => RESETTING,
-            Self::Down(Fault::Reset) => DOWN,
-            Self::Down(Fault::Protocol) => 3,
-            Self::Down(Fault::Timeout) => 4,
-            Self::Down(Fault::Removed) => 5,
-            Self::Down(_) => 6,
+            Self::Down(fault) => RESETTING.saturating_add(fault.code()),
         }
     }
 
@@ -47,11 +42,7 @@ impl Phase {
         match code {
             RUNNING => Self::Running,
             RESETTING => Self::Resetting,
-            DOWN => Self::Down(Fault::Reset),
-            3 => Self::Down(Fault::Protocol),
-            4 => Self::Down(Fault::Timeout),
-            5 => Self::Down(Fault::Removed),
-            _ => Self::Down(Fault::Refused),
+            down => Self::Down(Fault::from_code(down.saturating_sub(RESETTING))),
         }
     }
 }

@@ -165,7 +165,7 @@ impl<P: Platform> InterruptState<P> {
 /// The shared state of a device. Queues hold it by [`PageArc`]; dropping the last reference resets the device.
 pub(crate) struct VirtioDevice<P: Platform> {
     generation: AtomicU32,
-    /// The current [`Fault`], encoded by [`code`]; 0 for none.
+    /// The [code](Fault::code) of the current fault; 0 for none.
     fault: AtomicU8,
     undrained: AtomicU16,
     /// A bit for each queue, by place: whether its completions raise an interrupt.
@@ -177,27 +177,6 @@ pub(crate) struct VirtioDevice<P: Platform> {
     /// `drop` unbinds every handler before this or the transport is freed, so that the order of the fields does not matter.
     interrupts: PageBox<P, InterruptState<P>>,
     platform: P,
-}
-
-const fn code(fault: Fault) -> u8 {
-    match fault {
-        Fault::Protocol => 1,
-        Fault::Timeout => 2,
-        Fault::Removed => 3,
-        Fault::Reset => 4,
-        _ => 5,
-    }
-}
-
-const fn from_code(code: u8) -> Option<Fault> {
-    match code {
-        0 => None,
-        1 => Some(Fault::Protocol),
-        2 => Some(Fault::Timeout),
-        3 => Some(Fault::Removed),
-        4 => Some(Fault::Reset),
-        _ => Some(Fault::Refused),
-    }
 }
 
 impl<P: Platform> VirtioDevice<P> {
@@ -466,7 +445,7 @@ impl<P: Platform> VirtioDevice<P> {
 
     /// Returns the current fault, if any.
     pub fn fault(&self) -> Option<Fault> {
-        from_code(self.fault.load(Ordering::Acquire))
+        Some(self.fault.load(Ordering::Acquire)).filter(|code| *code != 0).map(Fault::from_code)
     }
 
     /// Resets the device because of `fault`, unless a reset of `generation` has begun already. After [`Fault::Reset`] the device
@@ -489,7 +468,7 @@ impl<P: Platform> VirtioDevice<P> {
             live = live.saturating_add(u16::from(!queue.is_untouched));
         }
         self.undrained.store(live, Ordering::Relaxed);
-        self.fault.store(code(fault), Ordering::Release);
+        self.fault.store(fault.code(), Ordering::Release);
         self.generation.store(generation.wrapping_add(1), Ordering::Release);
         if live == 0 {
             self.restart_if_drained(&mut inner, 0);
@@ -529,7 +508,7 @@ impl<P: Platform> VirtioDevice<P> {
             Ok(features) if features == self.features => self.bring_up(inner).is_ok(),
             _ => false,
         };
-        self.fault.store(if restarted { 0 } else { code(Fault::Refused) }, Ordering::Release);
+        self.fault.store(if restarted { 0 } else { Fault::Refused.code() }, Ordering::Release);
         self.wake_all();
     }
 

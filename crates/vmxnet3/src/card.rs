@@ -14,31 +14,11 @@ pub(crate) struct Card<P: Platform> {
     area: ManuallyDrop<Area<P>>,
     /// Counts transitions: even while the card is in service. A queue that was set up at the current value may go on.
     gate: AtomicU32,
-    /// Why it is out of service, by [`code`].
+    /// Why it is out of service, by [`Fault::code`].
     fault: AtomicU8,
     /// Whether the card has stopped, and was not given addresses since.
     is_quiesced: AtomicBool,
     pub pairs: u16,
-}
-
-const fn code(fault: Fault) -> u8 {
-    match fault {
-        Fault::Protocol => 1,
-        Fault::Timeout => 2,
-        Fault::Removed => 3,
-        Fault::Reset => 4,
-        _ => 5,
-    }
-}
-
-const fn from_code(code: u8) -> Fault {
-    match code {
-        1 => Fault::Protocol,
-        2 => Fault::Timeout,
-        3 => Fault::Removed,
-        4 => Fault::Reset,
-        _ => Fault::Refused,
-    }
 }
 
 /// Whether a card with this gate is in service.
@@ -54,7 +34,7 @@ impl<P: Platform> Card<P> {
             registers,
             area: ManuallyDrop::new(area),
             gate: AtomicU32::new(1),
-            fault: AtomicU8::new(code(Fault::Reset)),
+            fault: AtomicU8::new(Fault::Reset.code()),
             is_quiesced: AtomicBool::new(true),
             pairs,
         }
@@ -71,7 +51,7 @@ impl<P: Platform> Card<P> {
 
     /// The fault that keeps it out of service.
     pub fn fault(&self) -> Option<Fault> {
-        (!is_open(self.gate())).then(|| from_code(self.fault.load(Ordering::Acquire)))
+        (!is_open(self.gate())).then(|| Fault::from_code(self.fault.load(Ordering::Acquire)))
     }
 
     /// Whether the card has stopped: it accesses no memory until it is activated again.
@@ -81,7 +61,7 @@ impl<P: Platform> Card<P> {
 
     /// Takes the card out of service. The caller holds the lock of its control.
     pub fn close(&self, fault: Fault) {
-        self.fault.store(code(fault), Ordering::Release);
+        self.fault.store(fault.code(), Ordering::Release);
         let gate = self.gate.load(Ordering::Relaxed);
         self.gate.store(gate.wrapping_add(u32::from(is_open(gate))), Ordering::Release);
     }

@@ -233,7 +233,7 @@ struct Inner<P: Platform, C: DeviceClass<P>> {
 pub struct Status {
     /// Counts transitions: even while the device is in service. A queue that is at the current value may go on.
     gate: AtomicU32,
-    /// Why it is out of service, by [`code`].
+    /// Why it is out of service, by [`Fault::code`].
     fault: AtomicU8,
     /// Whether the guest was resumed in another domain, which the device has not seen yet.
     was_resumed: AtomicBool,
@@ -243,7 +243,7 @@ impl Status {
     const fn new() -> Self {
         Self {
             gate: AtomicU32::new(1),
-            fault: AtomicU8::new(code(Fault::Reset)),
+            fault: AtomicU8::new(Fault::Reset.code()),
             was_resumed: AtomicBool::new(false),
         }
     }
@@ -253,7 +253,7 @@ impl Status {
         self.was_resumed.store(true, Ordering::Release);
         let gate = self.gate.load(Ordering::Relaxed);
         if is_open(gate) {
-            self.fault.store(code(Fault::Reset), Ordering::Release);
+            self.fault.store(Fault::Reset.code(), Ordering::Release);
             self.gate.store(gate.wrapping_add(1), Ordering::Release);
         }
     }
@@ -266,7 +266,7 @@ impl Status {
 
     /// Returns the fault that keeps the device out of service.
     pub fn fault(&self) -> Option<Fault> {
-        (!is_open(self.gate())).then(|| from_code(self.fault.load(Ordering::Acquire)))
+        (!is_open(self.gate())).then(|| Fault::from_code(self.fault.load(Ordering::Acquire)))
     }
 }
 
@@ -277,26 +277,6 @@ pub struct Device<P: Platform, C: DeviceClass<P>> {
     /// The tasks of the queues, and that of the device behind them.
     wakers: WakerGroup<P>,
     queues: u16,
-}
-
-const fn code(fault: Fault) -> u8 {
-    match fault {
-        Fault::Protocol => 1,
-        Fault::Timeout => 2,
-        Fault::Removed => 3,
-        Fault::Reset => 4,
-        _ => 5,
-    }
-}
-
-const fn from_code(code: u8) -> Fault {
-    match code {
-        1 => Fault::Protocol,
-        2 => Fault::Timeout,
-        3 => Fault::Removed,
-        4 => Fault::Reset,
-        _ => Fault::Refused,
-    }
 }
 
 #[inline(always)]
@@ -405,12 +385,12 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         self.begin_again(&mut inner);
         let (open, current) = (self.gate(), self.status.fault.load(Ordering::Relaxed));
         // A reset that waits for a queue ends with a removal.
-        let ends_reset = !is_open(open) && current == code(Fault::Reset) && fault != Fault::Reset;
+        let ends_reset = !is_open(open) && current == Fault::Reset.code() && fault != Fault::Reset;
         if !ends_reset && (open != gate || !is_open(gate)) {
             return;
         }
         log::warn!("{}: out of service: {fault}", inner.frontend.address());
-        self.status.fault.store(code(fault), Ordering::Release);
+        self.status.fault.store(fault.code(), Ordering::Release);
         if is_open(open) {
             self.status.gate.store(open.wrapping_add(1), Ordering::Release);
         }
@@ -455,7 +435,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
 
     fn give_up(&self, error: DeviceError) {
         log::warn!("xen: {error}: the device stays out of service");
-        self.status.fault.store(code(error.fault()), Ordering::Release);
+        self.status.fault.store(error.fault().code(), Ordering::Release);
     }
 
     /// Connects again if every queue has taken back what was in flight.
