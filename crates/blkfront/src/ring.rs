@@ -663,12 +663,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     pub(crate) fn arm(&mut self) -> Arm {
         self.kick();
         let Some(port) = &self.port else { return Arm::Unsignalled };
-        let raced = port.arm();
-        match () {
-            () if self.ring.arm() || raced || !self.ended.is_empty() => Arm::Pending,
-            () if port.is_signalled() => Arm::Armed,
-            () => Arm::Unsignalled,
-        }
+        port.arm_unless(|| self.ring.arm() || !self.ended.is_empty())
     }
 
     /// The earliest deadline.

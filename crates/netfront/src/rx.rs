@@ -303,12 +303,7 @@ impl<P: Platform> NetFrontRx<P> {
     pub(crate) fn arm(&mut self) -> Arm {
         self.refill();
         let Some(port) = &self.port else { return Arm::Unsignalled };
-        let raced = port.arm();
-        match () {
-            () if self.ring.arm() || raced => Arm::Pending,
-            () if port.is_signalled() => Arm::Armed,
-            () => Arm::Unsignalled,
-        }
+        port.arm_unless(|| self.ring.arm())
     }
 }
 

@@ -525,12 +525,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
             return Arm::Armed;
         }
         let Some(port) = &self.port else { return Arm::Unsignalled };
-        let raced = port.arm();
-        match () {
-            () if self.ring.arm() || raced => Arm::Pending,
-            () if port.is_signalled() => Arm::Armed,
-            () => Arm::Unsignalled,
-        }
+        port.arm_unless(|| self.ring.arm())
     }
 }
 

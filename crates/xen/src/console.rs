@@ -1,13 +1,13 @@
 //! The console that a domain is started with. Xen `xen/include/public/io/console.h`
 
+use crate::bytes::BytePage;
 use crate::calls::Parameter;
 use crate::events::Port;
 use crate::hypervisor::{Hypervisor, OpenError};
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
 use core::task::Waker;
 use paravirt_device::{Arm, Console, ConsoleSize, Fault, Notify};
-use paravirt_platform::{MmioRegion, PAGE_SIZE, PageArc, Platform, SharedMemory};
+use paravirt_platform::{MmioRegion, PageArc, Platform};
 
 /// Bytes from the host, and to it.
 const INPUT: usize = 0;
@@ -22,69 +22,47 @@ const OUTPUT_PRODUCED: usize = 3084;
 
 /// The two byte rings in the console's page.
 #[derive(Debug)]
-pub(crate) struct Rings(SharedMemory);
+pub(crate) struct Rings(BytePage);
 
 impl Rings {
-    pub fn new(page: SharedMemory) -> Self {
+    pub fn new(page: BytePage) -> Self {
         Self(page)
-    }
-
-    fn load(&self, offset: usize) -> u32 {
-        self.0.at::<AtomicU32>(offset).map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    fn store(&self, offset: usize, value: u32) {
-        self.0.at::<AtomicU32>(offset).into_iter().for_each(|word| word.store(value, Ordering::Release));
-    }
-
-    /// Where index `at` is in a ring of `size` bytes, and how many of `len` bytes are ahead of its end.
-    fn parts(at: u32, len: usize, size: u32) -> (usize, usize) {
-        let offset = at & size.wrapping_sub(1);
-        (offset as usize, len.min(size.wrapping_sub(offset) as usize))
     }
 
     /// Writes the first of `bytes` and returns how many fit.
     pub fn write(&self, bytes: &[u8]) -> usize {
-        let produced = self.load(OUTPUT_PRODUCED);
-        let used = produced.wrapping_sub(self.load(OUTPUT_CONSUMED));
+        let produced = self.0.index(OUTPUT_PRODUCED);
+        let used = produced.wrapping_sub(self.0.index(OUTPUT_CONSUMED));
         // Impossible indices are those of a host that does not read.
         let room = OUTPUT_LEN.saturating_sub(used) as usize;
         let bytes = bytes.get(..room.min(bytes.len())).unwrap_or_default();
-        let (offset, len) = Self::parts(produced, bytes.len(), OUTPUT_LEN);
-        let (first, second) = bytes.split_at(len);
-        // Both are within the ring.
-        let _ = self.0.copy_in(OUTPUT.saturating_add(offset), first);
-        let _ = self.0.copy_in(OUTPUT, second);
-        self.store(OUTPUT_PRODUCED, produced.wrapping_add(bytes.len() as u32));
+        // It is within the page.
+        let _ = self.0.copy_in(OUTPUT, OUTPUT_LEN, produced, bytes);
+        self.0.set_index(OUTPUT_PRODUCED, produced.wrapping_add(bytes.len() as u32));
         bytes.len()
     }
 
     /// Reads the first of the bytes that have come and returns how many.
     fn read(&self, bytes: &mut [u8]) -> usize {
-        let consumed = self.load(INPUT_CONSUMED);
-        let come = self.load(INPUT_PRODUCED).wrapping_sub(consumed).min(INPUT_LEN);
+        let consumed = self.0.index(INPUT_CONSUMED);
+        let come = self.0.index(INPUT_PRODUCED).wrapping_sub(consumed).min(INPUT_LEN);
         let len = bytes.len().min(come as usize);
-        let (bytes, _) = bytes.split_at_mut(len);
-        let (offset, part) = Self::parts(consumed, len, INPUT_LEN);
-        let (first, second) = bytes.split_at_mut(part);
-        // Both are within the ring.
-        let _ = self.0.copy_out(INPUT.saturating_add(offset), first);
-        let _ = self.0.copy_out(INPUT, second);
-        fence(Ordering::SeqCst);
-        self.store(INPUT_CONSUMED, consumed.wrapping_add(len as u32));
+        // It is within the page.
+        let _ = self.0.copy_out(INPUT, INPUT_LEN, consumed, bytes.get_mut(..len).unwrap_or_default());
+        self.0.set_index(INPUT_CONSUMED, consumed.wrapping_add(len as u32));
         len
     }
 
     fn has_input(&self) -> bool {
-        self.load(INPUT_PRODUCED) != self.load(INPUT_CONSUMED)
+        self.0.index(INPUT_PRODUCED) != self.0.index(INPUT_CONSUMED)
     }
 
     pub fn has_room(&self) -> bool {
-        self.load(OUTPUT_PRODUCED).wrapping_sub(self.load(OUTPUT_CONSUMED)) < OUTPUT_LEN
+        self.0.index(OUTPUT_PRODUCED).wrapping_sub(self.0.index(OUTPUT_CONSUMED)) < OUTPUT_LEN
     }
 
     pub fn is_flushed(&self) -> bool {
-        self.load(OUTPUT_CONSUMED) == self.load(OUTPUT_PRODUCED)
+        self.0.index(OUTPUT_CONSUMED) == self.0.index(OUTPUT_PRODUCED)
     }
 }
 
@@ -100,7 +78,7 @@ pub struct XenConsole<P: Platform> {
     resumed: u32,
     waker: Option<Waker>,
     /// Keeps the page mapped.
-    _page: MmioRegion<P>,
+    _region: MmioRegion<P>,
 }
 
 impl<P: Platform> XenConsole<P> {
@@ -111,20 +89,16 @@ impl<P: Platform> XenConsole<P> {
     /// [`OpenError`]: there is none, or it cannot be mapped.
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<Self, OpenError> {
         let (address, port) = hypervisor.page_and_port(Parameter::ConsoleFrame, Parameter::ConsolePort)?;
-        // SAFETY: the hypervisor names the page of its console; the platform refuses the kernel's memory.
-        let page = unsafe { MmioRegion::map(hypervisor.platform(), address, PAGE_SIZE) }
-            .map_err(|_| OpenError::NoFrames)?;
-        // SAFETY: the page is mapped for as long as the region lives, beside which the view is kept, and accessed as atomics only.
-        let view = unsafe { SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE) };
+        let (region, page) = BytePage::map(hypervisor.platform(), address)?;
         let port = Port::existing(hypervisor, port);
         let (hypervisor, resumed) = (hypervisor.clone(), hypervisor.resumed());
-        Ok(Self { hypervisor, rings: Rings::new(view), port, resumed, waker: None, _page: page })
+        Ok(Self { hypervisor, rings: Rings::new(page), port, resumed, waker: None, _region: region })
     }
 }
 
 impl<P: Platform> XenConsole<P> {
-    /// The event channel, which another domain has under another number.
-    fn port(&mut self) -> &Port<P> {
+    /// Finds the event channel again, which another domain has under another number.
+    fn renew_port(&mut self) {
         if self.resumed != self.hypervisor.resumed() {
             self.resumed = self.hypervisor.resumed();
             if let Ok((_, port)) =
@@ -134,19 +108,13 @@ impl<P: Platform> XenConsole<P> {
                 self.waker.iter().for_each(|waker| self.port.register(waker));
             }
         }
-        &self.port
     }
 }
 
 impl<P: Platform> Notify for XenConsole<P> {
     fn arm(&mut self) -> Arm {
-        let raced = self.port().arm();
-        let has_input = self.rings.has_input();
-        match () {
-            () if raced || has_input => Arm::Pending,
-            () if self.port.is_signalled() => Arm::Armed,
-            () => Arm::Unsignalled,
-        }
+        self.renew_port();
+        self.port.arm_unless(|| self.rings.has_input())
     }
 
     fn disarm(&mut self) {
@@ -154,7 +122,8 @@ impl<P: Platform> Notify for XenConsole<P> {
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.port().register(waker);
+        self.renew_port();
+        self.port.register(waker);
         self.waker = Some(waker.clone());
     }
 }
@@ -163,7 +132,8 @@ impl<P: Platform> Console for XenConsole<P> {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
         let written = self.rings.write(bytes);
         if written > 0 {
-            self.port().notify();
+            self.renew_port();
+            self.port.notify();
         }
         Ok(written)
     }
@@ -171,7 +141,8 @@ impl<P: Platform> Console for XenConsole<P> {
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize, Fault> {
         let read = self.rings.read(bytes);
         if read > 0 {
-            self.port().notify();
+            self.renew_port();
+            self.port.notify();
         }
         Ok(read)
     }

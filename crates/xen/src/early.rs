@@ -1,6 +1,7 @@
 //! What a kernel needs of Xen before it has memory to allocate: output, the frequency of the cycle counter, and an end. A PVH guest has no
 //! serial port, no timer of a PC and no power button.
 
+use crate::bytes::BytePage;
 use crate::calls::{CallError, Calls, Parameter, Shutdown};
 use crate::console::Rings;
 use crate::detect::Detected;
@@ -82,7 +83,7 @@ impl<P: Platform> Early<P> {
             .ok()
             .filter(|port| *port != 0)?;
         // SAFETY: by the contract of this function; both sides access it as atomics.
-        let rings = Rings::new(unsafe { SharedMemory::new(page, PAGE_SIZE) });
+        let rings = Rings::new(BytePage::new(unsafe { SharedMemory::new(page, PAGE_SIZE) }));
         Some(EarlyConsole { rings, port })
     }
 

@@ -10,6 +10,7 @@ use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::task::Waker;
+use paravirt_device::Arm;
 use paravirt_platform::{
     AllocError, Handled, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector,
     WakerCell,
@@ -318,6 +319,17 @@ impl<P: Platform> Port<P> {
     #[inline]
     pub fn arm(&self) -> bool {
         self.hypervisor.events().unmask(self.port)
+    }
+
+    /// [Arms](Self::arm), and then looks by `has_work` whether there is something to do already; returns what the caller is to do.
+    #[inline]
+    pub fn arm_unless(&self, has_work: impl FnOnce() -> bool) -> Arm {
+        let raced = self.arm();
+        match () {
+            () if has_work() || raced => Arm::Pending,
+            () if self.is_signalled() => Arm::Armed,
+            () => Arm::Unsignalled,
+        }
     }
 
     /// Disables the interrupt.

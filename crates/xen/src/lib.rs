@@ -63,6 +63,7 @@
 
 mod balloon;
 pub mod bus;
+mod bytes;
 mod calls;
 mod clock;
 mod console;

@@ -3,6 +3,7 @@
 mod ring;
 mod wire;
 
+use crate::bytes::BytePage;
 use crate::calls::Parameter;
 use crate::events::Port;
 use crate::hypervisor::{Hypervisor, OpenError};
@@ -12,9 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::Waker;
 use core::time::Duration;
 use paravirt_device::{Arm, Fault};
-use paravirt_platform::{
-    Instant, MmioRegion, PAGE_SIZE, PageArc, PageTable, Platform, SharedMemory, WakerGroup,
-};
+use paravirt_platform::{Instant, MmioRegion, PageArc, PageTable, Platform, WakerGroup};
 use ring::StoreRing;
 use spin::Mutex;
 pub use wire::Kind;
@@ -82,7 +81,7 @@ struct Inner<P: Platform> {
     /// The body of the message that is being received, or was last.
     body: PageTable<P, u8>,
     /// Keeps the page mapped.
-    _page: MmioRegion<P>,
+    _region: MmioRegion<P>,
 }
 
 /// A connection to xenstore. All methods are for task context; a lock is held while the host answers.
@@ -118,13 +117,8 @@ impl<P: Platform> Store<P> {
     pub fn open(hypervisor: &PageArc<P, Hypervisor<P>>) -> Result<PageArc<P, Self>, OpenError> {
         let (address, port) = hypervisor.page_and_port(Parameter::StoreFrame, Parameter::StorePort)?;
         let platform = hypervisor.platform();
-        // SAFETY: the hypervisor names the page by which it is reached; the platform refuses the kernel's memory.
-        let page =
-            unsafe { MmioRegion::map(platform, address, PAGE_SIZE) }.map_err(|_| OpenError::NoFrames)?;
-        // SAFETY: the page is mapped for as long as the region lives, beside which the view is kept, and accessed as atomics only.
-        let ring = StoreRing::new(unsafe {
-            SharedMemory::new(page.pointer(0).ok_or(OpenError::NoFrames)?, PAGE_SIZE)
-        });
+        let (region, page) = BytePage::map(platform, address)?;
+        let ring = StoreRing::new(page);
         let body = PageTable::new(platform, MAX_BODY, |_| 0)?;
         let inner = Inner {
             ring,
@@ -135,7 +129,7 @@ impl<P: Platform> Store<P> {
             strays: 0,
             address,
             body,
-            _page: page,
+            _region: region,
         };
         let watches = PageTable::new(platform, WATCHES, |_| WatchSlot::default())?;
         let port = Port::existing(hypervisor, port);
@@ -256,12 +250,7 @@ impl<P: Platform> Store<P> {
             bytes = bytes.get(sent..).unwrap_or_default();
             if sent == 0 {
                 // The host may wait for room itself.
-                while let Some(reply) = self.receive(inner)? {
-                    let body = inner.body.get(..reply.len as usize).unwrap_or_default();
-                    if reply.kind == Kind::WatchEvent as u32 {
-                        self.fire(body);
-                    }
-                }
+                self.receive_events(inner)?;
                 self.notify();
                 if self.now() >= deadline {
                     return Err(Fault::Timeout.into());
@@ -273,7 +262,7 @@ impl<P: Platform> Store<P> {
     }
 
     /// Receives a message, as far as it has come; its body is then in `body`.
-    fn receive(&self, inner: &mut Inner<P>) -> Result<Option<Header>, StoreError> {
+    fn receive(&self, inner: &mut Inner<P>) -> Result<Option<Header>, Fault> {
         let Inner { ring, header, received, body, .. } = inner;
         let before = *received;
         if let Some(rest) = header.get_mut(*received..).filter(|rest| !rest.is_empty()) {
@@ -305,21 +294,21 @@ impl<P: Platform> Store<P> {
         watch.into_iter().for_each(|watch| watch.has_fired.store(true, Ordering::Release));
     }
 
+    /// Receives what has come while no answer is waited for: watch events, and what nobody asked for.
+    fn receive_events(&self, inner: &mut Inner<P>) -> Result<(), Fault> {
+        while let Some(message) = self.receive(inner)? {
+            if message.kind == Kind::WatchEvent as u32 {
+                self.fire(inner.body.get(..message.len as usize).unwrap_or_default());
+            }
+        }
+        Ok(())
+    }
+
     /// Receives watch events.
     pub fn poll(&self) {
         let inner = &mut *self.inner.lock();
-        while inner.fault.is_none() {
-            match self.receive(inner) {
-                Ok(Some(reply)) => {
-                    let body = inner.body.get(..reply.len as usize).unwrap_or_default();
-                    if reply.kind == Kind::WatchEvent as u32 {
-                        self.fire(body);
-                    }
-                }
-                Ok(None) => return,
-                Err(StoreError::Faulted(fault)) => inner.fault = Some(fault),
-                Err(_) => {}
-            }
+        if inner.fault.is_none() {
+            inner.fault = self.receive_events(inner).err();
         }
     }
 
