@@ -1,6 +1,6 @@
 //! What the backend of a disk and its frontend tell each other.
 
-use crate::queue::Ring;
+use crate::ring::Ring;
 use crate::wire::{DIRECT_SEGMENTS, SECTOR};
 use core::marker::PhantomData;
 use core::num::NonZeroU32;

@@ -7,7 +7,7 @@ use core::fmt;
 use core::task::Waker;
 use paravirt_device::{BlockDevice, BlockEvent, BlockInfo, Connection, Fault, RingKind, Signalling};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
-use paravirt_xen::{Device, DeviceError, Store, bus};
+use paravirt_xen::{Device, DeviceError, OwnedQueue, Store, bus};
 
 /// The maximum number of requests in flight on a queue: grants are few.
 const MAX_REQUESTS: u16 = 64;
@@ -116,8 +116,7 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for BlkFront<P, B> {
     }
 
     fn take_queue(&mut self, index: u16) -> Option<BlkFrontQueue<P, B>> {
-        let slot = self.device.take(index)?;
-        Some(BlkFrontQueue::new(&self.device, slot))
+        OwnedQueue::take(&self.device, index).map(BlkFrontQueue::new)
     }
 
     fn poll_event(&mut self) -> Option<BlockEvent> {
@@ -134,13 +133,7 @@ impl<P: Platform, B: DmaBuffer> BlockDevice for BlkFront<P, B> {
         if self.info.access != before.access {
             return Some(BlockEvent::Access(self.info.access));
         }
-        match self.device.fault() {
-            Some(fault) if fault != Fault::Reset && self.reported != Some(fault) => {
-                self.reported = Some(fault);
-                Some(BlockEvent::Faulted(fault))
-            }
-            _ => None,
-        }
+        self.device.new_fault(&mut self.reported).map(BlockEvent::Faulted)
     }
 
     fn register(&mut self, waker: &Waker) {

@@ -1,64 +1,38 @@
 //! A queue of a disk as its owner uses it.
 
 use crate::class::BlockClass;
-pub use crate::ring::Ring;
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::task::Waker;
 use paravirt_device::{Arm, BlockQueue, Completion, Fault, Notify, Op, Refused, Request};
-use paravirt_platform::{DmaBuffer, Instant, PageArc, Platform};
-use paravirt_xen::{Device, InFlight, SlotBox};
+use paravirt_platform::{DmaBuffer, Instant, Platform};
+use paravirt_xen::{InFlight, OwnedQueue};
 
-/// A queue of a disk.
+/// A queue of a disk. When it is dropped, what is in flight is dropped as the disk is closed.
 pub struct BlkFrontQueue<P: Platform, B: DmaBuffer> {
-    slot: ManuallyDrop<SlotBox<P, Ring<P, B>>>,
-    device: PageArc<P, Device<P, BlockClass<P, B>>>,
-    /// The gate of the device at which the queue was last in service.
-    gate: u32,
-    /// For the event channel after the next reset.
-    waker: Option<Waker>,
+    owned: OwnedQueue<P, BlockClass<P, B>>,
 }
 
 impl<P: Platform, B: DmaBuffer> BlkFrontQueue<P, B> {
-    pub(crate) fn new(
-        device: &PageArc<P, Device<P, BlockClass<P, B>>>,
-        slot: SlotBox<P, Ring<P, B>>,
-    ) -> Self {
-        // Not a gate of a device in service: the first call looks.
-        Self { slot: ManuallyDrop::new(slot), device: device.clone(), gate: 1, waker: None }
-    }
-
-    #[inline(always)]
-    fn is_open(&self) -> bool {
-        self.device.gate() == self.gate
-    }
-
-    /// Brings the queue to the state of the device.
-    #[cold]
-    fn sync(&mut self) -> Result<(), Fault> {
-        self.gate = self.device.sync(&mut self.slot)?;
-        if let (Some(waker), Some(port)) = (&self.waker, self.slot.queue.port()) {
-            port.register(waker);
-        }
-        Ok(())
+    pub(crate) fn new(owned: OwnedQueue<P, BlockClass<P, B>>) -> Self {
+        Self { owned }
     }
 
     /// The backend has broken the rules: the device is reset, with what is in flight aborted.
     #[cold]
     fn fail(&mut self, fault: Fault) -> Result<Option<Completion<B>>, Fault> {
         log::warn!("blkfront: {fault}: resetting the disk");
-        self.device.reset(self.gate, Fault::Reset, InFlight::Abort);
+        self.owned.device().reset(self.owned.gate(), Fault::Reset, InFlight::Abort);
         self.complete_slow()
     }
 
     #[cold]
     fn complete_slow(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        let synced = if self.is_open() { Ok(()) } else { self.sync() };
-        match self.slot.queue.next() {
+        let synced = if self.owned.is_open() { Ok(()) } else { self.owned.sync() };
+        match self.owned.queue_mut().next() {
             Ok(Some(done)) => Ok(Some(done)),
             Ok(None) => synced.map(|()| None),
-            Err(_) if self.is_open() => {
-                self.device.reset(self.gate, Fault::Reset, InFlight::Abort);
+            Err(_) if self.owned.is_open() => {
+                self.owned.device().reset(self.owned.gate(), Fault::Reset, InFlight::Abort);
                 Err(Fault::Reset)
             }
             Err(_) => synced.map(|()| None),
@@ -68,35 +42,31 @@ impl<P: Platform, B: DmaBuffer> BlkFrontQueue<P, B> {
 
 impl<P: Platform, B: DmaBuffer> Notify for BlkFrontQueue<P, B> {
     fn arm(&mut self) -> Arm {
-        if !self.is_open() {
-            return match self.sync() {
+        if !self.owned.is_open() {
+            return match self.owned.sync() {
                 Ok(()) => Arm::Pending,
                 // The restart of the device wakes the task.
                 Err(Fault::Reset) => Arm::Armed,
                 Err(_) => Arm::Pending,
             };
         }
-        self.slot.queue.arm()
+        self.owned.queue_mut().arm()
     }
 
     fn disarm(&mut self) {
-        self.slot.queue.port().into_iter().for_each(|port| port.disarm());
+        self.owned.disarm();
     }
 
     fn register(&mut self, waker: &Waker) {
-        self.device.register(self.slot.index, waker);
-        self.slot.queue.port().into_iter().for_each(|port| port.register(waker));
-        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            self.waker = Some(waker.clone());
-        }
+        self.owned.register(waker);
     }
 
     fn next_deadline(&self) -> Instant {
-        self.slot.queue.next_deadline()
+        self.owned.queue().next_deadline()
     }
 
     fn expire(&mut self, now: Instant) -> Result<(), Fault> {
-        if !self.is_open() || !self.slot.queue.has_expired(now) {
+        if !self.owned.is_open() || !self.owned.queue_mut().has_expired(now) {
             return Ok(());
         }
         log::warn!("blkfront: a request took too long: resetting the disk");
@@ -110,12 +80,12 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkFrontQueue<P, B> {
     #[inline]
     fn submit(&mut self, request: Request<B>) -> Result<(), Refused<B>> {
         let Request { tag, op, deadline, .. } = request;
-        if !self.is_open() {
-            if let Err(fault) = self.sync() {
+        if !self.owned.is_open() {
+            if let Err(fault) = self.owned.sync() {
                 return refused(fault.into(), tag, op, deadline);
             }
         }
-        let queue = &mut self.slot.queue;
+        let queue = self.owned.queue_mut();
         match op {
             Op::Read { lba, into } => match queue.transfer(lba, None, into, tag, deadline) {
                 Ok(()) => Ok(()),
@@ -138,17 +108,17 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkFrontQueue<P, B> {
 
     #[inline]
     fn kick(&mut self) {
-        if self.is_open() {
-            self.slot.queue.kick();
+        if self.owned.is_open() {
+            self.owned.queue_mut().kick();
         }
     }
 
     #[inline]
     fn complete(&mut self) -> Result<Option<Completion<B>>, Fault> {
-        if !self.is_open() {
+        if !self.owned.is_open() {
             return self.complete_slow();
         }
-        match self.slot.queue.next() {
+        match self.owned.queue_mut().next() {
             Ok(done) => Ok(done),
             Err(fault) => self.fail(fault),
         }
@@ -156,12 +126,12 @@ impl<P: Platform, B: DmaBuffer> BlockQueue for BlkFrontQueue<P, B> {
 
     /// Closes the disk and connects it again when every queue has been drained. Blocks for the backend.
     fn reset(&mut self) -> Result<(), Fault> {
-        if !self.is_open() {
+        if !self.owned.is_open() {
             // One that waits for this queue goes on.
-            return self.sync();
+            return self.owned.sync();
         }
-        self.device.reset(self.gate, Fault::Reset, InFlight::Abort);
-        match self.sync() {
+        self.owned.device().reset(self.owned.gate(), Fault::Reset, InFlight::Abort);
+        match self.owned.sync() {
             Err(Fault::Reset) => Ok(()),
             synced => synced,
         }
@@ -179,18 +149,8 @@ fn refused<B>(
     Err(Refused::new(reason, Request::new(tag, op).with_deadline(deadline)))
 }
 
-impl<P: Platform, B: DmaBuffer> Drop for BlkFrontQueue<P, B> {
-    /// What is in flight is dropped when the disk is closed.
-    fn drop(&mut self) {
-        self.disarm();
-        // SAFETY: it is taken once, here, and not used after.
-        let slot = unsafe { ManuallyDrop::take(&mut self.slot) };
-        self.device.put_back(slot);
-    }
-}
-
 impl<P: Platform, B: DmaBuffer> fmt::Debug for BlkFrontQueue<P, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BlkFrontQueue").field("slot", &**self.slot).finish_non_exhaustive()
+        f.debug_struct("BlkFrontQueue").field("owned", &self.owned).finish_non_exhaustive()
     }
 }

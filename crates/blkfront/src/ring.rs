@@ -180,10 +180,6 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         self.pending.len() as u16
     }
 
-    pub(crate) fn port(&self) -> Option<&Port<P>> {
-        self.port.as_ref()
-    }
-
     /// The number of requests whose completion was not returned.
     fn outstanding(&self) -> usize {
         self.pending.len().saturating_sub(self.free.len()).saturating_add(self.ended.len())
@@ -733,6 +729,10 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
 
     fn forget(&mut self) {
         while self.ended.pop().is_some() {}
+    }
+
+    fn for_each_port(&self, work: &mut dyn FnMut(&Port<P>)) {
+        self.port.iter().for_each(work);
     }
 }
 

@@ -10,7 +10,7 @@ use paravirt_device::{
     RingKind, Signalling,
 };
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
-use paravirt_xen::{Device, DeviceError, InFlight, Store, bus};
+use paravirt_xen::{Device, DeviceError, InFlight, OwnedQueue, Store, bus};
 
 /// Options with which a card is opened.
 #[derive(Copy, Clone, Debug)]
@@ -129,8 +129,8 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetFront<P, B> {
     }
 
     fn take_queue(&mut self, index: u16) -> Option<NetFrontQueue<P, B>> {
-        let slot = self.device.take(index)?;
-        Some(NetFrontQueue::new(&self.platform, &self.device, slot))
+        let owned = OwnedQueue::take(&self.device, index)?;
+        Some(NetFrontQueue::new(&self.platform, owned))
     }
 
     fn poll_event(&mut self) -> Option<NetEvent> {
@@ -145,13 +145,7 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetFront<P, B> {
         if self.link != before {
             return Some(NetEvent::Link(self.link));
         }
-        match self.device.fault() {
-            Some(fault) if fault != Fault::Reset && self.reported != Some(fault) => {
-                self.reported = Some(fault);
-                Some(NetEvent::Faulted(fault))
-            }
-            _ => None,
-        }
+        self.device.new_fault(&mut self.reported).map(NetEvent::Faulted)
     }
 
     fn register(&mut self, waker: &Waker) {

@@ -68,6 +68,10 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Pair<P, B> {
     fn forget(&mut self) {
         while self.tx.sent().is_some() {}
     }
+
+    fn for_each_port(&self, work: &mut dyn FnMut(&Port<P>)) {
+        self.rx.port().into_iter().chain(self.tx.port()).for_each(work);
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> fmt::Debug for Pair<P, B> {

@@ -196,21 +196,33 @@ pub trait FrontQueue<P: Platform>: Send + Sized {
 
     /// Drops what nobody takes back: the owner of the queue has dropped it.
     fn forget(&mut self);
+
+    /// Passes the event channels of the queue to `work`.
+    fn for_each_port(&self, work: &mut dyn FnMut(&Port<P>));
 }
 
 /// A queue, and at which gate of the device it was brought up to date.
-pub struct Slot<Q> {
-    /// The queue.
+pub(crate) struct Slot<Q> {
     pub queue: Q,
-    /// Its index.
     pub index: u16,
     gate: u32,
     /// The gate at which it had taken back what was in flight.
     drained: u32,
 }
 
+impl<Q> Slot<Q> {
+    /// Takes back what the queue has in flight, with the device at `gate`.
+    fn drain<P: Platform>(&mut self, gate: u32, in_flight: InFlight)
+    where
+        Q: FrontQueue<P>,
+    {
+        self.queue.drain(in_flight);
+        self.drained = gate;
+    }
+}
+
 /// A queue in pages of its own.
-pub type SlotBox<P, Q> = PageBox<P, Slot<Q>>;
+pub(crate) type SlotBox<P, Q> = PageBox<P, Slot<Q>>;
 
 struct Place<P: Platform, Q> {
     /// The queue, while nobody uses it.
@@ -340,6 +352,13 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         self.status.fault()
     }
 
+    /// Returns the fault that keeps the device out of service for good, if that is not the one in `reported`, where it is kept then.
+    pub fn new_fault(&self, reported: &mut Option<Fault>) -> Option<Fault> {
+        let fault = self.fault().filter(|fault| *fault != Fault::Reset && *reported != Some(*fault))?;
+        *reported = Some(fault);
+        Some(fault)
+    }
+
     /// Returns the number of queues.
     pub fn queues(&self) -> u16 {
         self.queues
@@ -424,13 +443,17 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         let Inner { places, frontend, in_flight, .. } = inner;
         for place in places.iter_mut() {
             let Some(slot) = &mut place.slot else { continue };
-            slot.queue.drain(*in_flight);
-            slot.drained = gate;
+            slot.drain(gate, *in_flight);
             slot.queue.forget();
             if is_restarted {
-                place.nodes = restart(slot, frontend).map_err(|error| self.give_up(error)).ok();
+                place.nodes = self.restart(slot, frontend);
             }
         }
+    }
+
+    /// Restarts a queue, for a device that is to connect again; the device stays out of service if that fails.
+    fn restart(&self, slot: &mut Slot<C::Queue>, frontend: &Frontend<P>) -> Option<QueueNodes> {
+        restart(slot, frontend).map_err(|error| self.give_up(error)).ok()
     }
 
     fn give_up(&self, error: DeviceError) {
@@ -462,17 +485,16 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     ///
     /// The fault, while the device is out of service.
     #[cold]
-    pub fn sync(&self, slot: &mut Slot<C::Queue>) -> Result<u32, Fault> {
+    pub(crate) fn sync(&self, slot: &mut Slot<C::Queue>) -> Result<u32, Fault> {
         // Somebody else may wait for the backend.
         let Some(mut inner) = self.inner.try_lock() else { return Err(Fault::Reset) };
         let inner = &mut *inner;
         self.begin_again(inner);
         let gate = self.gate();
         if !is_open(gate) && slot.drained != gate {
-            slot.queue.drain(inner.in_flight);
-            slot.drained = gate;
+            slot.drain(gate, inner.in_flight);
             if self.fault() == Some(Fault::Reset) {
-                let nodes = restart(slot, &inner.frontend).map_err(|error| self.give_up(error)).ok();
+                let nodes = self.restart(slot, &inner.frontend);
                 if let Some(place) = inner.places.get_mut(usize::from(slot.index)) {
                     place.nodes = nodes;
                 }
@@ -491,7 +513,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     }
 
     /// Takes queue `index` out, once.
-    pub fn take(&self, index: u16) -> Option<SlotBox<P, C::Queue>> {
+    pub(crate) fn take(&self, index: u16) -> Option<SlotBox<P, C::Queue>> {
         let inner = &mut *self.inner.lock();
         let place = inner.places.get_mut(usize::from(index)).filter(|place| !place.was_taken)?;
         place.was_taken = true;
@@ -499,7 +521,7 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
     }
 
     /// Puts a queue back that nobody uses any more.
-    pub fn put_back(&self, mut slot: SlotBox<P, C::Queue>) {
+    pub(crate) fn put_back(&self, mut slot: SlotBox<P, C::Queue>) {
         let inner = &mut *self.inner.lock();
         self.begin_again(inner);
         slot.queue.forget();
@@ -507,12 +529,11 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         let mut nodes = None;
         if !is_open(gate) {
             if slot.drained != gate {
-                slot.queue.drain(inner.in_flight);
-                slot.drained = gate;
+                slot.drain(gate, inner.in_flight);
                 slot.queue.forget();
             }
             if self.fault() == Some(Fault::Reset) {
-                nodes = restart(&mut slot, &inner.frontend).map_err(|error| self.give_up(error)).ok();
+                nodes = self.restart(&mut slot, &inner.frontend);
             }
         }
         if let Some(place) = inner.places.get_mut(usize::from(slot.index)) {
