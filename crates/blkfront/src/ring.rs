@@ -598,26 +598,15 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         mut request: Pending<B>,
         result: Result<(), IoError>,
     ) -> Result<Option<Completion<B>>, Fault> {
-        let is_free =
-            matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
-        let is_read = request.operation == Operation::Read;
-        request.memory = match request.memory {
-            Memory::Granted(buffer) if !is_free => return self.lose(request.tag, buffer),
-            Memory::Granted(mut buffer) => {
-                // SAFETY: `grant` submitted it, and every grant of it was revoked.
-                unsafe { buffer.reclaim() };
-                Memory::Held(buffer)
-            }
-            // The pages stay with the request, whose number is not used again.
-            Memory::Copied(buffer) if !is_free => return self.lose(request.tag, buffer),
-            Memory::Copied(mut buffer) => {
-                self.copy_back(id, request.span, is_read && result.is_ok(), &mut buffer);
-                Memory::Held(buffer)
-            }
-            other => other,
+        let was_read = request.operation == Operation::Read && result.is_ok();
+        let memory = core::mem::replace(&mut request.memory, Memory::None);
+        let buffer = match self.take_back(id, request.span, memory, was_read) {
+            Ok(buffer) => buffer,
+            Err(buffer) => return self.lose(request.tag, buffer),
         };
         if request.stage == Stage::FlushNext && result.is_ok() {
             request.stage = Stage::Flush;
+            request.memory = buffer.map_or(Memory::None, Memory::Held);
             self.put(id, request);
             self.send(id);
             // Nobody else kicks it.
@@ -625,11 +614,26 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
             return Ok(None);
         }
         let _ = self.free.push(id);
-        let buffer = match request.memory {
-            Memory::Held(buffer) => Some(buffer),
-            _ => None,
-        };
         Ok(Some(Completion::new(request.tag, buffer, result)))
+    }
+
+    /// Ends the backend's access to the memory of a request, and returns its buffer. If `was_read`, what was read is copied to a buffer whose
+    /// own pages were not granted. If the backend keeps a page, the buffer is the error, and is in flight still if its pages were granted.
+    fn take_back(&mut self, id: u16, span: Span, memory: Memory<B>, was_read: bool) -> Result<Option<B>, B> {
+        match memory {
+            Memory::None => Ok(None),
+            Memory::Held(buffer) => Ok(Some(buffer)),
+            Memory::Granted(buffer) | Memory::Copied(buffer) if !self.revoke(id, span) => Err(buffer),
+            Memory::Granted(mut buffer) => {
+                // SAFETY: `grant` submitted it, and every grant of it was revoked.
+                unsafe { buffer.reclaim() };
+                Ok(Some(buffer))
+            }
+            Memory::Copied(mut buffer) => {
+                self.copy_back(id, span, was_read, &mut buffer);
+                Ok(Some(buffer))
+            }
+        }
     }
 
     /// Copies what was read to the buffer, if it was, and frees the pages.
@@ -775,28 +779,17 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// Ends a request that a backend has not answered, which has closed, and keeps no page that can be revoked.
     fn abort(&mut self, id: u16, request: Pending<B>) {
-        let is_free =
-            matches!(request.memory, Memory::Held(_) | Memory::None) || self.revoke(id, request.span);
-        let buffer = match request.memory {
-            Memory::Granted(mut buffer) if is_free => {
-                // SAFETY: `grant` submitted it, and every grant of it was revoked.
-                unsafe { buffer.reclaim() };
-                Some(buffer)
+        let buffer = match self.take_back(id, request.span, request.memory, false) {
+            Ok(buffer) => {
+                let _ = self.free.push(id);
+                buffer
             }
-            Memory::Copied(mut buffer) if is_free => {
-                self.copy_back(id, request.span, false, &mut buffer);
-                Some(buffer)
-            }
-            Memory::Held(buffer) => Some(buffer),
-            Memory::Granted(_) | Memory::Copied(_) => {
+            // Its memory is leaked, as it is in flight, and its number not used again.
+            Err(_) => {
                 self.grants.count_lost();
                 None
             }
-            Memory::None => None,
         };
-        if is_free {
-            let _ = self.free.push(id);
-        }
         let _ = self.ended.push(Completion::new(request.tag, buffer, Err(IoError::Aborted)));
     }
 }
