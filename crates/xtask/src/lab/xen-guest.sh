@@ -44,7 +44,18 @@ finish() {
     xl destroy "$1"
 }
 
-# Prints what guest $1 prints, as it does.
+# Prints what guest $1 prints, as it does. BusyBox's tail does not follow a file that is empty at first.
 follow() {
-    tail -n +1 -f "/var/log/xen/guest-$1.log" | while read -r line; do echo "$1: ${line%$(printf '\r')}"; done &
+    # The console's daemon makes the file a moment after the guest.
+    until [ -e "/var/log/xen/guest-$1.log" ]; do usleep 100000; done
+    end=$(printf '\r')
+    part=
+    while :; do
+        usleep 200000
+        while IFS= read -r line; do
+            echo "$1: $part${line%"$end"}"
+            part=
+        done
+        part=$part$line
+    done < "/var/log/xen/guest-$1.log" &
 }
