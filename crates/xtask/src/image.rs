@@ -78,6 +78,9 @@ fn pattern(at: u64) -> [u8; 8] {
     ((product >> 32) as u64).to_le_bytes()
 }
 
+/// Bytes of the disk that the kernel's disk test writes.
+pub const DISK1: u64 = 16 << 20;
+
 /// The SHA-256 of `len` bytes as the kernel's disk test leaves them.
 pub fn pattern_sum(len: u64) -> String {
     let bytes: Vec<u8> = (0..len).step_by(8).flat_map(pattern).collect();

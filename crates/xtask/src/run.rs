@@ -1,8 +1,9 @@
 //! `cargo xtask run`: boots the kernel on one host or on all, and checks its output.
 
-mod xen;
+pub mod xen;
 
 use crate::guest::{Machine, Monitor, Transcript};
+use crate::image::DISK1;
 use crate::lab::{Lab, Unavailable};
 use crate::serve::Fixture;
 use crate::toolchains::Processor;
@@ -97,8 +98,6 @@ pub struct Options {
     timeout: u64,
 }
 
-/// Bytes of disk1.
-const DISK1: u64 = 16 << 20;
 /// The port at which the outer machine serves files.
 pub const NESTED_PORT: u16 = 8080;
 
@@ -226,7 +225,7 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
             Some(processor) => Machine::of_processor(processor, &elf, kind, options.cpus, &memory),
             None => Machine::new(&elf, kind, options.cpus, &memory),
         },
-        Host::Xen => return xen::on_kvm(options, &elf, &tree, [&disk0, &disk1]),
+        Host::Xen => return xen::on_kvm(options, &elf, &tree, [&disk0, &disk1], server.port),
         Host::XenReal => return xen::on_xen(options, &elf, &tree, &disk0),
         Host::Hyperv => return on_monitor(options, &elf, &tree, [&disk0, &disk1]),
         Host::Openvmm => Lab::open()?.bare(&elf, "q35", "host", folder.path())?,
@@ -234,7 +233,6 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     if let Some(binary) = &openvmm {
         return on_openvmm(options, binary, machine, &tree, [&disk0, &disk1]);
     }
-    machine.timeout = Duration::from_secs(options.timeout);
     firmware.into_iter().for_each(|path| {
         machine.add(&format!("-bios {path}"));
     });
@@ -267,22 +265,39 @@ fn on(options: &Options, host: Host) -> Result<Transcript> {
     let network = if options.no_nic { String::new() } else { format!(" dhcp ping http={page}") };
     let entropy = if host == Host::Vmware { "" } else { " entropy=64" };
     let usual = format!("list{entropy} mount=disk0 test=disk1{network}");
+    boot(options, host, machine, usual, &tree, &disk1)
+}
+
+/// Boots the kernel on a machine, with this command line unless the user gives another one, and checks its output.
+fn boot(
+    options: &Options,
+    host: Host,
+    mut machine: Machine,
+    usual: String,
+    tree: &Path,
+    disk1: &Path,
+) -> Result<Transcript> {
     machine.command_line = options.args.clone().unwrap_or(usual);
+    machine.timeout = Duration::from_secs(options.timeout);
     println!("booting: {}", machine.command_line);
     let transcript = machine.run(|line| println!("  {line}"))?;
-
-    verify(options, host, &transcript, &tree, &disk1)?;
+    verify(options, host, &transcript, tree, || image::check_pattern(disk1, DISK1))?;
     Ok(transcript)
+}
+
+/// Copies the disk that the user gives, if there is one, to the folder of `disk0`: a nested machine has only that.
+fn bring_disk(options: &Options, disk0: &Path) -> Result<()> {
+    if let Some(disk) = &options.disk {
+        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
+    }
+    Ok(())
 }
 
 /// Boots the kernel on `paravirt-monitor` and checks its output.
 fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
     let [disk0, disk1] = disks;
     let folder = disk0.parent().context("the disk image has no folder")?;
-    if let Some(disk) = &options.disk {
-        // The outer machine, if there is one, has only this folder.
-        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
-    }
+    bring_disk(options, disk0)?;
     let Options { cpus, queues, .. } = options;
     let network = if options.no_nic { String::new() } else { format!("--net --web {}", tree.display()) };
     let words = format!(
@@ -292,15 +307,10 @@ fn on_monitor(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) 
         disk1.display(),
         options.qemu.as_deref().unwrap_or_default(),
     );
-    let mut machine = Lab::open()?.monitored(elf, folder, &words)?;
+    let machine = Lab::open()?.monitored(elf, folder, &words)?;
     let network = if options.no_nic { "" } else { " dhcp ping http=http://10.0.2.2/large.bin" };
     let usual = format!("list mount=disk0 test=disk1{network} clock");
-    machine.command_line = options.args.clone().unwrap_or(usual);
-    machine.timeout = Duration::from_secs(options.timeout);
-    println!("booting: {}", machine.command_line);
-    let transcript = machine.run(|line| println!("  {line}"))?;
-    verify(options, Host::Hyperv, &transcript, tree, disk1)?;
-    Ok(transcript)
+    boot(options, Host::Hyperv, machine, usual, tree, disk1)
 }
 
 /// Converts a size in QEMU's notation to MiB.
@@ -419,25 +429,18 @@ fn on_openvmm(
     machine.timeout = Duration::from_secs(options.timeout);
     println!("booting: {command_line}");
     let transcript = machine.run(|line| println!("  {line}"))?;
-    verify(options, Host::Openvmm, &transcript, tree, disk1)?;
+    verify(options, Host::Openvmm, &transcript, tree, || image::check_pattern(disk1, DISK1))?;
     Ok(transcript)
 }
 
-/// Checks the kernel's exit code, its output, and what it wrote to disk1.
-fn verify(options: &Options, host: Host, transcript: &Transcript, tree: &Path, disk1: &Path) -> Result<()> {
-    verify_lines(options, host, transcript, tree)?;
-    match options.args {
-        None => {
-            image::check_pattern(disk1, DISK1)?;
-            println!("verdict: the lines are as expected, and disk1 has the test's pattern");
-        }
-        Some(_) => println!("verdict: the kernel's exit code is 0"),
-    }
-    Ok(())
-}
-
-/// Checks that the kernel has ended well, and what it has printed.
-fn verify_lines(options: &Options, host: Host, transcript: &Transcript, tree: &Path) -> Result<()> {
+/// Checks the kernel's exit code, its output, and by `check_disk1` what it wrote to disk1.
+fn verify(
+    options: &Options,
+    host: Host,
+    transcript: &Transcript,
+    tree: &Path,
+    check_disk1: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let code = transcript.exit.with_context(|| match transcript.ended {
         Some(code) => format!(
             "the kernel did not end by itself: the host ended with code {code}, for the reason in its last lines above"
@@ -470,6 +473,10 @@ fn verify_lines(options: &Options, host: Host, transcript: &Transcript, tree: &P
                 bail!("missing in the kernel's output: {text}");
             }
         }
+        check_disk1()?;
+        println!("verdict: {} lines are as expected, and disk1 has the test's pattern", expected.len());
+    } else {
+        println!("verdict: the kernel's exit code is 0");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! and checks each time that nothing was lost.
 
 use crate::guest::{Machine, Transcript};
+use crate::image::DISK1;
 use crate::lab::{Lab, Unavailable};
 use crate::qmp::Qmp;
 use crate::scratch::Scratch;
@@ -15,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const MIB: u64 = 1 << 20;
-/// The size of the disk that each round writes and reads back.
-const DISK1: u64 = 16 * MIB;
 /// The pause between two disturbances.
 const PAUSE: Duration = Duration::from_millis(300);
 

@@ -115,9 +115,8 @@ impl Lab {
             ));
         }
         let lab = if has_xen() { self.clone() } else { self.nested()? };
-        let accelerator = "kvm,xen-version=0x40011,kernel-irqchip=split";
         let processor = format!("host{more}");
-        let mut machine = lab.on(accelerator, kernel, machine, &processor, cpus, memory, share)?;
+        let mut machine = lab.on(XEN_ON_KVM, kernel, machine, &processor, cpus, memory, share)?;
         machine.may_crash_at_end = true;
         Ok(machine)
     }
@@ -214,14 +213,19 @@ fn has_hyperv() -> bool {
     tools::succeeds("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
 }
 
+/// QEMU's accelerator for an emulation of Xen 4.17.
+const XEN_ON_KVM: &str = "kvm,xen-version=0x40011,kernel-irqchip=split";
+
 /// Returns whether this machine's KVM emulates Xen: QEMU refuses to start otherwise.
 fn has_xen() -> bool {
     static HAS_XEN: OnceLock<bool> = OnceLock::new();
-    let words = "-nodefaults -no-user-config -display none -M pc -accel kvm,xen-version=0x40011,kernel-irqchip=split -cpu host -S -monitor stdio";
+    let words = format!(
+        "-nodefaults -no-user-config -display none -M pc -accel {XEN_ON_KVM} -cpu host -S -monitor stdio"
+    );
     *HAS_XEN.get_or_init(|| {
         let is_there = Path::new("/dev/kvm").exists();
         is_there
             && has_hyperv()
-            && tools::succeeds("qemu-system-x86_64", words, "quit\n", Duration::from_secs(20))
+            && tools::succeeds("qemu-system-x86_64", &words, "quit\n", Duration::from_secs(20))
     })
 }

@@ -165,9 +165,8 @@ impl RealXen {
         }
         let initrd = share.join("xen.initrd");
         fs::write(&initrd, [fs::read(&self.initrd)?, archive.finish()].concat())?;
-        let mut machine = Machine::new(&self.xen, "q35", 1, "3G");
-        machine.arguments.retain(|word| word != "tcg,thread=multi" && word != "-accel");
-        machine.add("-accel tcg,thread=multi,tb-size=1024 -cpu EPYC,-monitor");
+        let accelerator = "tcg,thread=multi,tb-size=1024 -cpu EPYC,-monitor";
+        let mut machine = Machine::with(&self.xen, "q35", accelerator, 1, "3G");
         machine.command_line =
             "com1=115200,8n1 console=com1 dom0_mem=1280M loglvl=warning guest_loglvl=warning cpuidle=0 \
              mwait-idle=0 spec-ctrl=no xpti=no smt=1"

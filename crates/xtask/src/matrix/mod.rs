@@ -13,6 +13,7 @@ mod vmware;
 mod xen;
 
 use crate::guest::{Machine, Transcript};
+use crate::image::DISK1;
 use crate::qmp::Qmp;
 use crate::serve::Fixture;
 use crate::toolchains::Processor;
@@ -27,7 +28,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 const MIB: u64 = 1 << 20;
-const DISK1: u64 = 16 * MIB;
 
 /// A machine with two disks, a network card and an entropy device, on which the kernel runs its standard work.
 #[derive(Copy, Clone)]

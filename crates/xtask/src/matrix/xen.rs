@@ -8,6 +8,7 @@ use crate::lab::xen::RealXen;
 use crate::lab::{Lab, Unavailable};
 use crate::qmp::Qmp;
 use crate::run::NESTED_PORT;
+use crate::run::xen::add_devices;
 use crate::scratch::Scratch;
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -39,14 +40,8 @@ fn machine(
     let tree = folder.join("tree");
     image::make_tree(&tree)?;
     let mut machine = lab.xen(&bench.kernel, kind, more, cpus, "512M", folder)?;
-    let mut port = bench.port;
-    if machine.nest.is_some() {
-        port = NESTED_PORT;
-        machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
-    }
-    machine.drive("d0", &disk0, ",readonly=on").drive("d1", &disk1, ",discard=unmap");
-    machine.add("-device xen-disk,drive=d0,vdev=xvda -device xen-disk,drive=d1,vdev=xvdb");
-    machine.add("-netdev user,id=n0 -device xen-net-device,netdev=n0,mac=52:54:00:12:34:56");
+    let port = if machine.nest.is_some() { NESTED_PORT } else { bench.port };
+    add_devices(&mut machine, &tree, [&disk0, &disk1], true);
     Ok((machine, port))
 }
 

@@ -1,38 +1,42 @@
 //! The hosts of Xen's family: QEMU's devices of Xen on KVM, and Xen itself.
 
-use super::{DISK1, Host, NESTED_PORT, Options, verify, verify_lines};
-use crate::guest::Transcript;
-use crate::image;
+use super::{Host, NESTED_PORT, Options, boot, bring_disk, verify};
+use crate::guest::{Machine, Transcript};
+use crate::image::{self, DISK1};
 use crate::lab::Lab;
 use crate::lab::xen::RealXen;
 use anyhow::{Context, Result, ensure};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-/// Boots the kernel on QEMU's devices of Xen, on KVM, and checks its output.
-pub(super) fn on_kvm(options: &Options, elf: &Path, tree: &Path, disks: [&PathBuf; 2]) -> Result<Transcript> {
-    let [disk0, disk1] = disks;
-    let folder = disk0.parent().context("the disk image has no folder")?;
-    if let Some(disk) = &options.disk {
-        // The outer machine, if there is one, has only this folder.
-        std::fs::copy(disk, disk0).with_context(|| format!("cannot copy {}", disk.display()))?;
-    }
-    let memory = format!("{}M", options.memory);
-    let kind = options.machine.as_deref().unwrap_or("q35");
-    let mut machine = Lab::open()?.xen(elf, kind, "", options.cpus, &memory, folder)?;
-    let server = match &machine.nest {
-        Some(_) => None,
-        None => Some(crate::serve::start(tree)?),
-    };
-    let port = server.as_ref().map_or(NESTED_PORT, |server| server.port);
-    if server.is_none() {
-        machine.prepare = format!("httpd -p 127.0.0.1:{port} -h '{}'", tree.display());
+/// Adds two disks of Xen to a machine on KVM, of which the first is read-only, and a card; and for a nested machine the server of the files
+/// in `tree`, at [`NESTED_PORT`].
+pub fn add_devices(machine: &mut Machine, tree: &Path, [disk0, disk1]: [&Path; 2], has_card: bool) {
+    if machine.nest.is_some() {
+        machine.prepare = format!("httpd -p 127.0.0.1:{NESTED_PORT} -h '{}'", tree.display());
     }
     machine.drive("d0", disk0, ",readonly=on").drive("d1", disk1, ",discard=unmap");
     machine.add("-device xen-disk,drive=d0,vdev=xvda -device xen-disk,drive=d1,vdev=xvdb");
-    if !options.no_nic {
+    if has_card {
         machine.add("-netdev user,id=n0 -device xen-net-device,netdev=n0,mac=52:54:00:12:34:56");
     }
+}
+
+/// Boots the kernel on QEMU's devices of Xen, on KVM, and checks its output.
+pub(super) fn on_kvm(
+    options: &Options,
+    elf: &Path,
+    tree: &Path,
+    [disk0, disk1]: [&Path; 2],
+    port: u16,
+) -> Result<Transcript> {
+    let folder = disk0.parent().context("the disk image has no folder")?;
+    bring_disk(options, disk0)?;
+    let memory = format!("{}M", options.memory);
+    let kind = options.machine.as_deref().unwrap_or("q35");
+    let mut machine = Lab::open()?.xen(elf, kind, "", options.cpus, &memory, folder)?;
+    let port = if machine.nest.is_some() { NESTED_PORT } else { port };
+    add_devices(&mut machine, tree, [disk0, disk1], !options.no_nic);
     options.qemu.iter().for_each(|words| {
         machine.add(words);
     });
@@ -42,12 +46,7 @@ pub(super) fn on_kvm(options: &Options, elf: &Path, tree: &Path, disks: [&PathBu
         format!(" dhcp ping http=http://10.0.2.2:{port}/large.bin")
     };
     let usual = format!("list mount=disk0 test=disk1{network} clock");
-    machine.command_line = options.args.clone().unwrap_or(usual);
-    machine.timeout = Duration::from_secs(options.timeout);
-    println!("booting: {}", machine.command_line);
-    let transcript = machine.run(|line| println!("  {line}"))?;
-    verify(options, Host::Xen, &transcript, tree, disk1)?;
-    Ok(transcript)
+    boot(options, Host::Xen, machine, usual, tree, disk1)
 }
 
 /// Boots the kernel on Xen, as a guest of kind PVH, and checks its output.
@@ -84,13 +83,11 @@ pub(super) fn on_xen(options: &Options, elf: &Path, tree: &Path, disk0: &Path) -
     println!("booting Xen, and then: {words}");
     let all = machine.run(|line| println!("  {line}"))?;
     let transcript = all.of_guest("guest");
-    verify_lines(options, Host::XenReal, &transcript, tree)?;
-    if options.args.is_none() {
+    verify(options, Host::XenReal, &transcript, tree, || {
         let wanted = format!("disk1: {}", image::pattern_sum(DISK1));
-        ensure!(all.lines.iter().any(|line| line.starts_with(&wanted)), "disk1 has not the test's pattern");
-        println!("verdict: the lines are as expected, and disk1 has the test's pattern");
-    } else {
-        println!("verdict: the kernel's exit code is 0");
-    }
+        let is_there = all.lines.iter().any(|line| line.starts_with(&wanted));
+        ensure!(is_there, "disk1 has not the test's pattern");
+        Ok(())
+    })?;
     Ok(transcript)
 }
