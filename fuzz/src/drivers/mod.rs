@@ -24,9 +24,9 @@ use paravirt_device::{
 use paravirt_platform::{DmaSlice, Platform};
 use paravirt_testhost::Guest;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The maximum number of polls of a wait in one run: longer runs hang.
@@ -56,6 +56,13 @@ impl Steps<'_> {
         self.0 = rest;
         taken.to_vec()
     }
+}
+
+/// Changes that the next answers undergo: the position of a byte, and its value.
+type Changes = Arc<Mutex<VecDeque<(u8, u8)>>>;
+
+fn next_change(changes: &Changes) -> Option<(usize, u8)> {
+    changes.lock().expect("changes").pop_front().map(|(at, value)| (usize::from(at), value))
 }
 
 thread_local! {
@@ -154,6 +161,22 @@ struct Frames {
 }
 
 impl Frames {
+    /// One call of the kernel on a pair of a card's queues.
+    fn call<Q>(&mut self, choice: u8, guest: &Guest, queue: &mut Q, steps: &mut Steps<'_>)
+    where
+        Q: NetQueue<Tx: NetTx<Buffer = DmaSlice<Guest>>>,
+    {
+        match choice {
+            0..=2 => self.poll(queue),
+            3 => receive_frame(queue),
+            4 => send_slot(queue, steps),
+            5 => self.send(guest, queue),
+            6 => drop(queue.arm()),
+            7 => drop(queue.expire(guest.now())),
+            _ => drop(queue.reset()),
+        }
+    }
+
     /// Takes back what was sent.
     fn poll<Q: NetQueue<Tx: NetTx<Buffer = DmaSlice<Guest>>>>(&mut self, queue: &mut Q) {
         let _ = queue.poll();

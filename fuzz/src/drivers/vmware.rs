@@ -1,22 +1,13 @@
 //! The drivers of VMware's devices, with the models as hosts whose answers are changed.
 
-use super::{Frames, Requests, Steps, in_guest, receive_frame, send_slot};
-use paravirt_device::{BlockDevice, MacAddr, NetDevice, NetQueue, Notify, Offloads, ReceiveMode};
-use paravirt_platform::{DmaSlice, Platform};
+use super::{Changes, Frames, Requests, Steps, in_guest, next_change};
+use paravirt_device::{BlockDevice, MacAddr, NetDevice, Offloads, ReceiveMode};
+use paravirt_platform::DmaSlice;
 use paravirt_pvscsi::{PvscsiAdapter, PvscsiController, PvscsiOptions};
 use paravirt_scsi::{ControllerEvent, Options};
 use paravirt_testhost::{Guest, PvscsiHost, ReceivedMeta, StorDrive, Vmxnet3Host};
 use paravirt_vmxnet3::{Vmxnet3, Vmxnet3Options};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// Changes that the next entries undergo: the position of a byte, and its value.
-type Changes = Arc<Mutex<VecDeque<(u8, u8)>>>;
-
-fn next_change(changes: &Changes) -> Option<(usize, u8)> {
-    changes.lock().expect("changes").pop_front().map(|(at, value)| (usize::from(at), value))
-}
 
 /// The SCSI adapter, with the SCSI layer above it.
 pub fn pvscsi_driver(data: &[u8]) {
@@ -157,13 +148,7 @@ fn vmxnet3_in(guest: &Guest, steps: &mut Steps<'_>) {
                 let _ = (card.set_multicast(&[MacAddr::default()]), card.set_active_queues(pairs));
             }
             (_, None) => {}
-            (7..=9, Some(queue)) => frames.poll(queue),
-            (10, Some(queue)) => receive_frame(queue),
-            (11, Some(queue)) => send_slot(queue, steps),
-            (12, Some(queue)) => frames.send(guest, queue),
-            (13, Some(queue)) => drop(queue.arm()),
-            (14, Some(queue)) => drop(queue.expire(guest.now())),
-            (_, Some(queue)) => drop(queue.reset()),
+            (choice, Some(queue)) => frames.call(choice - 7, guest, queue, steps),
         }
     }
 }

@@ -1,27 +1,22 @@
 //! Xen's disks and network cards, and xenstore, with the model as a host whose answers are changed.
 
-use super::{Frames, Requests, Steps, in_guest, receive_frame, send_slot};
+use super::{Changes, Frames, Requests, Steps, in_guest, next_change};
 use paravirt_blkfront::{BlkFront, BlkFrontOptions};
-use paravirt_device::{Agent, BlockDevice, NetDevice, NetQueue, Notify, Offloads, PowerRequest};
+use paravirt_device::{Agent, BlockDevice, NetDevice, Offloads, PowerRequest};
 use paravirt_netfront::{NetFront, NetFrontOptions};
-use paravirt_platform::{DmaSlice, PageArc, Platform};
+use paravirt_platform::{DmaSlice, PageArc};
 use paravirt_testhost::{Guest, XenDisk, XenHost, XenReceived};
 use paravirt_xen::bus::{self, Address, Class};
 use paravirt_xen::{Control, Hypervisor, Store, Watch};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// Changes that the next answers undergo: the position of a byte, and its value.
-type Changes = Arc<Mutex<VecDeque<(u8, u8)>>>;
 
 const DISK: Address = Address { class: Class::Block, id: 51712 };
 const CARD: Address = Address { class: Class::Net, id: 0 };
 
 fn change(bytes: &mut [u8], changes: &Changes) {
-    if let Some((at, value)) = changes.lock().expect("changes").pop_front() {
+    if let Some((at, value)) = next_change(changes) {
         let len = bytes.len().max(1);
-        bytes.get_mut(usize::from(at) % len).into_iter().for_each(|byte| *byte = value);
+        bytes.get_mut(at % len).into_iter().for_each(|byte| *byte = value);
     }
 }
 
@@ -157,13 +152,7 @@ fn netfront_in(guest: &Guest, steps: &mut Steps<'_>) {
                 let _ = card.set_offloads(Offloads::from_bits_truncate(u32::from(steps.word()) << 4));
             }
             (_, None) => {}
-            (7..=9, Some(queue)) => frames.poll(queue),
-            (10, Some(queue)) => receive_frame(queue),
-            (11, Some(queue)) => send_slot(queue, steps),
-            (12, Some(queue)) => frames.send(guest, queue),
-            (13, Some(queue)) => drop(queue.arm()),
-            (14, Some(queue)) => drop(queue.expire(guest.now())),
-            (_, Some(queue)) => drop(queue.reset()),
+            (choice, Some(queue)) => frames.call(choice.wrapping_sub(7), guest, queue, steps),
         }
     }
 }
