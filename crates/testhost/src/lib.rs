@@ -47,6 +47,7 @@ mod pci;
 mod soundness;
 mod split;
 mod vmware;
+mod wakes;
 mod xen;
 
 pub use acpi::AcpiHost;
@@ -72,6 +73,7 @@ pub use vmware::{
     PciFaults, PvscsiFaults, PvscsiHost, ReceivedMeta, SentFrame, VmwareHypervisor, Vmxnet3Faults,
     Vmxnet3Host,
 };
+pub use wakes::Wakes;
 pub use xen::{ChangeAnswer, ChangeMessage, XenDisk, XenFaults, XenFrame, XenHost, XenReceived};
 
 /// The format of a device's queues, and the model that serves them.

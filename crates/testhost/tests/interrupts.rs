@@ -2,25 +2,14 @@
 
 use paravirt_device::{Arm, BlockDevice, Notify, Signalling};
 use paravirt_platform::{DmaSlice, InterruptLine, Polarity, Requester, Trigger};
-use paravirt_testhost::{BlkHost, Guest, Ring};
+use paravirt_testhost::{BlkHost, Guest, Ring, Wakes};
 use paravirt_virtio::OpenOptions;
 use paravirt_virtio::blk::VirtioBlk;
 use paravirt_virtio::blk::config::BlkFeatures;
 use paravirt_virtio::features::Features;
 use paravirt_virtio::transport::InterruptStatus;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
 
 const LINE: InterruptLine = InterruptLine { number: 5, trigger: Trigger::Level, polarity: Polarity::Low };
-
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// Opens a disk whose device has four messages, of which `ignores_messages` says whether they can be switched on, and a line;
 /// raises the line once. Returns how often the queue's waker was called, and how many handlers are bound.
@@ -35,15 +24,15 @@ fn opened(ignores_messages: bool) -> (usize, usize) {
     let mut disk = VirtioBlk::<_, DmaSlice<Guest>>::open(&guest, host.transport(), &OpenOptions::default())
         .expect("a disk");
     let mut queue = disk.take_queue(0).expect("a queue");
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    queue.register(&Waker::from(count.clone()));
+    let (count, waker) = Wakes::new();
+    queue.register(&waker);
     let _ = queue.arm();
     host.device().raise_line(&guest, InterruptStatus::QUEUE);
     assert_eq!(host.device().registers().queue_messages[0].is_some(), !ignores_messages);
     let bound = guest.bound_handlers();
     drop((queue, disk));
     assert_eq!(guest.bound_handlers(), 0, "a handler stayed bound");
-    (count.0.load(Ordering::SeqCst), bound)
+    (count.get(), bound)
 }
 
 #[test]
@@ -124,13 +113,13 @@ fn messages_that_the_kernel_programs_are_left_to_it() {
         .expect("a disk");
     assert_eq!(disk.info().connection.signalling, Signalling::Messages);
     let mut queue = disk.take_queue(0).expect("a queue");
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    queue.register(&Waker::from(count.clone()));
+    let (count, waker) = Wakes::new();
+    queue.register(&waker);
     assert_eq!(queue.arm(), Arm::Armed);
     // The configuration has entry 0, the queue the next one.
     assert_eq!(host.device().registers().queue_messages[0], Some(1));
     guest.raise_entry(FROM, 1);
-    assert_eq!(count.0.load(Ordering::SeqCst), 1);
+    assert_eq!(count.get(), 1);
     drop((queue, disk));
     assert_eq!(guest.bound_handlers(), 0, "a handler stayed bound");
     assert_eq!(host.device().registers().message_writes, 0, "the driver wrote what the kernel owns");

@@ -9,11 +9,8 @@ use paravirt_device::{
 use paravirt_hyperv::Hypervisor;
 use paravirt_netvsc::{DataPath, INTERFACE, NetOptions, NetVsc, NetVscQueue, NvspVersion, OpenError};
 use paravirt_platform::{DmaSlice, Platform};
-use paravirt_testhost::{Guest, HvHost, NetVspHost, OfferSettings, WireFrame};
+use paravirt_testhost::{Guest, HvHost, NetVspHost, OfferSettings, Wakes, WireFrame};
 use paravirt_vmbus::{Guid, Version, Vmbus};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
 
 type Buffer = DmaSlice<Guest>;
 type Card = NetVsc<Guest, Buffer>;
@@ -418,27 +415,20 @@ fn subchannels_are_queues() {
     bench.is_clean();
 }
 
-struct Count(AtomicUsize);
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn device_events_are_reported_once() {
     let bench = Bench::new();
     let (mut card, mut queue) = bench.first();
     assert_eq!(card.poll_event(), None);
-    let count = Arc::new(Count(AtomicUsize::new(0)));
-    card.register(&Waker::from(count.clone()));
+    let (count, waker) = Wakes::new();
+    card.register(&waker);
     while queue.arm() == Arm::Pending {
         queue.poll().expect("no fault");
     }
-    count.0.store(0, Ordering::SeqCst);
+    count.take();
     bench.wire.set_link(false);
     bench.work();
-    assert!(count.0.load(Ordering::SeqCst) > 0);
+    assert!(count.get() > 0);
     assert_eq!((card.poll_event(), card.link()), (Some(NetEvent::Link(Link::Down)), Link::Down));
     assert_eq!(card.poll_event(), None);
     bench.wire.set_link(true);

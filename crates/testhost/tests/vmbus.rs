@@ -7,15 +7,13 @@ use hyperv_bindings::vmbus::VmbusMessageType;
 use paravirt_device::{Arm, Clock, Fault};
 use paravirt_hyperv::{Hypervisor, ReferenceClock, SyntheticTimer, TimerSignal};
 use paravirt_platform::{DmaRegion, Handled, PageArc, Platform, ProcessorId, RawHandler};
-use paravirt_testhost::{Echo, Guest, HvHost, HvOffer, OfferSettings};
+use paravirt_testhost::{Echo, Guest, HvHost, HvOffer, OfferSettings, Wakes};
 use paravirt_vmbus::{
     BusEvent, Channel, ChannelError, ChannelOptions, ConnectError, GpaRange, Kind, Offer, SendError, Version,
     Vmbus,
 };
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Wake, Waker};
 
 const INSTANCE: Guid = Guid([7; 16]);
 
@@ -63,14 +61,6 @@ fn is_clean(guest: &Guest, host: &HvHost) {
     assert!(!host.is_in_use(), "registers are still enabled");
 }
 
-#[derive(Default)]
-struct Count(AtomicU32);
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn every_version_connects_and_echoes_with_interrupts_and_without() {
     for interrupts in [true, false] {
@@ -85,16 +75,12 @@ fn every_version_connects_and_echoes_with_interrupts_and_without() {
             let [offer] = offers(&vmbus)[..] else { panic!("one offer") };
             let options = ChannelOptions::default().with_processor(ProcessorId(1));
             let mut channel = vmbus.open(&offer, &options).unwrap();
-            let count = Arc::new(Count::default());
-            channel.register(&Waker::from(count.clone()));
+            let (count, waker) = Wakes::new();
+            channel.register(&waker);
             let armed = if interrupts { Arm::Armed } else { Arm::Unsignalled };
             assert_eq!((channel.arm(), vmbus.arm()), (armed, armed));
             (1..100).for_each(|id| echo(&mut channel, id));
-            assert_eq!(
-                count.0.load(Ordering::SeqCst) > 0,
-                interrupts,
-                "woken without interrupts, or not with"
-            );
+            assert_eq!(count.get() > 0, interrupts, "woken without interrupts, or not with");
             drop((channel, vmbus, hypervisor));
             is_clean(&guest, &host);
         }
@@ -267,13 +253,13 @@ fn a_rescinded_channel_is_released_after_its_last_use() {
     let [open, unused] = offers(&vmbus)[..] else { panic!("two offers") };
     let mut channel = vmbus.open(&open, &ChannelOptions::default()).unwrap();
     let memory = channel.add_memory(DmaRegion::alloc(&guest, 4096).unwrap()).unwrap();
-    let count = Arc::new(Count::default());
-    channel.register(&Waker::from(count.clone()));
+    let (count, waker) = Wakes::new();
+    channel.register(&waker);
     host.rescind(&guest, 1);
     host.rescind(&guest, second);
     assert_eq!(vmbus.arm(), Arm::Pending);
     assert_eq!(channel.receive(&mut [0; 64]), Err(Fault::Removed));
-    assert!(count.0.load(Ordering::SeqCst) > 0, "the driver was not woken");
+    assert!(count.get() > 0, "the driver was not woken");
     assert_eq!(vmbus.open(&unused, &ChannelOptions::default()).err(), Some(ChannelError::Gone));
     assert_eq!(
         (vmbus.poll(), vmbus.poll()),

@@ -7,11 +7,8 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaSlice, Instant, InterruptLine, Platform, Polarity, Trigger};
 use paravirt_testhost::count::{Counting, allocations, counted};
-use paravirt_testhost::{Guest, ReceivedMeta, Vmxnet3Host};
+use paravirt_testhost::{Guest, ReceivedMeta, Vmxnet3Host, Wakes};
 use paravirt_vmxnet3::{OpenError, Vmxnet3, Vmxnet3Options, Vmxnet3Queue};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 #[global_allocator]
@@ -565,26 +562,6 @@ fn exchanged_halves_keep_the_card_out_of_service() {
     assert_eq!(card.poll_event(), Some(NetEvent::Faulted(Fault::Refused)));
 }
 
-/// Counts how often a task was woken.
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Count {
-    fn new() -> (Arc<Self>, Waker) {
-        let count = Arc::new(Self(AtomicUsize::new(0)));
-        (count.clone(), count.into())
-    }
-
-    fn take(&self) -> bool {
-        self.0.swap(0, Ordering::SeqCst) > 0
-    }
-}
-
 /// Neither a reset with polls in between nor another queue that is disarmed or dropped leaves a vector masked for good.
 #[test]
 fn interrupts_survive_resets_and_other_queues() {
@@ -594,7 +571,7 @@ fn interrupts_survive_resets_and_other_queues() {
         host.pci(|pci| pci.messages = messages);
         let mut card = open(&guest, &host, &Vmxnet3Options::new().with_pairs(2));
         let [mut a, mut b] = [0, 1].map(|index| card.take_queue(index).unwrap());
-        let ((frames, frame_waker), (events, event_waker)) = (Count::new(), Count::new());
+        let ((frames, frame_waker), (events, event_waker)) = (Wakes::new(), Wakes::new());
         a.register(&frame_waker);
         card.register(&event_waker);
         a.reset().unwrap();
@@ -606,13 +583,13 @@ fn interrupts_survive_resets_and_other_queues() {
         assert_eq!(a.arm(), Arm::Armed);
         let _ = (frames.take(), events.take());
         host.receive(&[1; 60]);
-        assert!(frames.take(), "{messages}");
+        assert!(frames.take() > 0, "{messages}");
         a.poll().unwrap();
         next(&mut a);
         assert_eq!((a.arm(), card.poll_event()), (Arm::Armed, None));
         events.take();
         host.set_link(false, 10);
-        assert!(events.take(), "{messages}");
+        assert!(events.take() > 0, "{messages}");
         assert!(card.poll_event().is_some());
         let _ = b.arm();
         b.disarm();
@@ -620,7 +597,7 @@ fn interrupts_survive_resets_and_other_queues() {
         assert_eq!(a.arm(), Arm::Armed);
         frames.take();
         host.receive(&[1; 60]);
-        assert!(frames.take(), "{messages}");
+        assert!(frames.take() > 0, "{messages}");
     }
 }
 
@@ -633,7 +610,7 @@ fn a_sender_of_long_frames_is_woken() {
     host.faults(|faults| faults.holds = true);
     let mut card = open(&guest, &host, &Vmxnet3Options::default());
     let mut queue = card.take_queue(0).unwrap();
-    let (woken, waker) = Count::new();
+    let (woken, waker) = Wakes::new();
     queue.register(&waker);
     let range = ChecksumRange { start: 34, offset: 16 };
     let segmentation = Segmentation { kind: SegmentKind::Tcp4, size: 1460, headers: 54 };
@@ -643,7 +620,7 @@ fn a_sender_of_long_frames_is_woken() {
     }
     assert_eq!(queue.arm(), Arm::Armed);
     host.release();
-    assert!(woken.take());
+    assert!(woken.take() > 0);
     queue.poll().unwrap();
     assert!(queue.split().1.reserve(40_000));
 }

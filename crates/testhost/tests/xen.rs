@@ -10,15 +10,12 @@ use paravirt_device::{
 use paravirt_netfront::{NetFront, NetFrontOptions, NetFrontQueue};
 use paravirt_platform::{DmaSlice, PageArc, Platform, ProcessorId, SubmitError};
 use paravirt_testhost::count::{Counting, allocations, counted};
-use paravirt_testhost::{Guest, XenDisk, XenHost, XenReceived};
+use paravirt_testhost::{Guest, Wakes, XenDisk, XenHost, XenReceived};
 use paravirt_xen::bus::{Address, Class};
 use paravirt_xen::{
     Control, DeviceError, Early, Hypervisor, OpenError, Store, StoreError, Watch, XenBalloon, XenClock,
     XenConsole, XenTimer,
 };
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 #[global_allocator]
@@ -33,26 +30,6 @@ type CardQueue = NetFrontQueue<Guest, Buffer>;
 const XVDA: u32 = 51712;
 const VBD: Address = Address { class: Class::Block, id: XVDA };
 const VIF: Address = Address { class: Class::Net, id: 0 };
-
-#[derive(Default)]
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Count {
-    fn get(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-fn counting() -> (Arc<Count>, Waker) {
-    let count = Arc::new(Count::default());
-    (count.clone(), Waker::from(count))
-}
 
 fn host(has_interrupts: bool) -> (Guest, XenHost) {
     let guest = Guest::with(1, has_interrupts);
@@ -324,7 +301,7 @@ fn an_interrupt_wakes_the_task_once_for_each_time_it_is_armed() {
         let store = store(&guest);
         let mut disk = Disk::open(&store, VBD, &BlkFrontOptions::new()).unwrap();
         let mut queue = disk.take_queue(0).unwrap();
-        let (woken, waker) = counting();
+        let (woken, waker) = Wakes::new();
         queue.register(&waker);
         while queue.arm() == Arm::Pending {}
         let before = woken.get();
@@ -511,7 +488,7 @@ fn a_suspended_guest_sends_what_was_in_flight_again() {
     assert_eq!(hypervisor.suspend(), Ok(false));
     host.set_resumes(true);
     host.faults(|faults| faults.holds = true);
-    let (woken, waker) = counting();
+    let (woken, waker) = Wakes::new();
     queue.register(&waker);
     queue.submit(write(&guest, 1, 0, &[9; 512], Durability::Durable)).unwrap();
     let mut slices = vec![];
@@ -552,7 +529,7 @@ fn xenstore_answers_watches_and_transactions() {
     assert!(watch.take() && !watch.take());
     store.poll();
     let _ = watch.take();
-    let (woken, waker) = counting();
+    let (woken, waker) = Wakes::new();
     store.register(&waker);
     while store.arm() == Arm::Pending {
         store.poll();
@@ -664,7 +641,7 @@ fn the_console_writes_early_and_late_and_the_timer_wakes() {
     assert_eq!(late.read(&mut [0; 8]), Ok(0));
 
     let timer = XenTimer::open(&hypervisor, ProcessorId(0)).unwrap();
-    let (woken, waker) = counting();
+    let (woken, waker) = Wakes::new();
     timer.register(&waker);
     timer.set(Duration::from_millis(20)).unwrap();
     assert!(host.timer() > 20_000_000);

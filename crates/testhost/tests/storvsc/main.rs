@@ -20,11 +20,10 @@ use paravirt_scsi::{Address, ControllerEvent, Options};
 use paravirt_storvsc::{
     IDE_INTERFACE, INTERFACE, StorController, StorDisk, StorOptions, StorQueue, StorTransport,
 };
-use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, Said, StorDrive, StorHost, Verdict};
+use paravirt_testhost::{Guest, HvHost, HvOffer, OfferSettings, Said, StorDrive, StorHost, Verdict, Wakes};
 use paravirt_vmbus::{Guid, Version, Vmbus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Wake, Waker};
 use std::time::Duration;
 
 type Buffer = DmaSlice<Guest>;

@@ -2,13 +2,6 @@
 
 use super::*;
 
-struct Count(AtomicUsize);
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn a_reply_to_another_queue_wakes_that_queue() {
     let bench = Bench::with(INTERFACE, NOWHERE, |storage| {
@@ -18,9 +11,8 @@ fn a_reply_to_another_queue_wakes_that_queue() {
     let mut controller = bench.open(&ONE);
     let (mut one, mut two) = (added(&mut controller), added(&mut controller));
     let (mut first, mut second) = (one.take_queue(0).expect("a queue"), two.take_queue(0).expect("a queue"));
-    let counts = [(); 2].map(|()| Arc::new(Count(AtomicUsize::new(0))));
-    let [a, b] = [0, 1].map(|at| Waker::from(counts[at].clone()));
-    let woken = || [0, 1].map(|at| counts[at].0.swap(0, Ordering::SeqCst));
+    let [(one_woken, a), (two_woken, b)] = [(); 2].map(|()| Wakes::new());
+    let woken = || [one_woken.take(), two_woken.take()];
     first.register(&a);
     second.register(&b);
     bench.storage.fault_config(|fault_config| fault_config.holds = true);
