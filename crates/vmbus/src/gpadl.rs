@@ -99,9 +99,12 @@ impl<P: Platform> Gpadl<P> {
             is_down: false,
         };
         this.announce()?;
+        this.wait_for_creation()?;
         Ok(this)
     }
 
+    /// Posts the messages that describe the region. A frame of its own, since the wait after it is deep in the stack without these messages.
+    #[inline(never)]
     fn announce(&self) -> Result<(), ChannelError> {
         let Some(region) = &self.region else { return Err(ChannelError::Gone) };
         let pages = region.len() / PAGE_SIZE;
@@ -142,6 +145,11 @@ impl<P: Platform> Gpadl<P> {
             }
             self.shared.post(message.bytes())?;
         }
+        Ok(())
+    }
+
+    /// Waits until the host has created the GPADL.
+    fn wait_for_creation(&self) -> Result<(), ChannelError> {
         let mut gone_since = None;
         let answer = self.shared.wait(self.shared.timeouts.answer, |state| {
             if !self.is_current() {
