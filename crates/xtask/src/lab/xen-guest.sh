@@ -24,6 +24,23 @@ persist() {
     xl "$@" || { sleep 5; xl "$@"; } || { sleep 5; xl "$@"; }
 }
 
+# Restores guest $1 from file $2, which it has to be saved in: it must have gone. What xl returns says nothing, since it may crash when it
+# has done its work: the guest must be there and not paused.
+restore() {
+    if xl domid "$1" 2> /dev/null; then
+        echo "$1: is there still"
+        return 1
+    fi
+    for try in 1 2 3; do
+        timeout 100 xl restore "$2"
+        case $(xl list "$1" 2> /dev/null) in
+            '' | *--p---*) xl destroy "$1" ;;
+            *) return ;;
+        esac
+    done
+    return 1
+}
+
 # Waits until guest $1 has printed $2, for $3 seconds at most.
 await() {
     tries=0

@@ -31,7 +31,8 @@ configure saved 1 "list load=90 $network" "$scratch" "$card"
 await saved load=begin 120
 for time in 1 2; do
     sleep 2
-    timeout 100 xl save saved /root/save && timeout 100 xl restore /root/save && echo && echo "saved: dom0 restored it"
+    timeout 100 xl save saved /root/save
+    restore saved /root/save && echo && echo "saved: dom0 restored it"
     rm -f /root/save
 done
 finish saved
