@@ -1,4 +1,4 @@
-//! Disk and network in guests of one host, side by side: our kernel and Linux, on VMBus, on virtio and on VMware's devices.
+//! Disk and network in guests of one host, side by side: our kernel and Linux, on VMBus, on virtio, and on VMware's and Xen's devices.
 
 use crate::guest::{Machine, Transcript};
 use crate::lab::{Lab, Unavailable};
@@ -36,7 +36,7 @@ struct Pair {
     linux: Run,
 }
 
-const PAIRS: [Pair; 3] = [
+const PAIRS: [Pair; 4] = [
     Pair { bus: "VMBus", ours: ours_on_vmbus, linux: |lab, _, folder| linux_on_vmbus(lab, folder) },
     Pair {
         bus: "virtio",
@@ -48,6 +48,11 @@ const PAIRS: [Pair; 3] = [
         ours: |lab, elf, folder| ours_on_qemu(lab, elf, folder, &VMWARE),
         linux: |lab, _, folder| linux_on_qemu(lab, folder, &VMWARE),
     },
+    Pair {
+        bus: "Xen's",
+        ours: |lab, elf, folder| ours_on_qemu(lab, elf, folder, &XEN),
+        linux: |lab, _, folder| linux_on_qemu(lab, folder, &XEN),
+    },
 ];
 
 /// The devices of a guest on QEMU.
@@ -57,15 +62,28 @@ pub struct Devices {
     /// QEMU's words for the disk of drive `d0`, and for the card.
     disk: &'static str,
     card: &'static str,
+    /// The machine on the lab for a kernel, with files in a folder, that has no devices yet.
+    machine: fn(&Lab, &Path, &Path) -> Result<Machine>,
+}
+
+fn bare(lab: &Lab, kernel: &Path, folder: &Path) -> Result<Machine> {
+    lab.bare(kernel, "q35", "host", folder)
 }
 
 pub const VIRTIO: Devices =
-    Devices { bus: "virtio", disk: "-device virtio-blk-pci,drive=d0", card: "virtio-net-pci" };
+    Devices { bus: "virtio", disk: "-device virtio-blk-pci,drive=d0", card: "virtio-net-pci", machine: bare };
 pub const VMWARE: Devices = Devices {
     bus: "vmware",
     disk: "-device pvscsi,id=s0 -device scsi-hd,drive=d0,bus=s0.0",
     // The lab has no option ROMs.
     card: "vmxnet3,romfile=",
+    machine: bare,
+};
+pub const XEN: Devices = Devices {
+    bus: "xen",
+    disk: "-device xen-disk,drive=d0,vdev=xvda",
+    card: "xen-net-device",
+    machine: |lab, kernel, folder| lab.xen(kernel, "q35", "", 1, "256M", folder),
 };
 
 /// What the runs of the guests of a pair printed.
@@ -128,12 +146,12 @@ fn linux_words(bus: &str, echo: &str, port: u16) -> String {
 }
 
 /// A disk in `folder`, or in the memory of an outer machine where there is one: where it is, and how it comes there.
-fn disk(lab: &Lab, folder: &Path) -> Result<(String, String)> {
+fn disk(is_nested: bool, folder: &Path) -> Result<(String, String)> {
     let file = folder.join("disk.img");
     File::create(&file)?.set_len(DISK)?;
-    Ok(match lab {
-        Lab::Direct => (file.display().to_string(), String::new()),
-        Lab::Nested(_) => ("/tmp/disk.img".into(), format!("\ncat '{}' > /tmp/disk.img", file.display())),
+    Ok(match is_nested {
+        false => (file.display().to_string(), String::new()),
+        true => ("/tmp/disk.img".into(), format!("\ncat '{}' > /tmp/disk.img", file.display())),
     })
 }
 
@@ -147,7 +165,7 @@ fn web(folder: &Path) -> Result<PathBuf> {
 
 /// A kernel on our monitor.
 fn monitored(lab: &Lab, kernel: &Path, folder: &Path, more: &str, words: &str) -> Result<Transcript> {
-    let (disk, prepare) = disk(lab, folder)?;
+    let (disk, prepare) = disk(matches!(lab, Lab::Nested(_)), folder)?;
     let web = web(folder)?;
     let options = format!("--disk {disk} --net --web {} --count-at bench= {more}", web.display());
     let mut machine = lab.monitored(kernel, folder, &options)?;
@@ -179,12 +197,9 @@ fn on_qemu(
     words: impl FnOnce(&str, u16) -> String,
 ) -> Result<Transcript> {
     let web = web(folder)?;
-    let (disk, prepare) = disk(lab, folder)?;
-    let mut machine = lab.bare(kernel, "q35", "host", folder)?;
-    let server = match lab {
-        Lab::Direct => Some(serve::start(&web)?),
-        Lab::Nested(_) => None,
-    };
+    let mut machine = (devices.machine)(lab, kernel, folder)?;
+    let (disk, prepare) = disk(machine.nest.is_some(), folder)?;
+    let server = if machine.nest.is_none() { Some(serve::start(&web)?) } else { None };
     let port = server.as_ref().map_or(NESTED_PORT, |server| server.port);
     machine.prepare = prepare;
     if server.is_none() {
@@ -217,7 +232,8 @@ pub fn linux_on_qemu(lab: &Lab, folder: &Path, devices: &Devices) -> Result<Tran
 fn finish(machine: &mut Machine) -> Result<Transcript> {
     machine.timeout = Duration::from_secs(600);
     let transcript = machine.run(|_| ())?;
-    let has_ended = transcript.exit == Some(0) || transcript.ended == Some(0);
+    let is_off = machine.may_crash_at_end && transcript.text().contains("reboot: Power down");
+    let has_ended = transcript.exit == Some(0) || transcript.ended == Some(0) || is_off;
     let is_wrong = transcript.lines.iter().any(|line| line.contains("did wrong"));
     let sum = format!("sha256={}", image::sha256(&image::bytes(3, FILE)));
     let has_fetched = transcript.lines.iter().any(|line| line.contains(&sum));

@@ -57,6 +57,7 @@ const GUEST_MODULES: &[ModuleList] = &[
     ("vmbus", &["hv_vmbus", "hv_storvsc", "sd_mod", "hv_netvsc"]),
     ("virtio", &["virtio_pci", "virtio_blk", "virtio_net"]),
     ("vmware", &["vmw_pvscsi", "sd_mod", "vmxnet3"]),
+    ("xen", &["xen_blkfront", "xen_netfront"]),
 ];
 const GUEST_COMMANDS: &[&str] = &[
     "sh",

@@ -1,6 +1,7 @@
 #!/bin/sh
 # A Linux guest that measures its disk and its network card, and switches off. The kernel command line says on which bus they are
-# (`bus=vmbus`, `bus=virtio` or `bus=vmware`), where an echo server is (`echo=10.0.2.2:7`) and which file to fetch (`http=http://10.0.2.2/file`).
+# (`bus=vmbus`, `bus=virtio`, `bus=vmware` or `bus=xen`), where an echo server is (`echo=10.0.2.2:7`) and which file to fetch
+# (`http=http://10.0.2.2/file`).
 export PATH=/bin:/sbin HOME=/
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -16,8 +17,9 @@ done
 case $bus in
     vmbus | vmware) disks='/sys/bus/scsi/devices/*:0/block/*' ;;
     virtio) disks='/sys/bus/virtio/devices/*/block/*' ;;
+    xen) disks='/sys/bus/xen/devices/vbd-*/block/*' ;;
     *)
-        echo "bus=$bus is not vmbus, virtio or vmware"
+        echo "bus=$bus is not vmbus, virtio, vmware or xen"
         poweroff -f
         ;;
 esac

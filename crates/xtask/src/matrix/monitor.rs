@@ -263,19 +263,25 @@ fn costs(bench: &Bench) -> Result<Outcome> {
 
 fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
     with_lab(bench, |lab, folder, bench| {
-        let names = ["vmbus-linux", "virtio", "virtio-linux", "vmware", "vmware-linux"];
-        let folders = names.map(|name| folder.join(name));
-        folders.iter().try_for_each(fs::create_dir)?;
-        let linux_on_vmbus = guests::linux_on_vmbus(lab, &folders[0])?;
+        let folder_of = |name: &str| -> Result<_> {
+            let folder = folder.join(name);
+            fs::create_dir(&folder)?;
+            Ok(folder)
+        };
+        let linux_on_vmbus = guests::linux_on_vmbus(lab, &folder_of("vmbus-linux")?)?;
         must_be_right(&linux_on_vmbus)?;
-        let virtio = guests::ours_on_qemu(lab, &bench.kernel, &folders[1], &guests::VIRTIO)?;
-        let linux_on_virtio = guests::linux_on_qemu(lab, &folders[2], &guests::VIRTIO)?;
-        let vmware = guests::ours_on_qemu(lab, &bench.kernel, &folders[3], &guests::VMWARE)?;
-        let linux_on_vmware = guests::linux_on_qemu(lab, &folders[4], &guests::VMWARE)?;
-        must_end(&virtio, 0)?;
-        must_end(&vmware, 0)?;
+        let (mut ours, mut linux) = (vec![], vec![linux_on_vmbus]);
+        for (name, devices) in
+            [("virtio", &guests::VIRTIO), ("vmware", &guests::VMWARE), ("xen", &guests::XEN)]
+        {
+            ours.push(guests::ours_on_qemu(lab, &bench.kernel, &folder_of(name)?, devices)?);
+            linux.push(guests::linux_on_qemu(lab, &folder_of(&format!("{name}-linux"))?, devices)?);
+        }
+        for ours in &ours {
+            must_end(ours, 0)?;
+        }
         let all = [("read-depth1", 2000), ("read-depth32", 2000), ("write-depth32", 2000), ("flush", 100)];
-        for transcript in [&linux_on_vmbus, &virtio, &linux_on_virtio, &vmware, &linux_on_vmware] {
+        for transcript in ours.iter().chain(&linux) {
             must_contain(transcript, "round-trips=done count=500")?;
             must_be(transcript, "http=done", "size", &guests::FILE.to_string())?;
             let parts = guests::parts(transcript);
@@ -288,7 +294,7 @@ fn costs_elsewhere(bench: &Bench) -> Result<Outcome> {
             }
         }
         for (name, _) in all {
-            for ours in [&virtio, &vmware] {
+            for ours in &ours {
                 must_be(ours, &format!("bench={name} end"), "allocations", "0")?;
             }
         }
