@@ -1,6 +1,7 @@
 //! What the backend of a disk and its frontend tell each other.
 
-use crate::ring::Ring;
+use crate::disk::BlkFrontOptions;
+use crate::ring::{Ring, Shape};
 use crate::wire::{DIRECT_SEGMENTS, SECTOR};
 use core::marker::PhantomData;
 use core::num::NonZeroU32;
@@ -12,6 +13,8 @@ use paravirt_xen::{DeviceClass, DeviceError, StoreError};
 
 /// The maximum number of segments of a request, where they can be in a page of their own.
 const MAX_SEGMENTS: u16 = 32;
+/// The maximum number of requests in flight on a queue: grants are few.
+const MAX_REQUESTS: u16 = 64;
 /// The maximum order of the number of pages of a ring.
 const MAX_ORDER: u32 = 3;
 /// In `info`: a CD-ROM; read-only.
@@ -46,36 +49,28 @@ impl Limits {
 
 /// What was negotiated.
 pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
-    /// Limits of the options.
-    queues: u16,
-    requests: u16,
-    /// What the backend offers before it connects.
+    options: BlkFrontOptions,
     pub queue_count: u16,
-    /// The order of the number of pages of a ring; `None` for a backend with rings of one page.
-    pub order: Option<u32>,
-    pub segments: u16,
-    /// What it told when it connected.
+    /// What the queues are made of. They stay as they are when the disk is connected anew.
+    pub shape: Shape,
+    is_opened: bool,
+    /// What the backend told when it connected.
     pub info: BlockInfo,
     _queue: PhantomData<fn() -> (P, B)>,
 }
 
 impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
-    pub fn new(queues: u16, requests: u16) -> Self {
+    /// The disk with this `handle`.
+    pub fn new(options: BlkFrontOptions, handle: u16) -> Self {
         let info = BlockInfo::new(0, SECTOR as u32);
-        Self {
-            queues,
-            requests,
-            queue_count: 1,
-            order: None,
+        let shape = Shape {
+            handle,
+            order: 0,
+            requests: options.requests.clamp(1, MAX_REQUESTS),
             segments: DIRECT_SEGMENTS,
-            info,
-            _queue: PhantomData,
-        }
-    }
-
-    /// The order of the number of pages of a ring.
-    pub fn ring_order(&self) -> u32 {
-        self.order.unwrap_or(0)
+            is_persistent: options.has_persistent_grants,
+        };
+        Self { options, queue_count: 1, shape, is_opened: false, info, _queue: PhantomData }
     }
 
     /// Reads what can change while the disk is connected: its size, and whether it can be written.
@@ -105,24 +100,37 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
     const PUBLISHED: State = State::Initialised;
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
-        let offered = frontend.number("multi-queue-max-queues", 1)?;
-        self.queue_count = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, self.queues.max(1));
-        let order = frontend.store().number(format_args!("{}/max-ring-page-order", frontend.backend()))?;
+        let queues = frontend.number("multi-queue-max-queues", 1)?;
+        let queues = u16::try_from(queues).unwrap_or(u16::MAX);
         // A page has 32 requests.
-        let wanted = u32::from(self.requests.div_ceil(32).max(1)).next_power_of_two().ilog2().min(MAX_ORDER);
-        self.order = order.map(|most| wanted.min(u32::try_from(most).unwrap_or(u32::MAX)));
+        let pages = u32::from(self.shape.requests.div_ceil(32)).next_power_of_two();
+        let most = u32::try_from(frontend.number("max-ring-page-order", 0)?).unwrap_or(u32::MAX);
         let indirect = frontend.number("feature-max-indirect-segments", 0)?;
-        let indirect = u16::try_from(indirect).unwrap_or(u16::MAX).min(MAX_SEGMENTS);
-        self.segments = indirect.max(DIRECT_SEGMENTS);
+        let segments = u16::try_from(indirect).unwrap_or(u16::MAX).clamp(DIRECT_SEGMENTS, MAX_SEGMENTS);
+        if self.is_opened {
+            // The backend of another host may offer less than the queues have.
+            let is_enough =
+                queues >= self.queue_count && most >= self.shape.order && segments >= self.shape.segments;
+            return if is_enough { Ok(()) } else { Err(DeviceError::Unsupported) };
+        }
+        let grants = frontend.hypervisor().grants_of_a_device();
+        let affordable = grants.checked_div(Shape::FEWEST_GRANTS).unwrap_or(1);
+        let wanted = u32::from(queues.min(self.options.queues)).min(affordable).max(1);
+        self.queue_count = wanted as u16;
+        let each = grants.checked_div(self.queue_count.into()).unwrap_or(0);
+        let shape = Shape { order: pages.ilog2().min(MAX_ORDER).min(most), segments, ..self.shape };
+        self.shape = shape.within(each);
+        self.is_opened = true;
         Ok(())
     }
 
     fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError> {
         nodes.write(format_args!("protocol"), format_args!("x86_64-abi"))?;
-        nodes.number("feature-persistent", 0)?;
+        nodes.number("feature-persistent", self.shape.is_persistent.into())?;
         // This driver's sectors are of 512 bytes with blocks of any size.
         nodes.number("feature-large-sector-size", 1)?;
-        if let Some(order) = self.order.filter(|order| *order > 0) {
+        let order = self.shape.order;
+        if order > 0 {
             nodes.number("ring-page-order", order)?;
             nodes.number("num-ring-pages", 1u32.checked_shl(order).unwrap_or(1))?;
         }
@@ -142,9 +150,9 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
             .filter(|physical| physical.is_power_of_two() && *physical >= size)
             .unwrap_or(size);
         // One for a buffer that does not begin at a page.
-        let pages = u32::from(self.segments).saturating_sub(1);
+        let pages = u32::from(self.shape.segments).saturating_sub(1);
         info.max_bytes = pages.saturating_mul(PAGE_SIZE as u32);
-        info.max_segments = self.segments;
+        info.max_segments = self.shape.segments;
         info.segment_boundary = NonZeroU32::new(PAGE_SIZE as u32);
         info.alignment = SECTOR as u32;
         let has_flush = frontend.has("feature-flush-cache")?;

@@ -2,15 +2,12 @@
 
 use crate::class::{BlockClass, Limits};
 use crate::queue::BlkFrontQueue;
-use crate::ring::{Ring, Shape};
+use crate::ring::Ring;
 use core::fmt;
 use core::task::Waker;
 use paravirt_device::{BlockDevice, BlockEvent, BlockInfo, Connection, Fault, RingKind, Signalling};
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_xen::{Device, DeviceError, OwnedQueue, Store, bus};
-
-/// The maximum number of requests in flight on a queue: grants are few.
-const MAX_REQUESTS: u16 = 64;
 
 /// Options with which a disk is opened.
 #[derive(Copy, Clone, Debug)]
@@ -20,12 +17,15 @@ pub struct BlkFrontOptions {
     pub queues: u16,
     /// The maximum number of requests in flight on a queue, at most 64.
     pub requests: u16,
+    /// Whether every buffer is copied by way of pages that are granted once, for the life of the queue: see
+    /// [`with_persistent_grants`](Self::with_persistent_grants).
+    pub has_persistent_grants: bool,
 }
 
 impl BlkFrontOptions {
     /// One queue of 32 requests, as many as a ring of one page has.
     pub const fn new() -> Self {
-        Self { queues: 1, requests: 32 }
+        Self { queues: 1, requests: 32, has_persistent_grants: false }
     }
 
     /// Sets [`queues`](Self::queues).
@@ -38,6 +38,15 @@ impl BlkFrontOptions {
     #[must_use]
     pub const fn with_requests(self, requests: u16) -> Self {
         Self { requests, ..self }
+    }
+
+    /// Lets every buffer be copied by way of pages of the queue, eight for each request, that are granted once. A backend with persistent
+    /// grants keeps them mapped: it saves two hypercalls a request, which on some hosts cost more than the copy.
+    ///
+    /// A buffer's own pages cannot be granted for longer than its request, since a host could change bytes that the kernel reads as its own.
+    #[must_use]
+    pub const fn with_persistent_grants(self, has_persistent_grants: bool) -> Self {
+        Self { has_persistent_grants, ..self }
     }
 }
 
@@ -70,10 +79,8 @@ impl<P: Platform, B: DmaBuffer> BlkFront<P, B> {
         options: &BlkFrontOptions,
     ) -> Result<Self, DeviceError> {
         let platform = store.hypervisor().platform();
-        let requests = options.requests.clamp(1, MAX_REQUESTS);
         let limits = PageArc::new(platform, Limits::default())?;
-        let class = BlockClass::new(options.queues, requests);
-        let handle = address.id as u16;
+        let class = BlockClass::new(*options, address.id as u16);
         let mut depth = u16::MAX;
         let device = Device::open(
             store,
@@ -81,8 +88,7 @@ impl<P: Platform, B: DmaBuffer> BlkFront<P, B> {
             class,
             |class| class.queue_count,
             |class, frontend, _, _| {
-                let shape = Shape { handle, order: class.ring_order(), requests, segments: class.segments };
-                let ring = Ring::new(frontend.hypervisor(), frontend.domain(), &shape, &limits)?;
+                let ring = Ring::new(frontend.hypervisor(), frontend.domain(), &class.shape, &limits)?;
                 depth = depth.min(ring.depth());
                 Ok(ring)
             },

@@ -8,16 +8,19 @@ use crate::wire::{
 use core::sync::atomic::{AtomicU64, Ordering};
 use paravirt_device::{Arm, Completion, Durability, Fault, IoError, Op, Rejected};
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, Instant, PAGE_SIZE, PageArc, PageTable,
-    Platform, Segment,
+    AllocError, BusAddr, Direction, DmaBuffer, Fifo, Instant, PAGE_SIZE, PageArc, PageTable, Platform,
+    Segment,
 };
 use paravirt_xen::bus::Frontend;
 use paravirt_xen::{
-    Access, DeviceError, FrontQueue, FrontRing, GrantRange, Hypervisor, InFlight, Port, QueueNodes,
+    Access, DeviceError, FrontQueue, FrontRing, GrantRange, GrantedRegion, Hypervisor, InFlight, Port,
+    QueueNodes,
 };
 
-/// Pages of a queue to which buffers are copied that do not own their pages.
+/// Pages of a queue to which buffers are copied that do not own their pages; and with persistent grants, pages for each request, as every
+/// buffer is copied then.
 const BOUNCE_PAGES: usize = 64;
+const PERSISTENT_PAGES: usize = 8;
 const PAGE: u64 = PAGE_SIZE as u64;
 const PAGE_SHIFT: u32 = PAGE_SIZE.trailing_zeros();
 
@@ -37,7 +40,7 @@ enum Memory<B> {
     None,
     /// The buffer's pages are granted.
     Granted(B),
-    /// Pages of the queue are granted, as many as the request has; for a read they are copied to the buffer.
+    /// It has pages of the queue, which are granted always; for a read they are copied to the buffer.
     Copied(B),
     /// Nothing is granted any more.
     Held(B),
@@ -56,7 +59,7 @@ struct Pending<B> {
     span: Span,
 }
 
-/// The pages of a request, each of them granted.
+/// The pages of a request.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 struct Span {
     pages: u16,
@@ -92,17 +95,18 @@ pub struct Ring<P: Platform, B: DmaBuffer> {
     ring: FrontRing<P, Entry>,
     port: Option<Port<P>>,
     handle: u16,
-    /// Of request `n`, the grants from `n * stride` on: a segment each, and one for the page of segments.
+    /// Of request `n`, the grants from `n * max_segments` on.
     grants: GrantRange<P>,
-    stride: u32,
     max_segments: u16,
     order: u32,
     /// The pages of segments, one for each request; none if segments are in requests alone.
-    indirect: Option<DmaRegion<P>>,
+    indirect: Option<GrantedRegion<P>>,
     pending: PageTable<P, Option<Pending<B>>>,
     free: Fifo<P, u16>,
     /// Pages to copy to, their free ones, and those of each request.
-    bounce: DmaRegion<P>,
+    bounce: GrantedRegion<P>,
+    /// Whether every buffer is copied, as the backend may keep pages mapped.
+    is_persistent: bool,
     free_bounce: Fifo<P, u16>,
     bounced: PageTable<P, u16>,
     limits: PageArc<P, Limits>,
@@ -117,11 +121,52 @@ pub struct Ring<P: Platform, B: DmaBuffer> {
 }
 
 /// What a queue is made of.
+#[derive(Copy, Clone)]
 pub(crate) struct Shape {
     pub handle: u16,
     pub order: u32,
     pub requests: u16,
     pub segments: u16,
+    pub is_persistent: bool,
+}
+
+impl Shape {
+    /// What the smallest queue takes: four requests, a ring of eight pages, and the pages to copy to.
+    pub const FEWEST_GRANTS: u32 = 4 * DIRECT_SEGMENTS as u32 + 8 + BOUNCE_PAGES as u32;
+
+    /// The same with fewer requests, and with segments in requests alone, until the queue takes `grants` at most, or is as small as a queue
+    /// can be.
+    pub fn within(mut self, grants: u32) -> Self {
+        const FEW: u16 = 16;
+        const FEWEST: u16 = 4;
+        while self.grants() > grants && self.requests > FEWEST {
+            if self.requests <= FEW && self.segments > DIRECT_SEGMENTS {
+                self.segments = DIRECT_SEGMENTS;
+            } else {
+                self.requests >>= 1;
+            }
+        }
+        self
+    }
+
+    fn is_indirect(&self) -> bool {
+        self.segments > DIRECT_SEGMENTS
+    }
+
+    fn bounce_pages(&self) -> usize {
+        let persistent =
+            if self.is_persistent { usize::from(self.requests).saturating_mul(PERSISTENT_PAGES) } else { 0 };
+        BOUNCE_PAGES.max(persistent)
+    }
+
+    fn grants(&self) -> u32 {
+        let each = u32::from(self.segments).saturating_add(self.is_indirect().into());
+        let ring = 1u32.checked_shl(self.order).unwrap_or(1);
+        u32::from(self.requests)
+            .saturating_mul(each)
+            .saturating_add(self.bounce_pages() as u32)
+            .saturating_add(ring)
+    }
 }
 
 impl<P: Platform, B: DmaBuffer> Ring<P, B> {
@@ -135,36 +180,35 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let platform = hypervisor.platform();
         let ring = FrontRing::new(hypervisor, domain, shape.order)?;
         let requests = usize::from(shape.requests).min(ring.size() as usize).max(1);
-        let is_indirect = shape.segments > DIRECT_SEGMENTS;
-        let stride = u32::from(shape.segments).saturating_add(u32::from(is_indirect));
-        let grants = GrantRange::new(hypervisor, domain, stride.saturating_mul(requests as u32))?;
-        let indirect = match is_indirect {
-            true => Some(DmaRegion::alloc(platform, requests.saturating_mul(PAGE_SIZE))?),
-            false => None,
+        let entries = requests.saturating_mul(usize::from(shape.segments));
+        let grants = GrantRange::new(hypervisor, domain, entries as u32)?;
+        let region = |pages: usize, access| {
+            GrantedRegion::alloc(hypervisor, domain, pages.saturating_mul(PAGE_SIZE), access)
         };
+        let indirect = if shape.is_indirect() { Some(region(requests, Access::Read)?) } else { None };
+        let bounce_pages = shape.bounce_pages();
         let mut free = Fifo::new(platform, requests)?;
         for id in 0..requests as u16 {
             // There is room for all of them.
             let _ = free.push(id);
         }
-        let mut free_bounce = Fifo::new(platform, BOUNCE_PAGES)?;
-        for page in 0..BOUNCE_PAGES as u16 {
+        let mut free_bounce = Fifo::new(platform, bounce_pages)?;
+        for page in 0..bounce_pages as u16 {
             // There is room for all of them.
             let _ = free_bounce.push(page);
         }
-        let entries = requests.saturating_mul(usize::from(shape.segments));
         Ok(Self {
             ring,
             port: None,
             handle: shape.handle,
             grants,
-            stride,
             max_segments: shape.segments,
             order: shape.order,
             indirect,
             pending: PageTable::new(platform, requests, |_| None)?,
             free,
-            bounce: DmaRegion::alloc(platform, BOUNCE_PAGES.saturating_mul(PAGE_SIZE))?,
+            bounce: region(bounce_pages, Access::Write)?,
+            is_persistent: shape.is_persistent,
             free_bounce,
             bounced: PageTable::new(platform, entries, |_| 0)?,
             limits: limits.clone(),
@@ -196,7 +240,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     #[inline(always)]
     fn first_grant(&self, id: u16) -> u32 {
-        u32::from(id).wrapping_mul(self.stride)
+        u32::from(id).wrapping_mul(self.max_segments.into())
     }
 
     /// Submits a read or write.
@@ -218,8 +262,8 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
             true => (Direction::FromDevice, Operation::Read),
             false => (Direction::ToDevice, Operation::Write),
         };
-        let owns_pages = buffer.owns_pages();
-        let granted = match owns_pages {
+        let is_granted = buffer.owns_pages() && !self.is_persistent;
+        let granted = match is_granted {
             true => self.grant(id, lba, direction, &mut buffer),
             false => self.copy(id, lba, direction, &mut buffer),
         };
@@ -234,7 +278,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let needs_flush =
             durability == Some(Durability::Durable) && self.limits.has_cache.load(Ordering::Relaxed);
         let sector = lba.wrapping_shl(self.limits.sector_shift.load(Ordering::Relaxed));
-        let memory = if owns_pages { Memory::Granted(buffer) } else { Memory::Copied(buffer) };
+        let memory = if is_granted { Memory::Granted(buffer) } else { Memory::Copied(buffer) };
         let stage = if needs_flush { Stage::FlushNext } else { Stage::Last };
         self.put(id, Pending { tag, deadline, operation, sector, sectors: 0, stage, memory, span });
         if deadline < self.earliest {
@@ -355,7 +399,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         unsafe { self.grants.grant(self.first_grant(id).wrapping_add(index.into()), page, access) };
     }
 
-    /// Copies a buffer to pages of the queue, for a write, and grants them.
+    /// Takes pages of the queue for a buffer, and for a write copies it to them.
     #[cold]
     fn copy(&mut self, id: u16, lba: u64, direction: Direction, buffer: &mut B) -> Result<Span, Rejected> {
         let shared = Rejected::Buffer(paravirt_platform::SubmitError::SharedPages);
@@ -376,9 +420,6 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
             }
             let place = self.bounce_index(id, index);
             self.bounced.get_mut(place).into_iter().for_each(|place| *place = page);
-            let address = self.bounce.bus().offset(at as u64);
-            // SAFETY: the page belongs to the queue, which uses it for nothing else until the grant was revoked.
-            unsafe { self.grant_page(id, index, address, direction) };
         }
         Ok(Span::new(0, bytes.len() as u64))
     }
@@ -438,9 +479,10 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     #[inline(always)]
     fn write(&mut self, id: u16) {
         let Some(Some(request)) = self.pending.get(usize::from(id)) else { return };
-        let Pending { operation, sector, sectors, span, stage, .. } = *request;
-        if operation > Operation::Write || stage == Stage::Flush || span.pages > DIRECT_SEGMENTS {
-            return self.write_other(id, operation, stage, [sector, sectors], span);
+        let Pending { operation, sector, span, stage, .. } = *request;
+        let is_plain = stage != Stage::Flush && span.pages <= DIRECT_SEGMENTS;
+        if !is_plain || !matches!(request.memory, Memory::Granted(_)) {
+            return self.write_other(id);
         }
         let first = self.grants.reference(self.first_grant(id));
         let entry = self.ring.request();
@@ -452,17 +494,12 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         }
     }
 
-    /// Writes a request without data, or one whose segments are in a page of their own.
+    /// Writes a request without data, one whose segments are in a page of their own, or one with pages of the queue.
     #[inline(never)]
-    fn write_other(
-        &mut self,
-        id: u16,
-        operation: Operation,
-        stage: Stage,
-        [sector, sectors]: [u64; 2],
-        span: Span,
-    ) {
-        let first = self.first_grant(id);
+    fn write_other(&mut self, id: u16) {
+        let Some(Some(request)) = self.pending.get(usize::from(id)) else { return };
+        let Pending { operation, sector, sectors, span, stage, .. } = *request;
+        let is_copied = matches!(request.memory, Memory::Copied(_));
         let entry = self.ring.request();
         if stage == Stage::Flush || operation == Operation::Flush {
             return write_direct(entry, Operation::Flush, 0, self.handle, id.into(), 0);
@@ -470,18 +507,32 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         if operation == Operation::Discard {
             return write_discard(entry, self.handle, id.into(), sector, sectors);
         }
+        let (max_segments, bounced) = (usize::from(self.max_segments), &self.bounced);
+        let segment = |index: u16| {
+            let place = usize::from(id).wrapping_mul(max_segments).wrapping_add(index.into());
+            let reference = match bounced.get(place) {
+                Some(page) if is_copied => self.bounce.reference((*page).into()),
+                _ => self.grants.reference(place as u32),
+            };
+            span.segment(index, reference)
+        };
+        if span.pages <= DIRECT_SEGMENTS {
+            write_direct(entry, operation, span.pages, self.handle, id.into(), sector);
+            for index in 0..span.pages {
+                if let Some(place) = direct_segment(entry, index) {
+                    place.store(segment(index), Ordering::Relaxed);
+                }
+            }
+            return;
+        }
         let Some(pages) = &self.indirect else { return };
         let at = usize::from(id).wrapping_mul(PAGE_SIZE);
         if let Some(places) = pages.shared().slice_at::<AtomicU64>(at, PAGE_SEGMENTS) {
             for (index, place) in (0..span.pages).zip(places) {
-                let reference = self.grants.reference(first.wrapping_add(index.into()));
-                place.store(span.segment(index, reference), Ordering::Relaxed);
+                place.store(segment(index), Ordering::Relaxed);
             }
         }
-        let grant = first.wrapping_add(self.max_segments.into());
-        // SAFETY: the page belongs to the queue, which writes it again once the grant was revoked.
-        unsafe { self.grants.grant(grant, pages.bus().offset(at as u64), Access::Read) };
-        let reference = self.grants.reference(grant);
+        let reference = pages.reference(id.into());
         write_indirect(entry, operation, span.pages, self.handle, id.into(), sector, reference);
     }
 
@@ -574,9 +625,6 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         for index in 0..span.pages {
             is_free &= self.grants.revoke(first.wrapping_add(index.into()));
         }
-        if span.pages > DIRECT_SEGMENTS {
-            is_free &= self.grants.revoke(first.wrapping_add(self.max_segments.into()));
-        }
         is_free
     }
 
@@ -618,12 +666,12 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     }
 
     /// Ends the backend's access to the memory of a request, and returns its buffer. If `was_read`, what was read is copied to a buffer whose
-    /// own pages were not granted. If the backend keeps a page, the buffer is the error, and is in flight still if its pages were granted.
+    /// own pages were not granted. If the backend keeps a page of the buffer's, the buffer is the error, and is in flight still.
     fn take_back(&mut self, id: u16, span: Span, memory: Memory<B>, was_read: bool) -> Result<Option<B>, B> {
         match memory {
             Memory::None => Ok(None),
             Memory::Held(buffer) => Ok(Some(buffer)),
-            Memory::Granted(buffer) | Memory::Copied(buffer) if !self.revoke(id, span) => Err(buffer),
+            Memory::Granted(buffer) if !self.revoke(id, span) => Err(buffer),
             Memory::Granted(mut buffer) => {
                 // SAFETY: `grant` submitted it, and every grant of it was revoked.
                 unsafe { buffer.reclaim() };
@@ -701,8 +749,17 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Ring<P, B> {
         }
     }
 
-    fn restart(&mut self, frontend: &Frontend<P>, port: Port<P>) -> Result<QueueNodes, DeviceError> {
+    fn restart(
+        &mut self,
+        frontend: &Frontend<P>,
+        open_port: &mut dyn FnMut() -> Result<Port<P>, DeviceError>,
+    ) -> Result<QueueNodes, DeviceError> {
+        let port = open_port()?;
         self.ring.restart(frontend.domain())?;
+        self.bounce.restart(frontend.domain())?;
+        if let Some(pages) = &mut self.indirect {
+            pages.restart(frontend.domain())?;
+        }
         self.grants.set_domain(frontend.domain());
         let mut nodes = QueueNodes::new();
         for (index, reference) in (0u32..).zip(self.ring.references()) {
@@ -747,7 +804,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let direction = if is_read { Direction::FromDevice } else { Direction::ToDevice };
         let lba = request.sector >> (self.limits.sector_shift.load(Ordering::Relaxed) & 63);
         match &mut request.memory {
-            Memory::None | Memory::Held(_) => true,
+            Memory::None | Memory::Held(_) | Memory::Copied(_) => true,
             Memory::Granted(buffer) => {
                 if !self.revoke(id, request.span) {
                     return false;
@@ -764,15 +821,6 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
                     }
                 }
                 is_granted
-            }
-            Memory::Copied(_) => {
-                for index in 0..request.span.pages {
-                    let page = self.bounced.get(self.bounce_index(id, index)).copied().unwrap_or(0);
-                    let address = self.bounce.bus().offset(u64::from(page).wrapping_mul(PAGE));
-                    // SAFETY: the page is the request's, of the queue, until the grant was revoked.
-                    unsafe { self.grant_page(id, index, address, direction) };
-                }
-                true
             }
         }
     }
@@ -797,11 +845,6 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 impl<P: Platform, B: DmaBuffer> Drop for Ring<P, B> {
     fn drop(&mut self) {
         self.drain(InFlight::Abort);
-        // Pages of segments that the backend keeps.
-        let first = |id: u16| self.first_grant(id).wrapping_add(self.max_segments.into());
-        if self.indirect.is_some() && !(0..self.depth()).all(|id| self.grants.revoke(first(id))) {
-            self.indirect.take().into_iter().for_each(DmaRegion::leak);
-        }
     }
 }
 

@@ -75,7 +75,7 @@ impl<P: Platform, B: DmaBuffer> NetFront<P, B> {
         let device = Device::open(
             store,
             address,
-            NetClass::new(options.pairs),
+            NetClass::new(*options),
             |class| class.pair_count,
             |class, frontend, status, _| {
                 let hypervisor = frontend.hypervisor();

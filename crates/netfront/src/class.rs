@@ -1,5 +1,6 @@
 //! What the backend of a card and its frontend tell each other, and a pair of queues as the device has it.
 
+use crate::card::NetFrontOptions;
 use crate::rx::NetFrontRx;
 use crate::tx::{NetFrontTx, TxLimits};
 use core::fmt;
@@ -47,16 +48,28 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Pair<P, B> {
         self.tx.drain();
     }
 
-    fn restart(&mut self, frontend: &Frontend<P>, port: Port<P>) -> Result<QueueNodes, DeviceError> {
+    fn restart(
+        &mut self,
+        frontend: &Frontend<P>,
+        open_port: &mut dyn FnMut() -> Result<Port<P>, DeviceError>,
+    ) -> Result<QueueNodes, DeviceError> {
         let mut nodes = QueueNodes::new();
-        let number = port.number();
-        let port = PageArc::new(frontend.hypervisor().platform(), port)?;
-        self.tx.restart(frontend.domain(), &port)?;
-        self.rx.restart(frontend.domain(), &port)?;
+        let mut open_port =
+            || Ok::<_, DeviceError>(PageArc::new(frontend.hypervisor().platform(), open_port()?)?);
+        let tx_port = open_port()?;
+        let rx_port = if frontend.has("feature-split-event-channels")? {
+            let rx_port = open_port()?;
+            nodes.add("event-channel-tx", None, tx_port.number());
+            nodes.add("event-channel-rx", None, rx_port.number());
+            rx_port
+        } else {
+            nodes.add("event-channel", None, tx_port.number());
+            tx_port.clone()
+        };
+        self.tx.restart(frontend.domain(), &tx_port)?;
+        self.rx.restart(frontend.domain(), &rx_port)?;
         nodes.add("tx-ring-ref", None, self.tx.reference());
         nodes.add("rx-ring-ref", None, self.rx.reference());
-        // One channel for both rings, with which every backend works.
-        nodes.add("event-channel", None, number);
         Ok(nodes)
     }
 
@@ -82,9 +95,9 @@ impl<P: Platform, B: DmaBuffer> fmt::Debug for Pair<P, B> {
 
 /// What was negotiated.
 pub(crate) struct NetClass<P: Platform, B: DmaBuffer> {
-    /// The limit of the options.
-    pairs: u16,
+    options: NetFrontOptions,
     pub pair_count: u16,
+    is_opened: bool,
     /// How many pairs are in use.
     pub active: u16,
     pub mac: MacAddr,
@@ -97,10 +110,11 @@ pub(crate) struct NetClass<P: Platform, B: DmaBuffer> {
 }
 
 impl<P: Platform, B: DmaBuffer> NetClass<P, B> {
-    pub fn new(pairs: u16) -> Self {
+    pub fn new(options: NetFrontOptions) -> Self {
         Self {
-            pairs,
+            options,
             pair_count: 1,
+            is_opened: false,
             active: 1,
             mac: MacAddr::default(),
             mtu: MTU as u16,
@@ -135,8 +149,6 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
         self.mac = mac(frontend.text::<32>("mac")?.as_str()).ok_or(DeviceError::Unsupported)?;
-        let offered = frontend.number("multi-queue-max-queues", 1)?;
-        self.pair_count = u16::try_from(offered).unwrap_or(u16::MAX).clamp(1, self.pairs.max(1));
         // Frames are copied by the backend, as all do: pages that it gave away would be another protocol.
         if !frontend.has("feature-rx-copy")? {
             return Err(DeviceError::Unsupported);
@@ -154,6 +166,17 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         }
         let max_frame = usize::from(self.mtu).saturating_add(14);
         self.limits = TxLimits { offloads, max_frame, has_pieces };
+        let offered = frontend.number("multi-queue-max-queues", 1)?;
+        let offered = u16::try_from(offered).unwrap_or(u16::MAX).max(1);
+        if self.is_opened {
+            // The backend of another host may serve fewer.
+            return if offered >= self.pair_count { Ok(()) } else { Err(DeviceError::Unsupported) };
+        }
+        let grants = frontend.hypervisor().grants_of_a_device();
+        let affordable = grants.checked_div(self.limits.grants_of_a_pair(self.options.frames)).unwrap_or(1);
+        let wanted = u32::from(offered.min(self.options.pairs)).min(affordable).max(1);
+        self.pair_count = wanted as u16;
+        self.is_opened = true;
         Ok(())
     }
 

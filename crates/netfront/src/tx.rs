@@ -2,14 +2,12 @@
 
 use crate::wire::{MAX_FRAME, MAX_SLOTS, TxEntry, TxOffload, read_tx, write_tx};
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::time::Duration;
 use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog};
 use paravirt_platform::{
-    AllocError, BusAddr, Direction, DmaBuffer, DmaRegion, Fifo, PAGE_SIZE, PageArc, PageRing, Platform,
-    SubmitError,
+    AllocError, BusAddr, Direction, DmaBuffer, Fifo, PAGE_SIZE, PageArc, PageRing, Platform, SubmitError,
 };
-use paravirt_xen::{Access, FrontRing, GrantRange, Hypervisor, Port, Status};
+use paravirt_xen::{Access, FrontRing, GrantRange, GrantedRegion, Hypervisor, Port, Status};
 
 /// How many frames that the backend segments can be in flight in pages of the queue.
 const LARGE_FRAMES: u16 = 4;
@@ -17,6 +15,8 @@ const LARGE_PAGES: u16 = MAX_FRAME.div_ceil(PAGE_SIZE) as u16;
 /// How long a backend may complete no frame while some are in flight, before the card is connected anew.
 const WATCHDOG: Watchdog = Watchdog::new(Duration::from_secs(60));
 const PAGE: u64 = PAGE_SIZE as u64;
+/// The entries of a ring of one page, of either direction.
+const RING_SIZE: u16 = 256;
 
 /// What a request is part of, by its number.
 enum Part<B> {
@@ -73,6 +73,24 @@ impl TxLimits {
         self.offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6)
     }
 
+    fn large_frames(&self) -> u16 {
+        if self.can_segment() { LARGE_FRAMES } else { 0 }
+    }
+
+    /// Bytes of places for `frames` frames, and for those that the backend segments.
+    fn bytes(&self, frames: u16) -> usize {
+        let small = usize::from(frames).saturating_mul(self.frame_len()).next_multiple_of(PAGE_SIZE);
+        let pages = self.large_frames().saturating_mul(LARGE_PAGES);
+        small.saturating_add(usize::from(pages).saturating_mul(PAGE_SIZE))
+    }
+
+    /// How many grants a pair of queues takes, with `frames` frames in flight: rings, a grant for each of their requests, and places.
+    pub fn grants_of_a_pair(&self, frames: u16) -> u32 {
+        let rings = u32::from(RING_SIZE).saturating_mul(2).saturating_add(2);
+        let pages = self.bytes(frames.clamp(1, RING_SIZE)).div_ceil(PAGE_SIZE);
+        rings.saturating_add(pages as u32)
+    }
+
     /// Bytes of a place for a frame: half a page, or whole pages.
     fn frame_len(&self) -> usize {
         if self.max_frame <= PAGE_SIZE / 2 {
@@ -89,10 +107,9 @@ pub struct NetFrontTx<P: Platform, B: DmaBuffer> {
     port: Option<PageArc<P, Port<P>>>,
     parts: PageRing<P, Part<B>>,
     free: Fifo<P, u16>,
-    /// Places for frames, granted for the life of the queue: their pages and grants, and the free ones. Those for frames that the backend
-    /// segments are behind the others.
-    pages: ManuallyDrop<DmaRegion<P>>,
-    page_grants: GrantRange<P>,
+    /// Places for frames, granted for the life of the queue: their pages, and the free ones. Those for frames that the backend segments are
+    /// behind the others.
+    pages: GrantedRegion<P>,
     frames: u16,
     free_frames: Fifo<P, u16>,
     free_large: Fifo<P, u16>,
@@ -125,13 +142,10 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
         let platform = hypervisor.platform();
         let ring = FrontRing::new(hypervisor, domain, 0)?;
         let size = ring.size() as usize;
-        let frames = depth.min(size as u16).max(1);
+        let frames = depth.clamp(1, RING_SIZE);
         let frame_len = limits.frame_len();
-        let large = if limits.can_segment() { LARGE_FRAMES } else { 0 };
-        let small_bytes = usize::from(frames).saturating_mul(frame_len).next_multiple_of(PAGE_SIZE);
-        let large_bytes = usize::from(large).wrapping_mul(usize::from(LARGE_PAGES)).wrapping_mul(PAGE_SIZE);
-        let pages = DmaRegion::alloc(platform, small_bytes.saturating_add(large_bytes))?;
-        let count = pages.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32;
+        let large = limits.large_frames();
+        let pages = GrantedRegion::alloc(hypervisor, domain, limits.bytes(frames), Access::Read)?;
         let mut free = Fifo::new(platform, size)?;
         for id in 0..size as u16 {
             // There is room for all of them.
@@ -147,13 +161,12 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
             // There is room for all of them.
             let _ = free_large.push(frame);
         }
-        let this = Self {
+        Ok(Self {
             ring,
             port: None,
             parts: PageRing::new(platform, size, |_| Part::None)?,
             free,
-            pages: ManuallyDrop::new(pages),
-            page_grants: GrantRange::new(hypervisor, domain, count)?,
+            pages,
             frames,
             free_frames,
             free_large,
@@ -167,21 +180,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
             strays: 0,
             status: status.clone(),
             gate: 1,
-        };
-        this.grant_pages();
-        Ok(this)
-    }
-
-    fn page_count(&self) -> u32 {
-        self.pages.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32
-    }
-
-    fn grant_pages(&self) {
-        for page in 0..self.page_count() {
-            let address = self.pages.bus().offset(u64::from(page).wrapping_mul(PAGE));
-            // SAFETY: the page belongs to the queue, which holds frames in it that the backend may read; it is freed once it was revoked.
-            unsafe { self.page_grants.grant(page, address, Access::Read) };
-        }
+        })
     }
 
     /// How many frames can be in flight.
@@ -197,13 +196,8 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
     /// Begins anew for a backend in `domain`.
     pub(crate) fn restart(&mut self, domain: u16, port: &PageArc<P, Port<P>>) -> Result<(), Fault> {
         self.ring.restart(domain)?;
-        // A grant that is in force names the last domain.
-        if !self.page_grants.revoke_all() {
-            return Err(Fault::Timeout);
-        }
-        self.page_grants.set_domain(domain);
+        self.pages.restart(domain)?;
         self.grants.set_domain(domain);
-        self.grant_pages();
         self.port = Some(port.clone());
         Ok(())
     }
@@ -408,7 +402,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
     fn send_frame(&mut self, frame: u16, len: usize) -> bool {
         let offset = usize::from(frame).wrapping_mul(self.frame_len);
         let Some(id) = self.free.pop() else { return false };
-        let grant = self.page_grants.reference((offset / PAGE_SIZE) as u32);
+        let grant = self.pages.reference((offset / PAGE_SIZE) as u32);
         let entry = self.ring.request();
         let within = (offset & (PAGE_SIZE - 1)) as u16;
         write_tx(entry, grant, within, TxOffload::default(), false, id, len as u16);
@@ -504,7 +498,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
         let first = (offset / PAGE_SIZE) as u32;
         let within = offset & (PAGE_SIZE - 1);
         let end = within.wrapping_add(len);
-        let references = self.page_grants.reference(first);
+        let references = self.pages.reference(first);
         let pieces = (0..Self::slots(offset, len)).map(move |index| {
             let start = if index == 0 { within } else { 0 };
             let stop = end.saturating_sub(index.wrapping_mul(PAGE_SIZE)).min(PAGE_SIZE);
@@ -649,12 +643,6 @@ impl<P: Platform, B: DmaBuffer> NetTx for NetFrontTx<P, B> {
 impl<P: Platform, B: DmaBuffer> Drop for NetFrontTx<P, B> {
     fn drop(&mut self) {
         self.drain();
-        if self.page_grants.revoke_all() {
-            // SAFETY: it is dropped once, here, and not used after. The backend has let go of every page.
-            unsafe { ManuallyDrop::drop(&mut self.pages) };
-        } else {
-            self.page_grants.count_lost();
-        }
     }
 }
 

@@ -69,6 +69,10 @@ pub struct Options {
     /// the host would remove with them.
     #[cfg(feature = "xen")]
     pub unplugs_emulated: bool,
+    /// Whether Xen's disks copy every buffer by way of pages that are granted once, which a backend can keep mapped: see
+    /// `BlkFrontOptions::with_persistent_grants`.
+    #[cfg(feature = "xen")]
+    pub persistent_grants: bool,
     /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
@@ -91,6 +95,8 @@ impl Default for Options {
             reset_timeout: paravirt_scsi::Options::default().reset_timeout,
             #[cfg(feature = "xen")]
             unplugs_emulated: true,
+            #[cfg(feature = "xen")]
+            persistent_grants: false,
             #[cfg(feature = "hyperv")]
             vmbus: Version::NEWEST,
             #[cfg(feature = "hyperv")]
@@ -100,8 +106,8 @@ impl Default for Options {
 }
 
 /// Finds every device of the machine, opens those that have a driver, and passes each to `found`: PCI by address, then MMIO by
-/// address, then VMBus by channel, then Xen by class and number. Returns the host services that belong to no single device: keep them for as long as the devices are
-/// used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are out of service, and
+/// address, then VMBus by channel, then Xen by class and number. Returns the host services that belong to no single device: keep them for
+/// as long as the devices are used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are out of service, and
 /// nothing is hot-plugged any more.
 ///
 /// Takes up to 8 KB of stack in a release build on x86-64, 10 KB where a SCSI controller has to be reset meanwhile, without that of the

@@ -35,6 +35,7 @@ pub(crate) struct XenHost<P: Platform> {
     host: Option<PageArc<P, Host<P>>>,
     queues: u16,
     requests: u16,
+    persistent_grants: bool,
     unplugs: bool,
 }
 
@@ -62,6 +63,7 @@ impl<P: Platform> XenHost<P> {
             host: None,
             queues,
             requests: options.queue_size.min(MAX_REQUESTS),
+            persistent_grants: options.persistent_grants,
             unplugs: options.unplugs_emulated,
         }
     }
@@ -160,7 +162,10 @@ impl<P: Platform> XenHost<P> {
         let unclaimed = |reason| Device::Unclaimed(Unclaimed { what: What::Xen(address.class), reason });
         let device = match address.class {
             Class::Block => {
-                let options = BlkFrontOptions::new().with_queues(self.queues).with_requests(self.requests);
+                let options = BlkFrontOptions::new()
+                    .with_queues(self.queues)
+                    .with_requests(self.requests)
+                    .with_persistent_grants(self.persistent_grants);
                 let opened =
                     boxed(store.hypervisor().platform(), || BlkFront::open(store, address, &options));
                 opened.map_or_else(

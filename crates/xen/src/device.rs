@@ -184,12 +184,17 @@ pub trait FrontQueue<P: Platform>: Send + Sized {
     /// Takes back what is in flight.
     fn drain(&mut self, in_flight: InFlight);
 
-    /// Begins anew, for a backend in `domain`, with a new event channel; returns what is to be published.
+    /// Begins anew, for the backend of `frontend`, with new event channels, of which `open_port` allocates one at each call; returns what
+    /// is to be published.
     ///
     /// # Errors
     ///
-    /// [`DeviceError`]: the last backend has not let go of a ring.
-    fn restart(&mut self, frontend: &Frontend<P>, port: Port<P>) -> Result<QueueNodes, DeviceError>;
+    /// [`DeviceError`]: the last backend has not let go of a ring, or there is no event channel.
+    fn restart(
+        &mut self,
+        frontend: &Frontend<P>,
+        open_port: &mut dyn FnMut() -> Result<Port<P>, DeviceError>,
+    ) -> Result<QueueNodes, DeviceError>;
 
     /// The device is in service, at `gate`: sends what is to be sent again.
     fn resume(&mut self, gate: u32);
@@ -610,11 +615,13 @@ fn restart<P: Platform, Q: FrontQueue<P>>(
     slot: &mut Slot<Q>,
     frontend: &Frontend<P>,
 ) -> Result<QueueNodes, DeviceError> {
-    let port = frontend.port()?;
     let processors = frontend.hypervisor().platform().processors().count().max(1);
     let processor = u32::from(slot.index).checked_rem(processors).unwrap_or(0);
-    port.bind_to(ProcessorId(processor));
-    slot.queue.restart(frontend, port)
+    slot.queue.restart(frontend, &mut || {
+        let port = frontend.port()?;
+        port.bind_to(ProcessorId(processor));
+        Ok(port)
+    })
 }
 
 impl<P: Platform, C: DeviceClass<P>> Drop for Device<P, C> {

@@ -91,6 +91,13 @@ impl<P: Platform> Grants<P> {
         None
     }
 
+    /// How many entries are free.
+    pub fn free(&self) -> u32 {
+        let taken = self.taken.lock();
+        let used = taken.iter().map(|word| word.count_ones()).fold(0, u32::saturating_add);
+        (self.entries.len() as u32).saturating_sub(used)
+    }
+
     /// How many pages were lost.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -156,7 +163,8 @@ impl<P: Platform> GrantRange<P> {
         self.hypervisor.grants().entries.at(self.reference(index) as usize)
     }
 
-    /// Lets the other domain access the page at `page` by entry `index`.
+    /// Lets the other domain access the page at `page` by entry `index`. One beyond 16 TiB has no place in the table and stays the guest's:
+    /// the backend fails the request.
     ///
     /// # Safety
     ///
@@ -164,7 +172,7 @@ impl<P: Platform> GrantRange<P> {
     #[inline(always)]
     pub unsafe fn grant(&self, index: u32, page: BusAddr, access: Access) {
         let [flags, domain, low, high] = self.entry(index);
-        let frame = page.0 >> PAGE_SHIFT;
+        let Ok(frame) = u32::try_from(page.0 >> PAGE_SHIFT) else { return };
         domain.store(self.domain, Ordering::Relaxed);
         low.store(frame as u16, Ordering::Relaxed);
         high.store((frame >> 16) as u16, Ordering::Relaxed);

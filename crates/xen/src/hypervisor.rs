@@ -158,6 +158,11 @@ impl<P: Platform> Hypervisor<P> {
         Ok((frame.saturating_mul(PAGE_SIZE as u64), port))
     }
 
+    /// Returns how many grants a device that is opened now may take at most, so that there are some for each later one. Takes a lock.
+    pub fn grants_of_a_device(&self) -> u32 {
+        self.grants.free() >> 3
+    }
+
     /// Returns how many pages were lost, since a backend had them mapped still when they were to be free again.
     pub fn lost_pages(&self) -> u64 {
         self.grants.lost()

@@ -1,12 +1,12 @@
 //! The frontend's side of a ring of requests and responses. Xen `xen/include/public/io/ring.h`
 
-use crate::grants::{Access, GrantRange};
+use crate::granted_region::GrantedRegion;
+use crate::grants::Access;
 use crate::hypervisor::Hypervisor;
 use core::fmt;
-use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 use paravirt_device::Fault;
-use paravirt_platform::{AllocError, DmaRegion, PAGE_SIZE, PageArc, Platform, RingArray, SharedAtom};
+use paravirt_platform::{AllocError, PAGE_SIZE, PageArc, Platform, RingArray, SharedAtom};
 
 /// Bytes ahead of the entries.
 const HEADER: usize = 64;
@@ -22,9 +22,7 @@ pub struct FrontRing<P: Platform, E> {
     produced: u32,
     published: u32,
     consumed: u32,
-    grants: GrantRange<P>,
-    /// Leaked if the backend does not let go of it.
-    memory: ManuallyDrop<DmaRegion<P>>,
+    memory: GrantedRegion<P>,
 }
 
 impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
@@ -35,37 +33,27 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
     /// [`AllocError`] if the platform is out of memory or of grants.
     pub fn new(hypervisor: &PageArc<P, Hypervisor<P>>, domain: u16, order: u32) -> Result<Self, AllocError> {
         let pages = 1u32.checked_shl(order).ok_or(AllocError)?;
-        let memory = DmaRegion::alloc(hypervisor.platform(), (pages as usize).wrapping_mul(PAGE_SIZE))?;
+        let len = (pages as usize).wrapping_mul(PAGE_SIZE);
+        let memory = GrantedRegion::alloc(hypervisor, domain, len, Access::Write)?;
         let room = memory.len().saturating_sub(HEADER).checked_div(size_of::<E>()).unwrap_or(0);
         let size = 1u32.checked_shl(room.checked_ilog2().ok_or(AllocError)?).ok_or(AllocError)?;
-        // SAFETY: the arrays are declared ahead of the memory, which is dropped in `drop` or leaked.
+        // SAFETY: the arrays are declared ahead of the memory, and used by methods alone.
         let (header, entries) = unsafe {
             let header = memory.shared().ring_array(0, 1).ok_or(AllocError)?;
             (header, memory.shared().ring_array(HEADER, size as usize).ok_or(AllocError)?)
         };
-        let grants = GrantRange::new(hypervisor, domain, pages)?;
-        let memory = ManuallyDrop::new(memory);
-        let ring = Self { header, entries, size, produced: 0, published: 0, consumed: 0, grants, memory };
-        ring.share();
+        let ring = Self { header, entries, size, produced: 0, published: 0, consumed: 0, memory };
+        ring.begin();
         Ok(ring)
     }
 
-    fn pages(&self) -> u32 {
-        self.memory.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32
-    }
-
-    /// Fills in the header, and grants the pages.
-    fn share(&self) {
+    /// Fills in the header.
+    fn begin(&self) {
         let [requests, request_event, responses, response_event] = self.header.at(0);
         requests.store(0, Ordering::Relaxed);
         responses.store(0, Ordering::Relaxed);
         request_event.store(1, Ordering::Relaxed);
         response_event.store(1, Ordering::Relaxed);
-        for page in 0..self.pages() {
-            let address = self.memory.bus().offset(u64::from(page).wrapping_mul(PAGE_SIZE as u64));
-            // SAFETY: the page belongs to the ring, which accesses it as atomics, and is freed only once it was revoked.
-            unsafe { self.grants.grant(page, address, Access::Write) };
-        }
     }
 
     /// Starts anew for a backend in `domain`, after the last one has let go of the ring.
@@ -74,23 +62,15 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
     ///
     /// [`Fault::Timeout`] if it has not.
     pub fn restart(&mut self, domain: u16) -> Result<(), Fault> {
-        if !self.revoke() {
-            return Err(Fault::Timeout);
-        }
+        self.memory.restart(domain)?;
         (self.produced, self.published, self.consumed) = (0, 0, 0);
-        self.grants.set_domain(domain);
-        self.share();
+        self.begin();
         Ok(())
-    }
-
-    /// Ends the backend's access; returns whether that was possible.
-    fn revoke(&self) -> bool {
-        self.grants.revoke_all()
     }
 
     /// Returns the references of the pages, in their order.
     pub fn references(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.pages()).map(|page| self.grants.reference(page))
+        (0..self.memory.pages()).map(|page| self.memory.reference(page))
     }
 
     /// Returns the number of entries.
@@ -176,17 +156,6 @@ impl<P: Platform, E: SharedAtom> FrontRing<P, E> {
         response_event.store(self.consumed.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::SeqCst);
         responses.load(Ordering::Acquire) != self.consumed
-    }
-}
-
-impl<P: Platform, E> Drop for FrontRing<P, E> {
-    fn drop(&mut self) {
-        if self.grants.revoke_all() {
-            // SAFETY: it is dropped once, here, and the arrays are not used any more. The backend has let go of it.
-            unsafe { ManuallyDrop::drop(&mut self.memory) };
-        } else {
-            self.grants.count_lost();
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::State;
 use super::ring::BackRing;
 use crate::Guest;
+use std::collections::BTreeSet;
 
 /// A disk, and what its backend offers.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub(super) struct Backend {
     unseen: Vec<u32>,
     /// The rings, each with its event channel.
     queues: Vec<(BackRing, u32)>,
+    /// With persistent grants, the pages that stay mapped, by their references.
+    pub kept: Option<BTreeSet<u32>>,
 }
 
 fn path(id: u32) -> String {
@@ -61,7 +64,7 @@ pub(super) fn add(state: &mut State, guest: &Guest, id: u32, disk: XenDisk) {
     for (node, value) in &disk.features {
         state.store.set(&format!("{backend}/{node}"), value.as_bytes());
     }
-    state.disks.insert(id, Backend { disk, operations: vec![], unseen: vec![], queues: vec![] });
+    state.disks.insert(id, Backend { disk, operations: vec![], unseen: vec![], queues: vec![], kept: None });
     state.store.set(&format!("{backend}/online"), b"1");
     state.store.set(&format!("{frontend}/backend"), backend.as_bytes());
     state.store.set(&format!("{frontend}/backend-id"), b"0");
@@ -122,14 +125,20 @@ fn look(state: &mut State, guest: &Guest, id: u32, seen: u32) {
             ] {
                 state.store.set(&format!("{backend}/{node}"), value.as_bytes());
             }
-            state.disks.get_mut(&id).expect("a disk").queues = queues;
+            let both =
+                [&backend, &frontend].map(|path| state.store.number(&format!("{path}/feature-persistent")));
+            let disk = state.disks.get_mut(&id).expect("a disk");
+            disk.queues = queues;
+            disk.kept = (both == [Some(1), Some(1)]).then(BTreeSet::new);
             state.set(guest, &format!("{backend}/state"), "4");
         }
         5 | 6 if state.faults.refuses_close => {}
         5 => state.set(guest, &format!("{backend}/state"), "5"),
         6 => {
-            let queues = std::mem::take(&mut state.disks.get_mut(&id).expect("a disk").queues);
+            let disk = state.disks.get_mut(&id).expect("a disk");
+            let (queues, kept) = (std::mem::take(&mut disk.queues), disk.kept.take());
             queues.iter().for_each(|(ring, _)| ring.unmap(state, guest));
+            kept.iter().flatten().for_each(|reference| state.set_mapped(guest, *reference, false));
             state.set(guest, &format!("{backend}/state"), "6");
         }
         _ => {}
@@ -186,7 +195,9 @@ fn run(state: &mut State, guest: &Guest, id: u32, request: &[u8]) -> i16 {
     let (operation, segments) = match request[0] {
         6 => {
             let count = usize::from(u16::from_le_bytes([request[2], request[3]]));
-            let Some(page) = state.page(guest, word(request, 28), false) else { return -1 };
+            let reference = word(request, 28);
+            let Some(page) = state.page(guest, reference, false) else { return -1 };
+            keep(state, guest, id, &[reference]);
             (request[1], guest.read(page, count.min(512) * 8))
         }
         operation => (operation, request[24..24 + 8 * usize::from(request[1].min(11))].to_vec()),
@@ -235,8 +246,16 @@ fn run(state: &mut State, guest: &Guest, id: u32, request: &[u8]) -> i16 {
         }
         at += len;
     }
-    if !state.faults.keeps_pages {
+    if !keep(state, guest, id, &mapped) && !state.faults.keeps_pages {
         mapped.into_iter().for_each(|reference| state.set_mapped(guest, reference, false));
     }
     status
+}
+
+/// With persistent grants, lets pages stay mapped; returns whether they do.
+fn keep(state: &mut State, guest: &Guest, id: u32, references: &[u32]) -> bool {
+    let Some(kept) = &mut state.disks.get_mut(&id).expect("a disk").kept else { return false };
+    kept.extend(references);
+    references.iter().for_each(|reference| state.set_mapped(guest, *reference, true));
+    true
 }

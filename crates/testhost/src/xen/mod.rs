@@ -233,6 +233,11 @@ impl XenHost {
         self.guest.with(|guest| self.lock().set_mapped(guest, reference, true));
     }
 
+    /// How many pages the backend of a disk keeps mapped, with persistent grants.
+    pub fn kept_pages(&self, id: u32) -> usize {
+        self.lock().disks.get(&id).and_then(|disk| disk.kept.as_ref()).map_or(0, |kept| kept.len())
+    }
+
     /// What the guest has asked to end or suspend for.
     pub fn shutdowns(&self) -> Vec<u32> {
         self.lock().shutdowns.clone()

@@ -33,8 +33,13 @@ pub struct XenReceived {
 
 pub(super) struct Backend {
     pub sent: Vec<XenFrame>,
-    /// Transmit and receive ring, and their event channel.
-    rings: Option<(BackRing, BackRing, u32)>,
+    rings: Option<Rings>,
+}
+
+/// Transmit and receive ring, each with its event channel, which may be the same.
+struct Rings {
+    tx: (BackRing, u32),
+    rx: (BackRing, u32),
 }
 
 fn path(id: u32) -> String {
@@ -80,20 +85,23 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
             // This backend serves the first pair.
             let folder = if several { format!("{frontend}/queue-0") } else { frontend };
             let number = |state: &State, name: &str| state.store.number(&format!("{folder}/{name}"));
-            let nodes =
-                (number(state, "tx-ring-ref"), number(state, "rx-ring-ref"), number(state, "event-channel"));
-            let (Some(tx), Some(rx), Some(port)) = nodes else { return };
+            let one = number(state, "event-channel");
+            let port = |state: &State, name: &str| one.or_else(|| number(state, name));
+            let ports = (port(state, "event-channel-tx"), port(state, "event-channel-rx"));
+            let rings = (number(state, "tx-ring-ref"), number(state, "rx-ring-ref"));
+            let ((Some(tx), Some(rx)), (Some(tx_port), Some(rx_port))) = (rings, ports) else { return };
             let Some(tx) = BackRing::new(state, guest, &[tx], 12) else { return };
             let Some(rx) = BackRing::new(state, guest, &[rx], 8) else { return };
-            state.cards.get_mut(&id).expect("a card").rings = Some((tx, rx, port));
+            let rings = Rings { tx: (tx, tx_port), rx: (rx, rx_port) };
+            state.cards.get_mut(&id).expect("a card").rings = Some(rings);
             state.set(guest, &format!("{backend}/state"), "4");
         }
         Some(5 | 6) if state.faults.refuses_close => {}
         Some(5) => state.set(guest, &format!("{backend}/state"), "5"),
         Some(6) => {
-            if let Some((tx, rx, _)) = state.cards.get_mut(&id).expect("a card").rings.take() {
-                tx.unmap(state, guest);
-                rx.unmap(state, guest);
+            if let Some(rings) = state.cards.get_mut(&id).expect("a card").rings.take() {
+                rings.tx.0.unmap(state, guest);
+                rings.rx.0.unmap(state, guest);
             }
             state.set(guest, &format!("{backend}/state"), "6");
         }
@@ -104,17 +112,18 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
 pub(super) fn work(state: &mut State, guest: &Guest) {
     let ids: Vec<u32> = state.cards.keys().copied().collect();
     for id in ids {
-        let Some((mut tx, rx, port)) = state.cards.get_mut(&id).expect("a card").rings.take() else {
+        let Some(mut rings) = state.cards.get_mut(&id).expect("a card").rings.take() else {
             continue;
         };
+        let (tx, port) = &mut rings.tx;
         while let Some(request) = tx.pop(guest) {
-            send(state, guest, id, &mut tx, request);
+            send(state, guest, id, tx, request);
         }
         tx.arm(guest);
         if tx.publish(guest, state.faults.claims) {
-            state.raised.push(port);
+            state.raised.push(*port);
         }
-        state.cards.get_mut(&id).expect("a card").rings = Some((tx, rx, port));
+        state.cards.get_mut(&id).expect("a card").rings = Some(rings);
     }
 }
 
@@ -168,9 +177,10 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
 
 /// Gives a frame to the guest.
 pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], how: &XenReceived) -> bool {
-    let Some((tx, mut rx, port)) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else {
+    let Some(mut rings) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else {
         return false;
     };
+    let (rx, port) = &mut rings.rx;
     let room = 4096 - usize::from(how.offset);
     let piece = if how.piece == 0 { room } else { how.piece.min(room) };
     let count = bytes.len().div_ceil(piece).max(1);
@@ -202,10 +212,10 @@ pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], h
             }
         }
         if rx.publish(guest, 0) {
-            state.raised.push(port);
+            state.raised.push(*port);
         }
     }
     rx.arm(guest);
-    state.cards.get_mut(&id).expect("a card").rings = Some((tx, rx, port));
+    state.cards.get_mut(&id).expect("a card").rings = Some(rings);
     has_room
 }

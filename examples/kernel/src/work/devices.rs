@@ -196,6 +196,7 @@ impl Devices {
         let mut open = paravirt::Options::default();
         (open.queues, open.passthrough_disks) = (options.queues, options.peer);
         open.walks_buses = !options.own_bus;
+        open.persistent_grants = options.persistent_grants;
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }

@@ -11,6 +11,8 @@ pub struct Options {
     pub list: bool,
     /// Use a PCI bus of the kernel's own, and open its devices one by one.
     pub own_bus: bool,
+    /// Copy to and from pages that Xen's backends of disks may keep mapped.
+    pub persistent_grants: bool,
     /// Print how much stack the search for devices took.
     pub stack: bool,
     pub mount: Option<DiskName>,
@@ -108,6 +110,7 @@ impl Options {
                 ("list", None) => options.list = true,
                 ("stack", None) => options.stack = true,
                 ("own-bus", None) => options.own_bus = true,
+                ("persistent-grants", None) => options.persistent_grants = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
                 ("bench", Some(text)) => {

@@ -45,7 +45,7 @@ unsafe impl HyperV for Machine {
 }
 
 /// How many pages the hypervisor gets: one of its own, and one for each 512 grants.
-const XEN_FRAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(32);
+const XEN_FRAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(64);
 static FRAMES: spin::Once<Option<XenFrames>> = spin::Once::new();
 
 /// The pages that are Xen's.
