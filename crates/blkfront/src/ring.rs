@@ -185,7 +185,9 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let region = |pages: usize, access| {
             GrantedRegion::alloc(hypervisor, domain, pages.saturating_mul(PAGE_SIZE), access)
         };
-        let indirect = if shape.is_indirect() { Some(region(requests, Access::Read)?) } else { None };
+        // A backend that keeps pages mapped maps them all to be written.
+        let access = if shape.is_persistent { Access::Write } else { Access::Read };
+        let indirect = if shape.is_indirect() { Some(region(requests, access)?) } else { None };
         let bounce_pages = shape.bounce_pages();
         let mut free = Fifo::new(platform, requests)?;
         for id in 0..requests as u16 {

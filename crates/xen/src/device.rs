@@ -413,7 +413,11 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         if !ends_reset && (open != gate || !is_open(gate)) {
             return;
         }
-        log::warn!("{}: out of service: {fault}", inner.frontend.address());
+        match fault {
+            // Whoever resets it tells why.
+            Fault::Reset => log::debug!("{}: connecting anew", inner.frontend.address()),
+            _ => log::warn!("{}: out of service: {fault}", inner.frontend.address()),
+        }
         self.status.fault.store(fault.code(), Ordering::Release);
         if is_open(open) {
             self.status.gate.store(open.wrapping_add(1), Ordering::Release);

@@ -196,7 +196,9 @@ fn run(state: &mut State, guest: &Guest, id: u32, request: &[u8]) -> i16 {
         6 => {
             let count = usize::from(u16::from_le_bytes([request[2], request[3]]));
             let reference = word(request, 28);
-            let Some(page) = state.page(guest, reference, false) else { return -1 };
+            // As that of Linux, which maps pages to be written that it keeps.
+            let is_kept = state.disks.get(&id).is_some_and(|disk| disk.kept.is_some());
+            let Some(page) = state.page(guest, reference, is_kept) else { return -1 };
             keep(state, guest, id, &[reference]);
             (request[1], guest.read(page, count.min(512) * 8))
         }
@@ -230,7 +232,8 @@ fn run(state: &mut State, guest: &Guest, id: u32, request: &[u8]) -> i16 {
     let mut mapped = vec![];
     for segment in segments.chunks_exact(8) {
         let (reference, first, last) = (word(segment, 0), usize::from(segment[4]), usize::from(segment[5]));
-        let Some(page) = state.page(guest, reference, operation == 0) else { return -1 };
+        let is_kept = state.disks.get(&id).is_some_and(|disk| disk.kept.is_some());
+        let Some(page) = state.page(guest, reference, is_kept || operation == 0) else { return -1 };
         if first > last || last > 7 {
             return -1;
         }
