@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod device_model;
 pub mod xen;
 
 use crate::guest::{Machine, Monitor, Nest};
@@ -148,7 +149,7 @@ impl Lab {
     }
 
     /// The files of a Linux guest that measures disk and network and switches off: its kernel, and its first file system, which is
-    /// written to `initrd`. Its command line says `rdinit=/bench`, `bus=vmbus` or `bus=virtio`, `echo=ADDRESS:PORT` for an echo
+    /// written to `initrd`. Its command line says `rdinit=/bench`, `bus=` with a list of its modules, `echo=ADDRESS:PORT` for an echo
     /// server, and `http=URL` for the file to fetch.
     pub fn linux_bench(&self, initrd: &Path) -> Result<PathBuf> {
         let (kernel, guest) = self.linux()?;

@@ -1,22 +1,42 @@
 # What scripts in Xen's first domain do with guests.
 
-# Writes the configuration of guest $1: processors $2, command line $3, disks $4, cards $5.
+# Writes the configuration of guest $1 and starts it: processors $2, command line $3, disks $4, cards $5. With kind=hvm it is one with a BIOS,
+# which boots its first disk and has no command line, and whose serial port is what it prints to; `more` are further lines.
 configure() {
     cat > "/root/$1.cfg" << END
-type = "pvh"
 name = "$1"
 memory = ${memory:-256}
 vcpus = $2
-kernel = "/root/kernel"
-cmdline = "$3"
 tsc_mode = "native"
 disk = [$4]
 vif = [$5]
 on_poweroff = "preserve"
 on_reboot = "preserve"
 on_crash = "preserve"
+device_model_override = "/usr/libexec/xen-qemu-system-i386"
+$more
 END
+    if [ "$kind" = hvm ]; then
+        cat >> "/root/$1.cfg" << END
+type = "hvm"
+serial = "file:/var/log/xen/serial-$1.log"
+vga = "none"
+nographic = 1
+usb = 0
+END
+    else
+        cat >> "/root/$1.cfg" << END
+type = "pvh"
+kernel = "/root/kernel"
+cmdline = "$3"
+END
+    fi
     xl create "/root/$1.cfg"
+}
+
+# The file with what guest $1 has printed.
+output() {
+    if [ "$kind" = hvm ]; then echo "/var/log/xen/serial-$1.log"; else echo "/var/log/xen/guest-$1.log"; fi
 }
 
 # Runs xl with these words. It gives up when a script of its own takes long, so it gets three tries.
@@ -44,7 +64,7 @@ restore() {
 # Waits until guest $1 has printed $2, for $3 seconds at most.
 await() {
     tries=0
-    until grep -q "$2" "/var/log/xen/guest-$1.log" 2> /dev/null; do
+    until grep -q "$2" "$(output "$1")" 2> /dev/null; do
         sleep 1
         tries=$((tries + 1))
         if [ "$tries" = "$3" ]; then
@@ -57,7 +77,7 @@ await() {
 # Prints what guest $1 has printed, and ends it.
 finish() {
     await "$1" '^exit=' 240
-    tr -d '\r' < "/var/log/xen/guest-$1.log" | sed "s/^/$1: /"
+    tr -d '\r' < "$(output "$1")" | sed "s/^/$1: /"
     xl destroy "$1"
 }
 

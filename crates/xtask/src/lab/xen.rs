@@ -1,8 +1,8 @@
 //! Real Xen under QEMU's emulation of a processor with AMD's virtualisation, from Debian's packages: the hypervisor, and a first domain with
 //! xl, xenstored and Linux' backends of disks and network cards.
 
-use super::Unavailable;
 use super::build::{self, add_program_with, newest_kernel, package_named, system, unpack};
+use super::{Unavailable, device_model};
 use crate::guest::Machine;
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -48,6 +48,7 @@ const MODULES: &[(&str, &[&str])] = &[(
         "xen_blkback",
         "loop",
         "bridge",
+        "tun",
     ],
 )];
 const COMMANDS: &[&str] = &[
@@ -91,11 +92,18 @@ const VIF: &str = include_str!("xen-vif.sh");
 const INTERCEPTS: [&[u8]; 2] =
     [&[0x48, 0xc7, 0x03, 0xfb, 0xfe, 0xfb, 0xfe], &[0x48, 0xc7, 0x03, 0xfa, 0xfe, 0xfb, 0xfe]];
 
+/// Without XSAVE, and so without AVX: on QEMU 10.0 one in ten guests changes the wide registers of a process of the first domain otherwise,
+/// which crashes, or copies something else.
+const PROCESSOR: &str = "tcg,thread=multi,tb-size=1024 \
+     -cpu EPYC,-monitor,-xsave,-xsaveopt,-xsavec,-xgetbv1,-avx,-avx2,-fma,-f16c";
+
 /// The files of the machine.
 pub struct RealXen {
     xen: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
+    /// QEMU for the first domain, if guests need it.
+    device_model: Option<PathBuf>,
 }
 
 impl RealXen {
@@ -107,12 +115,13 @@ impl RealXen {
     pub fn open() -> Result<Self> {
         tools::need_qemu()?;
         build::check_distribution()?;
-        let folder = tools::root().join("target/xen");
-        fs::create_dir_all(&folder)?;
-        let lock = fs::File::create(folder.join("lock"))?;
-        lock.lock().context("cannot lock target/xen")?;
-        let this =
-            Self { xen: folder.join("xen"), kernel: folder.join("vmlinuz"), initrd: folder.join("initrd") };
+        let (folder, _lock) = folder()?;
+        let this = Self {
+            xen: folder.join("xen"),
+            kernel: folder.join("vmlinuz"),
+            initrd: folder.join("initrd"),
+            device_model: None,
+        };
         let rest =
             format!("{PACKAGES:?}{PROGRAMS:?}{MODULES:?}{COMMANDS:?}\n{INIT}\n{BLOCK}\n{VIF}\n{GUEST}");
         let stamp = folder.join("stamp");
@@ -126,12 +135,17 @@ impl RealXen {
         Ok(this)
     }
 
+    /// Lets the first domain have QEMU: for guests with a BIOS, and for disks that QEMU serves.
+    pub fn with_device_model(self) -> Result<Self> {
+        let (folder, _lock) = folder()?;
+        let (_, version) = hypervisor()?;
+        let archive = device_model::build(&folder, &format!("xen-utils-{version}"))?;
+        Ok(Self { device_model: Some(archive), ..self })
+    }
+
     fn build(&self, folder: &Path) -> Result<()> {
         let linux = newest_kernel()?;
-        let Some(hypervisor) = package_named("xen-hypervisor-", "-amd64")? else {
-            bail!(Unavailable("apt has no package xen-hypervisor-…-amd64: use Debian 12 or later".into()));
-        };
-        let version = hypervisor.trim_start_matches("xen-hypervisor-").trim_end_matches("-amd64").to_string();
+        let (hypervisor, version) = hypervisor()?;
         println!("lab: building a machine with Xen {version} from {hypervisor} and {linux}");
         let all = folder.join("packages");
         let _ = fs::remove_dir_all(&all);
@@ -164,19 +178,39 @@ impl RealXen {
             archive.copy(&format!("root/{name}"), path)?;
         }
         let initrd = share.join("xen.initrd");
-        fs::write(&initrd, [fs::read(&self.initrd)?, archive.finish()].concat())?;
-        let accelerator = "tcg,thread=multi,tb-size=1024 -cpu EPYC,-monitor";
-        let mut machine = Machine::with(&self.xen, "q35", accelerator, 1, "3G");
-        machine.command_line =
-            "com1=115200,8n1 console=com1 dom0_mem=1280M loglvl=warning guest_loglvl=warning cpuidle=0 \
+        let device_model = self.device_model.as_ref().map(fs::read).transpose()?;
+        let parts = [fs::read(&self.initrd)?, device_model.unwrap_or_default(), archive.finish()];
+        fs::write(&initrd, parts.concat())?;
+        let memory = if self.device_model.is_some() { "1600M" } else { "1280M" };
+        let mut machine = Machine::with(&self.xen, "q35", PROCESSOR, 1, "3G");
+        machine.command_line = format!(
+            "com1=115200,8n1 console=com1 dom0_mem={memory} loglvl=warning guest_loglvl=warning cpuidle=0 \
              mwait-idle=0 spec-ctrl=no xpti=no smt=1"
-                .into();
+        );
         let words = "console=hvc0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on";
         let modules = format!("{} {words},{}", self.kernel.display(), initrd.display());
         machine.arguments.extend(["-initrd".into(), modules]);
         machine.timeout = Duration::from_secs(900);
         Ok(machine)
     }
+}
+
+/// The folder of the files, locked.
+fn folder() -> Result<(PathBuf, fs::File)> {
+    let folder = tools::root().join("target/xen");
+    fs::create_dir_all(&folder)?;
+    let lock = fs::File::create(folder.join("lock"))?;
+    lock.lock().context("cannot lock target/xen")?;
+    Ok((folder, lock))
+}
+
+/// The package of the hypervisor, and its version.
+fn hypervisor() -> Result<(String, String)> {
+    let Some(name) = package_named("xen-hypervisor-", "-amd64")? else {
+        bail!(Unavailable("apt has no package xen-hypervisor-…-amd64: use Debian 12 or later".into()));
+    };
+    let version = name.trim_start_matches("xen-hypervisor-").trim_end_matches("-amd64").to_string();
+    Ok((name, version))
 }
 
 /// The hypervisor without the intercept, where it is as known.
@@ -190,7 +224,7 @@ fn without_cr0(mut xen: Vec<u8>) -> Vec<u8> {
 }
 
 /// The first file in `folder`, or below it, whose name is wanted.
-fn find(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+pub fn find(folder: &Path, is_wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let name =

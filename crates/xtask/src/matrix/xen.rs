@@ -3,13 +3,13 @@
 use super::hyperv::with_lab;
 use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, must_fit_the_stack};
 use crate::guest::{Machine, Transcript};
-use crate::image;
 use crate::lab::xen::RealXen;
 use crate::lab::{Lab, Unavailable};
 use crate::qmp::Qmp;
 use crate::run::NESTED_PORT;
 use crate::run::xen::add_devices;
 use crate::scratch::Scratch;
+use crate::{bootable, image};
 use anyhow::{Result, ensure};
 use serde_json::json;
 use std::fs;
@@ -20,6 +20,7 @@ pub const CASES: &[(&str, super::Special)] = &[
         "xen: real Xen: the usual work, devices added and removed, a shutdown, saved and restored under load",
         real,
     ),
+    ("xen: real Xen: a guest with a BIOS, disks of QEMU, and backends that offer little", more),
     ("xen: the usual work on KVM", usual),
     ("xen: beside Hyper-V's interface, with emulated devices removed", unplugged),
     ("xen: beside virtio, a disk added and removed, resets, and the stack", mixed),
@@ -138,6 +139,7 @@ fn mixed(bench: &Bench) -> Result<Outcome> {
 
 /// What runs in Xen's first domain.
 const SCRIPT: &str = include_str!("xen-real.sh");
+const MORE: &str = include_str!("xen-more.sh");
 
 /// Everything on real Xen, whose first domain is booted once.
 fn real(bench: &Bench) -> Result<Outcome> {
@@ -151,55 +153,127 @@ fn real(bench: &Bench) -> Result<Outcome> {
     let files = [("kernel", bench.kernel.as_path()), ("files.img", &bench.ext4), ("large.bin", &page)];
     let transcript = xen.machine(SCRIPT, &files, folder.path())?.run(|_| ())?;
     must_end(&transcript, 0)?;
-    let usual = transcript.of_guest("usual");
-    let all = [image::expected_files(&bench.tree)?, vec![image::expected_page(&bench.tree)?]].concat();
-    for line in all {
-        ensure!(usual.lines.contains(&line), "no `{line}` in:\n{}", transcript.text());
-    }
-    for text in [
-        "entry=pvh",
-        "clock=xen hz=",
-        "device=disk0 at=xen:vbd/51712 blocks=49152 ",
-        " max_segments=32 access=ro ",
-        "same test=pass blocks=32768",
-        "test=discard",
-        "ping=10.9.0.1 answers=3",
-        "clock=xen passed_us=",
-        "timer=host times=5",
-        "same exit=0",
-    ] {
-        must_contain(&usual, text)?;
-    }
-    let sum = format!("scratch: {}", image::pattern_sum(DISK1));
-    ensure!(transcript.lines.iter().any(|line| line.starts_with(&sum)), "{}", transcript.text());
-    let two = transcript.of_guest("two");
-    for text in ["processors=2 ", "queues=2 ", "different=0 lost_pages=0", "same test=pass", "same exit=0"] {
-        must_contain(&two, text)?;
-    }
-    let hot = transcript.of_guest("hot");
-    for text in [
-        "event=found at=xen:vbd/51728",
-        "event=read device=disk0 first=",
-        "event=found at=xen:vif/0",
-        "event=removed at=xen:vbd/51728",
-        "event=removed at=xen:vif/0",
-        "event=power request=PowerOff",
-        "same exit=0",
-    ] {
-        must_contain(&hot, text)?;
-    }
+    let must = |guest: &str, texts: &[&str]| must_print(&transcript, guest, texts);
+    let files = image::expected_files(&bench.tree)?;
+    let same = [files, vec![image::expected_page(&bench.tree)?]].concat();
+    must("usual", &same.iter().map(String::as_str).collect::<Vec<_>>())?;
+    must(
+        "usual",
+        &[
+            "entry=pvh",
+            "clock=xen hz=",
+            "device=disk0 at=xen:vbd/51712 blocks=49152 ",
+            " max_segments=32 access=ro ",
+            "same test=pass blocks=32768",
+            "test=discard",
+            "ping=10.9.0.1 answers=3",
+            "clock=xen passed_us=",
+            "timer=host times=5",
+            "same exit=0",
+        ],
+    )?;
+    must_have_written(&transcript)?;
+    must(
+        "two",
+        &["processors=2 ", "queues=2 ", "different=0 lost_pages=0", "same test=pass", "same exit=0"],
+    )?;
+    must(
+        "hot",
+        &[
+            "event=found at=xen:vbd/51728",
+            "event=read device=disk0 first=",
+            "event=found at=xen:vif/0",
+            "event=removed at=xen:vbd/51728",
+            "event=removed at=xen:vif/0",
+            "event=power request=PowerOff",
+            "same exit=0",
+        ],
+    )?;
+    must(
+        "saved",
+        &["event=power request=Suspend", "load=end requests=", " aborted=0", "http=done", "same exit=0"],
+    )?;
     let saved = transcript.of_guest("saved");
-    for text in [
-        "event=power request=Suspend",
-        "dom0 restored it",
-        "load=end requests=",
-        " aborted=0",
-        "http=done",
-        "same exit=0",
-    ] {
-        must_contain(&saved, text)?;
-    }
     let restored = saved.lines.iter().filter(|line| line.contains("dom0 restored it")).count();
     ensure!(restored == 2, "restored {restored} times:\n{}", transcript.text());
+    Ok(Outcome::Passed)
+}
+
+/// Checks that a guest of the first domain has printed each of these texts.
+fn must_print(transcript: &Transcript, guest: &str, texts: &[&str]) -> Result<()> {
+    let printed = transcript.of_guest(guest);
+    for text in texts {
+        let is_there = printed.lines.iter().any(|line| line.contains(text));
+        ensure!(is_there, "{guest} has not printed `{text}`:\n{}", transcript.text());
+    }
+    Ok(())
+}
+
+/// Checks that the scratch disk has the pattern of the kernel's test.
+fn must_have_written(transcript: &Transcript) -> Result<()> {
+    let sum = format!("scratch: {}", image::pattern_sum(DISK1));
+    ensure!(transcript.lines.iter().any(|line| line.starts_with(&sum)), "{}", transcript.text());
+    Ok(())
+}
+
+/// Other guests on real Xen, for which its first domain has QEMU.
+fn more(bench: &Bench) -> Result<Outcome> {
+    let xen = match RealXen::open().and_then(RealXen::with_device_model) {
+        Ok(xen) => xen,
+        Err(error) if error.is::<Unavailable>() => return Ok(Outcome::Skipped(format!("{error:#}"))),
+        Err(error) => return Err(error),
+    };
+    let scratch = Scratch::new()?;
+    let folder = scratch.path();
+    let words = "list mount=disk2 test=disk1 ip=10.9.0.2/24 gw=10.9.0.1 ping http=http://10.9.0.1/large.bin clock timer";
+    bootable::make(&bench.kernel, words, folder)?;
+    let (image, page) = (folder.join("paravirt.raw"), bench.tree.join("large.bin"));
+    let files = [
+        ("kernel", bench.kernel.as_path()),
+        ("boot.img", &image),
+        ("files.img", &bench.ext4),
+        ("large.bin", &page),
+    ];
+    let transcript = xen.machine(MORE, &files, folder)?.run(|_| ())?;
+    must_end(&transcript, 0)?;
+    let must = |guest: &str, texts: &[&str]| must_print(&transcript, guest, texts);
+    let page = image::expected_page(&bench.tree)?;
+    let files = image::expected_files(&bench.tree)?;
+    must("bios", &files.iter().map(String::as_str).collect::<Vec<_>>())?;
+    must(
+        "bios",
+        &[
+            "hypervisor=hyper-v leaves=0x40000000",
+            "hypervisor=xen leaves=0x40000100",
+            "device=disk0 at=xen:vbd/768 ",
+            "device=disk1 at=xen:vbd/51744 ",
+            "device=disk2 at=xen:vbd/51776 blocks=49152 ",
+            "device=net0 at=xen:vif/0 ",
+            "same test=pass blocks=32768",
+            &page,
+            "clock=xen passed_us=",
+            "timer=host times=5",
+            "same exit=0",
+        ],
+    )?;
+    must_have_written(&transcript)?;
+    // The emulated card has gone.
+    let bios = transcript.of_guest("bios");
+    ensure!(!bios.text().contains("10ec:8139"), "{}", transcript.text());
+    must(
+        "qemu",
+        &[
+            "device=disk1 at=xen:vbd/51760 blocks=10485760 ",
+            "device=net1 at=xen:vif/1 mac=00:16:3e:00:00:02 ",
+            "same test=pass blocks=10485760",
+            &page,
+            "same exit=0",
+        ],
+    )?;
+    must("kept", &["dom0 /local/domain/0/backend/vbd/", "same test=pass", "same exit=0"])?;
+    must("kept", &["/feature-persistent = \"1\""])?;
+    must("small", &["balloon=0 held=14336 ", "balloon=0 held=0 ", "same exit=0"])?;
+    must("crashed", &["-sc-"])?;
+    must("plain", &["processors=2 ", " queues=1 ", "same test=pass blocks=10485760", &page, "same exit=0"])?;
     Ok(Outcome::Passed)
 }
