@@ -1,6 +1,6 @@
 //! The card.
 
-use crate::class::{LRO, NetClass, Pair};
+use crate::class::{Filter, LRO, NetClass, Pair};
 use crate::queue::NetFrontQueue;
 use crate::wire::MAX_FRAME;
 use core::fmt;
@@ -11,6 +11,7 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_xen::{Device, DeviceError, InFlight, OwnedQueue, Store, bus};
+use spin::Mutex;
 
 /// Options with which a card is opened.
 #[derive(Copy, Clone, Debug)]
@@ -72,14 +73,16 @@ impl<P: Platform, B: DmaBuffer> NetFront<P, B> {
         options: &NetFrontOptions,
     ) -> Result<Self, DeviceError> {
         let mut depth = u16::MAX;
+        let filter = PageArc::new(store.hypervisor().platform(), Mutex::new(Filter::new()))?;
         let device = Device::open(
             store,
             address,
-            NetClass::new(*options),
+            NetClass::new(*options, filter.clone()),
             |class| class.pair_count,
-            |class, frontend, status, _| {
-                let hypervisor = frontend.hypervisor();
-                let pair = Pair::new(hypervisor, frontend.domain(), status, options.frames, class.limits)?;
+            |class, frontend, status, index| {
+                let (hypervisor, domain) = (frontend.hypervisor(), frontend.domain());
+                let filter = (index == 0).then(|| filter.clone());
+                let pair = Pair::new(hypervisor, domain, status, options.frames, class.limits, filter)?;
                 depth = depth.min(pair.tx.depth());
                 Ok(pair)
             },
@@ -104,15 +107,35 @@ impl<P: Platform, B: DmaBuffer> NetFront<P, B> {
 
     /// Changes what is negotiated, for which the card is connected anew.
     fn change(&mut self, change: impl FnOnce(&mut NetClass<P, B>)) -> Result<(), ControlError> {
-        if let Some(fault) = self.device.fault() {
+        if let Some(fault) = self.device.fault().filter(|fault| *fault != Fault::Reset) {
             return Err(ControlError::Faulted(fault));
         }
         self.device.with(|_, class| change(class));
+        // A card that waits for its queues to be connected is connected with the change.
         self.device.reset(self.device.gate(), Fault::Reset, InFlight::Abort);
         match self.device.fault() {
             // Queues that somebody uses are drained by their owners.
             None | Some(Fault::Reset) => Ok(()),
             Some(fault) => Err(ControlError::Faulted(fault)),
+        }
+    }
+}
+
+impl<P: Platform, B: DmaBuffer> NetFront<P, B> {
+    /// Changes the filter by `change`, which returns whether the backend is to be told, for which the card is connected anew.
+    fn set_filter(
+        &mut self,
+        needs_backend: bool,
+        change: impl FnOnce(&mut Filter) -> bool,
+    ) -> Result<(), ControlError> {
+        let is_changed = self.device.with(|_, class| {
+            let is_possible = class.can_filter || !needs_backend;
+            is_possible.then(|| change(&mut class.filter.lock()))
+        });
+        match is_changed {
+            None => Err(ControlError::Unsupported),
+            Some(true) => self.change(|_| ()),
+            Some(false) => Ok(()),
         }
     }
 }
@@ -163,13 +186,21 @@ impl<P: Platform, B: DmaBuffer> NetDevice for NetFront<P, B> {
         self.change(|class| class.active = queues)
     }
 
-    /// Backends filter nothing: what their bridge forwards is delivered.
+    /// What the backend's bridge forwards is delivered, but for multicast frames with [`ReceiveMode::Filtered`], if the backend filters
+    /// them. Connects the card anew where that changes.
     fn set_receive_mode(&mut self, mode: ReceiveMode) -> Result<(), ControlError> {
-        if mode == ReceiveMode::Promiscuous { Ok(()) } else { Err(ControlError::Unsupported) }
+        let is_on = mode == ReceiveMode::Filtered;
+        self.set_filter(is_on, |filter| core::mem::replace(&mut filter.is_on, is_on) != is_on)
     }
 
-    fn set_multicast(&mut self, _addresses: &[MacAddr]) -> Result<(), ControlError> {
-        Err(ControlError::Unsupported)
+    /// Up to 64. Connects the card anew with [`ReceiveMode::Filtered`].
+    fn set_multicast(&mut self, addresses: &[MacAddr]) -> Result<(), ControlError> {
+        let mut has_room = false;
+        self.set_filter(true, |filter| {
+            has_room = filter.set(addresses);
+            has_room && filter.is_on
+        })?;
+        if has_room { Ok(()) } else { Err(ControlError::Refused) }
     }
 
     fn set_mac(&mut self, _mac: MacAddr) -> Result<(), ControlError> {

@@ -11,6 +11,7 @@ use paravirt_xen::bus::{Frontend, Nodes, State};
 use paravirt_xen::{
     DeviceClass, DeviceError, FrontQueue, Hypervisor, InFlight, Port, QueueNodes, Status, StoreError,
 };
+use spin::Mutex;
 
 /// What coalesces frames: both or none is asked for.
 pub(crate) const LRO: Offloads = Offloads::RX_TCP4.union(Offloads::RX_TCP6);
@@ -20,10 +21,47 @@ const MTUS: core::ops::RangeInclusive<u64> = 68..=65521;
 /// The longest frame in one request.
 const MAX_PIECE: u64 = 4096 - 14;
 
+/// The number of multicast addresses that a backend's filter takes.
+const MAX_MULTICAST: usize = 64;
+
+/// Which multicast frames the backend is to deliver.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    /// Whether it is to deliver those to the addresses alone.
+    pub is_on: bool,
+    addresses: [MacAddr; MAX_MULTICAST],
+    count: usize,
+}
+
+impl Filter {
+    pub fn new() -> Self {
+        Self { is_on: false, addresses: [MacAddr::default(); MAX_MULTICAST], count: 0 }
+    }
+
+    /// Returns the addresses that the backend is to be told of.
+    fn active(&self) -> &[MacAddr] {
+        let count = if self.is_on { self.count } else { 0 };
+        self.addresses.get(..count).unwrap_or_default()
+    }
+
+    /// Sets the addresses; returns whether there is room for them.
+    pub fn set(&mut self, addresses: &[MacAddr]) -> bool {
+        let Some(room) = self.addresses.get_mut(..addresses.len()) else { return false };
+        room.copy_from_slice(addresses);
+        self.count = addresses.len();
+        true
+    }
+}
+
+/// A filter that the card and its first pair share.
+pub(crate) type SharedFilter<P> = PageArc<P, Mutex<Filter>>;
+
 /// A pair of queues.
 pub struct Pair<P: Platform, B: DmaBuffer> {
     pub rx: NetFrontRx<P>,
     pub tx: NetFrontTx<P, B>,
+    /// The first pair tells the backend of it when the card is connected.
+    filter: Option<SharedFilter<P>>,
 }
 
 impl<P: Platform, B: DmaBuffer> Pair<P, B> {
@@ -33,8 +71,10 @@ impl<P: Platform, B: DmaBuffer> Pair<P, B> {
         status: &PageArc<P, Status>,
         depth: u16,
         limits: TxLimits,
+        filter: Option<SharedFilter<P>>,
     ) -> Result<Self, AllocError> {
         Ok(Self {
+            filter,
             rx: NetFrontRx::new(hypervisor, domain)?,
             tx: NetFrontTx::new(hypervisor, domain, status, depth, limits)?,
         })
@@ -76,6 +116,9 @@ impl<P: Platform, B: DmaBuffer> FrontQueue<P> for Pair<P, B> {
     fn resume(&mut self, gate: u32) {
         self.rx.set_gate(gate);
         self.tx.set_gate(gate);
+        if let Some(filter) = &self.filter {
+            self.tx.add_multicast(filter.lock().active());
+        }
     }
 
     fn forget(&mut self) {
@@ -106,11 +149,14 @@ pub(crate) struct NetClass<P: Platform, B: DmaBuffer> {
     pub limits: TxLimits,
     /// What the guest wants of received frames.
     pub rx_offloads: Offloads,
+    /// Whether the backend filters multicast frames.
+    pub can_filter: bool,
+    pub filter: SharedFilter<P>,
     _queue: PhantomData<fn() -> (P, B)>,
 }
 
 impl<P: Platform, B: DmaBuffer> NetClass<P, B> {
-    pub fn new(options: NetFrontOptions) -> Self {
+    pub fn new(options: NetFrontOptions, filter: SharedFilter<P>) -> Self {
         Self {
             options,
             pair_count: 1,
@@ -121,6 +167,8 @@ impl<P: Platform, B: DmaBuffer> NetClass<P, B> {
             link: Link::Up,
             limits: TxLimits::default(),
             rx_offloads: Offloads::RX_CHECKSUM,
+            can_filter: false,
+            filter,
             _queue: PhantomData,
         }
     }
@@ -149,6 +197,7 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
         self.mac = mac(frontend.text::<32>("mac")?.as_str()).ok_or(DeviceError::Unsupported)?;
+        self.can_filter = frontend.has("feature-multicast-control")?;
         // Frames are copied by the backend, as all do: pages that it gave away would be another protocol.
         if !frontend.has("feature-rx-copy")? {
             return Err(DeviceError::Unsupported);
@@ -193,6 +242,7 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         nodes.number("feature-gso-tcpv6", wants(Offloads::RX_TCP6))?;
         nodes.number("feature-no-csum-offload", 1u32.wrapping_sub(wants(Offloads::RX_CHECKSUM)))?;
         nodes.number("feature-ipv6-csum-offload", wants(Offloads::RX_CHECKSUM))?;
+        nodes.number("request-multicast-control", self.filter.lock().is_on.into())?;
         nodes.number("multi-queue-num-queues", queues.into())
     }
 

@@ -41,7 +41,7 @@ impl<P: Platform, B: DmaBuffer> Notify for NetFrontQueue<P, B> {
                 _ => Arm::Pending,
             };
         }
-        let Pair { rx, tx } = self.owned.queue_mut();
+        let Pair { rx, tx, .. } = self.owned.queue_mut();
         let is_in_flight = tx.used() > 0;
         let now = if is_in_flight { self.platform.now() } else { Instant::ZERO };
         tx.watchdog.arm(is_in_flight, now);
@@ -84,7 +84,7 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetFrontQueue<P, B> {
         if !self.owned.is_open() && !self.sync()? {
             return Ok(());
         }
-        let Pair { rx, tx } = self.owned.queue_mut();
+        let Pair { rx, tx, .. } = self.owned.queue_mut();
         match tx.poll().and_then(|()| rx.poll()) {
             Ok(()) => Ok(()),
             Err(fault) => {
@@ -95,7 +95,7 @@ impl<P: Platform, B: DmaBuffer> NetQueue for NetFrontQueue<P, B> {
     }
 
     fn split(&mut self) -> (&mut NetFrontRx<P>, &mut NetFrontTx<P, B>) {
-        let Pair { rx, tx } = self.owned.queue_mut();
+        let Pair { rx, tx, .. } = self.owned.queue_mut();
         (rx, tx)
     }
 

@@ -3,7 +3,9 @@
 use crate::wire::{MAX_FRAME, MAX_SLOTS, TxEntry, TxOffload, read_tx, write_tx};
 use core::fmt;
 use core::time::Duration;
-use paravirt_device::{Arm, Fault, IoError, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog};
+use paravirt_device::{
+    Arm, Fault, IoError, MacAddr, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog,
+};
 use paravirt_platform::{
     AllocError, BusAddr, Direction, DmaBuffer, Fifo, PAGE_SIZE, PageArc, PageRing, Platform, SubmitError,
 };
@@ -15,6 +17,8 @@ const LARGE_PAGES: u16 = MAX_FRAME.div_ceil(PAGE_SIZE) as u16;
 /// How long a backend may complete no frame while some are in flight, before the card is connected anew.
 const WATCHDOG: Watchdog = Watchdog::new(Duration::from_secs(60));
 const PAGE: u64 = PAGE_SIZE as u64;
+/// The length of the shortest frame.
+const MIN_FRAME: u16 = 60;
 /// The entries of a ring of one page, of either direction.
 const RING_SIZE: u16 = 256;
 
@@ -49,6 +53,8 @@ enum Memory<B> {
     Large(u16),
     /// A buffer of the caller, with its tag. The grant of each request has its number.
     Buffer(B, u64),
+    /// None: it adds an address to the backend's filter.
+    Filter,
 }
 
 /// What is reserved for the next frame.
@@ -302,6 +308,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
             Memory::Large(large) => {
                 let _ = self.free_large.push(large);
             }
+            Memory::Filter => {}
             Memory::Buffer(mut buffer, tag) => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 let result = match aborted {
@@ -453,6 +460,21 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
             let packet = Packet { left: count, is_first_done: false, is_good: true, is_lost: false, memory };
             *self.parts.at_mut(first.into()) = Part::First(packet);
         }
+    }
+
+    /// Has the backend deliver frames to these addresses, as far as the ring has room: the ring of a card that was connected just now has it
+    /// for all that a backend takes.
+    pub(crate) fn add_multicast(&mut self, addresses: &[MacAddr]) {
+        for address in addresses {
+            if !self.has_room(1) {
+                break;
+            }
+            // The request names a page as each does, of which the backend makes no use.
+            let piece = (Ok(self.pages.reference(0)), 0, MIN_FRAME);
+            let offload = TxOffload::add_multicast(*address);
+            self.push(core::iter::once(piece), usize::from(MIN_FRAME), offload, Memory::Filter);
+        }
+        self.kick();
     }
 
     /// Whether there is room for a packet of `slots` requests, and an extra.

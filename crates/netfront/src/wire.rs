@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use paravirt_device::{
-    ChecksumRange, Offloads, Rejected, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta, tcp_headers,
+    ChecksumRange, MacAddr, Offloads, Rejected, RxChecksum, RxMeta, SegmentKind, Segmentation, TxMeta,
+    tcp_headers,
 };
 
 /// An entry of the transmit ring: a request of 12 bytes, a response in its first 4, or an extra in its first 8.
@@ -31,8 +32,9 @@ mod rx_flag {
     pub const EXTRA: u16 = 1 << 3;
 }
 
-/// An extra that tells of segmentation, the kinds of it, and the flag that another one follows.
+/// An extra that tells of segmentation, one that adds a multicast address, the kinds of segmentation, and the flag that another one follows.
 const EXTRA_GSO: u8 = 1;
+const EXTRA_MULTICAST_ADD: u8 = 2;
 const GSO_TCP4: u8 = 1;
 const GSO_TCP6: u8 = 2;
 const EXTRA_MORE: u8 = 1 << 0;
@@ -42,14 +44,31 @@ const STATUS_NULL: i16 = 1;
 const ETHERTYPE: usize = 12;
 const ETHERNET: usize = 14;
 
+/// What follows the first request of a frame.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+enum Extra {
+    #[default]
+    None,
+    Segmentation {
+        size: u16,
+        kind: u8,
+    },
+    AddMulticast(MacAddr),
+}
+
 /// What a frame to be sent asks for.
 #[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
 pub struct TxOffload {
     flags: u16,
-    segmentation: Option<(u16, u8)>,
+    extra: Extra,
 }
 
 impl TxOffload {
+    /// A request that is no frame: the backend is to deliver those to `address`.
+    pub fn add_multicast(address: MacAddr) -> Self {
+        Self { flags: tx_flag::EXTRA, extra: Extra::AddMulticast(address) }
+    }
+
     /// Checks what a frame of `len` bytes that begins with `head` asks for.
     pub fn new(meta: &TxMeta, offloads: Offloads, head: &[u8]) -> Result<Self, Rejected> {
         let mut offload = Self::default();
@@ -76,22 +95,30 @@ impl TxOffload {
                 return Err(Rejected::Invalid);
             }
             offload.flags |= tx_flag::EXTRA;
-            offload.segmentation = Some((size, kind));
+            offload.extra = Extra::Segmentation { size, kind };
         }
         Ok(offload)
     }
 
     /// Whether an extra follows the first request.
     pub fn has_extra(self) -> bool {
-        self.segmentation.is_some()
+        self.extra != Extra::None
     }
 
     /// Writes the extra.
     pub fn write_extra(self, entry: &TxEntry) {
         let [first, second, _] = entry;
-        let (size, kind) = self.segmentation.unwrap_or_default();
-        first.store(u32::from(EXTRA_GSO) | u32::from(size) << 16, Ordering::Relaxed);
-        second.store(u32::from(kind), Ordering::Relaxed);
+        let bytes = match self.extra {
+            Extra::None => return,
+            Extra::Segmentation { size, kind } => {
+                let [low, high] = size.to_le_bytes();
+                [EXTRA_GSO, 0, low, high, kind, 0, 0, 0]
+            }
+            Extra::AddMulticast(MacAddr([a, b, c, d, e, f])) => [EXTRA_MULTICAST_ADD, 0, a, b, c, d, e, f],
+        };
+        let words = u64::from_le_bytes(bytes);
+        first.store(words as u32, Ordering::Relaxed);
+        second.store((words >> 32) as u32, Ordering::Relaxed);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct XenReceived {
 
 pub(super) struct Backend {
     pub sent: Vec<XenFrame>,
+    /// The multicast addresses whose frames pass, if the guest has asked for that.
+    filter: Option<Vec<[u8; 6]>>,
     rings: Option<Rings>,
 }
 
@@ -48,7 +50,7 @@ fn path(id: u32) -> String {
 
 pub(super) fn add(state: &mut State, guest: &Guest, id: u32, features: &[(&str, &str)]) {
     let (backend, frontend) = (path(id), format!("device/vif/{id}"));
-    state.cards.insert(id, Backend { sent: vec![], rings: None });
+    state.cards.insert(id, Backend { sent: vec![], filter: None, rings: None });
     state.store.set(&format!("{backend}/feature-rx-copy"), b"1");
     for (node, value) in features {
         state.store.set(&format!("{backend}/{node}"), value.as_bytes());
@@ -93,7 +95,11 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
             let Some(tx) = BackRing::new(state, guest, &[tx], 12) else { return };
             let Some(rx) = BackRing::new(state, guest, &[rx], 8) else { return };
             let rings = Rings { tx: (tx, tx_port), rx: (rx, rx_port) };
-            state.cards.get_mut(&id).expect("a card").rings = Some(rings);
+            let filters =
+                state.store.number(&format!("device/vif/{id}/request-multicast-control")) == Some(1);
+            let card = state.cards.get_mut(&id).expect("a card");
+            card.rings = Some(rings);
+            card.filter = filters.then(Vec::new);
             state.set(guest, &format!("{backend}/state"), "4");
         }
         Some(5 | 6) if state.faults.refuses_close => {}
@@ -141,6 +147,16 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
         if let Some(extra) = tx.pop(guest) {
             frame.segmentation = (extra[0] == 1).then(|| (half(&extra, 2), extra[4]));
             answers.push((0, 1));
+            if extra[0] == 2 {
+                let filter = &mut state.cards.get_mut(&id).expect("a card").filter;
+                match filter {
+                    Some(addresses) if addresses.len() < 64 => {
+                        addresses.push(extra[2..8].try_into().expect("6"))
+                    }
+                    _ => answers[0].1 = -1,
+                }
+                return answer(state, guest, tx, answers);
+            }
         }
     }
     let mut requests = vec![first];
@@ -166,6 +182,10 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
         }
     }
     state.cards.get_mut(&id).expect("a card").sent.push(frame);
+    answer(state, guest, tx, answers);
+}
+
+fn answer(state: &mut State, guest: &Guest, tx: &mut BackRing, answers: Vec<(u16, i16)>) {
     for (number, status) in answers {
         let mut response = [number.to_le_bytes(), status.to_le_bytes()].concat();
         if let Some(mutate) = &mut state.faults.mutate {
@@ -175,8 +195,14 @@ fn send(state: &mut State, guest: &Guest, id: u32, tx: &mut BackRing, first: Vec
     }
 }
 
-/// Gives a frame to the guest.
+/// Gives a frame to the guest, unless there is no room, or its filter keeps it off; returns whether it did.
 pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], how: &XenReceived) -> bool {
+    let filter = state.cards.get(&id).and_then(|card| card.filter.as_ref());
+    let is_multicast = bytes[0] & 1 != 0 && bytes[..6] != [0xff; 6];
+    if is_multicast && filter.is_some_and(|addresses| !addresses.iter().any(|address| bytes[..6] == *address))
+    {
+        return false;
+    }
     let Some(mut rings) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else {
         return false;
     };

@@ -3,9 +3,9 @@
 use paravirt_blkfront::{BlkFront, BlkFrontOptions, BlkFrontQueue};
 use paravirt_device::{
     Access, Agent, Arm, Balloon, BalloonMemory, BlockDevice, BlockEvent, BlockQueue, Cache, ChecksumRange,
-    Clock, Completion, Console, Durability, Fault, IoError, Link, MacAddr, MemoryStatistics, NetDevice,
-    NetEvent, NetQueue, NetRx, NetTx, Notify, Offloads, Op, PageRange, PowerRequest, Rejected, Request,
-    RxChecksum, SegmentKind, Segmentation, Signalling, TxMeta,
+    Clock, Completion, Console, ControlError, Durability, Fault, IoError, Link, MacAddr, MemoryStatistics,
+    NetDevice, NetEvent, NetQueue, NetRx, NetTx, Notify, Offloads, Op, PageRange, PowerRequest, ReceiveMode,
+    Rejected, Request, RxChecksum, SegmentKind, Segmentation, Signalling, TxMeta,
 };
 use paravirt_netfront::{NetFront, NetFrontOptions, NetFrontQueue};
 use paravirt_platform::{

@@ -322,3 +322,54 @@ fn a_frame_is_never_in_more_requests_than_a_backend_takes() {
         assert_eq!(host.refused(), 0);
     }
 }
+
+#[test]
+fn multicast_frames_are_filtered_where_the_backend_can() {
+    let to = |last: u8| [[1, 0, 0x5e, 0, 0, last].as_slice(), &[0; 54]].concat();
+    let address = |last: u8| MacAddr([1, 0, 0x5e, 0, 0, last]);
+    let NetSetup { mut queue, mut card, host, .. } = self::card(&[("feature-multicast-control", "1")]);
+    let passes = |queue: &mut CardQueue, frame: &[u8]| {
+        queue.poll().unwrap();
+        host.receive(0, frame, &plain());
+        queue.poll().unwrap();
+        next(queue).is_some()
+    };
+    assert!(passes(&mut queue, &to(1)));
+    card.set_multicast(&[address(1), address(2)]).unwrap();
+    assert!(passes(&mut queue, &to(3)), "nothing is filtered yet");
+    card.set_receive_mode(ReceiveMode::Filtered).unwrap();
+    for (last, does) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(passes(&mut queue, &to(last)), does, "{last}");
+    }
+    assert!(passes(&mut queue, &[0xff; 60]) && passes(&mut queue, &[0; 60]));
+    // As many as a backend takes, and again after a reset.
+    let many: Vec<MacAddr> = (0..64).map(address).collect();
+    card.set_multicast(&many).unwrap();
+    assert!(passes(&mut queue, &to(63)) && !passes(&mut queue, &to(64)));
+    queue.reset().unwrap();
+    assert!(passes(&mut queue, &to(63)) && !passes(&mut queue, &to(64)));
+    for round in 0..600 {
+        assert!(send(&mut queue, &[round as u8; 60]), "no request is lost");
+        queue.poll().unwrap();
+    }
+    assert_eq!(host.take_sent(0).len(), 600);
+    assert_eq!(card.set_multicast(&[address(0); 65]), Err(ControlError::Refused));
+    card.set_receive_mode(ReceiveMode::AllMulticast).unwrap();
+    assert!(passes(&mut queue, &to(64)));
+    assert_eq!(host.refused(), 0);
+
+    // What is changed while the card waits for its queues is changed with them.
+    let NetSetup { mut queue, mut card, host, .. } =
+        self::card(&[("feature-multicast-control", "1"), ("multi-queue-max-queues", "2")]);
+    card.set_active_queues(2).unwrap();
+    card.set_multicast(&[address(1)]).unwrap();
+    card.set_receive_mode(ReceiveMode::Filtered).unwrap();
+    queue.poll().unwrap();
+    assert_eq!(host.node("device/vif/0/multi-queue-num-queues").as_deref(), Some("2"));
+    assert!(host.receive(0, &to(1), &plain()) && !host.receive(0, &to(2), &plain()));
+
+    let NetSetup { queue: _queue, mut card, .. } = self::card(&[]);
+    assert_eq!(card.set_receive_mode(ReceiveMode::Filtered), Err(ControlError::Unsupported));
+    assert_eq!(card.set_multicast(&[address(1)]), Err(ControlError::Unsupported));
+    assert_eq!(card.set_receive_mode(ReceiveMode::Promiscuous), Ok(()));
+}

@@ -18,10 +18,12 @@ kind=
 more=
 echo "scratch: $(sha256sum < /root/scratch.img)"
 
-# QEMU serves the disks.
+# QEMU serves the disks, and a card filters.
 served="'backendtype=qdisk,format=raw,vdev=xvdc,access=rw,target=/root/scratch.img'"
 large="'backendtype=qdisk,format=raw,vdev=xvdd,access=rw,target=/root/large.img'"
-configure qemu 2 "list queues=2 test=disk1 stride=256M nic=net1 $network" "$served, $large" "$card, $other"
+configure qemu 2 "list filter queues=2 test=disk1 stride=256M nic=net1 $network" "$served, $large" "$card, $other"
+await qemu '^exit=' 240
+xenstore-ls -f /local/domain | grep request-multicast-control | sed 's/^/qemu: dom0 /'
 finish qemu
 
 # The backend keeps the pages of the disk mapped.

@@ -265,6 +265,7 @@ fn more(bench: &Bench) -> Result<Outcome> {
         &[
             "device=disk1 at=xen:vbd/51760 blocks=10485760 ",
             "device=net1 at=xen:vif/1 mac=00:16:3e:00:00:02 ",
+            "/device/vif/1/request-multicast-control = \"1\"",
             "same test=pass blocks=10485760",
             &page,
             "same exit=0",

@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use core::time::Duration;
 use paravirt_adapters::smoltcp::Device;
-use paravirt_device::{Arm, NetDevice, Notify};
+use paravirt_device::{Arm, MacAddr, NetDevice, Notify, ReceiveMode};
 use paravirt_platform::Instant;
 use sha2::{Digest, Sha256};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -89,8 +89,8 @@ fn stack_time() -> smoltcp::time::Instant {
 }
 
 impl Stack {
-    /// Brings up card `index` with as many queues as there are processors.
-    pub fn new(devices: &mut Devices, index: usize) -> Result<Self, String> {
+    /// Brings up card `index` with as many queues as there are processors, and if it `filters`, for frames to one multicast address alone.
+    pub fn new(devices: &mut Devices, index: usize, filters: bool) -> Result<Self, String> {
         let count = devices.cards.len();
         let card =
             devices.cards.get_mut(index).ok_or_else(|| format!("there is no net{index}: {count} in all"))?;
@@ -105,6 +105,11 @@ impl Stack {
         }
         if pairs > 1 {
             card.device.set_active_queues(pairs).map_err(|e| e.to_string())?;
+        }
+        if filters {
+            let all_hosts = MacAddr([1, 0, 0x5e, 0, 0, 1]);
+            card.device.set_multicast(&[all_hosts]).map_err(|e| e.to_string())?;
+            card.device.set_receive_mode(ReceiveMode::Filtered).map_err(|e| e.to_string())?;
         }
         let mut queues = queues.into_iter();
         let mut next = || queues.next().ok_or("a queue is missing");
@@ -361,10 +366,10 @@ pub fn run(devices: &mut Devices, options: &Options) -> Result<(), String> {
     }
     for index in 0..devices.cards.len() {
         if index != options.nic && options.dhcp {
-            Stack::new(devices, index)?.dhcp(&format!("net{index}"))?;
+            Stack::new(devices, index, false)?.dhcp(&format!("net{index}"))?;
         }
     }
-    let mut stack = Stack::new(devices, options.nic)?;
+    let mut stack = Stack::new(devices, options.nic, options.filters)?;
     if options.dhcp {
         stack.dhcp(&format!("net{}", options.nic))?;
     }

@@ -63,6 +63,8 @@ pub struct Options {
     pub peer: bool,
     pub cpus: Option<u32>,
     pub nic: usize,
+    /// Have the card deliver multicast frames to one address alone.
+    pub filters: bool,
     pub queues: Option<u16>,
     pub queue_size: Option<u16>,
     pub mtu: Option<u16>,
@@ -109,6 +111,7 @@ impl Options {
             match (key, text) {
                 ("list", None) => options.list = true,
                 ("stack", None) => options.stack = true,
+                ("filter", None) => options.filters = true,
                 ("own-bus", None) => options.own_bus = true,
                 ("persistent-grants", None) => options.persistent_grants = true,
                 ("dhcp", None) => options.dhcp = true,
