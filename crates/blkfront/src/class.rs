@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits};
-use paravirt_platform::{DmaBuffer, PAGE_SIZE, Platform};
+use paravirt_platform::{DmaBuffer, PAGE_SIZE, PageArc, Platform};
 use paravirt_xen::bus::{Frontend, Nodes, State};
 use paravirt_xen::{DeviceClass, DeviceError, StoreError};
 
@@ -15,8 +15,9 @@ use paravirt_xen::{DeviceClass, DeviceError, StoreError};
 const MAX_SEGMENTS: u16 = 32;
 /// The maximum number of requests in flight on a queue: grants are few.
 const MAX_REQUESTS: u16 = 64;
-/// The maximum order of the number of pages of a ring.
-const MAX_ORDER: u32 = 3;
+/// The requests of a page of a ring, and the maximum order of the number of its pages.
+const PAGE_REQUESTS: u16 = 32;
+const MAX_ORDER: u32 = (MAX_REQUESTS / PAGE_REQUESTS).ilog2();
 /// In `info`: a CD-ROM; read-only.
 const CDROM: u64 = 1 << 0;
 const READ_ONLY: u64 = 1 << 2;
@@ -54,6 +55,9 @@ pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
     /// What the queues are made of. They stay as they are when the disk is connected anew.
     pub shape: Shape,
     is_opened: bool,
+    was_connected: bool,
+    /// What the queues look at.
+    limits: PageArc<P, Limits>,
     /// What the backend told when it connected.
     pub info: BlockInfo,
     _queue: PhantomData<fn() -> (P, B)>,
@@ -61,7 +65,7 @@ pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
 
 impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
     /// The disk with this `handle`.
-    pub fn new(options: BlkFrontOptions, handle: u16) -> Self {
+    pub fn new(options: BlkFrontOptions, handle: u16, limits: &PageArc<P, Limits>) -> Self {
         let info = BlockInfo::new(0, SECTOR as u32);
         let shape = Shape {
             handle,
@@ -70,7 +74,17 @@ impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
             segments: DIRECT_SEGMENTS,
             is_persistent: options.has_persistent_grants,
         };
-        Self { options, queue_count: 1, shape, is_opened: false, info, _queue: PhantomData }
+        let limits = limits.clone();
+        Self {
+            options,
+            queue_count: 1,
+            shape,
+            is_opened: false,
+            was_connected: false,
+            limits,
+            info,
+            _queue: PhantomData,
+        }
     }
 
     /// Reads what can change while the disk is connected: its size, and whether it can be written.
@@ -101,9 +115,8 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
         let queues = frontend.number("multi-queue-max-queues", 1)?;
-        let queues = u16::try_from(queues).unwrap_or(u16::MAX);
-        // A page has 32 requests.
-        let pages = u32::from(self.shape.requests.div_ceil(32)).next_power_of_two();
+        let queues = u16::try_from(queues).unwrap_or(u16::MAX).max(1);
+        let pages = u32::from(self.shape.requests.div_ceil(PAGE_REQUESTS)).next_power_of_two();
         let most = u32::try_from(frontend.number("max-ring-page-order", 0)?).unwrap_or(u32::MAX);
         let indirect = frontend.number("feature-max-indirect-segments", 0)?;
         let segments = u16::try_from(indirect).unwrap_or(u16::MAX).clamp(DIRECT_SEGMENTS, MAX_SEGMENTS);
@@ -118,7 +131,9 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
         let wanted = u32::from(queues.min(self.options.queues)).min(affordable).max(1);
         self.queue_count = wanted as u16;
         let each = grants.checked_div(self.queue_count.into()).unwrap_or(0);
-        let shape = Shape { order: pages.ilog2().min(MAX_ORDER).min(most), segments, ..self.shape };
+        let order = pages.ilog2().min(MAX_ORDER).min(most);
+        let requests = self.shape.requests.min(PAGE_REQUESTS << order);
+        let shape = Shape { order, requests, segments, ..self.shape };
         self.shape = shape.within(each);
         self.is_opened = true;
         Ok(())
@@ -142,6 +157,10 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
 
     fn connected(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
         let size = block_size(frontend.number("sector-size", SECTOR)?)?;
+        // Requests in flight, and the owner, count in blocks.
+        if self.was_connected && size != self.info.block_size {
+            return Err(DeviceError::Unsupported);
+        }
         let physical = frontend.number("physical-sector-size", size.into())?;
         let info = &mut self.info;
         info.block_size = size;
@@ -166,6 +185,10 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
             }
             false => None,
         };
-        self.read_size(frontend)
+        self.read_size(frontend)?;
+        // Before the queues go on: a cache, for one, has to be known then.
+        self.limits.set(&self.info);
+        self.was_connected = true;
+        Ok(())
     }
 }

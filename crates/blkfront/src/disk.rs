@@ -44,6 +44,8 @@ impl BlkFrontOptions {
     /// grants keeps them mapped: it saves two hypercalls a request, which on some hosts cost more than the copy.
     ///
     /// A buffer's own pages cannot be granted for longer than its request, since a host could change bytes that the kernel reads as its own.
+    /// One that cannot be copied ([`DmaBuffer::bytes_to_copy`]) is refused, and requests are refused as `Full` while the pages are in use,
+    /// which long ones are before there are as many as the depth.
     #[must_use]
     pub const fn with_persistent_grants(self, has_persistent_grants: bool) -> Self {
         Self { has_persistent_grants, ..self }
@@ -80,7 +82,7 @@ impl<P: Platform, B: DmaBuffer> BlkFront<P, B> {
     ) -> Result<Self, DeviceError> {
         let platform = store.hypervisor().platform();
         let limits = PageArc::new(platform, Limits::default())?;
-        let class = BlockClass::new(*options, address.id as u16);
+        let class = BlockClass::new(*options, address.id as u16, &limits);
         let mut depth = u16::MAX;
         let device = Device::open(
             store,
@@ -94,7 +96,6 @@ impl<P: Platform, B: DmaBuffer> BlkFront<P, B> {
             },
         )?;
         let mut info = device.with(|_, class| class.info);
-        limits.set(&info);
         info.queues = device.queues();
         info.depth = depth;
         let is_signalled = store.hypervisor().has_interrupts();
@@ -109,6 +110,7 @@ impl<P: Platform, B: DmaBuffer> BlkFront<P, B> {
         let read = self.device.try_with(|frontend, class| class.read_size(frontend).map(|()| class.info));
         if let Some(Ok(now)) = read {
             (self.info.blocks, self.info.access) = (now.blocks, now.access);
+            (self.info.cache, self.info.discard) = (now.cache, now.discard);
             self.limits.set(&self.info);
         }
     }

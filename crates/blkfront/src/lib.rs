@@ -1,16 +1,18 @@
 //! Xen's paravirtual disks (`vbd`), as block devices.
 //!
-//! [`BlkFront`] is a disk with one queue, or as many as the backend offers; each queue has a ring of up to eight pages.
+//! [`BlkFront`] is a disk with one queue, or as many as the backend offers; each queue has a ring of up to two pages.
 //!
 //! # Lifecycle
 //!
 //! That of every device of Xen, which `paravirt-xen` describes. A queue whose oldest request is not answered in time closes the disk,
 //! takes all grants back, and connects it again; its requests are returned as aborted. After a suspension they are sent again instead:
-//! the backend of the new domain has not seen them, or does the same once more.
+//! the backend of the new domain has not seen them, or does the same once more. A backend that offers less than the queues were made for,
+//! or blocks of another size, is not used: the requests are aborted, and the disk is out of service until it is opened again.
 //!
 //! A request of up to eleven segments is in the ring itself, a longer one has its segments in a page, if the backend offers that. Segments
 //! are whole sectors of granted pages: no data are copied, unless a buffer shares its pages with something else
-//! (`DmaBuffer::owns_pages`), which the backend could read; such a buffer is copied to pages of the driver's. A flush is a request of its
+//! (`DmaBuffer::owns_pages`), which the backend could read, or persistent grants are wanted
+//! ([`BlkFrontOptions::with_persistent_grants`]); such a buffer is copied to pages of the driver's. A flush is a request of its
 //! own, which is sent for each durable write that has been answered, if the backend has a cache; barriers are not used.
 //!
 //! # Trust

@@ -31,7 +31,8 @@ impl<P: Platform, B: DmaBuffer> BlkFrontQueue<P, B> {
         match self.owned.queue_mut().next() {
             Ok(Some(done)) => Ok(Some(done)),
             Ok(None) => synced.map(|()| None),
-            Err(_) if self.owned.is_open() => {
+            Err(fault) if self.owned.is_open() => {
+                log::warn!("blkfront: {fault}: resetting the disk");
                 self.owned.device().reset(self.owned.gate(), Fault::Reset, InFlight::Abort);
                 Err(Fault::Reset)
             }

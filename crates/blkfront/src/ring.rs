@@ -131,19 +131,21 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// What the smallest queue takes: four requests, a ring of eight pages, and the pages to copy to.
-    pub const FEWEST_GRANTS: u32 = 4 * DIRECT_SEGMENTS as u32 + 8 + BOUNCE_PAGES as u32;
+    /// What the smallest queue takes: four requests, a ring of two pages, and the pages to copy to.
+    pub const FEWEST_GRANTS: u32 = 4 * DIRECT_SEGMENTS as u32 + 2 + BOUNCE_PAGES as u32;
 
     /// The same with fewer requests, and with segments in requests alone, until the queue takes `grants` at most, or is as small as a queue
     /// can be.
     pub fn within(mut self, grants: u32) -> Self {
         const FEW: u16 = 16;
         const FEWEST: u16 = 4;
-        while self.grants() > grants && self.requests > FEWEST {
-            if self.requests <= FEW && self.segments > DIRECT_SEGMENTS {
+        while self.grants() > grants {
+            if self.requests <= FEW && self.is_indirect() {
                 self.segments = DIRECT_SEGMENTS;
+            } else if self.requests > FEWEST {
+                self.requests = (self.requests >> 1).max(FEWEST);
             } else {
-                self.requests >>= 1;
+                break;
             }
         }
         self
@@ -159,13 +161,17 @@ impl Shape {
         BOUNCE_PAGES.max(persistent)
     }
 
+    /// Grants for the pages of buffers: none, where all are copied, of which a range of grants is one nevertheless.
+    fn buffer_grants(&self) -> u32 {
+        let all = u32::from(self.requests).saturating_mul(self.segments.into());
+        if self.is_persistent { 1 } else { all }
+    }
+
     fn grants(&self) -> u32 {
-        let each = u32::from(self.segments).saturating_add(self.is_indirect().into());
+        let indirect = if self.is_indirect() { self.requests } else { 0 };
         let ring = 1u32.checked_shl(self.order).unwrap_or(1);
-        u32::from(self.requests)
-            .saturating_mul(each)
-            .saturating_add(self.bounce_pages() as u32)
-            .saturating_add(ring)
+        let pages = (self.bounce_pages() as u32).saturating_add(indirect.into()).saturating_add(ring);
+        self.buffer_grants().saturating_add(pages)
     }
 }
 
@@ -181,7 +187,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let ring = FrontRing::new(hypervisor, domain, shape.order)?;
         let requests = usize::from(shape.requests).min(ring.size() as usize).max(1);
         let entries = requests.saturating_mul(usize::from(shape.segments));
-        let grants = GrantRange::new(hypervisor, domain, entries as u32)?;
+        let grants = GrantRange::new(hypervisor, domain, shape.buffer_grants())?;
         let region = |pages: usize, access| {
             GrantedRegion::alloc(hypervisor, domain, pages.saturating_mul(PAGE_SIZE), access)
         };
@@ -402,7 +408,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     }
 
     /// Takes pages of the queue for a buffer, and for a write copies it to them.
-    #[cold]
+    #[inline(never)]
     fn copy(&mut self, id: u16, lba: u64, direction: Direction, buffer: &mut B) -> Result<Span, Rejected> {
         let shared = Rejected::Buffer(paravirt_platform::SubmitError::SharedPages);
         let bytes = buffer.bytes_to_copy().ok_or(shared)?;
@@ -611,7 +617,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
     ) -> Result<Option<Completion<B>>, Fault> {
         let Memory::Granted(mut buffer) = request.memory else { return Ok(None) };
         if !self.revoke(id, request.span) {
-            return self.lose(request.tag, buffer);
+            return self.lose(request.tag, request.span, buffer);
         }
         // SAFETY: `grant` submitted it, and every grant of it was revoked.
         unsafe { buffer.reclaim() };
@@ -632,8 +638,8 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
 
     /// A backend has answered a request and keeps its pages: the buffer is leaked, and its number not used again.
     #[cold]
-    fn lose(&mut self, tag: u64, buffer: B) -> Result<Option<Completion<B>>, Fault> {
-        self.grants.count_lost();
+    fn lose(&mut self, tag: u64, span: Span, buffer: B) -> Result<Option<Completion<B>>, Fault> {
+        self.grants.count_lost(span.pages.into());
         // In flight: its memory is leaked.
         drop(buffer);
         let _ = self.ended.push(Completion::new(tag, None, Err(IoError::Device)));
@@ -652,7 +658,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let memory = core::mem::replace(&mut request.memory, Memory::None);
         let buffer = match self.take_back(id, request.span, memory, was_read) {
             Ok(buffer) => buffer,
-            Err(buffer) => return self.lose(request.tag, buffer),
+            Err(buffer) => return self.lose(request.tag, request.span, buffer),
         };
         if request.stage == Stage::FlushNext && result.is_ok() {
             request.stage = Stage::Flush;
@@ -836,7 +842,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
             }
             // Its memory is leaked, as it is in flight, and its number not used again.
             Err(_) => {
-                self.grants.count_lost();
+                self.grants.count_lost(request.span.pages.into());
                 None
             }
         };
@@ -853,5 +859,35 @@ impl<P: Platform, B: DmaBuffer> Drop for Ring<P, B> {
 impl<P: Platform, B: DmaBuffer> core::fmt::Debug for Ring<P, B> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Ring").field("ring", &self.ring).field("strays", &self.strays).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_shrinks_until_it_is_affordable_or_the_smallest() {
+        let all = Shape { handle: 0, order: 1, requests: 64, segments: 32, is_persistent: false };
+        for (grants, requests, segments) in [
+            (4000, 64, 32),
+            (2178, 64, 32),
+            (2177, 32, 32),
+            (700, 16, 32),
+            (593, 16, 11),
+            (200, 8, 11),
+            (Shape::FEWEST_GRANTS, 4, 11),
+            (0, 4, 11),
+        ] {
+            let shape = all.within(grants);
+            assert_eq!((shape.requests, shape.segments), (requests, segments), "{grants}");
+            assert!(shape.grants() <= grants.max(Shape::FEWEST_GRANTS), "{grants}");
+        }
+        for requests in 1..=7 {
+            let shape = Shape { requests, ..all }.within(0);
+            assert_eq!((shape.requests, shape.segments), (requests.min(4), DIRECT_SEGMENTS));
+        }
+        let persistent = Shape { is_persistent: true, ..all };
+        assert_eq!(persistent.grants(), 1 + 512 + 64 + 2);
     }
 }

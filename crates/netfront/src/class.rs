@@ -205,7 +205,6 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         let has_pieces = frontend.has("feature-sg")?;
         let most = if has_pieces { *MTUS.end() } else { MAX_PIECE };
         let mtu = frontend.own_number("mtu")?.unwrap_or(MTU).min(most).max(*MTUS.start());
-        self.mtu = mtu as u16;
         let mut offloads = Offloads::TX_CHECKSUM;
         offloads.set(Offloads::TX_TCP4, has_pieces && frontend.has("feature-gso-tcpv4")?);
         offloads.set(Offloads::TX_TCP6, has_pieces && frontend.has("feature-gso-tcpv6")?);
@@ -213,14 +212,16 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         if frontend.has("feature-no-csum-offload")? {
             offloads = Offloads::empty();
         }
-        let max_frame = usize::from(self.mtu).saturating_add(14);
-        self.limits = TxLimits { offloads, max_frame, has_pieces };
+        let max_frame = (mtu as usize).saturating_add(14);
+        let limits = TxLimits { offloads, max_frame, has_pieces };
         let offered = frontend.number("multi-queue-max-queues", 1)?;
         let offered = u16::try_from(offered).unwrap_or(u16::MAX).max(1);
         if self.is_opened {
-            // The backend of another host may serve fewer.
-            return if offered >= self.pair_count { Ok(()) } else { Err(DeviceError::Unsupported) };
+            // The backend of another host may do less than the queues do.
+            let is_enough = offered >= self.active && limits.include(&self.limits);
+            return if is_enough { Ok(()) } else { Err(DeviceError::Unsupported) };
         }
+        (self.mtu, self.limits) = (mtu as u16, limits);
         let grants = frontend.hypervisor().grants_of_a_device();
         let affordable = grants.checked_div(self.limits.grants_of_a_pair(self.options.frames)).unwrap_or(1);
         let wanted = u32::from(offered.min(self.options.pairs)).min(affordable).max(1);

@@ -5,12 +5,14 @@
 //! # Lifecycle
 //!
 //! That of every device of Xen, which `paravirt-xen` describes. A pair whose frames are not sent in time closes the card, takes all grants
-//! back and connects it again; frames in flight are returned as aborted, and after a suspension as well.
+//! back and connects it again; frames in flight are returned as aborted, and after a suspension as well. A
+//! backend that offers less than the queues were made for is not used: the card is out of service until it is opened again.
 //!
 //! A frame that is sent is written by the caller to a page that is granted for the life of the queue, or is sent from the caller's own
 //! buffer, whose pages are granted for that frame. A received frame is copied by the backend to a page that is granted to it until then,
 //! and is read there once the grant was revoked; one that fills several pages is given out as their segments. Checksums and
-//! segmentation (TCP over IPv4 and IPv6) are left to the backend where it offers that, both ways.
+//! segmentation (TCP over IPv4 and IPv6) are left to the backend where it offers that, both ways. Each direction has an event channel of its
+//! own where the backend can, and multicast frames are filtered where it can.
 //!
 //! # Trust
 //!

@@ -170,7 +170,7 @@ impl<P: Platform> NetFrontRx<P> {
         };
         if !self.grants.revoke(page.into()) {
             // The page is lost, with whatever the backend does to it.
-            self.grants.count_lost();
+            self.grants.count_lost(1);
             return Err(Fault::Protocol);
         }
         let is_begin = !self.partial.wants_extra && !self.partial.wants_more;
@@ -295,7 +295,7 @@ impl<P: Platform> NetFrontRx<P> {
             if self.grants.revoke(page.into()) {
                 let _ = self.spare.push(page);
             } else {
-                self.grants.count_lost();
+                self.grants.count_lost(1);
             }
         }
     }

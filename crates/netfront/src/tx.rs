@@ -79,6 +79,13 @@ impl TxLimits {
         self.offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6)
     }
 
+    /// Whether frames within `others` are within these.
+    pub fn include(&self, others: &Self) -> bool {
+        self.offloads.contains(others.offloads)
+            && self.max_frame >= others.max_frame
+            && self.has_pieces >= others.has_pieces
+    }
+
     fn large_frames(&self) -> u16 {
         if self.can_segment() { LARGE_FRAMES } else { 0 }
     }
@@ -317,7 +324,7 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
                     None => Err(IoError::Device),
                 };
                 let buffer = if is_lost {
-                    self.grants.count_lost();
+                    self.grants.count_lost(1);
                     None
                 } else {
                     // SAFETY: `send` submitted it, and every grant of it was revoked.

@@ -107,8 +107,8 @@ impl Default for Options {
 
 /// Finds every device of the machine, opens those that have a driver, and passes each to `found`: PCI by address, then MMIO by
 /// address, then VMBus by channel, then Xen by class and number. Returns the host services that belong to no single device: keep them for
-/// as long as the devices are used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are out of service, and
-/// nothing is hot-plugged any more.
+/// as long as the devices are used. They own the connection to VMBus and the SCSI controllers; when they are dropped, devices on those are
+/// out of service, and nothing is hot-plugged any more.
 ///
 /// Takes up to 8 KB of stack in a release build on x86-64, 10 KB where a SCSI controller has to be reset meanwhile, without that of the
 /// platform's own methods and of `found`; and blocks for the answers of the hosts of all devices.

@@ -512,6 +512,10 @@ impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
         }
         let gate = self.gate();
         if let Some(fault) = self.fault() {
+            if fault != Fault::Reset {
+                // What was to be sent again is not: there is no backend for it.
+                slot.drain(gate, InFlight::Abort);
+            }
             return Err(fault);
         }
         if slot.gate != gate {

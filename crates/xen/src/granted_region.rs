@@ -30,7 +30,7 @@ impl<P: Platform> GrantedRegion<P> {
         len: usize,
         access: Access,
     ) -> Result<Self, AllocError> {
-        let memory = DmaRegion::alloc(hypervisor.platform(), len.next_multiple_of(PAGE_SIZE))?;
+        let memory = DmaRegion::alloc(hypervisor.platform(), len)?;
         let pages = memory.len().checked_div(PAGE_SIZE).unwrap_or(0) as u32;
         let grants = GrantRange::new(hypervisor, domain, pages)?;
         let this = Self { grants, memory: ManuallyDrop::new(memory), access };
@@ -52,8 +52,8 @@ impl<P: Platform> GrantedRegion<P> {
     fn grant(&self) {
         for page in 0..self.pages() {
             let address = self.memory.bus().offset(u64::from(page).wrapping_mul(PAGE_SIZE as u64));
-            // SAFETY: the page belongs to the region, which is accessed as memory that another domain shares, and is freed only once the
-            // grant was revoked.
+            // SAFETY: the page belongs to the region, whose memory is `SharedMemory`, or by its pointer as its user answers for it, and is
+            // freed only once the grant was revoked.
             unsafe { self.grants.grant(page, address, self.access) };
         }
     }
@@ -88,7 +88,7 @@ impl<P: Platform> Drop for GrantedRegion<P> {
             // SAFETY: it is dropped once, here, and not used after. The other domain has let go of every page.
             unsafe { ManuallyDrop::drop(&mut self.memory) };
         } else {
-            self.grants.count_lost();
+            self.grants.count_lost(self.pages());
         }
     }
 }

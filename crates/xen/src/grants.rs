@@ -216,10 +216,10 @@ impl<P: Platform> GrantRange<P> {
         (0..self.count).filter(|index| !self.revoke(*index)).count() == 0
     }
 
-    /// Counts a page that is lost to the guest, as it is mapped still.
+    /// Counts pages that are lost to the guest, as they, or some of them, are mapped still.
     #[cold]
-    pub fn count_lost(&self) {
-        self.hypervisor.grants().lost.fetch_add(1, Ordering::Relaxed);
+    pub fn count_lost(&self, pages: u32) {
+        self.hypervisor.grants().lost.fetch_add(pages.into(), Ordering::Relaxed);
     }
 }
 

@@ -240,6 +240,9 @@ pub fn libraries(program: &Path, folders: &[String]) -> Result<Vec<PathBuf>> {
     }
     let text = output(command.arg(program))
         .with_context(|| format!("ldd cannot list the libraries of {}", program.display()))?;
+    if let Some(line) = text.lines().find(|line| line.ends_with("not found")) {
+        bail!("{} needs a library that is not there: {}", program.display(), line.trim());
+    }
     let words = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut found: Vec<PathBuf> = words.map(PathBuf::from).collect();
     found.sort();

@@ -88,7 +88,7 @@ pub(super) fn frontend_changed(state: &mut State, guest: &Guest, id: u32) {
             let folder = if several { format!("{frontend}/queue-0") } else { frontend };
             let number = |state: &State, name: &str| state.store.number(&format!("{folder}/{name}"));
             let one = number(state, "event-channel");
-            let port = |state: &State, name: &str| one.or_else(|| number(state, name));
+            let port = |state: &State, name: &str| number(state, name).or(one);
             let ports = (port(state, "event-channel-tx"), port(state, "event-channel-rx"));
             let rings = (number(state, "tx-ring-ref"), number(state, "rx-ring-ref"));
             let ((Some(tx), Some(rx)), (Some(tx_port), Some(rx_port))) = (rings, ports) else { return };

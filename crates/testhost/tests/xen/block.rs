@@ -459,3 +459,36 @@ fn with_persistent_grants_every_buffer_is_copied_and_the_backend_keeps_few_pages
         assert_eq!((guest.pages(), host.grants_in_force()), (0, 0));
     }
 }
+
+#[test]
+fn a_backend_that_offers_less_ends_the_disk_and_gives_its_requests_back() {
+    let options = XenDisk::new(pattern(1 << 16)).with("feature-max-indirect-segments", "256");
+    let Setup { mut queue, disk, store, host, guest } = disk(options);
+    let hypervisor = store.hypervisor().clone();
+    host.set_resumes(true);
+    host.faults(|faults| faults.holds = true);
+    queue.submit(write(&guest, 1, 0, &[9; 512], Durability::Cached)).unwrap();
+    queue.submit(read(&guest, 2, 8, 512)).unwrap();
+    queue.kick();
+    assert_eq!(hypervisor.suspend(), Ok(true));
+    host.set("/local/domain/0/backend/vbd/1/51712/feature-max-indirect-segments", "11");
+    store.resume().unwrap();
+    host.faults(|faults| faults.holds = false);
+    let mut tags = vec![];
+    for _ in 0..8 {
+        match queue.complete() {
+            Ok(Some(done)) => {
+                assert_eq!(
+                    (done.result, done.buffer.unwrap().is_in_flight()),
+                    (Err(IoError::Aborted), false)
+                );
+                tags.push(done.tag);
+            }
+            Ok(None) => {}
+            Err(fault) => assert_eq!((fault, tags.len()), (Fault::Refused, 2)),
+        }
+    }
+    assert_eq!((tags, host.disk_bytes(XVDA)), (vec![1, 2], pattern(1 << 16)));
+    drop((queue, disk, store, hypervisor));
+    assert_eq!((guest.pages(), host.refused()), (0, 0));
+}

@@ -373,3 +373,19 @@ fn multicast_frames_are_filtered_where_the_backend_can() {
     assert_eq!(card.set_multicast(&[address(1)]), Err(ControlError::Unsupported));
     assert_eq!(card.set_receive_mode(ReceiveMode::Promiscuous), Ok(()));
 }
+
+#[test]
+fn a_backend_of_another_host_may_offer_fewer_queues_than_are_unused_and_no_less_else() {
+    for (node, value, works) in
+        [("multi-queue-max-queues", "1", true), ("feature-gso-tcpv4", "0", false), ("feature-sg", "0", false)]
+    {
+        let NetSetup { mut queue, card, store, host, .. } = self::card(ALL);
+        host.set_resumes(true);
+        assert_eq!(store.hypervisor().suspend(), Ok(true));
+        host.set(&format!("/local/domain/0/backend/vif/1/0/{node}"), value);
+        store.resume().unwrap();
+        assert_eq!(queue.poll(), if works { Ok(()) } else { Err(Fault::Refused) }, "{node}");
+        assert_eq!(card.info().queues, 2);
+        assert_eq!(queue.split().1.reserve(60), works);
+    }
+}

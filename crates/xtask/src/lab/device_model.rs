@@ -28,14 +28,22 @@ const ROMS: &str = "ipxe-qemu";
 const ROM: &str = "usr/lib/ipxe/qemu/efi-rtl8139.rom";
 
 /// The packages that are not installed here and that the program needs.
-fn packages() -> Vec<String> {
-    let mut command = Command::new("apt-get");
-    command.args(["install", "--simulate", "--no-install-recommends", PACKAGE]);
-    let text = tools::output(&mut command).unwrap_or_default();
+fn packages() -> Result<Vec<String>> {
+    let simulate = || {
+        let mut command = Command::new("apt-get");
+        tools::output(command.args(["install", "--simulate", "--no-install-recommends", PACKAGE]))
+    };
+    let text = match simulate() {
+        Some(text) => text,
+        None => {
+            tools::update()?;
+            simulate().with_context(|| format!("apt has no package {PACKAGE} that can be installed"))?
+        }
+    };
     let names = text.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
     let mut names: Vec<String> = names.map(String::from).filter(|name| name != PACKAGE).collect();
     names.push(PACKAGE.into());
-    names
+    Ok(names)
 }
 
 /// Builds the archive in `folder` that is appended to the first file system of the first domain, unless it is there. The caller holds the
@@ -50,8 +58,7 @@ pub fn build(folder: &Path, hypervisor_utilities: &str) -> Result<PathBuf> {
     let all = folder.join("packages");
     let _ = fs::remove_dir_all(&all);
     fs::create_dir_all(&all)?;
-    tools::update()?;
-    let mut roots = packages().iter().map(|name| unpack(&all, name)).collect::<Result<Vec<_>>>()?;
+    let mut roots = packages()?.iter().map(|name| unpack(&all, name)).collect::<Result<Vec<_>>>()?;
     let utilities = unpack(&all, hypervisor_utilities)?;
     let libraries: Vec<String> = roots
         .iter()

@@ -82,6 +82,7 @@ const COMMANDS: &[&str] = &[
     "tr",
     "sha256sum",
     "timeout",
+    "dmesg",
 ];
 const INIT: &str = include_str!("xen-dom0.sh");
 const BLOCK: &str = include_str!("xen-block.sh");

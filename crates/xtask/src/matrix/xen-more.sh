@@ -29,7 +29,7 @@ finish qemu
 # The backend keeps the pages of the disk mapped.
 configure kept 1 'list persistent-grants test=disk0' "$scratch" ''
 await kept '^exit=' 240
-xenstore-ls -f /local/domain/0/backend/vbd | grep feature-persistent | sed 's/^/kept: dom0 /'
+dmesg | grep 'persistent grants' | sed 's/^/kept: dom0 /'
 finish kept
 
 # No persistent grants, one queue, one event channel for both directions.
@@ -38,6 +38,8 @@ echo 1 > /sys/module/xen_blkback/parameters/max_queues
 echo 1 > /sys/module/xen_netback/parameters/max_queues
 echo N > /sys/module/xen_netback/parameters/separate_tx_rx_irq
 configure plain 2 "list queues=2 persistent-grants test=disk1 stride=256M $network" "$scratch, '/root/large.img,raw,xvdd,w'" "$card"
+await plain '^exit=' 240
+xenstore-ls -f /local/domain | grep 'device/vif/0/event-channel' | sed 's/^/plain: dom0 /'
 finish plain
 
 # The host takes memory and gives it back, and hears of a crash.
