@@ -320,6 +320,16 @@ fn add_program(archive: &mut Archive, name: &str, program: &Path) -> Result<()> 
     add_program_with(archive, name, program, &[])
 }
 
+/// Returns the folders with libraries in unpacked packages.
+pub fn library_folders(roots: &[PathBuf]) -> Vec<String> {
+    roots
+        .iter()
+        .flat_map(|root| ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|folder| root.join(folder)))
+        .filter(|folder| folder.is_dir())
+        .map(|folder| folder.display().to_string())
+        .collect()
+}
+
 /// Adds a program and its libraries, of which some are in `folders` and go where the others are.
 pub fn add_program_with(archive: &mut Archive, name: &str, program: &Path, folders: &[String]) -> Result<()> {
     archive.copy(name, program)?;

@@ -1,7 +1,7 @@
 //! QEMU as Xen's first domain runs it, from Debian's packages: the emulated devices of guests with a BIOS, and a backend of disks.
 
 use super::archive::Archive;
-use super::build::{add_program_with, unpack};
+use super::build::{add_program_with, library_folders, unpack};
 use super::xen::find;
 use crate::tools;
 use anyhow::{Context, Result};
@@ -60,12 +60,7 @@ pub fn build(folder: &Path, hypervisor_utilities: &str) -> Result<PathBuf> {
     fs::create_dir_all(&all)?;
     let mut roots = packages()?.iter().map(|name| unpack(&all, name)).collect::<Result<Vec<_>>>()?;
     let utilities = unpack(&all, hypervisor_utilities)?;
-    let libraries: Vec<String> = roots
-        .iter()
-        .flat_map(|root| ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|folder| root.join(folder)))
-        .filter(|folder| folder.is_dir())
-        .map(|folder| folder.display().to_string())
-        .collect();
+    let libraries = library_folders(&roots);
     let mut archive = Archive::default();
     let root = roots.pop().context("there is no package")?;
     add_program_with(&mut archive, PROGRAM, &root.join(PROGRAM), &libraries)?;

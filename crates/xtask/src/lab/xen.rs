@@ -1,7 +1,7 @@
 //! Real Xen under QEMU's emulation of a processor with AMD's virtualisation, from Debian's packages: the hypervisor, and a first domain with
 //! xl, xenstored and Linux' backends of disks and network cards.
 
-use super::build::{self, add_program_with, newest_kernel, package_named, system, unpack};
+use super::build::{self, add_program_with, library_folders, newest_kernel, package_named, system, unpack};
 use super::{Unavailable, device_model};
 use crate::guest::Machine;
 use crate::tools;
@@ -250,12 +250,7 @@ fn first_domain(kernel: &Path, busybox: &Path, roots: &[PathBuf]) -> Result<Vec<
         archive.folder(folder);
     }
     archive.link("var/run", "../run");
-    let libraries: Vec<String> = roots
-        .iter()
-        .flat_map(|root| ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|folder| root.join(folder)))
-        .filter(|folder| folder.is_dir())
-        .map(|folder| folder.display().to_string())
-        .collect();
+    let libraries = library_folders(roots);
     let folder = roots[1].join("usr/lib");
     let tools_folder = fs::read_dir(&folder)?
         .flatten()

@@ -1,11 +1,13 @@
 //! The transmit side: frames in pages of the queue, which are granted for its life, and frames in buffers of the caller.
 
-use crate::wire::{MAX_FRAME, MAX_SLOTS, TxEntry, TxOffload, read_tx, write_tx};
+mod complete;
+mod limits;
+
+use crate::wire::{MAX_FRAME, MAX_SLOTS, TxEntry, TxOffload, write_tx};
 use core::fmt;
 use core::time::Duration;
-use paravirt_device::{
-    Arm, Fault, IoError, MacAddr, NetTx, Offloads, Rejected, SendRefused, Sent, TxMeta, Watchdog,
-};
+pub(crate) use limits::TxLimits;
+use paravirt_device::{Arm, Fault, MacAddr, NetTx, Rejected, SendRefused, Sent, TxMeta, Watchdog};
 use paravirt_platform::{
     AllocError, BusAddr, Direction, DmaBuffer, Fifo, PAGE_SIZE, PageArc, PageRing, Platform, SubmitError,
 };
@@ -63,55 +65,6 @@ enum Reserved {
     None,
     Frame(u16),
     Large(u16),
-}
-
-/// What frames are limited to.
-#[derive(Copy, Clone, Debug, Default)]
-pub(crate) struct TxLimits {
-    pub offloads: Offloads,
-    pub max_frame: usize,
-    /// Whether a frame may be in several requests.
-    pub has_pieces: bool,
-}
-
-impl TxLimits {
-    pub fn can_segment(&self) -> bool {
-        self.offloads.intersects(Offloads::TX_TCP4 | Offloads::TX_TCP6)
-    }
-
-    /// Whether frames within `others` are within these.
-    pub fn include(&self, others: &Self) -> bool {
-        self.offloads.contains(others.offloads)
-            && self.max_frame >= others.max_frame
-            && self.has_pieces >= others.has_pieces
-    }
-
-    fn large_frames(&self) -> u16 {
-        if self.can_segment() { LARGE_FRAMES } else { 0 }
-    }
-
-    /// Bytes of places for `frames` frames, and for those that the backend segments.
-    fn bytes(&self, frames: u16) -> usize {
-        let small = usize::from(frames).saturating_mul(self.frame_len()).next_multiple_of(PAGE_SIZE);
-        let pages = self.large_frames().saturating_mul(LARGE_PAGES);
-        small.saturating_add(usize::from(pages).saturating_mul(PAGE_SIZE))
-    }
-
-    /// How many grants a pair of queues takes, with `frames` frames in flight: rings, a grant for each of their requests, and places.
-    pub fn grants_of_a_pair(&self, frames: u16) -> u32 {
-        let rings = u32::from(RING_SIZE).saturating_mul(2).saturating_add(2);
-        let pages = self.bytes(frames.clamp(1, RING_SIZE)).div_ceil(PAGE_SIZE);
-        rings.saturating_add(pages as u32)
-    }
-
-    /// Bytes of a place for a frame: half a page, or whole pages.
-    fn frame_len(&self) -> usize {
-        if self.max_frame <= PAGE_SIZE / 2 {
-            PAGE_SIZE / 2
-        } else {
-            self.max_frame.next_multiple_of(PAGE_SIZE)
-        }
-    }
 }
 
 /// The transmit side of a queue pair.
@@ -231,151 +184,6 @@ impl<P: Platform, B: DmaBuffer> NetFrontTx<P, B> {
     /// Requests in flight.
     pub(crate) fn used(&self) -> u32 {
         self.ring.in_flight()
-    }
-
-    /// Collects the frames that the backend has taken.
-    ///
-    /// # Errors
-    ///
-    /// [`Fault`]: the backend has broken the rules, or keeps pages.
-    #[inline]
-    pub(crate) fn poll(&mut self) -> Result<(), Fault> {
-        let mut count = self.ring.responses()?;
-        if count > 0 {
-            self.watchdog.note_progress();
-        }
-        while count > 0 {
-            count = count.wrapping_sub(1);
-            let (_, entry) = self.ring.response();
-            // That of an extra has no number.
-            let Some((id, is_good)) = read_tx(entry) else { continue };
-            if usize::from(id) >= self.ring.size() as usize {
-                self.count_stray();
-                continue;
-            }
-            match core::mem::replace(self.parts.at_mut(id.into()), Part::None) {
-                Part::Frame(frame) => {
-                    let _ = self.free_frames.push(frame);
-                    let _ = self.free.push(id);
-                }
-                part => self.take_in(id, part, is_good)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in the response to a request of a packet of several, or in a buffer of the caller.
-    #[inline(never)]
-    fn take_in(&mut self, id: u16, part: Part<B>, is_good: bool) -> Result<(), Fault> {
-        let (first, mut packet) = match part {
-            Part::First(packet) if packet.is_first_done => {
-                *self.parts.at_mut(id.into()) = Part::First(packet);
-                self.count_stray();
-                return Ok(());
-            }
-            Part::First(packet) => (id, packet),
-            Part::Of(first) => match core::mem::replace(self.parts.at_mut(first.into()), Part::None) {
-                Part::First(packet) => (first, packet),
-                other => {
-                    *self.parts.at_mut(first.into()) = other;
-                    self.count_stray();
-                    return Ok(());
-                }
-            },
-            Part::None | Part::Frame(_) => {
-                self.count_stray();
-                return Ok(());
-            }
-        };
-        let is_free = !matches!(packet.memory, Memory::Buffer(..)) || self.grants.revoke(id.into());
-        packet.left = packet.left.saturating_sub(1);
-        packet.is_first_done |= id == first;
-        packet.is_good &= is_good;
-        packet.is_lost |= !is_free;
-        let is_lost = packet.is_lost;
-        if id != first && is_free {
-            let _ = self.free.push(id);
-        }
-        if packet.left > 0 {
-            // The number of the first stays in use until all have ended.
-            *self.parts.at_mut(first.into()) = Part::First(packet);
-        } else {
-            self.finish(first, packet, None);
-        }
-        if is_lost { Err(Fault::Protocol) } else { Ok(()) }
-    }
-
-    /// Ends a packet.
-    fn finish(&mut self, first: u16, packet: Packet<B>, aborted: Option<IoError>) {
-        let Packet { is_good, is_lost, memory, .. } = packet;
-        match memory {
-            Memory::Frame(frame) => {
-                let _ = self.free_frames.push(frame);
-            }
-            Memory::Large(large) => {
-                let _ = self.free_large.push(large);
-            }
-            Memory::Filter => {}
-            Memory::Buffer(mut buffer, tag) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                let result = match aborted {
-                    Some(error) => Err(error),
-                    None if is_good => Ok(()),
-                    None => Err(IoError::Device),
-                };
-                let buffer = if is_lost {
-                    self.grants.count_lost(1);
-                    None
-                } else {
-                    // SAFETY: `send` submitted it, and every grant of it was revoked.
-                    unsafe { buffer.reclaim() };
-                    Some(buffer)
-                };
-                // `send` keeps room for it.
-                let _ = self.sent.push(Sent::new(tag, buffer, result));
-            }
-        }
-        if !is_lost {
-            let _ = self.free.push(first);
-        }
-    }
-
-    #[cold]
-    fn count_stray(&mut self) {
-        if self.strays == 0 {
-            log::warn!("netfront: response to no request in flight: ignored, as further ones");
-        }
-        self.strays = self.strays.saturating_add(1);
-    }
-
-    /// Ends what is in flight, after the backend has closed.
-    pub(crate) fn drain(&mut self) {
-        self.port = None;
-        self.watchdog = WATCHDOG;
-        for id in 0..self.ring.size() as u16 {
-            match core::mem::replace(self.parts.at_mut(id.into()), Part::None) {
-                Part::None => {}
-                Part::Frame(frame) => {
-                    let _ = self.free_frames.push(frame);
-                    let _ = self.free.push(id);
-                }
-                Part::Of(first) => {
-                    let is_free = self.grants.revoke(id.into());
-                    if is_free {
-                        let _ = self.free.push(id);
-                    } else if let Part::First(packet) = self.parts.at_mut(first.into()) {
-                        packet.is_lost = true;
-                    }
-                }
-                first => *self.parts.at_mut(id.into()) = first,
-            }
-        }
-        for id in 0..self.ring.size() as u16 {
-            if let Part::First(mut packet) = core::mem::replace(self.parts.at_mut(id.into()), Part::None) {
-                packet.is_lost |= !self.grants.revoke(id.into());
-                self.finish(id, packet, Some(IoError::Aborted));
-            }
-        }
     }
 
     /// Where place `frame` is, and the length of it; those for frames that the backend segments are behind the others.

@@ -9,202 +9,23 @@
 //! A queue is one value that its owner uses without a lock. It compares its gate with the device's on each call, and comes to
 //! [`Device::sync`] when they differ.
 
-use crate::bus::{Frontend, Nodes, State};
-use crate::events::Port;
+mod class;
+mod error;
+mod status;
+
+use crate::bus::{self, Frontend, State};
 use crate::hypervisor::Hypervisor;
-use crate::store::{Store, StoreError};
-use crate::{CallError, bus};
+use crate::store::Store;
+pub use class::{DeviceClass, FrontQueue, InFlight, QueueNodes};
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 use core::task::Waker;
+pub use error::DeviceError;
 use paravirt_device::Fault;
-use paravirt_platform::{AllocError, PageArc, PageBox, PageTable, Platform, ProcessorId, WakerGroup};
+use paravirt_platform::{PageArc, PageBox, PageTable, Platform, ProcessorId, WakerGroup};
 use spin::{Mutex, MutexGuard};
-
-/// Why a device could not be opened.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum DeviceError {
-    /// Xenstore refused a request, or the backend did not get ready.
-    Store(StoreError),
-    /// The hypervisor refused a call.
-    Call(CallError),
-    /// The backend does not offer what the driver cannot do without, or describes an impossible device.
-    Unsupported,
-    /// Out of memory, or of grants.
-    Memory,
-    /// The device is out of service.
-    Faulted(Fault),
-}
-
-impl fmt::Display for DeviceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::Call(error) => error.fmt(f),
-            Self::Unsupported => {
-                f.write_str("the backend offers too little, or describes an impossible device")
-            }
-            Self::Memory => f.write_str("out of memory, or of grants"),
-            Self::Faulted(fault) => fault.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for DeviceError {}
-
-impl From<StoreError> for DeviceError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<CallError> for DeviceError {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
-impl From<AllocError> for DeviceError {
-    fn from(_: AllocError) -> Self {
-        Self::Memory
-    }
-}
-
-impl From<Fault> for DeviceError {
-    fn from(fault: Fault) -> Self {
-        Self::Faulted(fault)
-    }
-}
-
-impl DeviceError {
-    /// The fault with which a device goes out of service.
-    fn fault(self) -> Fault {
-        match self {
-            Self::Store(StoreError::Faulted(fault)) | Self::Faulted(fault) => fault,
-            Self::Store(StoreError::Missing) => Fault::Removed,
-            _ => Fault::Refused,
-        }
-    }
-}
-
-/// What is particular to a class of devices.
-pub trait DeviceClass<P: Platform>: Send + Sized {
-    /// A queue, or a pair of them.
-    type Queue: FrontQueue<P>;
-    /// The state of a frontend that has published its rings.
-    const PUBLISHED: State;
-
-    /// Reads what a backend offers that waits for its frontend. After a reset it is called again.
-    ///
-    /// # Errors
-    ///
-    /// [`DeviceError`].
-    fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError>;
-
-    /// How many of the queues the backend is to use.
-    fn active(&self, queues: u16) -> u16 {
-        queues
-    }
-
-    /// Writes the nodes of the device, for `queues` queues, besides those of the queues.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    fn publish(&self, nodes: &Nodes<'_, P>, queues: u16) -> Result<(), StoreError>;
-
-    /// Reads what a backend tells that has connected.
-    ///
-    /// # Errors
-    ///
-    /// [`DeviceError`].
-    fn connected(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError>;
-}
-
-/// What becomes of requests that a backend has not answered.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub enum InFlight {
-    /// They are returned as aborted.
-    Abort,
-    /// They are sent again, to the backend of the domain in which the guest was resumed.
-    SendAgain,
-}
-
-/// A node that publishes a ring or an event channel: its name, and its value.
-pub type QueueNode = (&'static str, Option<u32>, u32);
-
-/// The nodes of a queue.
-#[derive(Copy, Clone, Debug)]
-pub struct QueueNodes {
-    nodes: [Option<QueueNode>; Self::MOST],
-    len: usize,
-}
-
-impl QueueNodes {
-    /// The number of nodes at most.
-    const MOST: usize = 12;
-
-    /// No nodes.
-    pub const fn new() -> Self {
-        Self { nodes: [None; Self::MOST], len: 0 }
-    }
-
-    /// Adds a node, whose name may end in a number. More than there is room for are left out: a ring has at most eight pages.
-    pub fn add(&mut self, name: &'static str, index: Option<u32>, value: u32) {
-        if let Some(place) = self.nodes.get_mut(self.len) {
-            *place = Some((name, index, value));
-            self.len = self.len.saturating_add(1);
-        }
-    }
-
-    /// Writes the nodes; those of queue `queue` of several into a directory of their own.
-    fn write<P: Platform>(&self, nodes: &Nodes<'_, P>, queue: Option<u16>) -> Result<(), StoreError> {
-        for (name, index, value) in self.nodes.iter().flatten() {
-            let write = |path: fmt::Arguments<'_>| nodes.write(path, format_args!("{value}"));
-            match (queue, index) {
-                (None, None) => write(format_args!("{name}"))?,
-                (None, Some(index)) => write(format_args!("{name}{index}"))?,
-                (Some(queue), None) => write(format_args!("queue-{queue}/{name}"))?,
-                (Some(queue), Some(index)) => write(format_args!("queue-{queue}/{name}{index}"))?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Default for QueueNodes {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// A queue, or a pair of them, of a device.
-pub trait FrontQueue<P: Platform>: Send + Sized {
-    /// Takes back what is in flight.
-    fn drain(&mut self, in_flight: InFlight);
-
-    /// Begins anew, for the backend of `frontend`, with new event channels, of which `open_port` allocates one at each call; returns what
-    /// is to be published.
-    ///
-    /// # Errors
-    ///
-    /// [`DeviceError`]: the last backend has not let go of a ring, or there is no event channel.
-    fn restart(
-        &mut self,
-        frontend: &Frontend<P>,
-        open_port: &mut dyn FnMut() -> Result<Port<P>, DeviceError>,
-    ) -> Result<QueueNodes, DeviceError>;
-
-    /// The device is in service, at `gate`: sends what is to be sent again.
-    fn resume(&mut self, gate: u32);
-
-    /// Drops what nobody takes back: the owner of the queue has dropped it.
-    fn forget(&mut self);
-
-    /// Passes the event channels of the queue to `work`.
-    fn for_each_port(&self, work: &mut dyn FnMut(&Port<P>));
-}
+pub use status::Status;
+use status::is_open;
 
 /// A queue, and at which gate of the device it was brought up to date.
 pub(crate) struct Slot<Q> {
@@ -245,48 +66,6 @@ struct Inner<P: Platform, C: DeviceClass<P>> {
     in_flight: InFlight,
 }
 
-/// Whether a device is in service: what its queues look at without a lock.
-#[derive(Debug)]
-pub struct Status {
-    /// Counts transitions: even while the device is in service. A queue that is at the current value may go on.
-    gate: AtomicU32,
-    /// Why it is out of service, by [`Fault::code`].
-    fault: AtomicU8,
-    /// Whether the guest was resumed in another domain, which the device has not seen yet.
-    was_resumed: AtomicBool,
-}
-
-impl Status {
-    const fn new() -> Self {
-        Self {
-            gate: AtomicU32::new(1),
-            fault: AtomicU8::new(Fault::Reset.code()),
-            was_resumed: AtomicBool::new(false),
-        }
-    }
-
-    /// Takes the device out of service, as the guest was resumed in another domain.
-    pub(crate) fn resume(&self) {
-        self.was_resumed.store(true, Ordering::Release);
-        let gate = self.gate.load(Ordering::Relaxed);
-        if is_open(gate) {
-            self.fault.store(Fault::Reset.code(), Ordering::Release);
-            self.gate.store(gate.wrapping_add(1), Ordering::Release);
-        }
-    }
-
-    /// The gate.
-    #[inline(always)]
-    pub fn gate(&self) -> u32 {
-        self.gate.load(Ordering::Acquire)
-    }
-
-    /// Returns the fault that keeps the device out of service.
-    pub fn fault(&self) -> Option<Fault> {
-        (!is_open(self.gate())).then(|| Fault::from_code(self.fault.load(Ordering::Acquire)))
-    }
-}
-
 /// A device, which its handle and its queues share. When the last of them is dropped, it is closed.
 pub struct Device<P: Platform, C: DeviceClass<P>> {
     inner: Mutex<Inner<P, C>>,
@@ -294,11 +73,6 @@ pub struct Device<P: Platform, C: DeviceClass<P>> {
     /// The tasks of the queues, and that of the device behind them.
     wakers: WakerGroup<P>,
     queues: u16,
-}
-
-#[inline(always)]
-const fn is_open(gate: u32) -> bool {
-    gate & 1 == 0
 }
 
 impl<P: Platform, C: DeviceClass<P>> Device<P, C> {
