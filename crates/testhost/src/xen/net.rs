@@ -198,9 +198,9 @@ fn answer(state: &mut State, guest: &Guest, tx: &mut BackRing, answers: Vec<(u16
 /// Gives a frame to the guest, unless there is no room, or its filter keeps it off; returns whether it did.
 pub(super) fn receive(state: &mut State, guest: &Guest, id: u32, bytes: &[u8], how: &XenReceived) -> bool {
     let filter = state.cards.get(&id).and_then(|card| card.filter.as_ref());
-    let is_multicast = bytes[0] & 1 != 0 && bytes[..6] != [0xff; 6];
-    if is_multicast && filter.is_some_and(|addresses| !addresses.iter().any(|address| bytes[..6] == *address))
-    {
+    let is_multicast = bytes.first().is_some_and(|first| first & 1 != 0) && !bytes.starts_with(&[0xff; 6]);
+    let passes = |addresses: &Vec<[u8; 6]>| addresses.iter().any(|address| bytes.starts_with(address));
+    if is_multicast && filter.is_some_and(|addresses| !passes(addresses)) {
         return false;
     }
     let Some(mut rings) = state.cards.get_mut(&id).and_then(|card| card.rings.take()) else {
