@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A network namespace with an HTTP server; both are removed when this is dropped.
 struct Namespace {
@@ -32,7 +33,9 @@ pub fn obstacle() -> Option<String> {
     if let Err(error) = tools::need("ip", "iproute2") {
         return Some(format!("{error:#}"));
     }
-    let probe = format!("paravirt-probe-{}", std::process::id());
+    // Two cases may look at the same time.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let probe = format!("paravirt-probe-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let made = Command::new("ip").args(["netns", "add", &probe]).stderr(Stdio::null()).status();
     let _ = Command::new("ip").args(["netns", "delete", &probe]).stderr(Stdio::null()).status();
     if !made.is_ok_and(|status| status.success()) {
@@ -64,6 +67,8 @@ pub struct Card {
     pub offloads: &'static [&'static str],
     /// The MTU of the tap.
     pub mtu: u16,
+    /// Whether the tap has two queues. The kernel decides which of them a frame comes by.
+    pub has_two_queues: bool,
 }
 
 /// Runs the case with a card.
@@ -76,7 +81,8 @@ pub fn run(kernel: &Path, tree: &Path, card: &Card) -> Result<()> {
     ip(&format!("netns add {name}"))?;
     let inside = |words: &str| ip(&format!("-n {name} {words}"));
     inside("link set lo up")?;
-    inside("tuntap add tap0 mode tap vnet_hdr multi_queue")?;
+    let (kind, queues) = if card.has_two_queues { ("multi_queue", ",queues=2") } else { ("", "") };
+    inside(&format!("tuntap add tap0 mode tap vnet_hdr {kind}"))?;
     inside("addr add 10.0.2.2/24 dev tap0")?;
     inside(&format!("link set tap0 mtu {} up", card.mtu))?;
     // By process id instead of path: a build during the tests may have replaced the file.
@@ -99,7 +105,7 @@ pub fn run(kernel: &Path, tree: &Path, card: &Card) -> Result<()> {
     let mut machine = Machine::new(kernel, "q35", 2, "512M");
     machine.prefix = ["ip", "netns", "exec", &name].map(String::from).to_vec();
     machine.add(&format!(
-        "-netdev tap,id=n0,ifname=tap0,queues=2,script=no,downscript=no -device {},netdev=n0{}",
+        "-netdev tap,id=n0,ifname=tap0{queues},script=no,downscript=no -device {},netdev=n0{}",
         card.name, card.properties
     ));
     machine.command_line =

@@ -642,6 +642,7 @@ impl Bench {
                     kernel: "",
                     offloads: &["TX_CHECKSUM", "TX_TCP4", "RX_CHECKSUM", "RX_TCP4"],
                     mtu: 1500,
+                    has_two_queues: true,
                 };
                 tap::run(&self.kernel, &self.tree, &card).map(|()| Outcome::Passed)
             }

@@ -153,6 +153,8 @@ fn offload(bench: &Bench) -> Result<Outcome> {
             kernel,
             offloads: &["TX_CHECKSUM", "TX_TCP4", "RX_CHECKSUM"],
             mtu,
+            // QEMU 10.0 stops to read from the second one if a frame came there before the card was activated.
+            has_two_queues: false,
         };
         tap::run(&bench.kernel, &bench.tree, &card)?;
     }
