@@ -124,7 +124,7 @@ impl<P: Platform> PvscsiAdapter<P> {
             return self.interrupts.bound();
         }
         let (registers, device) = (self.registers.as_ptr(), self.registers.device());
-        let message = Registers::message_handler(registers, device.messages() > 1);
+        let message = Registers::message_handler(registers);
         let handlers = Handlers {
             count: 1,
             each: &|_| (message, ProcessorId(0)),

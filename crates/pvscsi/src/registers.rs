@@ -134,6 +134,10 @@ impl<P: Platform> Registers<P> {
     /// Enables the interrupt for completions, and for messages if there is a ring for them; or disables it.
     pub fn set_interrupts(&self, are_on: bool, has_messages: bool) {
         let messages = if has_messages { MESSAGES } else { 0 };
+        if are_on {
+            // What is raised already would raise an interrupt at once; the caller looks at the rings after this.
+            self.write(INTERRUPT_STATUS, COMPLETIONS | MESSAGES);
+        }
         self.write(INTERRUPT_MASK, if are_on { COMPLETIONS | messages } else { 0 });
     }
 
@@ -142,9 +146,10 @@ impl<P: Platform> Registers<P> {
         RawHandler::new(registers, Self::on_line)
     }
 
-    /// The handler of the message; `is_msix` if it is one of MSI-X, with which nothing has to be acknowledged.
-    pub fn message_handler(registers: NonNull<Self>, is_msix: bool) -> RawHandler {
-        RawHandler::new(registers, if is_msix { Self::on_msix } else { Self::on_msi })
+    /// The handler of the message. It acknowledges nothing, which would cost an exit: a message is raised for each completion, whatever the
+    /// status is.
+    pub fn message_handler(registers: NonNull<Self>) -> RawHandler {
+        RawHandler::new(registers, Self::on_message)
     }
 
     /// # Safety
@@ -166,18 +171,7 @@ impl<P: Platform> Registers<P> {
     /// # Safety
     ///
     /// `data` points to live `Registers`.
-    unsafe fn on_msi(data: NonNull<()>) -> Handled {
-        // SAFETY: the caller's promise; everything in them is for any processor.
-        let registers = unsafe { data.cast::<Self>().as_ref() };
-        registers.write(INTERRUPT_STATUS, COMPLETIONS | MESSAGES);
-        registers.cell.wake();
-        Handled::Yes
-    }
-
-    /// # Safety
-    ///
-    /// `data` points to live `Registers`.
-    unsafe fn on_msix(data: NonNull<()>) -> Handled {
+    unsafe fn on_message(data: NonNull<()>) -> Handled {
         // SAFETY: the caller's promise; everything in them is for any processor.
         unsafe { data.cast::<Self>().as_ref() }.cell.wake();
         Handled::Yes
