@@ -1,6 +1,6 @@
 //! The card.
 
-use crate::class::{Filter, LRO, NetClass, Pair};
+use crate::class::{Filter, LRO, NetClass, Pair, new_filter};
 use crate::queue::NetFrontQueue;
 use crate::wire::MAX_FRAME;
 use core::fmt;
@@ -11,7 +11,6 @@ use paravirt_device::{
 };
 use paravirt_platform::{DmaBuffer, PageArc, Platform};
 use paravirt_xen::{Device, DeviceError, InFlight, OwnedQueue, Store, bus};
-use spin::Mutex;
 
 /// Options with which a card is opened.
 #[derive(Copy, Clone, Debug)]
@@ -73,7 +72,7 @@ impl<P: Platform, B: DmaBuffer> NetFront<P, B> {
         options: &NetFrontOptions,
     ) -> Result<Self, DeviceError> {
         let mut depth = u16::MAX;
-        let filter = PageArc::new(store.hypervisor().platform(), Mutex::new(Filter::new()))?;
+        let filter = new_filter(store.hypervisor().platform())?;
         let device = Device::open(
             store,
             address,

@@ -6,7 +6,7 @@ use crate::tx::{NetFrontTx, TxLimits};
 use core::fmt;
 use core::marker::PhantomData;
 use paravirt_device::{Link, MacAddr, NetTx, Offloads};
-use paravirt_platform::{AllocError, DmaBuffer, PageArc, Platform};
+use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, Platform};
 use paravirt_xen::bus::{Frontend, Nodes, State};
 use paravirt_xen::{
     DeviceClass, DeviceError, FrontQueue, Hypervisor, InFlight, Port, QueueNodes, Status, StoreError,
@@ -34,8 +34,8 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    pub fn new() -> Self {
-        Self { is_on: false, addresses: [MacAddr::default(); MAX_MULTICAST], count: 0 }
+    const fn new() -> Self {
+        Self { is_on: false, addresses: [MacAddr([0; 6]); MAX_MULTICAST], count: 0 }
     }
 
     /// Returns the addresses that the backend is to be told of.
@@ -56,10 +56,25 @@ impl Filter {
 /// A filter that the card and its first pair share.
 pub(crate) type SharedFilter<P> = PageArc<P, Mutex<Filter>>;
 
-/// A pair of queues.
+/// Makes a filter, in a frame of its own.
+#[inline(never)]
+pub(crate) fn new_filter<P: Platform>(platform: &P) -> Result<SharedFilter<P>, AllocError> {
+    PageArc::new(platform, Mutex::new(Filter::new()))
+}
+
+/// Makes a queue, in a frame of its own.
+#[inline(never)]
+fn boxed<P: Platform, Q>(
+    hypervisor: &Hypervisor<P>,
+    make: &mut dyn FnMut() -> Result<Q, AllocError>,
+) -> Result<PageBox<P, Q>, AllocError> {
+    PageBox::new(hypervisor.platform(), make()?)
+}
+
+/// A pair of queues, in pages of their own: passed on by value they would be much for a small stack.
 pub struct Pair<P: Platform, B: DmaBuffer> {
-    pub rx: NetFrontRx<P>,
-    pub tx: NetFrontTx<P, B>,
+    pub rx: PageBox<P, NetFrontRx<P>>,
+    pub tx: PageBox<P, NetFrontTx<P, B>>,
     /// The first pair tells the backend of it when the card is connected.
     filter: Option<SharedFilter<P>>,
 }
@@ -75,8 +90,8 @@ impl<P: Platform, B: DmaBuffer> Pair<P, B> {
     ) -> Result<Self, AllocError> {
         Ok(Self {
             filter,
-            rx: NetFrontRx::new(hypervisor, domain)?,
-            tx: NetFrontTx::new(hypervisor, domain, status, depth, limits)?,
+            rx: boxed(hypervisor, &mut || NetFrontRx::new(hypervisor, domain))?,
+            tx: boxed(hypervisor, &mut || NetFrontTx::new(hypervisor, domain, status, depth, limits))?,
         })
     }
 }
