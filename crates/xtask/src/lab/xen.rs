@@ -93,8 +93,9 @@ const VIF: &str = include_str!("xen-vif.sh");
 const INTERCEPTS: [&[u8]; 2] =
     [&[0x48, 0xc7, 0x03, 0xfb, 0xfe, 0xfb, 0xfe], &[0x48, 0xc7, 0x03, 0xfa, 0xfe, 0xfb, 0xfe]];
 
-/// Without XSAVE, and so without AVX: on QEMU 10.0 one in ten guests changes the wide registers of a process of the first domain otherwise,
-/// which crashes, or copies something else.
+/// Without XSAVE, and so without AVX: under QEMU 10.0 the registers of SSE and AVX of guests and of the first domain's processes get mixed up
+/// when Xen switches between them on demand (lazily). A process crashes then, or a sum is wrong: one guest in ten did that. Xen is told to
+/// switch eagerly, too.
 const PROCESSOR: &str = "tcg,thread=multi,tb-size=1024 \
      -cpu EPYC,-monitor,-xsave,-xsaveopt,-xsavec,-xgetbv1,-avx,-avx2,-fma,-f16c";
 
@@ -186,7 +187,7 @@ impl RealXen {
         let mut machine = Machine::with(&self.xen, "q35", PROCESSOR, 1, "3G");
         machine.command_line = format!(
             "com1=115200,8n1 console=com1 dom0_mem={memory} loglvl=warning guest_loglvl=warning cpuidle=0 \
-             mwait-idle=0 spec-ctrl=no xpti=no smt=1"
+             mwait-idle=0 spec-ctrl=no,eager-fpu xpti=no smt=1"
         );
         let words = "console=hvc0 quiet mitigations=off nokaslr panic=-1 random.trust_cpu=on";
         let modules = format!("{} {words},{}", self.kernel.display(), initrd.display());
