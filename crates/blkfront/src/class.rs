@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use paravirt_device::{Access, BlockInfo, Cache, DiscardLimits};
 use paravirt_platform::{DmaBuffer, PAGE_SIZE, PageArc, Platform};
 use paravirt_xen::bus::{Frontend, Nodes, State};
-use paravirt_xen::{DeviceClass, DeviceError, StoreError};
+use paravirt_xen::{DeviceClass, DeviceError, StoreError, affordable};
 
 /// The maximum number of segments of a request, where they can be in a page of their own.
 const MAX_SEGMENTS: u16 = 32;
@@ -54,7 +54,6 @@ pub(crate) struct BlockClass<P: Platform, B: DmaBuffer> {
     pub queue_count: u16,
     /// What the queues are made of. They stay as they are when the disk is connected anew.
     pub shape: Shape,
-    is_opened: bool,
     was_connected: bool,
     /// What the queues look at.
     limits: PageArc<P, Limits>,
@@ -75,16 +74,7 @@ impl<P: Platform, B: DmaBuffer> BlockClass<P, B> {
             is_persistent: options.has_persistent_grants,
         };
         let limits = limits.clone();
-        Self {
-            options,
-            queue_count: 1,
-            shape,
-            is_opened: false,
-            was_connected: false,
-            limits,
-            info,
-            _queue: PhantomData,
-        }
+        Self { options, queue_count: 1, shape, was_connected: false, limits, info, _queue: PhantomData }
     }
 
     /// Reads what can change while the disk is connected: its size, and whether it can be written.
@@ -114,28 +104,24 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
     const PUBLISHED: State = State::Initialised;
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
-        let queues = frontend.number("multi-queue-max-queues", 1)?;
-        let queues = u16::try_from(queues).unwrap_or(u16::MAX).max(1);
+        let queues = frontend.offered_queues()?;
         let pages = u32::from(self.shape.requests.div_ceil(PAGE_REQUESTS)).next_power_of_two();
         let most = u32::try_from(frontend.number("max-ring-page-order", 0)?).unwrap_or(u32::MAX);
         let indirect = frontend.number("feature-max-indirect-segments", 0)?;
         let segments = u16::try_from(indirect).unwrap_or(u16::MAX).clamp(DIRECT_SEGMENTS, MAX_SEGMENTS);
-        if self.is_opened {
+        if self.was_connected {
             // The backend of another host may offer less than the queues have.
             let is_enough =
                 queues >= self.queue_count && most >= self.shape.order && segments >= self.shape.segments;
             return if is_enough { Ok(()) } else { Err(DeviceError::Unsupported) };
         }
         let grants = frontend.hypervisor().grants_of_a_device();
-        let affordable = grants.checked_div(Shape::FEWEST_GRANTS).unwrap_or(1);
-        let wanted = u32::from(queues.min(self.options.queues)).min(affordable).max(1);
-        self.queue_count = wanted as u16;
+        self.queue_count = affordable(queues.min(self.options.queues), grants, Shape::FEWEST_GRANTS);
         let each = grants.checked_div(self.queue_count.into()).unwrap_or(0);
         let order = pages.ilog2().min(MAX_ORDER).min(most);
         let requests = self.shape.requests.min(PAGE_REQUESTS << order);
         let shape = Shape { order, requests, segments, ..self.shape };
         self.shape = shape.within(each);
-        self.is_opened = true;
         Ok(())
     }
 

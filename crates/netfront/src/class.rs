@@ -10,6 +10,7 @@ use paravirt_platform::{AllocError, DmaBuffer, PageArc, PageBox, Platform};
 use paravirt_xen::bus::{Frontend, Nodes, State};
 use paravirt_xen::{
     DeviceClass, DeviceError, FrontQueue, Hypervisor, InFlight, Port, QueueNodes, Status, StoreError,
+    affordable,
 };
 use spin::Mutex;
 
@@ -229,8 +230,7 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         }
         let max_frame = (mtu as usize).saturating_add(14);
         let limits = TxLimits { offloads, max_frame, has_pieces };
-        let offered = frontend.number("multi-queue-max-queues", 1)?;
-        let offered = u16::try_from(offered).unwrap_or(u16::MAX).max(1);
+        let offered = frontend.offered_queues()?;
         if self.is_opened {
             // The backend of another host may do less than the queues do.
             let is_enough = offered >= self.active && limits.include(&self.limits);
@@ -238,9 +238,8 @@ impl<P: Platform, B: DmaBuffer> DeviceClass<P> for NetClass<P, B> {
         }
         (self.mtu, self.limits) = (mtu as u16, limits);
         let grants = frontend.hypervisor().grants_of_a_device();
-        let affordable = grants.checked_div(self.limits.grants_of_a_pair(self.options.frames)).unwrap_or(1);
-        let wanted = u32::from(offered.min(self.options.pairs)).min(affordable).max(1);
-        self.pair_count = wanted as u16;
+        let each = self.limits.grants_of_a_pair(self.options.frames);
+        self.pair_count = affordable(offered.min(self.options.pairs), grants, each);
         self.is_opened = true;
         Ok(())
     }

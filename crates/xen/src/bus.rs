@@ -205,6 +205,16 @@ impl<P: Platform> Frontend<P> {
         self.domain
     }
 
+    /// Returns how many queues the backend offers, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub fn offered_queues(&self) -> Result<u16, StoreError> {
+        let offered = self.number("multi-queue-max-queues", 1)?;
+        Ok(u16::try_from(offered).unwrap_or(u16::MAX).max(1))
+    }
+
     /// Allocates an event channel to the backend.
     ///
     /// # Errors

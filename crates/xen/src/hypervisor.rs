@@ -83,6 +83,12 @@ struct Resumable<P: Platform> {
     wakers: WakerGroup<P>,
 }
 
+/// Returns how many of `wanted` queues there can be, of which each takes `each` of `grants`; at least one.
+pub fn affordable(wanted: u16, grants: u32, each: u32) -> u16 {
+    let most = grants.checked_div(each).unwrap_or(1);
+    u32::from(wanted).min(most).max(1) as u16
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Maps the page that the hypervisor shares and the grant table, and sets how events interrupt.
     ///

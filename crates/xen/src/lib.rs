@@ -93,7 +93,7 @@ pub use early::{Early, EarlyConsole, TimeArea};
 pub use events::Port;
 pub use granted_region::GrantedRegion;
 pub use grants::{Access, GrantRange};
-pub use hypervisor::{Hypervisor, OpenError};
+pub use hypervisor::{Hypervisor, OpenError, affordable};
 pub use owned_queue::OwnedQueue;
 pub use ring::FrontRing;
 pub use store::{Store, StoreError, Transaction, Watch};

@@ -341,6 +341,7 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         let Some(Some(request)) = self.pending.get(usize::from(id)) else { return };
         let Pending { operation, sector, sectors, span, stage, .. } = *request;
         let is_copied = matches!(request.memory, Memory::Copied(_));
+        let first = self.bounce_index(id, 0);
         let entry = self.ring.request();
         if stage == Stage::Flush || operation == Operation::Flush {
             return write_direct(entry, Operation::Flush, 0, self.handle, id.into(), 0);
@@ -348,10 +349,9 @@ impl<P: Platform, B: DmaBuffer> Ring<P, B> {
         if operation == Operation::Discard {
             return write_discard(entry, self.handle, id.into(), sector, sectors);
         }
-        let (max_segments, bounced) = (usize::from(self.max_segments), &self.bounced);
         let segment = |index: u16| {
-            let place = usize::from(id).wrapping_mul(max_segments).wrapping_add(index.into());
-            let reference = match bounced.get(place) {
+            let place = first.wrapping_add(index.into());
+            let reference = match self.bounced.get(place) {
                 Some(page) if is_copied => self.bounce.reference((*page).into()),
                 _ => self.grants.reference(place as u32),
             };
