@@ -724,7 +724,7 @@ struct paravirt_platform {
     // Returns the number in the processor's interrupt table (IDT) that `vector` has, 0 if it has none. Without it, VMBus and Xen's
     // devices are polled.
     uint8_t (*descriptor)(void *context, uint32_t vector);
-    // Returns contiguous pages of RAM for Xen to replace with its own, the same ones at each call, which the kernel never frees: 65 at best,
+    // Returns contiguous pages of RAM for Xen to replace with its own, the same ones at each call, which the kernel never frees: 67 at best,
     // as fewer make fewer and smaller queues. Without it, no device of Xen is found. Needs `has_instructions`.
     bool (*xen_frames)(void *context, struct paravirt_dma *out);
 };

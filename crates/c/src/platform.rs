@@ -169,7 +169,7 @@ pub struct paravirt_platform {
     /// devices are polled.
     pub descriptor: Option<extern "C" fn(context: *mut c_void, vector: u32) -> u8>,
 
-    /// Returns contiguous pages of RAM for Xen to replace with its own, the same ones at each call, which the kernel never frees: 65 at best,
+    /// Returns contiguous pages of RAM for Xen to replace with its own, the same ones at each call, which the kernel never frees: 67 at best,
     /// as fewer make fewer and smaller queues. Without it, no device of Xen is found. Needs `has_instructions`.
     pub xen_frames: Option<extern "C" fn(context: *mut c_void, out: *mut paravirt_dma) -> bool>,
 }

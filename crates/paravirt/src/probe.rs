@@ -73,6 +73,12 @@ pub struct Options {
     /// `BlkFrontOptions::with_persistent_grants`.
     #[cfg(feature = "xen")]
     pub persistent_grants: bool,
+    /// Whether Xen's events are noted in queues, where it has those: see `HypervisorOptions::with_fifo_events`.
+    #[cfg(feature = "xen")]
+    pub fifo_events: bool,
+    /// Whether Xen's grants are of version 2, where it has that: see `HypervisorOptions::with_wide_grants`.
+    #[cfg(feature = "xen")]
+    pub wide_grants: bool,
     /// The newest version of VMBus to offer.
     #[cfg(feature = "hyperv")]
     pub vmbus: Version,
@@ -97,6 +103,10 @@ impl Default for Options {
             unplugs_emulated: true,
             #[cfg(feature = "xen")]
             persistent_grants: false,
+            #[cfg(feature = "xen")]
+            fifo_events: true,
+            #[cfg(feature = "xen")]
+            wide_grants: false,
             #[cfg(feature = "hyperv")]
             vmbus: Version::NEWEST,
             #[cfg(feature = "hyperv")]

@@ -17,7 +17,7 @@ use paravirt_xen::XenBalloon;
 #[cfg(feature = "console")]
 use paravirt_xen::XenConsole;
 use paravirt_xen::bus::{self, Address, Class, Frontend, State};
-use paravirt_xen::{Control, Hypervisor, OpenError, Shutdown, Store, Watch, XenClock};
+use paravirt_xen::{Control, Hypervisor, HypervisorOptions, OpenError, Shutdown, Store, Watch, XenClock};
 
 /// Maximum number of devices.
 const MAX_DEVICES: usize = 32;
@@ -36,6 +36,7 @@ pub(crate) struct XenHost<P: Platform> {
     queues: u16,
     requests: u16,
     persistent_grants: bool,
+    hypervisor: HypervisorOptions,
     unplugs: bool,
 }
 
@@ -64,6 +65,9 @@ impl<P: Platform> XenHost<P> {
             queues,
             requests: options.queue_size.min(MAX_REQUESTS),
             persistent_grants: options.persistent_grants,
+            hypervisor: HypervisorOptions::new()
+                .with_fifo_events(options.fifo_events)
+                .with_wide_grants(options.wide_grants),
             unplugs: options.unplugs_emulated,
         }
     }
@@ -75,7 +79,7 @@ impl<P: Platform> XenHost<P> {
     /// As for [`probe`](crate::probe).
     #[inline(never)]
     pub unsafe fn connect(&mut self, platform: &P) {
-        let hypervisor = match Hypervisor::open(platform) {
+        let hypervisor = match Hypervisor::open_with(platform, &self.hypervisor) {
             Ok(hypervisor) => hypervisor,
             // A platform without pages for Xen does not use it.
             Err(OpenError::Absent | OpenError::NoFrames) => return,

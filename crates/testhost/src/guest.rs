@@ -594,8 +594,8 @@ unsafe impl HyperV for Guest {
     }
 }
 
-/// How many pages Xen gets: the shared one, and 64 of grants.
-const XEN_FRAMES: NonZeroUsize = NonZeroUsize::new(65).expect("not zero");
+/// How many pages Xen gets: the shared one, 64 of grants, and 2 of event channels.
+const XEN_FRAMES: NonZeroUsize = NonZeroUsize::new(67).expect("not zero");
 
 // SAFETY: the pages are allocated once; hypercalls are executed by the model.
 unsafe impl Xen for Guest {

@@ -25,6 +25,8 @@ pub struct CallError(pub i32);
 impl CallError {
     /// The hypervisor does not have the call.
     pub const NOT_IMPLEMENTED: Self = Self(-38);
+    /// The hypervisor refuses the arguments, or the state that it is in.
+    pub const INVALID: Self = Self(-22);
 }
 
 impl fmt::Display for CallError {
@@ -91,6 +93,16 @@ struct AllocUnbound {
     domain: u16,
     remote: u16,
     port: u32,
+}
+
+/// `struct evtchn_init_control`.
+#[repr(C)]
+struct InitControl {
+    frame: u64,
+    offset: u32,
+    vcpu: u32,
+    link_bits: u8,
+    padding: [u8; 7],
 }
 
 #[repr(C)]
@@ -271,6 +283,40 @@ impl<P: Platform> Calls<P> {
         unsafe { self.operate(number::EVENT_CHANNEL, BIND_VIRQ, &mut argument) }?;
         let [.., port] = argument;
         Ok(port)
+    }
+
+    /// Binds an event channel by which the guest sends processor `vcpu` events itself.
+    pub fn bind_ipi(&self, vcpu: u32) -> Result<u32, CallError> {
+        const BIND_IPI: u32 = 7;
+        let mut argument = [vcpu, 0];
+        // SAFETY: writes the last word of the argument.
+        unsafe { self.operate(number::EVENT_CHANNEL, BIND_IPI, &mut argument) }?;
+        let [_, port] = argument;
+        Ok(port)
+    }
+
+    /// Has the queues of processor `vcpu` kept at byte `offset` of frame `frame`. The first success changes the interface of the domain.
+    ///
+    /// # Safety
+    ///
+    /// The 128 bytes are the hypervisor's to write, for good.
+    pub unsafe fn init_event_queues(&self, vcpu: u32, frame: u64, offset: u32) -> Result<(), CallError> {
+        const INIT_CONTROL: u32 = 11;
+        let mut argument = InitControl { frame, offset, vcpu, link_bits: 0, padding: [0; 7] };
+        // SAFETY: by the contract of this function; writes the last byte of the argument.
+        unsafe { self.operate(number::EVENT_CHANNEL, INIT_CONTROL, &mut argument) }
+    }
+
+    /// Has the words of the next 1024 event channels kept in frame `frame`.
+    ///
+    /// # Safety
+    ///
+    /// The page is the hypervisor's to write, for good.
+    pub unsafe fn add_event_words(&self, frame: u64) -> Result<(), CallError> {
+        const EXPAND_ARRAY: u32 = 12;
+        let mut argument = frame;
+        // SAFETY: by the contract of this function; reads the argument.
+        unsafe { self.operate(number::EVENT_CHANNEL, EXPAND_ARRAY, &mut argument) }
     }
 
     pub fn close(&self, port: u32) -> Result<(), CallError> {

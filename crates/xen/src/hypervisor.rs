@@ -3,7 +3,7 @@
 use crate::calls::{CallError, Calls, Parameter, Shutdown, Space};
 use crate::detect::Detected;
 use crate::device::Status;
-use crate::events::Events;
+use crate::events::{Events, FIFO_PAGES};
 use crate::grants::{Grants, GrantsError};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +58,47 @@ impl From<GrantsError> for OpenError {
     }
 }
 
+/// Options with which the hypervisor is opened.
+#[derive(Copy, Clone, Debug)]
+#[non_exhaustive]
+pub struct HypervisorOptions {
+    /// Whether events are noted in queues, where the hypervisor has those: see [`with_fifo_events`](Self::with_fifo_events).
+    pub has_fifo_events: bool,
+    /// Whether grants are of version 2, where the hypervisor has that: see [`with_wide_grants`](Self::with_wide_grants).
+    pub has_wide_grants: bool,
+}
+
+impl HypervisorOptions {
+    /// Events in queues, and grants of version 1.
+    pub const fn new() -> Self {
+        Self { has_fifo_events: true, has_wide_grants: false }
+    }
+
+    /// Sets whether events are noted in the queues of the FIFO interface, in which they are found in the order in which they came, if the
+    /// hypervisor has it and the platform has two [shared frames](paravirt_platform::Xen::shared_frames) more than grants need; otherwise in
+    /// the tables of the 2-level interface.
+    ///
+    /// A domain cannot leave the FIFO interface, and what opens the hypervisor later finds its events only with this option and the same
+    /// shared frames. Without them everything is polled.
+    #[must_use]
+    pub const fn with_fifo_events(self, has_fifo_events: bool) -> Self {
+        Self { has_fifo_events, ..self }
+    }
+
+    /// Sets whether grants are of version 2. It is needed for memory beyond 16 TiB, which is refused in requests otherwise. The same shared
+    /// frames have a quarter of the grants, and each costs somewhat more; many hosts do not offer it, and have version 1.
+    #[must_use]
+    pub const fn with_wide_grants(self, has_wide_grants: bool) -> Self {
+        Self { has_wide_grants, ..self }
+    }
+}
+
+impl Default for HypervisorOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The hypervisor in service. When the last reference is dropped, everything is masked and nothing is granted any more.
 pub struct Hypervisor<P: Platform> {
     platform: P,
@@ -98,6 +139,15 @@ impl<P: Platform> Hypervisor<P> {
     ///
     /// [`OpenError`].
     pub fn open(platform: &P) -> Result<PageArc<P, Self>, OpenError> {
+        Self::open_with(platform, &HypervisorOptions::new())
+    }
+
+    /// Like [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open_with(platform: &P, options: &HypervisorOptions) -> Result<PageArc<P, Self>, OpenError> {
         let detected = Detected::new(platform).ok_or(OpenError::Absent)?;
         let frames = platform.xen().shared_frames().ok_or(OpenError::NoFrames)?;
         if frames.pages.get() < 2 {
@@ -109,15 +159,25 @@ impl<P: Platform> Hypervisor<P> {
         // SAFETY: the frame is the first of the shared frames, of which by their contract nobody else makes use.
         unsafe { calls.map(Space::SharedInfo, 0, frame) }?;
         // SAFETY: the pages are valid for good, and used by nothing else.
-        let view = || unsafe { SharedMemory::new(frames.cpu, frames.len()) };
-        let grants = Grants::new(platform, &calls, &view())?;
+        let view = |first: usize| unsafe {
+            let skipped = first.wrapping_mul(PAGE_SIZE).min(frames.len());
+            SharedMemory::new(frames.cpu.add(skipped), frames.len().saturating_sub(skipped))
+        };
+        let grants = Grants::new(platform, &calls, &view(1), options.has_wide_grants)?;
         // SAFETY: the frames are those behind the first.
         unsafe { grants.map(&calls, frame.saturating_add(1)) }?;
-        let events = Events::new(platform, &detected, view())?;
+        let behind = grants.pages().saturating_add(1);
+        let has_queues = options.has_fifo_events && frames.pages.get().saturating_sub(behind) >= FIFO_PAGES;
+        let queues = has_queues.then(|| (view(behind), frame.saturating_add(behind as u64)));
+        let events = Events::new(platform, &detected, view(0), queues)?;
         let devices = Mutex::new(PageTable::new(platform, MAX_DEVICES, |_| None)?);
         let (platform, resumed) = (platform.clone(), AtomicU32::new(0));
         let mut this = Self { platform, detected, features, calls, events, grants, frame, resumed, devices };
         this.events.start(&this.calls);
+        let (major, minor) = detected.version;
+        let events = if this.has_fifo_events() { "queues" } else { "tables" };
+        let version = if this.has_wide_grants() { 2 } else { 1 };
+        log::info!("xen: version {major}.{minor}, events in {events}, grants of version {version}");
         Ok(PageArc::new(&this.platform.clone(), this)?)
     }
 
@@ -134,6 +194,16 @@ impl<P: Platform> Hypervisor<P> {
     /// Returns whether events interrupt a processor; otherwise everything is polled.
     pub fn has_interrupts(&self) -> bool {
         self.events.has_interrupts()
+    }
+
+    /// Returns whether events are noted in queues, by the FIFO interface.
+    pub fn has_fifo_events(&self) -> bool {
+        self.events.is_fifo()
+    }
+
+    /// Returns whether grants are of version 2.
+    pub fn has_wide_grants(&self) -> bool {
+        self.grants.is_wide()
     }
 
     /// Returns the platform.

@@ -19,17 +19,19 @@
 //!
 //! # Events
 //!
-//! Event channels are those of the 2-level interface, up to 4096. Each processor has an interrupt vector; hosts without that have one
-//! for all, as a callback. The handler finds the ports that are pending in the shared page, masks each, and wakes its task; it takes no
-//! lock. A port stays masked until its task arms it again, so that a host that sends events without end wakes a task once.
+//! Events are noted in queues of each processor (the FIFO interface) where the hypervisor has those, and in tables of the shared page
+//! otherwise (the 2-level interface). Each processor has an interrupt vector; hosts without that have one for all, as a callback. The
+//! handler finds the ports that are pending, masks each, and wakes its task; it takes no lock. A port stays masked until its task arms
+//! it again, so that a host that sends events without end wakes a task once.
 //!
 //! # Trust
 //!
 //! A backend is another domain, and gets only what is granted to it: whole pages. A page is granted only if it holds nothing but a buffer
-//! (`DmaBuffer::owns_pages`), or a ring, or the driver's own copy. A grant is revoked by compare-exchange before its page is used again;
-//! a page that is mapped still is never freed ([`GrantRange`]), and the device is reset. Ring indices, identifiers, offsets and
-//! lengths are read once and checked against private tables; numbers and texts of xenstore are parsed by total functions.
-//! The hypervisor itself is trusted with the shared page, as it can read all memory of a guest.
+//! (`DmaBuffer::owns_pages`), or a ring, or the driver's own copy. Before its page is used again, a grant is revoked: of version 1 by
+//! compare-exchange, of version 2 with a look at its status after a full fence. A page that is mapped still is never freed
+//! ([`GrantRange`]), and the device is reset. Ring indices, identifiers, offsets and lengths are read once and checked against private
+//! tables; numbers and texts of xenstore are parsed by total functions. The hypervisor itself is trusted with the shared page, as it
+//! can read all memory of a guest.
 //!
 //! ```
 //! use paravirt_testhost::{Guest, XenDisk, XenHost};
@@ -93,7 +95,7 @@ pub use early::{Early, EarlyConsole, TimeArea};
 pub use events::Port;
 pub use granted_region::GrantedRegion;
 pub use grants::{Access, GrantRange};
-pub use hypervisor::{Hypervisor, OpenError, affordable};
+pub use hypervisor::{Hypervisor, HypervisorOptions, OpenError, affordable};
 pub use owned_queue::OwnedQueue;
 pub use ring::FrontRing;
 pub use store::{Store, StoreError, Transaction, Watch};

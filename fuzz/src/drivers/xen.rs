@@ -2,12 +2,12 @@
 
 use super::{Changes, Frames, Requests, Steps, in_guest, next_change};
 use paravirt_blkfront::{BlkFront, BlkFrontOptions};
-use paravirt_device::{Agent, BlockDevice, NetDevice, Offloads, PowerRequest};
+use paravirt_device::{Agent, BlockDevice, MacAddr, NetDevice, Offloads, PowerRequest, ReceiveMode};
 use paravirt_netfront::{NetFront, NetFrontOptions};
 use paravirt_platform::{DmaSlice, PageArc};
 use paravirt_testhost::{Guest, XenDisk, XenHost, XenReceived};
 use paravirt_xen::bus::{self, Address, Class};
-use paravirt_xen::{Control, Hypervisor, Store, Watch};
+use paravirt_xen::{Control, Hypervisor, HypervisorOptions, Store, Watch};
 use std::time::Duration;
 
 const DISK: Address = Address { class: Class::Block, id: 51712 };
@@ -20,8 +20,12 @@ fn change(bytes: &mut [u8], changes: &Changes) {
     }
 }
 
-fn open(guest: &Guest) -> Option<PageArc<Guest, Store<Guest>>> {
-    Store::open(&Hypervisor::open(guest).ok()?).ok()
+/// Connects to xenstore; with all that a hypervisor can have, or with the least.
+fn open(guest: &Guest, host: &XenHost, has_all: bool) -> Option<PageArc<Guest, Store<Guest>>> {
+    host.set_fifo(has_all);
+    host.set_wide_grants(has_all);
+    let options = HypervisorOptions::new().with_wide_grants(has_all);
+    Store::open(&Hypervisor::open_with(guest, &options).ok()?).ok()
 }
 
 /// Has the answers of backends changed.
@@ -84,9 +88,14 @@ fn blkfront_in(guest: &Guest, steps: &mut Steps<'_>) {
     if kind & 32 != 0 {
         disk = disk.with("multi-queue-max-queues", "2");
     }
+    let is_persistent = kind & 64 != 0;
+    if is_persistent {
+        disk = disk.with("feature-persistent", "1");
+    }
     host.add_disk(DISK.id, disk);
-    let Some(store) = open(guest) else { return };
+    let Some(store) = open(guest, &host, kind & 128 != 0) else { return };
     let options = BlkFrontOptions::new().with_queues(2).with_requests(64);
+    let options = options.with_persistent_grants(is_persistent);
     let Ok(mut disk) = BlkFront::<_, DmaSlice<Guest>>::open(&store, DISK, &options) else { return };
     let changes = Changes::default();
     change_answers(&host, &changes);
@@ -123,8 +132,12 @@ fn netfront_in(guest: &Guest, steps: &mut Steps<'_>) {
         ("feature-gso-tcpv6", "1"),
         ("multi-queue-max-queues", "2"),
     ];
-    host.add_card(CARD.id, all.get(..usize::from(kind % 5)).unwrap_or_default());
-    let Some(store) = open(guest) else { return };
+    let mut offered = all.get(..usize::from(kind % 5)).unwrap_or_default().to_vec();
+    if kind & 64 != 0 {
+        offered.extend([("feature-multicast-control", "1"), ("feature-split-event-channels", "1")]);
+    }
+    host.add_card(CARD.id, &offered);
+    let Some(store) = open(guest, &host, kind & 128 != 0) else { return };
     let options = NetFrontOptions::new().with_pairs(2).with_frames(32);
     let Ok(mut card) = NetFront::<_, DmaSlice<Guest>>::open(&store, CARD, &options) else { return };
     let changes = Changes::default();
@@ -149,6 +162,9 @@ fn netfront_in(guest: &Guest, steps: &mut Steps<'_>) {
             (5, _) if step & 0xc0 == 0xc0 => drop(queues.pop()),
             (6, _) => {
                 let _ = (card.poll_event(), card.set_active_queues(1 + u16::from(step >> 7)));
+                let mode = if step & 64 == 0 { ReceiveMode::Filtered } else { ReceiveMode::AllMulticast };
+                let address = MacAddr([1, 0, 0x5e, 0, 0, step]);
+                let _ = (card.set_multicast(&[address; 3]), card.set_receive_mode(mode));
                 let _ = card.set_offloads(Offloads::from_bits_truncate(u32::from(steps.word()) << 4));
             }
             (_, None) => {}
@@ -172,7 +188,7 @@ impl Agent for Accepts {
 
 fn xenstore_in(guest: &Guest, steps: &mut Steps<'_>) {
     let host = XenHost::new(guest);
-    let Some(store) = open(guest) else { return };
+    let Some(store) = open(guest, &host, false) else { return };
     let changes = Changes::default();
     let messages = changes.clone();
     host.faults(|faults| faults.mutate_store = Some(Box::new(move |message| change(message, &messages))));

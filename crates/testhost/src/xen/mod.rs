@@ -2,13 +2,15 @@
 //! network cards.
 
 mod block;
+mod events;
+mod grants;
 mod net;
 mod ring;
 mod store;
 
 use crate::{Guest, WeakGuest};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use block::XenDisk;
@@ -22,9 +24,6 @@ const STORE_PORT: u32 = 1;
 const CONSOLE_PORT: u32 = 2;
 /// Leaves of CPUID.
 const BASE: u32 = 0x4000_0000;
-/// Offsets in the shared page.
-const PENDING: u64 = 2048;
-const MASK: u64 = 2560;
 const PAGE: u64 = 4096;
 
 const NOT_IMPLEMENTED: i64 = -38;
@@ -65,7 +64,9 @@ struct State {
     base: u32,
     /// The frames that the shared page and the grant table were mapped to.
     shared: Option<u64>,
-    grants: BTreeMap<u64, u64>,
+    grants: grants::Table,
+    /// Event channels that are noted in queues, if that is offered.
+    fifo: Option<events::Fifo>,
     /// The vector of each processor, and the callback.
     vectors: BTreeMap<u32, u8>,
     has_vectors: bool,
@@ -106,7 +107,8 @@ impl XenHost {
         let state = State {
             base: BASE,
             shared: None,
-            grants: BTreeMap::new(),
+            grants: grants::Table::default(),
+            fifo: None,
             vectors: BTreeMap::new(),
             has_vectors: true,
             callback: 0,
@@ -142,6 +144,16 @@ impl XenHost {
     /// Whether each processor can have a vector; otherwise there is the callback alone.
     pub fn set_vectors(&self, has_vectors: bool) {
         self.lock().has_vectors = has_vectors;
+    }
+
+    /// Whether events can be noted in queues; otherwise there are the tables of the shared page alone.
+    pub fn set_fifo(&self, has_fifo: bool) {
+        self.lock().fifo = has_fifo.then(events::Fifo::default);
+    }
+
+    /// Whether there are grants of version 2.
+    pub fn set_wide_grants(&self, has_wide: bool) {
+        self.lock().grants.has_wide = has_wide;
     }
 
     /// Changes what goes wrong.
@@ -216,23 +228,6 @@ impl XenHost {
         self.lock().kicks
     }
 
-    /// Grants that are in force, without those of the host.
-    pub fn grants_in_force(&self) -> usize {
-        let mut count = 0;
-        self.guest.with(|guest| {
-            let state = self.lock();
-            let entries =
-                state.grants.values().flat_map(|frame| (0..512).map(move |entry| frame * PAGE + entry * 8));
-            count = entries.filter(|entry| word16(guest, *entry).load(Ordering::Relaxed) & 1 != 0).count();
-        });
-        count
-    }
-
-    /// Has the page of a grant mapped for good, as a backend can that does not unmap it.
-    pub fn keep_mapped(&self, reference: u32) {
-        self.guest.with(|guest| self.lock().set_mapped(guest, reference, true));
-    }
-
     /// How many pages the backend of a disk keeps mapped, with persistent grants.
     pub fn kept_pages(&self, id: u32) -> usize {
         self.lock().disks.get(&id).and_then(|disk| disk.kept.as_ref()).map_or(0, |kept| kept.len())
@@ -298,35 +293,6 @@ impl XenHost {
         result
     }
 
-    /// Sets the bits of an event, and interrupts the processor if they were not set before.
-    fn deliver(&self, guest: &Guest, port: u32) {
-        let (shared, vcpu, vector) = {
-            let state = self.lock();
-            let Some(shared) = state.shared else { return };
-            let vcpu = state.vcpus.get(&port).copied().unwrap_or(0);
-            let callback = (state.callback >> 56 == 2).then_some(state.callback as u8);
-            (
-                shared * PAGE,
-                vcpu,
-                state.vectors.get(&vcpu).copied().or(callback).filter(|vector| *vector != 0),
-            )
-        };
-        let (word, bit) = (u64::from(port / 64), 1u64 << (port % 64));
-        if word64(guest, shared + PENDING + 8 * word).fetch_or(bit, Ordering::SeqCst) & bit != 0 {
-            return;
-        }
-        if word64(guest, shared + MASK + 8 * word).load(Ordering::SeqCst) & bit != 0 {
-            return;
-        }
-        let info = shared + 64 * u64::from(vcpu);
-        if word64(guest, info + 8).fetch_or(1 << word, Ordering::SeqCst) & 1 << word != 0 {
-            return;
-        }
-        // SAFETY: the shared page is in guest memory.
-        unsafe { (*guest.host(info).cast::<AtomicU8>()).store(1, Ordering::SeqCst) };
-        vector.into_iter().for_each(|vector| guest.interrupt(vcpu, vector));
-    }
-
     pub(crate) fn cpuid(&self, leaf: u32) -> [u32; 4] {
         let base = self.lock().base;
         let text = |bytes| u32::from_le_bytes(bytes);
@@ -370,7 +336,7 @@ impl XenHost {
                 put(3, 0);
                 0
             }
-            (20, 8) => 0,
+            (20, 8) => state.grants.set_version(word(0)),
             (34, 0) => {
                 state.callback = long(2);
                 0
@@ -403,10 +369,18 @@ impl XenHost {
                 put(1, state.new_port(None));
                 0
             }
+            (32, 7) => {
+                let port = state.new_port(Some(("ipi", 0)));
+                state.vcpus.insert(port, word(0));
+                put(1, port);
+                0
+            }
             (32, 8) => {
                 state.vcpus.insert(word(0), word(1));
                 0
             }
+            (32, 11) => state.add_queues(long(0), word(2), word(3)),
+            (32, 12) => state.add_words(long(0)),
             (29, 2) => state.shutdown(guest, word(0)),
             (29, 0) => 0,
             _ => NOT_IMPLEMENTED,
@@ -437,46 +411,20 @@ impl State {
                 word32(guest, frame * PAGE + 32 + 24).store(1 << 31, Ordering::Relaxed);
                 guest.write(frame * PAGE + 32 + 28, &[1, 1]);
             }
-            1 => drop(self.grants.insert(index, frame)),
+            1 => return self.grants.map(index, frame),
             _ => return INVALID,
         }
         0
-    }
-
-    /// The address of an entry of the grant table.
-    fn grant(&self, reference: u32) -> Option<u64> {
-        let frame = self.grants.get(&u64::from(reference / 512))?;
-        Some(frame * PAGE + u64::from(reference % 512) * 8)
-    }
-
-    /// The page that a grant gives access to, if it does.
-    fn page(&mut self, guest: &Guest, reference: u32, writes: bool) -> Option<u64> {
-        let found = self.grant(reference).and_then(|at| {
-            let flags = word16(guest, at).load(Ordering::SeqCst);
-            let domain = word16(guest, at + 2).load(Ordering::Relaxed);
-            let frame = word32(guest, at + 4).load(Ordering::Relaxed);
-            let is_granted = flags & 3 == 1 && domain == 0 && !(writes && flags & 4 != 0);
-            is_granted.then_some(u64::from(frame) * PAGE)
-        });
-        if found.is_none() {
-            self.refused += 1;
-        }
-        found
-    }
-
-    /// Marks a granted page as mapped, or as not mapped any more.
-    fn set_mapped(&self, guest: &Guest, reference: u32, is_mapped: bool) {
-        let Some(at) = self.grant(reference) else { return };
-        match is_mapped {
-            true => word16(guest, at).fetch_or(3 << 3, Ordering::SeqCst),
-            false => word16(guest, at).fetch_and(!(3 << 3), Ordering::SeqCst),
-        };
     }
 
     fn send(&mut self, guest: &Guest, port: u32) -> i64 {
         match self.ports.get(&port) {
             None => return INVALID,
             Some(_) if port == STORE_PORT || port == CONSOLE_PORT => {}
+            Some(Some(("ipi", _))) => {
+                self.raised.push(port);
+                return 0;
+            }
             Some(_) => self.kicks += 1,
         }
         self.work(guest);
@@ -523,7 +471,9 @@ impl State {
         }
         // Another domain: no event channels, no grants, and backends that wait.
         self.ports.retain(|port, _| *port <= CONSOLE_PORT);
-        (self.shared, self.grants) = (None, BTreeMap::new());
+        self.shared = None;
+        self.grants.clear();
+        self.fifo = self.fifo.take().map(|_| events::Fifo::default());
         self.vectors.clear();
         self.vcpus.clear();
         self.store.forget_watches();

@@ -21,6 +21,7 @@ use paravirt_xen::{
 use std::time::Duration;
 
 mod block;
+mod interfaces;
 mod net;
 
 #[global_allocator]

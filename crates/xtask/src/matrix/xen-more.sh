@@ -37,7 +37,7 @@ echo N > /sys/module/xen_blkback/parameters/feature_persistent
 echo 1 > /sys/module/xen_blkback/parameters/max_queues
 echo 1 > /sys/module/xen_netback/parameters/max_queues
 echo N > /sys/module/xen_netback/parameters/separate_tx_rx_irq
-configure plain 2 "list queues=2 persistent-grants test=disk1 stride=256M $network" "$scratch, '/root/large.img,raw,xvdd,w'" "$card"
+configure plain 2 "two-level list queues=2 persistent-grants test=disk1 stride=256M $network" "$scratch, '/root/large.img,raw,xvdd,w'" "$card"
 await plain '^exit=' 240
 xenstore-ls -f /local/domain | grep 'device/vif/0/event-channel' | sed 's/^/plain: dom0 /'
 finish plain

@@ -10,7 +10,7 @@ configure usual 1 "list mount=disk0 test=disk1 $network clock timer" "$files, $s
 finish usual
 echo "scratch: $(sha256sum < /root/scratch.img)"
 
-configure two 2 "reconnect=2 list queues=2 test=disk0 $network" "$scratch" "$card"
+configure two 2 "reconnect=2 wide-grants list queues=2 test=disk0 $network" "$scratch" "$card"
 finish two
 
 configure hot 1 idle=300 '' ''
@@ -27,7 +27,7 @@ xl shutdown hot
 finish hot
 
 # Saved and restored while it writes and reads, twice.
-configure saved 1 "list load=90 $network" "$scratch" "$card"
+configure saved 1 "list wide-grants load=90 $network" "$scratch" "$card"
 await saved load=begin 120
 for time in 1 2; do
     sleep 2

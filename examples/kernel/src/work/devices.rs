@@ -197,6 +197,7 @@ impl Devices {
         (open.queues, open.passthrough_disks) = (options.queues, options.peer);
         open.walks_buses = !options.own_bus;
         open.persistent_grants = options.persistent_grants;
+        (open.fifo_events, open.wide_grants) = (!options.two_level, options.wide_grants);
         if let Some(size) = options.queue_size {
             open.queue_size = size;
         }

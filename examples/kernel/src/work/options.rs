@@ -13,6 +13,10 @@ pub struct Options {
     pub own_bus: bool,
     /// Copy to and from pages that Xen's backends of disks may keep mapped.
     pub persistent_grants: bool,
+    /// Leave Xen's events in the tables of the 2-level interface.
+    pub two_level: bool,
+    /// Use Xen's grants of version 2.
+    pub wide_grants: bool,
     /// Print how much stack the search for devices took.
     pub stack: bool,
     pub mount: Option<DiskName>,
@@ -114,6 +118,8 @@ impl Options {
                 ("filter", None) => options.filters = true,
                 ("own-bus", None) => options.own_bus = true,
                 ("persistent-grants", None) => options.persistent_grants = true,
+                ("two-level", None) => options.two_level = true,
+                ("wide-grants", None) => options.wide_grants = true,
                 ("dhcp", None) => options.dhcp = true,
                 ("bench", None) => options.bench = true,
                 ("bench", Some(text)) => {

@@ -44,8 +44,8 @@ unsafe impl HyperV for Machine {
     }
 }
 
-/// How many pages the hypervisor gets: one of its own, and one for each 512 grants.
-const XEN_FRAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(64);
+/// How many pages the hypervisor gets: one of its own, one for each 512 grants, and two for event channels.
+const XEN_FRAMES: NonZeroUsize = NonZeroUsize::MIN.saturating_add(66);
 static FRAMES: spin::Once<Option<XenFrames>> = spin::Once::new();
 
 /// The pages that are Xen's.

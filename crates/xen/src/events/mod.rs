@@ -1,0 +1,316 @@
+//! Event channels: the handlers that look for events, and the tasks that wait for those of a port.
+//!
+//! For an event the hypervisor notes the port, in a table or in a queue, sets a flag of the processor, and interrupts the processor if the
+//! flag was not set before.
+
+mod fifo;
+mod port;
+mod two_level;
+
+use crate::calls::{CallError, Calls};
+use crate::detect::Detected;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::task::Waker;
+use fifo::Fifo;
+use paravirt_platform::{
+    AllocError, Handled, PageArc, PageTable, Platform, ProcessorId, RawHandler, SharedMemory, Vector,
+    WakerCell,
+};
+pub use port::Port;
+use two_level::{MAX_VCPUS, TwoLevel, VCPU_LEN};
+
+pub(crate) use fifo::PAGES as FIFO_PAGES;
+
+/// The ports whose events wake a task. Ports are numbered from 1 on, the lowest free one first.
+const PORTS: usize = 512;
+/// How often a handler looks again for events that came meanwhile.
+const ROUNDS: u32 = 8;
+/// Signalling by a vector that is delivered past the local APIC, for a hypervisor without a vector for each processor.
+const CALLBACK_VECTOR: u64 = 2 << 56;
+/// Old versions want some value there even if each processor has a vector.
+const CALLBACK_UNUSED: u64 = 1;
+
+/// Where the hypervisor notes events, and the tasks that wait for ports.
+struct Tables<P: Platform> {
+    two_level: TwoLevel,
+    /// Memory for the other interface, and whether the domain uses it.
+    fifo: Option<Fifo<P>>,
+    is_fifo: AtomicBool,
+    cells: PageTable<P, WakerCell>,
+}
+
+impl<P: Platform> Tables<P> {
+    /// The queues, if events are noted there.
+    #[inline]
+    fn queues(&self) -> Option<&Fifo<P>> {
+        self.fifo.as_ref().filter(|_| self.is_fifo.load(Ordering::Acquire))
+    }
+
+    /// Masks every port, and forgets events of the past.
+    fn clear(&self) {
+        self.two_level.clear();
+        self.queues().into_iter().for_each(Fifo::mask_all);
+    }
+
+    fn mask(&self, port: u32) {
+        match self.queues() {
+            Some(queues) => queues.mask(port),
+            None => self.two_level.mask(port),
+        }
+    }
+
+    /// Unmasks a port; returns whether an event had come: one that came while it was masked raises no interrupt.
+    fn unmask(&self, port: u32) -> bool {
+        match self.queues() {
+            Some(queues) => queues.unmask(port),
+            None => self.two_level.unmask(port),
+        }
+        self.take(port)
+    }
+
+    /// Takes the event of a port; returns whether there was one.
+    fn take(&self, port: u32) -> bool {
+        match self.queues() {
+            Some(queues) => queues.take(port),
+            None => self.two_level.take(port),
+        }
+    }
+
+    /// Wakes the tasks of the ports with events. Each is masked until it is armed again, so that a backend cannot raise one interrupt after
+    /// another.
+    fn deliver(&self, vcpu: u32) {
+        let Some((flag, selector)) = self.two_level.vcpu(vcpu) else { return };
+        let wake = |port: u32| self.cells.get(port as usize).into_iter().for_each(WakerCell::wake);
+        for _ in 0..ROUNDS {
+            // The flag first: an event that comes later raises another interrupt, after this one.
+            flag.store(0, Ordering::SeqCst);
+            match self.queues() {
+                Some(queues) => queues.take_all(vcpu, wake),
+                None => self.two_level.take_all(selector, wake),
+            }
+            if flag.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// What the handler of a processor has.
+struct Upcall<P: Platform> {
+    tables: NonNull<Tables<P>>,
+    vcpu: u32,
+    vector: Option<Vector>,
+}
+
+// SAFETY: the pointer is to tables that several processors may use.
+unsafe impl<P: Platform> Send for Upcall<P> {}
+// SAFETY: as above.
+unsafe impl<P: Platform> Sync for Upcall<P> {}
+
+impl<P: Platform> Upcall<P> {
+    fn handler(upcall: NonNull<Self>) -> RawHandler {
+        /// # Safety
+        ///
+        /// `data` points to a live `Upcall`.
+        unsafe fn call<P: Platform>(data: NonNull<()>) -> Handled {
+            // SAFETY: the caller guarantees that it is alive, and the tables live as long.
+            unsafe {
+                let upcall = data.cast::<Upcall<P>>().as_ref();
+                upcall.tables.as_ref().deliver(upcall.vcpu);
+            }
+            Handled::Yes
+        }
+        RawHandler::new(upcall, call::<P>)
+    }
+}
+
+/// The event channels of the guest.
+pub(crate) struct Events<P: Platform> {
+    platform: P,
+    upcalls: PageTable<P, Upcall<P>>,
+    tables: PageArc<P, Tables<P>>,
+    /// Whether each processor has a vector and events of its own.
+    has_vectors: AtomicBool,
+    /// Whether the hypervisor notes events where they are looked for.
+    is_heard: AtomicBool,
+}
+
+impl<P: Platform> Events<P> {
+    /// Prepares the tables in the page `shared`, which the hypervisor has mapped, and with `queues` the pages for the FIFO interface, of
+    /// which the first one is at that frame.
+    pub fn new(
+        platform: &P,
+        detected: &Detected,
+        shared: SharedMemory,
+        queues: Option<(SharedMemory, u64)>,
+    ) -> Result<Self, AllocError> {
+        let cells = PageTable::new(platform, PORTS, |_| WakerCell::new())?;
+        let fifo = queues.map(|(memory, frame)| Fifo::new(platform, memory, frame, MAX_VCPUS)).transpose()?;
+        let (two_level, is_fifo) = (TwoLevel { shared }, AtomicBool::new(false));
+        let tables = PageArc::new(platform, Tables { two_level, fifo, is_fifo, cells })?;
+        let count = platform.processors().count().clamp(1, MAX_VCPUS);
+        let upcalls = PageTable::new(platform, count as usize, |at| {
+            let mut vcpu = at as u32;
+            // A processor that does not run has no events.
+            let _ = platform
+                .processors()
+                .run_on(ProcessorId(at as u32), &mut || vcpu = detected.vcpu(platform, at as u32));
+            Upcall { tables: tables.as_ptr(), vcpu, vector: None }
+        })?;
+        let (has_vectors, is_heard) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { platform: platform.clone(), upcalls, tables, has_vectors, is_heard })
+    }
+
+    /// Masks everything, and makes the hypervisor interrupt the processors. Without an interrupt everything is polled.
+    pub fn start(&mut self, calls: &Calls<P>) {
+        self.tables.clear();
+        self.bind();
+        self.signal(calls);
+    }
+
+    /// Tells the hypervisor how to interrupt the processors, at first and after the guest was resumed.
+    pub fn signal(&self, calls: &Calls<P>) {
+        self.tables.is_fifo.store(false, Ordering::Release);
+        self.tables.clear();
+        let mut has_vectors = self.choose_interface(calls);
+        for upcall in self.upcalls.iter() {
+            let number = self.descriptor(upcall);
+            let is_set = number.is_some_and(|number| calls.set_upcall_vector(upcall.vcpu, number).is_ok());
+            has_vectors &= is_set;
+        }
+        self.has_vectors.store(has_vectors, Ordering::Release);
+        let first = self.upcalls.first().and_then(|upcall| self.descriptor(upcall));
+        let callback = match first {
+            Some(_) if has_vectors => CALLBACK_UNUSED,
+            Some(number) => CALLBACK_VECTOR | u64::from(number),
+            None => return,
+        };
+        if let Err(error) = calls.set_callback(callback) {
+            log::debug!("xen: {error}: the callback is not set");
+        }
+    }
+
+    /// Has the hypervisor note events in the queues if it can, and tries whether any is found; returns whether each processor can have events
+    /// of its own.
+    fn choose_interface(&self, calls: &Calls<P>) -> bool {
+        let each = self.tables.fifo.as_ref().and_then(|fifo| self.use_fifo(fifo, calls));
+        let is_heard = self.hears(calls);
+        if !is_heard {
+            log::warn!("xen: events go to another kernel's memory: everything is polled");
+        }
+        self.is_heard.store(is_heard, Ordering::Release);
+        each.unwrap_or(true)
+    }
+
+    /// `None` if the hypervisor does not have the FIFO interface, or uses it with another kernel's memory.
+    fn use_fifo(&self, fifo: &Fifo<P>, calls: &Calls<P>) -> Option<bool> {
+        let (mut is_new, mut each) = (false, true);
+        for (at, upcall) in self.upcalls.iter().enumerate() {
+            match fifo.add_vcpu(calls, upcall.vcpu) {
+                Ok(()) => is_new |= at == 0,
+                // It may be in use already, since this memory was used before.
+                Err(error) => each &= !is_new && error == CallError::INVALID,
+            }
+        }
+        if is_new {
+            if let Err(error) = fifo.add_words(calls) {
+                log::warn!("xen: {error}: event channels have no words");
+            }
+        }
+        self.tables.is_fifo.store(true, Ordering::Release);
+        self.tables.clear();
+        let is_used = is_new || self.hears(calls);
+        self.tables.is_fifo.store(is_used, Ordering::Release);
+        is_used.then_some(each)
+    }
+
+    /// Whether an event is found that this guest sends itself.
+    fn hears(&self, calls: &Calls<P>) -> bool {
+        let Some(upcall) = self.upcalls.first() else { return false };
+        // A hypervisor without such channels has but one interface.
+        let Ok(port) = calls.bind_ipi(upcall.vcpu) else { return true };
+        self.tables.mask(port);
+        let _ = self.tables.take(port);
+        let is_sent = calls.send(port).is_ok();
+        let is_heard = self.tables.take(port);
+        let _ = calls.close(port);
+        is_sent && is_heard
+    }
+
+    fn bind(&mut self) {
+        let Self { upcalls, platform, .. } = self;
+        for (at, upcall) in (0u32..).zip(upcalls.iter_mut()) {
+            if upcall.vector.is_some() {
+                continue;
+            }
+            let handler = Upcall::handler(NonNull::from(&*upcall));
+            // SAFETY: the table does not move, and is freed only after `drop` has unbound the vectors.
+            upcall.vector = unsafe { platform.interrupts().bind(handler, ProcessorId(at)) }.ok();
+        }
+    }
+
+    fn descriptor(&self, upcall: &Upcall<P>) -> Option<u8> {
+        self.platform.interrupts().descriptor(upcall.vector?)
+    }
+
+    /// Whether events interrupt a processor.
+    pub fn has_interrupts(&self) -> bool {
+        let first = self.upcalls.first();
+        self.is_heard.load(Ordering::Acquire) && first.is_some_and(|upcall| self.descriptor(upcall).is_some())
+    }
+
+    /// The number by which hypercalls name a processor that has events.
+    pub fn vcpu(&self, processor: ProcessorId) -> Option<u32> {
+        let upcall = self.upcalls.get(processor.0 as usize)?;
+        // With the callback, events interrupt processor 0 alone.
+        (self.has_vectors.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
+    }
+
+    /// The time that the hypervisor tells processor `vcpu`.
+    pub fn time_info(&self, vcpu: u32) -> Option<paravirt_pvclock::TimeInfo> {
+        const TIME: usize = 32;
+        let at = (vcpu as usize).checked_mul(VCPU_LEN).filter(|_| vcpu < MAX_VCPUS)?;
+        paravirt_pvclock::TimeInfo::read(&self.tables.two_level.shared, at.checked_add(TIME)?)
+    }
+
+    fn mask(&self, port: u32) {
+        self.tables.mask(port);
+    }
+
+    fn unmask(&self, port: u32) -> bool {
+        self.tables.unmask(port)
+    }
+
+    fn register(&self, port: u32, waker: &Waker) {
+        self.tables.cells.get(port as usize).into_iter().for_each(|cell| cell.register(waker));
+    }
+
+    /// Whether an event of a port wakes its task.
+    fn is_signalled(&self, port: u32) -> bool {
+        (port as usize) < PORTS && self.has_interrupts()
+    }
+
+    /// Whether events are noted in the queues of the FIFO interface.
+    pub fn is_fifo(&self) -> bool {
+        self.tables.queues().is_some()
+    }
+
+    /// Ends the interrupts.
+    pub fn stop(&mut self, calls: &Calls<P>) {
+        for upcall in self.upcalls.iter_mut() {
+            if upcall.vector.is_some() {
+                // Some hypervisors refuse 0: the handler is unbound in any case, and everything is masked.
+                let _ = calls.set_upcall_vector(upcall.vcpu, 0);
+            }
+        }
+        self.tables.clear();
+        for upcall in self.upcalls.iter_mut() {
+            upcall.vector.take().into_iter().for_each(|vector| self.platform.interrupts().unbind(vector));
+        }
+        // Everything is masked: the queues are left empty for the next user.
+        if let Some(queues) = self.tables.queues() {
+            self.upcalls.iter().for_each(|upcall| queues.take_all(upcall.vcpu, |_| {}));
+        }
+    }
+}
