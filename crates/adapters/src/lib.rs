@@ -5,10 +5,10 @@
 //!
 //! | feature | module | adapter |
 //! |---|---|---|
-//! | `smoltcp` | [`smoltcp`](mod@smoltcp) | `phy::Device` over network queues |
-//! | `embassy` | [`embassy`] | `embassy_net_driver::Driver` over a device and a queue |
-//! | `embedded-io` | [`console`] | `embedded_io` streams over a console |
-//! | `virtio-drivers-hal` | [`hal`] | `Platform` over an existing `virtio_drivers::Hal` and a clock |
+//! | `smoltcp` | `smoltcp` | `phy::Device` over network queues |
+//! | `embassy` | `embassy` | `embassy_net_driver::Driver` over a device and a queue |
+//! | `embedded-io` | `console` | `embedded_io` streams over a console |
+//! | `virtio-drivers-hal` | `hal` | `Platform` over an existing `virtio_drivers::Hal` and a clock |
 //!
 //! ```
 //! # #[cfg(feature = "smoltcp")]
