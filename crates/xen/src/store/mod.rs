@@ -1,6 +1,8 @@
 //! Xenstore: the tree in which domains find their devices, and negotiate with their backends. Xen `docs/misc/xenstore.txt`
 
+mod error;
 mod ring;
+mod watch;
 mod wire;
 
 use crate::bytes::BytePage;
@@ -9,13 +11,17 @@ use crate::events::Port;
 use crate::hypervisor::{Hypervisor, OpenError};
 use crate::text::Text;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 use core::task::Waker;
 use core::time::Duration;
+pub use error::StoreError;
+use error::error;
 use paravirt_device::{Arm, Fault};
 use paravirt_platform::{Instant, MmioRegion, PageArc, PageTable, Platform, WakerGroup};
 use ring::StoreRing;
 use spin::Mutex;
+pub use watch::Watch;
+use watch::WatchSlot;
 pub use wire::Kind;
 use wire::{HEADER_LEN, Header, MAX_BODY};
 
@@ -27,45 +33,6 @@ const MAX_TEXT: usize = 128;
 const WATCHES: usize = 96;
 /// How often a transaction is tried again that met another one.
 const TRIES: u32 = 16;
-
-/// Why a request failed.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// There is no such node.
-    Missing,
-    /// The path or the value is too long, or the answer is longer than the room for it, or there are too many watches.
-    Length,
-    /// The transaction met another one: everything in it is to be done again.
-    Again,
-    /// There is one already.
-    Exists,
-    /// The host refused it.
-    Refused,
-    /// Xenstore is out of service.
-    Faulted(Fault),
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing => f.write_str("there is no such node"),
-            Self::Length => f.write_str("a path, a value or an answer is too long"),
-            Self::Again => f.write_str("the transaction met another one"),
-            Self::Exists => f.write_str("there is one already"),
-            Self::Refused => f.write_str("the host refused the request"),
-            Self::Faulted(fault) => fault.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for StoreError {}
-
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
-        Self::Faulted(fault)
-    }
-}
 
 struct Inner<P: Platform> {
     ring: StoreRing,
@@ -98,15 +65,6 @@ pub struct Store<P: Platform> {
 const DEVICES: usize = 0;
 const BALLOON: usize = 1;
 const TASKS: usize = 2;
-
-/// A watch, by its token.
-#[derive(Default)]
-struct WatchSlot {
-    is_used: AtomicBool,
-    /// Whether it has fired since it was asked.
-    has_fired: AtomicBool,
-    path: Mutex<Text<MAX_TEXT>>,
-}
 
 impl<P: Platform> Store<P> {
     /// Maps xenstore's page.
@@ -472,85 +430,6 @@ impl<P: Platform> fmt::Debug for Transaction<'_, P> {
 /// A path or a value.
 fn path_of(path: fmt::Arguments<'_>) -> Result<Text<MAX_TEXT>, StoreError> {
     Text::format(path).ok_or(StoreError::Length)
-}
-
-/// The error that a host names.
-fn error(name: &[u8]) -> StoreError {
-    match name.split(|byte| *byte == 0).next().unwrap_or_default() {
-        b"ENOENT" => StoreError::Missing,
-        b"EAGAIN" => StoreError::Again,
-        b"EEXIST" => StoreError::Exists,
-        other => {
-            log::debug!("xenstore: the host refused a request: {}", other.escape_ascii());
-            StoreError::Refused
-        }
-    }
-}
-
-/// Asks for events at the changes of a node, and below it, until it is dropped.
-pub struct Watch<P: Platform> {
-    store: PageArc<P, Store<P>>,
-    token: usize,
-}
-
-impl<P: Platform> Watch<P> {
-    /// Watches `path`. It has fired at first, as hosts do.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    pub fn new(store: &PageArc<P, Store<P>>, path: fmt::Arguments<'_>) -> Result<Self, StoreError> {
-        let path = path_of(path)?;
-        let token = store.watches.iter().position(|watch| !watch.is_used.swap(true, Ordering::AcqRel));
-        let this = Self { store: store.clone(), token: token.ok_or(StoreError::Length)? };
-        if let Some(slot) = this.slot() {
-            *slot.path.lock() = path;
-            slot.has_fired.store(true, Ordering::Release);
-        }
-        store.watch(this.token)?;
-        Ok(this)
-    }
-
-    fn slot(&self) -> Option<&WatchSlot> {
-        self.store.watches.get(self.token)
-    }
-
-    /// Returns whether the node has changed since the last call, or since the watch was set. Receives no events: see
-    /// [`Store::poll`].
-    pub fn take(&self) -> bool {
-        self.slot().is_some_and(|slot| slot.has_fired.swap(false, Ordering::AcqRel))
-    }
-}
-
-impl<P: Platform> Store<P> {
-    /// Asks for the events of a watch.
-    fn watch(&self, token: usize) -> Result<(), StoreError> {
-        match self.request_watch(Kind::Watch, token) {
-            // A host that has not ended the last one with this number.
-            Err(StoreError::Exists) => Ok(()),
-            watched => watched,
-        }
-    }
-
-    fn request_watch(&self, kind: Kind, token: usize) -> Result<(), StoreError> {
-        let path = *self.watches.get(token).ok_or(StoreError::Missing)?.path.lock();
-        let token = Text::<8>::format(format_args!("{token}")).ok_or(StoreError::Length)?;
-        self.request(kind, 0, &[path.as_str().as_bytes(), &[0], token.as_str().as_bytes(), &[0]], |_| ())
-    }
-}
-
-impl<P: Platform> Drop for Watch<P> {
-    fn drop(&mut self) {
-        // It fails if the node has gone.
-        let _ = self.store.request_watch(Kind::Unwatch, self.token);
-        self.slot().into_iter().for_each(|slot| slot.is_used.store(false, Ordering::Release));
-    }
-}
-
-impl<P: Platform> fmt::Debug for Watch<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("token", &self.token).finish_non_exhaustive()
-    }
 }
 
 impl<P: Platform> fmt::Debug for Store<P> {
