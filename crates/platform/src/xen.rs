@@ -21,8 +21,8 @@ pub enum XenInstruction {
 pub unsafe trait Xen: Send + Sync {
     /// Returns contiguous pages of RAM which the hypervisor replaces with pages of its own, or writes for as long as the guest runs: one for
     /// its shared information, one for each 512 grants, by which backends access memory, of which hypervisors have 64, and two for queues of
-    /// events: 67 pages. With fewer, there are the tables of the shared information instead of the queues, and devices have fewer and
-    /// smaller queues. The RAM is lost. The kernel allocates the pages at the first call, keeps them for good, and returns the same ones to
+    /// events: 67 pages; 75 for grants of version 2, of which a page has 256, with 8 pages of their status. With fewer, there are the tables
+    /// of the shared information instead of the queues, and devices have fewer and smaller queues. The RAM is lost. The kernel allocates the pages at the first call, keeps them for good, and returns the same ones to
     /// each call, of which one user at a time makes use.
     ///
     /// `None` if there are none; no device of Xen is used then.

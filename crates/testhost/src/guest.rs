@@ -47,7 +47,8 @@ struct Inner {
     pci: Mutex<Option<PciHost>>,
     acpi: Mutex<Option<AcpiHost>>,
     /// The pages for Xen, once they were asked for: the bus address of the first.
-    xen_frames: Mutex<Option<u64>>,
+    /// How many pages Xen gets, and where they are once they were asked for.
+    xen_frames: Mutex<(NonZeroUsize, Option<u64>)>,
     /// Registers outside memory: physical address, and what they hold.
     registers: Mutex<Vec<(u64, Box<[AtomicU64]>)>>,
 }
@@ -130,7 +131,7 @@ impl Guest {
             hypervisor: Mutex::new(None),
             pci: Mutex::new(None),
             acpi: Mutex::new(None),
-            xen_frames: Mutex::new(None),
+            xen_frames: Mutex::new((XEN_FRAMES, None)),
             registers: Mutex::new(vec![]),
         }))
     }
@@ -249,6 +250,15 @@ impl Guest {
         }
     }
 
+    /// Sets how many pages Xen gets.
+    ///
+    /// # Panics
+    ///
+    /// If it is none.
+    pub fn set_xen_frames(&self, pages: usize) {
+        *self.0.xen_frames.lock().expect("frames") = (NonZeroUsize::new(pages).expect("pages"), None);
+    }
+
     /// Lets the guest program the messages of PCI functions itself, `count` of each.
     pub fn own_entries(&self, count: u16) {
         *self.0.own_entries.lock().expect("entries") = Some(count);
@@ -325,7 +335,7 @@ impl Guest {
         self.0.pages.store(0, Ordering::SeqCst);
         self.0.private.lock().expect("private pages").clear();
         *self.0.hypervisor.lock().expect("hypervisor") = None;
-        *self.0.xen_frames.lock().expect("frames") = None;
+        self.0.xen_frames.lock().expect("frames").1 = None;
         *self.0.free.lock().expect("free list") = vec![(0, PAGES)];
     }
 
@@ -600,17 +610,17 @@ const XEN_FRAMES: NonZeroUsize = NonZeroUsize::new(67).expect("not zero");
 // SAFETY: the pages are allocated once; hypercalls are executed by the model.
 unsafe impl Xen for Guest {
     fn shared_frames(&self) -> Option<RawDma> {
-        let mut frames = self.0.xen_frames.lock().expect("frames");
-        let bus = match *frames {
+        let (pages, place) = &mut *self.0.xen_frames.lock().expect("frames");
+        let bus = match *place {
             Some(bus) => bus,
             None => {
-                let raw = self.dma_alloc(XEN_FRAMES).ok()?;
+                let raw = self.dma_alloc(*pages).ok()?;
                 // They are no driver's to free.
-                self.0.pages.fetch_sub(XEN_FRAMES.get() as u64, Ordering::SeqCst);
-                *frames.insert(raw.bus.0)
+                self.0.pages.fetch_sub(pages.get() as u64, Ordering::SeqCst);
+                *place.insert(raw.bus.0)
             }
         };
-        Some(RawDma { cpu: NonNull::new(self.host(bus))?, bus: BusAddr(bus), pages: XEN_FRAMES })
+        Some(RawDma { cpu: NonNull::new(self.host(bus))?, bus: BusAddr(bus), pages: *pages })
     }
 
     unsafe fn hypercall(&self, _instruction: XenInstruction, number: u32, arguments: [u64; 3]) -> i64 {

@@ -262,7 +262,7 @@ impl<P: Platform> Calls<P> {
     pub fn set_grant_version(&self, version: u32) -> Result<(), CallError> {
         const SET_VERSION: u32 = 8;
         let mut argument = version;
-        // SAFETY: writes the argument. The table has no entries of this guest's yet.
+        // SAFETY: writes the argument. The hypervisor refuses to change it while a page is mapped, and clears the entries.
         unsafe { self.operate(number::GRANT_TABLE, SET_VERSION, &mut argument) }
     }
 

@@ -75,18 +75,19 @@ impl HypervisorOptions {
     }
 
     /// Sets whether events are noted in the queues of the FIFO interface, in which they are found in the order in which they came, if the
-    /// hypervisor has it and the platform has two [shared frames](paravirt_platform::Xen::shared_frames) more than grants need; otherwise in
-    /// the tables of the 2-level interface.
+    /// hypervisor has it and the platform has enough [shared frames](paravirt_platform::Xen::shared_frames); otherwise in the tables of the
+    /// 2-level interface.
     ///
-    /// A domain cannot leave the FIFO interface, and what opens the hypervisor later finds its events only with this option and the same
-    /// shared frames. Without them everything is polled.
+    /// A domain leaves the FIFO interface only with a reset that xenstore and the console do not survive. What opens the hypervisor later finds
+    /// events only with this option and the same shared frames; without them everything is polled.
     #[must_use]
     pub const fn with_fifo_events(self, has_fifo_events: bool) -> Self {
         Self { has_fifo_events, ..self }
     }
 
-    /// Sets whether grants are of version 2. It is needed for memory beyond 16 TiB, which is refused in requests otherwise. The same shared
-    /// frames have a quarter of the grants, and each costs somewhat more; many hosts do not offer it, and have version 1.
+    /// Sets whether grants are of version 2. It is needed for memory beyond 16 TiB, which is refused in requests otherwise. A frame has half as
+    /// many grants, and each costs somewhat more; many hosts do not offer it, and have version 1. Version 2 stays, whatever is asked for, for
+    /// as long as a backend has pages mapped that an earlier user of the hypervisor has lost.
     #[must_use]
     pub const fn with_wide_grants(self, has_wide_grants: bool) -> Self {
         Self { has_wide_grants, ..self }
@@ -130,6 +131,15 @@ pub fn affordable(wanted: u16, grants: u32, each: u32) -> u16 {
     u32::from(wanted).min(most).max(1) as u16
 }
 
+/// How many of the shared frames behind the first are for grants, and how many for queues of events: the last ones, if the table of grants
+/// has not more pages with them. It goes by their number alone, as the hypervisor does not let go of those with queues.
+fn divide(frames: usize) -> (usize, usize) {
+    let behind = frames.saturating_sub(1);
+    let of_table = behind.checked_ilog2().map_or(0, |log| 1usize << log);
+    let of_events = if behind.saturating_sub(of_table) >= FIFO_PAGES { FIFO_PAGES } else { 0 };
+    (behind.saturating_sub(of_events), of_events)
+}
+
 impl<P: Platform> Hypervisor<P> {
     /// Maps the page that the hypervisor shares and the grant table, and sets how events interrupt.
     ///
@@ -159,17 +169,18 @@ impl<P: Platform> Hypervisor<P> {
         // SAFETY: the frame is the first of the shared frames, of which by their contract nobody else makes use.
         unsafe { calls.map(Space::SharedInfo, 0, frame) }?;
         // SAFETY: the pages are valid for good, and used by nothing else.
-        let view = |first: usize| unsafe {
-            let skipped = first.wrapping_mul(PAGE_SIZE).min(frames.len());
-            SharedMemory::new(frames.cpu.add(skipped), frames.len().saturating_sub(skipped))
+        let view = |first: usize, count: usize| unsafe {
+            let (skipped, len) = (first.wrapping_mul(PAGE_SIZE), count.wrapping_mul(PAGE_SIZE));
+            SharedMemory::new(frames.cpu.add(skipped), len)
         };
-        let grants = Grants::new(platform, &calls, &view(1), options.has_wide_grants)?;
+        let (of_grants, of_events) = divide(frames.pages.get());
+        let grants = Grants::new(platform, &calls, &view(1, of_grants), options.has_wide_grants)?;
         // SAFETY: the frames are those behind the first.
         unsafe { grants.map(&calls, frame.saturating_add(1)) }?;
-        let behind = grants.pages().saturating_add(1);
-        let has_queues = options.has_fifo_events && frames.pages.get().saturating_sub(behind) >= FIFO_PAGES;
-        let queues = has_queues.then(|| (view(behind), frame.saturating_add(behind as u64)));
-        let events = Events::new(platform, &detected, view(0), queues)?;
+        let behind = of_grants.saturating_add(1);
+        let has_queues = options.has_fifo_events && of_events != 0;
+        let queues = has_queues.then(|| (view(behind, of_events), frame.saturating_add(behind as u64)));
+        let events = Events::new(platform, &detected, view(0, 1), queues)?;
         let devices = Mutex::new(PageTable::new(platform, MAX_DEVICES, |_| None)?);
         let (platform, resumed) = (platform.clone(), AtomicU32::new(0));
         let mut this = Self { platform, detected, features, calls, events, grants, frame, resumed, devices };

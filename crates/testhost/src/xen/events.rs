@@ -54,6 +54,7 @@ impl State {
     pub(super) fn add_queues(&mut self, frame: u64, offset: u32, vcpu: u32) -> i64 {
         match &mut self.fifo {
             None => NOT_IMPLEMENTED,
+            Some(_) if self.faults.refuses_queues_of == Some(vcpu) => -2,
             Some(fifo) if fifo.blocks.contains_key(&vcpu) || u64::from(offset) + 72 > PAGE => INVALID,
             Some(fifo) => {
                 fifo.blocks.insert(vcpu, frame * PAGE + u64::from(offset));
@@ -64,7 +65,7 @@ impl State {
 
     pub(super) fn add_words(&mut self, frame: u64) -> i64 {
         match &mut self.fifo {
-            Some(fifo) if !fifo.blocks.is_empty() => {
+            Some(fifo) if !fifo.blocks.is_empty() && !self.faults.refuses_words => {
                 fifo.words.push(frame * PAGE);
                 0
             }
@@ -86,6 +87,18 @@ impl State {
 }
 
 impl XenHost {
+    /// Sends the guest an event by one of its event channels.
+    pub fn raise(&self, port: u32) {
+        self.with(|state, _| state.raised.push(port));
+    }
+
+    /// Whether the processors take no interrupts. Those that came meanwhile are taken afterwards.
+    pub fn hold_interrupts(&self, holds: bool) {
+        let held = std::mem::replace(&mut self.lock().held, holds.then(std::collections::BTreeSet::new));
+        let held = held.unwrap_or_default();
+        self.guest.with(|guest| held.iter().for_each(|(vcpu, vector)| guest.interrupt(*vcpu, *vector)));
+    }
+
     /// Notes an event, and interrupts the processor if it has no events yet.
     pub(super) fn deliver(&self, guest: &Guest, port: u32) {
         let vector = {
@@ -102,8 +115,14 @@ impl XenHost {
                 return;
             }
             let callback = (state.callback >> 56 == 2).then_some(state.callback as u8);
-            let vector = state.vectors.get(&vcpu).copied().or(callback);
-            vector.filter(|vector| *vector != 0).map(|vector| (vcpu, vector))
+            let vector = state.vectors.get(&vcpu).copied().or(callback).filter(|vector| *vector != 0);
+            match (vector, &mut state.held) {
+                (Some(vector), Some(held)) => {
+                    held.insert((vcpu, vector));
+                    None
+                }
+                (vector, _) => vector.map(|vector| (vcpu, vector)),
+            }
         };
         vector.into_iter().for_each(|(vcpu, vector)| guest.interrupt(vcpu, vector));
     }

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 
 /// What tells a page of the status from one of the table.
 const STATUS: u64 = 1 << 31;
+/// The table is in use.
+const BUSY: i64 = -16;
 /// What is mapped.
 const IN_USE: u16 = 3 << 3;
 
@@ -19,23 +21,6 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn set_version(&mut self, version: u32) -> i64 {
-        match version {
-            1 => self.is_wide = false,
-            2 if self.has_wide => self.is_wide = true,
-            _ => return NOT_IMPLEMENTED,
-        }
-        0
-    }
-
-    pub fn map(&mut self, index: u64, frame: u64) -> i64 {
-        if index & STATUS != 0 && !self.is_wide {
-            return INVALID;
-        }
-        self.frames.insert(index, frame);
-        0
-    }
-
     /// Another domain has another table, of version 1.
     pub fn clear(&mut self) {
         *self = Self { has_wide: self.has_wide, ..Self::default() };
@@ -65,6 +50,39 @@ impl Table {
 }
 
 impl State {
+    /// Changes the version, which clears the table, unless a page is mapped.
+    pub(super) fn set_version(&mut self, guest: &Guest, version: u32) -> i64 {
+        let is_wide = match version {
+            1 => false,
+            2 if self.grants.has_wide => true,
+            _ => return NOT_IMPLEMENTED,
+        };
+        if is_wide == self.grants.is_wide {
+            return 0;
+        }
+        let mut status = (8..1 << 16).map_while(|reference| self.grants.status(reference));
+        if status.any(|at| word16(guest, at).load(Ordering::SeqCst) & IN_USE != 0) {
+            return BUSY;
+        }
+        self.grants.frames.values().for_each(|frame| guest.write(frame * PAGE, &[0; PAGE as usize]));
+        self.grants.frames.retain(|index, _| index & STATUS == 0);
+        self.grants.is_wide = is_wide;
+        0
+    }
+
+    pub(super) fn map_grants(&mut self, guest: &Guest, index: u64, frame: u64) -> i64 {
+        if index & STATUS != 0 && (!self.grants.is_wide || self.faults.refuses_status) {
+            return INVALID;
+        }
+        if self.grants.frames.get(&index) != Some(&frame) {
+            guest.write(frame * PAGE, &[0; PAGE as usize]);
+            // A page that is put elsewhere leaves its place.
+            self.grants.frames.retain(|_, other| *other != frame);
+            self.grants.frames.insert(index, frame);
+        }
+        0
+    }
+
     /// The page that a grant gives access to, if it does.
     pub(super) fn page(&mut self, guest: &Guest, reference: u32, writes: bool) -> Option<u64> {
         let found = self.grants.entry(reference).and_then(|at| {

@@ -56,6 +56,14 @@ pub struct XenFaults {
     pub mutate_store: Option<ChangeMessage>,
     /// Added to what backends say that they have answered.
     pub claims: u32,
+    /// The hypervisor refuses the queues of events of this processor.
+    pub refuses_queues_of: Option<u32>,
+    /// The hypervisor refuses pages with words of event channels.
+    pub refuses_words: bool,
+    /// The hypervisor refuses to map pages with the status of grants.
+    pub refuses_status: bool,
+    /// The hypervisor has no event channels by which a guest sends itself events.
+    pub lacks_own_events: bool,
 }
 
 /// What the domain is on.
@@ -81,6 +89,8 @@ struct State {
     faults: XenFaults,
     /// Events to deliver, when nothing is locked.
     raised: Vec<u32>,
+    /// Interrupts that processors do not take now, if they take none.
+    held: Option<std::collections::BTreeSet<(u32, u8)>>,
     /// Accesses of backends to what was not granted, which they do not make.
     refused: u64,
     kicks: u64,
@@ -120,6 +130,7 @@ impl XenHost {
             cards: BTreeMap::new(),
             faults: XenFaults::default(),
             raised: vec![],
+            held: None,
             refused: 0,
             kicks: 0,
             shutdowns: vec![],
@@ -336,7 +347,7 @@ impl XenHost {
                 put(3, 0);
                 0
             }
-            (20, 8) => state.grants.set_version(word(0)),
+            (20, 8) => state.set_version(guest, word(0)),
             (34, 0) => {
                 state.callback = long(2);
                 0
@@ -369,7 +380,7 @@ impl XenHost {
                 put(1, state.new_port(None));
                 0
             }
-            (32, 7) => {
+            (32, 7) if !state.faults.lacks_own_events => {
                 let port = state.new_port(Some(("ipi", 0)));
                 state.vcpus.insert(port, word(0));
                 put(1, port);
@@ -403,15 +414,15 @@ impl State {
     }
 
     fn map(&mut self, guest: &Guest, space: u32, index: u64, frame: u64) -> i64 {
-        guest.write(frame * PAGE, &[0; PAGE as usize]);
         match space {
             0 => {
+                guest.write(frame * PAGE, &[0; PAGE as usize]);
                 self.shared = Some(frame);
                 // The time of the first processor: a count is a nanosecond.
                 word32(guest, frame * PAGE + 32 + 24).store(1 << 31, Ordering::Relaxed);
                 guest.write(frame * PAGE + 32 + 28, &[1, 1]);
             }
-            1 => return self.grants.map(index, frame),
+            1 => return self.map_grants(guest, index, frame),
             _ => return INVALID,
         }
         0

@@ -1,7 +1,7 @@
 //! The two interfaces of event channels, and the two versions of grants.
 
 use super::*;
-use paravirt_xen::{GrantRange, HypervisorOptions};
+use paravirt_xen::{GrantRange, HypervisorOptions, Port};
 
 fn offering(has_fifo: bool, has_wide: bool) -> (Guest, XenHost) {
     let (guest, host) = host(true);
@@ -52,8 +52,8 @@ fn the_same_devices_work_with_each_interface_and_version() {
 
 #[test]
 fn a_resume_on_a_host_that_has_less_or_more_goes_on_with_what_there_is() {
-    for (before, after) in [(true, false), (false, true), (true, true)] {
-        let (guest, host) = offering(before, true);
+    for (before, after) in [(true, false), (false, true), (true, true), (false, false)] {
+        let (guest, host) = offering(before, before);
         let options = HypervisorOptions::new().with_wide_grants(true);
         let hypervisor = Hypervisor::open_with(&guest, &options).unwrap();
         let store = Store::open(&hypervisor).unwrap();
@@ -65,10 +65,175 @@ fn a_resume_on_a_host_that_has_less_or_more_goes_on_with_what_there_is() {
         host.set_wide_grants(after);
         assert_eq!(hypervisor.suspend(), Ok(true));
         store.resume().unwrap();
-        assert_eq!((hypervisor.has_fifo_events(), hypervisor.has_wide_grants()), (after, after));
+        // The table of grants was laid out for version 1.
+        assert_eq!((hypervisor.has_fifo_events(), hypervisor.has_wide_grants()), (after, before && after));
         (0..4).for_each(|_| assert!(queue.complete().unwrap().is_none()));
         read_signalled(&guest, &mut queue, 3);
         assert_eq!((host.refused(), hypervisor.lost_pages()), (0, 0));
+    }
+}
+
+/// Notes its number in the order in which tasks are woken.
+struct Noted(u32, std::sync::Arc<std::sync::Mutex<Vec<u32>>>);
+
+impl std::task::Wake for Noted {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.1.lock().unwrap().push(self.0);
+    }
+}
+
+/// Four event channels, of which those with odd numbers interrupt the second processor, and what wakes their tasks.
+fn ports(
+    hypervisor: &PageArc<Guest, Hypervisor<Guest>>,
+) -> (Vec<Port<Guest>>, impl Fn() -> Vec<u32> + use<>) {
+    let woken = std::sync::Arc::new(std::sync::Mutex::new(vec![]));
+    let ports: Vec<_> = (0..4)
+        .map(|index| {
+            let port = Port::new(hypervisor, 0).unwrap();
+            port.bind_to(ProcessorId(index & 1));
+            port.register(&std::sync::Arc::new(Noted(index, woken.clone())).into());
+            assert!(!port.arm());
+            port
+        })
+        .collect();
+    (ports, move || std::mem::take(&mut *woken.lock().unwrap()))
+}
+
+#[test]
+fn events_that_wait_wake_every_task_once_and_from_queues_in_their_order() {
+    for has_fifo in [false, true] {
+        let guest = Guest::with(2, true);
+        let host = XenHost::new(&guest);
+        host.set_fifo(has_fifo);
+        for _ in 0..2 {
+            let hypervisor = Hypervisor::open(&guest).unwrap();
+            let (ports, woken) = ports(&hypervisor);
+            let raise = |indices: &[usize]| {
+                host.hold_interrupts(true);
+                indices.iter().for_each(|index| host.raise(ports[*index].number()));
+                assert!(woken().is_empty());
+                host.hold_interrupts(false);
+                woken()
+            };
+            for _ in 0..3 {
+                let order = if has_fifo { [2, 0, 3, 1] } else { [0, 1, 2, 3] };
+                assert_eq!(raise(&[3, 2, 1, 0, 2, 3]), order);
+                assert!(raise(&[3, 2, 1, 0]).is_empty(), "each is masked");
+                assert!(ports.iter().all(Port::arm), "and has an event");
+                assert_eq!(raise(&[1]), [1]);
+                assert!(!ports[1].arm());
+                assert!(ports.iter().all(|port| !port.arm()));
+            }
+            // What waits when everything is dropped does not keep the next user's events away.
+            host.hold_interrupts(true);
+            (0..4).for_each(|index| host.raise(ports[index].number()));
+            drop((ports, hypervisor));
+            host.hold_interrupts(false);
+            assert_eq!((woken(), guest.pages(), guest.bound_handlers()), (vec![], 0, 0));
+        }
+    }
+}
+
+#[test]
+fn what_the_hypervisor_refuses_is_done_without() {
+    // The second processor has no queues: its events go to the first one.
+    let guest = Guest::with(2, true);
+    let host = XenHost::new(&guest);
+    host.set_fifo(true);
+    host.faults(|faults| faults.refuses_queues_of = Some(1));
+    let hypervisor = Hypervisor::open(&guest).unwrap();
+    assert!(hypervisor.has_fifo_events() && hypervisor.has_interrupts());
+    let (ports, woken) = ports(&hypervisor);
+    ports.iter().for_each(|port| host.raise(port.number()));
+    assert_eq!(woken(), [0, 1, 2, 3]);
+    assert!(XenTimer::open(&hypervisor, ProcessorId(1)).is_none());
+    drop((ports, hypervisor));
+
+    // No queues at all, or no words: the tables, or polling.
+    for (refuses_first, refuses_words) in [(true, false), (false, true)] {
+        let (guest, host) = offering(true, false);
+        host.faults(|faults| {
+            faults.refuses_queues_of = refuses_first.then_some(0);
+            faults.refuses_words = refuses_words;
+        });
+        let hypervisor = Hypervisor::open(&guest).unwrap();
+        assert_eq!(hypervisor.has_fifo_events(), refuses_words);
+        assert_eq!(hypervisor.has_interrupts(), refuses_first);
+    }
+
+    // A hypervisor whose events cannot be tried out.
+    for has_fifo in [false, true] {
+        let (guest, host) = offering(has_fifo, false);
+        host.faults(|faults| faults.lacks_own_events = true);
+        let store = store(&guest);
+        assert_eq!(store.hypervisor().has_fifo_events(), has_fifo);
+        let mut disk = Disk::open(&store, VBD, &BlkFrontOptions::new()).unwrap();
+        read_signalled(&guest, &mut disk.take_queue(0).unwrap(), 2);
+    }
+
+    // Version 2 without its status.
+    let (guest, host) = offering(false, true);
+    host.faults(|faults| faults.refuses_status = true);
+    let options = HypervisorOptions::new().with_wide_grants(true);
+    let hypervisor = Hypervisor::open_with(&guest, &options).unwrap();
+    assert!(!hypervisor.has_wide_grants());
+    let store = Store::open(&hypervisor).unwrap();
+    let mut disk = Disk::open(&store, VBD, &BlkFrontOptions::new()).unwrap();
+    read_signalled(&guest, &mut disk.take_queue(0).unwrap(), 2);
+    assert_eq!(host.refused(), 0);
+}
+
+#[test]
+fn the_shared_frames_are_divided_whatever_their_number() {
+    for (frames, is_wide, has_fifo, grants) in [
+        (2, false, false, 504),
+        (2, true, false, 504),
+        (3, false, false, 2 * 512 - 8),
+        (3, true, false, 248),
+        (4, false, false, 2 * 512 - 8),
+        (7, false, true, 4 * 512 - 8),
+        (65, false, false, 64 * 512 - 8),
+        (65, true, false, 32 * 256 - 8),
+        (66, true, false, 32 * 256 - 8),
+        (67, false, true, 64 * 512 - 8),
+        (67, true, true, 32 * 256 - 8),
+        (75, true, true, 64 * 256 - 8),
+        (130, false, false, 64 * 512 - 8),
+        (131, false, true, 64 * 512 - 8),
+    ] {
+        let (guest, _host) = offering(true, true);
+        guest.set_xen_frames(frames);
+        let options = HypervisorOptions::new().with_wide_grants(is_wide);
+        // Whatever was used before, the queues are where they were.
+        for is_wide in [is_wide, false, true, is_wide] {
+            let options = options.with_wide_grants(is_wide);
+            let hypervisor = Hypervisor::open_with(&guest, &options).unwrap();
+            assert_eq!(
+                (hypervisor.has_fifo_events(), hypervisor.has_interrupts()),
+                (has_fifo, true),
+                "{frames}"
+            );
+        }
+        let hypervisor = Hypervisor::open_with(&guest, &options).unwrap();
+        assert_eq!(hypervisor.grants_of_a_device(), grants / 8, "{frames}");
+    }
+}
+
+#[test]
+fn the_version_of_grants_stays_while_a_page_is_lost() {
+    for first in [true, false] {
+        let (guest, host) = offering(false, true);
+        let options = |is_wide| HypervisorOptions::new().with_wide_grants(is_wide);
+        let hypervisor = Hypervisor::open_with(&guest, &options(first)).unwrap();
+        let range = GrantRange::new(&hypervisor, 0, 1).unwrap();
+        // SAFETY: the model accesses no page that no device was told of.
+        unsafe { range.grant(0, paravirt_platform::BusAddr(0), paravirt_xen::Access::Write) };
+        host.keep_mapped(range.reference(0));
+        drop((range, hypervisor));
+        let hypervisor = Hypervisor::open_with(&guest, &options(!first)).unwrap();
+        assert_eq!(hypervisor.has_wide_grants(), first);
+        let other = GrantRange::new(&hypervisor, 0, 1).unwrap();
+        assert_eq!(other.reference(0), 9, "the page is mapped still");
     }
 }
 

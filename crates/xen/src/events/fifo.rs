@@ -4,8 +4,9 @@
 //! An event sets a flag in the port's word. If the port is not masked and not linked already, it is linked to the end of a queue, and the
 //! queue's bit is set for the processor.
 //!
-//! A domain that uses the interface uses it, with the same memory, until it ends: the pages are those that the platform keeps for good, and
-//! an earlier user has left every queue empty. Source: Xen `xen/include/public/event_channel.h`.
+//! A domain that uses the interface leaves it only by a reset that closes all event channels, those of xenstore and the console as well. So
+//! the pages are some that the platform keeps for good, and a later user takes them over. Source: Xen
+//! `xen/include/public/event_channel.h`.
 
 use crate::calls::{CallError, Calls};
 use core::hint::spin_loop;
@@ -53,16 +54,21 @@ impl<P: Platform> Fifo<P> {
         unsafe { calls.init_event_queues(vcpu, self.frame, offset) }
     }
 
-    /// Adds the words of all ports, masked, once the hypervisor uses the memory. There are no events before that.
+    /// Adds the words of all ports, once the hypervisor uses the memory. There are no events before that.
     pub fn add_words(&self, calls: &Calls<P>) -> Result<(), CallError> {
-        let words = self.memory.slice_at::<AtomicU32>(0, PAGE_SIZE / 4).into_iter().flatten();
-        words.for_each(|word| word.store(0, Ordering::SeqCst));
+        self.clear();
+        // SAFETY: as in `add_vcpu`.
+        unsafe { calls.add_event_words(self.frame.saturating_add(1)) }
+    }
+
+    /// Masks every port, forgets its event, and empties the queues. The hypervisor begins a queue anew whose last port is not linked.
+    pub fn clear(&self) {
+        self.mask_all();
         (0..PORTS as u32)
             .filter_map(|port| self.word(port))
             .for_each(|word| word.store(MASKED, Ordering::SeqCst));
-        self.next.iter().for_each(|next| next.store(0, Ordering::SeqCst));
-        // SAFETY: as in `add_vcpu`.
-        unsafe { calls.add_event_words(self.frame.saturating_add(1)) }
+        let blocks = self.memory.slice_at::<AtomicU32>(0, PAGE_SIZE / 4).into_iter().flatten();
+        blocks.chain(self.next.iter()).for_each(|word| word.store(0, Ordering::SeqCst));
     }
 
     /// Masks every port.

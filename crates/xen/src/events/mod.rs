@@ -47,8 +47,8 @@ impl<P: Platform> Tables<P> {
         self.fifo.as_ref().filter(|_| self.is_fifo.load(Ordering::Acquire))
     }
 
-    /// Masks every port, and forgets events of the past.
-    fn clear(&self) {
+    /// Masks every port. Events of the past are forgotten in the tables, and stay in queues.
+    fn mask_all(&self) {
         self.two_level.clear();
         self.queues().into_iter().for_each(Fifo::mask_all);
     }
@@ -130,8 +130,8 @@ pub(crate) struct Events<P: Platform> {
     platform: P,
     upcalls: PageTable<P, Upcall<P>>,
     tables: PageArc<P, Tables<P>>,
-    /// Whether each processor has a vector and events of its own.
-    has_vectors: AtomicBool,
+    /// Whether each processor has a vector, and can have events of its own.
+    each: AtomicBool,
     /// Whether the hypervisor notes events where they are looked for.
     is_heard: AtomicBool,
 }
@@ -158,13 +158,13 @@ impl<P: Platform> Events<P> {
                 .run_on(ProcessorId(at as u32), &mut || vcpu = detected.vcpu(platform, at as u32));
             Upcall { tables: tables.as_ptr(), vcpu, vector: None }
         })?;
-        let (has_vectors, is_heard) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { platform: platform.clone(), upcalls, tables, has_vectors, is_heard })
+        let (each, is_heard) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { platform: platform.clone(), upcalls, tables, each, is_heard })
     }
 
     /// Masks everything, and makes the hypervisor interrupt the processors. Without an interrupt everything is polled.
     pub fn start(&mut self, calls: &Calls<P>) {
-        self.tables.clear();
+        self.tables.mask_all();
         self.bind();
         self.signal(calls);
     }
@@ -172,17 +172,19 @@ impl<P: Platform> Events<P> {
     /// Tells the hypervisor how to interrupt the processors, at first and after the guest was resumed.
     pub fn signal(&self, calls: &Calls<P>) {
         self.tables.is_fifo.store(false, Ordering::Release);
-        self.tables.clear();
-        let mut has_vectors = self.choose_interface(calls);
-        for upcall in self.upcalls.iter() {
+        self.tables.mask_all();
+        let mut each = self.choose_interface(calls);
+        let mut has_first = false;
+        for (at, upcall) in self.upcalls.iter().enumerate() {
             let number = self.descriptor(upcall);
             let is_set = number.is_some_and(|number| calls.set_upcall_vector(upcall.vcpu, number).is_ok());
-            has_vectors &= is_set;
+            has_first |= is_set && at == 0;
+            each &= is_set;
         }
-        self.has_vectors.store(has_vectors, Ordering::Release);
+        self.each.store(each, Ordering::Release);
         let first = self.upcalls.first().and_then(|upcall| self.descriptor(upcall));
         let callback = match first {
-            Some(_) if has_vectors => CALLBACK_UNUSED,
+            Some(_) if has_first => CALLBACK_UNUSED,
             Some(number) => CALLBACK_VECTOR | u64::from(number),
             None => return,
         };
@@ -194,10 +196,14 @@ impl<P: Platform> Events<P> {
     /// Has the hypervisor note events in the queues if it can, and tries whether any is found; returns whether each processor can have events
     /// of its own.
     fn choose_interface(&self, calls: &Calls<P>) -> bool {
-        let each = self.tables.fifo.as_ref().and_then(|fifo| self.use_fifo(fifo, calls));
-        let is_heard = self.hears(calls);
+        // Without an interrupt, nobody takes ports off the queues, and the hypervisor does not use those again.
+        let is_interrupted = self.upcalls.first().is_some_and(|upcall| self.descriptor(upcall).is_some());
+        let fifo = self.tables.fifo.as_ref().filter(|_| is_interrupted);
+        let each = fifo.and_then(|fifo| self.use_fifo(fifo, calls));
+        // A hypervisor without channels for that has but one interface.
+        let is_heard = self.hears(calls).unwrap_or(true);
         if !is_heard {
-            log::warn!("xen: events go to another kernel's memory: everything is polled");
+            log::warn!("xen: events are not found where they should be: everything is polled");
         }
         self.is_heard.store(is_heard, Ordering::Release);
         each.unwrap_or(true)
@@ -205,37 +211,40 @@ impl<P: Platform> Events<P> {
 
     /// `None` if the hypervisor does not have the FIFO interface, or uses it with another kernel's memory.
     fn use_fifo(&self, fifo: &Fifo<P>, calls: &Calls<P>) -> Option<bool> {
-        let (mut is_new, mut each) = (false, true);
-        for (at, upcall) in self.upcalls.iter().enumerate() {
-            match fifo.add_vcpu(calls, upcall.vcpu) {
-                Ok(()) => is_new |= at == 0,
-                // It may be in use already, since this memory was used before.
-                Err(error) => each &= !is_new && error == CallError::INVALID,
-            }
-        }
+        let mut upcalls = self.upcalls.iter().map(|upcall| fifo.add_vcpu(calls, upcall.vcpu));
+        let is_new = match upcalls.next()? {
+            Ok(()) => true,
+            // It may be in use already, since this memory was used before.
+            Err(CallError::INVALID) => false,
+            Err(_) => return None,
+        };
+        // A processor that does not run has no queues.
+        let each = upcalls.fold(true, |each, added| {
+            each & matches!((is_new, added), (_, Ok(())) | (false, Err(CallError::INVALID)))
+        });
         if is_new {
             if let Err(error) = fifo.add_words(calls) {
                 log::warn!("xen: {error}: event channels have no words");
             }
+        } else {
+            fifo.clear();
         }
         self.tables.is_fifo.store(true, Ordering::Release);
-        self.tables.clear();
-        let is_used = is_new || self.hears(calls);
+        let is_used = is_new || self.hears(calls) == Some(true);
         self.tables.is_fifo.store(is_used, Ordering::Release);
         is_used.then_some(each)
     }
 
-    /// Whether an event is found that this guest sends itself.
-    fn hears(&self, calls: &Calls<P>) -> bool {
-        let Some(upcall) = self.upcalls.first() else { return false };
-        // A hypervisor without such channels has but one interface.
-        let Ok(port) = calls.bind_ipi(upcall.vcpu) else { return true };
+    /// Whether an event is found that this guest sends itself; `None` if it cannot send any.
+    fn hears(&self, calls: &Calls<P>) -> Option<bool> {
+        let port = calls.bind_ipi(self.upcalls.first()?.vcpu).ok()?;
         self.tables.mask(port);
         let _ = self.tables.take(port);
+        let is_quiet = !self.tables.take(port);
         let is_sent = calls.send(port).is_ok();
         let is_heard = self.tables.take(port);
         let _ = calls.close(port);
-        is_sent && is_heard
+        Some(is_quiet && is_sent && is_heard)
     }
 
     fn bind(&mut self) {
@@ -263,8 +272,8 @@ impl<P: Platform> Events<P> {
     /// The number by which hypercalls name a processor that has events.
     pub fn vcpu(&self, processor: ProcessorId) -> Option<u32> {
         let upcall = self.upcalls.get(processor.0 as usize)?;
-        // With the callback, events interrupt processor 0 alone.
-        (self.has_vectors.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
+        // Otherwise events interrupt processor 0 alone.
+        (self.each.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
     }
 
     /// The time that the hypervisor tells processor `vcpu`.
@@ -304,13 +313,9 @@ impl<P: Platform> Events<P> {
                 let _ = calls.set_upcall_vector(upcall.vcpu, 0);
             }
         }
-        self.tables.clear();
+        self.tables.mask_all();
         for upcall in self.upcalls.iter_mut() {
             upcall.vector.take().into_iter().for_each(|vector| self.platform.interrupts().unbind(vector));
-        }
-        // Everything is masked: the queues are left empty for the next user.
-        if let Some(queues) = self.tables.queues() {
-            self.upcalls.iter().for_each(|upcall| queues.take_all(upcall.vcpu, |_| {}));
         }
     }
 }

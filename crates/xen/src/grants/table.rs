@@ -69,13 +69,14 @@ impl<P: Platform> Grants<P> {
     ) -> Result<Self, GrantsError> {
         let most = calls.grant_frames().map_err(GrantsError::Call)? as usize;
         let pages = memory.len().checked_div(PAGE_SIZE).unwrap_or(0);
-        let is_wide = is_wide && calls.set_grant_version(2).is_ok();
-        let status_of = |frames: usize| frames.wrapping_mul(WIDE_PER_FRAME).div_ceil(STATUS_PER_FRAME);
-        let mut frames = most.min(pages).checked_ilog2().map_or(0, |log| 1usize << log);
-        while is_wide && frames.saturating_add(status_of(frames)) > pages {
-            frames >>= 1;
+        let frames = most.min(pages).checked_ilog2().map_or(0, |log| 1usize << log);
+        let mut wide_frames = frames;
+        while wide_frames.saturating_add(status_frames(wide_frames)) > pages {
+            wide_frames >>= 1;
         }
-        let count = frames.wrapping_mul(if is_wide { WIDE_PER_FRAME } else { PER_FRAME });
+        let is_wide = set_version(calls, is_wide && wide_frames > 0).map_err(GrantsError::Call)?;
+        let (frames, each) = if is_wide { (wide_frames, WIDE_PER_FRAME) } else { (frames, PER_FRAME) };
+        let count = frames.wrapping_mul(each);
         // SAFETY: the memory is never freed.
         let entries = unsafe { memory.ring_array(0, count) }.ok_or(AllocError)?;
         let wide = match is_wide {
@@ -85,19 +86,14 @@ impl<P: Platform> Grants<P> {
                 // SAFETY: as above.
                 status: unsafe { memory.ring_array(frames.wrapping_mul(PAGE_SIZE), count) }
                     .ok_or(AllocError)?,
-                status_frames: status_of(frames) as u64,
+                status_frames: status_frames(frames) as u64,
             }),
             false => None,
         };
         let reserved = |word| if word == 0 { (1 << RESERVED) - 1 } else { 0 };
         let taken = Mutex::new(PageTable::new(platform, count.div_ceil(64), reserved)?);
-        let is_wide = AtomicBool::new(false);
+        let is_wide = AtomicBool::new(is_wide);
         Ok(Self { entries, is_wide, wide, frames: frames as u64, taken, lost: AtomicU64::new(0) })
-    }
-
-    /// Returns how many pages there are, with those of the status.
-    pub fn pages(&self) -> usize {
-        self.frames.saturating_add(self.wide.as_ref().map_or(0, |wide| wide.status_frames)) as usize
     }
 
     /// Maps the table at frame `first` and the following ones.
@@ -106,22 +102,34 @@ impl<P: Platform> Grants<P> {
     ///
     /// They are the shared frames with the memory of the table.
     pub unsafe fn map(&self, calls: &Calls<P>, first: u64) -> Result<(), CallError> {
-        let is_wide = self.wide.is_some() && calls.set_grant_version(2).is_ok();
-        if !is_wide {
-            // Former kernels may have used another version. Where there is only one, the call may not exist.
-            let _ = calls.set_grant_version(1);
+        // SAFETY: by the contract of this function.
+        match unsafe { self.map_version(calls, first, self.wide.is_some()) } {
+            // Version 1 has no pages of the status, which were refused.
+            // SAFETY: as above.
+            Err(_) if self.is_wide() => unsafe { self.map_version(calls, first, false) },
+            mapped => mapped,
         }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`map`](Self::map).
+    unsafe fn map_version(&self, calls: &Calls<P>, first: u64, is_wide: bool) -> Result<(), CallError> {
+        let is_wide = set_version(calls, is_wide)?;
+        self.is_wide.store(is_wide, Ordering::Release);
         for index in 0..self.frames {
             // SAFETY: by the contract of this function.
             unsafe { calls.map(Space::GrantTable, index, first.saturating_add(index)) }?;
         }
-        let status_frames = self.wide.as_ref().filter(|_| is_wide).map_or(0, |wide| wide.status_frames);
-        for index in 0..status_frames {
+        if !is_wide {
+            return Ok(());
+        }
+        let wide = self.wide.as_ref().ok_or(CallError::INVALID)?;
+        for index in 0..wide.status_frames {
             let frame = first.saturating_add(self.frames).saturating_add(index);
             // SAFETY: as above.
             unsafe { calls.map(Space::GrantTable, STATUS | index, frame) }?;
         }
-        self.is_wide.store(is_wide, Ordering::Release);
         Ok(())
     }
 
@@ -198,8 +206,8 @@ impl<P: Platform> Grants<P> {
         let mut taken = self.taken.lock();
         let mut run = 0usize;
         for at in 0..self.entries.len() {
-            let is_taken = |at: usize| taken.get(at >> 6).is_none_or(|word| word & (1 << (at & 63)) != 0);
-            run = if is_taken(at) { 0 } else { run.saturating_add(1) };
+            let is_taken = taken.get(at >> 6).is_none_or(|word| word & (1 << (at & 63)) != 0);
+            run = if is_taken || self.is_mapped(at) { 0 } else { run.saturating_add(1) };
             if run == count {
                 let first = at.saturating_add(1).saturating_sub(count);
                 (first..=at).for_each(|at| set(&mut taken, at, true));
@@ -207,6 +215,18 @@ impl<P: Platform> Grants<P> {
             }
         }
         None
+    }
+
+    /// Whether a page is mapped by an entry, such as one that an earlier user of the table has lost.
+    fn is_mapped(&self, at: usize) -> bool {
+        let word = match &self.wide {
+            Some(wide) if self.is_wide() => wide.status.at(at),
+            _ => {
+                let [flags, ..] = self.entries.at(at);
+                flags
+            }
+        };
+        word.load(Ordering::Acquire) & IN_USE != 0
     }
 
     /// Lets an entry be taken again.
@@ -224,6 +244,24 @@ impl<P: Platform> Grants<P> {
     /// How many pages were lost.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// How many pages the status of a table of version 2 with `frames` pages has.
+fn status_frames(frames: usize) -> usize {
+    frames.wrapping_mul(WIDE_PER_FRAME).div_ceil(STATUS_PER_FRAME)
+}
+
+/// Settles the version of the entries, with 2 if `is_wide` and the hypervisor has that; returns whether it is 2.
+fn set_version<P: Platform>(calls: &Calls<P>, is_wide: bool) -> Result<bool, CallError> {
+    if is_wide && calls.set_grant_version(2).is_ok() {
+        return Ok(true);
+    }
+    match calls.set_grant_version(1) {
+        // Where there is only one, the call may not exist.
+        Ok(()) | Err(CallError::NOT_IMPLEMENTED) => Ok(false),
+        // An earlier user has left the other one, which stays for as long as a page is mapped.
+        Err(error) => calls.set_grant_version(2).map(|()| true).map_err(|_| error),
     }
 }
 
