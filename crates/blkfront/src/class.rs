@@ -99,9 +99,25 @@ fn block_size(size: u64) -> Result<u32, DeviceError> {
     }
 }
 
+/// Whether a device is a drive whose backend has the name of no file, behind that of the way to it.
+fn has_no_medium<P: Platform>(frontend: &Frontend<P>) -> bool {
+    let is_drive = frontend.text::<16>("device-type").is_ok_and(|kind| kind.as_str() == "cdrom");
+    let params = format_args!("{}/params", frontend.backend());
+    is_drive && frontend.store().read(params, |name| matches!(name.last(), None | Some(b':'))) == Ok(true)
+}
+
 impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
     type Queue = Ring<P, B>;
     const PUBLISHED: State = State::Initialised;
+
+    fn check(&self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        // A backend makes no device of an empty drive: it would be waited for in vain.
+        let is_unready = matches!(frontend.backend_state()?, State::Unknown | State::Initialising);
+        if is_unready && has_no_medium(frontend) {
+            return Err(DeviceError::NoMedium);
+        }
+        Ok(())
+    }
 
     fn negotiate(&mut self, frontend: &Frontend<P>) -> Result<(), DeviceError> {
         let queues = frontend.offered_queues()?;

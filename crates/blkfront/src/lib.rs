@@ -1,6 +1,7 @@
 //! Xen's paravirtual disks (`vbd`), as block devices.
 //!
 //! [`BlkFront`] is a disk with one queue, or as many as the backend offers; each queue has a ring of up to two pages.
+//! A CD-ROM drive is a read-only disk, if there is a disc in it when it is opened.
 //!
 //! # Lifecycle
 //!

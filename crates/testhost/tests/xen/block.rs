@@ -406,6 +406,27 @@ fn a_suspended_guest_sends_what_was_in_flight_again() {
 }
 
 #[test]
+fn a_drive_is_read_only_and_an_empty_one_is_not_waited_for() {
+    let backend = "/local/domain/0/backend/vbd/1/51712";
+    for (name, state, opened) in [
+        ("aio:", "1", Err(DeviceError::NoMedium)),
+        ("", "1", Err(DeviceError::NoMedium)),
+        ("a.iso", "2", Ok(())),
+    ] {
+        let (guest, host) = host(true);
+        host.add_disk(XVDA, XenDisk::new(pattern(1 << 16)).with("params", name));
+        host.set("device/vbd/51712/device-type", "cdrom");
+        host.set(&format!("{backend}/state"), state);
+        let store = store(&guest);
+        let disk = Disk::open(&store, VBD, &BlkFrontOptions::new());
+        assert_eq!(disk.as_ref().map(drop).map_err(|error| *error), opened, "{name}");
+        if let Ok(disk) = disk {
+            assert_eq!(disk.info().access, Access::ReadOnly);
+        }
+    }
+}
+
+#[test]
 fn with_persistent_grants_every_buffer_is_copied_and_the_backend_keeps_few_pages() {
     for offer in ["1", "0"] {
         let (guest, host) = host(true);

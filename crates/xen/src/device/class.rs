@@ -14,6 +14,15 @@ pub trait DeviceClass<P: Platform>: Send + Sized {
     /// The state of a frontend that has published its rings.
     const PUBLISHED: State;
 
+    /// Looks whether a device, whose backend is not waited for yet, can get ready at all.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`].
+    fn check(&self, _frontend: &Frontend<P>) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Reads what a backend offers that waits for its frontend. After a reset it is called again.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ pub enum DeviceError {
     Call(CallError),
     /// The backend does not offer what the driver cannot do without, or describes an impossible device.
     Unsupported,
+    /// A drive without a medium, whose backend does not get ready.
+    NoMedium,
     /// Out of memory, or of grants.
     Memory,
     /// The device is out of service.
@@ -30,6 +32,7 @@ impl fmt::Display for DeviceError {
             Self::Unsupported => {
                 f.write_str("the backend offers too little, or describes an impossible device")
             }
+            Self::NoMedium => f.write_str("the drive has no medium"),
             Self::Memory => f.write_str("out of memory, or of grants"),
             Self::Faulted(fault) => fault.fmt(f),
         }

@@ -377,6 +377,7 @@ fn begin<P: Platform, C: DeviceClass<P>>(
     class: &mut C,
 ) -> Result<Frontend<P>, DeviceError> {
     let frontend = Frontend::open(store, address)?;
+    class.check(&frontend)?;
     frontend.restart()?;
     class.negotiate(&frontend)?;
     Ok(frontend)
