@@ -7,7 +7,7 @@ use paravirt_netfront::{NetFront, NetFrontOptions};
 use paravirt_platform::{DmaSlice, PageArc};
 use paravirt_testhost::{Guest, XenDisk, XenHost, XenReceived};
 use paravirt_xen::bus::{self, Address, Class};
-use paravirt_xen::{Control, Hypervisor, HypervisorOptions, Store, Watch};
+use paravirt_xen::{Control, Hypervisor, HypervisorOptions, Store, StoreError, Watch};
 use std::time::Duration;
 
 const DISK: Address = Address { class: Class::Block, id: 51712 };
@@ -188,11 +188,20 @@ impl Agent for Accepts {
 
 fn xenstore_in(guest: &Guest, steps: &mut Steps<'_>) {
     let host = XenHost::new(guest);
-    let Some(store) = open(guest, &host, false) else { return };
     let changes = Changes::default();
     let messages = changes.clone();
     host.faults(|faults| faults.mutate_store = Some(Box::new(move |message| change(message, &messages))));
-    let (mut watches, control) = (vec![], Control::open(&store));
+    while !steps.0.is_empty() {
+        // A malformed message takes a connection out of service: another one takes its place.
+        changes.lock().expect("changes").clear();
+        let Some(store) = open(guest, &host, false) else { return };
+        use_store(&host, &store, &changes, steps);
+    }
+}
+
+/// Uses a connection until it is out of service.
+fn use_store(host: &XenHost, store: &PageArc<Guest, Store<Guest>>, changes: &Changes, steps: &mut Steps<'_>) {
+    let (mut watches, control) = (vec![], Control::open(store));
     while !steps.0.is_empty() {
         match steps.byte() % 12 {
             0..=2 => changes.lock().expect("changes").push_back((steps.byte(), steps.byte())),
@@ -202,12 +211,16 @@ fn xenstore_in(guest: &Guest, steps: &mut Steps<'_>) {
                     ["device/vbd/1/state", "device/vif", "control/shutdown", "some"][usize::from(node & 3)];
                 host.set(path, &value);
             }
-            4 => drop(store.number(format_args!("some"))),
+            4 => {
+                if let Err(StoreError::Faulted(_)) = store.number(format_args!("some")) {
+                    return;
+                }
+            }
             5 => drop(store.text::<16>(format_args!("device/vif"))),
             6 => drop(store.write(format_args!("some/{}", steps.byte()), format_args!("{}", steps.word()))),
-            7 => watches.extend(Watch::new(&store, format_args!("some")).ok()),
+            7 => watches.extend(Watch::new(store, format_args!("some")).ok()),
             8 => drop(watches.pop()),
-            9 => drop(bus::devices(&store, |address| drop(format!("{address}")))),
+            9 => drop(bus::devices(store, |address| drop(format!("{address}")))),
             10 => {
                 if let Ok(control) = &control {
                     control.serve(&mut Accepts);
