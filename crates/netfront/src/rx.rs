@@ -343,9 +343,11 @@ impl<P: Platform> NetRx for NetFrontRx<P> {
 impl<P: Platform> Drop for NetFrontRx<P> {
     fn drop(&mut self) {
         self.drain();
-        if self.grants.revoke_all() {
+        match self.grants.revoke_all() {
             // SAFETY: it is dropped once, here, and not used after. The backend has let go of every page.
-            unsafe { ManuallyDrop::drop(&mut self.pages) };
+            0 => unsafe { ManuallyDrop::drop(&mut self.pages) },
+            // Those that are mapped are counted already; the others are lost with them.
+            mapped => self.grants.count_lost(self.ring.size().saturating_sub(mapped)),
         }
     }
 }

@@ -65,7 +65,7 @@ impl<P: Platform> GrantedRegion<P> {
     /// [`Fault::Timeout`] if it has not.
     pub fn restart(&mut self, domain: u16) -> Result<(), Fault> {
         // A grant that is in force names the last domain.
-        if !self.grants.revoke_all() {
+        if self.grants.revoke_all() != 0 {
             return Err(Fault::Timeout);
         }
         self.grants.set_domain(domain);
@@ -84,7 +84,7 @@ impl<P: Platform> Deref for GrantedRegion<P> {
 
 impl<P: Platform> Drop for GrantedRegion<P> {
     fn drop(&mut self) {
-        if self.grants.revoke_all() {
+        if self.grants.revoke_all() == 0 {
             // SAFETY: it is dropped once, here, and not used after. The other domain has let go of every page.
             unsafe { ManuallyDrop::drop(&mut self.memory) };
         } else {

@@ -1,7 +1,7 @@
 //! The two interfaces of event channels, and the two versions of grants.
 
 use super::*;
-use paravirt_xen::{GrantRange, HypervisorOptions, Port};
+use paravirt_xen::{GrantRange, GrantedRegion, HypervisorOptions, Port};
 
 fn offering(has_fifo: bool, has_wide: bool) -> (Guest, XenHost) {
     let (guest, host) = host(true);
@@ -234,6 +234,23 @@ fn the_version_of_grants_stays_while_a_page_is_lost() {
         assert_eq!(hypervisor.has_wide_grants(), first);
         let other = GrantRange::new(&hypervisor, 0, 1).unwrap();
         assert_eq!(other.reference(0), 9, "the page is mapped still");
+    }
+}
+
+#[test]
+fn a_region_with_a_page_that_is_mapped_still_is_neither_granted_anew_nor_freed() {
+    let (guest, host) = offering(false, false);
+    let hypervisor = Hypervisor::open(&guest).unwrap();
+    let before = guest.pages();
+    for is_kept in [false, true] {
+        let mut region = GrantedRegion::alloc(&hypervisor, 0, 8192, paravirt_xen::Access::Write).unwrap();
+        if is_kept {
+            host.keep_mapped(region.reference(1));
+        }
+        assert_eq!(region.restart(0), if is_kept { Err(Fault::Timeout) } else { Ok(()) });
+        drop(region);
+        let lost = if is_kept { 2 } else { 0 };
+        assert_eq!((hypervisor.lost_pages(), guest.pages() - before), (lost, lost));
     }
 }
 

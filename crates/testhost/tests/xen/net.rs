@@ -141,7 +141,7 @@ fn frames_of_the_callers_are_sent_from_its_buffers() {
 
 #[test]
 fn odd_responses_are_dropped_and_pages_that_are_kept_reset_the_card() {
-    let NetSetup { mut queue, mut card, store, host, .. } = card(ALL);
+    let NetSetup { mut queue, mut card, store, host, guest } = card(ALL);
     let lengths: [(u16, u16, u16); 5] =
         [(0, 0, 0), (4090, 0, 100), (0, 0, 0xffff), (0, 0, 4097), (0xffff, 0, 1)];
     for (offset, flags, len) in lengths {
@@ -180,6 +180,12 @@ fn odd_responses_are_dropped_and_pages_that_are_kept_reset_the_card() {
     assert!(host.receive(0, &[7; 60], &plain()));
     queue.poll().unwrap();
     assert_eq!(next(&mut queue), Some(vec![7; 60]));
+    // The pages of a queue are freed together, or not at all.
+    let hypervisor = store.hypervisor().clone();
+    drop((queue, card, store));
+    assert_eq!(hypervisor.lost_pages(), 256);
+    drop(hypervisor);
+    assert_eq!(guest.pages(), 256);
 }
 
 #[test]

@@ -73,10 +73,10 @@ impl<P: Platform> GrantRange<P> {
         self.hypervisor.grants().revoke(self.checked(index))
     }
 
-    /// Ends the access by every entry. Returns whether all pages are the guest's alone again.
+    /// Ends the access by every entry. Returns how many pages the other domain has mapped still; the others are the guest's alone again.
     #[must_use]
-    pub fn revoke_all(&self) -> bool {
-        (0..self.count).filter(|index| !self.revoke(*index)).count() == 0
+    pub fn revoke_all(&self) -> u32 {
+        (0..self.count).filter(|index| !self.revoke(*index)).count() as u32
     }
 
     /// Counts pages that are lost to the guest, as they, or some of them, are mapped still.
