@@ -131,7 +131,7 @@ pub(crate) struct Events<P: Platform> {
     upcalls: PageTable<P, Upcall<P>>,
     tables: PageArc<P, Tables<P>>,
     /// Whether each processor has a vector, and can have events of its own.
-    each: AtomicBool,
+    interrupts_each: AtomicBool,
     /// Whether the hypervisor notes events where they are looked for.
     is_heard: AtomicBool,
 }
@@ -158,8 +158,8 @@ impl<P: Platform> Events<P> {
                 .run_on(ProcessorId(at as u32), &mut || vcpu = detected.vcpu(platform, at as u32));
             Upcall { tables: tables.as_ptr(), vcpu, vector: None }
         })?;
-        let (each, is_heard) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { platform: platform.clone(), upcalls, tables, each, is_heard })
+        let (interrupts_each, is_heard) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { platform: platform.clone(), upcalls, tables, interrupts_each, is_heard })
     }
 
     /// Masks everything, and makes the hypervisor interrupt the processors. Without an interrupt everything is polled.
@@ -181,7 +181,7 @@ impl<P: Platform> Events<P> {
             has_first |= is_set && at == 0;
             each &= is_set;
         }
-        self.each.store(each, Ordering::Release);
+        self.interrupts_each.store(each, Ordering::Release);
         let first = self.upcalls.first().and_then(|upcall| self.descriptor(upcall));
         let callback = match first {
             Some(_) if has_first => CALLBACK_UNUSED,
@@ -273,7 +273,7 @@ impl<P: Platform> Events<P> {
     pub fn vcpu(&self, processor: ProcessorId) -> Option<u32> {
         let upcall = self.upcalls.get(processor.0 as usize)?;
         // Otherwise events interrupt processor 0 alone.
-        (self.each.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
+        (self.interrupts_each.load(Ordering::Acquire) && upcall.vcpu < MAX_VCPUS).then_some(upcall.vcpu)
     }
 
     /// The time that the hypervisor tells processor `vcpu`.
