@@ -102,8 +102,8 @@ fn block_size(size: u64) -> Result<u32, DeviceError> {
 /// Whether a device is a drive whose backend has the name of no file, behind that of the way to it.
 fn has_no_medium<P: Platform>(frontend: &Frontend<P>) -> bool {
     let is_drive = frontend.text::<16>("device-type").is_ok_and(|kind| kind.as_str() == "cdrom");
-    let params = format_args!("{}/params", frontend.backend());
-    is_drive && frontend.store().read(params, |name| matches!(name.last(), None | Some(b':'))) == Ok(true)
+    let is_empty = |name: &[u8]| matches!(name.last(), None | Some(b':'));
+    is_drive && frontend.store().read(format_args!("{}/params", frontend.backend()), is_empty) == Ok(true)
 }
 
 impl<P: Platform, B: DmaBuffer> DeviceClass<P> for BlockClass<P, B> {
