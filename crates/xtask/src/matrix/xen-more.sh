@@ -33,6 +33,12 @@ await kept '^exit=' 240
 dmesg | grep 'persistent grants' | sed 's/^/kept: dom0 /'
 finish kept
 
+# As many queues as processors, and as many devices as share the grants; everything is closed and opened again.
+files="'/root/files.img,raw,xvdd,r', '/root/files.img,raw,xvde,r', '/root/files.img,raw,xvdf,r'"
+third="'bridge=bridge,mac=00:16:3e:00:00:03'"
+configure many 4 "reconnect=2 list test=disk0 mount=disk2 nic=net2 $network" "$scratch, $files" "$card, $other, $third"
+finish many
+
 # No persistent grants, one queue, one event channel for both directions.
 echo N > /sys/module/xen_blkback/parameters/feature_persistent
 echo 1 > /sys/module/xen_blkback/parameters/max_queues

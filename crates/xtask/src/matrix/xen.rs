@@ -308,6 +308,20 @@ fn other_guests(bench: &Bench, xen: &RealXen, folder: &Path) -> Result<()> {
             "same exit=0",
         ],
     )?;
+    must_print_lines(&transcript, "many", &files)?;
+    must(
+        "many",
+        &[
+            "processors=4 ",
+            "different=0 lost_pages=0",
+            " queues=4 depth=16 ring=blkif",
+            "device=disk3 at=xen:vbd/51792 ",
+            "device=net2 at=xen:vif/2 mac=00:16:3e:00:00:03 ",
+            "same test=pass blocks=32768",
+            &page,
+            "same exit=0",
+        ],
+    )?;
     must("small", &["balloon=0 held=14336 ", "balloon=0 held=0 ", "same exit=0"])?;
     must("crashed", &["-sc-"])?;
     must("plain", &["processors=2 ", " queues=1 ", "same test=pass blocks=10485760", &page, "same exit=0"])?;
