@@ -54,9 +54,8 @@ impl<P: Platform> Fifo<P> {
         unsafe { calls.init_event_queues(vcpu, self.frame, offset) }
     }
 
-    /// Adds the words of all ports, once the hypervisor uses the memory. There are no events before that.
+    /// Adds the words of all ports, which are clear, once the hypervisor uses the memory. There are no events before that.
     pub fn add_words(&self, calls: &Calls<P>) -> Result<(), CallError> {
-        self.clear();
         // SAFETY: as in `add_vcpu`.
         unsafe { calls.add_event_words(self.frame.saturating_add(1)) }
     }

@@ -162,9 +162,8 @@ impl<P: Platform> Events<P> {
         Ok(Self { platform: platform.clone(), upcalls, tables, interrupts_each, is_heard })
     }
 
-    /// Masks everything, and makes the hypervisor interrupt the processors. Without an interrupt everything is polled.
+    /// Binds the interrupts, and makes the hypervisor raise them. Without an interrupt everything is polled.
     pub fn start(&mut self, calls: &Calls<P>) {
-        self.tables.mask_all();
         self.bind();
         self.signal(calls);
     }
@@ -182,8 +181,7 @@ impl<P: Platform> Events<P> {
             each &= is_set;
         }
         self.interrupts_each.store(each, Ordering::Release);
-        let first = self.upcalls.first().and_then(|upcall| self.descriptor(upcall));
-        let callback = match first {
+        let callback = match self.first_descriptor() {
             Some(_) if has_first => CALLBACK_UNUSED,
             Some(number) => CALLBACK_VECTOR | u64::from(number),
             None => return,
@@ -197,8 +195,7 @@ impl<P: Platform> Events<P> {
     /// of its own.
     fn choose_interface(&self, calls: &Calls<P>) -> bool {
         // Without an interrupt, nobody takes ports off the queues, and the hypervisor does not use those again.
-        let is_interrupted = self.upcalls.first().is_some_and(|upcall| self.descriptor(upcall).is_some());
-        let fifo = self.tables.fifo.as_ref().filter(|_| is_interrupted);
+        let fifo = self.tables.fifo.as_ref().filter(|_| self.first_descriptor().is_some());
         let each = fifo.and_then(|fifo| self.use_fifo(fifo, calls));
         // A hypervisor without channels for that has but one interface.
         let is_heard = self.hears(calls).unwrap_or(true);
@@ -222,12 +219,11 @@ impl<P: Platform> Events<P> {
         let each = upcalls.fold(true, |each, added| {
             each & matches!((is_new, added), (_, Ok(())) | (false, Err(CallError::INVALID)))
         });
+        fifo.clear();
         if is_new {
             if let Err(error) = fifo.add_words(calls) {
                 log::warn!("xen: {error}: event channels have no words");
             }
-        } else {
-            fifo.clear();
         }
         self.tables.is_fifo.store(true, Ordering::Release);
         let is_used = is_new || self.hears(calls) == Some(true);
@@ -263,10 +259,14 @@ impl<P: Platform> Events<P> {
         self.platform.interrupts().descriptor(upcall.vector?)
     }
 
+    /// The interrupt of the first processor, without which there is none at all.
+    fn first_descriptor(&self) -> Option<u8> {
+        self.descriptor(self.upcalls.first()?)
+    }
+
     /// Whether events interrupt a processor.
     pub fn has_interrupts(&self) -> bool {
-        let first = self.upcalls.first();
-        self.is_heard.load(Ordering::Acquire) && first.is_some_and(|upcall| self.descriptor(upcall).is_some())
+        self.is_heard.load(Ordering::Acquire) && self.first_descriptor().is_some()
     }
 
     /// The number by which hypercalls name a processor that has events.
