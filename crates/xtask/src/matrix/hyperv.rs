@@ -1,9 +1,9 @@
 //! The kernel on KVM's emulation of Hyper-V, with QEMU's VMBus and `hv-balloon`, and virtio devices on PCI.
 
-use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end};
+use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, with_host};
 use crate::guest::{Machine, Transcript};
 use crate::image;
-use crate::lab::{Lab, Unavailable};
+use crate::lab::Lab;
 use crate::qmp::Qmp;
 use crate::run::NESTED_PORT;
 use crate::scratch::Scratch;
@@ -32,13 +32,7 @@ const CRASH_MAGIC: u64 = 0x7061_7261_7669_7274;
 
 /// Runs `work` with the lab and a folder for its files; the case is skipped if there is no lab.
 pub fn with_lab(bench: &Bench, work: impl FnOnce(&Lab, &Path, &Bench) -> Result<()>) -> Result<Outcome> {
-    let lab = match Lab::open() {
-        Ok(lab) => lab,
-        Err(error) if error.is::<Unavailable>() => return Ok(Outcome::Skipped(format!("{error:#}"))),
-        Err(error) => return Err(error),
-    };
-    let folder = Scratch::new()?;
-    work(&lab, folder.path(), bench).map(|()| Outcome::Passed)
+    with_host(Lab::open(), |lab, folder| work(lab, folder, bench))
 }
 
 fn mixed(bench: &Bench) -> Result<Outcome> {

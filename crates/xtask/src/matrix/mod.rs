@@ -14,7 +14,9 @@ mod xen;
 
 use crate::guest::{Machine, Transcript};
 use crate::image::DISK1;
+use crate::lab::Unavailable;
 use crate::qmp::Qmp;
+use crate::scratch::Scratch;
 use crate::serve::Fixture;
 use crate::toolchains::Processor;
 use crate::{image, tap, toolchains, tools};
@@ -169,6 +171,15 @@ struct Bench {
 enum Outcome {
     Passed,
     Skipped(String),
+}
+
+/// Calls `work` with a host and a folder for its files, or tells why there is none.
+fn with_host<T>(opened: Result<T>, work: impl FnOnce(&T, &Path) -> Result<()>) -> Result<Outcome> {
+    match opened {
+        Ok(host) => work(&host, Scratch::new()?.path()).map(|()| Outcome::Passed),
+        Err(error) if error.is::<Unavailable>() => Ok(Outcome::Skipped(format!("{error:#}"))),
+        Err(error) => Err(error),
+    }
 }
 
 /// A case with its own function.

@@ -1,14 +1,13 @@
 //! Xen: its devices as QEMU has them on KVM's emulation of Xen, and real Xen with Linux' backends.
 
 use super::hyperv::with_lab;
-use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, must_fit_the_stack};
+use super::{Bench, DISK1, MIB, Outcome, must_contain, must_end, must_fit_the_stack, with_host};
 use crate::guest::{Machine, Transcript};
+use crate::lab::Lab;
 use crate::lab::xen::RealXen;
-use crate::lab::{Lab, Unavailable};
 use crate::qmp::Qmp;
 use crate::run::NESTED_PORT;
 use crate::run::xen::add_devices;
-use crate::scratch::Scratch;
 use crate::{bootable, image};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -146,16 +145,7 @@ const WIDE: &str = "events in queues, grants of version 2";
 
 /// Everything on real Xen, whose first domain is booted once.
 fn real(bench: &Bench) -> Result<Outcome> {
-    with_xen(RealXen::open(), |xen, folder| usual_work(bench, xen, folder))
-}
-
-/// Calls `work` with Xen's machine and a folder for its files, or tells why there is none.
-fn with_xen(opened: Result<RealXen>, work: impl FnOnce(&RealXen, &Path) -> Result<()>) -> Result<Outcome> {
-    match opened {
-        Ok(xen) => work(&xen, Scratch::new()?.path()).map(|()| Outcome::Passed),
-        Err(error) if error.is::<Unavailable>() => Ok(Outcome::Skipped(format!("{error:#}"))),
-        Err(error) => Err(error),
-    }
+    with_host(RealXen::open(), |xen, folder| usual_work(bench, xen, folder))
 }
 
 fn usual_work(bench: &Bench, xen: &RealXen, folder: &Path) -> Result<()> {
@@ -246,7 +236,7 @@ fn must_have_written(transcript: &Transcript) -> Result<()> {
 /// Other guests on real Xen, for which its first domain has QEMU.
 fn more(bench: &Bench) -> Result<Outcome> {
     let opened = RealXen::open().and_then(RealXen::with_device_model);
-    with_xen(opened, |xen, folder| other_guests(bench, xen, folder))
+    with_host(opened, |xen, folder| other_guests(bench, xen, folder))
 }
 
 fn other_guests(bench: &Bench, xen: &RealXen, folder: &Path) -> Result<()> {
