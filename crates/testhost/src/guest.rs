@@ -46,8 +46,7 @@ struct Inner {
     hypervisor: Mutex<Option<Hypervisor>>,
     pci: Mutex<Option<PciHost>>,
     acpi: Mutex<Option<AcpiHost>>,
-    /// The pages for Xen, once they were asked for: the bus address of the first.
-    /// How many pages Xen gets, and where they are once they were asked for.
+    /// How many pages Xen gets, and the bus address of the first, once they were asked for.
     xen_frames: Mutex<(NonZeroUsize, Option<u64>)>,
     /// Registers outside memory: physical address, and what they hold.
     registers: Mutex<Vec<(u64, Box<[AtomicU64]>)>>,

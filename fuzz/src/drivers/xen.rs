@@ -94,8 +94,8 @@ fn blkfront_in(guest: &Guest, steps: &mut Steps<'_>) {
     }
     host.add_disk(DISK.id, disk);
     let Some(store) = open(guest, &host, kind & 128 != 0) else { return };
-    let options = BlkFrontOptions::new().with_queues(2).with_requests(64);
-    let options = options.with_persistent_grants(is_persistent);
+    let options =
+        BlkFrontOptions::new().with_queues(2).with_requests(64).with_persistent_grants(is_persistent);
     let Ok(mut disk) = BlkFront::<_, DmaSlice<Guest>>::open(&store, DISK, &options) else { return };
     let changes = Changes::default();
     change_answers(&host, &changes);

@@ -115,12 +115,10 @@ fn look(state: &mut State, guest: &Guest, id: u32, seen: u32) {
         3 => {
             let Some(queues) = connect(state, guest, &frontend) else { return };
             let is_drive = state.store.text(&format!("{frontend}/device-type")).as_deref() == Some("cdrom");
-            let info = if is_drive {
-                "5"
-            } else if disk.is_read_only {
-                "4"
-            } else {
-                "0"
+            let info = match (is_drive, disk.is_read_only) {
+                (true, _) => "5",
+                (false, true) => "4",
+                (false, false) => "0",
             };
             let sectors = (disk.bytes.len() / 512).to_string();
             for (node, value) in [
